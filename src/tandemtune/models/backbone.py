@@ -1,0 +1,161 @@
+"""A backbone: a language model as `transformers` loaded it, with its tokenizer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from tandemtune.errors import DataError, ModelError
+from tandemtune.models.architectures import Architecture
+from tandemtune.models.layers import LayerStack
+from tandemtune.tasks.templates import Template
+from tandemtune.tasks.verbalizers import Verbalizer
+from tandemtune.types import Encoded
+
+Kind = Literal["masked", "causal"]
+_WORD = re.compile(r"\w")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen language model and its tokenizer.
+
+    Args:
+        name: what the user called it.
+        model: the model in evaluation mode; its weights are never changed.
+        tokenizer: the matching tokenizer (a fast one, since character offsets are needed).
+        kind: "masked" reads the hidden word at the mask, "causal" the next word after the prompt.
+        architecture: where its layers and projections are.
+    """
+
+    name: str
+    model: nn.Module
+    tokenizer: Any
+    kind: Kind
+    architecture: Architecture
+
+    def __post_init__(self) -> None:
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise ModelError(
+                f"the tokenizer of {self.name} ({type(self.tokenizer).__name__}) has no character offsets, which are "
+                "needed to cut texts without touching the template: save it as a fast tokenizer (tokenizer.json)"
+            )
+        if self.kind == "masked" and self.tokenizer.mask_token_id is None:
+            raise ModelError(f"{self.name} is a masked model but its tokenizer has no mask token")
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The list of transformer layers."""
+        return self.model.get_submodule(self.architecture.layers)  # type: ignore[return-value]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.model.parameters()).device
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        config = self.model.config
+        given = getattr(config, "head_dim", None)
+        return int(given or config.hidden_size // config.num_attention_heads)  # type: ignore[operator,union-attr]
+
+    @property
+    def longest(self) -> int:
+        """How many tokens the model's position table allows (a large number if it has none)."""
+        config = self.model.config
+        limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        reserved = 2 if getattr(config, "model_type", "") in {"roberta", "xlm-roberta"} else 0
+        return int(limit) - reserved if limit else 1_000_000  # type: ignore[arg-type]
+
+    def stack(self, verbalizer: Verbalizer) -> LayerStack:
+        """The model's layers as a pipeline that ends in the logits of the label words."""
+        ids = torch.tensor(verbalizer.token_ids, dtype=torch.long)
+        return LayerStack(self.model, self.architecture.layers, self.architecture.trunk, ids)
+
+    def check_template(self, template: Template) -> None:
+        """Refuse a template that this kind of model cannot answer.
+
+        Raises:
+            ModelError: a causal model is asked for a word that is not the last one.
+        """
+        rest = template.after_mask
+        if self.kind == "causal" and any(kind == "slot" or _WORD.search(value) for kind, value in rest):
+            raise ModelError(
+                f"{self.name} is a causal model: it reads from left to right, so {{mask}} must be the last word of "
+                f"the template, but {str(template)!r} goes on after it"
+            )
+
+    def encode(self, template: Template, fields: Mapping[str, str], max_tokens: int) -> Encoded:
+        """Turn one example into token ids; a text that is too long loses its end, the template loses nothing.
+
+        Args:
+            template: the task's template.
+            fields: the example's texts.
+            max_tokens: upper bound on the number of ids, special tokens included.
+
+        Raises:
+            DataError: the template alone is longer than `max_tokens`.
+        """
+        limit = min(max_tokens, self.longest)
+        kept = {name: fields[name] for name in template.fields if name in fields}
+        while True:
+            ids, answer, cuts = self._tokenize(template, kept)
+            excess = len(ids) - limit
+            if excess <= 0:
+                return Encoded(tuple(ids), answer)
+            kept = self._shorten(template, kept, cuts, excess, limit)
+
+    def _shorten(
+        self, template: Template, kept: dict[str, str], cuts: dict[str, list[int]], excess: int, limit: int
+    ) -> dict[str, str]:
+        """Drop tokens from the end of the longest field, down to the length of the second longest."""
+        lengths = sorted(((len(ends), name) for name, ends in cuts.items()), reverse=True)
+        longest, name = lengths[0] if lengths else (0, "")
+        if longest == 0:
+            raise DataError(
+                f"the template {str(template)!r} alone is longer than max_tokens = {limit}: "
+                f"raise [task] max_tokens (the model allows {self.longest}) or shorten the template"
+            )
+        second = lengths[1][0] if len(lengths) > 1 else 0
+        drop = min(excess, max(1, longest - second))
+        ends = cuts[name]
+        keep = longest - drop
+        return {**kept, name: kept[name][: ends[keep - 1]] if keep > 0 else ""}
+
+    def _tokenize(
+        self, template: Template, fields: Mapping[str, str]
+    ) -> tuple[list[int], int, dict[str, list[int]]]:
+        """Ids, answer position, and for each field the character ends (inside the field) of its tokens."""
+        masked = self.kind == "masked"
+        rendered = template.render(fields, self.tokenizer.mask_token if masked else "")
+        text = rendered.text if masked else rendered.text[: rendered.mask[0]].rstrip(" ")
+        encoding = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
+        ids: list[int] = list(encoding["input_ids"])
+        offsets: list[tuple[int, int]] = list(encoding["offset_mapping"])
+        if masked:
+            start, end = rendered.mask
+            answers = [
+                i
+                for i, (a, b) in enumerate(offsets)
+                if ids[i] == self.tokenizer.mask_token_id and a < end and b > start
+            ]
+            if len(answers) != 1:
+                raise DataError(f"the tokenizer of {self.name} lost the mask of {text[:80]!r}")
+            answer = answers[0]
+        else:
+            while len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id and offsets[-1][0] == offsets[-1][1]:
+                ids.pop()  # an end-of-text mark behind the prompt would be what the model answers to
+            answer = len(ids) - 1
+            if answer < 0:
+                raise DataError("an empty prompt: the template has no words and the text is empty")
+        cuts: dict[str, list[int]] = {}
+        for name, (start, end) in rendered.spans.items():
+            inside = (b for a, b in offsets if b > a and a >= start - 1 and start < b <= end)
+            cuts[name] = sorted({b - start for b in inside})
+        return ids, answer, cuts

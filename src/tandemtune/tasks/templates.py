@@ -1,0 +1,114 @@
+"""Cloze templates: ``"{text} It was {mask}."`` with named fields and one mask."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tandemtune.errors import DataError
+from tandemtune.types import Rendered
+
+MASK = "mask"
+_SLOT = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+@dataclass(frozen=True)
+class Template:
+    """A parsed template: literal pieces and slots in order.
+
+    Text that is filled in is never parsed again, so a review that contains ``{mask}`` is harmless.
+
+    Args:
+        pieces: alternating ``(kind, value)`` with kind "literal" or "slot".
+    """
+
+    pieces: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def parse(cls, source: str) -> Template:
+        """Read a template.
+
+        Args:
+            source: literal text with ``{field}`` slots and exactly one ``{mask}``.
+
+        Raises:
+            DataError: no mask, several masks, no field, or stray braces.
+        """
+        pieces: list[tuple[str, str]] = []
+        end = 0
+        for match in _SLOT.finditer(source):
+            if match.start() > end:
+                pieces.append(("literal", source[end : match.start()]))
+            pieces.append(("slot", match.group(1)))
+            end = match.end()
+        if end < len(source):
+            pieces.append(("literal", source[end:]))
+        masks = sum(piece == ("slot", MASK) for piece in pieces)
+        if masks != 1:
+            raise DataError(
+                f"template {source!r} has {masks} {{mask}} slots, expected exactly one: "
+                'write for example "{text} It was {mask}."'
+            )
+        if not any(kind == "slot" and value != MASK for kind, value in pieces):
+            raise DataError(f"template {source!r} names no field of the examples, for example {{text}}")
+        stray = [value for kind, value in pieces if kind == "literal" and ("{" in value or "}" in value)]
+        if stray:
+            raise DataError(
+                f"template {source!r} has a brace that is no slot, near {stray[0]!r}: "
+                "a slot is a field name in braces, letters, digits and _ only"
+            )
+        return cls(tuple(pieces))
+
+    def __str__(self) -> str:
+        return "".join(value if kind == "literal" else f"{{{value}}}" for kind, value in self.pieces)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the example columns that the template needs, in order, each once."""
+        names = (value for kind, value in self.pieces if kind == "slot" and value != MASK)
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def before_mask(self) -> str:
+        """Literal text directly before the mask ("" if a field stands there)."""
+        index = self.pieces.index(("slot", MASK))
+        return self.pieces[index - 1][1] if index and self.pieces[index - 1][0] == "literal" else ""
+
+    @property
+    def after_mask(self) -> tuple[tuple[str, str], ...]:
+        """Pieces behind the mask."""
+        return self.pieces[self.pieces.index(("slot", MASK)) + 1 :]
+
+    def render(self, fields: Mapping[str, str], mask: str) -> Rendered:
+        """Fill the template.
+
+        Args:
+            fields: text of every field that the template names.
+            mask: what stands at the answer's place: the model's mask token, or "" for a causal model.
+
+        Returns:
+            The text, the mask's span and the span of each field (its last use).
+
+        Raises:
+            DataError: a field is missing.
+        """
+        text = ""
+        span = (0, 0)
+        spans: dict[str, tuple[int, int]] = {}
+        for kind, value in self.pieces:
+            if kind == "literal":
+                text += value
+                continue
+            if value != MASK and value not in fields:
+                raise DataError(
+                    f"the template needs the field {value!r}, the example has {sorted(fields)}"
+                )
+            piece = mask if value == MASK else fields[value]
+            here = (len(text), len(text) + len(piece))
+            text += piece
+            if value == MASK:
+                span = here
+            else:
+                spans[value] = here
+        return Rendered(text=text, mask=span, spans=spans)

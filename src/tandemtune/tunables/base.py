@@ -1,0 +1,66 @@
+"""The interface of everything that can be tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+Point = Mapping[int, Tensor]
+"""One setting of a tunable: block -> float32 vector [dim], or [P, dim] where P candidates differ in that block."""
+
+
+class Tunable(Protocol):
+    """Parameters that live beside an unmodified model, cut into blocks (usually one block a layer)."""
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Blocks in the order in which the model meets them."""
+        ...
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether several candidates can be applied at once, as equal parts of one batch."""
+        ...
+
+    def shapes(self, block: int) -> Sequence[tuple[int, int]]:
+        """Matrices that the block's flat vector is made of, in order."""
+        ...
+
+    def dim(self, block: int) -> int:
+        """Length of the block's flat vector."""
+        ...
+
+    def initial(self) -> dict[int, Tensor]:
+        """The point that leaves the model as it was pretrained."""
+        ...
+
+    def applied(self, point: Point) -> AbstractContextManager[None]:
+        """Make the model behave as `point` says until the context ends.
+
+        Where a block holds [P, dim], the model's batch must hold P equal parts, candidate by candidate.
+        """
+        ...
+
+    def first_layer(self, blocks: Sequence[int]) -> int:
+        """The lowest layer whose output depends on any of the blocks; hidden states entering it stay valid."""
+        ...
+
+    def same_below(self, layer: int, one: Point, other: Point) -> bool:
+        """Whether two points give the same hidden states entering `layer`."""
+        ...
+
+    def save(self, point: Point, folder: Path, base_model: str) -> None:
+        """Write the point as an artefact that other tools can read."""
+        ...
+
+    def load(self, folder: Path) -> dict[int, Tensor]:
+        """Read a point that `save` wrote."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Sizes to show and to record."""
+        ...

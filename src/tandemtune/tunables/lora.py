@@ -1,0 +1,220 @@
+"""Low-rank terms beside frozen projections: ``q = W x + (x A) B`` (Hu et al., arXiv 2106.09685), scaling 1.
+
+Nothing is written into the model: hooks add the terms to what the projections return, for one setting or for a whole
+population at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tandemtune.errors import RunError
+from tandemtune.models.architectures import Projection, columns, sizes
+from tandemtune.models.backbone import Backbone
+from tandemtune.models.layers import hooked
+from tandemtune.tunables.base import Point
+
+
+class LoRA:
+    """LoRA on the projections of some layers; one block is one layer.
+
+    A block's vector holds, projection by projection (query, key), the factors A [n_in, r] and B [r, n_out], row by row.
+
+    Args:
+        backbone: the model to tune.
+        rank: rank r of each projection's term.
+        layers: layer indices that may change, ascending.
+    """
+
+    def __init__(self, backbone: Backbone, rank: int, layers: Sequence[int]) -> None:
+        self.rank = rank
+        self.blocks = tuple(sorted(layers))
+        self.projections = backbone.architecture.projections
+        self.side_by_side = not backbone.architecture.mixed_inputs
+        self._kind = backbone.kind
+        self._prefix = backbone.architecture.layers
+        self._modules: dict[int, dict[str, nn.Module]] = {}
+        self._columns: dict[str, Tensor] = {}
+        for block in self.blocks:
+            layer = backbone.layers[block]
+            self._modules[block] = {p.module: layer.get_submodule(p.module) for p in self.projections}
+        for projection in self.projections:
+            module = self._modules[self.blocks[0]][projection.module]
+            self._columns[projection.name] = columns(projection, module, backbone.head_dim)
+
+    def shapes(self, block: int) -> list[tuple[int, int]]:
+        """Shapes of A and B of each projection, in order."""
+        shapes: list[tuple[int, int]] = []
+        for projection in self.projections:
+            n_in, _ = sizes(self._modules[block][projection.module])
+            shapes += [(n_in, self.rank), (self.rank, len(self._columns[projection.name]))]
+        return shapes
+
+    def dim(self, block: int) -> int:
+        """Number of parameters of one layer's terms."""
+        return sum(math.prod(shape) for shape in self.shapes(block))
+
+    def initial(self) -> dict[int, Tensor]:
+        """All factors zero: the pretrained model."""
+        return {block: torch.zeros(self.dim(block)) for block in self.blocks}
+
+    def first_layer(self, blocks: Sequence[int]) -> int:
+        """A block is a layer, so the lowest block."""
+        return min(blocks)
+
+    def same_below(self, layer: int, one: Point, other: Point) -> bool:
+        """Hidden states entering a layer depend on the lower layers' terms only."""
+        return all(torch.equal(one[block], other[block]) for block in self.blocks if block < layer)
+
+    @contextmanager
+    def applied(self, point: Point) -> Iterator[None]:
+        """Add the terms of `point` to what the projections return, until the context ends."""
+        with ExitStack() as stack:
+            for block, given in point.items():
+                vector = given[0] if given.ndim == 2 and len(given) == 1 else given  # one candidate is an ordinary setting
+                if vector.ndim == 1 and not vector.any():
+                    continue
+                for name, module in self._modules[block].items():
+                    a, b = self._assemble(block, vector, name)
+                    stack.enter_context(hooked(module.register_forward_hook(_term(a, b))))
+            yield
+
+    def factors(self, block: int, vector: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Cut a block's vector into its factors.
+
+        Args:
+            block: layer index.
+            vector: [dim] or [P, dim].
+
+        Returns:
+            Projection name -> (A [..., n_in, r], B [..., r, n_out]).
+        """
+        shapes = self.shapes(block)
+        pieces = torch.split(vector, [math.prod(shape) for shape in shapes], dim=-1)
+        matrices = [piece.unflatten(-1, shape) for piece, shape in zip(pieces, shapes, strict=True)]
+        names = [projection.name for projection in self.projections]
+        return {name: (matrices[2 * i], matrices[2 * i + 1]) for i, name in enumerate(names)}
+
+    def save(self, point: Point, folder: Path, base_model: str) -> None:
+        """Write an ordinary PEFT LoRA adapter.
+
+        A module that holds query, key and value in one matrix gets one term of rank ``r * (number of projections)``
+        whose B is zero in the columns that are not tuned.
+
+        Args:
+            point: the factors to keep.
+            folder: where `adapter_config.json` and `adapter_model.safetensors` go.
+            base_model: name of the base model, for the record.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors: dict[str, Tensor] = {}
+        targets: list[str] = []
+        width = 0
+        for block in self.blocks:
+            for name in self._modules[block]:
+                path = f"{self._prefix}.{block}.{name}"
+                a, b = self._assemble(block, point[block], name, cast=False)
+                targets.append(path)
+                width = a.shape[-1]
+                tensors[f"base_model.model.{path}.lora_A.weight"] = a.T.contiguous()
+                tensors[f"base_model.model.{path}.lora_B.weight"] = b.T.contiguous()
+        transposed = any(not isinstance(m, nn.Linear) for m in self._modules[self.blocks[0]].values())
+        config = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM" if self._kind == "causal" else None,
+            "base_model_name_or_path": base_model,
+            "inference_mode": True,
+            "r": width,
+            "lora_alpha": width,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "fan_in_fan_out": transposed,
+            "target_modules": targets,
+        }
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def load(self, folder: Path) -> dict[int, Tensor]:
+        """Read the factors back from an adapter that `save` wrote.
+
+        Raises:
+            RunError: the adapter is missing, damaged or made for other layers.
+        """
+        path = folder / "adapter_model.safetensors"
+        try:
+            tensors = load_file(path)
+        except Exception as error:  # safetensors raises its own, undocumented types
+            raise RunError(f"adapter {path} cannot be read: {error}") from error
+        point = self.initial()
+        for block in self.blocks:
+            pieces: list[Tensor] = []
+            used: dict[str, int] = {}
+            for projection in self.projections:
+                key = f"base_model.model.{self._prefix}.{block}.{projection.module}"
+                try:
+                    a, b = tensors[f"{key}.lora_A.weight"].T, tensors[f"{key}.lora_B.weight"].T
+                except KeyError as error:
+                    raise RunError(f"adapter {path} has no {error.args[0]}: it was made for another model") from error
+                first = used.get(projection.module, 0)
+                used[projection.module] = first + self.rank
+                ranks = slice(first, first + self.rank)
+                pieces += [a[:, ranks].reshape(-1), b[ranks][:, self._columns[projection.name]].reshape(-1)]
+            point[block] = torch.cat(pieces)
+        return point
+
+    def describe(self) -> dict[str, Any]:
+        """Rank, layers and number of parameters."""
+        return {
+            "rank": self.rank,
+            "layers": list(self.blocks),
+            "parameters": sum(self.dim(block) for block in self.blocks),
+            "projections": [f"{p.name}: {p.module}" for p in self.projections],
+        }
+
+    def _assemble(self, block: int, vector: Tensor, module_name: str, cast: bool = True) -> tuple[Tensor, Tensor]:
+        """A [..., n_in, R] and B [..., R, n_out of the whole module] of all terms inside one module."""
+        module = self._modules[block][module_name]
+        factors = self.factors(block, vector)
+        inside = [p for p in self.projections if p.module == module_name]
+        if len(inside) == 1 and inside[0].part is None:
+            a, b = factors[inside[0].name]
+        else:
+            a = torch.cat([factors[p.name][0] for p in inside], dim=-1)
+            b = torch.cat([self._spread(p, module, factors[p.name][1]) for p in inside], dim=-2)
+        if not cast:
+            return a, b
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        return a.to(weight.device, weight.dtype), b.to(weight.device, weight.dtype)
+
+    def _spread(self, projection: Projection, module: nn.Module, b: Tensor) -> Tensor:
+        whole = b.new_zeros((*b.shape[:-1], sizes(module)[1]))
+        whole[..., self._columns[projection.name]] = b
+        return whole
+
+
+def _term(a: Tensor, b: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """A forward hook that adds ``(x A) B`` in place to a projection's fresh output.
+
+    With A [P, n_in, R] the rows are P equal parts, one for each candidate: two batched products beside the shared one.
+    """
+
+    def shared(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        flat = args[0].reshape(-1, a.shape[-2])
+        output.view(-1, b.shape[-1]).addmm_(flat @ a, b)
+        return output
+
+    def population(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        parts = args[0].reshape(len(a), -1, a.shape[-2])
+        output.view(len(a), -1, b.shape[-1]).baddbmm_(torch.bmm(parts, a), b)
+        return output
+
+    return population if a.ndim == 3 else shared

@@ -1,0 +1,55 @@
+"""Records that travel between the parts. They hold data and know no model, optimizer or file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One labelled (or unlabelled) input.
+
+    Args:
+        fields: text columns by name, for example ``{"text": ..., "text_b": ...}``.
+        label: the label's name, or None where it is unknown.
+    """
+
+    fields: Mapping[str, str]
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A prompt as plain text.
+
+    Args:
+        text: the whole prompt, the answer's place included where the model has a mask token.
+        mask: character span of the answer's place in `text`.
+        spans: character span of each filled-in field, by field name.
+    """
+
+    text: str
+    mask: tuple[int, int]
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt as token ids, without padding.
+
+    Args:
+        ids: token ids, special tokens included.
+        answer: index in `ids` whose hidden state predicts the label word.
+    """
+
+    ids: tuple[int, ...]
+    answer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Few-shot rows drawn with one seed: `train` to search on, `dev` to choose by."""
+
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]

@@ -1,0 +1,148 @@
+"""Drawing few-shot rows: exact counts, no shared text, decided by the seed alone."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tandemtune.errors import DataError
+from tandemtune.tasks.fewshot import draw, split, subsample
+from tandemtune.types import Example
+
+LABELS = ("a", "b", "c")
+FIXED_TRAIN = ["a3", "b5", "c3", "a6", "b1", "c1"]
+FIXED_DEV = ["a2", "b2", "c8", "a0", "b4", "c5"]
+
+
+def rows(per_class: int, labels=LABELS, prefix: str = "") -> list[Example]:
+    return [Example({"text": f"{prefix}{label}{i}"}, label) for i in range(per_class) for label in labels]
+
+
+def texts(examples) -> list[str]:
+    return [example.fields["text"] for example in examples]
+
+
+@given(
+    k=st.integers(1, 6),
+    dev_k=st.one_of(st.none(), st.integers(0, 6)),
+    seed=st.integers(0, 10_000),
+    extra=st.lists(st.sampled_from(LABELS), max_size=20),
+    copies=st.lists(st.integers(0, 30), max_size=10),
+)
+def test_split_has_exact_counts_and_no_text_twice(k, dev_k, seed, extra, copies):
+    wanted_dev = k if dev_k is None else dev_k
+    pool = rows(k + wanted_dev) + [Example({"text": f"extra{i}"}, label) for i, label in enumerate(extra)]
+    pool += [pool[i % len(pool)] for i in copies]
+    drawn = split(pool, LABELS, k, seed, dev_k=dev_k)
+    assert Counter(row.label for row in drawn.train) == dict.fromkeys(LABELS, k)
+    assert Counter(row.label for row in drawn.dev) == Counter(dict.fromkeys(LABELS, wanted_dev))
+    everything = texts(drawn.train + drawn.dev)
+    assert len(set(everything)) == len(everything)
+    assert all(row in pool for row in drawn.train + drawn.dev)
+    assert drawn == split(list(pool), LABELS, k, seed, dev_k=dev_k)
+
+
+def test_classes_are_interleaved_in_their_fixed_order():
+    drawn = split(rows(20), LABELS, 4, 13)
+    assert [row.label for row in drawn.train] == list(LABELS) * 4
+    assert [row.label for row in drawn.dev] == list(LABELS) * 4
+
+
+def test_seeds_differ():
+    pool = rows(50)
+    drawn = {tuple(texts(split(pool, LABELS, 8, seed).train)) for seed in (0, 1, 13, 21, 42, 87, 100)}
+    assert len(drawn) == 7
+
+
+def test_the_drawn_rows_are_fixed_for_good():
+    drawn = split(rows(10), LABELS, 2, 13)
+    assert texts(drawn.train) == FIXED_TRAIN
+    assert texts(drawn.dev) == FIXED_DEV
+
+
+def test_the_first_k_do_not_depend_on_the_size_of_dev():
+    pool = rows(30)
+    assert split(pool, LABELS, 4, 13).train == split(pool, LABELS, 4, 13, dev_k=0).train
+    assert split(pool, LABELS, 4, 13).train == draw(pool, LABELS, 4, 13)
+    assert split(pool, LABELS, 4, 13, dev_k=0).dev == ()
+
+
+@settings(max_examples=50)
+@given(seed=st.integers(0, 1000), order=st.integers(0, 1000))
+def test_order_of_the_input_matters_only_through_the_shuffle(seed, order):
+    # The positions drawn are those of the shuffle: relabel the texts and the same positions come out.
+    pool = rows(12)
+    other = rows(12, prefix="other ")
+    assert texts(split(other, LABELS, 3, seed).train) == [
+        f"other {text}" for text in texts(split(pool, LABELS, 3, seed).train)
+    ]
+    moved = pool.copy()
+    random.Random(order).shuffle(moved)
+    drawn = split(moved, LABELS, 3, seed)
+    assert Counter(row.label for row in drawn.train) == dict.fromkeys(LABELS, 3)
+
+
+def test_global_random_state_is_neither_used_nor_moved():
+    random.seed(1)
+    before = random.getstate()
+    first = split(rows(10), LABELS, 2, 13)
+    assert random.getstate() == before
+    random.seed(2)
+    assert split(rows(10), LABELS, 2, 13) == first
+
+
+def test_pairs_are_identical_only_if_every_field_is():
+    pool = [Example({"a": "same", "b": str(i)}, label) for i, label in enumerate(["a", "b"] * 4)]
+    assert len(split(pool, ("a", "b"), 2, 0).train) == 4
+
+
+def test_all_short_classes_are_named_with_what_they_have():
+    pool = rows(10, ("a",)) + rows(3, ("b",)) + [Example({"text": "one"}, "c")] * 9
+    with pytest.raises(DataError) as caught:
+        split(pool, LABELS, 4, 0)
+    message = str(caught.value)
+    assert "'b' has 3" in message and "'c' has 1" in message and "'a'" not in message
+    assert "needs 8 (4 to train on and 4 for dev)" in message and "\n" not in message
+
+
+@pytest.mark.parametrize(("k", "dev_k", "seed"), [(0, None, 1), (-1, None, 1), (1, -1, 1), (1, 1, -1)])
+def test_impossible_numbers(k, dev_k, seed):
+    with pytest.raises(DataError, match="expected"):
+        split(rows(9), LABELS, k, seed, dev_k=dev_k)
+
+
+@pytest.mark.parametrize("label", [None, "d"])
+def test_unknown_labels(label):
+    with pytest.raises(DataError, match="example 28"):
+        split([*rows(9), Example({"text": "x"}, label)], LABELS, 1, 0)
+
+
+def test_draw_avoids_texts():
+    pool = rows(10)
+    train = draw(pool, LABELS, 5, 3)
+    dev = draw(pool, LABELS, 5, 3, avoid=train)
+    assert not set(texts(train)) & set(texts(dev))
+    with pytest.raises(DataError, match="'a' has 5"):
+        draw(pool, LABELS, 6, 3, avoid=train)
+    with pytest.raises(DataError, match="at least 1"):
+        draw(pool, LABELS, 0, 3)
+
+
+@given(n=st.integers(1, 40), size=st.integers(0, 30), seed=st.integers(0, 99))
+def test_subsample_keeps_order_and_count(n, size, seed):
+    pool = [Example({"text": str(i)}) for i in range(size)]
+    kept = [int(text) for text in texts(subsample(pool, n, seed))]
+    assert len(kept) == min(n, size) and kept == sorted(set(kept))
+    assert kept == [int(text) for text in texts(subsample(pool, n, seed))]
+
+
+def test_subsample_edges():
+    pool = [Example({"text": str(i)}) for i in range(100)]
+    assert subsample(pool, None, 0) == pool
+    assert subsample(pool, 10, 0) != subsample(pool, 10, 1)
+    with pytest.raises(DataError, match="at least 1"):
+        subsample(pool, 0, 0)
