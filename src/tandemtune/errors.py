@@ -47,9 +47,3 @@ class AssetError(TandemTuneError):
 
 class RunError(TandemTuneError):
     """A run folder that cannot be written, resumed or read."""
-
-
-class Interrupted(TandemTuneError):
-    """The user stopped the run; it can be resumed."""
-
-    exit_code = 130

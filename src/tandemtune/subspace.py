@@ -1,7 +1,7 @@
 """Random subspaces: a short vector z is mapped to a block's parameters by fixed random matrices.
 
-Each part of z belongs to one factor (QA, QB, KA, KB). The matrices are drawn anew from their seed whenever they are needed;
-an artefact keeps seed and rule, never the matrices.
+Each part of z belongs to one factor (QA, QB, KA, KB). The matrices are drawn anew from their seed whenever they are
+needed; an artefact keeps seed and rule, never the matrices.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +54,7 @@ class Split:
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
+
+
+Observer = Callable[[str, Mapping[str, Any]], None]
+"""Told what happens in a run: (event, facts), event one of "progress", "start", "generation", "testing", "result"."""

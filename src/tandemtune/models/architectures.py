@@ -149,8 +149,7 @@ def find(model: nn.Module, target: Sequence[str] | None = None) -> Architecture:
             close = difflib.get_close_matches(name, names, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ModelError(
-                f"target {name!r} is no linear module of the layers at {path!r}, "
-                f"which hold: {', '.join(names)}.{hint}"
+                f"target {name!r} is no linear module of the layers at {path!r}, which hold: {', '.join(names)}.{hint}"
             )
     chosen = tuple(Projection(name, name) for name in target)
     return replace(known, projections=chosen) if known else Architecture(path, chosen)
@@ -167,6 +166,4 @@ def _list_with(model: nn.Module, target: Sequence[str]) -> str:
         if target[0] in linear_names(layers[0]):
             return path
     names = linear_names(lists[0][1][0]) if lists else []
-    raise ModelError(
-        f"target {target[0]!r} is in no list of layers of this model; its layers hold: {', '.join(names)}"
-    )
+    raise ModelError(f"target {target[0]!r} is in no list of layers of this model; its layers hold: {', '.join(names)}")

@@ -61,17 +61,17 @@ class Backbone:
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
-        config = self.model.config
+        config: Any = self.model.config
         given = getattr(config, "head_dim", None)
-        return int(given or config.hidden_size // config.num_attention_heads)  # type: ignore[operator,union-attr]
+        return int(given or config.hidden_size // config.num_attention_heads)
 
     @property
     def longest(self) -> int:
         """How many tokens the model's position table allows (a large number if it has none)."""
-        config = self.model.config
+        config: Any = self.model.config
         limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
         reserved = 2 if getattr(config, "model_type", "") in {"roberta", "xlm-roberta"} else 0
-        return int(limit) - reserved if limit else 1_000_000  # type: ignore[arg-type]
+        return int(limit) - reserved if limit else 1_000_000
 
     def stack(self, verbalizer: Verbalizer) -> LayerStack:
         """The model's layers as a pipeline that ends in the logits of the label words."""
@@ -128,9 +128,7 @@ class Backbone:
         keep = longest - drop
         return {**kept, name: kept[name][: ends[keep - 1]] if keep > 0 else ""}
 
-    def _tokenize(
-        self, template: Template, fields: Mapping[str, str]
-    ) -> tuple[list[int], int, dict[str, list[int]]]:
+    def _tokenize(self, template: Template, fields: Mapping[str, str]) -> tuple[list[int], int, dict[str, list[int]]]:
         """Ids, answer position, and for each field the character ends (inside the field) of its tokens."""
         masked = self.kind == "masked"
         rendered = template.render(fields, self.tokenizer.mask_token if masked else "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,11 +22,15 @@ from tandemtune.errors import ModelError
 @contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Let `module` call another function instead of its own forward, until the context ends."""
+    before = module.__dict__.get("forward")  # libraries that spread a model over devices put theirs here too
     module.__dict__["forward"] = forward
     try:
         yield
     finally:
-        del module.__dict__["forward"]
+        if before is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = before
 
 
 @contextmanager
@@ -62,10 +67,10 @@ class LayerStack:
                 f"{type(model).__name__} has no linear output embedding (found {type(self.head).__name__}), "
                 "so it predicts no words: choose a masked or causal language model"
             )
+        self._tuple_length = self._probe()
         self._weight = self.head.weight.detach()[self.token_ids]
         bias = self.head.bias
         self._bias = None if bias is None else bias.detach()[self.token_ids]
-        self._tuple_length = self._probe()
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -166,14 +171,32 @@ class LayerStack:
         return (hidden, *([None] * (self._tuple_length - 1)))
 
     def _probe(self) -> int | None:
-        """Whether a layer returns a bare tensor (None) or a tuple of some length."""
-        seen: list[Any] = []
-        first = self.layers[0]
-        with torch.inference_mode(), hooked(first.register_forward_hook(lambda m, a, out: seen.append(out))):
-            self.model(input_ids=self.token_ids[:1].view(1, 1), **self._options)
-        if not seen:
-            raise ModelError(f"{type(self.model).__name__} did not call its first layer; its layers cannot be entered")
-        return len(seen[0]) if isinstance(seen[0], tuple) else None
+        """Whether a layer returns a bare tensor (None) or a tuple of some length; refuses a model that calls its parts
+        in another way than the pipeline needs."""
+        seen: dict[str, Any] = {}
+        parts = {"first layer": self.layers[0], "trunk": self.trunk, "output embedding": self.head}
+        with torch.inference_mode(), ExitStack() as stack:
+            for name, part in parts.items():
+                stack.enter_context(hooked(part.register_forward_hook(partial(_note, seen, name))))
+            logits = self.model(input_ids=self.token_ids[:1].view(1, 1), **self._options).logits
+        for name, part in parts.items():
+            if name not in seen:
+                raise ModelError(
+                    f"{type(self.model).__name__} does not call its {name} ({type(part).__name__}), "
+                    "so its layers cannot be entered and left"
+                )
+        if seen["output embedding"].shape[-1] != logits.shape[-1]:
+            raise ModelError(
+                f"{type(self.model).__name__} does not use its output embedding as the last step before the logits "
+                f"({seen['output embedding'].shape[-1]} outputs, {logits.shape[-1]} logits), so it cannot be cut "
+                "down to the label words"
+            )
+        output = seen["first layer"]
+        return len(output) if isinstance(output, tuple) else None
+
+
+def _note(seen: dict[str, Any], name: str, module: nn.Module, args: Any, output: Any) -> None:
+    seen.setdefault(name, output)
 
 
 def _is_causal(model: nn.Module) -> bool:

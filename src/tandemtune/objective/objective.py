@@ -90,4 +90,3 @@ def calibrate(logits: Tensor, content_free: Tensor) -> Tensor:
     """
     prior = torch.softmax(content_free, dim=-1).mean(dim=0)
     return torch.log_softmax(logits, dim=-1) - prior.log()
-

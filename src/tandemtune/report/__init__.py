@@ -1,1 +1,5 @@
-"""report"""
+"""What a person sees of a run; reads run folders and imports no torch.
+
+`text`  tables for the terminal
+`live`  what happens, while it happens
+"""

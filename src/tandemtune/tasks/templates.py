@@ -101,9 +101,7 @@ class Template:
                 text += value
                 continue
             if value != MASK and value not in fields:
-                raise DataError(
-                    f"the template needs the field {value!r}, the example has {sorted(fields)}"
-                )
+                raise DataError(f"the template needs the field {value!r}, the example has {sorted(fields)}")
             piece = mask if value == MASK else fields[value]
             here = (len(text), len(text) + len(piece))
             text += piece

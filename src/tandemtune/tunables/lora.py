@@ -80,7 +80,9 @@ class LoRA:
         """Add the terms of `point` to what the projections return, until the context ends."""
         with ExitStack() as stack:
             for block, given in point.items():
-                vector = given[0] if given.ndim == 2 and len(given) == 1 else given  # one candidate is an ordinary setting
+                vector = (
+                    given[0] if given.ndim == 2 and len(given) == 1 else given
+                )  # one candidate is an ordinary setting
                 if vector.ndim == 1 and not vector.any():
                     continue
                 for name, module in self._modules[block].items():
@@ -100,7 +102,7 @@ class LoRA:
         """
         shapes = self.shapes(block)
         pieces = torch.split(vector, [math.prod(shape) for shape in shapes], dim=-1)
-        matrices = [piece.unflatten(-1, shape) for piece, shape in zip(pieces, shapes, strict=True)]
+        matrices = [piece.reshape(*piece.shape[:-1], *shape) for piece, shape in zip(pieces, shapes, strict=True)]
         names = [projection.name for projection in self.projections]
         return {name: (matrices[2 * i], matrices[2 * i + 1]) for i, name in enumerate(names)}
 
@@ -125,8 +127,8 @@ class LoRA:
                 a, b = self._assemble(block, point[block], name, cast=False)
                 targets.append(path)
                 width = a.shape[-1]
-                tensors[f"base_model.model.{path}.lora_A.weight"] = a.T.contiguous()
-                tensors[f"base_model.model.{path}.lora_B.weight"] = b.T.contiguous()
+                a_key, b_key = self._keys(block, name)
+                tensors[a_key], tensors[b_key] = a.T.contiguous(), b.T.contiguous()
         transposed = any(not isinstance(m, nn.Linear) for m in self._modules[self.blocks[0]].values())
         config = {
             "peft_type": "LORA",
@@ -154,16 +156,22 @@ class LoRA:
             tensors = load_file(path)
         except Exception as error:  # safetensors raises its own, undocumented types
             raise RunError(f"adapter {path} cannot be read: {error}") from error
+        expected = self._tensor_shapes()
+        for key, shape in expected.items():
+            if key not in tensors:
+                raise RunError(f"adapter {path} has no {key}: it was made for another model")
+            if tuple(tensors[key].shape) != shape:
+                found = tuple(tensors[key].shape)
+                raise RunError(f"adapter {path}: {key} has the shape {found}, expected {shape}: another rank or model")
+        for key in sorted(tensors.keys() - expected.keys()):
+            raise RunError(f"adapter {path} also changes {key}, which is not among layers {list(self.blocks)}")
         point = self.initial()
         for block in self.blocks:
             pieces: list[Tensor] = []
             used: dict[str, int] = {}
             for projection in self.projections:
-                key = f"base_model.model.{self._prefix}.{block}.{projection.module}"
-                try:
-                    a, b = tensors[f"{key}.lora_A.weight"].T, tensors[f"{key}.lora_B.weight"].T
-                except KeyError as error:
-                    raise RunError(f"adapter {path} has no {error.args[0]}: it was made for another model") from error
+                a_key, b_key = self._keys(block, projection.module)
+                a, b = tensors[a_key].T.float(), tensors[b_key].T.float()
                 first = used.get(projection.module, 0)
                 used[projection.module] = first + self.rank
                 ranks = slice(first, first + self.rank)
@@ -179,6 +187,22 @@ class LoRA:
             "parameters": sum(self.dim(block) for block in self.blocks),
             "projections": [f"{p.name}: {p.module}" for p in self.projections],
         }
+
+    def _keys(self, block: int, module_name: str) -> tuple[str, str]:
+        """Names of one module's A and B in an adapter file."""
+        path = f"base_model.model.{self._prefix}.{block}.{module_name}"
+        return f"{path}.lora_A.weight", f"{path}.lora_B.weight"
+
+    def _tensor_shapes(self) -> dict[str, tuple[int, int]]:
+        """Shape of every tensor in an adapter file, transposed as PEFT keeps them."""
+        shapes: dict[str, tuple[int, int]] = {}
+        for block in self.blocks:
+            for name, module in self._modules[block].items():
+                n_in, n_out = sizes(module)
+                width = self.rank * sum(projection.module == name for projection in self.projections)
+                a_key, b_key = self._keys(block, name)
+                shapes[a_key], shapes[b_key] = (width, n_in), (n_out, width)
+        return shapes
 
     def _assemble(self, block: int, vector: Tensor, module_name: str, cast: bool = True) -> tuple[Tensor, Tensor]:
         """A [..., n_in, R] and B [..., R, n_out of the whole module] of all terms inside one module."""

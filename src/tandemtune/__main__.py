@@ -1,0 +1,5 @@
+"""``python -m tandemtune``."""
+
+from tandemtune.cli import main
+
+main()

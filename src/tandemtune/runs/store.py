@@ -1,0 +1,168 @@
+"""The run folder: what lies where, how it is made, and how one process at a time may write in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from tandemtune.errors import RunError
+from tandemtune.runs import checkpoint
+from tandemtune.runs.files import write_json
+from tandemtune.runs.journal import Journal, Line, read_journal
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    ``recipe.json`` the resolved recipe · ``run.json`` versions and what was decided on this machine · ``journal.jsonl`` ·
+    ``clock.jsonl`` times of the journal's lines · ``checkpoint.npz`` · ``result.json`` · ``adapter/`` · ``task_card.json``
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.json"
+        self.facts = path / "run.json"
+        self.journal = path / "journal.jsonl"
+        self.clock = path / "clock.jsonl"
+        self.checkpoint = path / "checkpoint.npz"
+        self.result = path / "result.json"
+        self.card = path / "task_card.json"
+        self.adapter = path / "adapter"
+
+    @classmethod
+    def create(cls, path: Path, recipe: Mapping[str, Any], *, overwrite: bool = False) -> RunFolder:
+        """Make the folder of a new run.
+
+        Args:
+            path: where; must not exist, or be empty.
+            recipe: the resolved recipe.
+            overwrite: replace a run that lies there.
+
+        Raises:
+            RunError: something lies there that may not be replaced.
+        """
+        folder = cls(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not overwrite:
+                raise RunError(
+                    f"{path} exists already and is not overwritten: choose another --out, continue it with "
+                    f"`tandemtune resume {path}`, or add --overwrite"
+                )
+            if not folder.recipe.is_file():
+                raise RunError(f"{path} holds no run, so --overwrite does not touch it: choose another --out")
+            shutil.rmtree(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_json(folder.recipe, recipe)
+        except OSError as error:
+            raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open the folder of a run that was started before.
+
+        Raises:
+            RunError: no run lies there.
+        """
+        folder = cls(path)
+        if not folder.recipe.is_file():
+            what = "holds no recipe.json" if path.is_dir() else "does not exist"
+            raise RunError(f"{path} is no run folder: it {what}. `tandemtune run` makes one")
+        return folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing in this folder.
+
+        Raises:
+            RunError: another process does so now.
+        """
+        lock = FileLock(str(self.path / ".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(f"another process is working in {self.path}: wait for it, or stop it first") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def clean(self) -> None:
+        """Remove temporary files that a killed process left."""
+        for path in self.path.glob(".*.tmp"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def read_recipe(self) -> dict[str, Any]:
+        """The resolved recipe."""
+        return _read_json(self.recipe)
+
+    def read_facts(self) -> dict[str, Any]:
+        """Versions and decisions; empty if the run was stopped before they were made."""
+        return _read_json(self.facts) if self.facts.exists() else {}
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The result, or None while the run is not finished."""
+        return _read_json(self.result) if self.result.exists() else None
+
+    def open_journal(self) -> Journal:
+        """The journal, to go on writing."""
+        return Journal(self.journal)
+
+    def read_lines(self) -> list[Line]:
+        """The journal's lines, to report on."""
+        return read_journal(self.journal)
+
+    def read_seconds(self) -> float:
+        """Seconds that earlier processes spent searching; cuts off a torn last line."""
+        lines = Journal(self.clock).lines
+        return float(lines[-1]["seconds"]) if lines else 0.0
+
+    def tick(self, **facts: Any) -> None:
+        """Note times; unlike the journal they differ from run to run and may lose their last line."""
+        with self.clock.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(facts) + "\n")
+
+    def save_checkpoint(self, content: Any) -> None:
+        """Replace the checkpoint."""
+        checkpoint.save(self.checkpoint, content)
+
+    def load_checkpoint(self) -> Any | None:
+        """The checkpoint, or None if there is none."""
+        return checkpoint.load(self.checkpoint) if self.checkpoint.exists() else None
+
+    @contextmanager
+    def replacing_adapter(self) -> Iterator[Path]:
+        """A temporary folder that becomes ``adapter/`` when the context ends well."""
+        temporary = self.path / f".adapter.{os.getpid()}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            shutil.rmtree(self.adapter, ignore_errors=True)
+            temporary.rename(self.adapter)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is damaged: expected a JSON object")
+    return content

@@ -1,0 +1,45 @@
+"""Facts about the machine and the process: cores really given, peak memory, versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("tandemtune", "torch", "transformers", "cmaes", "numpy", "safetensors")
+
+
+def cores() -> int:
+    """Processor cores that this process may use: its affinity, bounded by a container's quota."""
+    given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.is_file():
+        limit, _, period = quota.read_text(encoding="ascii").strip().partition(" ")
+        if limit.isdecimal() and period.isdecimal():
+            given = min(given, max(1, int(limit) // int(period)))
+    return given
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, in megabytes."""
+    try:
+        import resource
+    except ImportError:  # not a Unix system
+        import psutil
+
+        return float(psutil.Process().memory_info().peak_wset) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that a run's numbers may depend on."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found

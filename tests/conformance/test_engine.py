@@ -1,0 +1,307 @@
+"""The fast evaluation gives what the plain model gives, for every architecture."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+
+import oracle
+import pytest
+import tiny
+import torch
+from torch.testing import assert_close
+
+from tandemtune.objective.batch import collate
+from tandemtune.objective.engine import Engine
+from tandemtune.tasks.templates import Template
+from tandemtune.tasks.verbalizers import resolve
+from tandemtune.tunables.lora import LoRA
+
+RANK = 2
+LAYERS = range(4)
+TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
+WORDS = {"bad": ["terrible", "bad", "dull"], "good": ["great"], "other": ["fine", "news"]}
+TEXTS = ["a great movie", "the plot was dull", "i hated this film and the acting", "a review", "we loved it , always ."]
+TEMPLATE = Template.parse("{text} it was {mask} .")
+
+
+class House:
+    """One tiny backbone with everything an evaluation needs."""
+
+    def __init__(self, name, texts=TEXTS):
+        self.name = name
+        self.backbone = tiny.backbone(name)
+        self.model = self.backbone.model
+        self.verbalizer = resolve(self.backbone.tokenizer, TEMPLATE, WORDS)
+        self.averaging = torch.tensor(self.verbalizer.weights())
+        self.tunable = LoRA(self.backbone, RANK, LAYERS)
+        self.stack = self.backbone.stack(self.verbalizer)
+        self.prompts = self.encode(texts)
+        self.batch = self.collate(self.prompts)
+
+    def encode(self, texts):
+        return [self.backbone.encode(TEMPLATE, {"text": text}, 64) for text in texts]
+
+    def collate(self, prompts, **options):
+        return collate(prompts, [0] * len(prompts), torch.device("cpu"), **options)
+
+    def engine(self, **options):
+        return Engine(self.stack, self.tunable, self.averaging, **options)
+
+    def point(self, seed=0, size=0.3):
+        generator = torch.Generator().manual_seed(seed)
+        dims = {block: self.tunable.dim(block) for block in self.tunable.blocks}
+        return {block: torch.randn(dim, generator=generator) * size for block, dim in dims.items()}
+
+    def candidates(self, block, count=3, seed=7):
+        generator = torch.Generator().manual_seed(seed + block)
+        return torch.randn(count, self.tunable.dim(block), generator=generator) * 0.3
+
+    def oracle(self, point, prompts=None):
+        """Label logits [N, C] of a model with changed weights, averaged by hand."""
+        changed = oracle.merged(self.model, self.name, point, RANK)
+        ids = [[self.backbone.tokenizer.convert_tokens_to_ids(w) for w in words] for words in WORDS.values()]
+        columns = [oracle.word_logits(changed, prompts or self.prompts, words).mean(dim=1) for words in ids]
+        return torch.stack(columns, dim=1)
+
+
+@functools.cache
+def house(name):
+    return House(name)
+
+
+@pytest.fixture(params=tiny.CONFIGS, ids=str)
+def home(request):
+    return house(request.param)
+
+
+def test_rows_have_several_lengths(home):
+    assert len({len(prompt.ids) for prompt in home.prompts}) > 2
+    assert home.tunable.blocks == tuple(LAYERS)
+
+
+def test_zero_point_is_the_untouched_model(home):
+    expected = home.oracle({})
+    engine = home.engine()
+    assert_close(engine.logits(home.batch, home.tunable.initial()), expected, **TOLERANCE)
+    zeros = torch.zeros(2, home.tunable.dim(1))
+    population = engine.population_logits(home.batch, home.tunable.initial(), {1: zeros})
+    assert_close(population, expected.expand(2, -1, -1), **TOLERANCE)
+
+
+def test_one_point_equals_really_changed_weights(home):
+    point = home.point()
+    expected = home.oracle(point)
+    assert (expected - home.oracle({})).abs().max() > 1e-2  # the terms do something
+    assert_close(home.engine().logits(home.batch, point), expected, **TOLERANCE)
+
+
+def test_population_equals_one_by_one_at_every_layer(home):
+    point, engine = home.point(), home.engine()
+    for block in LAYERS:
+        candidates = home.candidates(block)
+        expected = torch.stack([home.oracle({**point, block: vector}) for vector in candidates])
+        assert (expected[0] - expected[1]).abs().max() > 1e-4
+        assert_close(engine.population_logits(home.batch, point, {block: candidates}), expected, **TOLERANCE)
+
+
+def test_population_over_several_blocks_at_once(home):
+    point = home.point()
+    candidates = {block: home.candidates(block) for block in (1, 3)}
+    expected = torch.stack([home.oracle({**point, 1: candidates[1][i], 3: candidates[3][i]}) for i in range(3)])
+    assert_close(home.engine().population_logits(home.batch, point, candidates), expected, **TOLERANCE)
+
+
+def test_single_candidate_and_zero_rows_in_a_population(home):
+    point = home.point()
+    one = home.candidates(2, count=1)
+    result = home.engine().population_logits(home.batch, point, {2: one})
+    assert_close(result[0], home.oracle({**point, 2: one[0]}), **TOLERANCE)
+    mixed = torch.stack([torch.zeros(home.tunable.dim(2)), one[0]])
+    result = home.engine().population_logits(home.batch, point, {2: mixed})
+    assert_close(result[0], home.oracle({**point, 2: mixed[0]}), **TOLERANCE)
+
+
+@pytest.mark.parametrize("changed", LAYERS)
+def test_kept_states_are_never_stale(home, changed):
+    """One layer's term changes: lower, the same or higher than the layer visited before and after."""
+    engine, before = home.engine(), home.point()
+    after = {**before, changed: home.point(seed=5)[changed]}
+    expected = {layer: home.engine().states(home.batch, after, layer) for layer in LAYERS}
+    for first, second in itertools.product(LAYERS, LAYERS):
+        engine.states(home.batch, before, first)
+        assert_close(engine.states(home.batch, after, second), expected[second], **TOLERANCE)
+    candidates = {3: home.candidates(3, 2)}
+    fresh = home.engine().population_logits(home.batch, after, candidates)
+    assert_close(engine.population_logits(home.batch, after, candidates), fresh, **TOLERANCE)
+
+
+def test_kept_states_survive_a_long_wandering_search(home):
+    """Layers up, down and again, the incumbent replaced in place of the visited layer, two batches in turn."""
+    engine, point = home.engine(), home.point()
+    other = home.collate(home.prompts[1:4])
+    visits = [0, 1, 2, 3, 3, 1, 2, 0, 3, 2, 2, 1]
+    for step, block in enumerate(visits):
+        batch = other if step % 5 == 4 else home.batch
+        candidates = {block: home.candidates(block, 2, seed=step)}
+        expected = home.engine().population_logits(batch, point, candidates)
+        assert_close(engine.population_logits(batch, point, candidates), expected, **TOLERANCE)
+        if step % 3:
+            point = {**point, block: candidates[block][0]}
+    engine.forget()
+    expected = home.engine().states(home.batch, point, 3)
+    assert_close(engine.states(home.batch, point, 3), expected, **TOLERANCE)
+
+
+def test_a_vector_changed_in_place_is_noticed(home):
+    engine, point = home.engine(), home.point()
+    candidates = {3: home.candidates(3, 1)}
+    engine.population_logits(home.batch, point, candidates)
+    point[1].mul_(-1.0)
+    expected = home.engine().population_logits(home.batch, point, candidates)
+    assert_close(engine.population_logits(home.batch, point, candidates), expected, **TOLERANCE)
+
+
+def test_a_revisit_computes_nothing_anew(home):
+    engine, point = home.engine(), home.point()
+    engine.population_logits(home.batch, point, {2: home.candidates(2, 1)})
+    first = engine.states(home.batch, point, 2)
+    changed_above = {**point, 3: -point[3], 2: -point[2]}
+    assert all(a is b for a, b in zip(first, engine.states(home.batch, changed_above, 2), strict=True))
+
+
+@pytest.mark.parametrize("max_memory", [1e-6, 0.3, 1.0])
+def test_memory_bound_does_not_change_results(home, max_memory):
+    point, candidates = home.point(), {1: home.candidates(1, 5)}
+    small, large = home.engine(max_memory=max_memory), home.engine()
+    expected = large.population_logits(home.batch, point, candidates)
+    assert_close(small.population_logits(home.batch, point, candidates), expected, **TOLERANCE)
+    assert_close(small.logits(home.batch, point), large.logits(home.batch, point), **TOLERANCE)
+
+
+def test_groups_cut_in_pieces_do_not_change_results(home):
+    point, candidates = home.point(), {1: home.candidates(1, 2)}
+    prompts = home.prompts * 2
+    pieces = home.collate(prompts, max_rows=1)
+    assert len(pieces.groups) == len(prompts)
+    whole = home.collate(prompts)
+    expected = home.engine().population_logits(whole, point, candidates)
+    assert_close(home.engine().population_logits(pieces, point, candidates), expected, **TOLERANCE)
+
+
+def test_a_row_scores_the_same_alone_and_in_a_mixed_batch(home):
+    point = home.point()
+    candidates = {2: home.candidates(2, 2)}
+    together = home.engine().population_logits(home.batch, point, candidates)
+    for index, prompt in enumerate(home.prompts):
+        alone = home.engine().population_logits(home.collate([prompt]), point, candidates)
+        assert_close(together[:, index], alone[:, 0], **TOLERANCE)
+
+
+def test_hidden_states_equal_the_models_own(home):
+    ids = home.batch.groups[0].ids
+    with torch.no_grad():
+        expected = home.model(input_ids=ids, output_hidden_states=True).hidden_states
+    for stop in LAYERS:
+        assert_close(home.stack.hidden(ids, stop), expected[stop], **TOLERANCE)
+        for start in range(stop + 1):
+            entered = home.stack.hidden(ids, stop, start=start, states=expected[start])
+            assert_close(entered, expected[stop], **TOLERANCE)
+
+
+def test_states_at_a_point_equal_a_really_changed_model(home):
+    point = home.point()
+    changed = oracle.merged(home.model, home.name, point, RANK)
+    states = home.engine().states(home.batch, point, 3)
+    for group, hidden in zip(home.batch.groups, states, strict=True):
+        with torch.no_grad():
+            expected = changed(input_ids=group.ids, output_hidden_states=True).hidden_states[3]
+        assert_close(hidden, expected, **TOLERANCE)
+
+
+def _traces(model):
+    """Everything that someone may have hung on a module (a model's library hangs up hooks of its own)."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    return [
+        ("forward" in vars(module), [list(getattr(module, name)) for name in hooks]) for module in model.modules()
+    ]
+
+
+def test_model_is_untouched_afterwards(home):
+    before, traces = copy.deepcopy(home.model.state_dict()), _traces(home.model)
+    engine, point = home.engine(), home.point()
+    for block in (2, 0):
+        engine.population_logits(home.batch, point, {block: home.candidates(block)})
+    engine.logits(home.batch, point)
+    after = home.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert _traces(home.model) == traces
+    assert not any(replaced for replaced, _ in traces)
+
+
+class Boom(Exception):
+    pass
+
+
+@pytest.mark.parametrize("place", ["layer", "head"])
+def test_model_is_untouched_after_an_exception(home, place, monkeypatch):
+    engine, point, candidates = home.engine(), home.point(), {1: home.candidates(1)}
+    expected = home.engine().population_logits(home.batch, point, candidates)
+    traces = _traces(home.model)
+
+    def fail(*_, **__):
+        raise Boom
+
+    if place == "layer":
+        handle = oracle.layers_of(home.model, home.name)[2].register_forward_pre_hook(fail)
+        calls = [lambda: engine.states(home.batch, point, 3)]
+    else:
+        handle = home.stack.head.register_forward_pre_hook(fail)
+        calls = []
+    calls += [
+        lambda: engine.population_logits(home.batch, point, candidates),
+        lambda: engine.logits(home.batch, point),
+    ]
+    try:
+        for call in calls:
+            with pytest.raises(Boom):
+                call()
+    finally:
+        handle.remove()
+    assert _traces(home.model) == traces
+    assert_close(engine.population_logits(home.batch, point, candidates), expected, **TOLERANCE)
+
+
+def test_a_forward_that_others_put_on_a_layer_is_kept(home):
+    """Libraries that spread a model over devices replace a module's forward in just this way."""
+    layer = oracle.layers_of(home.model, home.name)[1]
+    own = layer.forward
+    calls = []
+
+    def theirs(*args, **kwargs):
+        calls.append(1)
+        return own(*args, **kwargs)
+
+    layer.forward = theirs
+    try:
+        home.engine().population_logits(home.batch, home.point(), {2: home.candidates(2)})
+        assert layer.__dict__.get("forward") is theirs
+        assert calls
+    finally:
+        layer.__dict__.pop("forward", None)
+
+
+def test_candidates_and_point_are_not_changed(home):
+    point, candidates = home.point(), {1: home.candidates(1)}
+    kept_point, kept = copy.deepcopy(point), copy.deepcopy(candidates)
+    home.engine().population_logits(home.batch, point, candidates)
+    assert all(torch.equal(point[b], kept_point[b]) for b in point)
+    assert torch.equal(candidates[1], kept[1])
+
+
+def test_same_call_twice_gives_the_same_bits(home):
+    point, candidates = home.point(), {1: home.candidates(1)}
+    first = home.engine().population_logits(home.batch, point, candidates)
+    assert torch.equal(first, home.engine().population_logits(home.batch, point, candidates))

@@ -1,0 +1,90 @@
+"""What the engine must agree with: a copied model whose weights are really changed, run row by row without any trick.
+
+Where query and key lie in each model is written down here a second time, on purpose, and not read from the library's table.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+HEAD = 8
+
+LAYERS = {
+    "bert": lambda m: m.bert.encoder.layer,
+    "roberta": lambda m: m.roberta.encoder.layer,
+    "distilbert": lambda m: m.distilbert.transformer.layer,
+    "electra": lambda m: m.electra.encoder.layer,
+    "deberta-v2": lambda m: m.deberta.encoder.layer,
+    "gpt2": lambda m: m.transformer.h,
+    "opt": lambda m: m.model.decoder.layers,
+    "gpt_neox": lambda m: m.gpt_neox.layers,
+}
+
+
+def layers_of(model: nn.Module, name: str) -> nn.ModuleList:
+    """The list of layers of a tiny model."""
+    return LAYERS.get(name, lambda m: m.model.layers)(model)
+
+
+def weight_rows(model: nn.Module, name: str, block: int) -> tuple[Tensor, Tensor]:
+    """Views [n_out, n_in] of the query's and the key's weights of one layer; of a copy for an interleaved layout."""
+    layer = layers_of(model, name)[block]
+    if name in ("bert", "roberta", "electra"):
+        return layer.attention.self.query.weight, layer.attention.self.key.weight
+    if name == "deberta-v2":
+        return layer.attention.self.query_proj.weight, layer.attention.self.key_proj.weight
+    if name == "distilbert":
+        return layer.attention.q_lin.weight, layer.attention.k_lin.weight
+    if name == "gpt2":
+        whole = layer.attn.c_attn.weight
+        width = whole.shape[0]
+        return whole[:, :width].T, whole[:, width : 2 * width].T
+    return layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight
+
+
+def add(model: nn.Module, name: str, block: int, dq: Tensor, dk: Tensor) -> None:
+    """Add [n_out, n_in] to the query's and the key's weights of one layer, in place."""
+    with torch.no_grad():
+        if name == "gpt_neox":
+            weight = layers_of(model, name)[block].attention.query_key_value.weight
+            for head in range(weight.shape[0] // (3 * HEAD)):
+                first = head * 3 * HEAD
+                weight[first : first + HEAD] += dq[head * HEAD : (head + 1) * HEAD]
+                weight[first + HEAD : first + 2 * HEAD] += dk[head * HEAD : (head + 1) * HEAD]
+            return
+        q, k = weight_rows(model, name, block)
+        q += dq
+        k += dk
+
+
+def widths(model: nn.Module, name: str) -> tuple[int, int, int]:
+    """Input width, query width and key width."""
+    if name == "gpt_neox":
+        return 32, 32, 32
+    q, k = weight_rows(model, name, 0)
+    return q.shape[1], q.shape[0], k.shape[0]
+
+
+def merged(model: nn.Module, name: str, point: Mapping[int, Tensor], rank: int) -> nn.Module:
+    """A copy of the model with the low-rank terms of `point` added into its weights."""
+    changed = copy.deepcopy(model)
+    n_in, n_q, n_k = widths(model, name)
+    for block, vector in point.items():
+        ends = torch.tensor([n_in * rank, rank * n_q, n_in * rank, rank * n_k]).cumsum(0)
+        assert vector.shape == (int(ends[-1]),)
+        qa, qb, ka, kb, _ = torch.tensor_split(vector, ends)
+        dq = qa.view(n_in, rank) @ qb.view(rank, n_q)
+        dk = ka.view(n_in, rank) @ kb.view(rank, n_k)
+        add(changed, name, block, dq.T, dk.T)
+    return changed
+
+
+@torch.no_grad()
+def word_logits(model: nn.Module, prompts: Iterable, token_ids: Iterable[int]) -> Tensor:
+    """Logits [N, W] of the label words, one prompt at a time, through the model's whole head."""
+    chosen = list(token_ids)
+    return torch.stack([model(input_ids=torch.tensor([p.ids])).logits[0, p.answer, chosen] for p in prompts])
