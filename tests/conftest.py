@@ -17,4 +17,4 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seeds():
     torch.manual_seed(0)
-    np.random.seed(0)  # noqa: NPY002
+    np.random.seed(0)

@@ -12,10 +12,55 @@ from transformers import PreTrainedTokenizerFast
 from tandemtune.models import architectures
 from tandemtune.models.backbone import Backbone
 
-WORDS = (
-    "a an the it was is film movie plot acting great terrible good bad fine dull review news question sports world "
-    "business i we they loved hated saw never always this that and but not very so of to in . , ? : yes no maybe"
-).split()
+WORDS = [
+    "a",
+    "an",
+    "the",
+    "it",
+    "was",
+    "is",
+    "film",
+    "movie",
+    "plot",
+    "acting",
+    "great",
+    "terrible",
+    "good",
+    "bad",
+    "fine",
+    "dull",
+    "review",
+    "news",
+    "question",
+    "sports",
+    "world",
+    "business",
+    "i",
+    "we",
+    "they",
+    "loved",
+    "hated",
+    "saw",
+    "never",
+    "always",
+    "this",
+    "that",
+    "and",
+    "but",
+    "not",
+    "very",
+    "so",
+    "of",
+    "to",
+    "in",
+    ".",
+    ",",
+    "?",
+    ":",
+    "yes",
+    "no",
+    "maybe",
+]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SIZE = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
 COMMON = {"vocab_size": len(SPECIAL) + len(WORDS), "max_position_embeddings": 64, "pad_token_id": 0, **SIZE}
@@ -45,8 +90,15 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gpt2": (
         "GPT2Config",
-        {"vocab_size": COMMON["vocab_size"], "n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64,
-         "bos_token_id": 2, "eos_token_id": 3},
+        {
+            "vocab_size": COMMON["vocab_size"],
+            "n_embd": 32,
+            "n_layer": 4,
+            "n_head": 4,
+            "n_positions": 64,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+        },
     ),
     "opt": (
         "OPTConfig",

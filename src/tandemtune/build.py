@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from torch import Tensor
 
 from tandemtune import assets
 from tandemtune.config import ModelSection, RunConfig, TaskSection, parse_layers
-from tandemtune.errors import ConfigError, DataError, UsageError
+from tandemtune.errors import ConfigError, DataError, ModelError, RunError, UsageError
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.objective import losses, statistics
@@ -126,7 +129,8 @@ def check(config: RunConfig, progress: Progress | None = None) -> Task:
     Raises:
         ConfigError: lists every problem.
     """
-    kind = config.model.kind or _kind_without_loading(config.model) or "causal"
+    config = config.with_absolute_paths()
+    kind = _kind_without_loading(config.model) or config.model.kind or "causal"
     task = make_task(config.task, kind, progress)
     problems = task.check()
     if not problems:
@@ -160,10 +164,16 @@ def build(config: RunConfig, *, facts: Mapping[str, Any] | None = None, progress
     split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
     scorer = make_scorer(config, task, kind, facts, progress)
     train, dev = scorer.batch(split.train), scorer.batch(split.dev)
-    content_free = scorer.batch([Example(dict.fromkeys(task.template.fields, text)) for text in CONTENT_FREE])
+    content_free = _content_free(scorer)
     objective = Objective(scorer.engine, train, losses.make(config.method.loss, task.score), task.score)
     rows = {"train_rows": len(train), "train_tokens": train.tokens, "dev_rows": len(dev), "dev_tokens": dev.tokens}
-    return Bench(scorer, objective, dev, content_free, {**scorer.facts, **rows})
+    digest = _digest(train, dev)
+    if (facts or {}).get("rows_sha256", digest) != digest:
+        raise RunError(
+            f"the rows of task {task.name} are no longer those that the run began with, so it cannot end as one run: "
+            "restore the data files, or start it anew"
+        )
+    return Bench(scorer, objective, dev, content_free, {**scorer.facts, **rows, "rows_sha256": digest})
 
 
 def make_scorer(
@@ -225,15 +235,43 @@ def make_phase(bench: Bench, origin: Mapping[int, Tensor]) -> Phase:
     tunable = scorer.tunable
     measured = statistics.measure(scorer.engine, scorer.backbone, bench.objective.train, origin)
     projections: dict[int, RandomProjection] = {}
+    names = [projection.name for projection in scorer.tunable.projections]
     for block in tunable.blocks:
         shapes = tuple(tunable.shapes(block))
-        sizes = scales(method.scale, measured[block], shapes, d=method.d, alpha=method.alpha, sigma=method.sigma)
+        known = measured[block]
+        if not all(math.isfinite(n) and n > 0 for n in (known.hidden_sd, *known.x_rms.values(), *known.y_sd.values())):
+            raise ModelError(
+                f"{scorer.backbone.name} gives no usable numbers on the training rows in {scorer.facts['dtype']} (layer "
+                f"{block}: {known}): set [model] dtype to float32, or choose a model whose weights are whole"
+            )
+        sizes = scales(method.scale, known, names, shapes, d=method.d, alpha=method.alpha, sigma=method.sigma)
         projections[block] = RandomProjection(shapes, method.d, tuple(sizes), (seed, block))
 
     def optimizer(block: int) -> CMAES:
         return CMAES(method.d, method.popsize, method.sigma, seed_for(seed, block), method.covariance)
 
     return Phase(method.name, tunable.blocks, origin, projections, optimizer, method.popsize)
+
+
+def _content_free(scorer: Scorer) -> Batch:
+    """Prompts without content; one of a template and tokenizer that make no token of it is left out."""
+    examples: list[Example] = []
+    for text in CONTENT_FREE:
+        example = Example(dict.fromkeys(scorer.task.template.fields, text))
+        with suppress(DataError):
+            scorer.batch([example])
+            examples.append(example)
+    return scorer.batch(examples)
+
+
+def _digest(*batches: Batch) -> str:
+    """What tells one set of encoded rows from another."""
+    found = hashlib.sha256()
+    for batch in batches:
+        for tensor in (batch.labels, *(part for g in batch.groups for part in (g.ids, g.answer, g.rows))):
+            found.update(f"{tuple(tensor.shape)}".encode())
+            found.update(tensor.cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def faster_dtype(device: str, repeats: int = 5) -> str:
@@ -273,6 +311,8 @@ def _kind_without_loading(section: ModelSection) -> Kind | None:
     if section.name.startswith(assets.PREFIX):
         asset = assets.CATALOGUE[section.name.removeprefix(assets.PREFIX)]
         return "causal" if "CausalLM" in asset.architecture else "masked"
-    if Path(section.name).expanduser().is_dir():
-        return loading.kind_of(loading.read_config(str(Path(section.name).expanduser()), None))
-    return None
+    place = Path(loading.locate(section.name))
+    if not place.is_dir():
+        return None
+    found = loading.read_config(str(place), None)
+    return section.kind or loading.kind_of(found)

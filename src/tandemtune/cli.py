@@ -83,7 +83,7 @@ def resume(folder: Annotated[Path, typer.Argument(help="Run folder.")], quiet: Q
         from tandemtune.report.text import result_table
 
         console = _console()
-        console.print(f"the run in {folder} has ended already; nothing to do", soft_wrap=True)
+        console.print(f"the run in {folder} has ended already; nothing to do", soft_wrap=True, markup=False)
         console.print(result_table(done))
         return
 
@@ -232,7 +232,7 @@ def _first_comment(path: Path) -> str:
 
 def _json_rows(path: Path) -> list[dict[str, Any]] | None:
     """The rows of a JSONL file with all their fields; None for other formats."""
-    if path.suffix.lower() not in {".jsonl", ".ndjson", ".json"}:
+    if path.suffix.lower() in {".csv", ".tsv", ".parquet"}:
         return None
     lines = path.read_text(encoding="utf-8-sig").split("\n")
     return [json.loads(line) for line in lines if line.strip()]

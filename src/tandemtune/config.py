@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -22,6 +23,7 @@ from tandemtune.tasks.templates import Template
 
 RECIPES = "tandemtune.recipes"
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Size = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
 
 
 class _Section(BaseModel):
@@ -41,13 +43,13 @@ class ModelSection(_Section):
         None, description="modules inside a layer to tune; query and key of a known architecture if left out"
     )
     revision: str | None = Field(None, description="hub revision")
-    threads: Annotated[int, Field(ge=1)] | None = Field(
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="processor threads; those really given if left out"
     )
 
     @model_validator(mode="after")
     def _known_asset(self) -> ModelSection:
-        _check_asset(self.name, "model")
+        _raise_all(_asset_problems(self.name, "model"))
         return self
 
 
@@ -76,9 +78,7 @@ class TaskSection(_Section):
 
     @model_validator(mode="after")
     def _complete(self) -> TaskSection:
-        problems = list(_task_problems(self))
-        if problems:
-            raise ValueError("\n".join(problems))
+        _raise_all(_task_problems(self))
         return self
 
 
@@ -87,11 +87,11 @@ class MethodSection(_Section):
 
     name: str = Field("c-lora", description="see `tandemtune ls methods`")
     budget: Annotated[int, Field(ge=2)] = Field(2000, description="candidates that may be scored on the training rows")
-    d: Annotated[int, Field(ge=2)] = Field(100, description="length of one layer's search vector")
-    r: Annotated[int, Field(ge=1)] = Field(2, description="LoRA rank")
-    alpha: Positive = Field(0.2, description="size of the first steps, see scale")
-    sigma: Positive = Field(1.0, description="initial step size of the optimizer")
-    popsize: Annotated[int, Field(ge=4)] = Field(20, description="candidates in one generation")
+    d: Annotated[int, Field(ge=2, le=10_000)] = Field(100, description="length of one layer's search vector")
+    r: Annotated[int, Field(ge=1, le=1024)] = Field(2, description="LoRA rank")
+    alpha: Size = Field(0.2, description="size of the first steps, see scale")
+    sigma: Size = Field(1.0, description="initial step size of the optimizer")
+    popsize: Annotated[int, Field(ge=4, le=10_000)] = Field(20, description="candidates in one generation")
     scale: Literal["activation", "hidden_state", "normal"] = Field(
         "activation", description="rule that scales the random projections"
     )
@@ -119,8 +119,7 @@ class MethodSection(_Section):
             parse_layers(self.layers, None)
         except ValueError as error:
             problems.append(f"layers: {error}")
-        if problems:
-            raise ValueError("\n".join(problems))
+        _raise_all(problems)
         return self
 
 
@@ -148,24 +147,24 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _fit(self) -> RunConfig:
-        parts = 2 * (len(self.model.target) if self.model.target else 2)
-        if self.method.d % parts:
-            raise ValueError(
-                f"[method] d: {self.method.d} cannot be cut into {parts} equal parts (A and B of each projection): "
-                f"choose a multiple of {parts}, for example {max(parts, round(self.method.d / parts) * parts)}"
-            )
+        _raise_all(_uneven(self.method.d, self.model.target))
         return self
 
     def with_absolute_paths(self) -> RunConfig:
         """The same recipe with its local files and folders named from the root, so that it can be used from anywhere."""
 
-        def absolute(source: str | None) -> str | None:
-            return source if source is None or source.startswith("hub:") else str(Path(source).expanduser().absolute())
+        def absolute(place: str, source: str | None, folders_only: bool = False) -> str | None:
+            if source is None or source.startswith("hub:"):
+                return source
+            try:
+                path = Path(source).expanduser()
+                return source if folders_only and not path.is_dir() else str(path.absolute())
+            except (OSError, RuntimeError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise ConfigError([f"{place}: {_short(source)} is no usable path: {reason}"]) from None
 
-        task = {key: absolute(getattr(self.task, key)) for key in ("data", "train", "test", "dev")}
-        name = self.model.name
-        if Path(name).expanduser().is_dir():
-            name = str(Path(name).expanduser().absolute())
+        task = {key: absolute(f"[task] {key}", getattr(self.task, key)) for key in ("data", "train", "test", "dev")}
+        name = absolute("[model] name", self.model.name, folders_only=True)
         return self.model_copy(
             update={"task": self.task.model_copy(update=task), "model": self.model.model_copy(update={"name": name})}
         )
@@ -186,7 +185,7 @@ def load_config(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
     try:
         config = RunConfig.model_validate(tables)
     except ValidationError as error:
-        problems += [line for detail in error.errors() for line in _explain(detail)]
+        problems += _all_problems(tables, error.errors())
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)), source)
     return config
@@ -231,7 +230,7 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
     name = task.name
     known = name is not None and (name in TASKS or name.startswith(assets.PREFIX))
     if name is not None and name.startswith(assets.PREFIX):
-        _check_asset(name, "data")
+        yield from _asset_problems(name, "data")
     elif name is not None and name not in TASKS and task.train is None:
         yield (
             f"name: unknown task {name!r}{_near(name, TASKS)}, expected {_either(TASKS)}, "
@@ -254,16 +253,28 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
         yield f"labels: {len(task.labels)} given, expected at least two"
 
 
-def _check_asset(name: str, kind: str) -> None:
-    """Refuse a ``pypi:`` key that does not exist or is of the other kind."""
-    if not name.startswith(assets.PREFIX):
-        return
+def _asset_problems(name: str, kind: str) -> Iterable[str]:
+    """A ``pypi:`` key that does not exist or is of the other kind."""
     key = name.removeprefix(assets.PREFIX)
     keys = [k for k, asset in assets.CATALOGUE.items() if asset.kind == kind]
-    if key not in keys:
-        raise ValueError(
-            f"name: no {kind} {name!r}{_near(key, keys)}, expected {_either(assets.PREFIX + k for k in keys)}"
+    if name.startswith(assets.PREFIX) and key not in keys:
+        yield f"name: no {kind} {name!r}{_near(key, keys)}, expected {_either(assets.PREFIX + k for k in keys)}"
+
+
+def _uneven(d: int, target: Sequence[str] | None) -> Iterable[str]:
+    """A search vector that cannot be cut into equal parts."""
+    parts = 2 * (len(target) if target else 2)
+    if d % parts:
+        yield (
+            f"[method] d: {d} cannot be cut into {parts} equal parts (A and B of each projection): "
+            f"choose a multiple of {parts}, for example {max(parts, round(d / parts) * parts)}"
         )
+
+
+def _raise_all(problems: Iterable[str]) -> None:
+    lines = list(problems)
+    if lines:
+        raise ValueError("\n".join(lines))
 
 
 def _read(recipe: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -272,17 +283,18 @@ def _read(recipe: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         return "recipe", tables
     path = Path(recipe)
     known = recipes()
-    if not path.exists() and str(recipe) in known:
-        path = known[str(recipe)]
     try:
+        if not path.exists() and str(recipe) in known:
+            path = known[str(recipe)]
         text = path.read_bytes().decode("utf-8")
         tables = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
         hint = _near(str(recipe), known) or f": expected a file, or one of {', '.join(known)}"
         raise ConfigError([f"no recipe {str(recipe)!r}{hint}"], str(recipe)) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            [f"cannot be read as {'JSON' if path.suffix == '.json' else 'TOML'}: {error}"], str(path)
+            [f"cannot be read as {'JSON' if path.suffix == '.json' else 'TOML'}: {reason}"], _cut(str(path), 200)
         ) from None
     if not isinstance(tables, dict):
         raise ConfigError([f"expected sections, found {type(tables).__name__}"], str(path))
@@ -297,7 +309,7 @@ def _apply(tables: dict[str, Any], overrides: Sequence[str]) -> list[str]:
         if not dot:
             section, name = _owner(section), section
         if not equals or not name or section not in RunConfig.model_fields:
-            near = "" if not equals else _near(name, _all_keys())
+            near = _near_key(key.strip()) if equals else ""
             problems.append(f"override {item!r}{near}: expected section.key=value, for example method.budget=1000")
             continue
         table = tables.setdefault(section, {})
@@ -311,7 +323,7 @@ def _apply(tables: dict[str, Any], overrides: Sequence[str]) -> list[str]:
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -324,8 +336,34 @@ def _keys(section: Any) -> list[str]:
     return list(section.model_fields)
 
 
-def _all_keys() -> list[str]:
-    return [f"{s}.{k}" for s, f in RunConfig.model_fields.items() for k in _keys(f.annotation)]
+def _near_key(key: str) -> str:
+    """The key that was meant, with its section."""
+    full = {f"{s}.{k}": f"{s}.{k}" for s, f in RunConfig.model_fields.items() for k in _keys(f.annotation)}
+    options = full if "." in key else {name.partition(".")[2]: name for name in full}
+    close = difflib.get_close_matches(key, options, n=1)
+    return f" (did you mean {options[close[0]]!r}?)" if close else ""
+
+
+def _all_problems(tables: Mapping[str, Any], details: Sequence[ErrorDetails]) -> list[str]:
+    """Explain pydantic's errors, and those it does not come to: keys are compared only where each is fine by itself."""
+    wrong = {detail["loc"][:2] for detail in details if len(detail["loc"]) > 1}
+    rest = {
+        section: {key: value for key, value in table.items() if (section, key) not in wrong}
+        for section, table in tables.items()
+        if isinstance(table, Mapping)
+    }
+    problems = [line for detail in details for line in _explain(detail)]
+    try:
+        RunConfig.model_validate(rest)
+    except ValidationError as error:
+        for detail in error.errors():
+            if detail["type"] == "value_error" and detail["loc"]:
+                gone = {str(loc[1]) for loc in wrong if loc[0] in detail["loc"]}
+                problems += [line for line in _explain(detail) if gone.isdisjoint(re.findall(r"\w+", line))]
+    d, target = (rest.get(section, {}).get(key) for section, key in (("method", "d"), ("model", "target")))
+    if isinstance(d, int) and ("model", "target") not in wrong:
+        problems += _uneven(d, target)
+    return problems
 
 
 def _explain(detail: ErrorDetails) -> list[str]:
@@ -344,12 +382,24 @@ def _explain(detail: ErrorDetails) -> list[str]:
     if detail["type"] == "value_error":
         lines = str(detail["ctx"]["error"]).splitlines()
         return [f"{where} {line}".strip() if place else line for line in lines]
+    if {"list[str]", "list[int]"}.intersection(place):
+        if detail["type"] == "list_type":
+            return []  # the other branch of "text or a list" tells
+    elif "str" in place[1:]:
+        given = detail["input"]
+        return [] if isinstance(given, list) else [f"{where}: expected text or a list, got {_short(given)}"]
     return [f"{where}: {detail['msg']}, got {_short(detail['input'])}"]
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    try:
+        return _cut(repr(value), 60)
+    except (ValueError, RecursionError):
+        return f"an unprintable {type(value).__name__}"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _near(word: str, options: Iterable[str]) -> str:

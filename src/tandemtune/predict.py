@@ -95,6 +95,7 @@ def load(path: str | Path, *, progress: Progress | None = None) -> TunedModel:
         raise RunError(f"the run in {path} has not ended: `tandemtune resume {path}` goes on with it")
     facts: dict[str, Any] = folder.read_facts()
     config = load_config(folder.read_recipe())
-    facts.pop("threads", None)  # another machine may have other cores; the run's own bits are not at stake here
+    for place in ("threads", "device"):  # another machine may have others; the run's own bits are not at stake here
+        facts.pop(place, None)
     scorer = make_scorer(config, make_task_of_run(config, facts), facts["kind"], facts, progress)
     return TunedModel(scorer, scorer.tunable.load(folder.adapter))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from torch import Tensor
 
 from tandemtune import build as wiring
 from tandemtune import card
-from tandemtune.build import Bench
+from tandemtune.build import Bench, Progress
 from tandemtune.config import RunConfig, load_config
-from tandemtune.errors import RunError
+from tandemtune.errors import DataError, RunError
 from tandemtune.objective.batch import Batch
 from tandemtune.objective.objective import calibrate
 from tandemtune.runs.files import write_json
 from tandemtune.runs.store import RunFolder
+from tandemtune.schedule import Phase
 from tandemtune.search import Search, Standing
 from tandemtune.system import peak_rss_mb, versions
 from tandemtune.types import Observer
@@ -50,9 +52,12 @@ def tune(
     """
     observe = observer or _ignore
     config = load_config(recipe, overrides).with_absolute_paths()
-    wiring.check(config, lambda line: observe("progress", {"text": line}))
+    RunFolder.check_free(Path(out), overwrite=overwrite)
+    wiring.check(config, _progress(observe))
+    bench, phase = _prepared(config, {}, observe)  # before the folder is made: what cannot run leaves nothing behind
     folder = RunFolder.create(Path(out), config.model_dump(mode="json"), overwrite=overwrite)
-    return _run(folder, config, observe)
+    with folder.locked():
+        return _run(folder, bench, phase, observe)
 
 
 def resume(path: str | Path, *, observer: Observer | None = None) -> dict[str, Any]:
@@ -72,33 +77,38 @@ def resume(path: str | Path, *, observer: Observer | None = None) -> dict[str, A
     done = folder.read_result()
     if done is not None:
         return done
-    return _run(folder, load_config(folder.read_recipe()), observer or _ignore)
-
-
-def _run(folder: RunFolder, config: RunConfig, observe: Observer) -> dict[str, Any]:
+    observe = observer or _ignore
     with folder.locked():
         folder.clean()
         facts = folder.read_facts()
         _refuse_other_versions(folder.path, facts)
-        bench = wiring.build(config, facts=facts, progress=lambda line: observe("progress", {"text": line}))
-        if not facts:
-            write_json(folder.facts, {"versions": versions(), **bench.facts})
-        observe("ready", {"facts": bench.facts, "config": config})
-        scorer = bench.scorer
-        origin = scorer.tunable.initial()
-        phase = wiring.make_phase(bench, origin)
-        search = Search(bench.objective, bench.dev, phase, config.method, config.run, folder, observe)
-        found = search.run()
-        scorer.engine.forget()
-        observe("testing", {})
-        result = _result(bench, origin, found, folder)
-        with folder.replacing_adapter() as place:
-            scorer.tunable.save(found.kept, place, config.model.name)
-            card.write_readme(place, bench, result)
-        write_json(folder.card, card.task_card(bench, result))
-        write_json(folder.result, result)
-        observe("result", {"result": result})
-        return result
+        bench, phase = _prepared(load_config(folder.read_recipe()), facts, observe)
+        return _run(folder, bench, phase, observe)
+
+
+def _prepared(config: RunConfig, facts: Mapping[str, Any], observe: Observer) -> tuple[Bench, Phase]:
+    """Load and measure everything that a search needs; writes nothing."""
+    bench = wiring.build(config, facts=facts, progress=_progress(observe))
+    observe("ready", {"facts": bench.facts, "config": config})
+    return bench, wiring.make_phase(bench, bench.scorer.tunable.initial())
+
+
+def _run(folder: RunFolder, bench: Bench, phase: Phase, observe: Observer) -> dict[str, Any]:
+    """Search in a folder that this process has locked, and write what was found."""
+    if not folder.facts.exists():
+        write_json(folder.facts, {"versions": versions(), **bench.facts})
+    scorer, config = bench.scorer, bench.scorer.config
+    found = Search(bench.objective, bench.dev, phase, config.method, config.run, folder, observe).run()
+    scorer.engine.forget()
+    observe("testing", {})
+    result = _result(bench, phase.origin, found, folder)
+    with folder.replacing_adapter() as place:
+        scorer.tunable.save(found.kept, place, config.model.name)
+        card.write_readme(place, bench, result)
+    write_json(folder.card, card.task_card(bench, result))
+    write_json(folder.result, result)
+    observe("result", {"result": result})
+    return result
 
 
 def _result(bench: Bench, origin: Mapping[int, Tensor], found: Standing, folder: RunFolder) -> dict[str, Any]:
@@ -108,7 +118,12 @@ def _result(bench: Bench, origin: Mapping[int, Tensor], found: Standing, folder:
     section = config.task
     test = None
     if task.test_source is not None:
-        test = scorer.batch(task.test(section.test_rows, section.seed))
+        try:
+            test = scorer.batch(task.test(section.test_rows, section.seed))
+        except DataError as error:
+            raise DataError(
+                f"{error}. The search is over and saved: put the test rows right, then `tandemtune resume {folder.path}`"
+            ) from None
     depth = len(scorer.engine.stack)
     return {
         "method": config.method.name,
@@ -139,13 +154,13 @@ def _scores(bench: Bench, point: Mapping[int, Tensor], test: Batch | None) -> di
     train, dev = objective.measure(objective.train, point), objective.measure(bench.dev, point)
     empty = objective.engine.logits(bench.content_free, point)
     scores: dict[str, Any] = {
-        "train_loss": round(train.loss, DIGITS),
+        "train_loss": _rounded(train.loss),
         "train": round(train.score, DIGITS),
-        "dev_loss": round(dev.loss, DIGITS),
+        "dev_loss": _rounded(dev.loss),
         "dev": round(dev.score, DIGITS),
         "test": None,
         "calibrated": {"dev": round(objective.score_of(calibrate(dev.logits, empty), bench.dev), DIGITS), "test": None},
-        "prior": [round(p, DIGITS) for p in torch.softmax(empty, dim=-1).mean(dim=0).tolist()],
+        "prior": [_rounded(p) for p in torch.softmax(empty, dim=-1).mean(dim=0).tolist()],
     }
     if test is not None:
         logits = objective.engine.logits(test, point)
@@ -163,6 +178,15 @@ def _refuse_other_versions(path: Path, facts: Mapping[str, Any]) -> None:
             f"{path} was begun with other versions ({', '.join(changed)}), so it cannot end as one run: "
             "install those versions, or start it anew"
         )
+
+
+def _rounded(value: float) -> float | None:
+    """A number as JSON has it: null stands for NaN and infinity."""
+    return round(value, DIGITS) if math.isfinite(value) else None
+
+
+def _progress(observe: Observer) -> Progress:
+    return lambda line: observe("progress", {"text": line})
 
 
 def _ignore(event: str, facts: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tandemtune.config import MethodSection, RunSection
+from tandemtune.errors import RunError
 from tandemtune.objective.batch import Batch
 from tandemtune.objective.objective import Objective
 from tandemtune.runs.journal import Line
@@ -116,7 +117,7 @@ class Search:
         return {
             "event": "start",
             "phase": self.phase.name,
-            "train_loss": train.loss,
+            "train_loss": _plain(train.loss),
             "dev": self._look(self.phase.origin),
         }
 
@@ -226,9 +227,14 @@ class Search:
         saved = self.folder.load_checkpoint()
         if saved is None:
             point = dict(self.phase.origin)
-            return Standing(point, dict(point), start["train_loss"], start["dev"], start["dev"])
-        self.phase.restore(saved["optimizers"])
+            return Standing(point, dict(point), _float(start["train_loss"]), start["dev"], start["dev"])
         standing = saved["standing"]
+        if standing["lines"] > len(self.journal.lines):
+            raise RunError(
+                f"{self.journal.path} holds {len(self.journal.lines)} lines, fewer than the checkpoint was made "
+                f"after ({standing['lines']}): restore it, or delete {self.folder.checkpoint} to go on from the journal"
+            )
+        self.phase.restore(saved["optimizers"])
         points = {name: _tensors(standing[name]) for name in ("incumbent", "kept")}
         return Standing(**{**standing, **points})
 

@@ -26,18 +26,19 @@ class LayerStatistics:
     Args:
         hidden_sd: standard deviation of the hidden states that enter the layer, after 5 rounds of clipping to
             mean +- 3 standard deviations.
-        x_rms: root mean square of the projections' input.
+        x_rms: root mean square of each projection's input, by projection name.
         y_sd: standard deviation of each projection's output, by projection name.
     """
 
     hidden_sd: float
-    x_rms: float
+    x_rms: Mapping[str, float]
     y_sd: Mapping[str, float]
 
 
 def scales(
     rule: Rule,
     statistics: LayerStatistics,
+    names: Sequence[str],
     shapes: Sequence[tuple[int, int]],
     *,
     d: int,
@@ -56,6 +57,7 @@ def scales(
     Args:
         rule: name of the rule.
         statistics: measurements of the layer.
+        names: projection names in order.
         shapes: factor shapes in order A, B, A, B, ...
         d: length of z.
         alpha: size of the first steps; see the rules.
@@ -67,10 +69,10 @@ def scales(
     if rule == "normal":
         return [alpha / math.sqrt(n)] * len(shapes)
     result: list[float] = []
-    for index, y_sd in enumerate(statistics.y_sd.values()):
+    for index, name in enumerate(names):
         n_in, rank = shapes[2 * index]
-        result.append(1.0 / (math.sqrt(n_in) * statistics.x_rms * math.sqrt(n) * sigma))
-        result.append(alpha * y_sd / (math.sqrt(rank) * math.sqrt(n) * sigma))
+        result.append(1.0 / (math.sqrt(n_in) * statistics.x_rms[name] * math.sqrt(n) * sigma))
+        result.append(alpha * statistics.y_sd[name] / (math.sqrt(rank) * math.sqrt(n) * sigma))
     return result
 
 
@@ -89,6 +91,10 @@ class RandomProjection:
     d: int
     scales: tuple[float, ...]
     seed: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.d % len(self.shapes):
+            raise ValueError(f"d = {self.d} cannot be cut into {len(self.shapes)} equal parts, one for each factor")
 
     def up(self, z: NDArray[np.float64]) -> Tensor:
         """Map short vectors to parameters.

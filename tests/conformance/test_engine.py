@@ -6,14 +6,17 @@ import copy
 import functools
 import itertools
 
-import oracle
 import pytest
-import tiny
 import torch
 from torch.testing import assert_close
 
+import oracle
+import tiny
+from tandemtune.errors import ModelError
+from tandemtune.models import architectures
+from tandemtune.models.backbone import Backbone
 from tandemtune.objective.batch import collate
-from tandemtune.objective.engine import Engine
+from tandemtune.objective.engine import Engine, bytes_per_token
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.lora import LoRA
@@ -158,7 +161,7 @@ def test_a_vector_changed_in_place_is_noticed(home):
     engine, point = home.engine(), home.point()
     candidates = {3: home.candidates(3, 1)}
     engine.population_logits(home.batch, point, candidates)
-    point[1].mul_(-1.0)
+    point[1].mul_(0.5)
     expected = home.engine().population_logits(home.batch, point, candidates)
     assert_close(engine.population_logits(home.batch, point, candidates), expected, **TOLERANCE)
 
@@ -178,6 +181,57 @@ def test_memory_bound_does_not_change_results(home, max_memory):
     expected = large.population_logits(home.batch, point, candidates)
     assert_close(small.population_logits(home.batch, point, candidates), expected, **TOLERANCE)
     assert_close(small.logits(home.batch, point), large.logits(home.batch, point), **TOLERANCE)
+
+
+def test_memory_bound_holds_for_every_pass(home, monkeypatch):
+    """Also where the rows of a single candidate are too many."""
+    prompts = [prompt for prompt in home.prompts for _ in range(4)]
+    batch, engine = home.collate(prompts), home.engine()
+    seen = []
+    own = home.stack.logits
+    monkeypatch.setattr(home.stack, "logits", lambda ids, *a, **k: seen.append(ids.numel()) or own(ids, *a, **k))
+    for tokens in (40, 100):
+        engine.max_memory = tokens * bytes_per_token(home.stack) / 1e6
+        seen.clear()
+        engine.population_logits(batch, home.point(), {1: home.candidates(1, 5)})
+        engine.logits(batch, home.point())
+        assert max(seen) <= tokens
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "opt", "llama"])
+def test_any_linear_module_can_be_tuned_also_in_the_last_layer(name):
+    home = house(name)
+    for target in architectures.linear_names(home.backbone.layers[0]):
+        found = architectures.find(home.model, [target])
+        backbone = Backbone("own", home.model, home.backbone.tokenizer, home.backbone.kind, found)
+        tunable = LoRA(backbone, RANK, [1, 3])
+        engine = Engine(backbone.stack(home.verbalizer), tunable, home.averaging)
+        one, other = (torch.randn(tunable.dim(block)) * 0.3 for block in (1, 3))
+        changed = copy.deepcopy(home.model)
+        for block, vector in ((1, one), (3, other)):
+            ((a, b),) = tunable.factors(block, vector).values()
+            module = oracle.layers_of(changed, name)[block].get_submodule(target)
+            module.weight.data += (a @ b).T if isinstance(module, torch.nn.Linear) else a @ b
+        expected = oracle.word_logits(changed, home.prompts, home.verbalizer.token_ids) @ home.averaging
+        candidates = {3: torch.stack([other * 2, other])}
+        result = engine.population_logits(home.batch, {1: one, 3: other}, candidates)[1]
+        assert_close(result, expected, atol=3e-5, rtol=3e-5, msg=lambda text, target=target: f"{target}: {text}")
+        assert_close(engine.logits(home.batch, {1: one, 3: other}), expected, atol=3e-5, rtol=3e-5)
+
+
+def test_shared_inputs_in_an_unlisted_model_are_not_scored_wrongly():
+    """DeBERTa's relative positions under another name: the library cannot know, but it must notice."""
+    home = house("deberta-v2")
+    model = tiny.model("deberta-v2")
+    model.config.model_type = "strange"
+    found = architectures.find(model, ["attention.self.query_proj", "attention.self.key_proj"])
+    backbone = Backbone("strange", model, home.backbone.tokenizer, "masked", found)
+    tunable = LoRA(backbone, RANK, LAYERS)
+    engine = Engine(backbone.stack(home.verbalizer), tunable, home.averaging)
+    with pytest.raises(ModelError, match="all rows share"):
+        engine.population_logits(home.batch, home.point(), {1: home.candidates(1)})
+    alone = engine.population_logits(home.batch, home.point(), {1: home.candidates(1, 1)})
+    assert_close(alone[0], home.oracle({**home.point(), 1: home.candidates(1, 1)[0]}), **TOLERANCE)
 
 
 def test_groups_cut_in_pieces_do_not_change_results(home):
@@ -223,9 +277,7 @@ def test_states_at_a_point_equal_a_really_changed_model(home):
 def _traces(model):
     """Everything that someone may have hung on a module (a model's library hangs up hooks of its own)."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-    return [
-        ("forward" in vars(module), [list(getattr(module, name)) for name in hooks]) for module in model.modules()
-    ]
+    return [("forward" in vars(module), [list(getattr(module, name)) for name in hooks]) for module in model.modules()]
 
 
 def test_model_is_untouched_afterwards(home):
@@ -241,7 +293,7 @@ def test_model_is_untouched_afterwards(home):
     assert not any(replaced for replaced, _ in traces)
 
 
-class Boom(Exception):
+class BoomError(Exception):
     pass
 
 
@@ -252,7 +304,7 @@ def test_model_is_untouched_after_an_exception(home, place, monkeypatch):
     traces = _traces(home.model)
 
     def fail(*_, **__):
-        raise Boom
+        raise BoomError
 
     if place == "layer":
         handle = oracle.layers_of(home.model, home.name)[2].register_forward_pre_hook(fail)
@@ -266,7 +318,7 @@ def test_model_is_untouched_after_an_exception(home, place, monkeypatch):
     ]
     try:
         for call in calls:
-            with pytest.raises(Boom):
+            with pytest.raises(BoomError):
                 call()
     finally:
         handle.remove()

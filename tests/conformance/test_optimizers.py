@@ -194,18 +194,15 @@ def test_what_was_handed_in_stays_unchanged(make):
 
 def test_what_was_returned_stays_unchanged_and_is_not_read_back(make):
     optimizer, other = make(), make()
-    candidates = optimizer.ask()
+    candidates, spoilt = optimizer.ask(), other.ask()
     kept = candidates.copy()
-    other.ask()
     losses = np.array([sphere(x) for x in candidates])
+    spoilt[:] = 1e3
     optimizer.tell(losses)
-    step(optimizer)
-    assert same(candidates, kept)
     other.tell(losses)
-    spoilt = other.ask()
-    spoilt[:] = 1e9
-    other.tell(np.arange(float(POPSIZE)))
-    assert np.isfinite(other.ask()).all()
+    assert same(candidates, kept)
+    assert same(step(optimizer)[0], step(other)[0])
+    assert same(candidates, kept)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -235,12 +232,12 @@ def test_a_generation_without_one_good_loss_breaks_nothing(make, row, bad):
 
 
 def test_same_seed_same_candidates_whatever_numpys_own_seed(make):
-    np.random.seed(5)  # noqa: NPY002
+    np.random.seed(5)
     first = [step(make(4))[0] for _ in range(2)]
     one, other = make(4), make(4)
     assert same(first[0], first[1])
     for _ in range(5):
-        np.random.seed(None)  # noqa: NPY002
+        np.random.seed(None)
         assert same(step(one)[0], step(other)[0])
 
 

@@ -7,14 +7,14 @@ import functools
 import json
 import math
 
-import oracle
 import peft
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
+import oracle
+import tiny
 from tandemtune.errors import RunError
 from tandemtune.objective.batch import collate
 from tandemtune.objective.engine import Engine

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
 import transformers
 from torch import nn
 
+import tiny
 from tandemtune.errors import ModelError
 from tandemtune.models import architectures
 from tandemtune.models.layers import LayerStack, replaced_forward

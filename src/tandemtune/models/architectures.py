@@ -39,45 +39,47 @@ class Architecture:
         trunk: path of the module that returns the last hidden state to the head; None for the model's base model.
         mixed_inputs: the projections also map something that all rows share (DeBERTa's relative positions), so the
             candidates of a population cannot stand side by side in one batch.
+        narrow: modules of a layer behind its attention that map every token by itself; in the last layer they need to
+            see the answer position only.
     """
 
     layers: str
     projections: tuple[Projection, ...]
     trunk: str | None = None
     mixed_inputs: bool = False
+    narrow: tuple[str, ...] = ()
 
 
-def _pair(layers: str, query: str, key: str, trunk: str | None = None) -> Architecture:
-    return Architecture(layers, (Projection("q", query), Projection("k", key)), trunk)
+def _pair(layers: str, query: str, key: str, narrow: tuple[str, ...]) -> Architecture:
+    return Architecture(layers, (Projection("q", query), Projection("k", key)), narrow=narrow)
 
 
-def _fused(layers: str, module: str, *, interleaved: bool = False) -> Architecture:
+def _fused(layers: str, module: str, narrow: tuple[str, ...], *, interleaved: bool = False) -> Architecture:
     parts = tuple(Projection(name, module, part, interleaved) for part, name in enumerate("qk"))
-    return Architecture(layers, parts)
+    return Architecture(layers, parts, narrow=narrow)
 
 
-_BERT_LIKE = ("attention.self.query", "attention.self.key")
-_LLAMA_LIKE = ("self_attn.q_proj", "self_attn.k_proj")
+def _bert_like(layers: str, query: str = "query", key: str = "key") -> Architecture:
+    narrow = ("attention.output.dense", "intermediate")
+    return _pair(layers, f"attention.self.{query}", f"attention.self.{key}", narrow)
+
+
+_LLAMA_LIKE = _pair("model.layers", "self_attn.q_proj", "self_attn.k_proj", ("self_attn.o_proj", "mlp"))
+_OPT = _pair("model.decoder.layers", "self_attn.q_proj", "self_attn.k_proj", ("self_attn.out_proj",))
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "bert": _pair("bert.encoder.layer", *_BERT_LIKE),
-    "roberta": _pair("roberta.encoder.layer", *_BERT_LIKE),
-    "xlm-roberta": _pair("roberta.encoder.layer", *_BERT_LIKE),
-    "electra": _pair("electra.encoder.layer", *_BERT_LIKE),
-    "distilbert": _pair("distilbert.transformer.layer", "attention.q_lin", "attention.k_lin"),
-    "deberta-v2": replace(
-        _pair("deberta.encoder.layer", "attention.self.query_proj", "attention.self.key_proj"), mixed_inputs=True
+    "bert": _bert_like("bert.encoder.layer"),
+    "roberta": _bert_like("roberta.encoder.layer"),
+    "xlm-roberta": _bert_like("roberta.encoder.layer"),
+    "electra": _bert_like("electra.encoder.layer"),
+    "deberta-v2": replace(_bert_like("deberta.encoder.layer", "query_proj", "key_proj"), mixed_inputs=True),
+    "distilbert": _pair(
+        "distilbert.transformer.layer", "attention.q_lin", "attention.k_lin", ("attention.out_lin", "ffn")
     ),
-    "gpt2": _fused("transformer.h", "attn.c_attn"),
-    "gpt_neox": _fused("gpt_neox.layers", "attention.query_key_value", interleaved=True),
-    "opt": _pair("model.decoder.layers", *_LLAMA_LIKE, trunk="model.decoder"),
-    "llama": _pair("model.layers", *_LLAMA_LIKE),
-    "mistral": _pair("model.layers", *_LLAMA_LIKE),
-    "qwen2": _pair("model.layers", *_LLAMA_LIKE),
-    "qwen3": _pair("model.layers", *_LLAMA_LIKE),
-    "gemma": _pair("model.layers", *_LLAMA_LIKE),
-    "gemma2": _pair("model.layers", *_LLAMA_LIKE),
-    "gemma3_text": _pair("model.layers", *_LLAMA_LIKE),
+    "gpt2": _fused("transformer.h", "attn.c_attn", ("attn.c_proj", "mlp")),
+    "gpt_neox": _fused("gpt_neox.layers", "attention.query_key_value", ("attention.dense", "mlp"), interleaved=True),
+    "opt": replace(_OPT, trunk="model.decoder"),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), _LLAMA_LIKE),
 }
 
 
@@ -142,6 +144,8 @@ def find(model: nn.Module, target: Sequence[str] | None = None) -> Architecture:
         )
     if target is None:
         return known  # type: ignore[return-value]
+    if not target or len(set(target)) != len(target):
+        raise ModelError(f"target {list(target)} must name at least one module, and each only once")
     path = known.layers if known else _list_with(model, target)
     names = linear_names(model.get_submodule(path)[0])  # type: ignore[index]
     for name in target:

@@ -70,13 +70,18 @@ class Backbone:
         """How many tokens the model's position table allows (a large number if it has none)."""
         config: Any = self.model.config
         limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-        reserved = 2 if getattr(config, "model_type", "") in {"roberta", "xlm-roberta"} else 0
+        reserved = (
+            2 if getattr(config, "model_type", "") in {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert"} else 0
+        )
         return int(limit) - reserved if limit else 1_000_000
 
     def stack(self, verbalizer: Verbalizer) -> LayerStack:
         """The model's layers as a pipeline that ends in the logits of the label words."""
         ids = torch.tensor(verbalizer.token_ids, dtype=torch.long)
-        return LayerStack(self.model, self.architecture.layers, self.architecture.trunk, ids)
+        found = self.architecture
+        tuned = [projection.module for projection in found.projections]
+        narrow = [name for name in found.narrow if not any(f"{module}.".startswith(f"{name}.") for module in tuned)]
+        return LayerStack(self.model, found.layers, found.trunk, ids, narrow)
 
     def check_template(self, template: Template) -> None:
         """Refuse a template that this kind of model cannot answer.
@@ -114,7 +119,7 @@ class Backbone:
     def _shorten(
         self, template: Template, kept: dict[str, str], cuts: dict[str, list[int]], excess: int, limit: int
     ) -> dict[str, str]:
-        """Drop tokens from the end of the longest field, down to the length of the second longest."""
+        """Drop tokens from the end of the longest field, down to the second longest or by its share of the excess."""
         lengths = sorted(((len(ends), name) for name, ends in cuts.items()), reverse=True)
         longest, name = lengths[0] if lengths else (0, "")
         if longest == 0:
@@ -123,9 +128,11 @@ class Backbone:
                 f"raise [task] max_tokens (the model allows {self.longest}) or shorten the template"
             )
         second = lengths[1][0] if len(lengths) > 1 else 0
-        drop = min(excess, max(1, longest - second))
+        drop = min(excess, max(1, longest - second, excess // len(lengths)))
         ends = cuts[name]
         keep = longest - drop
+        while keep > 0 and ends[keep - 1] == ends[keep]:
+            keep -= 1  # pieces of one character stay or go together
         return {**kept, name: kept[name][: ends[keep - 1]] if keep > 0 else ""}
 
     def _tokenize(self, template: Template, fields: Mapping[str, str]) -> tuple[list[int], int, dict[str, list[int]]]:
@@ -148,6 +155,7 @@ class Backbone:
             answer = answers[0]
         else:
             while len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id and offsets[-1][0] == offsets[-1][1]:
+                offsets.pop()
                 ids.pop()  # an end-of-text mark behind the prompt would be what the model answers to
             answer = len(ids) - 1
             if answer < 0:
@@ -155,5 +163,5 @@ class Backbone:
         cuts: dict[str, list[int]] = {}
         for name, (start, end) in rendered.spans.items():
             inside = (b for a, b in offsets if b > a and a >= start - 1 and start < b <= end)
-            cuts[name] = sorted({b - start for b in inside})
+            cuts[name] = sorted(b - start for b in inside)
         return ids, answer, cuts

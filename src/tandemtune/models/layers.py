@@ -7,7 +7,7 @@ position reaches the head, and the head computes the label words only. All of it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -50,17 +50,21 @@ class LayerStack:
         layers: path of its list of layers.
         trunk: path of the module whose output the head reads; None for the base model.
         token_ids: vocabulary ids of the label words [W]; only their logits are computed.
+        narrow: modules of the last layer that need to see the answer position only.
 
     Raises:
         ModelError: the model has no output embedding or its layers cannot be entered.
     """
 
-    def __init__(self, model: nn.Module, layers: str, trunk: str | None, token_ids: Tensor) -> None:
+    def __init__(
+        self, model: nn.Module, layers: str, trunk: str | None, token_ids: Tensor, narrow: Sequence[str] = ()
+    ) -> None:
         self.model = model
         self.layers: list[nn.Module] = list(model.get_submodule(layers))  # type: ignore[call-overload]
         self.trunk: nn.Module = model.get_submodule(trunk) if trunk else model.base_model  # type: ignore[assignment]
         self.head = model.get_output_embeddings()  # type: ignore[operator]
         self.token_ids = token_ids.to(self.device)
+        self._narrow = [self.layers[-1].get_submodule(name) for name in narrow]
         self._options: dict[str, Any] = {"use_cache": False} if _is_causal(model) else {}
         if not isinstance(self.head, nn.Linear):
             raise ModelError(
@@ -103,7 +107,7 @@ class LayerStack:
         def catch(hidden_states: Tensor, *_: Any, **__: Any) -> Any:
             if not caught:
                 caught.append(hidden_states)
-            return self._as_output(hidden_states)
+            return self.as_output(hidden_states)
 
         with ExitStack() as stack:
             self._enter(stack, start, states)
@@ -142,7 +146,7 @@ class LayerStack:
             return args, {**kwargs, "hidden_states": states}
 
         def step_over(hidden_states: Tensor, *_: Any, **__: Any) -> Any:
-            return self._as_output(hidden_states)
+            return self.as_output(hidden_states)
 
         for layer in self.layers[:start]:
             stack.enter_context(replaced_forward(layer, step_over))
@@ -162,10 +166,17 @@ class LayerStack:
         def label_words_only(hidden: Tensor) -> Tensor:
             return functional.linear(hidden, self._weight, self._bias)
 
+        def narrowed(forward: Callable[..., Any]) -> Callable[..., Any]:
+            # what these return for one position is added to all of them; the others are never read
+            return lambda hidden, *rest, **named: forward(hidden[rows, answer].unsqueeze(1), *rest, **named)
+
+        for module in self._narrow:
+            stack.enter_context(replaced_forward(module, narrowed(module.forward)))
         stack.enter_context(hooked(self.trunk.register_forward_hook(pick)))
         stack.enter_context(replaced_forward(self.head, label_words_only))
 
-    def _as_output(self, hidden: Tensor) -> Any:
+    def as_output(self, hidden: Tensor) -> Any:
+        """Hidden states in the form in which this model's layers return them."""
         if self._tuple_length is None:
             return hidden
         return (hidden, *([None] * (self._tuple_length - 1)))

@@ -76,25 +76,43 @@ class Engine:
         start = self.tunable.first_layer(list(candidates))
         prefix = self._prefix(batch, point, start)
         result = self._empty(batch, count)
-        for group, states in zip(batch.groups, prefix.states, strict=True):
-            rows, length = group.ids.shape
-            size = max(1, self._rows_per_chunk(length) // rows) if self.tunable.side_by_side else 1
-            for first in range(0, count, size):
-                chunk = {block: vectors[first : first + size] for block, vectors in candidates.items()}
-                here = min(size, count - first)
-                with self.tunable.applied({**point, **chunk}):
-                    words = self.stack.logits(
-                        group.ids.repeat(here, 1),
-                        group.answer.repeat(here),
-                        start=start,
-                        states=states.repeat(here, 1, 1),
-                    )
-                result[first : first + here, group.rows] = (words @ self.averaging).view(here, rows, -1)
+        for whole, kept in zip(batch.groups, prefix.states, strict=True):
+            fitting = self._rows_per_chunk(whole.ids.shape[1])
+            for group, states in zip(_row_chunks(whole, fitting), torch.split(kept, fitting), strict=True):
+                rows = len(group.ids)
+                size = max(1, fitting // rows) if self.tunable.side_by_side else 1
+                for first in range(0, count, size):
+                    chunk = {block: vectors[first : first + size] for block, vectors in candidates.items()}
+                    here = min(size, count - first)
+                    with self.tunable.applied({**point, **chunk}):
+                        words = self.stack.logits(
+                            group.ids.repeat(here, 1),
+                            group.answer.repeat(here),
+                            start=start,
+                            states=states.repeat(here, 1, 1),
+                        )
+                    result[first : first + here, group.rows] = (words @ self.averaging).view(here, rows, -1)
+                first += here
         return result
+
+    def chunks(self, group: Group, count: int) -> list[int]:
+        """How many candidates go through the model together, chunk by chunk, for one group of prompts."""
+        rows, length = group.ids.shape
+        size = max(1, self._rows_per_chunk(length) // rows) if self.tunable.side_by_side else 1
+        return [min(size, count - first) for first in range(0, count, size)]
 
     def states(self, batch: Batch, point: Point, layer: int) -> list[Tensor]:
         """Hidden states [B, T, h] that enter `layer`, one tensor for each group of the batch."""
         return self._prefix(batch, point, layer).states
+
+    def run_layer(self, group: Group, layer: int, states: Tensor) -> None:
+        """Run one layer on hidden states [B, T, h] that enter it, for those who watch its modules."""
+        rows = self._rows_per_chunk(group.ids.shape[1])
+        for part, here in zip(_row_chunks(group, rows), states.split(rows), strict=True):  # type: ignore[no-untyped-call]
+            if layer + 1 < len(self.stack):
+                self.stack.hidden(part.ids, layer + 1, start=layer, states=here)
+            else:
+                self.stack.logits(part.ids, part.answer, start=layer, states=here)
 
     def forget(self) -> None:
         """Drop all kept hidden states."""

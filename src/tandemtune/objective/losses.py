@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -52,8 +51,11 @@ def make(name: Loss, score: Callable[[list[int], list[int]], float]) -> LossFunc
     def black_box(logits: Tensor, labels: Tensor) -> Tensor:
         predictions = logits.argmax(dim=-1)
         if name == "accuracy":
-            return 1.0 - (predictions == labels).float().mean(dim=1)
-        gold = labels.tolist()
-        return torch.tensor(np.array([1.0 - score(row, gold) for row in predictions.tolist()], dtype=np.float32))
+            losses = 1.0 - (predictions == labels).float().mean(dim=1)
+        else:
+            gold = labels.tolist()
+            losses = torch.tensor([1.0 - score(row, gold) for row in predictions.tolist()], device=logits.device)
+        broken = logits.isnan().flatten(1).any(dim=1)
+        return losses.masked_fill(broken, torch.nan)
 
     return black_box

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,26 +45,27 @@ def clipped_sd(values: Tensor) -> float:
 
 def _layer(engine: Engine, backbone: Backbone, batch: Batch, point: Point, block: int) -> LayerStatistics:
     layer = backbone.layers[block]
-    inputs: list[Tensor] = []
+    inputs: dict[str, list[Tensor]] = {p.name: [] for p in backbone.architecture.projections}
     outputs: dict[str, list[Tensor]] = {p.name: [] for p in backbone.architecture.projections}
 
-    def watch(projection: Any, chosen: Tensor) -> Any:
+    def watch(name: str, chosen: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            inputs.append(args[0].float().square().mean(dim=-1).flatten())
-            outputs[projection.name].append(output[..., chosen].float().flatten())
+            inputs[name].append(args[0].float().square().mean(dim=-1).flatten())
+            outputs[name].append(output[..., chosen].float().flatten())
 
         return hook
 
+    states = engine.states(batch, point, block)
     with ExitStack() as stack:
+        stack.enter_context(engine.tunable.applied(point))
         for projection in backbone.architecture.projections:
             module = layer.get_submodule(projection.module)
             chosen = columns(projection, module, backbone.head_dim)
-            stack.enter_context(hooked(module.register_forward_hook(watch(projection, chosen))))
-        states = engine.states(batch, point, block)
+            stack.enter_context(hooked(module.register_forward_hook(watch(projection.name, chosen))))
         for group, hidden in zip(batch.groups, states, strict=True):
-            engine.stack.logits(group.ids, group.answer, start=block, states=hidden)
+            engine.run_layer(group, block, hidden)
     return LayerStatistics(
         hidden_sd=clipped_sd(torch.cat([s.flatten() for s in states])),
-        x_rms=float(torch.cat(inputs).mean().sqrt()),
+        x_rms={name: float(torch.cat(pieces).mean().sqrt()) for name, pieces in inputs.items()},
         y_sd={name: float(torch.cat(pieces).std()) for name, pieces in outputs.items()},
     )

@@ -49,8 +49,8 @@ class CMAES:
         losses = np.asarray(losses, dtype=np.float64)
         if losses.shape != (self._popsize,):
             raise ValueError(f"expected losses of shape ({self._popsize},), got {losses.shape}")
-        finite = np.where(np.isnan(losses) | (losses > _WORST), _WORST, losses)
-        pairs = [(x, float(loss)) for x, loss in zip(self._asked, np.maximum(finite, -_WORST), strict=True)]
+        finite = np.where(np.isfinite(losses), losses, _WORST)
+        pairs = [(x, float(loss)) for x, loss in zip(self._asked, finite, strict=True)]
         self._asked = None
         self._inner.tell(pairs)
 
@@ -63,7 +63,17 @@ class CMAES:
         return {"inner": _copied(inner), "generator": _copied(generator), "asked": asked}
 
     def restore(self, state: State) -> None:
-        """Go on from `state`, to the bit."""
+        """Go on from `state`, to the bit.
+
+        Raises:
+            ValueError: the state belongs to another kind of optimizer.
+        """
+        mine, theirs = vars(self._inner), state["inner"]
+        for name, what in (("_n_dim", "d"), ("_popsize", "popsize")):
+            if mine[name] != theirs[name]:
+                raise ValueError(f"this optimizer has {what} = {mine[name]}, the state was saved with {theirs[name]}")
+        if np.shape(mine["_C"]) != np.shape(theirs["_C"]):
+            raise ValueError("the state was saved with another kind of covariance")
         vars(self._inner).update(_copied(state["inner"]))
         g = state["generator"]
         self._inner._rng.set_state((g["name"], g["keys"], g["position"], g["has_gauss"], g["gauss"]))

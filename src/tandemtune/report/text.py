@@ -28,7 +28,8 @@ def result_table(result: dict[str, Any]) -> RenderableType:
         result: the content of `result.json`.
     """
     metric = result["metric"]
-    table = Table(title=f"{result['task']} · {result['model']} · {result['method']} · seed {result['seed']}")
+    title = f"{result['task']} · {result['model']} · {result['method']} · seed {result['seed']}"
+    table = Table(title=Text(title))
     for name in ("", "train loss", "dev loss", f"dev {metric}", f"test {metric}"):
         table.add_column(name, justify="left" if not name else "right")
     for key, name in (("zero_shot", "zero-shot"), ("tuned", "tuned")):
@@ -86,9 +87,10 @@ def layer_gains(generations: list[dict[str, Any]]) -> dict[str, dict[str, float]
     for line in generations:
         entry = gains.setdefault(str(line["layer"]), {"turns": 0, "taken": 0, "gain": 0.0})
         entry["turns"] += 1
-        if line["accepted"] and line["incumbent"] is not None:
+        if line["accepted"]:
             entry["taken"] += 1
-            entry["gain"] += line["incumbent"] - line["best"]
+            if line["incumbent"] is not None:
+                entry["gain"] += line["incumbent"] - line["best"]
     return gains
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +38,11 @@ def load(path: Path) -> Any:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        tree = json.loads(arrays[_TREE].tobytes().decode("utf-8"))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise RunError(f"checkpoint {path} cannot be read: {error}") from error
-    return _build(tree, arrays)
+        return _build(json.loads(arrays[_TREE].tobytes().decode("utf-8")), arrays)
+    except Exception as error:  # zip, zlib and numpy raise errors of many types for damaged bytes
+        raise RunError(
+            f"checkpoint {path} cannot be read: {error}; delete it, and the run goes on from its journal"
+        ) from error
 
 
 def _flatten(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
@@ -51,8 +51,11 @@ def _flatten(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
     if isinstance(value, (list, tuple)):
         return [_flatten(item, arrays) for item in value]
     if isinstance(value, (np.ndarray, np.generic)):
+        array = np.asarray(value)
+        if array.dtype.hasobject:
+            raise TypeError(f"a checkpoint holds arrays and plain data only, got an array of {array.dtype}")
         name = f"a{len(arrays)}"
-        arrays[name] = np.asarray(value)
+        arrays[name] = array
         return {_ARRAY: name, "scalar": isinstance(value, np.generic)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value

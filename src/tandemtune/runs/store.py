@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,21 +52,35 @@ class RunFolder:
             RunError: something lies there that may not be replaced.
         """
         folder = cls(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if not overwrite:
-                raise RunError(
-                    f"{path} exists already and is not overwritten: choose another --out, continue it with "
-                    f"`tandemtune resume {path}`, or add --overwrite"
-                )
-            if not folder.recipe.is_file():
-                raise RunError(f"{path} holds no run, so --overwrite does not touch it: choose another --out")
-            shutil.rmtree(path)
+        cls.check_free(path, overwrite=overwrite)
         try:
+            if folder.recipe.is_file():
+                with folder.locked():
+                    shutil.rmtree(path)
             path.mkdir(parents=True, exist_ok=True)
             write_json(folder.recipe, recipe)
         except OSError as error:
+            with suppress(OSError):
+                path.rmdir()
             raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
         return folder
+
+    @classmethod
+    def check_free(cls, path: Path, *, overwrite: bool = False) -> None:
+        """Find out whether `create` may use a place.
+
+        Raises:
+            RunError: something lies there that may not be replaced.
+        """
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return
+        if not overwrite:
+            raise RunError(
+                f"{path} exists already and is not overwritten: choose another --out, continue it with "
+                f"`tandemtune resume {path}`, or add --overwrite"
+            )
+        if not cls(path).recipe.is_file():
+            raise RunError(f"{path} holds no run, so --overwrite does not touch it: choose another --out")
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

@@ -254,7 +254,7 @@ _ROWS = (
             "technology": ("Technology",),
         },
         masked="{mask} News: {text}",
-        causal="Article: {text}\nTopic: {mask}",
+        causal="News: {text}\nSection: {mask}",
         hub=HubSource(
             "fancyzhx/ag_news",
             labels={"World": "world", "Sports": "sports", "Business": "business", "Sci/Tech": "technology"},
@@ -313,8 +313,16 @@ _ROWS = (
             "location": ("Location",),
             "number": ("Number",),
         },
+        causal_words={
+            "abbreviation": ("abbreviation",),
+            "description": ("description",),
+            "entity": ("thing",),
+            "human": ("person",),
+            "location": ("place",),
+            "number": ("number",),
+        },
         masked="{mask} question: {text}",
-        causal="Question: {text}\nAnswer type: {mask}",
+        causal="Question: {text}\nThis question asks for a {mask}",
         hub=HubSource(
             "CogComp/trec",
             columns={"label": "coarse_label"},

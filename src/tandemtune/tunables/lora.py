@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tandemtune.errors import RunError
+from tandemtune.errors import ModelError, RunError
 from tandemtune.models.architectures import Projection, columns, sizes
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import hooked
@@ -237,6 +237,12 @@ def _term(a: Tensor, b: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tens
         return output
 
     def population(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if len(args[0]) % len(a):
+            raise ModelError(
+                f"a {type(module).__name__} that LoRA is put on also maps something that all rows share (shape "
+                f"{tuple(args[0].shape)}), so {len(a)} candidates cannot stand side by side: "
+                "this model type needs a row with mixed_inputs in the table of architectures"
+            )
         parts = args[0].reshape(len(a), -1, a.shape[-2])
         output.view(len(a), -1, b.shape[-1]).baddbmm_(torch.bmm(parts, a), b)
         return output

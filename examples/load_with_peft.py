@@ -1,0 +1,31 @@
+"""Use a run's adapter with PEFT alone, without TandemTune's engine.
+
+python examples/load_with_peft.py RUN_FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tandemtune.models.load import locate
+
+run = Path(sys.argv[1])
+card = json.loads((run / "task_card.json").read_text(encoding="utf-8"))
+place = locate(card["base_model"])
+tokenizer = AutoTokenizer.from_pretrained(place)
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(place), run / "adapter").eval()
+
+prompt = card["template"].replace("{text}", "a warm , funny and moving film").replace("{mask}", "").rstrip(" ")
+with torch.inference_mode():
+    logits = model(**tokenizer(prompt, return_tensors="pt")).logits[0, -1]
+scores = {
+    label: max(float(logits[tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0]]) for word in words)
+    for label, words in card["label_words"].items()
+}
+print(max(scores, key=scores.__getitem__), scores)

@@ -1,0 +1,333 @@
+"""Prompts as token ids: the text may be cut, the template and the answer's place never."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+import tiny
+from tandemtune.errors import DataError, ModelError
+from tandemtune.models.backbone import Backbone
+from tandemtune.tasks.templates import Template
+
+SINGLE = "a review : {text} it was {mask} ."
+PAIR = "{text} ? {mask} , {text_b} so maybe"
+CAUSAL_SINGLE = "a review : {text} it was {mask} ."
+CAUSAL_PAIR = "news : {text} question : {text_b} yes or no ? {mask}"
+SENTENCES = [
+    "it was a great movie and the acting was great",
+    "a review of a terrible film, it was dull",
+    "is this news? maybe, so the question: great or terrible",
+]
+
+
+@functools.cache
+def backbone(name):
+    return tiny.backbone(name)
+
+
+@functools.cache
+def byte_level(kind):
+    """A backbone with a byte-level tokenizer, whose pieces swallow the blank before a word and split characters."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(SENTENCES * 3, trainer)
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    if kind == "masked":
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+        )
+        names["mask_token"] = "<mask>"
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+    base = backbone("bert" if kind == "masked" else "gpt2")
+    return Backbone("bytes", base.model, fast, kind, base.architecture)
+
+
+def words_of(home, encoded):
+    return home.tokenizer.convert_ids_to_tokens(encoded.ids)
+
+
+def is_subsequence(part, whole):
+    rest = iter(whole)
+    return all(word in rest for word in part)
+
+
+# words of the vocabulary, words out of it, and anything at all
+WORD = st.sampled_from([*tiny.WORDS, "[MASK]", "[SEP]", "{mask}", "{text}", "{", "}", "unseen", "[UNK]"])
+TEXT = st.one_of(st.lists(WORD, max_size=80).map(" ".join), st.text(max_size=120))
+
+
+@settings(max_examples=60, deadline=None)
+@given(TEXT, st.integers(11, 64))
+def test_masked_single(text, limit):
+    check_masked(SINGLE, {"text": text}, limit)
+
+
+@settings(max_examples=60, deadline=None)
+@given(TEXT, TEXT, st.integers(9, 64))
+def test_masked_pair(text, text_b, limit):
+    check_masked(PAIR, {"text": text, "text_b": text_b}, limit)
+
+
+def check_masked(source, fields, limit):
+    home, template = backbone("bert"), Template.parse(source)
+    encoded = home.encode(template, fields, limit)
+    words = words_of(home, encoded)
+    assert len(encoded.ids) <= limit
+    assert words[encoded.answer] == "[MASK]"
+    assert (words[0], words[-1]) == ("[CLS]", "[SEP]")
+    before, after = source.split("{mask}")
+    assert is_subsequence(literal_tokens_of(before), words[: encoded.answer])
+    assert is_subsequence(literal_tokens_of(after), words[encoded.answer + 1 :])
+    if source == SINGLE:
+        assert words[1:4] == ["a", "review", ":"]
+        assert words[encoded.answer - 2 :] == ["it", "was", "[MASK]", ".", "[SEP]"]
+
+
+def literal_tokens_of(half):
+    return [word for word in half.split() if not word.startswith("{")]
+
+
+@settings(max_examples=60, deadline=None)
+@given(TEXT, st.integers(8, 64))
+def test_causal_single(text, limit):
+    home, template = backbone("gpt2"), Template.parse(CAUSAL_SINGLE)
+    encoded = home.encode(template, {"text": text}, limit)
+    words = words_of(home, encoded)
+    assert len(encoded.ids) <= limit
+    assert encoded.answer == len(encoded.ids) - 1
+    assert words[:3] == ["a", "review", ":"]
+    assert words[-2:] == ["it", "was"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(TEXT, TEXT, st.integers(10, 64))
+def test_causal_pair(text, text_b, limit):
+    home, template = backbone("gpt2"), Template.parse(CAUSAL_PAIR)
+    encoded = home.encode(template, {"text": text, "text_b": text_b}, limit)
+    words = words_of(home, encoded)
+    assert len(encoded.ids) <= limit
+    assert encoded.answer == len(encoded.ids) - 1
+    assert words[:2] == ["news", ":"]
+    assert words[-4:] == ["yes", "[UNK]", "no", "?"]
+    assert is_subsequence(["news", ":", "question", ":", "yes", "no", "?"], words)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=60), st.text(max_size=60), st.integers(30, 64), st.sampled_from(["masked", "causal"]))
+def test_byte_level_pieces_leave_the_template_whole(text, text_b, limit, kind):
+    """Here a piece may hold a blank of the template and the first letters of the text, or a third of a character."""
+    home = byte_level(kind)
+    source = "it was {text} ?\n{text_b}\nis it a great {mask}"
+    encoded = home.encode(Template.parse(source), {"text": text, "text_b": text_b}, limit)
+    assert len(encoded.ids) <= limit
+    shown = home.tokenizer.decode(encoded.ids)
+    if kind == "masked":
+        assert home.tokenizer.convert_ids_to_tokens(encoded.ids[encoded.answer]) == "<mask>"
+        assert shown.startswith("<s>it was ")
+        assert shown.endswith("is it a great <mask></s>")
+    else:
+        assert encoded.answer == len(encoded.ids) - 1
+        assert shown.startswith("it was ")
+        assert shown.endswith("\nis it a great")
+    assert " ?\n" in shown
+
+
+def test_what_fits_is_not_cut():
+    home, template = backbone("bert"), Template.parse(SINGLE)
+    encoded = home.encode(template, {"text": "we loved this film"}, 13)
+    assert len(encoded.ids) == 13
+    assert words_of(home, encoded)[4:8] == ["we", "loved", "this", "film"]
+
+
+def test_the_end_is_cut_and_no_more_than_needed():
+    home, template = backbone("bert"), Template.parse(SINGLE)
+    encoded = home.encode(template, {"text": "we loved this film and the acting"}, 12)
+    assert len(encoded.ids) == 12
+    assert words_of(home, encoded)[4:7] == ["we", "loved", "this"]
+
+
+@pytest.mark.parametrize("kind", ["masked", "causal"])
+def test_characters_of_several_pieces_are_cut_no_more_than_needed(kind):
+    home, template = byte_level(kind), Template.parse("{text} it was {mask}")
+    for limit in range(20, 41):
+        encoded = home.encode(template, {"text": "\U0001f600\u4e2d" * 40}, limit)
+        assert limit - 3 <= len(encoded.ids) <= limit
+        assert "\ufffd" not in home.tokenizer.decode(encoded.ids)
+
+
+def test_longest_field_is_cut_first():
+    home, template = backbone("bert"), Template.parse(PAIR)
+    fields = {"text": "movie " * 20, "text_b": "plot " * 5}
+    for limit, expected in ((25, (13, 5)), (17, (5, 5)), (11, (2, 2)), (10, (1, 2)), (9, (1, 1)), (7, (0, 0))):
+        words = words_of(home, home.encode(template, fields, limit))
+        counts = words.count("movie"), words.count("plot")
+        assert sum(counts) == sum(expected)
+        assert abs(counts[0] - counts[1]) <= max(1, abs(expected[0] - expected[1]))
+        assert len(words) == limit
+    swapped = {"text": fields["text_b"], "text_b": fields["text"]}
+    words = words_of(home, home.encode(template, swapped, 17))
+    assert (words.count("movie"), words.count("plot")) == (5, 5)
+
+
+def test_two_long_texts_are_cut_in_few_steps(monkeypatch):
+    """Not token by token: each step tokenizes the whole prompt again."""
+    home, template = backbone("bert"), Template.parse(PAIR)
+    calls = []
+    own = Backbone._tokenize
+    monkeypatch.setattr(Backbone, "_tokenize", lambda *a: calls.append(1) or own(*a))
+    encoded = home.encode(template, {"text": "movie " * 400, "text_b": "plot " * 400}, 47)
+    words = words_of(home, encoded)
+    assert (len(words), words.count("movie"), words.count("plot")) == (47, 20, 20)
+    assert len(calls) < 12
+
+
+def test_field_used_twice_is_cut_in_both_places():
+    home, template = backbone("bert"), Template.parse("{text} ? {text} it was {mask}")
+    words = words_of(home, home.encode(template, {"text": "movie " * 30}, 20))
+    assert len(words) <= 20
+    assert words[-4:] == ["it", "was", "[MASK]", "[SEP]"]
+    assert words.index("?") - 1 == words.count("movie") / 2
+
+
+@pytest.mark.parametrize("name, source, length", [("bert", SINGLE, 9), ("gpt2", CAUSAL_SINGLE, 5)])
+def test_template_longer_than_the_limit(name, source, length):
+    home, template = backbone(name), Template.parse(source)
+    assert len(home.encode(template, {"text": "a great movie"}, length).ids) == length
+    with pytest.raises(DataError, match="max_tokens"):
+        home.encode(template, {"text": "a great movie"}, length - 1)
+
+
+def test_models_own_limit_binds():
+    home = backbone("bert")
+    assert home.longest == 64
+    encoded = home.encode(Template.parse(SINGLE), {"text": "movie " * 500}, 100_000)
+    assert len(encoded.ids) == 64
+    with torch.no_grad():
+        home.model(input_ids=torch.tensor([encoded.ids]))
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_longest_prompt_runs(name):
+    home = backbone(name)
+    template = Template.parse(SINGLE)
+    encoded = home.encode(template, {"text": "movie " * 700}, min(home.longest, 600))
+    assert len(encoded.ids) == min(home.longest, 600)
+    with torch.no_grad():
+        home.model(input_ids=torch.tensor([encoded.ids]))
+
+
+def test_roberta_keeps_its_reserved_positions():
+    assert backbone("roberta").longest == 62
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[MASK]", "great [MASK] movie", "{mask}", "{text}", "{}", "}{", "{{mask}}", "[MASK] [MASK] it was [MASK] ."],
+)
+def test_text_that_looks_like_a_template_does_not_move_the_answer(text):
+    home, template = backbone("bert"), Template.parse(SINGLE)
+    encoded = home.encode(template, {"text": text}, 64)
+    words = words_of(home, encoded)
+    assert words[encoded.answer - 2 :] == ["it", "was", "[MASK]", ".", "[SEP]"]
+    causal = backbone("gpt2")
+    words = words_of(causal, causal.encode(template, {"text": text}, 64))
+    assert words[-2:] == ["it", "was"]
+
+
+def test_mask_before_the_text():
+    home, template = backbone("bert"), Template.parse("{mask} : {text}")
+    encoded = home.encode(template, {"text": "[MASK] [MASK]"}, 64)
+    assert encoded.answer == 1
+
+
+def test_empty_text():
+    home = backbone("bert")
+    words = words_of(home, home.encode(Template.parse(SINGLE), {"text": ""}, 64))
+    assert words == ["[CLS]", "a", "review", ":", "it", "was", "[MASK]", ".", "[SEP]"]
+    words = words_of(backbone("gpt2"), backbone("gpt2").encode(Template.parse(SINGLE), {"text": "  "}, 64))
+    assert words == ["a", "review", ":", "it", "was"]
+
+
+def test_empty_causal_prompt():
+    with pytest.raises(DataError, match="empty prompt"):
+        backbone("gpt2").encode(Template.parse("{text} {mask}"), {"text": " "}, 64)
+
+
+def test_missing_field():
+    with pytest.raises(DataError, match="text_b"):
+        backbone("bert").encode(Template.parse(PAIR), {"text": "a"}, 64)
+
+
+@pytest.mark.parametrize(
+    "source", ["{text} {mask} movie", "{mask} {text}", "{text} {mask}, so {text}", "{text} {mask} 1"]
+)
+def test_causal_template_that_goes_on_is_refused(source):
+    with pytest.raises(ModelError, match="left to right"):
+        backbone("gpt2").check_template(Template.parse(source))
+    backbone("bert").check_template(Template.parse(source))
+
+
+@pytest.mark.parametrize("source", ["{text} {mask}", "{text} it was {mask}.", '{text} "{mask}" !', "{text} {mask}\n"])
+def test_causal_template_may_end_in_punctuation(source):
+    backbone("gpt2").check_template(Template.parse(source))
+
+
+def test_causal_prompt_ends_without_a_blank():
+    home = byte_level("causal")
+    encoded = home.encode(Template.parse("{text} it was {mask}."), {"text": "a film,"}, 64)
+    assert home.tokenizer.decode(encoded.ids) == "a film, it was"
+
+
+def with_special_ends(kind, single):
+    tokenizer = tiny.tokenizer(kind)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.add_special_tokens({"bos_token": "[CLS]", "eos_token": "[SEP]"})
+    base = backbone("gpt2")
+    return Backbone("ends", base.model, tokenizer, kind, base.architecture)
+
+
+def test_eos_that_the_tokenizer_appends_is_stripped_for_causal():
+    home = with_special_ends("causal", "[CLS] $A [SEP]")
+    encoded = home.encode(Template.parse(CAUSAL_SINGLE), {"text": "a movie"}, 64)
+    words = words_of(home, encoded)
+    assert words == ["[CLS]", "a", "review", ":", "a", "movie", "it", "was"]
+    assert encoded.answer == 7
+    assert len(home.encode(Template.parse(CAUSAL_SINGLE), {"text": "movie " * 50}, 20).ids) == 20
+
+
+def test_eos_that_the_text_spells_out_is_kept():
+    home = with_special_ends("causal", "[CLS] $A [SEP]")
+    encoded = home.encode(Template.parse("a review : {text} {mask}"), {"text": "a movie [SEP]"}, 64)
+    assert words_of(home, encoded)[-2:] == ["movie", "[SEP]"]
+
+
+def test_a_tokenizer_without_offsets_is_refused():
+    base = backbone("bert")
+    slow = type("Slow", (), {"is_fast": False, "mask_token_id": 4})()
+    with pytest.raises(ModelError, match="fast tokenizer"):
+        Backbone("slow", base.model, slow, "masked", base.architecture)
+
+
+def test_a_masked_model_needs_a_mask_token():
+    base = backbone("bert")
+    with pytest.raises(ModelError, match="no mask token"):
+        Backbone("odd", base.model, tiny.tokenizer("causal"), "masked", base.architecture)
+
+
+def test_head_dim_is_found():
+    for name in tiny.CONFIGS:
+        assert backbone(name).head_dim == 8

@@ -1,0 +1,134 @@
+"""Runs that take a second: a tiny model and a few rows on disk, and the command line in this process."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import io
+import json
+import logging
+import os
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tiny
+import transformers
+
+from tandemtune import cli
+
+transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
+
+TEMPLATES = {"masked": "{text} . it was {mask} .", "causal": "{text} . it was {mask}"}
+LABELS = {"negative": "terrible", "positive": "great"}
+
+
+@functools.cache
+def model_folder(name: str = "bert") -> Path:
+    """A tiny random model and its tokenizer as a local folder, made once and removed at the end."""
+    place = Path(tempfile.mkdtemp(prefix="tandemtune-tiny-")) / name
+    owner = os.getpid()
+    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(place.parent, ignore_errors=True))
+    tiny.model(name).save_pretrained(place)
+    tiny.tokenizer("masked" if name in tiny.MASKED else "causal").save_pretrained(place)
+    return place
+
+
+def rows(count: int, seed: int = 0, labels: Sequence[str] = tuple(LABELS)) -> list[dict[str, str]]:
+    """Rows of random words, `count` for each label, all with different texts."""
+    source = random.Random(seed)
+    texts: dict[str, None] = {}
+    while len(texts) < count * len(labels):
+        texts[" ".join(source.choices(tiny.WORDS, k=source.randint(3, 8)))] = None
+    return [{"text": text, "label": labels[i % len(labels)]} for i, text in enumerate(texts)]
+
+
+def write_rows(path: Path, content: Sequence[Mapping[str, Any]]) -> Path:
+    """Write JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
+    return path
+
+
+def recipe(place: Path, model: str = "bert", **changes: Any) -> dict[str, dict[str, Any]]:
+    """A recipe over files in `place` (made if they are not there); `section__key=value` changes it."""
+    for name, seed in (("train", 1), ("test", 2)):
+        if not (place / f"{name}.jsonl").exists():
+            write_rows(place / f"{name}.jsonl", rows(12, seed))
+    kind = "masked" if model in tiny.MASKED else "causal"
+    made: dict[str, dict[str, Any]] = {
+        "model": {"name": str(model_folder(model)), "dtype": "float32", "threads": 1},
+        "task": {
+            "name": "small",
+            "train": str(place / "train.jsonl"),
+            "test": str(place / "test.jsonl"),
+            "template": TEMPLATES[kind],
+            "labels": dict(LABELS),
+            "shots": 4,
+            "seed": 5,
+        },
+        "method": {"budget": 60, "d": 8, "r": 1, "popsize": 4, "dev_every": 2},
+        "run": {"checkpoint_seconds": 0.0},
+    }
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if value is None:
+            made[section].pop(name, None)
+        else:
+            made[section][name] = value
+    return made
+
+
+def write_recipe(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write a recipe as JSON."""
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def journal(folder: Path) -> list[dict[str, Any]]:
+    """Lines of a run's journal."""
+    return [json.loads(line) for line in (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def artefacts(folder: Path) -> dict[str, bytes]:
+    """Every file of a run that may not depend on when it was stopped, as bytes; times are taken out of the results."""
+    found = {"journal.jsonl": (folder / "journal.jsonl").read_bytes()}
+    found |= {f"adapter/{p.name}": p.read_bytes() for p in sorted((folder / "adapter").iterdir())}
+    for name in ("result.json", "task_card.json"):
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        for volatile in ("seconds", "peak_rss_mb"):
+            del content["cost"][volatile]
+        found[name] = json.dumps(content).encode()
+    return found
+
+
+@dataclass(frozen=True)
+class Called:
+    """What one call of the command line did."""
+
+    code: int
+    out: str
+    err: str
+
+
+def call(*arguments: str | Path, before: Callable[[], None] = lambda: None) -> Called:
+    """The command line in this process: exit code and what it wrote."""
+    out, err, kept = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = ["tandemtune", *map(str, arguments)]
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            before()
+            cli.main()
+            code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    finally:
+        sys.argv = kept
+        logging.captureWarnings(False)
+    return Called(code, out.getvalue(), err.getvalue())

@@ -1,0 +1,118 @@
+"""Cloze templates: read, written back and filled in."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tandemtune.errors import DataError
+from tandemtune.tasks.templates import Template
+
+
+def test_pieces_in_order():
+    template = Template.parse("{text} It was {mask}.")
+    assert template.pieces == (("slot", "text"), ("literal", " It was "), ("slot", "mask"), ("literal", "."))
+    assert template.fields == ("text",)
+    assert template.before_mask == " It was "
+    assert template.after_mask == (("literal", "."),)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{text} It was {mask}.",
+        "{mask}: {text}",
+        "{a}? {mask}, {b}",
+        "{text}{mask}",
+        "{a} {a} {mask}",
+        "x {_a1}\n{mask}",
+    ],
+)
+def test_written_back_as_read(source):
+    assert str(Template.parse(source)) == source
+    assert Template.parse(str(Template.parse(source))) == Template.parse(source)
+
+
+def test_fields_once_and_in_order():
+    assert Template.parse("{b} {a} {b} {mask}").fields == ("b", "a")
+
+
+@pytest.mark.parametrize(
+    "source, before, after",
+    [
+        ("{mask} {text}", "", (("literal", " "), ("slot", "text"))),
+        ("{text}{mask}", "", ()),
+        ("{text} {mask}", " ", ()),
+        ("so {mask}{text}", "so ", (("slot", "text"),)),
+    ],
+)
+def test_around_the_mask(source, before, after):
+    template = Template.parse(source)
+    assert template.before_mask == before
+    assert template.after_mask == after
+
+
+@pytest.mark.parametrize(
+    "source, said",
+    [
+        ("{text} It was great.", "0 {mask} slots"),
+        ("", "0 {mask} slots"),
+        ("{mask} {text} {mask}", "2 {mask} slots"),
+        ("It was {mask}.", "no field"),
+        ("{text} { mask}", "0 {mask}"),
+        ("{text} {mask} {", "brace"),
+        ("{text} {mask} }", "brace"),
+        ("{{text}} {mask}", "brace"),
+        ("{text} {1st} {mask}", "brace"),
+        ("{text} {a-b} {mask}", "brace"),
+        ("{text} {} {mask}", "brace"),
+        ("{text} {MASK}", "0 {mask}"),
+    ],
+)
+def test_errors_say_what_is_wrong(source, said):
+    with pytest.raises(DataError) as caught:
+        Template.parse(source)
+    assert said in str(caught.value)
+    assert repr(source) in str(caught.value)
+
+
+def test_render():
+    rendered = Template.parse("{a}? {mask}, {b}.").render({"a": "Is it", "b": "yes"}, "[M]")
+    assert rendered.text == "Is it? [M], yes."
+    assert rendered.text[slice(*rendered.mask)] == "[M]"
+    assert {name: rendered.text[slice(*span)] for name, span in rendered.spans.items()} == {"a": "Is it", "b": "yes"}
+
+
+def test_render_without_a_mask_token_keeps_its_place():
+    rendered = Template.parse("{a} It was {mask}.").render({"a": "Film."}, "")
+    assert rendered.text == "Film. It was ."
+    assert rendered.mask == (13, 13)
+
+
+def test_render_gives_the_last_use_of_a_field():
+    rendered = Template.parse("{a} {a} {mask}").render({"a": "xy"}, "M")
+    assert rendered.spans == {"a": (3, 5)}
+
+
+def test_missing_field_is_named_with_what_there_is():
+    with pytest.raises(DataError, match=r"'b'.*'a', 'c'"):
+        Template.parse("{a} {b} {mask}").render({"c": "", "a": ""}, "M")
+
+
+def test_further_fields_are_left_alone():
+    assert Template.parse("{a} {mask}").render({"a": "x", "other": "y"}, "M").text == "x M"
+
+
+def test_a_field_called_mask_cannot_be_slipped_in():
+    assert Template.parse("{a} {mask}").render({"a": "x", "mask": "y"}, "M").text == "x M"
+
+
+@given(st.text(), st.text(), st.sampled_from(["", "[MASK]", "<mask>"]))
+def test_filled_in_text_is_never_parsed(a, b, mask):
+    rendered = Template.parse("1 {a} 2 {mask} 3 {b} 4").render({"a": a, "b": b}, mask)
+    assert rendered.text == f"1 {a} 2 {mask} 3 {b} 4"
+    assert rendered.text[slice(*rendered.mask)] == mask
+    assert rendered.mask[0] == len(f"1 {a} 2 ")
+    assert rendered.text[slice(*rendered.spans["a"])] == a
+    assert rendered.text[slice(*rendered.spans["b"])] == b
