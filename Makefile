@@ -30,6 +30,7 @@ test: setup
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torchao"
 	$(BIN)/python -m pytest -m slow
 
 lint: setup

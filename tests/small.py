@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tiny
 import transformers
 
+import tiny
 from tandemtune import cli
 
 transformers.utils.logging.disable_progress_bar()
@@ -73,7 +73,7 @@ def recipe(place: Path, model: str = "bert", **changes: Any) -> dict[str, dict[s
             "shots": 4,
             "seed": 5,
         },
-        "method": {"budget": 60, "d": 8, "r": 1, "popsize": 4, "dev_every": 2},
+        "method": {"budget": 60, "d": 8, "r": 1, "popsize": 4, "dev_every": 2, "layers": "all"},
         "run": {"checkpoint_seconds": 0.0},
     }
     for key, value in changes.items():

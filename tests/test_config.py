@@ -26,6 +26,7 @@ DEFAULTS = {
         "name": "some/model",
         "kind": None,
         "dtype": "auto",
+        "quantize": None,
         "device": "auto",
         "target": None,
         "revision": None,
@@ -57,7 +58,7 @@ DEFAULTS = {
         "sigma": 1.0,
         "popsize": 20,
         "scale": "activation",
-        "layers": "all",
+        "layers": "last:33%",
         "covariance": "full",
         "loss": "ce",
         "dev_every": 5,
@@ -312,6 +313,13 @@ def test_data_set_problem_does_not_hide_others():
         ("last:2", 4, [2, 3]),
         ("last:4", 4, [0, 1, 2, 3]),
         ("first:1", 4, [0]),
+        ("last:100%", 4, [0, 1, 2, 3]),
+        ("last:33%", 4, [2, 3]),
+        ("last:33%", 12, [8, 9, 10, 11]),
+        ("last:33%", 30, [*range(20, 30)]),
+        ("last:1%", 4, [3]),
+        ("first:50%", 4, [0, 1]),
+        ("first:50%", 1, [0]),
         ([3, 0], 4, [0, 3]),
         ((1,), 2, [1]),
     ],
@@ -320,7 +328,10 @@ def test_layers(wanted, count, layers):
     assert parse_layers(wanted, count) == layers
 
 
-@pytest.mark.parametrize("wanted", ["", "last", "last:", "last:0", "last:-1", "last:x", "middle:2", "all:2", "last:²"])
+@pytest.mark.parametrize(
+    "wanted",
+    ["", "last", "last:", "last:0", "last:-1", "last:x", "middle:2", "all:2", "last:²", "last:%", "last:0%", "all%"],
+)
 def test_layers_of_another_form(wanted):
     with pytest.raises(ValueError, match="is not"):
         parse_layers(wanted, None)
@@ -328,7 +339,14 @@ def test_layers_of_another_form(wanted):
 
 @pytest.mark.parametrize(
     ("wanted", "tells"),
-    [([], "empty"), ([0, 0], "repeated"), ([-1], "negative"), ([4], "beyond"), ("last:5", "has 4"), ("first:5", "has")],
+    [
+        ([], "empty"),
+        ([0, 0], "repeated"),
+        ([-1], "negative"),
+        ([4], "beyond"),
+        ("last:5", "has 4"),
+        ("last:101%", "more"),
+    ],
 )
 def test_layers_that_the_model_does_not_have(wanted, tells):
     with pytest.raises(ValueError, match=tells):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import time
+from itertools import pairwise
 
 import pytest
-import small
-import tiny
 import torch
 
+import small
+import tiny
 from tandemtune import tune
 from tandemtune.errors import DataError, ModelError, RunError
+from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.base import Task
 
 START_KEYS = ["event", "phase", "train_loss", "dev"]
@@ -162,7 +165,7 @@ def test_the_folder_holds_what_is_promised_and_nothing_else(done):
     assert card["scores"]["tuned"] == done[2]["tuned"] and card["method"]["budget"] == 123
     clock = [json.loads(line) for line in (done[1] / "clock.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [c["step"] for c in clock] == [*range(1, 25), 24]
-    assert all(a["seconds"] <= b["seconds"] for a, b in zip(clock, clock[1:], strict=False))
+    assert all(a["seconds"] <= b["seconds"] for a, b in pairwise(clock))
 
 
 def test_the_observer_is_told_in_order(done):
@@ -210,7 +213,7 @@ def test_bounds(tmp_path, changes, reason):
     if reason == "patience":
         losses = [lines[0]["dev"]["loss"], *(line["dev"]["loss"] for line in done)]
         assert losses[-1] >= min(losses[:-1])
-        assert all(b < a for a, b in zip(losses[:-2], losses[1:-1], strict=True))
+        assert all(b < a for a, b in pairwise(losses[:-1]))
 
 
 def test_a_last_look_is_taken_where_none_was_due(tmp_path):
@@ -358,3 +361,24 @@ def test_a_head_without_numbers_ends_in_nulls(tmp_path):
     assert lines[0]["train_loss"] is None and lines[1]["losses"] == [None] * 4 and not lines[1]["accepted"]
     assert result["tuned"]["train_loss"] is None and result["kept_step"] == 0
     assert "NaN" not in (tmp_path / "run" / "result.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(0.0, 12), (1000.0, 0)])
+def test_checkpoints_as_often_as_asked(tmp_path, monkeypatch, seconds, count):
+    saved = []
+    real = RunFolder.save_checkpoint
+    monkeypatch.setattr(RunFolder, "save_checkpoint", lambda self, content: saved.append(1) or real(self, content))
+    tune(small.recipe(tmp_path, run__checkpoint_seconds=seconds), tmp_path / "run")
+    assert len(saved) == count
+
+
+def test_checkpoints_take_a_small_share_of_the_time(tmp_path, monkeypatch):
+    saved = []
+
+    def slow(self, content):
+        saved.append(time.perf_counter())
+        time.sleep(0.02)
+
+    monkeypatch.setattr(RunFolder, "save_checkpoint", slow)
+    tune(small.recipe(tmp_path, run__checkpoint_seconds=1e-6), tmp_path / "run")
+    assert len(saved) < 12 and all(b - a > 0.9 for a, b in pairwise(saved))

@@ -154,4 +154,6 @@ def test_scales_by_hand():
     assert scales("hidden_state", STATISTICS, ("q", "k"), shapes(2), d=40, alpha=0.5, sigma=2.0) == pytest.approx(
         [0.5 * 1.7 / (n * 2.0)] * 4
     )
-    assert scales("normal", STATISTICS, ("q", "k"), shapes(2), d=40, alpha=0.5, sigma=2.0) == pytest.approx([0.5 / n] * 4)
+    assert scales("normal", STATISTICS, ("q", "k"), shapes(2), d=40, alpha=0.5, sigma=2.0) == pytest.approx(
+        [0.5 / n] * 4
+    )

@@ -24,6 +24,7 @@ from tandemtune.config import load_config
 from tandemtune.errors import RunError
 from tandemtune.models.layers import hooked, replaced_forward
 from tandemtune.objective.batch import Group
+from tandemtune.objective.objective import rank_correlation
 from tandemtune.system import peak_rss_mb, versions
 
 
@@ -51,7 +52,7 @@ class Plan:
     shots: int = 16
     length: int | None = None
     popsize: int = 20
-    dtype: str = "auto"
+    dtype: str = "mixed"
     repeats: int = 3
     layers: int = 6
     max_memory: float = 256.0
@@ -63,7 +64,7 @@ def contenders(plan: Plan, dtype: str) -> tuple[Bench, dict[int, Tensor]]:
     recipe: dict[str, Any] = {
         "model": {"name": plan.model, "dtype": dtype, **({"threads": plan.threads} if plan.threads else {})},
         "task": {"name": plan.task, "shots": plan.shots, **({"data": plan.data} if plan.data else {})},
-        "method": {"popsize": plan.popsize},
+        "method": {"popsize": plan.popsize, "layers": "all"},
         "run": {"max_memory": plan.max_memory},
     }
     if plan.length:
@@ -322,20 +323,14 @@ def _agreement(plain: Bench, fast: Bench, point: dict[int, Tensor], count: int) 
     """How far the engine's losses are from one-by-one evaluation, and how alike two number formats rank candidates."""
     block = plain.scorer.tunable.blocks[len(plain.scorer.tunable.blocks) // 2]
     vectors = candidates(plain, block, count) * 5
-    batch = torch.tensor(plain.objective.evaluate(point, {block: vectors}))
-    one_by_one = naive(plain, point, block, vectors).double()
-    other = torch.tensor(fast.objective.evaluate(point, {block: vectors}))
+    batch = plain.objective.evaluate(point, {block: vectors})
+    one_by_one = naive(plain, point, block, vectors).double().numpy()
+    other = fast.objective.evaluate(point, {block: vectors})
     return {
-        "largest difference to one by one, float32": float((batch - one_by_one).abs().max()),
-        "largest difference to float32": float((other - batch).abs().max()),
-        "rank correlation with float32": spearman(other, batch),
+        "largest difference to one by one, float32": float(abs(batch - one_by_one).max()),
+        "largest difference to float32": float(abs(other - batch).max()),
+        "rank correlation with float32": rank_correlation(other, batch),
     }
-
-
-def spearman(one: Tensor, other: Tensor) -> float:
-    """Spearman's rank correlation of two vectors [n] without ties."""
-    ranks = torch.stack([x.argsort().argsort().double() for x in (one, other)])
-    return float(torch.corrcoef(ranks)[0, 1])
 
 
 def _filled(bench: Bench, length: int) -> Any:

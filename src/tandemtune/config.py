@@ -34,9 +34,14 @@ class ModelSection(_Section):
     """[model]: which backbone, and how it is held."""
 
     name: Annotated[str, Field(min_length=1, description="pypi:KEY, a local folder or a hub id")]
-    kind: Literal["masked", "causal"] | None = Field(None, description="read from the model if left out")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+    kind: Literal["masked", "causal"] | None = Field(
+        None, description="masked or causal; read from the model if left out"
+    )
+    dtype: Literal["auto", "float32", "mixed", "bfloat16", "float16"] = Field(
         "auto", description="format of the frozen weights; auto measures which is faster here"
+    )
+    quantize: Literal["int8"] | None = Field(
+        None, description="int8 keeps the layers' weights in 8 bits (needs torchao)"
     )
     device: Annotated[str, Field(min_length=1, description="auto, cpu, cuda, mps")] = "auto"
     target: Annotated[list[str], Field(min_length=1)] | None = Field(
@@ -95,7 +100,9 @@ class MethodSection(_Section):
     scale: Literal["activation", "hidden_state", "normal"] = Field(
         "activation", description="rule that scales the random projections"
     )
-    layers: str | list[int] = Field("all", description='"all", "last:N", "first:N" or a list of layer numbers')
+    layers: str | list[int] = Field(
+        "last:33%", description='"all", "last:N", "first:N" (a number or a percentage) or a list of layer numbers'
+    )
     covariance: Literal["full", "separable"] = Field("full", description="what CMA-ES learns")
     loss: Literal["ce", "hinge", "accuracy", "f1"] = Field("ce", description="what is minimised on the training rows")
     dev_every: Annotated[int, Field(ge=1)] = Field(5, description="generations between looks at dev")
@@ -201,22 +208,31 @@ def parse_layers(wanted: str | Sequence[int], count: int | None) -> list[int]:
     """Layer numbers of a `layers` setting.
 
     Args:
-        wanted: "all", "last:N", "first:N" or a list of numbers.
+        wanted: "all", "last:N", "first:N" with a number or a percentage (rounded up), or a list of numbers.
         count: number of layers of the model; None checks the form only.
 
     Raises:
         ValueError: not of that form, or beyond the model.
     """
+    every = list(range(count or 0))
     if isinstance(wanted, str):
         word, _, number = wanted.partition(":")
         if wanted == "all":
-            return list(range(count or 0))
-        if word not in {"last", "first"} or not number.isdecimal() or int(number) < 1:
-            raise ValueError(f'{wanted!r} is not "all", "last:N", "first:N" or a list of layer numbers')
-        if count is not None and int(number) > count:
+            return every
+        digits = number.removesuffix("%")
+        if word not in {"last", "first"} or not digits.isdecimal() or int(digits) < 1:
+            raise ValueError(
+                f'{wanted!r} is not "all", "last:N", "first:N" (a number or a percentage) or a list of numbers'
+            )
+        if number.endswith("%"):
+            if int(digits) > 100:
+                raise ValueError(f"{wanted!r} is more than all layers")
+            chosen = -(-len(every) * int(digits) // 100)
+        else:
+            chosen = int(digits)
+        if count is not None and chosen > count:
             raise ValueError(f"{wanted!r}, but the model has {count} layers")
-        every = list(range(count or 0))
-        return every[-int(number) :] if word == "last" else every[: int(number)]
+        return every[-chosen:] if word == "last" else every[:chosen]
     if not wanted:
         raise ValueError("an empty list, expected at least one layer number")
     if len(set(wanted)) != len(wanted) or min(wanted) < 0:
@@ -409,3 +425,25 @@ def _near(word: str, options: Iterable[str]) -> str:
 
 def _either(options: Iterable[str]) -> str:
     return ", ".join(options)
+
+
+def reference() -> str:
+    """Every setting of a recipe as Markdown tables; the documentation holds a copy that a test compares."""
+    lines: list[str] = []
+    for section, owner in RunConfig.model_fields.items():
+        kind: Any = owner.annotation
+        lines += [
+            f"## [{section}]",
+            "",
+            (kind.__doc__ or "").partition(": ")[2],
+            "",
+            "| key | default | meaning |",
+            "|---|---|---|",
+        ]
+        for key, field in kind.model_fields.items():
+            default = (
+                "required" if field.is_required() else "" if field.default is None else f"`{json.dumps(field.default)}`"
+            )
+            lines.append(f"| `{key}` | {default} | {field.description or ''} |")
+        lines.append("")
+    return "\n".join(lines)

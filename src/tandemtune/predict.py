@@ -56,6 +56,8 @@ class TunedModel:
         Raises:
             DataError: an input is no text, or lacks a field.
         """
+        if isinstance(inputs, (str, Mapping)):
+            raise DataError("expected a list of texts or dicts, got a single one: put it in a list")
         examples = [self._example(index, value) for index, value in enumerate(inputs)]
         if not examples:
             return []
@@ -69,6 +71,8 @@ class TunedModel:
             if len(self.fields) > 1:
                 raise DataError(f"input {index + 1} is one text, but the task needs a dict of {', '.join(self.fields)}")
             value = {self.fields[0]: value}
+        if not isinstance(value, Mapping):
+            raise DataError(f"input {index + 1} must be a text or a dict, got {type(value).__name__}")
         for field in self.fields:
             if not isinstance(value.get(field), str):
                 raise DataError(

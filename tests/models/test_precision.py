@@ -1,0 +1,82 @@
+"""Mixed precision: 16-bit products, everything else in 32 bits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import small
+import tiny
+from tandemtune import build, load, tune
+from tandemtune.models.architectures import is_linear
+from tandemtune.models.precision import mix
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    ids = torch.randint(5, len(tiny.WORDS), (6, 9), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        return model(input_ids=ids).logits.float()
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_only_the_products_of_the_layers_are_rounded(name: str) -> None:
+    home = tiny.backbone(name)
+    exact = logits(home.model)
+    path = home.architecture.layers
+    mix(home.model, path)
+    for place, module in home.model.named_modules():
+        inside = place.startswith(f"{path}.") and is_linear(module)
+        formats = {parameter.dtype for parameter in module.parameters(recurse=False)}
+        assert formats <= {torch.bfloat16 if inside else torch.float32}
+    found = logits(home.model)
+    assert not torch.equal(found, exact)
+    assert (found - exact).abs().mean() < 0.05 * exact.std()
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
+def test_it_is_nearer_to_float32_than_plain_16_bit(name: str) -> None:
+    exact = logits(tiny.model(name))
+    home = tiny.backbone(name)
+    mix(home.model, home.architecture.layers)
+    low = tiny.model(name).to(torch.bfloat16)
+    assert (logits(home.model) - exact).abs().mean() < (logits(low) - exact).abs().mean()
+
+
+@pytest.mark.parametrize(("least", "taken"), [(-1.0, "mixed"), (1.1, "float32")])
+def test_auto_takes_it_only_where_it_ranks_like_float32(
+    least: float, taken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "mixed_is_faster", lambda device: True)
+    monkeypatch.setattr(build, "RELIABLE", least)
+    tune(small.recipe(tmp_path, "llama", model__dtype="auto"), tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert facts["dtype"] == taken
+    assert -1 <= facts["rank_correlation"] <= 1
+
+
+def test_auto_does_not_try_it_where_it_is_not_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "mixed_is_faster", lambda device: False)
+    tune(small.recipe(tmp_path, "llama", model__dtype="auto"), tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert facts["dtype"] == "float32"
+    assert "rank_correlation" not in facts
+
+
+@pytest.mark.parametrize("dtype", ["mixed", "bfloat16"])
+def test_a_run_in_another_format_predicts_what_it_measured(dtype: str, tmp_path: Path) -> None:
+    result = tune(small.recipe(tmp_path, "llama", model__dtype=dtype), tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    answers = load(tmp_path / "run").predict([row["text"] for row in rows])
+    right = sum(answer.label == row["label"] for answer, row in zip(answers, rows, strict=True))
+    assert right / len(rows) == pytest.approx(result["tuned"]["test"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_search_over_an_8_bit_model(tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    result = tune(small.recipe(tmp_path, "llama", model__quantize="int8", model__dtype="auto"), tmp_path / "run")
+    assert result["cost"]["candidates"] > 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["dtype"] == "mixed"

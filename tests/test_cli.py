@@ -1,0 +1,324 @@
+"""The command line: every command, what it prints, and its exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+import small
+from tandemtune import assets, cli
+from tandemtune.config import recipes
+from tandemtune.registry import METHODS
+from tandemtune.report import text as report
+from tandemtune.report.live import LiveReport
+from tandemtune.runs.store import RunFolder
+from tandemtune.tasks.catalogue import TASKS
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A run made by the command line: its folder and what was said."""
+    place = tmp_path_factory.mktemp("cli")
+    recipe = small.write_recipe(place / "mine.json", small.recipe(place))
+    return place / "run", small.call("run", recipe, "--out", place / "run")
+
+
+def test_run_says_what_happens(done):
+    folder, called = done
+    assert called.code == 0, called.err
+    assert called.err == (
+        f"the run lies in {folder}; label texts with: tandemtune predict {folder} --input texts.jsonl "
+        "--output out.jsonl\n"
+    )
+    assert "masked model of 4 layers, float32 on cpu, 1 threads" in called.out
+    assert "label words terrible, great" in called.out and "8 training rows" in called.out
+    assert "start: train loss " in called.out and "stopped by budget" in called.out
+    assert "zero-shot" in called.out and "\x1b" not in called.out
+
+
+def test_lines_off_the_terminal_can_be_parsed(done):
+    lines = [line for line in done[1].out.splitlines() if line.startswith("generation=")]
+    looks = [line for line in small.journal(done[0]) if line["event"] == "generation" and line["dev"]]
+    assert len(lines) == len(looks) == 6
+    for line, look in zip(lines, looks, strict=True):
+        facts = dict(pair.split("=", 1) for pair in line.split(" "))
+        assert (int(facts["generation"]), int(facts["layer"])) == (look["step"], look["layer"])
+        assert int(facts["candidates"]) == look["candidates"] and facts["phase"] == "c-lora"
+        assert float(facts["dev_loss"]) == pytest.approx(look["dev"]["loss"], abs=1e-4)
+        assert float(facts["candidates_per_second"]) >= 0
+        assert set(facts) == {
+            *("generation", "phase", "sweep", "layer", "candidates", "train_loss", "dev_loss", "dev"),
+            *("kept_dev_loss", "candidates_per_second"),
+        }
+
+
+def test_quiet_says_the_result_only(tmp_path):
+    recipe = small.write_recipe(tmp_path / "mine.json", small.recipe(tmp_path, method__budget=10))
+    called = small.call("run", recipe, "--out", tmp_path / "run", "--quiet")
+    assert called.code == 0 and "generation=" not in called.out and "loading" not in called.out
+    assert called.out.splitlines()[0].strip().startswith("small · ") and "zero-shot" in called.out
+
+
+def test_default_folder_and_overrides(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small.write_recipe(tmp_path / "mine.json", small.recipe(tmp_path))
+    called = small.call("run", "mine.json", "budget=10", "task.seed=8", "task.template={text} . it is {mask} .")
+    assert called.code == 0, called.err
+    folder = tmp_path / "runs" / "mine-seed8"
+    assert RunFolder.open(folder).read_recipe()["task"]["template"] == "{text} . it is {mask} ."
+    assert len(small.journal(folder)) == 4
+
+
+def test_an_existing_folder_is_refused(tmp_path, done):
+    recipe = small.write_recipe(tmp_path / "mine.json", small.recipe(tmp_path, method__budget=10))
+    before = small.artefacts(done[0])
+    called = small.call("run", recipe, "--out", done[0])
+    assert called.code == 2 and called.out == ""
+    assert called.err.startswith("tandemtune: ") and "exists already and is not overwritten" in called.err
+    assert small.artefacts(done[0]) == before
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.jpg").write_bytes(b"x")
+    called = small.call("run", recipe, "--out", tmp_path / "photos", "--overwrite")
+    assert called.code == 2 and "holds no run, so --overwrite does not touch it" in called.err
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["holiday.jpg"]
+    (tmp_path / "empty").mkdir()
+    assert small.call("run", recipe, "--out", tmp_path / "empty", "-q").code == 0
+    assert small.call("run", recipe, "budget=5", "--out", tmp_path / "empty", "-q", "--overwrite").code == 0
+    assert len(small.journal(tmp_path / "empty")) == 3
+
+
+def test_resume_of_a_finished_run(done):
+    before = small.artefacts(done[0])
+    called = small.call("resume", done[0])
+    assert called.code == 0 and f"the run in {done[0]} has ended already; nothing to do" in called.out
+    assert small.artefacts(done[0]) == before
+
+
+@pytest.mark.parametrize("command", ["resume", "show"])
+def test_no_run_there(tmp_path, command):
+    for place in (tmp_path, tmp_path / "nothing"):
+        called = small.call(command, place)
+        assert called.code == 1 and called.err.startswith(f"tandemtune: {place} is no run folder") and not called.out
+
+
+def test_show_a_finished_run(done):
+    called = small.call("show", done[0])
+    assert called.code == 0 and called.err == ""
+    for words in ("on the way", "layer by layer", "training loss fell by", "tuned, calibrated", "stopped by budget"):
+        assert words in called.out
+    found = json.loads(small.call("show", "--json", done[0]).out)
+    lines = small.journal(done[0])
+    assert found["finished"] and found["generations"] == 12 and found["candidates"] == 60 and found["budget"] == 60
+    assert found["start"] == lines[0]
+    assert found["result"] == json.loads((done[0] / "result.json").read_text(encoding="utf-8"))
+    assert [look["step"] for look in found["looks"]] == [2, 4, 6, 8, 10, 12]
+    generations = lines[1:-1]
+    for layer, entry in found["layers"].items():
+        mine = [line for line in generations if line["layer"] == int(layer)]
+        taken = [line for line in mine if line["accepted"]]
+        assert (entry["turns"], entry["taken"]) == (len(mine), len(taken))
+        assert entry["gain"] == pytest.approx(sum(line["incumbent"] - line["best"] for line in taken))
+    assert len(found["layers"]) == 4
+
+
+def test_show_an_unfinished_run(tmp_path, done):
+    lines = (done[0] / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    folder = tmp_path / "run"
+    RunFolder.create(folder, RunFolder.open(done[0]).read_recipe())
+    called = small.call("show", folder)
+    assert called.code == 0 and "not finished: 0 of 60 candidates" in called.out
+    assert f"tandemtune resume {folder}" in called.out.replace("\n", "")
+    found = json.loads(small.call("show", folder, "--json").out)
+    assert (found["finished"], found["result"], found["start"], found["looks"]) == (False, None, None, [])
+    (folder / "journal.jsonl").write_bytes(b"".join(lines[:6]) + lines[6][:20])
+    called = small.call("show", folder)
+    assert called.code == 0 and "not finished: 25 of 60 candidates" in called.out and "on the way" in called.out
+    assert json.loads(small.call("show", folder, "--json").out)["candidates"] == 25
+    assert (folder / "journal.jsonl").read_bytes().endswith(lines[6][:20]), "show changes nothing"
+
+
+def test_show_a_damaged_run(tmp_path, done):
+    folder = tmp_path / "run"
+    RunFolder.create(folder, RunFolder.open(done[0]).read_recipe())
+    (folder / "journal.jsonl").write_text("nonsense\n{}\n", encoding="utf-8")
+    called = small.call("show", folder)
+    assert called.code == 1 and "journal.jsonl, line 1: damaged" in called.err
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("models", [assets.PREFIX + key for key, asset in assets.CATALOGUE.items() if asset.kind == "model"]),
+        ("tasks", [*TASKS]),
+        ("methods", [*METHODS]),
+        ("recipes", [*recipes()]),
+    ],
+)
+def test_ls(what, names, monkeypatch):
+    called = small.call("ls", what)
+    assert called.code == 0 and called.err == ""
+    rows = [line.split("\t") for line in called.out.splitlines()]
+    assert [row[0] for row in rows][: len(names)] == names and len({len(row) for row in rows}) == 1
+    assert all(len(row[1]) > 8 for row in rows)
+    shown = Console(file=io.StringIO(), force_terminal=True, width=300)
+    monkeypatch.setattr(cli, "_console", lambda: shown)
+    assert small.call("ls", what).code == 0
+    assert all(name in shown.file.getvalue() for name in names)
+
+
+def test_ls_nonsense():
+    called = small.call("ls", "nonsense")
+    assert called.code == 2 and called.out == ""
+    assert called.err == (
+        "tandemtune: nothing called 'nonsense' can be listed: choose models, tasks, methods or recipes\n"
+    )
+
+
+def test_validate(tmp_path):
+    recipe = small.write_recipe(tmp_path / "mine.json", small.recipe(tmp_path))
+    called = small.call("validate", recipe)
+    assert (called.code, called.out, called.err) == (0, f"{recipe}: fine\n", "")
+    called = small.call("validate", recipe, "shots=100")
+    assert called.code == 2 and "too few rows" in called.err and called.out == ""
+    assert small.call("validate", recipe, "shots=100", "--no-data").code == 0
+    called = small.call("validate", recipe, "budget=many", "--no-data")
+    assert called.code == 2 and "[method] budget" in called.err
+
+
+def test_validate_sees_the_same_paths_as_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    content = small.recipe(tmp_path, task__train="~/train.jsonl", task__test="~/test.jsonl")
+    assert small.call("validate", small.write_recipe(tmp_path / "mine.json", content)).code == 0
+    called = small.call("validate", tmp_path / "mine.json", "model.name=./no-such-model")
+    assert called.code == 2 and "model folder ./no-such-model does not exist" in called.err
+
+
+@pytest.mark.parametrize("name", [*recipes()])
+def test_packaged_recipes_are_valid(name):
+    assert small.call("validate", name, "--no-data").code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run"], ["nonsense"], ["run", "quickstart", "--nonsense"], ["predict", "folder"], ["ls"], ["show", "--json"]],
+)
+def test_wrong_use(arguments):
+    called = small.call(*arguments)
+    assert called.code == 2 and called.out == "" and "Usage" in called.err and "Traceback" not in called.err
+
+
+@pytest.mark.parametrize("command", ["", "run", "resume", "predict", "show", "ls", "validate"])
+def test_help(command):
+    called = small.call(*[part for part in (command, "--help") if part])
+    assert called.code == 0 and "Usage" in called.out and called.err == ""
+
+
+def test_no_arguments_show_help():
+    called = small.call()
+    assert "Exit codes" in called.out + called.err and "Traceback" not in called.err
+
+
+def test_python_m():
+    command = [sys.executable, "-m", "tandemtune", "--help"]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Tune language models with forward passes only" in made.stdout
+    for name in ("run", "resume", "predict", "show", "ls", "validate"):
+        assert re.search(rf"^\W*{name}\b", made.stdout, re.MULTILINE), name
+
+
+def test_importing_costs_no_torch():
+    script = (
+        "import sys, tandemtune, tandemtune.cli, tandemtune.config, tandemtune.report.text, tandemtune.report.live\n"
+        "import tandemtune.registry, tandemtune.system, tandemtune.runs.store\n"
+        "heavy = {'torch', 'transformers', 'peft', 'datasets'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert set(tandemtune.__all__) >= {'tune', 'resume', 'load'}\n"
+        "for name in tandemtune.__all__: getattr(tandemtune, name)\n"
+        "assert 'torch' in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_an_unknown_public_name():
+    import tandemtune
+
+    with pytest.raises(AttributeError, match="nonsense"):
+        tandemtune.nonsense  # noqa: B018
+
+
+def test_errors_of_the_machine_are_one_line(tmp_path, monkeypatch, done):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device", "journal.jsonl")
+
+    recipe = small.write_recipe(tmp_path / "mine.json", small.recipe(tmp_path, method__budget=10))
+    monkeypatch.setattr("tandemtune.runs.journal.Journal.append", full)
+    called = small.call("run", recipe, "--out", tmp_path / "run")
+    assert called.code == 1 and called.err == "tandemtune: No space left on device (journal.jsonl)\n"
+
+
+def test_interrupted_before_the_folder_is_made(tmp_path, monkeypatch):
+    recipe = small.write_recipe(tmp_path / "mine.json", small.recipe(tmp_path))
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tandemtune.build.build", stop)
+    called = small.call("run", recipe, "--out", tmp_path / "run")
+    assert called.code == 130 and called.err == "tandemtune: stopped before the run began\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_with_brackets_are_shown_as_they_are(tmp_path):
+    place = tmp_path / "[odd]" / "[/x]"
+    place.mkdir(parents=True)
+    content = small.recipe(tmp_path, task__name="[/red] task [bold]", method__budget=10)
+    called = small.call("run", small.write_recipe(tmp_path / "mine.json", content), "--out", place / "run")
+    assert called.code == 0, called.err
+    assert "[/red] task [bold]" in called.out
+    for arguments in (["show", place / "run"], ["resume", place / "run"]):
+        called = small.call(*arguments)
+        assert called.code == 0 and "[/red] task [bold]" in called.out
+    assert str(place / "run") in called.out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.04, "0.0 s"),
+        (9.96, "10.0 s"),
+        (48.4, "48 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_durations(seconds, shown):
+    assert report.duration(seconds) == shown
+
+
+def test_a_live_panel_on_a_terminal(tmp_path):
+    from tandemtune import tune
+
+    console = Console(file=io.StringIO(), force_terminal=True, width=140)
+    with LiveReport(console) as observer:
+        tune(small.recipe(tmp_path), tmp_path / "run", observer=observer)
+    shown = console.file.getvalue()
+    assert "c-lora: 60 of 60 candidates" in shown and "best dev loss" in shown and "generation=" not in shown
+    assert "small · " in shown
+
+
+def test_a_panel_is_taken_down_when_the_run_fails(tmp_path):
+    console = Console(file=io.StringIO(), force_terminal=True, width=140)
+    with pytest.raises(ZeroDivisionError), LiveReport(console) as observer:
+        observer("progress", {"text": "loading [x]"})
+        line = {"train_loss": None, "dev": {"loss": 0.5, "score": 0.5}}
+        observer("start", {"line": line, "resumed": 3, "seconds": 0.0})
+        raise ZeroDivisionError
+    assert observer._live is None
+    assert "loading [x]" in console.file.getvalue() and "resumed: 3 journal lines" in console.file.getvalue()

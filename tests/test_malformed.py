@@ -1,0 +1,571 @@
+"""Malformed recipes, data and models: one readable message, exit code 2, and nothing left behind."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import small
+import tiny
+from tandemtune.config import load_config
+
+MOST = 3000
+"""Longest message, in characters, that still counts as readable."""
+
+Recipe = dict[str, dict[str, Any]]
+Change = Callable[[Path, Recipe], Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something malformed.
+
+    Args:
+        name: what is wrong.
+        change: changes a good recipe or the files in its folder; may return other content for the recipe file.
+        late: only the model or its tokenizer can tell, so `validate` is content.
+        tells: words that the message must hold.
+        suffix: ending of the recipe file.
+        overrides: given on the command line.
+    """
+
+    name: str
+    change: Change
+    late: bool = False
+    tells: str = ""
+    suffix: str = ".json"
+    overrides: tuple[str, ...] = ()
+
+
+CASES: list[Case] = []
+
+
+def case(name: str, change: Change, **options: Any) -> None:
+    CASES.append(Case(name, change, **options))
+
+
+# --- files that are no recipe -----------------------------------------------------------------------------
+
+for name, content in {
+    "no TOML": b"[model\nname=",
+    "a key twice": b"[model]\nname='a'\nname='b'\n",
+    "a section twice": b"[model]\n[model]\n",
+    "broken UTF-8": b"[model]\nname = '\xff\xfe'\n",
+    "UTF-16": "[model]\n".encode("utf-16"),
+    "zeros": b"\0" * 1000,
+    "a binary file": bytes(range(256)) * 40,
+    "an archive": b"PK\x03\x04" + bytes(range(200)),
+    "deep arrays": b"a = " + b"[" * 50_000,
+    "deep tables": b"[" + b"a." * 20_000 + b"a]\n",
+    "a number of 10,000 digits": b"[task]\nseed = " + b"9" * 10_000,
+    "nothing": b"",
+    "a comment only": b"# nothing\n",
+    "one long line": b"x" * 100_000,
+    "a long key": b"[model]\n" + b"k" * 100_000 + b" = 1\n",
+    "a long value": b"[model]\nname = 'x'\nkind = '" + b"v" * 100_000 + b"'\n",
+    "a date": b"[model]\nname = 2020-01-01\n[task]\nname = 'sst2'\n",
+    "an array of tables": b"[[model]]\nname = 'x'\n[[task]]\nname = 'sst2'\n",
+}.items():
+    case(f"TOML: {name}", lambda place, recipe, content=content: content, suffix=".toml")
+
+for name, content in {
+    "cut": b'{"model": {"name": "x"',
+    "a list": b"[]",
+    "a number": b"3",
+    "null": b"null",
+    "a string": b'"model"',
+    "deep": b"[" * 100_000,
+    "deep objects": b'{"model":' * 100_000,
+    "trailing": b"{} {}",
+    "broken UTF-8": b'{"model": "\xff"}',
+    "a number of 10,000 digits": b'{"task": {"seed": ' + b"9" * 10_000 + b"}}",
+    "half of a surrogate pair": b'{"model": {"name": "\\ud800"}, "task": {"name": "sst2"}, "x": 1}',
+}.items():
+    case(f"JSON: {name}", lambda place, recipe, content=content: content)
+
+
+def as_folder(place: Path, recipe: Recipe) -> None:
+    (place / "recipe.json").mkdir()
+
+
+case("a folder as recipe", as_folder, tells="cannot be read")
+case("no recipe", lambda place, recipe: ..., tells="no recipe")
+
+# --- every key with values of another kind ----------------------------------------------------------------
+
+TEXT: tuple[Any, ...] = (3, True, 1.5, ["a"], {"a": "b"})
+COUNT: tuple[Any, ...] = ("many", True, 1.5, -1, ["a"], {}, float("nan"))
+NUMBER: tuple[Any, ...] = ("much", True, -1.0, [1.0], float("nan"), float("inf"))
+CHOICE: tuple[Any, ...] = ("nonsense", 3, True, [])
+WRONG: dict[str, tuple[Any, ...]] = {
+    "model.name": (*TEXT, "", None),
+    "model.kind": CHOICE,
+    "model.dtype": (*CHOICE, None),
+    "model.quantize": (*CHOICE, "int4"),
+    "model.device": (*TEXT, ""),
+    "model.target": ("query", [], [3], {}),
+    "model.revision": TEXT,
+    "model.threads": (*COUNT, 0, 10**9),
+    "task.name": (*TEXT[:3], "pypi:nothing"),
+    "task.train": (*TEXT, None),
+    "task.test": TEXT,
+    "task.dev": TEXT,
+    "task.data": TEXT,
+    "task.template": (*TEXT, None, "", "{text}", "{mask}", "{text} {mask} {mask}", "{text {mask}", "{} {mask} {text}"),
+    "task.labels": (3, [], {}, {"a": "b"}, {"a": 1, "b": 2}, {"a": {}, "b": "c"}, {"a": [], "b": []}, None),
+    "task.label_column": (*TEXT, "none"),
+    "task.metric": (*CHOICE, "f1"),
+    "task.positive": TEXT,
+    "task.shots": (*COUNT, 0, 10**30),
+    "task.dev_shots": (*COUNT, 0),
+    "task.seed": COUNT,
+    "task.max_tokens": (*COUNT, 3),
+    "task.test_rows": (*COUNT, 0),
+    "method.name": (*CHOICE, None),
+    "method.budget": (*COUNT, 0, 4),
+    "method.d": (*COUNT, 0, 6, 10**12),
+    "method.r": (*COUNT, 0, 10**12),
+    "method.alpha": (*NUMBER, 0.0, 1e300),
+    "method.sigma": (*NUMBER, 0.0, 1e300, 1e-320),
+    "method.popsize": (*COUNT, 3, 10**12),
+    "method.scale": CHOICE,
+    "method.layers": ("some", "last:0", "last:x", [], [-1], [0, 0], ["0"], 3, True, {}),
+    "method.covariance": CHOICE,
+    "method.loss": CHOICE,
+    "method.dev_every": (*COUNT, 0),
+    "method.patience": (*COUNT, 0),
+    "run.max_memory": (*NUMBER, 0.0),
+    "run.max_seconds": (*NUMBER, 0.0),
+    "run.max_forward_tokens": (*COUNT, 0),
+    "run.checkpoint_seconds": NUMBER,
+}
+
+
+def put(recipe: Recipe, key: str, value: Any) -> None:
+    section, _, name = key.partition(".")
+    recipe[section][name] = value
+
+
+for key, values in WRONG.items():
+    for value in values:
+        shown = repr(value) if len(repr(value)) < 30 else "a long one"
+        case(f"{key} = {shown}", lambda place, recipe, key=key, value=value: put(recipe, key, value))
+
+for section in ("model", "task", "method", "run"):
+    for value in (3, "x", [], True):
+        case(f"[{section}] = {value!r}", lambda place, recipe, s=section, value=value: recipe.update({s: value}))
+    case(f"[{section}] and a key too many", lambda place, recipe, s=section: recipe[s].update(nonsense=1))
+case("no [model]", lambda place, recipe: recipe.pop("model") and None)
+case("no [task]", lambda place, recipe: recipe.pop("task") and None)
+case("a section too many", lambda place, recipe: recipe.update(methods={}))
+case("a template of 100 kB", lambda place, recipe: put(recipe, "task.template", "{text} " + "it was " * 15_000))
+
+for override in ("nonsense", "=", "name=x", "method.budget", "a.b.c=1", "method.budget=[", "task.seed=" + "9" * 9000):
+    case(f"override {override[:30]}", lambda place, recipe: None, overrides=(override,))
+
+# --- data ---------------------------------------------------------------------------------------------------
+
+GOOD = small.rows(12, seed=1)
+
+
+def jsonl(rows: Any) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def table(rows: Any, separator: str = ",", header: str = "text,label") -> bytes:
+    lines = [
+        header.replace(",", separator),
+        *(separator.join([row["text"].replace(",", ";"), row["label"]]) for row in rows),
+    ]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def with_row(row: Any, at: int = 5) -> bytes:
+    return jsonl([*GOOD[:at], row, *GOOD[at:]])
+
+
+BAD_FILES: dict[str, tuple[str, bytes, str]] = {
+    "empty": ("train.jsonl", b"", "empty"),
+    "blank": ("train.jsonl", b"\n \n\t\n", "empty"),
+    "broken UTF-8": ("train.jsonl", jsonl(GOOD) + b'{"text": "\xff", "label": "positive"}\n', "line 25"),
+    "UTF-16": ("train.jsonl", jsonl(GOOD).decode().encode("utf-16"), "UTF-16"),
+    "zeros": ("train.jsonl", b"\0" * 500, "NUL"),
+    "binary": ("train.jsonl", bytes(range(256)) * 30, "train.jsonl"),
+    "no JSON": ("train.jsonl", b"text label\n", "line 1: not valid JSON"),
+    "a cut row": ("train.jsonl", jsonl(GOOD)[:-20], "line 24: not valid JSON"),
+    "a list as row": ("train.jsonl", with_row(["a", "positive"]), "line 6: expected a JSON object"),
+    "a number as row": ("train.jsonl", with_row(3), "line 6"),
+    "null as row": ("train.jsonl", with_row(None), "line 6"),
+    "NaN as row": ("train.jsonl", with_row(float("nan")), "line 6"),
+    "deep row": ("train.jsonl", jsonl(GOOD) + b'{"text": ' + b"[" * 100_000 + b"\n", "line 25"),
+    "deep objects": ("train.jsonl", jsonl(GOOD) + b'{"text":' * 100_000 + b"\n", "line 25"),
+    "a number of 10,000 digits": ("train.jsonl", b'{"text": ' + b"9" * 10_000 + b"}\n", "line 1"),
+    "no text column": ("train.jsonl", jsonl({"txt": r["text"], "label": r["label"]} for r in GOOD), "no column 'text'"),
+    "no label column": ("train.jsonl", jsonl({"text": row["text"]} for row in GOOD), "no column 'label'"),
+    "one row without text": ("train.jsonl", with_row({"label": "positive"}), "line 6: no column 'text'"),
+    "one row without label": ("train.jsonl", with_row({"text": "fine"}), "line 6: no column 'label'"),
+    "text null": ("train.jsonl", with_row({"text": None, "label": "positive"}), "line 6, field 'text'"),
+    "text NaN": ("train.jsonl", with_row({"text": float("nan"), "label": "positive"}), "line 6, field 'text'"),
+    "text infinite": ("train.jsonl", with_row({"text": float("inf"), "label": "positive"}), "line 6, field 'text'"),
+    "text list": ("train.jsonl", with_row({"text": ["a"], "label": "positive"}), "line 6, field 'text'"),
+    "text object": ("train.jsonl", with_row({"text": {"a": 1}, "label": "positive"}), "line 6, field 'text'"),
+    "text true": ("train.jsonl", with_row({"text": True, "label": "positive"}), "line 6, field 'text'"),
+    "text blank": ("train.jsonl", with_row({"text": " \n ", "label": "positive"}), "line 6: every text is empty"),
+    "text with NUL": ("train.jsonl", with_row({"text": "a\0b", "label": "positive"}), "NUL"),
+    "half a surrogate pair": ("train.jsonl", with_row({"text": "a\ud800", "label": "positive"}), "surrogate"),
+    "text too long": ("train.jsonl", with_row({"text": "good " * 300_000, "label": "positive"}), "characters"),
+    "label unknown": ("train.jsonl", with_row({"text": "fine", "label": "positiv"}), "did you mean 'positive'?"),
+    "label null": ("train.jsonl", with_row({"text": "fine", "label": None}), "line 6, field 'label'"),
+    "label NaN": ("train.jsonl", with_row({"text": "fine", "label": float("nan")}), "line 6, field 'label'"),
+    "label number": ("train.jsonl", with_row({"text": "fine", "label": 7}), "line 6, field 'label'"),
+    "label list": ("train.jsonl", with_row({"text": "fine", "label": ["positive"]}), "line 6, field 'label'"),
+    "label empty": ("train.jsonl", with_row({"text": "fine", "label": ""}), "line 6, field 'label'"),
+    "label huge": ("train.jsonl", with_row({"text": "fine", "label": "x" * 100_000}), "line 6, field 'label'"),
+    "one class": ("train.jsonl", jsonl({**row, "label": "positive"} for row in GOOD), "'negative' has 0"),
+    "too few of a class": ("train.jsonl", jsonl(GOOD[:3]), "too few rows"),
+    "copies": ("train.jsonl", jsonl(GOOD[:6] * 20), "too few rows with distinct texts"),
+    "CSV empty": ("train.csv", b"", "empty"),
+    "CSV header only": ("train.csv", b"text,label\n", "no rows"),
+    "CSV other columns": ("train.csv", table(GOOD, header="a,b"), "no column 'text'"),
+    "CSV a column twice": ("train.csv", table(GOOD, header="text,text"), "column"),
+    "CSV ragged": ("train.csv", table(GOOD) + b"one,two,three\n", "line 26: 3 cells, expected 2"),
+    "CSV open quote": ("train.csv", table(GOOD) + b'"open,positive\n', "broken CSV"),
+    "CSV broken UTF-8": ("train.csv", table(GOOD) + b"\xff,positive\n", "line 26"),
+    "CSV label missing": ("train.csv", table(GOOD) + b"fine,\n", "line 26, field 'label'"),
+    "CSV label nan": ("train.csv", table(GOOD) + b"fine,nan\n", "line 26, field 'label'"),
+    "TSV ragged": ("train.tsv", table(GOOD, "\t") + b"one\n", "line 26"),
+    "TSV other separator": ("train.tsv", table(GOOD), "no column 'text'"),
+    "Parquet that is none": ("train.parquet", b"PAR1" + b"\0" * 50, "Parquet"),
+    "Parquet empty": ("train.parquet", b"", "empty"),
+    "another ending": ("train.txt", jsonl(GOOD), "ending '.txt' is not known"),
+    "no ending": ("train", jsonl(GOOD), "ending"),
+    "xlsx": ("train.xlsx", b"PK\x03\x04", "ending"),
+}
+
+
+def spoil(place: Path, recipe: Recipe, key: str, name: str, content: bytes) -> None:
+    (place / f"bad-{name}").write_bytes(content)
+    recipe["task"][key] = str(place / f"bad-{name}")
+
+
+for name, (file, content, tells) in BAD_FILES.items():
+    for key in ("train", "dev"):
+        case(
+            f"{key} rows: {name}",
+            lambda place, recipe, k=key, file=file, content=content: spoil(place, recipe, k, file, content),
+            tells=tells,
+        )
+
+
+def point_at(key: str, source: str) -> Change:
+    return lambda place, recipe: put(recipe, f"task.{key}", source.replace("PLACE", str(place)))
+
+
+for key in ("train", "test", "dev"):
+    case(f"{key}: missing", point_at(key, "PLACE/missing.jsonl"), tells="no such file")
+    case(f"{key}: nearly the name", point_at(key, "PLACE/tran.jsonl"), tells="did you mean 'train.jsonl'?")
+    case(f"{key}: a folder", point_at(key, "PLACE"), tells="is a folder")
+    case(f"{key}: a path below a file", point_at(key, "PLACE/train.jsonl/x.jsonl"), tells="no such file")
+    case(f"{key}: another ending", point_at(key, "PLACE/recipe.txt"), tells="no such file")
+    case(f"{key}: no such home", point_at(key, "~nobody-has-this-name/x.jsonl"), tells="no usable path")
+    case(f"{key}: an endless name", point_at(key, "x" * 10_000 + ".jsonl"))
+    case(f"{key}: NUL in the name", point_at(key, "a\0b.jsonl"))
+    case(f"{key}: a hub address that is none", point_at(key, "hub:a b:c:d"), tells="expected hub:NAME")
+    case(f"{key}: empty", point_at(key, ""))
+case("train: a device", point_at("train", "/dev/null"), tells="no regular file")
+
+
+def set_task(**values: Any) -> Change:
+    return lambda place, recipe: recipe["task"].update(values)
+
+
+case(
+    "the template shows the label", set_task(template="{text} {label} {mask}"), tells="the prompt would hold the answer"
+)
+case("a label word twice", set_task(labels={"negative": "bad", "positive": "bad"}), tells="used for both")
+case("an empty label word", set_task(labels={"negative": "", "positive": "bad"}), tells="an empty label word")
+case("a brace in a label word", set_task(labels={"negative": "{x}", "positive": "bad"}), tells="brace")
+case("a line break in a label word", set_task(labels={"negative": "a\nb", "positive": "bad"}), tells="line break")
+case("an empty label", set_task(labels={"": "good", "positive": "bad"}), tells="an empty name")
+case("positive is no label", set_task(metric="f1", positive="posit"), tells="not one of the labels")
+case("a known task without files", lambda place, recipe: recipe.update(task={"name": "sst2", "data": str(place)}))
+
+# --- what only the model can tell ---------------------------------------------------------------------------
+
+case(
+    "unknown label word",
+    set_task(labels={"negative": "xyzzy", "positive": "great"}),
+    late=True,
+    tells="unknown to the tokenizer",
+)
+case("one of several unknown", set_task(labels={"negative": ["bad", "xyzzy"], "positive": "great"}), late=True)
+case(
+    "the same first piece",
+    set_task(labels={"negative": "great film", "positive": "great plot"}),
+    late=True,
+    tells="begin with the same piece",
+)
+case("a template longer than max_tokens", set_task(max_tokens=4), late=True, tells="alone is longer than max_tokens")
+case(
+    "a template longer than the model",
+    set_task(template="{text} " + "it was " * 50 + "{mask}"),
+    late=True,
+    tells="alone is longer",
+)
+case("layers beyond the model", lambda p, r: put(r, "method.layers", [4]), late=True, tells="beyond the model's last")
+case("more layers than the model has", lambda p, r: put(r, "method.layers", "last:5"), late=True, tells="has 4 layers")
+case("a target that is none", lambda p, r: put(r, "model.target", ["q_proj", "v_proj"]), late=True, tells="q_proj")
+case("a device that is none", lambda p, r: put(r, "model.device", "toaster"), late=True, tells="cannot be used here")
+case("a device that is not here", lambda p, r: put(r, "model.device", "cuda:97"), late=True, tells="cuda:97")
+
+
+def causal(template: str) -> Change:
+    def change(place: Path, recipe: Recipe) -> None:
+        put(recipe, "model.name", str(small.model_folder("gpt2")))
+        put(recipe, "task.template", template)
+
+    return change
+
+
+case("a causal template goes on", causal("{text} it was {mask} film"), late=True, tells="must be the last word")
+case("a causal template with text behind", causal("it was {mask} : {text}"), late=True, tells="must be the last word")
+
+
+def a_model(spoilt: Callable[[Path], Any]) -> Change:
+    def change(place: Path, recipe: Recipe) -> None:
+        shutil.copytree(small.model_folder("bert"), place / "model")
+        spoilt(place / "model")
+        put(recipe, "model.name", str(place / "model"))
+
+    return change
+
+
+def edit_config(**values: Any) -> Callable[[Path], Any]:
+    def edit(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
+
+    return edit
+
+
+def cut(name: str, share: float) -> Callable[[Path], Any]:
+    def edit(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: int(len(content) * share)])
+
+    return edit
+
+
+def without_vocabulary(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+
+
+def not_a_number(folder: Path) -> None:
+    model = tiny.model("bert")
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight.fill_(float("nan"))
+    model.save_pretrained(folder)
+
+
+case("no such model folder", lambda p, r: put(r, "model.name", str(p / "no-model")), tells="does not exist")
+case("a model folder in no home", lambda p, r: put(r, "model.name", "~nobody-has-this-name/m"), tells="no usable path")
+case("an empty model folder", a_model(lambda f: [path.unlink() for path in f.iterdir()]), tells="cannot be loaded")
+case("a file as model", lambda p, r: put(r, "model.name", str(p / "train.jsonl")), tells="does not exist")
+case("no config", a_model(lambda f: (f / "config.json").unlink()), tells="cannot be loaded")
+case("a cut config", a_model(cut("config.json", 0.5)), tells="cannot be loaded")
+case("an unknown model type", a_model(edit_config(model_type="nonsense")), tells="nonsense")
+case(
+    "a model of pictures", a_model(edit_config(model_type="vit", architectures=["ViTModel"])), tells="neither a masked"
+)
+case("no weights", a_model(lambda f: (f / "model.safetensors").unlink()), late=True, tells="cannot be loaded")
+case("cut weights", a_model(cut("model.safetensors", 0.5)), late=True, tells="cannot be loaded")
+case("empty weights", a_model(cut("model.safetensors", 0)), late=True, tells="cannot be loaded")
+case("no tokenizer", a_model(without_vocabulary), late=True)
+case("a cut tokenizer", a_model(cut("tokenizer.json", 0.5)), late=True)
+case("weights of NaN", a_model(not_a_number), late=True, tells="no usable numbers")
+
+
+DUMPED = load_config({"model": {"name": "x"}, "task": {"name": "sst2"}}).model_dump()
+
+
+# --- the check ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A folder with good data and a good recipe for it."""
+    place = tmp_path_factory.mktemp("good")
+    return place, small.recipe(place, method__budget=10, run__max_seconds=5.0)
+
+
+def prepared(good: tuple[Path, Recipe], place: Path) -> Recipe:
+    for name in ("train.jsonl", "test.jsonl"):
+        shutil.copy(good[0] / name, place / name)
+    recipe = copy.deepcopy(good[1])
+    recipe["task"] |= {"train": str(place / "train.jsonl"), "test": str(place / "test.jsonl")}
+    return recipe
+
+
+def assert_refused(called: small.Called, what: str, codes: tuple[int, ...] = (2,)) -> None:
+    assert called.code in codes, (what, called)
+    lines = called.err.splitlines()
+    assert lines and lines[0].startswith("tandemtune: "), (what, called.err[:MOST])
+    assert all(line.startswith("  - ") for line in lines[1:]), (what, called.err[:MOST])
+    assert "Traceback" not in called.err + called.out, what
+    assert 20 < len(called.err) < MOST, (what, len(called.err))
+    assert called.err.replace("\n", " ").isprintable(), (what, called.err[:MOST])
+
+
+def test_there_are_enough_cases():
+    assert len(CASES) >= 200, len(CASES)
+    assert len({case.name for case in CASES}) == len(CASES)
+    assert {f"{section}.{key}" for section, keys in DUMPED.items() for key in keys} == set(WRONG)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_refused(case, good, tmp_path):
+    recipe = prepared(good, tmp_path)
+    content = case.change(tmp_path, recipe)
+    path = tmp_path / f"recipe{case.suffix}"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is None and not path.exists():
+        path.write_text(json.dumps(recipe), encoding="utf-8")
+    before = sorted(tmp_path.rglob("*"))
+    called = small.call("validate", path, *case.overrides)
+    if not case.late:
+        assert_refused(called, f"validate: {case.name}")
+        assert case.tells in called.err, called.err
+        assert called.out == ""
+    else:
+        assert (called.code, called.err) == (0, ""), called
+    called = small.call("run", path, *case.overrides, "--out", tmp_path / "deep" / "run")
+    assert_refused(called, f"run: {case.name}")
+    assert case.tells in called.err, called.err
+    assert sorted(tmp_path.rglob("*")) == before, "something was left behind"
+
+
+def test_the_good_recipe_is_good(good, tmp_path):
+    path = small.write_recipe(tmp_path / "recipe.json", prepared(good, tmp_path))
+    assert small.call("validate", path).code == 0
+    assert small.call("run", path, "--out", tmp_path / "run").code == 0
+
+
+def test_long_lines_are_taken_and_cut(good, tmp_path):
+    recipe = prepared(good, tmp_path)
+    source = random.Random(3)
+    rows = [{**row, "text": " ".join(source.choices(tiny.WORDS, k=25_000))} for row in GOOD]
+    assert min(len(row["text"]) for row in rows) > 100_000
+    small.write_rows(tmp_path / "train.jsonl", rows)
+    small.write_rows(tmp_path / "test.jsonl", rows)
+    called = small.call("run", small.write_recipe(tmp_path / "r.json", recipe), "--out", tmp_path / "run")
+    assert called.code == 0, called.err
+    facts = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert facts["train_tokens"] == 8 * 64, "64 positions is what the tiny model has"
+
+
+JUNK = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.floats()
+    | st.text(max_size=6)
+    | st.sampled_from(
+        [10**20, -(10**400), "x" * 5000, "{text}", "last:1", "~", "/", "..", "hub:x", "pypi:x", "\ud800"]
+    ),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)
+SAFE = {"model.device", "model.threads", "method.budget", "run.max_seconds", "method.popsize", "task.train"}
+
+
+@given(data=st.data())
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+)
+def test_mutated_recipes_run_or_are_refused(data, good, tmp_path):
+    """Whatever is put in: either the run is done, or it is refused and leaves nothing."""
+    recipe = copy.deepcopy(good[1])
+    for _ in range(data.draw(st.integers(1, 3))):
+        section = data.draw(st.sampled_from(sorted(recipe)))
+        if not isinstance(recipe[section], dict) or data.draw(st.integers(0, 19)) == 0:
+            recipe[section] = data.draw(JUNK)
+            continue
+        key = data.draw(st.sampled_from([key for key in WRONG if key.startswith(section) and key not in SAFE]))
+        recipe[section][key.partition(".")[2]] = data.draw(JUNK)
+    path, folder = tmp_path / "recipe.json", tmp_path / "run"
+    path.write_text(json.dumps(recipe), encoding="utf-8")
+    validated = small.call("validate", path)
+    called = small.call("run", path, "--out", folder)
+    if called.code == 0:
+        assert validated.code == 0 and (folder / "result.json").exists()
+        shutil.rmtree(folder)
+        return
+    assert_refused(called, repr(recipe))
+    assert not folder.exists()
+
+
+def rows_like(draw: Any) -> bytes:
+    """Good rows with a few bytes changed, cut out or put in."""
+    content = bytearray(jsonl(GOOD))
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(content) - 2))
+        kind = draw(st.sampled_from(["change", "cut", "insert"]))
+        if kind == "change":
+            content[at] = draw(st.integers(0, 255))
+        elif kind == "cut":
+            del content[at : at + draw(st.integers(1, 40))]
+        else:
+            content[at:at] = draw(st.binary(min_size=1, max_size=6))
+    return bytes(content)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+def test_mutated_rows_are_taken_or_refused(data, good, tmp_path):
+    recipe = copy.deepcopy(good[1])
+    (tmp_path / "rows.jsonl").write_bytes(rows_like(data.draw))
+    recipe["task"]["train"] = str(tmp_path / "rows.jsonl")
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(recipe), encoding="utf-8")
+    called = small.call("validate", path)
+    if called.code:
+        assert_refused(called, "rows")
+        assert "rows.jsonl" in called.err
+        assert small.call("run", path, "--out", tmp_path / "run") == called
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_hub_model_without_network(good, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    recipe = prepared(good, tmp_path)
+    put(recipe, "model.name", "nobody-has-this-name/no-model")
+    path = small.write_recipe(tmp_path / "recipe.json", recipe)
+    called = small.call("run", path, "--out", tmp_path / "run")
+    assert_refused(called, "hub", (1, 2))
+    assert "nobody-has-this-name/no-model" in called.err and not (tmp_path / "run").exists()
+
+
+def test_parquet_without_the_columns(good, tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"a": np.arange(3)}), tmp_path / "train.parquet")
+    recipe = prepared(good, tmp_path)
+    put(recipe, "task.train", str(tmp_path / "train.parquet"))
+    called = small.call("run", small.write_recipe(tmp_path / "r.json", recipe), "--out", tmp_path / "run")
+    assert_refused(called, "parquet")
+    assert "no column 'text'" in called.err and not (tmp_path / "run").exists()

@@ -1,0 +1,248 @@
+"""A finished run as a model: the same answers as the run measured, wherever it is used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+import transformers
+
+import small
+import tiny
+from tandemtune import DataError, RunError, load, tune
+from tandemtune.tasks.base import Task
+from tandemtune.tasks.templates import Template
+
+PAIR = "{text} ? {mask} , {text_b} ."
+ARCHITECTURES = ("bert", "deberta-v2", "gpt2", "llama", "gpt_neox")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One finished run for each of a few architectures, that has moved away from the pretrained model."""
+    found = {}
+    for name in ARCHITECTURES:
+        place = tmp_path_factory.mktemp(name)
+        result = tune(small.recipe(place, name, method__budget=100, method__alpha=2.0), place / "run")
+        found[name] = (place / "run", result)
+    assert any(result["kept_step"] > 0 for _, result in found.values())
+    return found
+
+
+def split_of(folder):
+    recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["task"]
+    words = {label: (word,) for label, word in recipe["labels"].items()}
+    task = Task("t", Template.parse(recipe["template"]), tuple(words), words, "accuracy", recipe["train"])
+    return task.split(recipe["shots"], recipe["seed"])
+
+
+def share_right(predictions, examples):
+    return sum(p.label == e.label for p, e in zip(predictions, examples, strict=True)) / len(examples)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_same_scores_as_in_the_run(runs, name):
+    folder, result = runs[name]
+    model = load(folder)
+    split = split_of(folder)
+    for rows, key in ((split.dev, "dev"), (split.train, "train")):
+        predictions = model.predict([dict(row.fields) for row in rows])
+        assert share_right(predictions, rows) == pytest.approx(result["tuned"][key], abs=1e-6)
+        gold = [p.probabilities[str(row.label)] for p, row in zip(predictions, rows, strict=True)]
+        loss = -torch.tensor(gold, dtype=torch.float64).log().mean().item()
+        assert loss == pytest.approx(result["tuned"][f"{key}_loss"], abs=1e-5)
+    test = [json.loads(x) for x in (folder.parent / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    predictions = model.predict([row["text"] for row in test])
+    right = sum(p.label == row["label"] for p, row in zip(predictions, test, strict=True))
+    assert right / len(test) == pytest.approx(result["tuned"]["test"], abs=1e-6)
+
+
+def test_answers_are_distributions(runs):
+    predictions = load(runs["bert"][0]).predict(["a good film", "xyzzy", "", "the movie was dull " * 100])
+    assert len(predictions) == 4
+    for p in predictions:
+        assert list(p.probabilities) == ["negative", "positive"]
+        assert sum(p.probabilities.values()) == pytest.approx(1)
+        assert p.label == max(p.probabilities, key=p.probabilities.__getitem__)
+
+
+def test_one_by_one_or_all_together(runs):
+    texts = ["a good film", "we hated this movie and the plot", "fine", "news of the world"]
+    model = load(runs["llama"][0])
+    together = model.predict(texts)
+    for text, answer in zip(texts, together, strict=True):
+        (alone,) = model.predict([{"text": text}])
+        assert alone.probabilities == pytest.approx(answer.probabilities, abs=1e-6)
+    assert model.predict([]) == []
+
+
+@pytest.mark.parametrize(
+    "inputs", [[3], [None], [{"text": 3}], [{}], [{"texts": "x"}], ["fine", {"other": "x"}], [["x"]]]
+)
+def test_wrong_inputs(runs, inputs):
+    with pytest.raises(DataError, match=f"input {len(inputs)}"):
+        load(runs["bert"][0]).predict(inputs)
+
+
+@pytest.mark.parametrize("inputs", ["a good film", {"text": "a good film"}])
+def test_one_input_is_no_list(runs, inputs):
+    with pytest.raises(DataError, match="put it in a list"):
+        load(runs["bert"][0]).predict(inputs)
+
+
+def test_pairs_need_both_texts(tmp_path):
+    content = [
+        {**row, "text_b": other["text"]} for row, other in zip(small.rows(12, 1), small.rows(12, 3), strict=True)
+    ]
+    small.write_rows(tmp_path / "train.jsonl", content)
+    tune(small.recipe(tmp_path, task__template=PAIR, task__test=None, method__budget=10), tmp_path / "run")
+    model = load(tmp_path / "run")
+    assert model.fields == ("text", "text_b")
+    (answer,) = model.predict([{"text": "a good film", "text_b": "we loved it", "extra": "ignored"}])
+    assert answer.label in small.LABELS
+    with pytest.raises(DataError, match="needs a dict of text, text_b"):
+        model.predict(["a good film"])
+    with pytest.raises(DataError, match="field 'text_b' must be a text, got NoneType"):
+        model.predict([{"text": "a good film"}])
+
+
+def test_the_data_files_are_not_needed_any_more(tmp_path):
+    tune(small.recipe(tmp_path, method__budget=10), tmp_path / "run")
+    before = load(tmp_path / "run").predict(["a good film"])
+    (tmp_path / "train.jsonl").unlink()
+    (tmp_path / "test.jsonl").unlink()
+    assert load(tmp_path / "run").predict(["a good film"]) == before
+    moved = tmp_path / "elsewhere"
+    shutil.move(tmp_path / "run", moved)
+    assert load(moved).predict(["a good film"]) == before
+
+
+def test_a_run_from_a_machine_with_another_device(tmp_path):
+    tune(small.recipe(tmp_path, method__budget=10), tmp_path / "run")
+    before = load(tmp_path / "run").predict(["a good film"])
+    facts = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    (tmp_path / "run" / "run.json").write_text(json.dumps({**facts, "device": "cuda:7", "threads": 64}))
+    assert load(tmp_path / "run").predict(["a good film"]) == before
+
+
+def test_label_words_that_are_averaged(tmp_path):
+    labels = {"negative": ["terrible", "bad"], "positive": ["great", "good", "fine"]}
+    result = tune(small.recipe(tmp_path, task__labels=labels, method__budget=30), tmp_path / "run")
+    rows = split_rows = small.rows(12, 2)
+    predictions = load(tmp_path / "run").predict([row["text"] for row in rows])
+    right = sum(p.label == row["label"] for p, row in zip(predictions, split_rows, strict=True))
+    assert right / len(rows) == pytest.approx(result["tuned"]["test"], abs=1e-6)
+
+
+def test_what_cannot_be_loaded(tmp_path, runs):
+    with pytest.raises(RunError, match="is no run folder"):
+        load(tmp_path / "nothing")
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(runs["bert"][0], unfinished)
+    (unfinished / "result.json").unlink()
+    with pytest.raises(RunError, match=r"has not ended.*tandemtune resume"):
+        load(unfinished)
+    broken = tmp_path / "broken"
+    shutil.copytree(runs["bert"][0], broken)
+    weights = broken / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(RunError, match="cannot be read"):
+        load(broken)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_peft_loads_the_adapter_into_the_untouched_base(runs, name):
+    peft = pytest.importorskip("peft")
+    folder, _ = runs[name]
+    base = small.model_folder(name)
+    auto = transformers.AutoModelForMaskedLM if name in tiny.MASKED else transformers.AutoModelForCausalLM
+    model = peft.PeftModel.from_pretrained(auto.from_pretrained(base, dtype=torch.float32), folder / "adapter").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    ids = tokenizer.convert_tokens_to_ids(list(small.LABELS.values()))
+    texts = [row["text"] for row in small.rows(6, seed=8)]
+    answers = load(folder).predict(texts)
+    for text, answer in zip(texts, answers, strict=True):
+        mask = tokenizer.mask_token if name in tiny.MASKED else ""
+        prompt = small.TEMPLATES["masked" if mask else "causal"].format(text=text, mask=mask).rstrip()
+        encoded = tokenizer(prompt, return_tensors="pt")
+        at = int((encoded["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0]) if mask else -1
+        with torch.no_grad():
+            options = {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+            logits = model(**options).logits[0, at, ids]
+        expected = torch.softmax(logits.double(), dim=-1).tolist()
+        assert list(answer.probabilities.values()) == pytest.approx(expected, abs=1e-4)
+
+
+def test_command_line_keeps_the_fields_of_each_row(tmp_path, runs):
+    folder = runs["bert"][0]
+    rows = [
+        {"id": 7, "text": "a good film", "tags": ["x", {"y": None}], "note": "Größe\u2028"},
+        {"text": "we hated it", "id": None},
+        {"text": "fine", "label": "negative"},
+    ]
+    for suffix in (".jsonl", ".ndjson", ".jsonlines", ".json"):
+        given, output = small.write_rows(tmp_path / f"in{suffix}", rows), tmp_path / f"out{suffix}.jsonl"
+        called = small.call("predict", folder, "--input", given, "--output", output)
+        assert called.code == 0, called.err
+        assert "3 rows labelled" in called.err and called.out == ""
+        written = [json.loads(line) for line in output.read_text(encoding="utf-8").split("\n")[:-1]]
+        answers = load(folder).predict([row["text"] for row in rows])
+        for row, line, answer in zip(rows, written, answers, strict=True):
+            assert line == {
+                **row,
+                "label": answer.label,
+                "probabilities": pytest.approx(answer.probabilities, abs=1e-6),
+            }
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_command_line_reads_tables(tmp_path, runs, separator):
+    given = tmp_path / f"in.{'csv' if separator == ',' else 'tsv'}"
+    given.write_text(f"id{separator}text\n1{separator}a good film\n2{separator}bad\n", encoding="utf-8")
+    called = small.call("predict", runs["gpt2"][0], "--input", given, "--output", tmp_path / "out.jsonl")
+    assert called.code == 0, called.err
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["text"] for line in written] == ["a good film", "bad"]
+    assert all(set(line["probabilities"]) == set(small.LABELS) for line in written)
+
+
+def test_command_line_replaces_nothing_unasked(tmp_path, runs):
+    given = small.write_rows(tmp_path / "in.jsonl", [{"text": "fine"}])
+    output = tmp_path / "out.jsonl"
+    output.write_text("mine", encoding="utf-8")
+    arguments = ("predict", runs["bert"][0], "--input", given, "--output", output)
+    called = small.call(*arguments)
+    assert called.code == 2 and "exists already" in called.err and output.read_text(encoding="utf-8") == "mine"
+    assert small.call(*arguments, "--overwrite").code == 0
+    assert json.loads(output.read_text(encoding="utf-8"))["text"] == "fine"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "tells"),
+    [
+        ("in.jsonl", b'{"text": "fine"}\n{"txt": "fine"}\n', "line 2: no column 'text'"),
+        ("in.jsonl", b'{"text": "fine"}\n{"text": 1', "line 2: not valid JSON"),
+        ("in.jsonl", b'{"text": "fine"}\n{"text": null}\n', "line 2, field 'text'"),
+        ("in.jsonl", b"\xff\xfe\x00", "in.jsonl"),
+        ("in.jsonl", b"", "empty"),
+        ("in.csv", b"id,other\n1,2\n", "no column 'text'"),
+        ("in.txt", b"fine", "ending '.txt' is not known"),
+        ("missing.jsonl", None, "no such file"),
+    ],
+)
+def test_command_line_writes_nothing_on_bad_input(tmp_path, runs, name, content, tells):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    called = small.call("predict", runs["bert"][0], "--input", tmp_path / name, "--output", tmp_path / "out.jsonl")
+    assert called.code == 2 and called.err.startswith("tandemtune: ") and tells in called.err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_command_line_names_what_is_missing(tmp_path, runs):
+    given = small.write_rows(tmp_path / "in.jsonl", [{"text": "fine"}])
+    called = small.call("predict", tmp_path, "--input", given, "--output", tmp_path / "out.jsonl")
+    assert called.code == 1 and "is no run folder" in called.err
+    called = small.call("predict", runs["bert"][0], "--input", given, "--output", tmp_path / "no" / "out.jsonl")
+    assert called.code == 2 and "does not exist: make it first" in called.err
