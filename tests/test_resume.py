@@ -394,7 +394,7 @@ def wait_for_lines(folder: Path, count: int, process: subprocess.Popen[str]) -> 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 def test_a_real_process_stopped_and_killed(place, tmp_path):
     """`python -m tandemtune run`, stopped by ^C, resumed and killed, resumed and done."""
-    recipe = recipe_in(place, method__budget=400)
+    recipe = recipe_in(place, method__budget=250)
     tune(recipe, tmp_path / "straight")
     path, folder = small.write_recipe(tmp_path / "r.json", recipe), tmp_path / "run"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""The search through its front door: what the journal says, what is kept, when it stops, and what is never looked at."""
+"""The search through its front door: what the journal says, what is kept, when it stops, what is never seen."""
 
 from __future__ import annotations
 

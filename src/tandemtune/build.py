@@ -285,7 +285,7 @@ def make_phase(bench: Bench, origin: Mapping[int, Tensor]) -> Phase:
         known = measured[block]
         if not all(math.isfinite(n) and n > 0 for n in (known.hidden_sd, *known.x_rms.values(), *known.y_sd.values())):
             raise ModelError(
-                f"{scorer.backbone.name} gives no usable numbers on the training rows in {scorer.facts['dtype']} (layer "
+                f"{scorer.backbone.name} gives no usable numbers on training rows in {scorer.facts['dtype']} (layer "
                 f"{block}: {known}): set [model] dtype to float32, or choose a model whose weights are whole"
             )
         sizes = scales(method.scale, known, names, shapes, d=method.d, alpha=method.alpha, sigma=method.sigma)

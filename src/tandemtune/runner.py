@@ -122,7 +122,7 @@ def _result(bench: Bench, origin: Mapping[int, Tensor], found: Standing, folder:
             test = scorer.batch(task.test(section.test_rows, section.seed))
         except DataError as error:
             raise DataError(
-                f"{error}. The search is over and saved: put the test rows right, then `tandemtune resume {folder.path}`"
+                f"{error}. The search is saved: correct the test rows, then `tandemtune resume {folder.path}`"
             ) from None
     depth = len(scorer.engine.stack)
     return {

@@ -57,4 +57,4 @@ class Split:
 
 
 Observer = Callable[[str, Mapping[str, Any]], None]
-"""Told what happens in a run: (event, facts), event one of "progress", "start", "generation", "testing", "result"."""
+"""Told what happens in a run: (event, facts), event one of "progress", "ready", "start", "generation", "testing", "result"."""
