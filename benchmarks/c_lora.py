@@ -12,12 +12,10 @@ import argparse
 import json
 import re
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-
-from tandemtune import resume, tune
-from tandemtune.runs.store import RunFolder
 
 SMOL, GEMMA, TINY = "pypi:smollm2-135m-instruct", "pypi:gemma3-270m", "pypi:splade-tiny"
 CLOZE = 'task.labels={negative="terrible", positive="great"}'
@@ -49,15 +47,38 @@ def main() -> int:
         for seed in options.seeds:
             slug = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
             folder = options.out / f"{slug}{options.tag}-{seed}"
-            recipe: dict[str, Any] = {"model": model, "task": {**task, "data": str(options.data), "seed": seed}}
-            started = RunFolder(folder).recipe.exists()
-            result = resume(folder) if started else tune(recipe, folder, overrides=[*extra, *options.overrides])
+            settings = [
+                f"{k}={json.dumps(v)}" for k, v in {**model_keys(model), **task_keys(task, options.data, seed)}.items()
+            ]
+            result = finished(folder, [*settings, *extra, *options.overrides])
             results.append(result)
             print(f"{folder}: {json.dumps(result['tuned'])}", file=sys.stderr, flush=True)
         rows.append(summarise(name, results))
         print(table(rows[-1:], header=len(rows) == 1), flush=True)
     (options.out / f"table{options.tag}.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def model_keys(model: dict[str, str]) -> dict[str, Any]:
+    """Overrides of [model]."""
+    return {f"model.{key}": value for key, value in model.items()}
+
+
+def task_keys(task: dict[str, str], data: Path, seed: int) -> dict[str, Any]:
+    """Overrides of [task]."""
+    return {**{f"task.{key}": value for key, value in task.items()}, "task.data": str(data), "task.seed": seed}
+
+
+def finished(folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """The result of a run, made, resumed or just read; each run has a process of its own, so that peak memory is its own."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    base = folder.parent / "empty.toml"
+    base.write_text("", encoding="utf-8")
+    started = (folder / "recipe.json").exists()
+    words = ["resume", str(folder)] if started else ["run", str(base), *overrides, "--out", str(folder)]
+    subprocess.run([sys.executable, "-m", "tandemtune", *words, "--quiet"], check=True, stdout=subprocess.DEVNULL)
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return result
 
 
 def summarise(name: str, results: list[dict[str, Any]]) -> dict[str, Any]:
