@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tandemtune import assets
+import tandemtune.assets as assets
 from tandemtune.config import ModelSection, RunConfig, TaskSection, parse_layers
 from tandemtune.errors import ConfigError, DataError, ModelError, RunError, UsageError
 from tandemtune.models import load as loading

@@ -209,7 +209,7 @@ def bench_engine(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")] = None,
 ) -> None:
     """The evaluation engine against a plain loop, bare layer calls and gradient steps, in turn in one process."""
-    from tandemtune import bench as bench_module
+    import tandemtune.bench as bench_module
     from tandemtune.report.text import bench_view
     from tandemtune.runs.files import write_json
 
@@ -223,7 +223,7 @@ def bench_engine(
 
 
 def _listing(what: str) -> list[dict[str, str]]:
-    from tandemtune import assets
+    import tandemtune.assets as assets
     from tandemtune.config import recipes
     from tandemtune.registry import METHODS
     from tandemtune.tasks.catalogue import TASKS

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from tandemtune import assets
+import tandemtune.assets as assets
 from tandemtune.errors import ConfigError, DataError
 from tandemtune.registry import METHODS
 from tandemtune.tasks.catalogue import TASKS

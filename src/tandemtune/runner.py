@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tandemtune import build as wiring
-from tandemtune import card
+import tandemtune.build as wiring
+import tandemtune.card as card
 from tandemtune.build import Bench, Progress
 from tandemtune.config import RunConfig, load_config
 from tandemtune.errors import DataError, RunError

@@ -7,7 +7,10 @@ import errno
 from collections.abc import Callable
 from pathlib import Path
 
-from tandemtune.assets import convert, data, manifest, workspace
+import tandemtune.assets.convert as convert
+import tandemtune.assets.data as data
+import tandemtune.assets.manifest as manifest
+import tandemtune.assets.workspace as workspace
 from tandemtune.assets.catalogue import CATALOGUE, PREFIX, Asset
 from tandemtune.assets.download import download
 from tandemtune.assets.hashing import sha256_of

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tandemtune import assets
+import tandemtune.assets as assets
 from tandemtune.errors import ModelError
 from tandemtune.models import architectures
 from tandemtune.models.backbone import Backbone, Kind

@@ -1,0 +1,51 @@
+"""The documentation says what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tandemtune.config import load_config, recipes, reference
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_reference_of_recipes_is_current() -> None:
+    assert reference() in (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    links = [
+        (page, target)
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+        if "://" not in target
+    ]
+    assert len(links) >= 5
+    assert [(page.name, target) for page, target in links if not (page.parent / target).exists()] == []
+
+
+def test_the_recipe_in_the_readme_is_a_recipe(tmp_path: Path) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 1
+    path = tmp_path / "readme.toml"
+    path.write_text(blocks[0], encoding="utf-8")
+    assert load_config(path).method.name == "c-lora"
+
+
+def test_every_packaged_recipe_is_complete() -> None:
+    found = recipes()
+    assert len(found) >= 3
+    for path in found.values():
+        load_config(path)
+
+
+def test_commands_in_the_readme_exist() -> None:
+    from typer.main import get_command
+
+    from tandemtune.cli import app
+
+    named = set(re.findall(r"^tandemtune (\w+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    assert len(named) >= 6
+    assert named <= set(get_command(app).commands)  # type: ignore[attr-defined]
