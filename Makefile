@@ -38,7 +38,7 @@ lint: setup
 	$(BIN)/ruff format .
 
 bench: setup
-	$(BIN)/python benchmarks/engine.py
+	$(RUN) bench engine pypi:smollm2-135m-instruct --memory
 
 clean:
 	rm -rf $(VENV) build dist

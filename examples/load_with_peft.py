@@ -19,13 +19,15 @@ run = Path(sys.argv[1])
 card = json.loads((run / "task_card.json").read_text(encoding="utf-8"))
 place = locate(card["base_model"])
 tokenizer = AutoTokenizer.from_pretrained(place)
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(place), run / "adapter").eval()
+model = PeftModel.from_pretrained(
+    AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32), run / "adapter"
+).eval()
 
 prompt = card["template"].replace("{text}", "a warm , funny and moving film").replace("{mask}", "").rstrip(" ")
 with torch.inference_mode():
     logits = model(**tokenizer(prompt, return_tensors="pt")).logits[0, -1]
 scores = {
-    label: max(float(logits[tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0]]) for word in words)
-    for label, words in card["label_words"].items()
+    label: sum(float(logits[i]) for i in tokenizer.convert_tokens_to_ids(pieces)) / len(pieces)
+    for label, pieces in card["pieces"].items()
 }
 print(max(scores, key=scores.__getitem__), scores)

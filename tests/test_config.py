@@ -208,7 +208,7 @@ def test_an_override_into_something_that_is_no_section():
         (changed(method__d=8, model__target=["q", "k", "v"]), "[method] d: 8 cannot be cut into 6 equal parts"),
         (changed(method__budget=20), "[method] budget: 20 is less than one generation, popsize + 1 = 21"),
         (changed(method__budget=5, method__popsize=5), "popsize + 1 = 6"),
-        ({"model": "x", "task": OWN}, "[model]: Input should be a valid dictionary"),
+        ({"model": 3, "task": OWN}, "[model]: Input should be a valid dictionary"),
         ({"task": OWN}, "[model]: missing"),
         ({"model": {"name": "x"}}, "[task]: missing"),
     ],
@@ -464,3 +464,17 @@ def test_any_value_is_taken_or_refused(data):
         assert error.problems and all(error.problems)
     else:
         assert load_config(config.model_dump(mode="json")) == config
+
+
+def test_a_name_alone_is_short_for_its_section() -> None:
+    long = load_config({"model": {"name": "m"}, "task": {"name": "sst2"}})
+    assert load_config({"model": "m", "task": "sst2"}) == long
+    assert load_config({}, ["model=m", "task=sst2"]) == long
+    assert load_config({"model": "other", "task": {"name": "sst2"}}, ["model=m"]) == long
+
+
+def test_a_full_covariance_of_a_long_vector_is_refused() -> None:
+    recipe = {"model": "m", "task": "sst2", "method": {"d": 4000}}
+    with pytest.raises(ConfigError, match="separable"):
+        load_config(recipe)
+    assert load_config(recipe, ["covariance=separable"]).method.d == 4000

@@ -164,7 +164,7 @@ for key, values in WRONG.items():
         case(f"{key} = {shown}", lambda place, recipe, key=key, value=value: put(recipe, key, value))
 
 for section in ("model", "task", "method", "run"):
-    for value in (3, "x", [], True):
+    for value in (3, 1.5, [], True):
         case(f"[{section}] = {value!r}", lambda place, recipe, s=section, value=value: recipe.update({s: value}))
     case(f"[{section}] and a key too many", lambda place, recipe, s=section: recipe[s].update(nonsense=1))
 case("no [model]", lambda place, recipe: recipe.pop("model") and None)

@@ -191,7 +191,7 @@ def test_command_line_keeps_the_fields_of_each_row(tmp_path, runs):
         answers = load(folder).predict([row["text"] for row in rows])
         for row, line, answer in zip(rows, written, answers, strict=True):
             assert line == {
-                **row,
+                **{("gold" if key == "label" else key): value for key, value in row.items()},
                 "label": answer.label,
                 "probabilities": pytest.approx(answer.probabilities, abs=1e-6),
             }

@@ -161,7 +161,7 @@ def test_the_folder_holds_what_is_promised_and_nothing_else(done):
     assert adapter == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
     card = json.loads((done[1] / "task_card.json").read_text(encoding="utf-8"))
     assert card["label_words"] == {"negative": ["terrible"], "positive": ["great"]}
-    assert card["template"] == small.TEMPLATES["masked"] and card["pieces"] == ["terrible", "great"]
+    assert card["template"] == small.TEMPLATES["masked"] and card["pieces"] == card["label_words"]
     assert card["scores"]["tuned"] == done[2]["tuned"] and card["method"]["budget"] == 123
     clock = [json.loads(line) for line in (done[1] / "clock.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [c["step"] for c in clock] == [*range(1, 25), 24]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import math
 import time
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,7 +23,6 @@ from tandemtune.config import ModelSection, RunConfig, TaskSection, parse_layers
 from tandemtune.errors import ConfigError, DataError, ModelError, RunError, UsageError
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Backbone, Kind
-from tandemtune.models.precision import mix
 from tandemtune.objective import losses, statistics
 from tandemtune.objective.batch import Batch, collate
 from tandemtune.objective.engine import Engine
@@ -31,6 +33,7 @@ from tandemtune.subspace import RandomProjection, scales
 from tandemtune.system import cores
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS, build_task, get
+from tandemtune.tasks.metrics import score
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import Verbalizer, resolve
 from tandemtune.tunables.lora import LoRA
@@ -167,9 +170,7 @@ def build(config: RunConfig, *, facts: Mapping[str, Any] | None = None, progress
         raise ConfigError(problems, f"task {task.name}")
     split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
     known = dict(facts or {})
-    if section.dtype == "auto" and "dtype" not in known:
-        known |= _choose_format(config, task, kind, split, progress)
-    bench = _bench(make_scorer(config, task, kind, known, progress), split)
+    bench = _bench(_chosen_scorer(config, task, kind, split, known, progress), split)
     if known.get("rows_sha256", bench.facts["rows_sha256"]) != bench.facts["rows_sha256"]:
         raise RunError(
             f"the rows of task {task.name} are no longer those that the run began with, so it cannot end as one run: "
@@ -181,7 +182,18 @@ def build(config: RunConfig, *, facts: Mapping[str, Any] | None = None, progress
 def make_scorer(
     config: RunConfig, task: Task, kind: Kind, facts: Mapping[str, Any] | None, progress: Progress | None
 ) -> Scorer:
-    """Load the model of a recipe and prepare it for a task; arguments as `build`."""
+    """Load the model of a recipe and prepare it for a task.
+
+    Args:
+        config: the recipe.
+        task: the task of that recipe.
+        kind: "masked" or "causal".
+        facts: what was decided before: number format, threads, device.
+        progress: called with a short line when something slow begins.
+
+    Raises:
+        TandemTuneError: the model cannot be loaded, or does not fit the template, the label words or the layers.
+    """
     known = dict(facts or {})
     section = config.model
     threads = int(known.get("threads") or section.threads or cores())
@@ -218,6 +230,10 @@ def make_scorer(
         "template": str(task.template),
         "labels": {label: list(words) for label, words in task.words.items()},
         "pieces": backbone.tokenizer.convert_ids_to_tokens(list(verbalizer.token_ids)),
+        "label_pieces": {
+            label: backbone.tokenizer.convert_ids_to_tokens([verbalizer.token_ids[i] for i in members])
+            for label, members in zip(verbalizer.labels, verbalizer.members, strict=True)
+        },
         "notes": list(verbalizer.notes),
     }
     return Scorer(config, task, backbone, verbalizer, tunable, engine, {**known, **decided})
@@ -225,7 +241,14 @@ def make_scorer(
 
 def _bench(scorer: Scorer, split: Split) -> Bench:
     train, dev = scorer.batch(split.train), scorer.batch(split.dev)
-    loss = losses.make(scorer.config.method.loss, scorer.task.score)
+    task = scorer.task
+    name = "f1" if task.positive is not None else "macro_f1"
+    positive = None if task.positive is None else task.label_index(task.positive)
+
+    def f1(predictions: Sequence[int], gold: Sequence[int]) -> float:
+        return score(name, predictions, gold, len(task.labels), positive)
+
+    loss = losses.make(scorer.config.method.loss, f1)
     objective = Objective(scorer.engine, train, loss, scorer.task.score)
     rows = {
         "train_rows": len(train),
@@ -237,26 +260,46 @@ def _bench(scorer: Scorer, split: Split) -> Bench:
     return Bench(scorer, objective, dev, _content_free(scorer), {**scorer.facts, **rows})
 
 
-def _choose_format(
-    config: RunConfig, task: Task, kind: Kind, split: Split, progress: Progress | None
-) -> dict[str, Any]:
-    """Take mixed precision where it is faster and ranks the first candidates of a middle layer as float32 does."""
-    torch.set_num_threads(config.model.threads or cores())
+def _chosen_scorer(
+    config: RunConfig, task: Task, kind: Kind, split: Split, known: dict[str, Any], progress: Progress | None
+) -> Scorer:
+    """The scorer in the number format that was asked for or decided before; with "auto", decide it.
+
+    Mixed precision is taken where it is faster and ranks the first candidates of a middle layer as float32 does.
+    """
+    if config.model.dtype != "auto" or "dtype" in known:
+        return make_scorer(config, task, kind, known, progress)
     if config.model.quantize is not None:
-        return {"dtype": "mixed"}
+        return make_scorer(config, task, kind, {**known, "dtype": "mixed"}, progress)
     if not mixed_is_faster(_device(config.model.device)):
-        return {"dtype": "float32"}
-    bench = _bench(make_scorer(config, task, kind, {"dtype": "float32"}, progress), split)
-    scorer = bench.scorer
+        return make_scorer(config, task, kind, {**known, "dtype": "float32"}, progress)
+    trial, exact = _trial(make_scorer(config, task, kind, {**known, "dtype": "float32"}, progress), split)
+    gc.collect()  # two models at once would double the memory
+    scorer = make_scorer(config, task, kind, {**known, "dtype": "mixed"}, progress)
+    found = _bench(scorer, split).objective.evaluate(scorer.tunable.initial(), trial)
+    agreement = rank_correlation(found, exact)
+    known["rank_correlation"] = round(agreement, 4)
+    if agreement >= RELIABLE:
+        scorer.facts.update(known)
+        scorer.engine.forget()
+        return scorer
+    del scorer
+    gc.collect()
+    if progress:
+        progress(
+            f"mixed precision ranks candidates unlike float32 here (correlation {agreement:.3f}), so float32 is used"
+        )
+    return make_scorer(config, task, kind, {**known, "dtype": "float32"}, progress)
+
+
+def _trial(scorer: Scorer, split: Split) -> tuple[dict[int, Tensor], NDArray[np.float64]]:
+    """The first candidates of a middle layer, and their losses."""
+    bench = _bench(scorer, split)
     origin = scorer.tunable.initial()
     phase = make_phase(bench, origin)
     block = phase.blocks[len(phase.blocks) // 2]
     trial = {block: phase.up(block, phase.optimizer(block).ask())}
-    exact = bench.objective.evaluate(origin, trial)
-    scorer.engine.forget()
-    mix(scorer.backbone.model, scorer.backbone.architecture.layers)
-    agreement = rank_correlation(bench.objective.evaluate(origin, trial), exact)
-    return {"dtype": "mixed" if agreement >= RELIABLE else "float32", "rank_correlation": round(agreement, 4)}
+    return trial, bench.objective.evaluate(origin, trial)
 
 
 def make_task_of_run(config: RunConfig, facts: Mapping[str, Any]) -> Task:

@@ -92,14 +92,19 @@ def resume(folder: Annotated[Path, typer.Argument(help="Run folder.")], quiet: Q
 
         go_on(folder, observer=observer)
 
-    _watched(folder, quiet, work)
+    _watched(folder, quiet, work, begun=True)
 
 
 @app.command()
 def predict(
     folder: Annotated[Path, typer.Argument(help="Run folder.")],
     input: Annotated[Path, typer.Option(help="Texts: jsonl, csv, tsv or parquet with the template's fields.")],
-    output: Annotated[Path, typer.Option(help="JSONL file to write: the input's fields, label, probabilities.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="JSONL file to write: the input's fields, label, probabilities; a label that was there becomes gold."
+        ),
+    ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
 ) -> None:
     """Label new texts with a tuned model."""
@@ -123,7 +128,7 @@ def predict(
     lines = [
         json.dumps(
             {
-                **original,
+                **{("gold" if key == "label" else key): value for key, value in original.items()},
                 "label": answer.label,
                 "probabilities": {k: round(p, 6) for k, p in answer.probabilities.items()},
             },
@@ -274,14 +279,15 @@ def _json_rows(path: Path) -> list[dict[str, Any]] | None:
     return [json.loads(line) for line in lines if line.strip()]
 
 
-def _watched(place: Path, quiet: bool, work: Any) -> None:
+def _watched(place: Path, quiet: bool, work: Any, begun: bool = False) -> None:
     from tandemtune.report.live import LiveReport
 
+    observer = LiveReport(_console(), quiet)
     try:
-        with LiveReport(_console(), quiet) as observer:
+        with observer:
             work(observer)
     except KeyboardInterrupt:
-        if (place / "recipe.json").is_file():
+        if observer.started or begun:
             _fail(f"stopped. Nothing that was finished is lost; go on with: tandemtune resume {place}", 130)
         _fail("stopped before the run began", 130)
     _say(

@@ -22,6 +22,8 @@ from tandemtune.tasks.metrics import METRICS
 from tandemtune.tasks.templates import Template
 
 RECIPES = "tandemtune.recipes"
+FULL_LIMIT = 2000
+"""Longest search vector with a full covariance: beyond, one eigendecomposition costs more than a generation."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
 
@@ -113,6 +115,10 @@ class MethodSection(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> MethodSection:
         problems = []
+        if self.covariance == "full" and self.d > FULL_LIMIT:
+            problems.append(
+                f"d: {self.d} is too long for a full covariance (at most {FULL_LIMIT}): set covariance to separable"
+            )
         if self.name not in METHODS:
             problems.append(
                 f"name: unknown method {self.name!r}{_near(self.name, METHODS)}, expected {_either(METHODS)}"
@@ -296,7 +302,7 @@ def _raise_all(problems: Iterable[str]) -> None:
 def _read(recipe: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if isinstance(recipe, Mapping):
         tables = {key: dict(value) if isinstance(value, Mapping) else value for key, value in recipe.items()}
-        return "recipe", tables
+        return "recipe", _named(tables)
     path = Path(recipe)
     known = recipes()
     try:
@@ -314,7 +320,13 @@ def _read(recipe: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         ) from None
     if not isinstance(tables, dict):
         raise ConfigError([f"expected sections, found {type(tables).__name__}"], str(path))
-    return str(path), tables
+    return str(path), _named(tables)
+
+
+def _named(tables: dict[str, Any]) -> dict[str, Any]:
+    """``model = "..."`` and ``task = "..."`` are short for a section with that name."""
+    short = {key: {"name": tables[key]} for key in ("model", "task") if isinstance(tables.get(key), str)}
+    return {**tables, **short}
 
 
 def _apply(tables: dict[str, Any], overrides: Sequence[str]) -> list[str]:
@@ -323,7 +335,7 @@ def _apply(tables: dict[str, Any], overrides: Sequence[str]) -> list[str]:
         key, equals, value = item.partition("=")
         section, dot, name = key.strip().partition(".")
         if not dot:
-            section, name = _owner(section), section
+            section, name = (section, "name") if section in {"model", "task"} else (_owner(section), section)
         if not equals or not name or section not in RunConfig.model_fields:
             near = _near_key(key.strip()) if equals else ""
             problems.append(f"override {item!r}{near}: expected section.key=value, for example method.budget=1000")

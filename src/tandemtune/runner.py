@@ -140,7 +140,7 @@ def _result(bench: Bench, origin: Mapping[int, Tensor], found: Standing, folder:
             "candidates": found.candidates,
             "forward_tokens": round(found.token_layers / depth),
             "seconds": round(folder.read_seconds(), 3),
-            "peak_rss_mb": round(peak_rss_mb(), 1),
+            "peak_rss_mb": round(max(peak_rss_mb(), folder.read_peak()), 1),
         },
         "rows": {"train": len(bench.objective.train), "dev": len(bench.dev), "test": len(test) if test else 0},
         "stop_reason": str(folder.read_lines()[-1]["stop_reason"]),

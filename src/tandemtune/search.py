@@ -95,6 +95,8 @@ class Search:
         self._spent = self.folder.read_seconds()
         self._begin = self._saved_at = time.perf_counter()
         resumed = len(self.journal.lines)
+        if self.journal.torn:
+            self.observe("progress", {"text": "the journal's last line was torn by a kill; its step is done again"})
         start = self._line(0, self._start)
         now = self._restored(start)
         self.observe("start", {"line": start, "resumed": resumed, "seconds": self._spent})

@@ -309,10 +309,12 @@ def test_eos_that_the_tokenizer_appends_is_stripped_for_causal():
     assert len(home.encode(Template.parse(CAUSAL_SINGLE), {"text": "movie " * 50}, 20).ids) == 20
 
 
-def test_eos_that_the_text_spells_out_is_kept():
+def test_eos_that_the_text_spells_out_is_text_and_no_mark():
     home = with_special_ends("causal", "[CLS] $A [SEP]")
     encoded = home.encode(Template.parse("a review : {text} {mask}"), {"text": "a movie [SEP]"}, 64)
-    assert words_of(home, encoded)[-2:] == ["movie", "[SEP]"]
+    assert home.tokenizer.sep_token_id not in encoded.ids
+    assert words_of(home, encoded)[2:5] == ["review", ":", "a"]
+    assert len(encoded.ids) > len(home.encode(Template.parse("a review : {text} {mask}"), {"text": "a movie"}, 64).ids)
 
 
 def test_a_tokenizer_without_offsets_is_refused():

@@ -108,13 +108,20 @@ class Backbone:
             DataError: the template alone is longer than `max_tokens`.
         """
         limit = min(max_tokens, self.longest)
-        kept = {name: fields[name] for name in template.fields if name in fields}
+        kept = {name: self._without_marks(fields[name]) for name in template.fields if name in fields}
         while True:
             ids, answer, cuts = self._tokenize(template, kept)
             excess = len(ids) - limit
             if excess <= 0:
                 return Encoded(tuple(ids), answer)
             kept = self._shorten(template, kept, cuts, excess, limit)
+
+    def _without_marks(self, text: str) -> str:
+        """Text whose spelled-out special tokens ("[SEP]", "<|endoftext|>") are words like any other, not marks."""
+        for mark in self.tokenizer.all_special_tokens:
+            if len(mark) > 1 and mark in text:
+                text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+        return text
 
     def _shorten(
         self, template: Template, kept: dict[str, str], cuts: dict[str, list[int]], excess: int, limit: int

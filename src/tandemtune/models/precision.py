@@ -1,4 +1,4 @@
-"""Mixed precision for ranking candidates: 16-bit products, 32-bit everything else.
+"""Mixed precision for ranking candidates: weights of 16 bits, products in 16 bits, everything else computed in 32.
 
 Candidates of one generation differ little, so a hidden state that is rounded to 16 bits after every layer drowns the difference.
 The products are where the time goes; kept alone in 16 bits they round what is added to the hidden state, not the hidden state.

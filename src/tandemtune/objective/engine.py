@@ -80,10 +80,9 @@ class Engine:
             fitting = self._rows_per_chunk(whole.ids.shape[1])
             for group, states in zip(_row_chunks(whole, fitting), torch.split(kept, fitting), strict=True):
                 rows = len(group.ids)
-                size = max(1, fitting // rows) if self.tunable.side_by_side else 1
-                for first in range(0, count, size):
-                    chunk = {block: vectors[first : first + size] for block, vectors in candidates.items()}
-                    here = min(size, count - first)
+                first = 0
+                for here in self.chunks(group, count):
+                    chunk = {block: vectors[first : first + here] for block, vectors in candidates.items()}
                     with self.tunable.applied({**point, **chunk}):
                         words = self.stack.logits(
                             group.ids.repeat(here, 1),
@@ -92,7 +91,7 @@ class Engine:
                             states=states.repeat(here, 1, 1),
                         )
                     result[first : first + here, group.rows] = (words @ self.averaging).view(here, rows, -1)
-                first += here
+                    first += here
         return result
 
     def chunks(self, group: Group, count: int) -> list[int]:

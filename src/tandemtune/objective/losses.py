@@ -40,7 +40,7 @@ def make(name: Loss, score: Callable[[list[int], list[int]], float]) -> LossFunc
     """A loss by name.
 
     Args:
-        name: "ce", "hinge", or a black box: "accuracy" (1 - accuracy) or "f1" (1 - the task's F1).
+        name: "ce", "hinge", or a black box: "accuracy" (1 - accuracy) or "f1" (1 - F1).
         score: the F1 that "f1" is made of: (predictions, gold) -> number.
     """
     if name == "ce":

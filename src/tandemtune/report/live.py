@@ -27,6 +27,8 @@ class LiveReport:
         self._live: Live | None = None
         self._budget = 0
         self._began = (0.0, 0)
+        self._recorded = 0
+        self.started = False
 
     def __enter__(self) -> LiveReport:
         return self
@@ -62,6 +64,8 @@ class LiveReport:
 
     def _on_start(self, facts: Mapping[str, Any]) -> None:
         line = facts["line"]
+        self.started = True
+        self._recorded = facts["resumed"]
         if facts["resumed"]:
             self._say(f"resumed: {facts['resumed']} journal lines are there already")
         self._say(f"start: train loss {_short(line['train_loss'])}, dev loss {_short(line['dev']['loss'])}")
@@ -72,6 +76,8 @@ class LiveReport:
 
     def _on_generation(self, facts: Mapping[str, Any]) -> None:
         line, now, seconds = facts["line"], facts["standing"], facts["seconds"]
+        if line["step"] < self._recorded:
+            return  # recorded before; only walked through
         if self._began[1] < 0:
             self._began = (seconds, line["candidates"])
         done = line["candidates"] - self._began[1]

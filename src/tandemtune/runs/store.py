@@ -146,6 +146,10 @@ class RunFolder:
         lines = Journal(self.clock).lines
         return float(lines[-1]["seconds"]) if lines else 0.0
 
+    def read_peak(self) -> float:
+        """Peak memory in megabytes over all processes that have worked on the run; 0 if none has noted it."""
+        return max((float(line["peak_rss_mb"]) for line in read_journal(self.clock)), default=0.0)
+
     def tick(self, **facts: Any) -> None:
         """Note times; unlike the journal they differ from run to run and may lose their last line."""
         with self.clock.open("a", encoding="utf-8") as file:

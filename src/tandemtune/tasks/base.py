@@ -146,6 +146,8 @@ class Task:
         for source in (self.test_source, self.dev_source):
             if source is not None:
                 problems += _problem(check_source, source)
+        if self.test_source is not None and self.test_source in (self.train_source, self.dev_source):
+            problems.append(f"test: {self.test_source} is also a source of training or dev rows, so no row is unseen")
         if len(set(self.labels)) == len(self.labels):
             problems += _problem(self._read_once, self.train_source)
         return problems
