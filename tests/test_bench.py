@@ -116,3 +116,14 @@ def test_a_search_by_the_plain_loop_writes_the_same_journal(tmp_path: Path, monk
             k: other.get(k) for k in ("step", "layer", "accepted", "candidates", "stop_reason")
         }
         assert one.get("losses") == pytest.approx(other.get("losses"), abs=1e-5)
+
+
+def test_peak_memory_is_that_of_the_program_and_not_of_its_parent() -> None:
+    import subprocess
+    import sys
+
+    hold = torch.ones(120_000_000)  # 480 MB in this process
+    code = "from tandemtune.system import peak_rss_mb; print(peak_rss_mb())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 1 < float(done.stdout) < 400
+    assert hold[0] == 1
