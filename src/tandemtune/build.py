@@ -93,7 +93,7 @@ def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None
         folder = assets.fetch(name, progress=progress)
         name = name.removeprefix(assets.PREFIX)
         train, test = train or str(folder / "train.jsonl"), test or str(folder / "test.jsonl")
-    if name is not None and (train is None or _known(name)):
+    if name is not None and (train is None or name in TASKS):
         return build_task(
             get(name),
             kind=kind,
@@ -387,10 +387,6 @@ def _device(wanted: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"[model] device: {wanted!r} cannot be used here: {str(error).splitlines()[0]}") from None
     return wanted
-
-
-def _known(name: str) -> bool:
-    return name in TASKS
 
 
 def _kind_without_loading(section: ModelSection) -> Kind | None:
