@@ -6,7 +6,7 @@ Where query and key lie in each model is written down here a second time, on pur
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,12 @@ LAYERS = {
 }
 
 
-def layers_of(model: nn.Module, name: str) -> nn.ModuleList:
-    """The list of layers of a tiny model."""
+def layers_of(model: nn.Module, name: str) -> Sequence[nn.Module]:
+    """The layers of a tiny model; of two stacks the encoder's first."""
+    if name == "t5":
+        return [*model.encoder.block, *model.decoder.block]
+    if name == "bart":
+        return [*model.model.encoder.layers, *model.model.decoder.layers]
     return LAYERS.get(name, lambda m: m.model.layers)(model)
 
 
@@ -39,6 +43,11 @@ def weight_rows(model: nn.Module, name: str, block: int) -> tuple[Tensor, Tensor
         return layer.attention.self.query_proj.weight, layer.attention.self.key_proj.weight
     if name == "distilbert":
         return layer.attention.q_lin.weight, layer.attention.k_lin.weight
+    if name == "t5":
+        attention = layer.layer[1].EncDecAttention if layer.is_decoder else layer.layer[0].SelfAttention
+        return attention.q.weight, attention.k.weight
+    if name == "bart" and hasattr(layer, "encoder_attn"):
+        return layer.encoder_attn.q_proj.weight, layer.encoder_attn.k_proj.weight
     if name == "gpt2":
         whole = layer.attn.c_attn.weight
         width = whole.shape[0]
@@ -87,4 +96,26 @@ def merged(model: nn.Module, name: str, point: Mapping[int, Tensor], rank: int) 
 def word_logits(model: nn.Module, prompts: Iterable, token_ids: Iterable[int]) -> Tensor:
     """Logits [N, W] of the label words, one prompt at a time, through the model's whole head."""
     chosen = list(token_ids)
-    return torch.stack([model(input_ids=torch.tensor([p.ids])).logits[0, p.answer, chosen] for p in prompts])
+    return torch.stack([all_logits(model, torch.tensor([p.ids]))[0, p.answer, chosen] for p in prompts])
+
+
+@torch.no_grad()
+def entering(model: nn.Module, ids: Tensor) -> list[Tensor]:
+    """Hidden states that enter each layer; for a decoder layer the encoder's output with the decoder's position behind it."""
+    if not model.config.is_encoder_decoder:
+        return list(model(input_ids=ids, output_hidden_states=True).hidden_states)
+    begin = torch.full((len(ids), 1), model.config.decoder_start_token_id)
+    output = model(input_ids=ids, decoder_input_ids=begin, output_hidden_states=True)
+    read = output.encoder_last_hidden_state
+    return [
+        *output.encoder_hidden_states[:-1],
+        *(torch.cat([read, own], dim=1) for own in output.decoder_hidden_states),
+    ]
+
+
+def all_logits(model: nn.Module, ids: Tensor) -> Tensor:
+    """The model's own logits [n, T, V]; of a decoder those of its first position."""
+    begin = {}
+    if model.config.is_encoder_decoder:
+        begin = {"decoder_input_ids": torch.full((len(ids), 1), model.config.decoder_start_token_id)}
+    return model(input_ids=ids, **begin).logits

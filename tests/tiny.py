@@ -110,9 +110,40 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("Qwen3Config", {**GROUPED, "head_dim": 8}),
     "gemma2": ("Gemma2Config", GEMMA),
     "gemma3_text": ("Gemma3TextConfig", GEMMA),
+    "t5": (
+        "T5Config",
+        {
+            "vocab_size": COMMON["vocab_size"],
+            "d_model": 32,
+            "d_kv": 8,
+            "d_ff": 48,
+            "num_layers": 2,
+            "num_decoder_layers": 2,
+            "num_heads": 4,
+            "decoder_start_token_id": 0,
+            "feed_forward_proj": "gated-gelu",
+            "relative_attention_num_buckets": 8,
+        },
+    ),
+    "bart": (
+        "BartConfig",
+        {
+            "vocab_size": COMMON["vocab_size"],
+            "d_model": 32,
+            "encoder_layers": 2,
+            "decoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 48,
+            "decoder_ffn_dim": 48,
+            "max_position_embeddings": 64,
+            "decoder_start_token_id": 3,
+        },
+    ),
 }
 MASKED = ("bert", "roberta", "distilbert", "electra", "deberta-v2")
-CAUSAL = tuple(name for name in CONFIGS if name not in MASKED)
+SEQ2SEQ = ("t5", "bart")
+CAUSAL = tuple(name for name in CONFIGS if name not in (*MASKED, *SEQ2SEQ))
 
 
 def tokenizer(kind: str) -> PreTrainedTokenizerFast:
@@ -133,18 +164,29 @@ def model(name: str, seed: int = 0) -> torch.nn.Module:
     """A random model of one architecture, with weights large enough that its outputs differ."""
     config_name, options = CONFIGS[name]
     config = getattr(transformers, config_name)(**options)
-    auto = transformers.AutoModelForMaskedLM if name in MASKED else transformers.AutoModelForCausalLM
+    auto = {
+        "masked": transformers.AutoModelForMaskedLM,
+        "causal": transformers.AutoModelForCausalLM,
+        "seq2seq": transformers.AutoModelForSeq2SeqLM,
+    }[kind_of(name)]
     torch.manual_seed(seed)
     made = auto.from_config(config).eval().requires_grad_(False)
     for parameter in made.parameters():
         if parameter.ndim > 1:
             parameter.normal_(0.0, 0.2)
     made.tie_weights()
+    if name == "bart":
+        made.final_logits_bias.normal_()
     return made
+
+
+def kind_of(name: str) -> str:
+    """The kind of a tiny model."""
+    return "masked" if name in MASKED else "seq2seq" if name in SEQ2SEQ else "causal"
 
 
 def backbone(name: str, seed: int = 0) -> Backbone:
     """A tiny random backbone."""
     made = model(name, seed)
-    kind = "masked" if name in MASKED else "causal"
+    kind = kind_of(name)
     return Backbone(f"tiny-{name}", made, tokenizer(kind), kind, architectures.find(made))

@@ -173,7 +173,7 @@ def gradient_step(bench: Bench) -> Callable[[], None]:
     except ImportError as error:
         raise RunError("gradient steps need PEFT: pip install 'tandemtune[peft]'") from error
     scorer = bench.scorer
-    names = sorted({projection.module.rpartition(".")[2] for projection in scorer.tunable.projections})
+    names = [f"{scorer.backbone.layer_path(b)}.{p.module}" for b in scorer.tunable.blocks for p in scorer.backbone.projections(b)]
     transposed = scorer.backbone.model.config.model_type == "gpt2"  # type: ignore[union-attr]
     config = LoraConfig(
         r=scorer.tunable.rank, lora_alpha=scorer.tunable.rank, target_modules=names, fan_in_fan_out=transposed

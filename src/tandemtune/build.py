@@ -187,7 +187,7 @@ def make_scorer(
     Args:
         config: the recipe.
         task: the task of that recipe.
-        kind: "masked" or "causal".
+        kind: "masked", "causal" or "seq2seq".
         facts: what was decided before: number format, threads, device.
         progress: called with a short line when something slow begins.
 
@@ -322,7 +322,7 @@ def make_phase(bench: Bench, origin: Mapping[int, Tensor]) -> Phase:
     tunable = scorer.tunable
     measured = statistics.measure(scorer.engine, scorer.backbone, bench.objective.train, origin)
     projections: dict[int, RandomProjection] = {}
-    names = [projection.name for projection in scorer.tunable.projections]
+    names = scorer.tunable.names
     for block in tunable.blocks:
         shapes = tuple(tunable.shapes(block))
         known = measured[block]
@@ -393,7 +393,8 @@ def _kind_without_loading(section: ModelSection) -> Kind | None:
     """The kind of a model whose configuration lies on this machine; None where that would need a download."""
     if section.name.startswith(assets.PREFIX):
         asset = assets.CATALOGUE[section.name.removeprefix(assets.PREFIX)]
-        return "causal" if "CausalLM" in asset.architecture else "masked"
+        known: dict[str, Kind] = {"ForCausalLM": "causal", "ForConditionalGeneration": "seq2seq"}
+        return next((kind for ending, kind in known.items() if asset.architecture.endswith(ending)), "masked")
     place = Path(loading.locate(section.name))
     if not place.is_dir():
         return None

@@ -36,8 +36,8 @@ class ModelSection(_Section):
     """[model]: which backbone, and how it is held."""
 
     name: Annotated[str, Field(min_length=1, description="pypi:KEY, a local folder or a hub id")]
-    kind: Literal["masked", "causal"] | None = Field(
-        None, description="masked or causal; read from the model if left out"
+    kind: Literal["masked", "causal", "seq2seq"] | None = Field(
+        None, description="masked, causal or seq2seq; read from the model if left out"
     )
     dtype: Literal["auto", "float32", "mixed", "bfloat16", "float16"] = Field(
         "auto", description="format of the frozen weights; auto measures which is faster here"

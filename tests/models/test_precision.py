@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import oracle
 import small
 import tiny
 from tandemtune import build, load, tune
@@ -18,17 +19,17 @@ from tandemtune.models.precision import mix
 def logits(model: torch.nn.Module) -> torch.Tensor:
     ids = torch.randint(5, len(tiny.WORDS), (6, 9), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        return model(input_ids=ids).logits.float()
+        return oracle.all_logits(model, ids).float()
 
 
 @pytest.mark.parametrize("name", tiny.CONFIGS)
 def test_only_the_products_of_the_layers_are_rounded(name: str) -> None:
     home = tiny.backbone(name)
     exact = logits(home.model)
-    path = home.architecture.layers
-    mix(home.model, path)
+    paths = tuple(f"{path}." for path in home.architecture.paths)
+    mix(home.model, home.architecture.paths)
     for place, module in home.model.named_modules():
-        inside = place.startswith(f"{path}.") and is_linear(module)
+        inside = place.startswith(paths) and is_linear(module)
         formats = {parameter.dtype for parameter in module.parameters(recurse=False)}
         assert formats <= {torch.bfloat16 if inside else torch.float32}
     found = logits(home.model)
@@ -40,7 +41,7 @@ def test_only_the_products_of_the_layers_are_rounded(name: str) -> None:
 def test_it_is_nearer_to_float32_than_plain_16_bit(name: str) -> None:
     exact = logits(tiny.model(name))
     home = tiny.backbone(name)
-    mix(home.model, home.architecture.layers)
+    mix(home.model, home.architecture.paths)
     low = tiny.model(name).to(torch.bfloat16)
     assert (logits(home.model) - exact).abs().mean() < (logits(low) - exact).abs().mean()
 

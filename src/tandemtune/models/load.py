@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,11 @@ from tandemtune.models import architectures
 from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.models.precision import mix
 
-_AUTO: dict[Kind, str] = {"masked": "AutoModelForMaskedLM", "causal": "AutoModelForCausalLM"}
+_AUTO: dict[Kind, str] = {
+    "masked": "AutoModelForMaskedLM",
+    "causal": "AutoModelForCausalLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+}
 
 
 def locate(name: str, progress: Callable[[str], None] | None = None) -> str:
@@ -30,17 +36,23 @@ def locate(name: str, progress: Callable[[str], None] | None = None) -> str:
 
 
 def kind_of(config: Any) -> Kind:
-    """Whether a configuration describes a masked or a causal language model.
+    """Whether a configuration describes a masked, a causal or a sequence-to-sequence language model.
 
     Raises:
-        ModelError: it is neither.
+        ModelError: it is none of them.
     """
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     )
 
     named = " ".join(getattr(config, "architectures", None) or [])
+    if (
+        getattr(config, "is_encoder_decoder", False)
+        and config.model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    ):
+        return "seq2seq"
     masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if "CausalLM" in named or "LMHeadModel" in named or (causal and not masked):
@@ -48,8 +60,8 @@ def kind_of(config: Any) -> Kind:
     if masked:
         return "masked"
     raise ModelError(
-        f"model type {config.model_type!r} ({named or 'no architecture named'}) is neither a masked nor a causal "
-        "language model"
+        f"model type {config.model_type!r} ({named or 'no architecture named'}) is no masked, causal or "
+        "sequence-to-sequence language model"
     )
 
 
@@ -82,7 +94,7 @@ def load(
 
     Args:
         name: ``pypi:KEY``, a local folder or a hub id.
-        kind: "masked" or "causal"; None reads it from the model's configuration.
+        kind: "masked", "causal" or "seq2seq"; None reads it from the model's configuration.
         dtype: number format, "float32", "bfloat16", "float16", or "mixed": 16-bit products, 32-bit everything else.
         device: a torch device name.
         target: module names inside a layer to put LoRA on, instead of the table's query and key.
@@ -103,12 +115,13 @@ def load(
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(place, revision=revision)
         auto = getattr(transformers, _AUTO[kind])
-        model, report = auto.from_pretrained(
-            place,
-            revision=revision,
-            dtype=torch.bfloat16 if dtype == "mixed" else getattr(torch, dtype),
-            output_loading_info=True,
-        )
+        with _untied_heads_are_fine():
+            model, report = auto.from_pretrained(
+                place,
+                revision=revision,
+                dtype=torch.bfloat16 if dtype == "mixed" else getattr(torch, dtype),
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise _unloadable(place, error) from error
     if report["missing_keys"]:
@@ -121,15 +134,29 @@ def load(
     model.to(device)
     architecture = architectures.find(model, target)
     if quantize is not None:
-        _quantize(model, architecture.layers)
+        _quantize(model, architecture.paths)
     if dtype == "mixed":
-        mix(model, architecture.layers)
+        mix(model, architecture.paths)
     return Backbone(name, model, tokenizer, kind, architecture)
 
 
-def _quantize(model: Any, layers: str) -> None:
+@contextmanager
+def _untied_heads_are_fine() -> Iterator[None]:
+    """Keep `transformers` from warning about each T5 whose output embedding has weights of its own."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return "so we will NOT tie" not in record.getMessage()
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
+
+
+def _quantize(model: Any, layers: Sequence[str]) -> None:
     """Keep the linear maps of all layers in 8 bits, one scale for each output column; embeddings and head stay as they are."""
-    import logging
     import warnings
 
     import torch
@@ -143,7 +170,7 @@ def _quantize(model: Any, layers: str) -> None:
         raise ModelError("[model] quantize needs torchao: pip install 'tandemtune[quantize]'") from error
 
     def inside(module: Any, path: str) -> bool:
-        return isinstance(module, torch.nn.Linear) and path.startswith(f"{layers}.")
+        return isinstance(module, torch.nn.Linear) and path.startswith(tuple(f"{list_}." for list_ in layers))
 
     quantize_(model, Int8WeightOnlyConfig(), filter_fn=inside)
 
@@ -151,7 +178,7 @@ def _quantize(model: Any, layers: str) -> None:
 def _unloadable(place: str, error: Exception) -> ModelError:
     return ModelError(
         f"model {place!r} cannot be loaded: {_first_lines(error)}. Expected a pypi: key (see `tandemtune ls models`), "
-        "a local folder of a masked or causal language model, or a hub id"
+        "a local folder of a masked, causal or sequence-to-sequence language model, or a hub id"
     )
 
 

@@ -6,7 +6,7 @@ The products are where the time goes; kept alone in 16 bits they round what is a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from tandemtune.models.architectures import is_linear
 
 
-def mix(model: nn.Module, layers: str, low: torch.dtype = torch.bfloat16) -> None:
+def mix(model: nn.Module, layers: Sequence[str], low: torch.dtype = torch.bfloat16) -> None:
     """Let the linear maps of all layers multiply in `low`, and everything else compute in float32.
 
     Args:
         model: the model; its layers' linear weights are held in `low` afterwards, everything else in float32.
-        layers: path of the list of layers.
+        layers: paths of the lists of layers.
         low: a 16-bit number format.
     """
-    inside = {module for name, module in model.named_modules() if name.startswith(f"{layers}.") and is_linear(module)}
+    paths = tuple(f"{path}." for path in layers)
+    inside = {module for name, module in model.named_modules() if name.startswith(paths) and is_linear(module)}
     for module in model.modules():
         wanted = low if module in inside else torch.float32
         for parameter in module.parameters(recurse=False):

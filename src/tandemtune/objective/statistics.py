@@ -44,9 +44,9 @@ def clipped_sd(values: Tensor) -> float:
 
 
 def _layer(engine: Engine, backbone: Backbone, batch: Batch, point: Point, block: int) -> LayerStatistics:
-    layer = backbone.layers[block]
-    inputs: dict[str, list[Tensor]] = {p.name: [] for p in backbone.architecture.projections}
-    outputs: dict[str, list[Tensor]] = {p.name: [] for p in backbone.architecture.projections}
+    layer, projections = backbone.layers[block], backbone.projections(block)
+    inputs: dict[str, list[Tensor]] = {p.name: [] for p in projections}
+    outputs: dict[str, list[Tensor]] = {p.name: [] for p in projections}
 
     def watch(name: str, chosen: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -58,7 +58,7 @@ def _layer(engine: Engine, backbone: Backbone, batch: Batch, point: Point, block
     states = engine.states(batch, point, block)
     with ExitStack() as stack:
         stack.enter_context(engine.tunable.applied(point))
-        for projection in backbone.architecture.projections:
+        for projection in projections:
             module = layer.get_submodule(projection.module)
             chosen = columns(projection, module, backbone.head_dim)
             stack.enter_context(hooked(module.register_forward_hook(watch(projection.name, chosen))))

@@ -6,14 +6,14 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from tandemtune.errors import DataError, UsageError
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.files import HUB
 from tandemtune.tasks.templates import Template
 
-Kind = Literal["masked", "causal"]
+Kind = Literal["masked", "causal", "seq2seq"]
 Words = Mapping[str, tuple[str, ...]]
 FILE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
@@ -60,10 +60,10 @@ class TaskRow:
         summary: one line on what is decided.
         words: label words of each label, in the fixed order of the labels.
         masked: template for models with a mask token.
-        causal: template for models that continue a text; ends with ``{mask}``.
+        causal: template for models that answer behind the text (causal, seq2seq); ends with ``{mask}``.
         metric: a name in `METRICS`.
         positive: the label that "f1" counts.
-        causal_words: label words for causal models, where they differ.
+        causal_words: label words for models that answer behind the text, where they differ.
         stem: local files are called ``<stem>.train.jsonl`` and ``<stem>.test.jsonl``; "" means `name`.
         hub: where the rows lie on a data hub; None if they are not there.
         label_column: column of the label in local files.
@@ -90,17 +90,17 @@ class TaskRow:
         """The template for a kind of model.
 
         Args:
-            kind: "masked" or "causal".
+            kind: "masked", "causal" or "seq2seq".
         """
-        return Template.parse(self.causal if kind == "causal" else self.masked)
+        return Template.parse(self.masked if kind == "masked" else self.causal)
 
     def words_for(self, kind: Kind) -> Words:
         """The label words for a kind of model.
 
         Args:
-            kind: "masked" or "causal".
+            kind: "masked", "causal" or "seq2seq".
         """
-        return self.causal_words if kind == "causal" and self.causal_words is not None else self.words
+        return self.causal_words if kind != "masked" and self.causal_words is not None else self.words
 
 
 def get(name: str) -> TaskRow:
@@ -140,7 +140,7 @@ def build_task(
 
     Args:
         row: the row or its name.
-        kind: the kind of model: "masked" or "causal" decides template and words.
+        kind: the kind of model, "masked", "causal" or "seq2seq": it decides template and words.
         data: folder with ``<stem>.train.*`` and ``<stem>.test.*``; None takes the hub.
         template: in place of the row's template.
         words: in place of the row's label words; must name the same labels, may list them in any order.
@@ -160,8 +160,8 @@ def build_task(
     """
     if isinstance(row, str):
         row = get(row)
-    if kind not in ("masked", "causal"):
-        raise UsageError(f"kind {kind!r}: expected 'masked' or 'causal'")
+    if kind not in get_args(Kind):
+        raise UsageError(f"kind {kind!r}: expected one of {', '.join(get_args(Kind))}")
     if words is not None and set(words) != set(row.labels):
         raise UsageError(
             f"task {row.name!r}: label words for {', '.join(map(repr, words))}, "

@@ -23,6 +23,9 @@ from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import hooked
 from tandemtune.tunables.base import Point
 
+TASK_TYPES = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
+"""PEFT's names for kinds of models; it has none for a masked one."""
+
 
 class LoRA:
     """LoRA on the projections of some layers; one block is one layer.
@@ -38,23 +41,24 @@ class LoRA:
     def __init__(self, backbone: Backbone, rank: int, layers: Sequence[int]) -> None:
         self.rank = rank
         self.blocks = tuple(sorted(layers))
-        self.projections = backbone.architecture.projections
+        self.names = tuple(projection.name for projection in backbone.architecture.projections)
         self.side_by_side = not backbone.architecture.mixed_inputs
         self._kind = backbone.kind
-        self._prefix = backbone.architecture.layers
+        self._paths = {block: backbone.layer_path(block) for block in self.blocks}
+        self._projections = {block: backbone.projections(block) for block in self.blocks}
         self._modules: dict[int, dict[str, nn.Module]] = {}
         self._columns: dict[str, Tensor] = {}
+        every = backbone.layers
         for block in self.blocks:
-            layer = backbone.layers[block]
-            self._modules[block] = {p.module: layer.get_submodule(p.module) for p in self.projections}
-        for projection in self.projections:
+            self._modules[block] = {p.module: every[block].get_submodule(p.module) for p in self._projections[block]}
+        for projection in self._projections[self.blocks[0]]:
             module = self._modules[self.blocks[0]][projection.module]
             self._columns[projection.name] = columns(projection, module, backbone.head_dim)
 
     def shapes(self, block: int) -> list[tuple[int, int]]:
         """Shapes of A and B of each projection, in order."""
         shapes: list[tuple[int, int]] = []
-        for projection in self.projections:
+        for projection in self._projections[block]:
             n_in, _ = sizes(self._modules[block][projection.module])
             shapes += [(n_in, self.rank), (self.rank, len(self._columns[projection.name]))]
         return shapes
@@ -103,8 +107,7 @@ class LoRA:
         shapes = self.shapes(block)
         pieces = torch.split(vector, [math.prod(shape) for shape in shapes], dim=-1)
         matrices = [piece.reshape(*piece.shape[:-1], *shape) for piece, shape in zip(pieces, shapes, strict=True)]
-        names = [projection.name for projection in self.projections]
-        return {name: (matrices[2 * i], matrices[2 * i + 1]) for i, name in enumerate(names)}
+        return {name: (matrices[2 * i], matrices[2 * i + 1]) for i, name in enumerate(self.names)}
 
     def save(self, point: Point, folder: Path, base_model: str) -> None:
         """Write an ordinary PEFT LoRA adapter.
@@ -123,7 +126,7 @@ class LoRA:
         width = 0
         for block in self.blocks:
             for name in self._modules[block]:
-                path = f"{self._prefix}.{block}.{name}"
+                path = f"{self._paths[block]}.{name}"
                 a, b = self._assemble(block, point[block], name, cast=False)
                 targets.append(path)
                 width = a.shape[-1]
@@ -132,7 +135,7 @@ class LoRA:
         transposed = any(not isinstance(m, nn.Linear) for m in self._modules[self.blocks[0]].values())
         config = {
             "peft_type": "LORA",
-            "task_type": "CAUSAL_LM" if self._kind == "causal" else None,
+            "task_type": TASK_TYPES.get(self._kind),
             "base_model_name_or_path": base_model,
             "inference_mode": True,
             "r": width,
@@ -169,7 +172,7 @@ class LoRA:
         for block in self.blocks:
             pieces: list[Tensor] = []
             used: dict[str, int] = {}
-            for projection in self.projections:
+            for projection in self._projections[block]:
                 a_key, b_key = self._keys(block, projection.module)
                 a, b = tensors[a_key].T.float(), tensors[b_key].T.float()
                 first = used.get(projection.module, 0)
@@ -185,12 +188,14 @@ class LoRA:
             "rank": self.rank,
             "layers": list(self.blocks),
             "parameters": sum(self.dim(block) for block in self.blocks),
-            "projections": [f"{p.name}: {p.module}" for p in self.projections],
+            "projections": list(
+                dict.fromkeys(f"{p.name}: {p.module}" for b in self.blocks for p in self._projections[b])
+            ),
         }
 
     def _keys(self, block: int, module_name: str) -> tuple[str, str]:
         """Names of one module's A and B in an adapter file."""
-        path = f"base_model.model.{self._prefix}.{block}.{module_name}"
+        path = f"base_model.model.{self._paths[block]}.{module_name}"
         return f"{path}.lora_A.weight", f"{path}.lora_B.weight"
 
     def _tensor_shapes(self) -> dict[str, tuple[int, int]]:
@@ -199,7 +204,7 @@ class LoRA:
         for block in self.blocks:
             for name, module in self._modules[block].items():
                 n_in, n_out = sizes(module)
-                width = self.rank * sum(projection.module == name for projection in self.projections)
+                width = self.rank * sum(projection.module == name for projection in self._projections[block])
                 a_key, b_key = self._keys(block, name)
                 shapes[a_key], shapes[b_key] = (width, n_in), (n_out, width)
         return shapes
@@ -208,7 +213,7 @@ class LoRA:
         """A [..., n_in, R] and B [..., R, n_out of the whole module] of all terms inside one module."""
         module = self._modules[block][module_name]
         factors = self.factors(block, vector)
-        inside = [p for p in self.projections if p.module == module_name]
+        inside = [p for p in self._projections[block] if p.module == module_name]
         if len(inside) == 1 and inside[0].part is None:
             a, b = factors[inside[0].name]
         else:
