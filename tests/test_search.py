@@ -145,7 +145,8 @@ def test_result_has_exactly_the_documented_keys(done):
         assert set(scores) == SCORE_KEYS and set(scores["calibrated"]) == {"dev", "test"}
         assert all(0 <= scores[split] <= 1 for split in ("train", "dev", "test"))
         assert sum(scores["prior"]) == pytest.approx(1, abs=1e-5) and len(scores["prior"]) == 2
-    assert set(result["cost"]) == {"candidates", "forward_tokens", "seconds", "peak_rss_mb"}
+    names = {"candidates", "gradient_steps", "forward_tokens", "backward_tokens", "seconds", "peak_rss_mb"}
+    assert set(result["cost"]) == names
     assert result["cost"]["seconds"] > 0 and result["cost"]["peak_rss_mb"] > 50
     assert result["rows"] == {"train": 8, "dev": 8, "test": 24}
     assert (result["method"], result["task"], result["seed"], result["shots"]) == ("c-lora", "small", 5, 4)

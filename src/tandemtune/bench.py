@@ -173,11 +173,14 @@ def gradient_step(bench: Bench) -> Callable[[], None]:
     except ImportError as error:
         raise RunError("gradient steps need PEFT: pip install 'tandemtune[peft]'") from error
     scorer = bench.scorer
-    names = [f"{scorer.backbone.layer_path(b)}.{p.module}" for b in scorer.tunable.blocks for p in scorer.backbone.projections(b)]
+    names = [
+        f"{scorer.backbone.layer_path(b)}.{p.module}"
+        for b in scorer.tunable.blocks
+        for p in scorer.backbone.projections(b)
+    ]
     transposed = scorer.backbone.model.config.model_type == "gpt2"  # type: ignore[union-attr]
-    config = LoraConfig(
-        r=scorer.tunable.rank, lora_alpha=scorer.tunable.rank, target_modules=names, fan_in_fan_out=transposed
-    )
+    rank = scorer.config.method.r
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names, fan_in_fan_out=transposed)
     model: Any = get_peft_model(scorer.backbone.model, config)
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)

@@ -6,11 +6,12 @@ import gc
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,19 +29,29 @@ from tandemtune.objective.batch import Batch, collate
 from tandemtune.objective.engine import Engine
 from tandemtune.objective.objective import Objective, rank_correlation
 from tandemtune.optimizers.cmaes import CMAES
-from tandemtune.schedule import Phase, seed_for
-from tandemtune.subspace import RandomProjection, scales
+from tandemtune.optimizers.gradient import Algorithm, Gradient
+from tandemtune.proposals import Mutation, Perturbed, Proposer, RandomWords
+from tandemtune.schedule import Phase, Stage, alternating, seed_for
+from tandemtune.subspace import LayerStatistics, RandomProjection, Rule, scales
 from tandemtune.system import cores
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS, build_task, get
 from tandemtune.tasks.metrics import score
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import Verbalizer, resolve
+from tandemtune.tunables.base import INPUT, Tunable
 from tandemtune.tunables.lora import LoRA
-from tandemtune.types import Example, Split
+from tandemtune.tunables.prompt import Prompt
+from tandemtune.tunables.vocabulary import Vocabulary
+from tandemtune.types import Encoded, Example, Split
 
 Progress = Callable[[str], None]
 CONTENT_FREE = ("N/A", "", "[MASK]")
+STRETCH = 1.5
+"""Where one point is scored or differentiated, rows up to this many times as long as the shortest run together with it."""
+DEFAULT_STEPS = 60
+PROMPT_LR, LORA_LR = 0.1, 1e-3
+"""Learning rates where a recipe names none: of prompts as a share of the embeddings' standard deviation."""
 FASTER = 1.2
 """Mixed precision is tried where its products are at least this much faster than float32's."""
 RELIABLE = 0.98
@@ -55,16 +66,27 @@ class Scorer:
     task: Task
     backbone: Backbone
     verbalizer: Verbalizer
-    tunable: LoRA
+    tunable: Tunable
+    vocabulary: Vocabulary
     engine: Engine
     facts: dict[str, Any]
 
-    def batch(self, examples: Sequence[Example]) -> Batch:
-        """Encode labelled or unlabelled examples for this model."""
+    def encoded(self, examples: Sequence[Example], plain: bool = False) -> tuple[list[Encoded], list[int]]:
+        """Prompts with room for what the tunable puts into them (none if `plain`), and labels (-1 where unknown)."""
         labels = [-1 if e.label is None else self.task.label_index(e.label) for e in examples]
-        limit = self.config.task.max_tokens
+        room = len(self.tunable.reserve(Encoded((0,), 0)).ids) - 1
+        limit = min(self.config.task.max_tokens, self.backbone.longest - room)
         prompts = [self.backbone.encode(self.task.template, example.fields, limit) for example in examples]
-        return collate(prompts, labels, self.backbone.device)
+        return (prompts if plain else [self.tunable.reserve(prompt) for prompt in prompts]), labels
+
+    def batch(self, examples: Sequence[Example], plain: bool = False) -> Batch:
+        """Encode labelled or unlabelled examples for this model, to be scored at one point; `plain` for the pretrained one."""
+        return self.together(*self.encoded(examples, plain))
+
+    def together(self, prompts: Sequence[Encoded], labels: Sequence[int]) -> Batch:
+        """Rows of nearly one length side by side, for one point; a population needs no such help."""
+        masked = self.backbone.kind != "causal"
+        return collate(prompts, labels, self.backbone.device, stretch=STRETCH, masked=masked)
 
 
 @dataclass
@@ -72,10 +94,26 @@ class Bench:
     """Everything that a run works with: a scorer, its few-shot rows and the objective over them."""
 
     scorer: Scorer
+    split: Split
     objective: Objective
     dev: Batch
     content_free: Batch
     facts: dict[str, Any]
+
+    @cached_property
+    def scales(self) -> dict[int, list[float]]:
+        """Scales of each block's random projections, measured where the run begins."""
+        return _scales(self)
+
+    def rows(self, step: int) -> Batch:
+        """The training rows of a gradient step: seeded epochs without repetition, cut into batches."""
+        config = self.scorer.config
+        prompts, labels = self.scorer.encoded(self.split.train)
+        size = min(config.method.batch_size, len(prompts))
+        epoch, place = divmod(step, len(prompts) // size)
+        order = np.random.default_rng([config.task.seed, epoch, 5]).permutation(len(prompts)).tolist()
+        chosen = order[place * size : (place + 1) * size]
+        return self.scorer.together([prompts[i] for i in chosen], [labels[i] for i in chosen])
 
 
 def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None) -> Task:
@@ -217,7 +255,8 @@ def make_scorer(
         layers = parse_layers(config.method.layers, len(backbone.layers))
     except ValueError as error:
         raise ConfigError([f"[method] layers: {error}"]) from None
-    tunable = LoRA(backbone, config.method.r, layers)
+    vocabulary = Vocabulary(backbone, config.method.vocabulary, verbalizer.token_ids)
+    tunable = _tunable(config, backbone, vocabulary, layers)
     averaging = torch.tensor(verbalizer.weights())
     engine = Engine(backbone.stack(verbalizer), tunable, averaging, max_memory=config.run.max_memory)
     decided = {
@@ -236,11 +275,36 @@ def make_scorer(
         },
         "notes": list(verbalizer.notes),
     }
-    return Scorer(config, task, backbone, verbalizer, tunable, engine, {**known, **decided})
+    if config.follows_gradient:
+        given = config.method.lr
+        decided["lr"] = given or (LORA_LR if config.method.tunable == "lora" else PROMPT_LR * vocabulary.sd)
+    return Scorer(config, task, backbone, verbalizer, tunable, vocabulary, engine, {**known, **decided})
+
+
+def _tunable(config: RunConfig, backbone: Backbone, vocabulary: Vocabulary, layers: Sequence[int]) -> Tunable:
+    """What a recipe tunes, at the point where it begins."""
+    method, seed = config.method, config.task.seed
+    if method.tunable == "lora":
+        return LoRA(backbone, method.r, layers, seed_for(seed, 6) if config.follows_gradient else None)
+    length = method.prompt_tokens
+    if length + 8 > backbone.longest:
+        raise ConfigError([f"[method] prompt_tokens: {length} leave no room in the {backbone.longest} of the model"])
+    if method.prompt_text is None:
+        words = vocabulary.sample(np.random.default_rng([seed, 7]), length)
+    else:
+        try:
+            words = vocabulary.fit(method.prompt_text, length)
+        except ValueError as error:
+            raise ConfigError([f"[method] prompt_text: {error}"]) from None
+    deep: list[int] = []
+    if method.tunable == "deep-prompt":
+        first = len(list(backbone.model.get_submodule(backbone.architecture.layers).children()))
+        deep = [layer for layer in layers if 0 < layer < first]
+    return Prompt(backbone, length, vocabulary.vectors(words.ids), deep)
 
 
 def _bench(scorer: Scorer, split: Split) -> Bench:
-    train, dev = scorer.batch(split.train), scorer.batch(split.dev)
+    train, dev = collate(*scorer.encoded(split.train), scorer.backbone.device), scorer.batch(split.dev)
     task = scorer.task
     name = "f1" if task.positive is not None else "macro_f1"
     positive = None if task.positive is None else task.label_index(task.positive)
@@ -249,7 +313,9 @@ def _bench(scorer: Scorer, split: Split) -> Bench:
         return score(name, predictions, gold, len(task.labels), positive)
 
     loss = losses.make(scorer.config.method.loss, f1)
-    objective = Objective(scorer.engine, train, loss, scorer.task.score)
+    objective = Objective(scorer.engine, train, loss, scorer.task.score, scorer.batch(split.train))
+    if isinstance(scorer.tunable, Prompt):
+        scorer.tunable.settle(scorer.engine.stack, [group.ids for group in train.groups])
     rows = {
         "train_rows": len(train),
         "train_tokens": train.tokens,
@@ -257,7 +323,7 @@ def _bench(scorer: Scorer, split: Split) -> Bench:
         "dev_tokens": dev.tokens,
         "rows_sha256": _digest(train, dev),
     }
-    return Bench(scorer, objective, dev, _content_free(scorer), {**scorer.facts, **rows})
+    return Bench(scorer, split, objective, dev, content_free(scorer), {**scorer.facts, **rows})
 
 
 def _chosen_scorer(
@@ -296,9 +362,9 @@ def _trial(scorer: Scorer, split: Split) -> tuple[dict[int, Tensor], NDArray[np.
     """The first candidates of a middle layer, and their losses."""
     bench = _bench(scorer, split)
     origin = scorer.tunable.initial()
-    phase = make_phase(bench, origin)
+    phase = make_phase(bench, origin, Stage("tune"))
     block = phase.blocks[len(phase.blocks) // 2]
-    trial = {block: phase.up(block, phase.optimizer(block).ask())}
+    trial = phase.up((block,), phase.optimizer((block,)).ask())
     return trial, bench.objective.evaluate(origin, trial)
 
 
@@ -315,32 +381,113 @@ def make_task_of_run(config: RunConfig, facts: Mapping[str, Any]) -> Task:
     )
 
 
-def make_phase(bench: Bench, origin: Mapping[int, Tensor]) -> Phase:
-    """The method's search around a point: measured scales, one subspace and one CMA-ES for each layer."""
-    method, seed = bench.scorer.config.method, bench.scorer.config.task.seed
-    scorer = bench.scorer
-    tunable = scorer.tunable
-    measured = statistics.measure(scorer.engine, scorer.backbone, bench.objective.train, origin)
-    projections: dict[int, RandomProjection] = {}
-    names = scorer.tunable.names
-    for block in tunable.blocks:
+def make_stages(config: RunConfig) -> tuple[Stage, ...]:
+    """The order of a recipe's stages."""
+    section = config.alternate
+    if not config.alternates:
+        return (Stage("tune", steps=config.method.steps or (DEFAULT_STEPS if config.follows_gradient else None)),)
+    if section.proposer == "none":
+        return (Stage("tune", steps=section.rounds * section.round_steps + section.final_steps),)
+    return alternating(section.rounds, section.round_steps, section.final_steps, section.snapshots)
+
+
+def make_phase(bench: Bench, origin: Mapping[int, Tensor], stage: Stage) -> Phase:
+    """The method's optimizer around a point: gradients of all blocks at once, or one subspace and one search for each."""
+    config, tunable = bench.scorer.config, bench.scorer.tunable
+    method, seed = config.method, config.task.seed
+    if config.follows_gradient:
+
+        def descent(blocks: tuple[int, ...]) -> Gradient:
+            return Gradient(
+                torch.cat([origin[block] for block in blocks]).numpy(),
+                algorithm=cast(Algorithm, method.optimizer),
+                lr=bench.scorer.facts["lr"],
+                weight_decay=method.weight_decay,
+                schedule=method.schedule,
+                warmup=method.warmup,
+                steps=stage.steps or 0,
+                clip=method.clip,
+                accumulate=method.accumulate,
+            )
+
+        return Phase(method.name, (tunable.blocks,), origin, {}, descent, 1)
+
+    def search(blocks: tuple[int, ...]) -> CMAES:
+        return CMAES(
+            method.d, method.popsize, method.sigma, seed_for(seed, *_numbers(blocks, stage)), method.covariance
+        )
+
+    projections = {}
+    for block, sizes in bench.scales.items():
         shapes = tuple(tunable.shapes(block))
-        known = measured[block]
+        projections[block] = RandomProjection(shapes, method.d, tuple(sizes), (seed, *_numbers((block,), stage)))
+    turns = tuple((block,) for block in tunable.blocks)
+    return Phase(method.name, turns, origin, projections, search, method.popsize)
+
+
+@contextmanager
+def proposing(bench: Bench, conversations: Path) -> Iterator[Proposer | None]:
+    """Who proposes points in a run, ready to be asked.
+
+    Args:
+        bench: what the run works with.
+        conversations: where everything that is said to a mentor is written.
+
+    Yields:
+        The proposer, or None where nobody proposes.
+    """
+    config, vocabulary = bench.scorer.config, bench.scorer.vocabulary
+    section, length, seed = config.alternate, config.method.prompt_tokens, config.task.seed
+    words = (vocabulary, length, section.proposals, seed)
+    if not config.alternates or section.proposer == "none":
+        yield None
+    elif section.proposer == "random":
+        yield RandomWords(*words)
+    elif section.proposer == "perturbed":
+        yield Perturbed(section.noise * vocabulary.sd, section.proposals, seed)
+    elif section.proposer == "mutation":
+        yield Mutation(*words, bench.scorer.backbone.likely_token)
+    else:
+        raise NotImplementedError
+
+
+def _numbers(blocks: tuple[int, ...], stage: Stage) -> tuple[int, ...]:
+    """What tells the random streams of blocks and rounds apart; without rounds the block's own number."""
+    named = tuple(block if block != INPUT else 10_000 for block in blocks)
+    return named if stage.round == 0 else (*named, stage.round)
+
+
+def _scales(bench: Bench) -> dict[int, list[float]]:
+    scorer, train = bench.scorer, bench.objective.train
+    method, tunable = scorer.config.method, scorer.tunable
+    origin = tunable.initial()
+    if isinstance(tunable, Prompt):
+        spreads = {
+            block: scorer.vocabulary.sd
+            if block == INPUT
+            else statistics.clipped_sd(torch.cat([s.flatten() for s in scorer.engine.states(train, origin, block)]))
+            for block in tunable.blocks
+        }
+        rule: Rule = (
+            "normal" if method.scale == "normal" else "hidden_state"
+        )  # a prompt's vectors are hidden states themselves
+        measured = {block: LayerStatistics(sd, {}, {}) for block, sd in spreads.items()}
+    else:
+        rule = method.scale
+        measured = statistics.measure(scorer.engine, scorer.backbone, train, origin)
+    result: dict[int, list[float]] = {}
+    for block, known in measured.items():
         if not all(math.isfinite(n) and n > 0 for n in (known.hidden_sd, *known.x_rms.values(), *known.y_sd.values())):
             raise ModelError(
                 f"{scorer.backbone.name} gives no usable numbers on training rows in {scorer.facts['dtype']} (layer "
                 f"{block}: {known}): set [model] dtype to float32, or choose a model whose weights are whole"
             )
-        sizes = scales(method.scale, known, names, shapes, d=method.d, alpha=method.alpha, sigma=method.sigma)
-        projections[block] = RandomProjection(shapes, method.d, tuple(sizes), (seed, block))
-
-    def optimizer(block: int) -> CMAES:
-        return CMAES(method.d, method.popsize, method.sigma, seed_for(seed, block), method.covariance)
-
-    return Phase(method.name, tunable.blocks, origin, projections, optimizer, method.popsize)
+        shapes = tuple(tunable.shapes(block))
+        result[block] = scales(rule, known, tunable.names, shapes, d=method.d, alpha=method.alpha, sigma=method.sigma)
+    return result
 
 
-def _content_free(scorer: Scorer) -> Batch:
+def content_free(scorer: Scorer, plain: bool = False) -> Batch:
     """Prompts without content; one of a template and tokenizer that make no token of it is left out."""
     examples: list[Example] = []
     for text in CONTENT_FREE:
@@ -348,7 +495,7 @@ def _content_free(scorer: Scorer) -> Batch:
         with suppress(DataError):
             scorer.batch([example])
             examples.append(example)
-    return scorer.batch(examples)
+    return scorer.batch(examples, plain)
 
 
 def _digest(*batches: Batch) -> str:

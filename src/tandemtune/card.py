@@ -40,23 +40,30 @@ def write_readme(folder: Path, bench: Bench, result: dict[str, Any]) -> None:
     scorer = bench.scorer
     tuned, zero = result["tuned"], result["zero_shot"]
     words = ", ".join(f"{label}: {' / '.join(w)}" for label, w in scorer.task.words.items())
+    what = {"lora": "A LoRA adapter", "prompt": "A soft prompt", "deep-prompt": "A deep soft prompt"}
+    made = f"{result['cost']['candidates']} candidates"
+    if result["cost"]["gradient_steps"]:
+        made = f"{result['cost']['gradient_steps']} gradient steps, {made}"
+    tunable = scorer.config.method.tunable
+    in_peft = (folder / "adapter_config.json").is_file()
     lines = [
         "---",
         f"base_model: {json.dumps(scorer.config.model.name)}",
-        "library_name: peft",
-        "tags: [lora, tandemtune, derivative-free]",
+        f"library_name: {'peft' if in_peft else 'tandemtune'}",
+        f"tags: [{tunable}, tandemtune]",
         "---",
         f"# {scorer.task.name} on {scorer.config.model.name}",
         "",
-        f"A LoRA adapter found by `{result['method']}` with forward passes only: {result['cost']['candidates']} candidates, "
-        f"{result['shots']} rows of each class, seed {result['seed']}.",
+        f"{what[tunable]} found by `{result['method']}`: {made}, {result['shots']} rows of each class, seed {result['seed']}.",
         "",
         f"- template: `{json.dumps(str(scorer.task.template), ensure_ascii=False)}`",
         f"- label words: {words}",
         f"- {result['metric']}: zero-shot dev {zero['dev']}, test {zero['test']}; tuned dev {tuned['dev']}, "
         f"test {tuned['test']}",
         "",
-        "Load it with `peft.PeftModel.from_pretrained(base_model, folder)`.",
+        "Load it with `peft.PeftModel.from_pretrained(base_model, folder)`."
+        if in_peft
+        else "Load it with `tandemtune.load` on the run folder that it lies in; `prompt.json` says where its vectors go.",
         "",
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")

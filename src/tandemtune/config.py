@@ -24,6 +24,8 @@ from tandemtune.tasks.templates import Template
 RECIPES = "tandemtune.recipes"
 FULL_LIMIT = 2000
 """Longest search vector with a full covariance: beyond, one eigendecomposition costs more than a generation."""
+GRADIENT = ("adamw", "adam", "sgd")
+"""Optimizers that follow gradients."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
 
@@ -90,11 +92,47 @@ class TaskSection(_Section):
 
 
 class MethodSection(_Section):
-    """[method]: what is tuned, by whom, and for how long."""
+    """[method]: what is tuned, by whom, and for how long; a method's name sets several of these at once."""
 
-    name: str = Field("c-lora", description="see `tandemtune ls methods`")
-    budget: Annotated[int, Field(ge=2)] = Field(2000, description="candidates that may be scored on the training rows")
-    d: Annotated[int, Field(ge=2, le=10_000)] = Field(100, description="length of one layer's search vector")
+    name: str = Field(
+        "c-lora", description="see `tandemtune ls methods`; it sets tunable, optimizer and what goes with them"
+    )
+    tunable: Literal["lora", "prompt", "deep-prompt"] = Field(
+        "lora", description="lora, prompt (vectors before the text) or deep-prompt (vectors at every layer, too)"
+    )
+    optimizer: Literal["cma-es", "adamw", "adam", "sgd"] = Field(
+        "cma-es", description="cma-es searches block by block; adamw, adam and sgd follow gradients of all blocks"
+    )
+    budget: Annotated[int, Field(ge=2)] = Field(
+        2000, description="candidates that a derivative-free search may score on the training rows"
+    )
+    steps: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="turns of the optimizer (gradient steps or generations); a search without gradient ends by budget",
+    )
+    lr: Positive | None = Field(
+        None,
+        description="learning rate; a tenth of the embeddings' standard deviation for prompts, 1e-3 for LoRA if left out",
+    )
+    batch_size: Annotated[int, Field(ge=1)] = Field(8, description="training rows of one gradient step")
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="how the learning rate falls")
+    warmup: Annotated[int, Field(ge=0)] = Field(0, description="steps in which the learning rate rises")
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0, description="of the gradient optimizers"
+    )
+    clip: Positive | None = Field(1.0, description="largest norm of a gradient")
+    accumulate: Annotated[int, Field(ge=1)] = Field(1, description="batches whose gradients make one step")
+    prompt_tokens: Annotated[int, Field(ge=1, le=512)] = Field(8, description="places of a prompt")
+    prompt_text: str | None = Field(
+        None, description="words that a prompt begins as (repeated or cut to its length); random words if left out"
+    )
+    vocabulary: Literal["words", "all"] = Field(
+        "words", description="tokens that a prompt may be read as: whole words of letters, or all but special ones"
+    )
+    projection: Literal["cosine", "l2"] = Field(
+        "cosine", description="what nearest means when a prompt is read as words"
+    )
+    d: Annotated[int, Field(ge=2, le=10_000)] = Field(100, description="length of one block's search vector")
     r: Annotated[int, Field(ge=1, le=1024)] = Field(2, description="LoRA rank")
     alpha: Size = Field(0.2, description="size of the first steps, see scale")
     sigma: Size = Field(1.0, description="initial step size of the optimizer")
@@ -123,7 +161,11 @@ class MethodSection(_Section):
             problems.append(
                 f"name: unknown method {self.name!r}{_near(self.name, METHODS)}, expected {_either(METHODS)}"
             )
-        if self.budget < self.popsize + 1:
+        if self.optimizer in GRADIENT and self.loss in ("accuracy", "f1"):
+            problems.append(f"loss: {self.loss!r} has no gradient for {self.optimizer} to follow: choose ce or hinge")
+        if self.schedule != "constant" and (self.steps or self.warmup + 1) <= self.warmup:
+            problems.append(f"warmup: {self.warmup} steps leave none of the {self.steps} for the schedule")
+        if self.optimizer not in GRADIENT and self.budget < self.popsize + 1:
             problems.append(
                 f"budget: {self.budget} is less than one generation, popsize + 1 = {self.popsize + 1} candidates "
                 "(the incumbent is scored again in each)"
@@ -132,6 +174,75 @@ class MethodSection(_Section):
             parse_layers(self.layers, None)
         except ValueError as error:
             problems.append(f"layers: {error}")
+        _raise_all(problems)
+        return self
+
+
+class AlternateSection(_Section):
+    """[alternate]: rounds in which the optimizer of [method] takes turns with someone who proposes new points to go on from."""
+
+    rounds: Annotated[int, Field(ge=0)] = Field(0, description="rounds N; 0 means that nobody proposes")
+    round_steps: Annotated[int, Field(ge=0)] = Field(10, description="turns m of the optimizer in each round")
+    final_steps: Annotated[int, Field(ge=0)] = Field(30, description="turns M of the optimizer after the last round")
+    proposer: Literal["mentor", "mutation", "random", "perturbed", "none"] = Field(
+        "mentor",
+        description="a language model; word substitutions by the tuned model's own likelihood; random words; noise around "
+        "the trained prompt; or nobody (all rounds' steps in one go)",
+    )
+    snapshots: Annotated[int, Field(ge=1)] = Field(
+        5, description="tried prompts K that a proposer is shown, and points of each round that are read as words"
+    )
+    proposals: Annotated[int, Field(ge=1)] = Field(3, description="candidates C that are asked for")
+    select: Literal["best", "first"] = Field("best", description="which candidate: lowest dev loss, or the first")
+    accept: Literal["always", "if_better", "metropolis"] = Field(
+        "if_better", description="when it replaces the trained prompt, compared by dev loss"
+    )
+    heat: Positive = Field(0.1, description="of metropolis: a loss higher by this much is taken with probability 1/e")
+    reset_moments: bool = Field(True, description="begin the optimizer's moments and schedule anew in each round")
+    noise: Positive = Field(0.5, description="of perturbed: standard deviation, as a share of the embeddings' own")
+    manual: str | None = Field(None, description="a prompt of yours that the proposer is shown")
+    definition: str | None = Field(None, description="the task in a sentence; the catalogue's for known tasks")
+
+
+class MentorSection(_Section):
+    """[mentor]: the language model that proposes, how it is asked, and what it may cost."""
+
+    client: Literal["local", "endpoint", "recorded"] = Field(
+        "local", description="a GGUF file through llama.cpp, an OpenAI-compatible endpoint, or a run's transcript"
+    )
+    mentor: str = Field(
+        "pypi:smollm2-135m-gguf",
+        description="pypi:KEY or a GGUF file; the model's name at an endpoint; a transcript.jsonl",
+    )
+    style: Literal["complete", "chat"] = Field(
+        "complete", description="a list to be continued (small models), or a conversation (strong ones)"
+    )
+    base_url: str | None = Field(None, description="of an endpoint, for example one that runs on your machine")
+    key_env: str | None = Field(None, description="environment variable that holds the key; it is written nowhere")
+    creativity: Annotated[float, Field(ge=0, le=5)] = Field(0.8, description="sampling temperature")
+    timeout: Positive = Field(120.0, description="seconds for one answer")
+    retries: Annotated[int, Field(ge=0, le=20)] = Field(3, description="after transient failures, with growing pauses")
+    cpu_threads: Annotated[int, Field(ge=1)] = Field(
+        1, description="of a local model; more than one spin beside the tuned model"
+    )
+    token_cap: Annotated[int, Field(ge=1)] | None = Field(None, description="tokens that all conversations may cost")
+    money_cap: Positive | None = Field(
+        None, description="money that all conversations may cost, in the prices' currency"
+    )
+    price_in: Annotated[float, Field(ge=0)] = Field(0.0, description="of a million prompt tokens")
+    price_out: Annotated[float, Field(ge=0)] = Field(0.0, description="of a million answered tokens")
+    on_failure: Literal["doer-only", "stop"] = Field(
+        "doer-only", description="after max_failures in a row: go on without the mentor, or stop the run"
+    )
+    max_failures: Annotated[int, Field(ge=1)] = Field(2, description="failures in a row that are borne")
+
+    @model_validator(mode="after")
+    def _known_mentor(self) -> MentorSection:
+        problems = []
+        if self.client == "local" and self.mentor.startswith(assets.PREFIX):
+            problems = [line.replace("name:", "mentor:", 1) for line in _asset_problems(self.mentor, "gguf")]
+        if self.client == "endpoint" and self.mentor.startswith(assets.PREFIX):
+            problems.append(f"mentor: {self.mentor!r} is no model of an endpoint: give the name that the endpoint uses")
         _raise_all(problems)
         return self
 
@@ -156,12 +267,37 @@ class RunConfig(_Section):
     model: ModelSection
     task: TaskSection
     method: MethodSection = Field(default_factory=MethodSection)  # type: ignore[arg-type]
+    alternate: AlternateSection = Field(default_factory=AlternateSection)  # type: ignore[arg-type]
+    mentor: MentorSection = Field(default_factory=MentorSection)  # type: ignore[arg-type]
     run: RunSection = Field(default_factory=RunSection)  # type: ignore[arg-type]
 
     @model_validator(mode="after")
     def _fit(self) -> RunConfig:
-        _raise_all(_uneven(self.method.d, self.model.target))
+        if not self.follows_gradient and self.method.tunable == "lora":
+            _raise_all(_uneven(self.method.d, self.model.target))
+        if self.alternate.rounds and self.method.tunable != "prompt":
+            _raise_all(
+                [
+                    f"[alternate] rounds: {self.alternate.rounds}, but proposals are words, and {self.method.tunable} is no "
+                    "prompt at the input: set [method] tunable to prompt, or rounds to 0"
+                ]
+            )
         return self
+
+    @property
+    def follows_gradient(self) -> bool:
+        """Whether the optimizer needs gradients."""
+        return self.method.optimizer in GRADIENT
+
+    @property
+    def bounded_by_budget(self) -> bool:
+        """Whether the number of candidates ends the search, and not a number of turns."""
+        return not self.follows_gradient and not self.alternates
+
+    @property
+    def alternates(self) -> bool:
+        """Whether somebody proposes points to go on from."""
+        return self.alternate.rounds > 0
 
     def with_absolute_paths(self) -> RunConfig:
         """The same recipe with its local files and folders named from the root, so that it can be used from anywhere."""
@@ -196,12 +332,24 @@ def load_config(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
     source, tables = _read(recipe)
     problems = _apply(tables, overrides)
     try:
-        config = RunConfig.model_validate(tables)
+        config = RunConfig.model_validate(with_method_settings(tables))
     except ValidationError as error:
         problems += _all_problems(tables, error.errors())
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)), source)
     return config
+
+
+def with_method_settings(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a method's name stands for, under those that a recipe gives itself."""
+    method = tables.get("method", {})
+    row = METHODS.get(method.get("name", "c-lora")) if isinstance(method, Mapping) else None
+    full = dict(tables)
+    for section, settings in (row.settings if row else {}).items():
+        given = full.get(section, {})
+        if isinstance(given, Mapping):
+            full[section] = {**settings, **given}
+    return full
 
 
 def recipes() -> dict[str, Path]:

@@ -15,14 +15,12 @@ import tandemtune.card as card
 from tandemtune.build import Bench, Progress
 from tandemtune.config import RunConfig, load_config
 from tandemtune.errors import DataError, RunError
-from tandemtune.objective.batch import Batch
 from tandemtune.objective.objective import calibrate
 from tandemtune.runs.files import write_json
 from tandemtune.runs.store import RunFolder
-from tandemtune.schedule import Phase
 from tandemtune.search import Search, Standing
 from tandemtune.system import peak_rss_mb, versions
-from tandemtune.types import Observer
+from tandemtune.types import Example, Observer
 
 DIGITS = 6
 
@@ -54,10 +52,10 @@ def tune(
     config = load_config(recipe, overrides).with_absolute_paths()
     RunFolder.check_free(Path(out), overwrite=overwrite)
     wiring.check(config, _progress(observe))
-    bench, phase = _prepared(config, {}, observe)  # before the folder is made: what cannot run leaves nothing behind
+    bench = _prepared(config, {}, observe)  # before the folder is made: what cannot run leaves nothing behind
     folder = RunFolder.create(Path(out), config.model_dump(mode="json"), overwrite=overwrite)
     with folder.locked():
-        return _run(folder, bench, phase, observe)
+        return _run(folder, bench, observe)
 
 
 def resume(path: str | Path, *, observer: Observer | None = None) -> dict[str, Any]:
@@ -82,26 +80,41 @@ def resume(path: str | Path, *, observer: Observer | None = None) -> dict[str, A
         folder.clean()
         facts = folder.read_facts()
         _refuse_other_versions(folder.path, facts)
-        bench, phase = _prepared(load_config(folder.read_recipe()), facts, observe)
-        return _run(folder, bench, phase, observe)
+        bench = _prepared(load_config(folder.read_recipe()), facts, observe)
+        return _run(folder, bench, observe)
 
 
-def _prepared(config: RunConfig, facts: Mapping[str, Any], observe: Observer) -> tuple[Bench, Phase]:
+def _prepared(config: RunConfig, facts: Mapping[str, Any], observe: Observer) -> Bench:
     """Load and measure everything that a search needs; writes nothing."""
     bench = wiring.build(config, facts=facts, progress=_progress(observe))
     observe("ready", {"facts": bench.facts, "config": config})
-    return bench, wiring.make_phase(bench, bench.scorer.tunable.initial())
+    if not config.follows_gradient:
+        _ = bench.scales  # a model that gives no numbers is found out here
+    return bench
 
 
-def _run(folder: RunFolder, bench: Bench, phase: Phase, observe: Observer) -> dict[str, Any]:
+def _run(folder: RunFolder, bench: Bench, observe: Observer) -> dict[str, Any]:
     """Search in a folder that this process has locked, and write what was found."""
     if not folder.facts.exists():
         write_json(folder.facts, {"versions": versions(), **bench.facts})
     scorer, config = bench.scorer, bench.scorer.config
-    found = Search(bench.objective, bench.dev, phase, config.method, config.run, folder, observe).run()
+    with wiring.proposing(bench, folder.conversations) as proposer:
+        found = Search(
+            bench.objective,
+            bench.dev,
+            wiring.make_stages(config),
+            scorer.tunable.initial(),
+            lambda origin, stage: wiring.make_phase(bench, origin, stage),
+            config,
+            folder,
+            observe,
+            bench.rows,
+            scorer.vocabulary,
+            proposer,
+        ).run()
     scorer.engine.forget()
     observe("testing", {})
-    result = _result(bench, phase.origin, found, folder)
+    result = _result(bench, found, folder)
     with folder.replacing_adapter() as place:
         scorer.tunable.save(found.kept, place, config.model.name)
         card.write_readme(place, bench, result)
@@ -111,15 +124,16 @@ def _run(folder: RunFolder, bench: Bench, phase: Phase, observe: Observer) -> di
     return result
 
 
-def _result(bench: Bench, origin: Mapping[int, Tensor], found: Standing, folder: RunFolder) -> dict[str, Any]:
+def _result(bench: Bench, found: Standing, folder: RunFolder) -> dict[str, Any]:
     """Measure the pretrained and the kept point on train, dev and (once, here) test."""
     scorer = bench.scorer
     config, task = scorer.config, scorer.task
     section = config.task
-    test = None
+    examples = None
     if task.test_source is not None:
         try:
-            test = scorer.batch(task.test(section.test_rows, section.seed))
+            examples = task.test(section.test_rows, section.seed)
+            scorer.encoded(examples)
         except DataError as error:
             raise DataError(
                 f"{error}. The search is saved: correct the test rows, then `tandemtune resume {folder.path}`"
@@ -132,27 +146,32 @@ def _result(bench: Bench, origin: Mapping[int, Tensor], found: Standing, folder:
         "metric": task.metric,
         "seed": section.seed,
         "shots": section.shots,
-        "zero_shot": _scores(bench, origin, test),
-        "tuned": _scores(bench, found.kept, test),
+        "zero_shot": _scores(bench, None, examples),
+        "tuned": _scores(bench, found.kept, examples),
         "kept_step": found.kept_step,
         "steps": found.step,
         "cost": {
             "candidates": found.candidates,
+            "gradient_steps": found.gradient_steps,
             "forward_tokens": round(found.token_layers / depth),
+            "backward_tokens": round(found.backward_token_layers / depth),
+            **{f"mentor_{name}": value for name, value in found.spent.items()},
             "seconds": round(folder.read_seconds(), 3),
             "peak_rss_mb": round(max(peak_rss_mb(), folder.read_peak()), 1),
         },
-        "rows": {"train": len(bench.objective.train), "dev": len(bench.dev), "test": len(test) if test else 0},
+        "rows": {"train": len(bench.objective.train), "dev": len(bench.dev), "test": len(examples or ())},
         "stop_reason": str(folder.read_lines()[-1]["stop_reason"]),
         "versions": versions(),
     }
 
 
-def _scores(bench: Bench, point: Mapping[int, Tensor], test: Batch | None) -> dict[str, Any]:
-    """Loss and metric on every split, plain and with contextual calibration."""
-    objective = bench.objective
-    train, dev = objective.measure(objective.train, point), objective.measure(bench.dev, point)
-    empty = objective.engine.logits(bench.content_free, point)
+def _scores(bench: Bench, tuned: Mapping[int, Tensor] | None, examples: Sequence[Example] | None) -> dict[str, Any]:
+    """Loss and metric of a tuned point (None: the pretrained model) on every split, plain and with contextual calibration."""
+    objective, scorer = bench.objective, bench.scorer
+    plain, point = tuned is None, tuned or {}
+    rows = scorer.batch(bench.split.train, plain), scorer.batch(bench.split.dev, plain)
+    train, dev = (objective.measure(batch, point) for batch in rows)
+    empty = objective.engine.logits(wiring.content_free(scorer, plain), point)
     scores: dict[str, Any] = {
         "train_loss": _rounded(train.loss),
         "train": round(train.score, DIGITS),
@@ -162,7 +181,8 @@ def _scores(bench: Bench, point: Mapping[int, Tensor], test: Batch | None) -> di
         "calibrated": {"dev": round(objective.score_of(calibrate(dev.logits, empty), bench.dev), DIGITS), "test": None},
         "prior": [_rounded(p) for p in torch.softmax(empty, dim=-1).mean(dim=0).tolist()],
     }
-    if test is not None:
+    if examples is not None:
+        test = scorer.batch(examples, plain)
         logits = objective.engine.logits(test, point)
         scores["test"] = round(objective.score_of(logits, test), DIGITS)
         scores["calibrated"]["test"] = round(objective.score_of(calibrate(logits, empty), test), DIGITS)

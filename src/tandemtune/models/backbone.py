@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tandemtune.errors import DataError, ModelError
 from tandemtune.models.architectures import Architecture, Projection
@@ -78,6 +78,18 @@ class Backbone:
         return next(self.model.parameters()).device
 
     @property
+    def embedding_weight(self) -> Tensor:
+        """The embedding matrix [V, width] of that module."""
+        weight: Tensor = self.embeddings.weight  # type: ignore[assignment]
+        return weight
+
+    @property
+    def begins_with_a_mark(self) -> bool:
+        """Whether the tokenizer puts a special token before every text."""
+        ids = self.tokenizer("a")["input_ids"]
+        return len(ids) > 1 and ids[0] in self.tokenizer.all_special_ids
+
+    @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         config: Any = self.model.config
@@ -101,6 +113,36 @@ class Backbone:
         tuned = [projection.module for projection in found.projections]
         narrow = [name for name in found.narrow if not any(f"{module}.".startswith(f"{name}.") for module in tuned)]
         return LayerStack(self.model, found.layers, found.trunk, ids, narrow, decoder=found.decoder)
+
+    @torch.inference_mode()
+    def likely_token(self, ids: Sequence[int], place: int) -> Tensor:
+        """How likely each token is at a place of a text, given what stands around it (causal models: before it).
+
+        Args:
+            ids: token ids of the text, without special tokens.
+            place: index in `ids`.
+
+        Returns:
+            Logits [V], float32.
+        """
+        tokenizer, before, behind = self.tokenizer, list(ids[:place]), list(ids[place + 1 :])
+        if self.kind == "causal":
+            begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+            read = (begin + before) or [tokenizer.eos_token_id or 0]
+            return self.model(input_ids=torch.tensor([read], device=self.device)).logits[0, -1].float()  # type: ignore[no-any-return]
+        gap = tokenizer.convert_tokens_to_ids("<extra_id_0>") if self.kind == "seq2seq" else tokenizer.mask_token_id
+        if gap is None or gap == tokenizer.unk_token_id:
+            gap = tokenizer.mask_token_id
+        plain, marked = (tokenizer("a", add_special_tokens=marks)["input_ids"] for marks in (False, True))
+        first = next(i for i in range(len(marked)) if marked[i : i + len(plain)] == plain)
+        read = [*marked[:first], *before, gap, *behind, *marked[first + len(plain) :]]
+        given: dict[str, Any] = {"input_ids": torch.tensor([read], device=self.device)}
+        if self.kind == "masked":
+            return self.model(**given).logits[0, read.index(gap)].float()  # type: ignore[no-any-return]
+        begin = [int(self.model.config.decoder_start_token_id)]  # type: ignore[union-attr,arg-type]
+        begin += [gap] if gap != tokenizer.mask_token_id else before
+        given["decoder_input_ids"] = torch.tensor([begin], device=self.device)
+        return self.model(**given).logits[0, -1].float()  # type: ignore[no-any-return]
 
     def check_template(self, template: Template) -> None:
         """Refuse a template that this kind of model cannot answer.

@@ -142,7 +142,14 @@ class LayerStack:
         return caught[0]
 
     def logits(
-        self, ids: Tensor, answer: Tensor, *, start: int = 0, states: Tensor | None = None, gradient: bool = False
+        self,
+        ids: Tensor,
+        answer: Tensor,
+        *,
+        start: int = 0,
+        states: Tensor | None = None,
+        gradient: bool = False,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Logits of the label words at the answer position.
 
@@ -152,12 +159,15 @@ class LayerStack:
             start: layer that `states` enter.
             states: hidden states [n, T, h] entering layer `start`; None to begin at the embeddings.
             gradient: keep what a backward pass through the logits needs.
+            mask: 0 for tokens that nothing may look at [n, T]; None if there are none. Needs states of None.
 
         Returns:
             Float32 logits [n, W].
         """
         with torch.inference_mode(not gradient), torch.set_grad_enabled(gradient), ExitStack() as stack:
             given = self._enter(stack, ids, start, states)
+            if mask is not None:
+                given["attention_mask"] = mask
             self._read_out(stack, answer)
             output = self.model(**given)
             return output.logits[:, 0, :].float()  # type: ignore[no-any-return]

@@ -1,4 +1,8 @@
-"""Prompts as tensors, grouped by length: rows of one group have equally many tokens, so no row ever meets padding."""
+"""Prompts as tensors, grouped by length: rows of one group have equally many tokens, so no row ever meets padding.
+
+Rows that are scored at one point only, not multiplied by a population, may share a group with longer ones: the shorter ones
+are filled up, and masked where the model would look at that.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +23,13 @@ class Group:
         ids: token ids [B, T].
         answer: answer position in each row [B].
         rows: where each row stands in the whole batch [B].
+        mask: 1 for tokens and 0 for filling [B, T]; None where the rows are equally long or the model never looks back.
     """
 
     ids: Tensor
     answer: Tensor
     rows: Tensor
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +50,14 @@ class Batch:
         return len(self.labels)
 
 
-def collate(prompts: Sequence[Encoded], labels: Sequence[int], device: torch.device, max_rows: int = 256) -> Batch:
+def collate(
+    prompts: Sequence[Encoded],
+    labels: Sequence[int],
+    device: torch.device,
+    max_rows: int = 256,
+    stretch: float = 1.0,
+    masked: bool = True,
+) -> Batch:
     """Group prompts by length.
 
     Args:
@@ -52,16 +65,33 @@ def collate(prompts: Sequence[Encoded], labels: Sequence[int], device: torch.dev
         labels: gold labels [N], -1 where unknown.
         device: where the model lies.
         max_rows: longest group; longer ones are cut in several.
+        stretch: rows up to this many times as long as the shortest share its group; shorter ones repeat their last token.
+        masked: whether filled-up rows need a mask; a causal model never looks behind the answer position.
     """
     by_length: dict[int, list[int]] = {}
-    for index, prompt in enumerate(prompts):
-        by_length.setdefault(len(prompt.ids), []).append(index)
+    shortest = 0
+    for index in sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids)):
+        length = len(prompts[index].ids)
+        if not by_length or length > shortest * stretch:
+            shortest = length
+        by_length.setdefault(shortest, []).append(index)
     groups: list[Group] = []
-    for _, members in sorted(by_length.items()):
+    for members in by_length.values():
         for first in range(0, len(members), max_rows):
             rows = members[first : first + max_rows]
-            ids = torch.tensor([prompts[i].ids for i in rows], device=device)
+            width = max(len(prompts[i].ids) for i in rows)
+            ids = torch.tensor([_filled(prompts[i].ids, width) for i in rows], device=device)
             answer = torch.tensor([prompts[i].answer for i in rows], device=device)
-            groups.append(Group(ids, answer, torch.tensor(rows, device=device)))
+            lengths = torch.tensor([len(prompts[i].ids) for i in rows], device=device).unsqueeze(1)
+            mask = (
+                (torch.arange(width, device=device) < lengths).long()
+                if masked and bool((lengths < width).any())
+                else None
+            )
+            groups.append(Group(ids, answer, torch.tensor(rows, device=device), mask))
     gold = torch.tensor(list(labels), dtype=torch.long, device=device)
     return Batch(tuple(groups), gold, sum(len(p.ids) for p in prompts))
+
+
+def _filled(ids: tuple[int, ...], width: int) -> tuple[int, ...]:
+    return ids + ids[-1:] * (width - len(ids))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tandemtune.models.layers import LayerStack
 from tandemtune.objective.batch import Batch, Group
-from tandemtune.tunables.base import Point, Tunable
+from tandemtune.tunables.base import INPUT, Point, Tunable
 
 MEGABYTE = 1_000_000
 
@@ -57,9 +57,15 @@ class Engine:
             for group in batch.groups:
                 rows = self._rows_per_chunk(group.ids.shape[1])
                 for part in _row_chunks(group, rows):
-                    words = self.stack.logits(part.ids, part.answer)
+                    words = self.stack.logits(part.ids, part.answer, mask=part.mask)
                     result[0, part.rows] = words @ self.averaging
         return result[0]
+
+    def gradient_logits(self, group: Group, point: Point) -> Tensor:
+        """Label logits [B, C] of one group at one point, with what a backward pass to the point's tensors needs."""
+        with self.tunable.applied(point):
+            words = self.stack.logits(group.ids, group.answer, gradient=True, mask=group.mask)
+        return words @ self.averaging
 
     def population_logits(self, batch: Batch, point: Point, candidates: Mapping[int, Tensor]) -> Tensor:
         """Label logits of candidates that differ from `point` in some blocks.
@@ -74,11 +80,14 @@ class Engine:
         """
         count = len(next(iter(candidates.values())))
         start = self.tunable.first_layer(list(candidates))
-        prefix = self._prefix(batch, point, start)
+        kept_states: Sequence[Tensor | None] = [None] * len(batch.groups)
+        if start > INPUT:
+            kept_states = self._prefix(batch, point, start).states
         result = self._empty(batch, count)
-        for whole, kept in zip(batch.groups, prefix.states, strict=True):
+        for whole, kept in zip(batch.groups, kept_states, strict=True):
             fitting = self._rows_per_chunk(whole.ids.shape[1])
-            for group, states in zip(_row_chunks(whole, fitting), torch.split(kept, fitting), strict=True):
+            parts = _row_chunks(whole, fitting)
+            for group, states in zip(parts, _split(kept, fitting, len(parts)), strict=True):
                 rows = len(group.ids)
                 first = 0
                 for here in self.chunks(group, count):
@@ -87,8 +96,8 @@ class Engine:
                         words = self.stack.logits(
                             group.ids.repeat(here, 1),
                             group.answer.repeat(here),
-                            start=start,
-                            states=states.repeat(here, 1, 1),
+                            start=max(start, 0),
+                            states=None if states is None else states.repeat(here, 1, 1),
                         )
                     result[first : first + here, group.rows] = (words @ self.averaging).view(here, rows, -1)
                     first += here
@@ -167,8 +176,13 @@ def bytes_per_token(stack: LayerStack) -> int:
     return size * (8 * hidden + 4 * int(wide)) + 4 * hidden
 
 
+def _split(states: Tensor | None, size: int, count: int) -> Sequence[Tensor | None]:
+    return [None] * count if states is None else states.split(size)  # type: ignore[no-untyped-call]
+
+
 def _row_chunks(group: Group, size: int) -> Sequence[Group]:
     if len(group.ids) <= size:
         return [group]
     cuts = [slice(first, first + size) for first in range(0, len(group.ids), size)]
-    return [Group(group.ids[cut], group.answer[cut], group.rows[cut]) for cut in cuts]
+    masks = [None if group.mask is None else group.mask[cut] for cut in cuts]
+    return [Group(group.ids[cut], group.answer[cut], group.rows[cut], m) for cut, m in zip(cuts, masks, strict=True)]

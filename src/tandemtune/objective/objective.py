@@ -41,11 +41,15 @@ class Objective:
         train: the training prompts.
         loss: what is minimised.
         score: the task's metric: (predictions, gold) -> number.
+        reading: the training prompts in the groups that suit a single point; None for those of `train`.
     """
 
-    def __init__(self, engine: Engine, train: Batch, loss: LossFunction, score: Score) -> None:
+    def __init__(
+        self, engine: Engine, train: Batch, loss: LossFunction, score: Score, reading: Batch | None = None
+    ) -> None:
         self.engine = engine
         self.train = train
+        self.reading = reading or train
         self.loss = loss
         self.score = score
 
@@ -62,6 +66,27 @@ class Objective:
         logits = self.engine.population_logits(self.train, point, candidates)
         return self.loss(logits, self.train.labels).double().cpu().numpy()
 
+    def gradient(self, batch: Batch, point: Point, blocks: Sequence[int]) -> tuple[float, dict[int, Tensor]]:
+        """Loss of one point on some rows, and its gradient.
+
+        Args:
+            batch: the rows.
+            point: where to differentiate.
+            blocks: the blocks whose gradient is wanted.
+
+        Returns:
+            The mean loss, and block -> gradient [dim].
+        """
+        leaves = {block: point[block].clone().requires_grad_() for block in blocks}
+        total = 0.0
+        for group in batch.groups:
+            logits = self.engine.gradient_logits(group, {**point, **leaves})
+            share = len(group.rows) / len(batch)
+            loss = self.loss(logits.unsqueeze(0), batch.labels[group.rows])[0] * share
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return total, {block: _gradient_of(leaf) for block, leaf in leaves.items()}
+
     def measure(self, batch: Batch, point: Point) -> Measurement:
         """Loss, metric and logits of one point on a labelled batch."""
         logits = self.engine.logits(batch, point)
@@ -74,8 +99,12 @@ class Objective:
 
     def cost(self, block: int, count: int) -> int:
         """Token-layers of one generation: every candidate from its first layer on, and one layer for the kept states."""
-        depth = len(self.engine.stack) - self.engine.tunable.first_layer([block])
+        depth = len(self.engine.stack) - max(0, self.engine.tunable.first_layer([block]))
         return self.train.tokens * (count * depth + 1)
+
+
+def _gradient_of(leaf: Tensor) -> Tensor:
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
 
 def calibrate(logits: Tensor, content_free: Tensor) -> Tensor:

@@ -12,13 +12,13 @@ import numpy as np
 from cmaes import CMA, SepCMA
 from numpy.typing import NDArray
 
-from tandemtune.optimizers.base import State
+from tandemtune.optimizers.base import Gradients, State, VectorAskTell, start_point
 
 Covariance = Literal["full", "separable"]
 _WORST = 1e300
 
 
-class CMAES:
+class CMAES(VectorAskTell):
     """CMA-ES over R^d.
 
     Args:
@@ -27,47 +27,40 @@ class CMAES:
         sigma: initial step size.
         seed: seed of the random stream.
         covariance: "full" learns a d x d matrix, "separable" its diagonal only.
+        mean: starting point [d]; zeros if not given.
     """
 
-    def __init__(self, d: int, popsize: int, sigma: float, seed: int, covariance: Covariance = "full") -> None:
+    def __init__(
+        self,
+        d: int,
+        popsize: int,
+        sigma: float,
+        seed: int,
+        covariance: Covariance = "full",
+        mean: NDArray[np.float64] | None = None,
+    ) -> None:
         make = CMA if covariance == "full" else SepCMA
-        self._inner: Any = make(mean=np.zeros(d), sigma=sigma, population_size=popsize, seed=seed)
+        self._inner: Any = make(mean=start_point(mean, d), sigma=sigma, population_size=popsize, seed=seed)
+        self._inner._funhist_values.fill(0.0)  # the library leaves it uninitialised, and it is part of the state
         self._popsize = popsize
-        self._asked: NDArray[np.float64] | None = None
 
-    def ask(self) -> NDArray[np.float64]:
-        """Propose one generation [P, d]."""
-        if self._asked is not None:
-            raise RuntimeError("ask() was called twice: tell() the losses of the last generation first")
-        self._asked = np.stack([self._inner.ask() for _ in range(self._popsize)])
-        return self._asked.copy()
+    def _propose(self) -> NDArray[np.float64]:
+        return np.stack([self._inner.ask() for _ in range(self._popsize)])
 
-    def tell(self, losses: NDArray[np.float64]) -> None:
-        """Report the generation's losses [P]; NaN and infinity count as worst."""
-        if self._asked is None:
-            raise RuntimeError("tell() was called before ask(): there are no candidates to judge")
-        losses = np.asarray(losses, dtype=np.float64)
-        if losses.shape != (self._popsize,):
-            raise ValueError(f"expected losses of shape ({self._popsize},), got {losses.shape}")
+    def _learn(self, asked: NDArray[np.float64], losses: NDArray[np.float64], gradients: Gradients | None) -> None:
         finite = np.where(np.isfinite(losses), losses, _WORST)
-        pairs = [(x, float(loss)) for x, loss in zip(self._asked, finite, strict=True)]
-        self._asked = None
-        self._inner.tell(pairs)
+        self._inner.tell([(x, float(loss)) for x, loss in zip(asked, finite, strict=True)])
 
-    def state(self) -> State:
-        """All attributes of the library's object, its generator's state, and an unanswered generation."""
+    def _save(self) -> dict[str, Any]:
+        """All attributes of the library's object and its generator's state."""
         inner = {k: v for k, v in vars(self._inner).items() if not isinstance(v, np.random.RandomState)}
         name, keys, position, has_gauss, gauss = self._inner._rng.get_state()
         generator = {"name": name, "keys": keys, "position": position, "has_gauss": has_gauss, "gauss": gauss}
-        asked = None if self._asked is None else self._asked.copy()
-        return {"inner": _copied(inner), "generator": _copied(generator), "asked": asked}
+        return {"inner": _copied(inner), "generator": _copied(generator)}
 
-    def restore(self, state: State) -> None:
-        """Go on from `state`, to the bit.
-
-        Raises:
-            ValueError: the state belongs to another kind of optimizer.
-        """
+    def _load(self, state: State) -> None:
+        if "inner" not in state:
+            raise ValueError("the state was saved by another kind of optimizer, not by CMAES")
         mine, theirs = vars(self._inner), state["inner"]
         for name, what in (("_n_dim", "d"), ("_popsize", "popsize")):
             if mine[name] != theirs[name]:
@@ -77,7 +70,6 @@ class CMAES:
         vars(self._inner).update(_copied(state["inner"]))
         g = state["generator"]
         self._inner._rng.set_state((g["name"], g["keys"], g["position"], g["has_gauss"], g["gauss"]))
-        self._asked = None if state["asked"] is None else np.array(state["asked"])
 
 
 def _copied(values: dict[str, Any]) -> dict[str, Any]:

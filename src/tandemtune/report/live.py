@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tandemtune.report.text import duration, result_table
+from tandemtune.report.text import duration, proposal_story, result_table, total_of
 
 
 class LiveReport:
@@ -25,7 +25,7 @@ class LiveReport:
         self._console = console
         self._quiet = quiet
         self._live: Live | None = None
-        self._budget = 0
+        self._total = 0
         self._began = (0.0, 0)
         self._recorded = 0
         self.started = False
@@ -49,7 +49,7 @@ class LiveReport:
 
     def _on_ready(self, facts: Mapping[str, Any]) -> None:
         known = facts["facts"]
-        self._budget = facts["config"].method.budget
+        self._total = total_of(facts["config"].model_dump())
         pieces = ", ".join(known["pieces"])
         self._say(
             f"{known['kind']} model of {known['layers']} layers, {known['dtype']} on {known['device']}, "
@@ -57,7 +57,7 @@ class LiveReport:
         )
         self._say(
             f"{known['train_rows']} training rows ({known['train_tokens']} tokens), {known['dev_rows']} dev rows; "
-            f"{known['tunable']['parameters']:,} parameters in {len(known['tunable']['layers'])} layers; measuring scales"
+            f"{known['tunable']['parameters']:,} parameters in {len(known['tunable']['layers'])} blocks"
         )
         for note in known["notes"]:
             self._say(f"note: {note}")
@@ -76,37 +76,39 @@ class LiveReport:
 
     def _on_generation(self, facts: Mapping[str, Any]) -> None:
         line, now, seconds = facts["line"], facts["standing"], facts["seconds"]
-        if line["step"] < self._recorded:
+        if now.lines <= self._recorded:
             return  # recorded before; only walked through
+        done, unit = (line["candidates"], "candidates") if "losses" in line else (line["step"], "steps")
         if self._began[1] < 0:
-            self._began = (seconds, line["candidates"])
-        done = line["candidates"] - self._began[1]
-        rate = done / max(seconds - self._began[0], 1e-9)
-        left = duration((self._budget - line["candidates"]) / rate) if done else "..."
+            self._began = (seconds, done)
+        rate = (done - self._began[1]) / max(seconds - self._began[0], 1e-9)
+        left = duration((self._total - done) / rate) if rate else "..."
+        standing = {
+            "train_loss": _short(now.train_loss),
+            "dev_loss": _short(now.dev["loss"]),
+            "dev": _short(now.dev["score"]),
+            "kept_dev_loss": _short(now.kept_dev["loss"]),
+            f"{unit}_per_second": f"{rate:.1f}",
+        }
         if self._live is None:
             if line["dev"] is not None:
-                self._say(
-                    f"generation={line['step']} phase={line['phase']} sweep={line['sweep']} layer={line['layer']} "
-                    f"candidates={line['candidates']} train_loss={_short(now.train_loss)} "
-                    f"dev_loss={_short(now.dev['loss'])} dev={_short(now.dev['score'])} "
-                    f"kept_dev_loss={_short(now.kept_dev['loss'])} candidates_per_second={rate:.1f}"
-                )
+                place = {key: line[key] for key in ("sweep", "layer", "candidates") if "losses" in line}
+                what = {"generation" if place else "step": line["step"], "phase": line["phase"], **place, **standing}
+                self._say(" ".join(f"{key}={value}" for key, value in what.items()))
             return
-        table = Table(title=f"{line['phase']}: {line['candidates']} of {self._budget} candidates, {left} left")
-        columns = ("sweep", "layer", "train loss", "dev loss", "dev score", "best dev loss", "candidates/s", "so far")
-        for name in columns:
-            table.add_column(name, justify="right")
-        table.add_row(
-            str(line["sweep"]),
-            str(line["layer"]),
-            _short(now.train_loss),
-            _short(now.dev["loss"]),
-            _short(now.dev["score"]),
-            f"{_short(now.kept_dev['loss'])} (generation {now.kept_step})",
-            f"{rate:.1f}",
-            duration(seconds),
-        )
+        table = Table(title=f"{line['phase']}: {done} of {self._total} {unit}, {left} left")
+        place = {"sweep": str(line["sweep"]), "layer": str(line["layer"])} if "losses" in line else {}
+        standing["kept_dev_loss"] += f" (turn {now.kept_step})"
+        shown = {**place, **standing, "so_far": duration(seconds)}
+        for name in shown:
+            table.add_column(name.replace("_", " "), justify="right")
+        table.add_row(*shown.values())
         self._live.update(table, refresh=True)
+
+    def _on_proposal(self, facts: Mapping[str, Any]) -> None:
+        if facts["standing"].lines > self._recorded:
+            for text in proposal_story(facts["line"]):
+                self._say(text)
 
     def _on_testing(self, facts: Mapping[str, Any]) -> None:
         self._stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -43,16 +44,66 @@ def result_table(result: dict[str, Any]) -> RenderableType:
         )
     cost = result["cost"]
     rows = result["rows"]
+    turns = f"{cost['gradient_steps']} gradient steps" if cost["gradient_steps"] else f"{result['steps']} generations"
+    backward = f" ({cost['backward_tokens']:,} of them backwards, too)" if cost["backward_tokens"] else ""
     lines = [
-        f"{cost['candidates']} candidates, {cost['forward_tokens']:,} forward tokens, "
+        f"{cost['candidates']} candidates, {turns}, "
+        f"{cost['forward_tokens']:,} forward tokens{backward}, "
         f"{duration(cost['seconds'])} of search, peak memory {cost['peak_rss_mb']:.0f} MB",
         f"rows: {rows['train']} train, {rows['dev']} dev, {rows['test']} test · "
-        f"kept the point after generation {result['kept_step']} of {result['steps']} (lowest dev loss) · "
+        f"kept the point after turn {result['kept_step']} of {result['steps']} (lowest dev loss) · "
         f"stopped by {result['stop_reason']}",
     ]
+    if "mentor_calls" in cost:
+        lines.append(
+            f"mentor: {cost['mentor_calls']:.0f} calls, {cost['mentor_prompt_tokens']:.0f} tokens asked, "
+            f"{cost['mentor_completion_tokens']:.0f} answered"
+            + (f", {cost['mentor_money']:.4f} of money" if cost.get("mentor_money") else "")
+        )
     if result["kept_step"] == 0:
-        lines.append("No point was better on dev than the pretrained model, so that is what was kept.")
+        lines.append("No point was better on dev than the one that the search began with, so that is what was kept.")
     return Group(table, *(Text(line) for line in lines))
+
+
+def total_of(recipe: Mapping[str, Any]) -> int:
+    """Candidates or turns that a recipe allows.
+
+    Args:
+        recipe: a complete recipe.
+    """
+    method, rounds = recipe["method"], recipe["alternate"]
+    if rounds["rounds"]:
+        turns: int = rounds["rounds"] * rounds["round_steps"] + rounds["final_steps"]
+        return turns
+    return int(method["steps"] or 60) if method["optimizer"] in ("adamw", "adam", "sgd") else int(method["budget"])
+
+
+def proposal_story(line: Mapping[str, Any]) -> list[str]:
+    """What was proposed in one round, and what came of it, as lines of text.
+
+    Args:
+        line: the journal's line.
+    """
+    trained = line["trained"]
+    story = [
+        f"round {line['round']}: the trained prompt has a dev loss of {_number(trained['dev']['loss'])} "
+        f"({_number(trained['dev']['score'])})"
+    ]
+    if line["failure"]:
+        story.append(f"  {line['proposer']} proposed nothing: {line['failure']}")
+    for index, draft in enumerate(line["drafts"]):
+        mark = "-> taken" if index == line["taken"] else ""
+        story.append(
+            f"  {line['proposer']} proposed {draft['text']!r}: dev loss {_number(draft['dev']['loss'])} "
+            f"({_number(draft['dev']['score'])}) {mark}".rstrip()
+        )
+    if line["refused"]:
+        story.append(
+            f"  refused: {len(line['refused'])}, for example {line['refused'][0][0]!r} ({line['refused'][0][1]})"
+        )
+    if line["taken"] is None:
+        story.append("  the trained prompt goes on")
+    return story
 
 
 def summary(folder: RunFolder) -> dict[str, Any]:
@@ -62,7 +113,7 @@ def summary(folder: RunFolder) -> dict[str, Any]:
         folder: a run, finished or not.
     """
     lines = folder.read_lines()
-    generations = [line for line in lines if line["event"] == "generation"]
+    generations = [line for line in lines if line["event"] in ("generation", "step")]
     looks = [
         {"step": line["step"], **line["dev"], "train_loss": _after(line)}
         for line in generations
@@ -72,13 +123,38 @@ def summary(folder: RunFolder) -> dict[str, Any]:
         "folder": str(folder.path),
         "finished": folder.result.exists(),
         "generations": len(generations),
-        "budget": folder.read_recipe()["method"]["budget"],
+        "budget": total_of(folder.read_recipe()),
         "candidates": generations[-1]["candidates"] if generations else 0,
         "start": lines[0] if lines else None,
         "looks": looks,
-        "layers": layer_gains(generations),
+        "layers": layer_gains([line for line in generations if line["event"] == "generation"]),
+        "story": story(lines),
         "result": folder.read_result(),
     }
+
+
+def story(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Round by round: what the optimizer reached, what it says in words, what was proposed, and what was taken.
+
+    Args:
+        lines: a journal; empty if nobody proposed anything in it.
+    """
+    if not any(line["event"] == "proposal" for line in lines):
+        return []
+    told: list[str] = []
+    for line in lines:
+        words = line.get("words")
+        if words:
+            told.append(
+                f"{'start' if line['event'] == 'start' else 'turn ' + str(line['step'])}: "
+                f"train loss {_number(words['soft_loss'])}; in words {words['text']!r} "
+                f"(distance {words['distance']:.3f}, train loss as words {_number(words['loss'])})"
+            )
+        if line["event"] == "proposal":
+            told += proposal_story(line)
+        if line["event"] == "end":
+            told.append(f"end after turn {line['step']}: {line['stop_reason']}")
+    return told
 
 
 def layer_gains(generations: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -112,18 +188,22 @@ def summary_view(found: dict[str, Any]) -> RenderableType:
             )
         for look in _thinned(found["looks"], 16):
             curve.add_row(str(look["step"]), _number(look["train_loss"]), _number(look["loss"]), _number(look["score"]))
+        parts.append(curve)
+    if found["layers"]:
         layers = Table(title="layer by layer")
         for name in ("layer", "turns", "taken", "training loss fell by"):
             layers.add_column(name, justify="right")
         for layer, entry in found["layers"].items():
             layers.add_row(layer, f"{entry['turns']:.0f}", f"{entry['taken']:.0f}", _number(entry["gain"]))
-        parts += [curve, layers]
+        parts.append(layers)
+    if found["story"]:
+        parts += [Text("round by round", style="bold"), *(Text(line) for line in found["story"])]
     if found["result"]:
         parts.append(result_table(found["result"]))
     else:
         parts.append(
             Text(
-                f"not finished: {found['candidates']} of {found['budget']} candidates. "
+                f"not finished: {found['candidates']} candidates and {found['generations']} turns, of {found['budget']}. "
                 f"Go on with: tandemtune resume {found['folder']}"
             )
         )
@@ -162,6 +242,8 @@ def bench_view(found: dict[str, Any]) -> RenderableType:
 
 
 def _after(line: dict[str, Any]) -> float | None:
+    if line["event"] == "step":
+        return line["loss"]  # type: ignore[no-any-return]
     return line["best"] if line["accepted"] else line["incumbent"]  # type: ignore[no-any-return]
 
 

@@ -22,7 +22,8 @@ class RunFolder:
     """Paths and files of one run.
 
     ``recipe.json`` the resolved recipe · ``run.json`` versions and what was decided on this machine · ``journal.jsonl`` ·
-    ``clock.jsonl`` times of the journal's lines · ``checkpoint.npz`` · ``result.json`` · ``adapter/`` · ``task_card.json``
+    ``clock.jsonl`` times of the journal's lines · ``checkpoint.npz`` · ``result.json`` · ``adapter/`` · ``task_card.json`` ·
+    ``conversations.jsonl`` what was said to a mentor, and what it said
 
     Args:
         path: the folder.
@@ -38,6 +39,7 @@ class RunFolder:
         self.result = path / "result.json"
         self.card = path / "task_card.json"
         self.adapter = path / "adapter"
+        self.conversations = path / "conversations.jsonl"
 
     @classmethod
     def create(cls, path: Path, recipe: Mapping[str, Any], *, overwrite: bool = False) -> RunFolder:

@@ -9,6 +9,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from tandemtune.types import Encoded
+
+INPUT = -1
+"""The block of the input embeddings, below layer 0."""
+
 Point = Mapping[int, Tensor]
 """One setting of a tunable: block -> float32 vector [dim], or [P, dim] where P candidates differ in that block."""
 
@@ -19,6 +24,11 @@ class Tunable(Protocol):
     @property
     def blocks(self) -> tuple[int, ...]:
         """Blocks in the order in which the model meets them."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the matrices' groups, for example the projections that LoRA is put on."""
         ...
 
     @property
@@ -35,7 +45,11 @@ class Tunable(Protocol):
         ...
 
     def initial(self) -> dict[int, Tensor]:
-        """The point that leaves the model as it was pretrained."""
+        """The point that a search begins with."""
+        ...
+
+    def reserve(self, prompt: Encoded) -> Encoded:
+        """The prompt with room for what the tunable puts into it."""
         ...
 
     def applied(self, point: Point) -> AbstractContextManager[None]:
@@ -46,7 +60,8 @@ class Tunable(Protocol):
         ...
 
     def first_layer(self, blocks: Sequence[int]) -> int:
-        """The lowest layer whose output depends on any of the blocks; hidden states entering it stay valid."""
+        """The lowest layer whose output depends on any of the blocks, so that hidden states entering it stay valid; `INPUT`
+        if the input embeddings change."""
         ...
 
     def same_below(self, layer: int, one: Point, other: Point) -> bool:

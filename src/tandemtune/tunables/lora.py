@@ -22,6 +22,7 @@ from tandemtune.models.architectures import Projection, columns, sizes
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import hooked
 from tandemtune.tunables.base import Point
+from tandemtune.types import Encoded
 
 TASK_TYPES = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
 """PEFT's names for kinds of models; it has none for a masked one."""
@@ -36,10 +37,13 @@ class LoRA:
         backbone: the model to tune.
         rank: rank r of each projection's term.
         layers: layer indices that may change, ascending.
+        start_seed: draws A at the start, for gradients, which cannot leave the point where both factors are zero; B is
+            zero, so the first point is the pretrained model all the same.
     """
 
-    def __init__(self, backbone: Backbone, rank: int, layers: Sequence[int]) -> None:
+    def __init__(self, backbone: Backbone, rank: int, layers: Sequence[int], start_seed: int | None = None) -> None:
         self.rank = rank
+        self._start_seed = start_seed
         self.blocks = tuple(sorted(layers))
         self.names = tuple(projection.name for projection in backbone.architecture.projections)
         self.side_by_side = not backbone.architecture.mixed_inputs
@@ -68,8 +72,18 @@ class LoRA:
         return sum(math.prod(shape) for shape in self.shapes(block))
 
     def initial(self) -> dict[int, Tensor]:
-        """All factors zero: the pretrained model."""
-        return {block: torch.zeros(self.dim(block)) for block in self.blocks}
+        """The pretrained model: all factors zero, or B alone where A is drawn (uniform, within ``1 / sqrt(n_in)``)."""
+        point = {block: torch.zeros(self.dim(block)) for block in self.blocks}
+        if self._start_seed is not None:
+            generator = torch.Generator().manual_seed(self._start_seed)
+            for block, vector in point.items():
+                for a, _ in self.factors(block, vector).values():  # views
+                    a.uniform_(-1 / math.sqrt(len(a)), 1 / math.sqrt(len(a)), generator=generator)
+        return point
+
+    def reserve(self, prompt: Encoded) -> Encoded:
+        """The prompt as it is."""
+        return prompt
 
     def first_layer(self, blocks: Sequence[int]) -> int:
         """A block is a layer, so the lowest block."""

@@ -1,0 +1,229 @@
+"""Fireworks algorithms over a box: LoTFWA and its relatives GFWA, BBFWA and dynFWA.
+
+One generation is one batch. A guiding spark is made out of the losses of its generation's sparks, so it is scored with the
+next batch, beside the next sparks, and joins that selection: every batch is full. At equal numbers of evaluations the errors are
+2 to 8 % above those of guiding sparks in a batch of their own (CEC-2013 F6, F12, F14 and F17, 51 runs of LoTFWA, by
+`benchmarks/fireworks.py`). A firework whose loss is not known (at the start and after a restart) is part of the batch too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tandemtune.optimizers.base import Gradients, State, VectorAskTell, check_kind, start_point
+
+Variant = Literal["lotfwa", "gfwa", "bbfwa", "dynfwa"]
+_FIREWORK, _GUIDE, _SPARK = 0, 1, 2
+_LEAST, _MOST = 0.04, 0.8  # dynFWA: bounds of a firework's share of the sparks
+_SPREAD = 0.2  # dynFWA: amplitude that the other fireworks share, as a part of the box (40 in [-100, 100])
+
+
+class Fireworks(VectorAskTell):
+    """Fireworks algorithm: sparks uniform in a box around each firework, whose amplitude learns from success.
+
+    "lotfwa" (Li and Tan, IEEE TEVC 2018): independent fireworks with guiding sparks; one that will not catch up with the
+    best one by the last generation is restarted at random. "gfwa" (Li, Zheng and Tan, IEEE TEVC 2017): a guiding spark and
+    no restarts. "bbfwa" (Li and Tan, Applied Soft Computing 2018): the bare bones, neither of both. "dynfwa" (Zheng,
+    Janecek, Li and Tan, CEC 2014): better fireworks get more sparks and less amplitude, the best one a dynamic amplitude,
+    a spark moves in about half of the coordinates, and the next fireworks are the best and random ones of all candidates.
+
+    Args:
+        d: number of coordinates.
+        popsize: candidates in one generation, at least 4 for each firework.
+        seed: seed of the random stream.
+        variant: which of the algorithms.
+        fireworks: how many; by default one for every 20 candidates, at most 5 (published: 5 for 300 candidates), and
+            one for "gfwa" and "bbfwa".
+        box: bounds of every coordinate; a coordinate that leaves them is drawn anew between them.
+        amplitude: first amplitude, and that of a restarted firework; the width of the box (as published) by default.
+        start: first firework [d]; the others are drawn at random. If not given, the first one is, too.
+        g_max: generations that are planned, for the loser-out tournament; nobody is restarted if it is not given.
+        share: part of a firework's sparks that counts as best, and as worst, for its guiding spark.
+        grow: factor of the amplitude after a success.
+        shrink: factor of the amplitude after a failure.
+        remeasure: score the fireworks again with every generation, for a function that changes in between.
+
+    Raises:
+        ValueError: a setting is unknown or out of its range.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        popsize: int,
+        seed: int,
+        *,
+        variant: Variant = "lotfwa",
+        fireworks: int | None = None,
+        box: tuple[float, float] = (-5.0, 5.0),
+        amplitude: float | None = None,
+        start: ArrayLike | None = None,
+        g_max: int | None = None,
+        share: float = 0.2,
+        grow: float = 1.2,
+        shrink: float = 0.9,
+        remeasure: bool = False,
+    ) -> None:
+        if variant not in ("lotfwa", "gfwa", "bbfwa", "dynfwa"):
+            raise ValueError(f"expected variant lotfwa, gfwa, bbfwa or dynfwa, got {variant!r}")
+        if fireworks is None:
+            fireworks = 1 if variant in ("gfwa", "bbfwa") else min(5, max(1, popsize // 20))
+        if fireworks < 1 or popsize < 4 * fireworks:
+            raise ValueError(f"expected at least 4 candidates for each firework, got {popsize} for {fireworks}")
+        if not -np.inf < box[0] < box[1] < np.inf:
+            raise ValueError(f"expected a box (low, high), got {box}")
+        if not (0 < share <= 0.5 and grow >= 1 and 0 < shrink <= 1):
+            raise ValueError(f"expected 0 < share <= 0.5, grow >= 1, 0 < shrink <= 1, got {share}, {grow} and {shrink}")
+        self._low, self._high = box
+        self._amplitude = float(box[1] - box[0] if amplitude is None else amplitude)
+        if not 0 < self._amplitude < np.inf:
+            raise ValueError(f"expected an amplitude above 0, got {amplitude}")
+        self._d, self._popsize, self._variant, self._mu = d, popsize, variant, fireworks
+        self._share, self._grow, self._shrink, self._g_max, self._remeasure = share, grow, shrink, g_max, remeasure
+        self._rng = np.random.default_rng(seed)
+        self._x = self._anywhere((fireworks, d))
+        if start is not None:
+            self._x[0] = start_point(start, d)
+            if (self._x[0] < self._low).any() or (self._x[0] > self._high).any():
+                raise ValueError(f"the starting point lies outside the box {box}")
+        self._loss = np.full(fireworks, np.inf)
+        self._known = np.zeros(fireworks, dtype=bool)
+        self._a = np.full(fireworks, self._amplitude)
+        self._guide = np.zeros((fireworks, d))
+        self._guided = np.zeros(fireworks, dtype=bool)
+        self._g = 0
+        self._kind_of = self._owner = np.zeros(0, dtype=np.int64)
+
+    @property
+    def best(self) -> tuple[NDArray[np.float64], float]:
+        """The best firework [d] and its loss, infinite as long as nothing was told."""
+        i = int(np.argmin(self._loss))
+        return self._x[i].copy(), float(self._loss[i])
+
+    def _propose(self) -> NDArray[np.float64]:
+        unknown = np.arange(self._mu) if self._remeasure else np.flatnonzero(~self._known)
+        guided = np.flatnonzero(self._guided)
+        counts = self._split(self._popsize - len(unknown) - len(guided))
+        sparks = np.repeat(np.arange(self._mu), counts)
+        self._owner = np.concatenate([unknown, guided, sparks])
+        self._kind_of = np.repeat([_FIREWORK, _GUIDE, _SPARK], [len(unknown), len(guided), len(sparks)])
+        return np.concatenate([self._x[unknown], self._guide[guided], self._explode(sparks)])
+
+    def _learn(self, asked: NDArray[np.float64], losses: NDArray[np.float64], gradients: Gradients | None) -> None:
+        self._g += 1
+        measured = self._kind_of == _FIREWORK
+        self._loss[self._owner[measured]] = losses[measured]
+        self._known[:] = True
+        if self._variant == "dynfwa":
+            self._select_together(asked[~measured], losses[~measured])
+            return
+        guides = self._guides(asked, losses) if self._variant != "bbfwa" else None
+        before = self._loss.copy()
+        for i in range(self._mu):
+            self._select(i, asked, losses)
+        if guides is not None:
+            self._guide, self._guided = guides, np.ones(self._mu, dtype=bool)
+        if self._variant == "lotfwa":
+            self._loser_out(before)
+
+    def _anywhere(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        return self._rng.uniform(self._low, self._high, shape)
+
+    def _mapped(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Coordinates outside the box drawn anew."""
+        return np.where((x < self._low) | (x > self._high), self._anywhere(x.shape), x)
+
+    def _explode(self, owner: NDArray[np.int64]) -> NDArray[np.float64]:
+        """One spark for each entry of `owner`."""
+        shape = (len(owner), self._d)
+        moves = self._rng.uniform(-1.0, 1.0, shape)
+        if self._variant == "dynfwa":
+            moves *= self._rng.random(shape) < 0.5
+        return self._mapped(self._x[owner] + self._amplitudes()[owner, np.newaxis] * moves)
+
+    def _split(self, sparks: int) -> NDArray[np.int64]:
+        """How many sparks each firework gets: equally many, or in dynFWA more for better ones."""
+        worst = self._loss.max()
+        if self._variant != "dynfwa" or self._mu == 1 or not np.isfinite(worst) or worst == self._loss.min():
+            quota = np.full(self._mu, sparks / self._mu)
+        else:
+            quota = sparks * np.clip((worst - self._loss) / np.sum(worst - self._loss), _LEAST, _MOST)
+            quota *= sparks / quota.sum()
+        counts: NDArray[np.int64] = np.floor(quota).astype(np.int64)
+        rest = np.argsort(counts - quota, kind="stable")[: sparks - counts.sum()]
+        counts[rest] += 1
+        return counts
+
+    def _amplitudes(self) -> NDArray[np.float64]:
+        """Amplitude of each firework; in dynFWA that of the best one (the first) is dynamic, the others share a sum."""
+        if self._variant != "dynfwa" or not np.isfinite(self._loss).all():
+            return self._a
+        behind = self._loss - self._loss.min()
+        total = behind.sum()
+        shared = _SPREAD * (self._high - self._low) * behind / total if total > 0 else self._a
+        return np.where(np.arange(self._mu) == 0, self._a, shared)
+
+    def _guides(self, asked: NDArray[np.float64], losses: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Guiding sparks [mu, d]: from the firework along (mean of its best sparks) - (mean of its worst sparks)."""
+        guides = np.empty_like(self._x)
+        for i in range(self._mu):
+            mine = (self._owner == i) & (self._kind_of == _SPARK)
+            sparks = asked[mine][np.argsort(losses[mine], kind="stable")]
+            k = max(1, int(self._share * len(sparks)))
+            guides[i] = self._x[i] + sparks[:k].mean(axis=0) - sparks[-k:].mean(axis=0)
+        return self._mapped(guides)
+
+    def _select(self, i: int, asked: NDArray[np.float64], losses: NDArray[np.float64]) -> None:
+        """The firework moves to its best candidate if that is better; its amplitude learns."""
+        mine = np.flatnonzero((self._owner == i) & (self._kind_of != _FIREWORK))
+        best = mine[np.argmin(losses[mine])]
+        if losses[best] < self._loss[i]:
+            self._x[i], self._loss[i] = asked[best], losses[best]
+            self._a[i] *= self._grow
+        else:
+            self._a[i] *= self._shrink
+
+    def _loser_out(self, before: NDArray[np.float64]) -> None:
+        """Restart the fireworks that at their last pace will not reach the best one in time."""
+        left = 0 if self._g_max is None else self._g_max - self._g
+        if left <= 0:
+            return
+        pace, behind = np.zeros(self._mu), np.zeros(self._mu)
+        np.subtract(before, self._loss, out=pace, where=np.isfinite(before) & np.isfinite(self._loss))
+        np.subtract(self._loss, self._loss.min(), out=behind, where=np.isfinite(self._loss))
+        losers = (pace > 0) & (pace * left < behind)
+        self._x[losers] = self._anywhere((int(losers.sum()), self._d))
+        self._loss[losers], self._a[losers] = np.inf, self._amplitude
+        self._known[losers] = self._guided[losers] = False
+
+    def _select_together(self, asked: NDArray[np.float64], losses: NDArray[np.float64]) -> None:
+        """dynFWA: the best of all becomes the first firework, random ones of the rest that have a loss the others."""
+        x, loss = np.concatenate([self._x, asked]), np.concatenate([self._loss, losses])
+        best = int(np.argmin(loss))
+        self._a *= self._grow if loss[best] < self._loss.min() else self._shrink
+        pool = np.delete(np.arange(len(loss)), best)
+        finite = pool[np.isfinite(loss[pool])]
+        others = self._rng.choice(finite if len(finite) >= self._mu - 1 else pool, self._mu - 1, replace=False)
+        chosen = np.concatenate([[best], others]).astype(np.int64)
+        self._x, self._loss = x[chosen], loss[chosen]
+
+    @property
+    def _kind(self) -> str:
+        return f"Fireworks(d={self._d}, popsize={self._popsize}, variant={self._variant!r}, fireworks={self._mu})"
+
+    def _save(self) -> dict[str, Any]:
+        arrays = {name: getattr(self, name).copy() for name in _ARRAYS}
+        return {"kind": self._kind, "arrays": arrays, "g": self._g, "rng": self._rng.bit_generator.state}
+
+    def _load(self, state: State) -> None:
+        check_kind(self._kind, state)
+        for name in _ARRAYS:
+            setattr(self, name, np.array(state["arrays"][name]))
+        self._g = state["g"]
+        self._rng.bit_generator.state = state["rng"]
+
+
+_ARRAYS = ("_x", "_loss", "_known", "_a", "_guide", "_guided", "_kind_of", "_owner")

@@ -1,0 +1,86 @@
+"""Random search: the yardstick that any other optimizer has to beat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tandemtune.optimizers.base import Gradients, State, VectorAskTell, check_kind, start_point
+
+
+class RandomSearch(VectorAskTell):
+    """Gaussian steps of a fixed size around the best point so far, or points anywhere in a box.
+
+    Around the best point, that point itself is part of the batch as long as its loss is not known.
+
+    Args:
+        d: number of coordinates.
+        popsize: candidates in one generation, at least 2.
+        seed: seed of the random stream.
+        sigma: standard deviation of the steps; give this or `box`.
+        box: bounds of every coordinate, for points anywhere between them.
+        start: first best point [d] of the steps; zeros if not given.
+        remeasure: score the best point again with every generation, for a function that changes in between.
+
+    Raises:
+        ValueError: not exactly one of `sigma` and `box` is given, or a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        popsize: int,
+        seed: int,
+        *,
+        sigma: float | None = None,
+        box: tuple[float, float] | None = None,
+        start: ArrayLike | None = None,
+        remeasure: bool = False,
+    ) -> None:
+        if (sigma is None) == (box is None) or (box is not None and (start is not None or remeasure)):
+            raise ValueError("give either sigma (with start and remeasure) or box")
+        if popsize < 2 or (sigma is not None and not 0 < sigma < np.inf):
+            raise ValueError(f"expected popsize of at least 2 and sigma above 0, got {popsize} and {sigma}")
+        if box is not None and not -np.inf < box[0] < box[1] < np.inf:
+            raise ValueError(f"expected a box (low, high), got {box}")
+        self._d, self._popsize, self._sigma, self._box, self._remeasure = d, popsize, sigma or 0.0, box, remeasure
+        self._rng = np.random.default_rng(seed)
+        self._best, self._loss = start_point(start, d), np.inf
+        self._known = box is not None
+
+    @property
+    def best(self) -> tuple[NDArray[np.float64], float]:
+        """The best point [d] and its loss, infinite as long as nothing was told."""
+        return self._best.copy(), self._loss
+
+    def _propose(self) -> NDArray[np.float64]:
+        shape = (self._popsize, self._d)
+        if self._box is not None:
+            return self._rng.uniform(*self._box, shape)
+        candidates = self._best + self._sigma * self._rng.standard_normal(shape)
+        if self._remeasure or not self._known:
+            candidates[0] = self._best
+        return candidates
+
+    def _learn(self, asked: NDArray[np.float64], losses: NDArray[np.float64], gradients: Gradients | None) -> None:
+        if self._remeasure or not self._known:
+            self._loss = float(losses[0])
+        self._known = True
+        best = int(np.argmin(losses))
+        if losses[best] < self._loss:
+            self._best, self._loss = asked[best].copy(), float(losses[best])
+
+    @property
+    def _kind(self) -> str:
+        return f"RandomSearch(d={self._d}, popsize={self._popsize}, {'box' if self._box else 'sigma'})"
+
+    def _save(self) -> dict[str, Any]:
+        numbers = {"loss": self._loss, "known": self._known}
+        return {"kind": self._kind, "best": self._best.copy(), **numbers, "rng": self._rng.bit_generator.state}
+
+    def _load(self, state: State) -> None:
+        check_kind(self._kind, state)
+        self._best, self._loss, self._known = np.array(state["best"]), float(state["loss"]), bool(state["known"])
+        self._rng.bit_generator.state = state["rng"]
