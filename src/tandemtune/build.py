@@ -53,9 +53,11 @@ DEFAULT_STEPS = 60
 PROMPT_LR, LORA_LR = 0.1, 1e-3
 """Learning rates where a recipe names none: of prompts as a share of the embeddings' standard deviation."""
 FASTER = 1.2
-"""Mixed precision is tried where its products are at least this much faster than float32's."""
+"""Formats with 16-bit products are tried where these are at least this much faster than float32's."""
+LOW_FORMATS = ("bfloat16", "mixed")
+"""Formats with 16-bit products, fastest first."""
 RELIABLE = 0.98
-"""Mixed precision is taken where its losses rank candidates at least this much like float32's (Spearman)."""
+"""A format is taken where its losses rank candidates at least this much like float32's (Spearman)."""
 
 
 @dataclass
@@ -209,6 +211,7 @@ def build(config: RunConfig, *, facts: Mapping[str, Any] | None = None, progress
     split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
     known = dict(facts or {})
     bench = _bench(_chosen_scorer(config, task, kind, split, known, progress), split)
+    _settle_chunks(bench, known.get("chunk_tokens"))
     if known.get("rows_sha256", bench.facts["rows_sha256"]) != bench.facts["rows_sha256"]:
         raise RunError(
             f"the rows of task {task.name} are no longer those that the run began with, so it cannot end as one run: "
@@ -331,7 +334,8 @@ def _chosen_scorer(
 ) -> Scorer:
     """The scorer in the number format that was asked for or decided before; with "auto", decide it.
 
-    Mixed precision is taken where it is faster and ranks the first candidates of a middle layer as float32 does.
+    Of the formats with 16-bit products the fastest one is taken that ranks the first candidates of a middle layer as float32
+    does, or, for a method that follows gradients, whose gradient points where float32's does.
     """
     if config.model.dtype != "auto" or "dtype" in known:
         return make_scorer(config, task, kind, known, progress)
@@ -339,33 +343,76 @@ def _chosen_scorer(
         return make_scorer(config, task, kind, {**known, "dtype": "mixed"}, progress)
     if not mixed_is_faster(_device(config.model.device)):
         return make_scorer(config, task, kind, {**known, "dtype": "float32"}, progress)
-    trial, exact = _trial(make_scorer(config, task, kind, {**known, "dtype": "float32"}, progress), split)
-    gc.collect()  # two models at once would double the memory
-    scorer = make_scorer(config, task, kind, {**known, "dtype": "mixed"}, progress)
-    found = _bench(scorer, split).objective.evaluate(scorer.tunable.initial(), trial)
-    agreement = rank_correlation(found, exact)
-    known["rank_correlation"] = round(agreement, 4)
-    if agreement >= RELIABLE:
-        scorer.facts.update(known)
-        scorer.engine.forget()
-        return scorer
-    del scorer
-    gc.collect()
-    if progress:
-        progress(
-            f"mixed precision ranks candidates unlike float32 here (correlation {agreement:.3f}), so float32 is used"
+    what = "gradient_cosine" if config.follows_gradient else "rank_correlation"
+    exact = _trial(make_scorer(config, task, kind, {**known, "dtype": "float32"}, progress), split, None)
+    found: dict[str, float] = {}
+    for dtype in LOW_FORMATS:
+        gc.collect()  # two models at once would double the memory
+        scorer = make_scorer(config, task, kind, {**known, "dtype": dtype}, progress)
+        losses = _trial(scorer, split, exact)
+        found[dtype] = (
+            round(_cosine(losses.values, exact.values), 4)
+            if config.follows_gradient
+            else round(rank_correlation(losses.values, exact.values), 4)
         )
+        if found[dtype] >= RELIABLE:
+            known[what] = found
+            scorer.facts.update(known)
+            scorer.engine.forget()
+            return scorer
+        del scorer
+    gc.collect()
+    known[what] = found
+    if progress:
+        said = ", ".join(f"{dtype} {value:.3f}" for dtype, value in found.items())
+        progress(f"{what.replace('_', ' ')} with float32: {said}; below {RELIABLE}, so float32 is used")
     return make_scorer(config, task, kind, {**known, "dtype": "float32"}, progress)
 
 
-def _trial(scorer: Scorer, split: Split) -> tuple[dict[int, Tensor], NDArray[np.float64]]:
-    """The first candidates of a middle layer, and their losses."""
+def _settle_chunks(bench: Bench, known: int | None) -> None:
+    """Let a search without gradient score its candidates in chunks of the size that is fastest here, always the same in a run."""
+    scorer = bench.scorer
+    if scorer.config.follows_gradient or not scorer.tunable.side_by_side:
+        return
+    engine = scorer.engine
+    if known is None:
+        block = scorer.tunable.blocks[-1]
+        generator = torch.Generator().manual_seed(0)
+        size = scorer.config.method.popsize, scorer.tunable.dim(block)
+        trial = {block: torch.randn(*size, generator=generator) * 0.01}
+        known = engine.choose_chunk(bench.objective.train, scorer.tunable.initial(), trial)
+        engine.forget()
+    engine.chunk_tokens = known
+    bench.facts["chunk_tokens"] = known
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """The first candidates of a middle block and their losses, or the first gradient."""
+
+    candidates: dict[int, Tensor]
+    values: NDArray[np.float64]
+
+
+def _trial(scorer: Scorer, split: Split, before: _Trial | None) -> _Trial:
+    """What a run's first turn would see; of the candidates that another format saw, if there was one."""
     bench = _bench(scorer, split)
     origin = scorer.tunable.initial()
-    phase = make_phase(bench, origin, Stage("tune"))
-    block = phase.blocks[len(phase.blocks) // 2]
-    trial = phase.up((block,), phase.optimizer((block,)).ask())
-    return trial, bench.objective.evaluate(origin, trial)
+    if scorer.config.follows_gradient:
+        _, gradients = bench.objective.gradient(bench.rows(0), origin, scorer.tunable.blocks)
+        return _Trial({}, torch.cat([gradients[block] for block in scorer.tunable.blocks]).double().numpy())
+    if before is None:
+        phase = make_phase(bench, origin, Stage("tune"))
+        block = phase.blocks[len(phase.blocks) // 2]
+        trial = phase.up((block,), phase.optimizer((block,)).ask())
+    else:
+        trial = before.candidates
+    return _Trial(trial, bench.objective.evaluate(origin, trial))
+
+
+def _cosine(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    sizes = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / sizes if sizes else 0.0
 
 
 def make_task_of_run(config: RunConfig, facts: Mapping[str, Any]) -> Task:

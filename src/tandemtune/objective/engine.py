@@ -10,6 +10,7 @@ What makes it fast, and equal to scoring them one by one:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,10 @@ from tandemtune.objective.batch import Batch, Group
 from tandemtune.tunables.base import INPUT, Point, Tunable
 
 MEGABYTE = 1_000_000
+CHUNKS = (4096, 1024)
+"""Tokens of a chunk that are tried beside what the memory bound allows."""
+CLEARLY = 0.95
+"""A smaller chunk is chosen where it takes at most this share of the time."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,22 @@ class Engine:
         tunable: what the candidates change.
         averaging: matrix [W, C] from label-word logits to label logits.
         max_memory: bound on the activations of one chunk of candidates, in megabytes.
+        chunk_tokens: tokens of one chunk, within that bound; None for as many as it allows.
     """
 
-    def __init__(self, stack: LayerStack, tunable: Tunable, averaging: Tensor, max_memory: float = 256.0) -> None:
+    def __init__(
+        self,
+        stack: LayerStack,
+        tunable: Tunable,
+        averaging: Tensor,
+        max_memory: float = 256.0,
+        chunk_tokens: int | None = None,
+    ) -> None:
         self.stack = stack
         self.tunable = tunable
         self.averaging = averaging.to(stack.device, torch.float32)
         self.max_memory = max_memory
+        self.chunk_tokens = chunk_tokens
         self._bytes_per_token = bytes_per_token(stack)
         self._prefixes: dict[Batch, list[_Prefix]] = {}
 
@@ -157,9 +171,38 @@ class Engine:
         ]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
+    def choose_chunk(self, batch: Batch, point: Point, candidates: Mapping[int, Tensor], repeats: int = 3) -> int:
+        """Find by measuring how many tokens a chunk should have, and keep to it from now on.
+
+        Sizes from the memory bound downwards take turns on the same candidates; a smaller one has to be clearly faster.
+
+        Args:
+            batch: the prompts that will be scored.
+            point: the incumbent.
+            candidates: some candidates of a late block, which cost little.
+            repeats: how often every size is timed; the fastest time counts.
+        """
+        count = len(next(iter(candidates.values())))
+        largest = max(group.ids.numel() for group in batch.groups) * count
+        most = min(largest, int(self.max_memory * MEGABYTE / self._bytes_per_token))
+        sizes = [most] + [size for size in CHUNKS if size < most]
+        times = dict.fromkeys(sizes, float("inf"))
+        for _ in range(repeats):
+            for size in sizes:
+                self.chunk_tokens = size
+                begin = time.perf_counter()
+                self.population_logits(batch, point, candidates).sum().item()  # waits for the device
+                times[size] = min(times[size], time.perf_counter() - begin)
+        self.chunk_tokens = most
+        for size in sizes[1:]:
+            if times[size] < CLEARLY * times[self.chunk_tokens]:
+                self.chunk_tokens = size
+        return self.chunk_tokens
+
     def _rows_per_chunk(self, length: int) -> int:
-        """Rows of `length` tokens that fit the memory bound."""
-        return max(1, int(self.max_memory * MEGABYTE / (self._bytes_per_token * length)))
+        """Rows of `length` tokens that fit the memory bound and the chosen chunk."""
+        tokens = int(self.max_memory * MEGABYTE / self._bytes_per_token)
+        return max(1, min(tokens, self.chunk_tokens or tokens) // length)
 
     def _empty(self, batch: Batch, count: int) -> Tensor:
         labels = self.averaging.shape[1]
