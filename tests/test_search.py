@@ -42,6 +42,7 @@ RESULT_KEYS = {
     "shots",
     "zero_shot",
     "tuned",
+    "majority",
     "kept_step",
     "steps",
     "cost",

@@ -22,6 +22,16 @@ from torch.nn import functional
 import tandemtune.assets as assets
 from tandemtune.config import ModelSection, RunConfig, TaskSection, parse_layers
 from tandemtune.errors import ConfigError, DataError, ModelError, RunError, UsageError
+from tandemtune.mentor import (
+    Brief,
+    Budget,
+    Client,
+    EndpointClient,
+    LlamaClient,
+    Mentor,
+    RecordedClient,
+    Transcript,
+)
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.objective import losses, statistics
@@ -30,7 +40,7 @@ from tandemtune.objective.engine import Engine
 from tandemtune.objective.objective import Objective, rank_correlation
 from tandemtune.optimizers.cmaes import CMAES
 from tandemtune.optimizers.gradient import Algorithm, Gradient
-from tandemtune.proposals import Mutation, Perturbed, Proposer, RandomWords
+from tandemtune.proposals import Mentored, Mutation, Perturbed, Proposer, RandomWords
 from tandemtune.schedule import Phase, Stage, alternating, seed_for
 from tandemtune.subspace import LayerStatistics, RandomProjection, Rule, scales
 from tandemtune.system import cores
@@ -495,7 +505,46 @@ def proposing(bench: Bench, conversations: Path) -> Iterator[Proposer | None]:
     elif section.proposer == "mutation":
         yield Mutation(*words, bench.scorer.backbone.likely_token)
     else:
-        raise NotImplementedError
+        client = _mentor_client(config)
+        told = config.mentor
+        budget = Budget(told.token_cap, told.money_cap, told.price_in, told.price_out)
+        transcript = Transcript(conversations, client, budget=budget, retries=told.retries)
+        try:
+            mentor = Mentor(transcript, style=told.style, temperature=told.creativity, seed=seed)
+            yield Mentored(*words, mentor, transcript, _brief(bench))
+        finally:
+            transcript.close()
+
+
+def _mentor_client(config: RunConfig) -> Client:
+    section = config.mentor
+    if section.client == "endpoint":
+        given: dict[str, Any] = {"base_url": section.base_url, "key_env": section.key_env}
+        named = {key: value for key, value in given.items() if value is not None}
+        return EndpointClient(section.mentor, timeout=section.timeout, **named)
+    if section.client == "recorded":
+        return RecordedClient(Path(section.mentor).expanduser())
+    name = section.mentor
+    path = assets.fetch(name) / "model.gguf" if name.startswith(assets.PREFIX) else Path(name).expanduser()
+    return LlamaClient(path, threads=section.cpu_threads)
+
+
+def _brief(bench: Bench) -> Brief:
+    """What a mentor is told about a task, but for the trajectory."""
+    config, task = bench.scorer.config, bench.scorer.task
+    row = TASKS.get(task.name)
+    words = tuple(word for choices in task.words.values() for word in choices)
+    return Brief(
+        definition=config.alternate.definition or (row.summary if row else f"Tell {', '.join(task.labels)} apart."),
+        labels=task.labels,
+        label_words=words,
+        metric=task.metric,
+        manual=config.alternate.manual,
+        usage="[PROMPT] " + str(task.template).replace("{mask}", "[ANSWER]"),
+        tried=(),
+        wanted=1,
+        limit=config.method.prompt_tokens,
+    )
 
 
 def _numbers(blocks: tuple[int, ...], stage: Stage) -> tuple[int, ...]:

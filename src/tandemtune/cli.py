@@ -157,6 +157,40 @@ def show(
 
 
 @app.command()
+def compare(
+    plan: Annotated[Path, typer.Argument(help="A TOML file of methods, tasks, models and seeds.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="section.key=value for every run ...", metavar="[KEY=VALUE]...")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of all runs; default runs/PLAN.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Check all recipes and their data, and stop.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes side by side, instead of the plan's.")] = None,
+) -> None:
+    """Run methods side by side on the same rows and budgets; may be stopped and started again."""
+    import dataclasses
+
+    import tandemtune.compare as comparing
+    from tandemtune.report.comparison import as_csv, as_markdown, compared, comparison_view
+    from tandemtune.runs.files import write_atomically, write_json
+
+    place = out or Path("runs") / plan.stem
+    read = comparing.read_plan(plan, place, overrides or [])
+    comparing.check_plan(read, _say)
+    if check:
+        typer.echo(f"{plan}: fine, {len(read.cells)} runs")
+        return
+    records = comparing.execute(dataclasses.replace(read, jobs=jobs or read.jobs), _say)
+    found = compared(records, read.baseline)
+    place.mkdir(parents=True, exist_ok=True)
+    write_json(place / "comparison.json", found)
+    comparing.save(place, records)
+    for name, text in (("table.md", as_markdown(found, read.title)), ("runs.csv", as_csv(records))):
+        write_atomically(place / name, lambda file, text=text: file.write(text.encode("utf-8")))  # type: ignore[misc]
+    _console().print(comparison_view(found, read.title))
+    _say(f"tables lie in {place}: table.md, runs.csv, comparison.json, records.json")
+
+
+@app.command()
 def ls(what: Annotated[str, typer.Argument(help="models, tasks, methods or recipes")]) -> None:
     """List what a recipe may name."""
     rows = _listing(what)

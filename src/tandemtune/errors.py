@@ -47,3 +47,32 @@ class AssetError(TandemTuneError):
 
 class RunError(TandemTuneError):
     """A run folder that cannot be written, resumed or read."""
+
+
+class MentorError(TandemTuneError):
+    """The mentor could not be asked, or what it said cannot be used."""
+
+
+class MentorUnavailable(MentorError):
+    """The mentor could not answer now: no connection, too slow, overloaded, garbled. Asking again later may help.
+
+    Args:
+        message: what happened.
+        wait: seconds that the server asked to be left alone, where it said so.
+        paid: the answer may have been worked out, and billed, although it did not arrive.
+    """
+
+    def __init__(self, message: str, *, wait: float | None = None, paid: bool = False) -> None:
+        super().__init__(message)
+        self.wait = wait
+        self.paid = paid
+
+
+class MentorRefused(MentorError):
+    """The mentor will not answer, however often it is asked: wrong key, unknown model, a request it cannot serve."""
+
+    exit_code = 2
+
+
+class BudgetSpent(MentorError):
+    """The next question could cost more than the cap on tokens or money leaves."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tandemtune.errors import MentorError
+from tandemtune.mentor import Brief, Mentor, Transcript
+from tandemtune.mentor import Tried as MentorTried
 from tandemtune.tunables.vocabulary import Vocabulary, Words
 
 
@@ -106,6 +109,50 @@ class RandomWords(Worded):
         generator = np.random.default_rng([self.seed, round, 1])
         drawn = [self.vocabulary.sample(generator, self.length) for _ in range(self.count)]
         return Proposal(tuple(Draft(words.text, words.ids) for words in drawn))
+
+
+class Mentored(Worded):
+    """A language model that is told the task and the trajectory (arXiv 2405.19732).
+
+    Args:
+        vocabulary: the tuned model's words.
+        length: tokens of a prompt.
+        count: candidates to ask for.
+        seed: of the run.
+        mentor: asks and judges.
+        transcript: what the mentor asks through; it keeps the ledger.
+        brief: what the mentor is told besides the trajectory.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        length: int,
+        count: int,
+        seed: int,
+        mentor: Mentor,
+        transcript: Transcript,
+        brief: Brief,
+    ) -> None:
+        super().__init__(vocabulary, length, count, seed)
+        self._mentor, self._transcript, self._brief = mentor, transcript, brief
+
+    def propose(self, round: int, tried: Sequence[Tried], known: Sequence[Tried]) -> Proposal:
+        """Tell it what was tried, worst first, and take what may be tried next."""
+        shown = tuple(MentorTried(entry.words.text, entry.loss, entry.score) for entry in tried)
+        brief = replace(self._brief, tried=shown, wanted=self.count, limit=self.length)
+        texts = [entry.words.text for entry in known]
+        try:
+            found = self._mentor.propose(brief, self.vocabulary.count, turn=round, known=texts)
+        except MentorError as error:
+            return Proposal((), failure=str(error), spent=self._spent())
+        words = [self.vocabulary.fit(text, self.length) for text in found.accepted]
+        drafts = tuple(Draft(text, w.ids) for text, w in zip(found.accepted, words, strict=True))
+        failure = None if drafts else "no answer that may be tried"
+        return Proposal(drafts, found.refused, failure, self._spent())
+
+    def _spent(self) -> dict[str, float]:
+        return asdict(self._transcript.ledger)
 
 
 class Perturbed:

@@ -83,6 +83,6 @@ METHODS: dict[str, MethodRow] = {
         optimizer="AdamW <-> LLM mentor",
         order="alternating rounds",
         source="arXiv 2405.19732",
-        settings={"method": _PROMPT, "alternate": {"rounds": 3}},
+        settings={"method": _PROMPT, "alternate": {"rounds": 3, "accept": "always"}},
     ),
 }

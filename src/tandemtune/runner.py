@@ -148,6 +148,7 @@ def _result(bench: Bench, found: Standing, folder: RunFolder) -> dict[str, Any]:
         "shots": section.shots,
         "zero_shot": _scores(bench, None, examples),
         "tuned": _scores(bench, found.kept, examples),
+        "majority": _majority(bench, examples),
         "kept_step": found.kept_step,
         "steps": found.step,
         "cost": {
@@ -187,6 +188,16 @@ def _scores(bench: Bench, tuned: Mapping[int, Tensor] | None, examples: Sequence
         scores["test"] = round(objective.score_of(logits, test), DIGITS)
         scores["calibrated"]["test"] = round(objective.score_of(calibrate(logits, empty), test), DIGITS)
     return scores
+
+
+def _majority(bench: Bench, examples: Sequence[Example] | None) -> float | None:
+    """Test score of always answering the class that is most frequent among the test rows."""
+    task = bench.scorer.task
+    if not examples:
+        return None
+    gold = [task.label_index(str(example.label)) for example in examples]
+    common = max(set(gold), key=lambda label: (gold.count(label), -label))
+    return round(task.score([common] * len(gold), gold), DIGITS)
 
 
 def _refuse_other_versions(path: Path, facts: Mapping[str, Any]) -> None:

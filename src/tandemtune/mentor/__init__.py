@@ -1,0 +1,35 @@
+"""A language model as mentor: it is told what a task is and which prompts did how well, and proposes new ones. Text only.
+
+`brief`       what it is told
+`prompt`      how, in two styles: `chat` for strong models, `complete` for small ones
+`client`      a question, an answer, and the interface of whoever answers
+`endpoint`    an OpenAI-compatible endpoint      `llama`  a local GGUF model
+`transcript`  all that was said, in one file: record, replay, ledger and caps
+`parse`       from an answer to candidates       `judge`  which of them may be tried
+`mentor`      one turn
+
+Importing this loads neither the SDK nor llama.cpp.
+"""
+
+from tandemtune.mentor.brief import Brief, Tried
+from tandemtune.mentor.client import Client, Reply, Request
+from tandemtune.mentor.endpoint import EndpointClient
+from tandemtune.mentor.llama import LlamaClient
+from tandemtune.mentor.mentor import Mentor, Proposals
+from tandemtune.mentor.transcript import Budget, Ledger, RecordedClient, Transcript
+
+__all__ = [
+    "Brief",
+    "Budget",
+    "Client",
+    "EndpointClient",
+    "Ledger",
+    "LlamaClient",
+    "Mentor",
+    "Proposals",
+    "RecordedClient",
+    "Reply",
+    "Request",
+    "Transcript",
+    "Tried",
+]

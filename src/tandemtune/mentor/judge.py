@@ -1,0 +1,71 @@
+"""Which of a mentor's prompts may be tried, and the words that are said about those that may not."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Set
+
+from tandemtune.mentor.brief import Brief
+
+_SLOT = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_CONTROL_TOKEN = re.compile(
+    r"<\|.*?\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>|\[(?:ANSWER|PROMPT|MASK|SEP|CLS)\]", re.IGNORECASE
+)
+_ABOUT_ITSELF = re.compile(
+    r"\bprompts?\b|\bworst first\b|\bbest last\b|\bas an ai\b|^(?:sure|certainly|of course)\b", re.IGNORECASE
+)
+_JOINERS = {"\u200c", "\u200d"}  # letters of some scripts need them
+
+
+def normal(text: str) -> str:
+    """What two prompts share that differ only in case, white space, quotes or end punctuation."""
+    text = unicodedata.normalize("NFKC", text).casefold()
+    kept = " ".join(re.sub(r"[\"'“”‘’«»„`]", "", text).split())
+    return kept.strip(" .:;,!?…-")
+
+
+def judge(candidate: str, brief: Brief, known: Set[str], count_tokens: Callable[[str], int]) -> str | None:
+    """Say why a prompt may not be tried.
+
+    Args:
+        candidate: the prompt.
+        brief: what the mentor was told.
+        known: prompts there are already, each as `normal` gives it.
+        count_tokens: counts tokens of the tuned model.
+
+    Returns:
+        The reason in a few words, None if it may be tried.
+    """
+    manual = brief.manual or ""
+    if not candidate.strip():
+        return "it is empty"
+    if any(unicodedata.category(sign) in {"Cc", "Cf", "Cs", "Zl", "Zp"} and sign not in _JOINERS for sign in candidate):
+        return "it holds control characters"
+    if not any(sign.isalpha() for sign in _SLOT.sub("", candidate)):
+        return "it has no letters"
+    if _CONTROL_TOKEN.search(candidate):
+        return "it holds a mark that is no text"
+    found = sorted(_SLOT.findall(candidate))
+    if found != sorted(brief.slots) or "{" in _SLOT.sub("", candidate) or "}" in _SLOT.sub("", candidate):
+        wanted = " ".join(f"{{{slot}}}" for slot in brief.slots)
+        return f"expected {wanted}, each once" if wanted else "expected no braces in it"
+    leaked = next(
+        (w for w in (*brief.label_words, *brief.labels) if _holds(candidate, w) and not _holds(manual, w)), None
+    )
+    if leaked:
+        return f"it gives an answer away: {leaked.strip()!r}"
+    if _ABOUT_ITSELF.search(candidate) and not _ABOUT_ITSELF.search(manual):
+        return "it repeats the request"
+    if normal(candidate) in known:
+        return "it is known already"
+    length = count_tokens(candidate)
+    if length > brief.limit:
+        return f"it has {length} tokens, at most {brief.limit} are allowed"
+    return None
+
+
+def _holds(text: str, word: str) -> bool:
+    """Whether a word stands in a text as a whole word."""
+    word = word.strip()
+    return bool(word) and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None

@@ -1,0 +1,105 @@
+"""A local GGUF model in this process, through llama.cpp as the xllamacpp wheel carries it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tandemtune.errors import MentorRefused, MentorUnavailable, UsageError
+from tandemtune.mentor.client import Reply, Request, read_reply
+
+# A list that is continued tends to repeat itself: sequences that stand there already become unlikely (llama.cpp's DRY sampling).
+_VARIED = {"dry_multiplier": 0.8, "dry_allowed_length": 2, "dry_penalty_last_n": 2048, "dry_sequence_breakers": ["@"]}
+
+
+class LlamaClient:
+    """A GGUF model, loaded once. The same request gives the same answer, in any process on this machine.
+
+    llama.cpp also listens on a free loopback port as long as the client is open.
+
+    Args:
+        path: the GGUF file.
+        threads: for computing; more than the free cores makes it much slower, because llama.cpp waits by spinning.
+        context: tokens of question and answer together.
+
+    Raises:
+        UsageError: no such file, a file that llama.cpp cannot load, or the package is missing.
+    """
+
+    offers = frozenset({"schema", "grammar"})
+
+    def __init__(self, path: str | Path, *, threads: int = 1, context: int = 2048) -> None:
+        path = Path(path)
+        if not path.is_file():
+            raise UsageError(
+                f"mentor model {path}: expected a GGUF file, found {'a folder' if path.is_dir() else 'nothing'}"
+            )
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise UsageError(f"mentor model {path}: expected a GGUF file, found one that does not begin with GGUF")
+        try:
+            import xllamacpp
+        except ImportError:
+            raise UsageError("a local mentor needs llama.cpp: pip install 'tandemtune[local-mentor]'") from None
+        self.name = path.stem if path.stem != "model" else path.resolve().parent.name
+        parameters = xllamacpp.CommonParams()
+        parameters.model.path = str(path)
+        parameters.n_ctx = context
+        parameters.n_parallel = 1
+        parameters.n_gpu_layers = 0
+        parameters.verbosity = -1
+        parameters.warmup = False
+        parameters.cache_prompt = (
+            False  # the rest of a cached prompt is computed in other batches, and rounds differently
+        )
+        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
+        try:
+            self._server: Any = xllamacpp.Server(parameters)
+        except (RuntimeError, ValueError) as error:
+            raise UsageError(f"mentor model {path}: llama.cpp cannot load it ({error})") from None
+
+    def __repr__(self) -> str:
+        return f"LlamaClient({self.name!r})"
+
+    def ask(self, request: Request) -> Reply:
+        """Answer one request.
+
+        Args:
+            request: the question.
+
+        Returns:
+            The answer.
+
+        Raises:
+            MentorRefused: the question does not fit into the context, or its grammar or schema is no such thing.
+            MentorUnavailable: llama.cpp failed on it.
+        """
+        body: dict[str, Any] = {
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "seed": request.seed,
+            "stop": list(request.stop),
+            "cache_prompt": False,
+        }
+        if request.grammar:
+            body["grammar"] = request.grammar
+        if request.schema:
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "schema": request.schema},
+            }
+        if request.style == "chat":
+            body["messages"] = [{"role": role, "content": text} for role, text in request.messages]
+            document = self._server.handle_chat_completions(body)
+        else:
+            document = self._server.handle_completions({**body, **_VARIED, "prompt": request.prompt})
+        reply = read_reply(document, request)
+        if reply is not None:
+            return reply
+        error = document.get("error", {}) if isinstance(document, dict) else {}
+        what = f"{self.name}: {error.get('message', 'llama.cpp gave no answer')}"
+        raise MentorRefused(what) if error.get("code") == 400 else MentorUnavailable(what)
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self._server = None
