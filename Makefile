@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/tandemtune
 
-.PHONY: help setup quickstart test test-slow lint bench clean
+.PHONY: help setup quickstart quickstart-maao test test-slow lint bench clean
 
 help:
 	@echo "make quickstart  tune a real model on real movie reviews (set-up, then under 4 minutes)"
+	@echo "make quickstart-maao  the same model and a small local mentor in turns (set-up, then about 5 minutes)"
 	@echo "make test        lint, types and tests (under 10 minutes on two cores)"
 	@echo "make test-slow   the tests that take longer"
 	@echo "make bench       timings and memory, as ratios"
@@ -22,6 +23,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 quickstart: setup
 	$(RUN) run quickstart --out runs/quickstart --overwrite
 	$(RUN) show runs/quickstart
+
+quickstart-maao: setup
+	$(RUN) run quickstart-maao --out runs/quickstart-maao --overwrite
+	$(RUN) show runs/quickstart-maao
 
 test: setup
 	$(BIN)/ruff check .

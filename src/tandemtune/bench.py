@@ -226,10 +226,10 @@ def measure(plan: Plan, progress: Callable[[str], None] = lambda line: None) -> 
         }
         if block in (blocks[0], blocks[-1]):
             parts["naive"] = lambda b=block, v=vectors: naive(plain, point, b, v[:naive_rows])  # type: ignore[misc]
-        table[block] = _in_turn(parts, plan.repeats)
+        table[block] = in_turn(parts, plan.repeats)
         progress(f"layer {block}: " + ", ".join(f"{k} {median(v):.3f} s" for k, v in table[block].items()))
     step = gradient_step(contenders(plan, "float32")[0])
-    steps = _in_turn({"adamw": step}, plan.repeats)["adamw"]
+    steps = in_turn({"adamw": step}, plan.repeats)["adamw"]
     return _summary(plan, fast, table, steps, naive_rows, same)
 
 
@@ -263,7 +263,13 @@ def _child(mode: str, plan: Plan) -> float:
     return peak_rss_mb()
 
 
-def _in_turn(parts: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+def in_turn(parts: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each contender, one call of each in turn after a first one that is not counted.
+
+    Args:
+        parts: contenders by name.
+        repeats: how often they take turns.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     for name in parts:
         parts[name]()

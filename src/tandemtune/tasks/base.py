@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from tandemtune.errors import DataError
-from tandemtune.tasks.fewshot import draw, split, subsample
+from tandemtune.tasks.fewshot import draw, everything, split, subsample
 from tandemtune.tasks.files import HUB, check_source, read_examples
 from tandemtune.tasks.metrics import METRICS, score
 from tandemtune.tasks.templates import Template
 from tandemtune.types import Example, Split
 
 _Picked = TypeVar("_Picked")
+FULL_DEV = 32
+"""Dev rows of each class beside all training rows, where nobody says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,13 @@ class Task:
         """
         return self._read_once(self.train_source)
 
-    def split(self, k: int, seed: int, *, dev_k: int | None = None) -> Split:
-        """Draw the few-shot rows of one seed.
+    def split(self, k: int | Literal["all"], seed: int, *, dev_k: int | None = None) -> Split:
+        """Draw the rows of one seed.
 
         Args:
-            k: rows of each class to train on.
+            k: rows of each class to train on, or "all".
             seed: decides which ones.
-            dev_k: rows of each class for dev; None means `k`.
+            dev_k: rows of each class for dev; None means `k`, or 32 beside all.
 
         Returns:
             Train and dev, without a text in common. Dev comes from `dev_source` if there is one.
@@ -71,6 +73,10 @@ class Task:
         Raises:
             DataError: a row cannot be used, or classes have too few rows.
         """
+        if k == "all":
+            dev = None if self.dev_source is None else self._read_once(self.dev_source)
+            count = FULL_DEV if dev_k is None else dev_k
+            return self._drawn(self.train_source, lambda rows: everything(rows, self.labels, count, seed, dev=dev))
         if self.dev_source is None:
             return self._drawn(self.train_source, lambda rows: split(rows, self.labels, k, seed, dev_k=dev_k))
         train = self._drawn(self.train_source, lambda rows: split(rows, self.labels, k, seed, dev_k=0)).train

@@ -38,6 +38,35 @@ def split(examples: Sequence[Example], labels: Sequence[str], k: int, seed: int,
     return Split(train=rows[:middle], dev=rows[middle:])
 
 
+def everything(
+    examples: Sequence[Example], labels: Sequence[str], dev_k: int, seed: int, *, dev: Sequence[Example] | None = None
+) -> Split:
+    """Train on all rows but those that dev is drawn from.
+
+    Args:
+        examples: labelled rows of the training split.
+        labels: label names in their fixed order.
+        dev_k: rows of each class for dev.
+        seed: decides the rows of dev and the order of the others, at least 0.
+        dev: rows that dev is drawn from; None draws it from `examples`.
+
+    Returns:
+        All rows in a shuffled order, without those whose text stands in dev, and dev.
+
+    Raises:
+        DataError: a row has no known label, or classes have too few rows for dev.
+    """
+    drawn = _drawn(examples if dev is None else dev, labels, dev_k, seed, f"{dev_k} for dev", avoid=()) if dev_k else ()
+    kept = {_text(example) for example in drawn}
+    rows = [examples[index] for index in _shuffled(len(examples), seed)]
+    wrong = next((row.label for row in rows if row.label not in labels), None)
+    if wrong is not None or not rows:
+        raise DataError(
+            f"a row has the label {wrong!r}, expected one of {list(labels)}" if rows else "no rows to train on"
+        )
+    return Split(tuple(row for row in rows if _text(row) not in kept), drawn)
+
+
 def draw(
     examples: Sequence[Example],
     labels: Sequence[str],

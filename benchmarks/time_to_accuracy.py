@@ -1,0 +1,104 @@
+"""What the engine buys: minutes until a run reaches a dev accuracy, with the engine and with a plain loop.
+
+    python benchmarks/time_to_accuracy.py [--generations 24] [--threads N] [--out FOLDER] [section.key=value ...]
+
+The plain loop scores candidate after candidate in float32, each with a whole forward pass over one padded batch. With the same
+seed it has to take the same candidates as the engine in float32, generation by generation. Finished runs are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import tandemtune.build as wiring
+from tandemtune.bench import naive
+from tandemtune.runner import tune
+
+CONTENDERS = {"engine": "mixed", "engine, float32": "float32", "plain loop": "float32"}
+
+
+def main() -> None:
+    """Make the three runs, each in a process of its own, and compare them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--generations", type=int, default=24)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("runs/time-to-accuracy"))
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_args()
+    if options.one:
+        one(options.one, options)
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in CONTENDERS:
+        if not (folder(options.out, name) / "result.json").exists():
+            given = [
+                "--generations",
+                str(options.generations),
+                "--threads",
+                str(options.threads),
+                "--out",
+                str(options.out),
+            ]
+            subprocess.run([sys.executable, __file__, *given, "--one", name, *options.overrides], check=True)
+    report(options.out)
+
+
+def folder(out: Path, name: str) -> Path:
+    """Where a contender's run lies."""
+    return out / name.replace(", ", "-").replace(" ", "-")
+
+
+def one(name: str, options: argparse.Namespace) -> None:
+    """Run one contender."""
+    if name == "plain loop":
+        build = wiring.build
+
+        def built(*args: Any, **kwargs: Any) -> wiring.Bench:
+            bench = build(*args, **kwargs)
+
+            def evaluate(point: Any, candidates: Any) -> Any:
+                ((block, vectors),) = candidates.items()
+                return naive(bench, dict(point), block, vectors).double().numpy()
+
+            bench.objective.evaluate = evaluate  # type: ignore[method-assign]
+            return bench
+
+        wiring.build = built
+    settings = [f"model.dtype={CONTENDERS[name]}", f"model.threads={options.threads}", "dev_every=2"]
+    settings += [f"budget={21 * options.generations}", "test_rows=50", *options.overrides]
+    tune("quickstart", folder(options.out, name), overrides=settings, overwrite=True)
+
+
+def report(out: Path) -> None:
+    """Minutes until each dev accuracy that all contenders reach, and whether the two float32 runs are one."""
+    looks: dict[str, list[tuple[float, float]]] = {}
+    taken: dict[str, list[Any]] = {}
+    for name in CONTENDERS:
+        place = folder(out, name)
+        lines = [json.loads(line) for line in (place / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+        clock = [json.loads(line) for line in (place / "clock.jsonl").read_text(encoding="utf-8").splitlines()]
+        seconds = {tick["step"]: tick["seconds"] for tick in reversed(clock)}
+        turns = [line for line in lines if line["event"] == "generation"]
+        looks[name] = [(seconds[line["step"]], line["dev"]["score"]) for line in turns if line["dev"]]
+        taken[name] = [line["accepted"] and line["losses"].index(min(line["losses"])) for line in turns]
+    same = [a == b for a, b in zip(taken["engine, float32"], taken["plain loop"], strict=True)]
+    print(
+        f"generations in which the float32 engine and the plain loop take the same candidate: {sum(same)} of {len(same)}"
+    )
+    reached = min(max(score for _, score in found) for found in looks.values())
+    goals = sorted({score for _, score in looks["plain loop"] if score <= reached})[-4:]
+    print("| dev accuracy | " + " | ".join(f"{name}, minutes" for name in CONTENDERS) + " | plain loop / engine |")
+    print("|---" * (len(CONTENDERS) + 2) + "|")
+    for goal in goals:
+        minutes = [next(s for s, score in looks[name] if score >= goal) / 60 for name in CONTENDERS]
+        print(f"| {goal:.3f} | " + " | ".join(f"{m:.2f}" for m in minutes) + f" | {minutes[-1] / minutes[0]:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
