@@ -146,6 +146,49 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "method.loss": CHOICE,
     "method.dev_every": (*COUNT, 0),
     "method.patience": (*COUNT, 0),
+    "task.scored_rows": (*COUNT, 0),
+    "method.tunable": CHOICE,
+    "method.optimizer": CHOICE,
+    "method.steps": (*COUNT, 0),
+    "method.lr": (*NUMBER, 0.0),
+    "method.batch_size": (*COUNT, 0),
+    "method.schedule": CHOICE,
+    "method.warmup": COUNT,
+    "method.weight_decay": NUMBER,
+    "method.clip": (*NUMBER, 0.0),
+    "method.accumulate": (*COUNT, 0),
+    "method.prompt_tokens": (*COUNT, 0, 10**6),
+    "method.prompt_text": TEXT,
+    "method.vocabulary": CHOICE,
+    "method.projection": CHOICE,
+    "alternate.rounds": COUNT,
+    "alternate.round_steps": COUNT,
+    "alternate.final_steps": COUNT,
+    "alternate.proposer": CHOICE,
+    "alternate.snapshots": (*COUNT, 0),
+    "alternate.proposals": (*COUNT, 0),
+    "alternate.select": CHOICE,
+    "alternate.accept": CHOICE,
+    "alternate.heat": (*NUMBER, 0.0),
+    "alternate.reset_moments": ("yes", 1, []),
+    "alternate.noise": (*NUMBER, 0.0),
+    "alternate.manual": TEXT,
+    "alternate.definition": TEXT,
+    "mentor.client": CHOICE,
+    "mentor.mentor": (*TEXT, "pypi:nothing"),
+    "mentor.style": CHOICE,
+    "mentor.base_url": TEXT,
+    "mentor.key_env": TEXT,
+    "mentor.creativity": NUMBER,
+    "mentor.timeout": (*NUMBER, 0.0),
+    "mentor.retries": COUNT,
+    "mentor.cpu_threads": (*COUNT, 0),
+    "mentor.token_cap": (*COUNT, 0),
+    "mentor.money_cap": (*NUMBER, 0.0),
+    "mentor.price_in": NUMBER,
+    "mentor.price_out": NUMBER,
+    "mentor.on_failure": CHOICE,
+    "mentor.max_failures": (*COUNT, 0),
     "run.max_memory": (*NUMBER, 0.0),
     "run.max_seconds": (*NUMBER, 0.0),
     "run.max_forward_tokens": (*COUNT, 0),
@@ -155,7 +198,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
 
 def put(recipe: Recipe, key: str, value: Any) -> None:
     section, _, name = key.partition(".")
-    recipe[section][name] = value
+    recipe.setdefault(section, {})[name] = value
 
 
 for key, values in WRONG.items():
@@ -387,9 +430,7 @@ case("a file as model", lambda p, r: put(r, "model.name", str(p / "train.jsonl")
 case("no config", a_model(lambda f: (f / "config.json").unlink()), tells="cannot be loaded")
 case("a cut config", a_model(cut("config.json", 0.5)), tells="cannot be loaded")
 case("an unknown model type", a_model(edit_config(model_type="nonsense")), tells="nonsense")
-case(
-    "a model of pictures", a_model(edit_config(model_type="vit", architectures=["ViTModel"])), tells="neither a masked"
-)
+case("a model of pictures", a_model(edit_config(model_type="vit", architectures=["ViTModel"])), tells="is no masked")
 case("no weights", a_model(lambda f: (f / "model.safetensors").unlink()), late=True, tells="cannot be loaded")
 case("cut weights", a_model(cut("model.safetensors", 0.5)), late=True, tells="cannot be loaded")
 case("empty weights", a_model(cut("model.safetensors", 0)), late=True, tells="cannot be loaded")
