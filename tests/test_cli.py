@@ -176,7 +176,7 @@ def test_ls_nonsense():
     called = small.call("ls", "nonsense")
     assert called.code == 2 and called.out == ""
     assert called.err == (
-        "tandemtune: nothing called 'nonsense' can be listed: choose models, tasks, methods or recipes\n"
+        "tandemtune: nothing called 'nonsense' can be listed: choose models, mentors, tasks, methods or recipes\n"
     )
 
 

@@ -168,7 +168,7 @@ def test_what_is_missing_is_said_before_anything_is_written(server, tmp_path, mo
     with pytest.raises(TandemTuneError, match="MENTOR_KEY"):
         tune(made, tmp_path / "run")
     made["mentor"] = {"client": "local", "mentor": str(tmp_path / "none.gguf")}
-    with pytest.raises(TandemTuneError, match="none.gguf"):
+    with pytest.raises(TandemTuneError, match=r"none\.gguf"):
         tune(made, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -219,7 +219,7 @@ def compare(
 
     import tandemtune.compare as comparing
     from tandemtune.report.comparison import as_csv, as_markdown, compared, comparison_view
-    from tandemtune.report.comparison_page import comparison_page
+    from tandemtune.report.comparison_page import comparison_report
     from tandemtune.runs.files import write_atomically, write_json
 
     place = out or Path("runs") / plan.stem
@@ -236,13 +236,13 @@ def compare(
     for name, text in (("table.md", as_markdown(found, read.title)), ("runs.csv", as_csv(records))):
         write_atomically(place / name, lambda file, text=text: file.write(text.encode("utf-8")))  # type: ignore[misc]
     _console().print(comparison_view(found, read.title))
-    page = comparison_page(found, records, read.title, place).encode("utf-8")
+    page = comparison_report(place).encode("utf-8")
     write_atomically(place / "report.html", lambda file: file.write(page))
     _say(f"tables lie in {place}: table.md, runs.csv, comparison.json, records.json; charts in report.html")
 
 
 @app.command()
-def ls(what: Annotated[str, typer.Argument(help="models, tasks, methods or recipes")]) -> None:
+def ls(what: Annotated[str, typer.Argument(help="models, mentors, tasks, methods or recipes")]) -> None:
     """List what a recipe may name."""
     rows = _listing(what)
     table = Table(show_header=True, title=what)
@@ -318,11 +318,11 @@ def _listing(what: str) -> list[dict[str, str]]:
     from tandemtune.registry import METHODS
     from tandemtune.tasks.catalogue import TASKS
 
-    if what == "models":
+    if what in ("models", "mentors"):
         return [
             {"name": assets.PREFIX + key, "what": asset.summary, "licence": asset.licence, "MB": str(asset.download_mb)}
             for key, asset in assets.CATALOGUE.items()
-            if asset.kind == "model"
+            if asset.kind == ("model" if what == "models" else "gguf")
         ]
     if what == "tasks":
         known = [
@@ -348,7 +348,7 @@ def _listing(what: str) -> list[dict[str, str]]:
         ]
     if what == "recipes":
         return [{"name": name, "what": _first_comment(path)} for name, path in recipes().items()]
-    raise UsageError(f"nothing called {what!r} can be listed: choose models, tasks, methods or recipes")
+    raise UsageError(f"nothing called {what!r} can be listed: choose models, mentors, tasks, methods or recipes")
 
 
 def _first_comment(path: Path) -> str:

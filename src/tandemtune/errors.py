@@ -53,7 +53,7 @@ class MentorError(TandemTuneError):
     """The mentor could not be asked, or what it said cannot be used."""
 
 
-class MentorUnavailable(MentorError):
+class MentorUnavailable(MentorError):  # noqa: N818
     """The mentor could not answer now: no connection, too slow, overloaded, garbled. Asking again later may help.
 
     Args:
@@ -68,11 +68,11 @@ class MentorUnavailable(MentorError):
         self.paid = paid
 
 
-class MentorRefused(MentorError):
+class MentorRefused(MentorError):  # noqa: N818
     """The mentor will not answer, however often it is asked: wrong key, unknown model, a request it cannot serve."""
 
     exit_code = 2
 
 
-class BudgetSpent(MentorError):
+class BudgetSpent(MentorError):  # noqa: N818
     """The next question could cost more than the cap on tokens or money leaves."""

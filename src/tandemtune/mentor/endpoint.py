@@ -143,8 +143,8 @@ class EndpointClient:
             refused = type(error.__cause__).__name__.startswith("Connect")
             what = "cannot be reached" if refused else "broke the connection off"
             return MentorUnavailable(f"{self.name} {what}: check the address, or try later", paid=not refused)
-        except openai.OpenAIError as error:
-            return MentorRefused(f"{self.name}: {self._scrub(str(error))[:_EXCERPT]}")
+        except Exception as error:  # a garbled answer: what the HTTP library raises then is no error of the SDK
+            return MentorUnavailable(f"{self.name} sent what cannot be read ({type(error).__name__})", paid=True)
 
     def _receive(self, response: Any, deadline: float) -> bytes | MentorUnavailable:
         """Read the answer, with a limit on its time and its size."""
@@ -175,11 +175,13 @@ class EndpointClient:
             return MentorRefused(
                 f"{self.name}: the endpoint knows no such model, or not this kind of question (404): {said}"
             )
-        if status == 429 and "insufficient_quota" in {code, details.get("type")}:
+        if status == 429 and "insufficient_quota" in (code, details.get("type")):
             return MentorRefused(f"{self.name}: the account has no credit left (429): {said}")
         if status in {408, 409, 425, 429} or status >= 500:
             wait = _wait(error.response.headers.get("retry-after"))
-            return MentorUnavailable(f"{self.name} answered {status}: {said}", wait=wait, paid=status >= 500)
+            return MentorUnavailable(
+                f"{self.name} answered {status}: {said}", wait=wait, paid=status in {500, 502, 504}
+            )
         if status in {400, 422}:
             for setting, words in _OPTIONAL.items():
                 if setting in body and (param in words or any(word in said for word in words)):
@@ -187,11 +189,16 @@ class EndpointClient:
         return MentorRefused(f"{self.name} does not take the request ({status}): {said}")
 
     def _read(self, data: bytes, request: Request) -> Reply:
-        document = _parsed(data)
-        reply = read_reply(self._scrubbed(document), request, self._without)
+        try:
+            document = self._scrubbed(json.loads(data))
+            reply = read_reply(document, request, self._without)
+            said = json.dumps(document, ensure_ascii=False)
+        except (ValueError, RecursionError):
+            reply, said = None, self._scrub(data[:_LARGEST].decode("utf-8", "replace"))
         if reply is None:
-            said = self._scrub(data[: 2 * _EXCERPT].decode("utf-8", "replace"))[:_EXCERPT]
-            raise MentorUnavailable(f"{self.name}: expected a completion as JSON, found {said!r}", paid=True)
+            raise MentorUnavailable(
+                f"{self.name}: expected a completion as JSON, found {said[:_EXCERPT]!r}", paid=True
+            ) from None
         return reply
 
     def _scrubbed(self, value: Any) -> Any:
@@ -254,10 +261,3 @@ def _wait(retry_after: str | None) -> float | None:
         except (TypeError, ValueError, OverflowError):
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-def _parsed(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None

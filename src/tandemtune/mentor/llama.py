@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ class LlamaClient:
         path: the GGUF file.
         threads: for computing; more than the free cores makes it much slower, because llama.cpp waits by spinning.
         context: tokens of question and answer together.
+        timeout: seconds one answer may take.
 
     Raises:
         UsageError: no such file, a file that llama.cpp cannot load, or the package is missing.
@@ -28,7 +31,7 @@ class LlamaClient:
 
     offers = frozenset({"schema", "grammar"})
 
-    def __init__(self, path: str | Path, *, threads: int = 1, context: int = 2048) -> None:
+    def __init__(self, path: str | Path, *, threads: int = 1, context: int = 2048, timeout: float = 600.0) -> None:
         path = Path(path)
         if not path.is_file():
             raise UsageError(
@@ -42,6 +45,7 @@ class LlamaClient:
         except ImportError:
             raise UsageError("a local mentor needs llama.cpp: pip install 'tandemtune[local-mentor]'") from None
         self.name = path.stem if path.stem != "model" else path.resolve().parent.name
+        self._timeout = timeout
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(path)
         parameters.n_ctx = context
@@ -72,7 +76,7 @@ class LlamaClient:
 
         Raises:
             MentorRefused: the question does not fit into the context, or its grammar or schema is no such thing.
-            MentorUnavailable: llama.cpp failed on it.
+            MentorUnavailable: it took too long, or llama.cpp failed on it.
         """
         body: dict[str, Any] = {
             "max_tokens": request.max_tokens,
@@ -80,6 +84,8 @@ class LlamaClient:
             "seed": request.seed,
             "stop": list(request.stop),
             "cache_prompt": False,
+            "stream": True,
+            "stream_options": {"include_usage": True},
         }
         if request.grammar:
             body["grammar"] = request.grammar
@@ -90,15 +96,45 @@ class LlamaClient:
             }
         if request.style == "chat":
             body["messages"] = [{"role": role, "content": text} for role, text in request.messages]
-            document = self._server.handle_chat_completions(body)
+            chunks = self._listen(self._server.handle_chat_completions, body)
         else:
-            document = self._server.handle_completions({**body, **_VARIED, "prompt": request.prompt})
-        reply = read_reply(document, request)
+            chunks = self._listen(self._server.handle_completions, {**body, **_VARIED, "prompt": request.prompt})
+        error = next((chunk["error"] for chunk in chunks if "error" in chunk), None)
+        reply = None if error else read_reply(self._joined(chunks), request)
         if reply is not None:
             return reply
-        error = document.get("error", {}) if isinstance(document, dict) else {}
-        what = f"{self.name}: {error.get('message', 'llama.cpp gave no answer')}"
-        raise MentorRefused(what) if error.get("code") == 400 else MentorUnavailable(what)
+        what = f"{self.name}: {(error or {}).get('message', 'llama.cpp gave no answer')}"
+        raise MentorRefused(what) if error and error.get("code") == 400 else MentorUnavailable(what)
+
+    def _listen(self, handle: Callable[..., Any], body: dict[str, Any]) -> list[dict[str, Any]]:
+        """The answer in pieces. It is worked out in another thread, so that Ctrl-C and the time limit end it at its next token."""
+        chunks: list[dict[str, Any]] = []
+        over = threading.Event()
+
+        def hear(chunk: dict[str, Any]) -> bool:
+            chunks.append(chunk)
+            return over.is_set()
+
+        thread = threading.Thread(target=handle, args=(body, hear), daemon=True)
+        thread.start()
+        try:
+            thread.join(self._timeout)
+            if thread.is_alive():
+                raise MentorUnavailable(f"{self.name} took more than {self._timeout:g} s to answer")
+        finally:
+            over.set()
+            thread.join(10)
+        return chunks
+
+    def _joined(self, chunks: list[dict[str, Any]]) -> dict[str, Any]:
+        """The pieces of an answer as the one that comes without streaming."""
+        choices = [chunk["choices"][0] for chunk in chunks if chunk.get("choices")]
+        if not choices:
+            return {}
+        text = "".join(choice.get("text") or choice.get("delta", {}).get("content") or "" for choice in choices)
+        usage = next((chunk["usage"] for chunk in reversed(chunks) if chunk.get("usage")), None)
+        choice = {"text": text, "message": {"content": text}, "finish_reason": choices[-1]["finish_reason"]}
+        return {"choices": [choice], "usage": usage, "model": self.name}
 
     def close(self) -> None:
         """Give the model's memory back."""

@@ -51,11 +51,12 @@ def _from_json(text: str) -> list[str] | None:
         return None
     try:
         value, _ = json.JSONDecoder().raw_decode(text, start.start())
+        found = _strings(value)
     except (ValueError, RecursionError):
         body = text[start.start() :]
         pieces = [piece for piece, name in _STRING.findall(body[body.find("[") + 1 :]) if not name]
-        return [s for piece in pieces[:_MOST] if (s := _unescaped(piece)) is not None] or None
-    return _strings(value) or None
+        found = [s for piece in pieces[:_MOST] if (s := _unescaped(piece)) is not None]
+    return found if found or text.lstrip().startswith(("{", "[")) else None
 
 
 def _strings(value: Any) -> list[str]:

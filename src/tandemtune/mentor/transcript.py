@@ -163,12 +163,12 @@ class Transcript:
             try:
                 reply = self._client.ask(request)
             except MentorUnavailable as error:
-                self._note({"failed": key, "why": str(error), "paid": error.paid})
+                self._note({"failed": key, "why": str(error), "paid": error.paid, "final": False})
                 wait = 2.0**repeated if error.wait is None else error.wait
                 if repeated == self._retries or wait > _LONGEST_WAIT:
                     raise _given_up(error, repeated + 1) from None
             except MentorRefused as error:
-                self._note({"failed": key, "why": str(error), "paid": False})
+                self._note({"failed": key, "why": str(error), "paid": False, "final": True})
                 raise
             else:
                 self._note({"answered": key, "reply": asdict(reply)})
@@ -189,7 +189,7 @@ class Transcript:
             )
         if budget.max_money is not None and money + budget.money(*most) > budget.max_money:
             raise BudgetSpent(
-                f"mentor: {money:.6g} of {budget.max_money:g} is spent, and the next question may cost {budget.money(*most):.6g}; "
+                f"mentor: {money:.6f} of {budget.max_money:g} is spent, and the next question may cost {budget.money(*most):.6f}; "
                 "raise the cap, ask for fewer prompts, or go on without the mentor"
             )
 
@@ -206,7 +206,7 @@ class Transcript:
 
 
 class RecordedClient:
-    """Answers from the file of a `Transcript`, and from nothing else.
+    """Answers from the file of a `Transcript`, and from nothing else. A question that failed then fails again.
 
     Args:
         path: the file; it is only read.
@@ -218,29 +218,32 @@ class RecordedClient:
     def __init__(self, path: Path) -> None:
         lines = read_journal(path)
         if not lines or "client" not in lines[0]:
-            raise RunError(
-                f"{path}: expected a record of what was said with a mentor, found {'none' if not lines else 'another file'}"
-            )
+            found = "none" if not lines else "another file"
+            raise RunError(f"{path}: expected a record of what was said with a mentor, found {found}")
         self._path = path
         self.name = str(lines[0]["client"])
         self.offers = frozenset(map(str, lines[0]["offers"]))
-        self._replies = _Said(path, lines).replies
+        self._said = _Said(path, lines)
         self._counted: Counter[str] = Counter()
 
     def ask(self, request: Request) -> Reply:
         """The recorded answer.
 
         Raises:
-            MentorRefused: this was not asked then.
+            MentorUnavailable: no answer came then.
+            MentorRefused: the same, for good; or this was not asked then.
         """
-        self._counted[request.digest] += 1
-        key = _key(replace(request, nth=self._counted[request.digest]))
-        if key not in self._replies:
+        key = _key(replace(request, nth=self._counted[request.digest] + 1))
+        if key in self._said.replies:
+            self._counted[request.digest] += 1
+            return self._said.replies[key]
+        if key not in self._said.most:
             raise MentorRefused(
                 f"{self._path}: expected the answer to question {key}, which was not asked there: the recipe, the data, the machine "
                 "or the version is another than then"
             )
-        return self._replies[key]
+        why, paid, final = self._said.failures.get(key, ("the run ended before an answer came", True, False))
+        raise MentorRefused(why) if final else MentorUnavailable(why, wait=0.0, paid=paid)
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -264,13 +267,15 @@ class _Said:
     Attributes:
         replies: answers by the question's key.
         most: the most prompt and completion tokens that each question may take.
-        open: the same for questions that were sent, and may have been answered and billed, but whose answer is not here.
+        failures: why a question failed last, whether it may have been paid, and whether it failed for good.
+        open: the most tokens of questions that were sent, and may have been answered and billed, but whose answer is not here.
     """
 
     def __init__(self, path: Path, lines: list[Line]) -> None:
         self.replies: dict[str, Reply] = {}
         self.most: dict[str, tuple[int, int]] = {}
         self.open: dict[str, tuple[int, int]] = {}
+        self.failures: dict[str, tuple[str, bool, bool]] = {}
         self._was_open = False
         for number, line in enumerate(lines[1:], start=2):
             try:
@@ -290,6 +295,7 @@ class _Said:
             self._was_open = key in self.open
             self.open[key] = self.most[key]
         elif "failed" in line:
+            self.failures[line["failed"]] = (str(line["why"]), bool(line["paid"]), bool(line.get("final")))
             if not (line["paid"] or self._was_open):
                 self.open.pop(line["failed"], None)
         else:
