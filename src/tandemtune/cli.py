@@ -212,33 +212,31 @@ def compare(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of all runs; default runs/PLAN.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Check all recipes and their data, and stop.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show what has ended so far, and start nothing.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes side by side, instead of the plan's.")] = None,
 ) -> None:
     """Run methods side by side on the same rows and budgets; may be stopped and started again."""
     import dataclasses
 
     import tandemtune.compare as comparing
-    from tandemtune.report.comparison import as_csv, as_markdown, compared, comparison_view
+    from tandemtune.report.comparison import FILES, comparison_view, write
     from tandemtune.report.comparison_page import comparison_report
-    from tandemtune.runs.files import write_atomically, write_json
+    from tandemtune.runs.files import write_atomically
 
-    place = out or Path("runs") / plan.stem
-    read = comparing.read_plan(plan, place, overrides or [])
-    comparing.check_plan(read, _say)
+    read = comparing.read_plan(plan, out or Path("runs") / plan.stem, overrides or [])
+    read = dataclasses.replace(read, jobs=jobs or read.jobs)
+    if not show:
+        comparing.check_plan(read, _say)
     if check:
         typer.echo(f"{plan}: fine, {len(read.cells)} runs")
         return
-    records = comparing.execute(dataclasses.replace(read, jobs=jobs or read.jobs), _say)
-    found = compared(records, read.baseline)
-    place.mkdir(parents=True, exist_ok=True)
-    write_json(place / "comparison.json", {"title": read.title, **found})
-    comparing.save(place, records)
-    for name, text in (("table.md", as_markdown(found, read.title)), ("runs.csv", as_csv(records))):
-        write_atomically(place / name, lambda file, text=text: file.write(text.encode("utf-8")))  # type: ignore[misc]
+    found = write(read, comparing.records_of(read) if show else comparing.execute(read, _say))
     _console().print(comparison_view(found, read.title))
-    page = comparison_report(place).encode("utf-8")
-    write_atomically(place / "report.html", lambda file: file.write(page))
-    _say(f"tables lie in {place}: table.md, runs.csv, comparison.json, records.json; charts in report.html")
+    page = comparison_report(read.out).encode("utf-8")
+    write_atomically(read.out / "report.html", lambda file: file.write(page))
+    _say(f"tables lie in {read.out}: {', '.join(FILES)}; charts in report.html")
+    if found["missing"] and not show:
+        _fail(f"{len(found['missing'])} of {len(read.cells)} runs failed; the same command tries them again", 1)
 
 
 @app.command()

