@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tandemtune.report.plot import Series, line_text
 from tandemtune.runs.store import RunFolder
 
 
@@ -188,7 +189,7 @@ def summary_view(found: dict[str, Any]) -> RenderableType:
             )
         for look in _thinned(found["looks"], 16):
             curve.add_row(str(look["step"]), _number(look["train_loss"]), _number(look["loss"]), _number(look["score"]))
-        parts.append(curve)
+        parts += [curve, Text(_chart(found))]
     if found["layers"]:
         layers = Table(title="layer by layer")
         for name in ("layer", "turns", "taken", "training loss fell by"):
@@ -239,6 +240,17 @@ def bench_view(found: dict[str, Any]) -> RenderableType:
     if "peak_mb" in found:
         lines += [f"peak memory, {name}: {value:.0f} MB" for name, value in found["peak_mb"].items()]
     return Group(table, ratios, layers, *(Text(line) for line in lines))
+
+
+def _chart(found: Mapping[str, Any]) -> str:
+    """Losses at the looks at dev, drawn in letters."""
+    start = found["start"]
+    first = [{"step": 0, "train_loss": start["train_loss"], **start["dev"]}] if start else []
+    looks = [*first, *found["looks"]]
+    turns = [look["step"] for look in looks]
+    names = {"train_loss": "train loss", "loss": "dev loss"}
+    curves = [Series(name, turns, [look[key] for look in looks]) for key, name in names.items()]
+    return line_text("", "turn", "loss", curves, height=12)
 
 
 def _after(line: dict[str, Any]) -> float | None:
