@@ -309,7 +309,7 @@ def test_a_live_panel_on_a_terminal(tmp_path):
     with LiveReport(console) as observer:
         tune(small.recipe(tmp_path), tmp_path / "run", observer=observer)
     shown = console.file.getvalue()
-    assert "c-lora: 60 of 60 candidates" in shown and "best dev loss" in shown and "generation=" not in shown
+    assert "c-lora: 60 of 60 candidates" in shown and "kept dev loss" in shown and "generation=" not in shown
     assert "small · " in shown
 
 

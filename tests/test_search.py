@@ -44,6 +44,7 @@ RESULT_KEYS = {
     "tuned",
     "majority",
     "kept_step",
+    "kept_line",
     "steps",
     "cost",
     "rows",

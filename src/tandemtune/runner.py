@@ -152,6 +152,7 @@ def _result(bench: Bench, found: Standing, folder: RunFolder) -> dict[str, Any]:
         "tuned": _scores(bench, found.kept, examples),
         "majority": _majority(bench, examples),
         "kept_step": found.kept_step,
+        "kept_line": found.kept_line,
         "steps": found.step,
         "cost": {
             "candidates": found.candidates,

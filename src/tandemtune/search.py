@@ -42,7 +42,8 @@ class Standing:
         train_loss: the incumbent's training loss when it was last measured.
         dev: loss and score of the last look at dev.
         kept_dev: loss and score of `kept` on dev.
-        kept_step: turn after which `kept` was found; 0 is the starting point.
+        kept_step: turn after which `kept` was found.
+        kept_line: the journal's line that found it; 0 is the starting point.
         step: the optimizers' turns so far.
         candidates: candidates scored on the training rows.
         gradient_steps: gradients taken.
@@ -64,6 +65,7 @@ class Standing:
     dev: dict[str, float]
     kept_dev: dict[str, float]
     kept_step: int = 0
+    kept_line: int = 0
     step: int = 0
     candidates: int = 0
     gradient_steps: int = 0
@@ -386,6 +388,7 @@ class Search:
         now.stale += 1
         if _float(look["loss"]) < _float(now.kept_dev["loss"]):
             now.kept, now.kept_dev, now.kept_step, now.stale = dict(now.incumbent), look, now.step, 0
+            now.kept_line = now.lines - 1
 
     def _look(self, point: Mapping[int, Tensor]) -> dict[str, float | None]:
         seen = self.objective.measure(self.dev, point)

@@ -61,9 +61,19 @@ def result_table(result: dict[str, Any]) -> RenderableType:
             f"{cost['mentor_completion_tokens']:.0f} answered"
             + (f", {cost['mentor_money']:.4f} of money" if cost.get("mentor_money") else "")
         )
-    if result["kept_step"] == 0:
+    if result["kept_line"] == 0:
         lines.append("No point was better on dev than the one that the search began with, so that is what was kept.")
     return Group(table, *(Text(line) for line in lines))
+
+
+def unit_of(recipe: Mapping[str, Any]) -> str:
+    """What bounds a recipe's search: "candidates" of a derivative-free search, or "turns".
+
+    Args:
+        recipe: a complete recipe.
+    """
+    gradient = recipe["method"]["optimizer"] in ("adamw", "adam", "sgd")
+    return "turns" if gradient or recipe["alternate"]["rounds"] else "candidates"
 
 
 def total_of(recipe: Mapping[str, Any]) -> int:
@@ -114,6 +124,7 @@ def summary(folder: RunFolder) -> dict[str, Any]:
         folder: a run, finished or not.
     """
     lines = folder.read_lines()
+    unit = unit_of(folder.read_recipe())
     generations = [line for line in lines if line["event"] in ("generation", "step")]
     looks = [
         {"step": line["step"], **line["dev"], "train_loss": _after(line)}
@@ -125,6 +136,8 @@ def summary(folder: RunFolder) -> dict[str, Any]:
         "finished": folder.result.exists(),
         "generations": len(generations),
         "budget": total_of(folder.read_recipe()),
+        "unit": unit,
+        "done": len(generations) if unit == "turns" else generations[-1]["candidates"] if generations else 0,
         "candidates": generations[-1]["candidates"] if generations else 0,
         "start": lines[0] if lines else None,
         "looks": looks,
@@ -204,7 +217,7 @@ def summary_view(found: dict[str, Any]) -> RenderableType:
     else:
         parts.append(
             Text(
-                f"not finished: {found['candidates']} candidates and {found['generations']} turns, of {found['budget']}. "
+                f"not finished: {found['done']} of {found['budget']} {found['unit']}. "
                 f"Go on with: tandemtune resume {found['folder']}"
             )
         )

@@ -177,9 +177,11 @@ class Prompt:
             tensors = load_file(path)
         except Exception as error:  # safetensors raises its own, undocumented types
             raise RunError(f"prompt {path} cannot be read: {error}") from error
+        keys = {block: "prompt_embeddings" if self._in_peft else _key(block) for block in self.blocks}
+        for key in sorted(tensors.keys() - set(keys.values())):
+            raise RunError(f"prompt {path} also holds {key}, expected {', '.join(keys.values())}: it has other layers")
         point: dict[int, Tensor] = {}
-        for block in self.blocks:
-            key = "prompt_embeddings" if self._in_peft else _key(block)
+        for block, key in keys.items():
             found = tensors.get(key)
             if found is None or tuple(found.shape) != self.shapes(block)[0]:
                 came = "nothing" if found is None else f"shape {tuple(found.shape)}"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tandemtune.errors import ModelError
 from tandemtune.models.backbone import Backbone
 
 Measure = Literal["cosine", "l2"]
@@ -51,7 +52,11 @@ class Vocabulary:
 
     @cached_property
     def ids(self) -> Tensor:
-        """The allowed ids [V'], ascending."""
+        """The allowed ids [V'], ascending.
+
+        Raises:
+            ModelError: there are none.
+        """
         tokenizer: Any = self._tokenizer
         count = min(len(tokenizer), len(self._backbone.embedding_weight))
         special = {*tokenizer.all_special_ids, *self._without}
@@ -66,6 +71,11 @@ class Vocabulary:
             and index not in added
             and (self._allowed == "all" or _is_word(token, marked))
         ]
+        if not chosen:
+            raise ModelError(
+                f"no token of {self._backbone.name} may be part of a prompt of words: its tokenizer has no words of ASCII "
+                "letters besides the label words; set [method] vocabulary to all"
+            )
         return torch.tensor(chosen, dtype=torch.long)
 
     @cached_property
@@ -80,14 +90,14 @@ class Vocabulary:
         return found.float().cpu()
 
     def nearest(self, vectors: Tensor, measure: Measure) -> Words:
-        """The allowed token that is nearest to each vector.
+        """The allowed token that is nearest to each vector; the first one to a vector that is no number.
 
         Args:
             vectors: [length, width].
             measure: "cosine" (largest similarity; the distance is 1 - similarity) or "l2" (smallest distance).
         """
         best = torch.full((len(vectors),), torch.inf)
-        chosen = torch.zeros(len(vectors), dtype=torch.long)
+        chosen = self.ids[:1].repeat(len(vectors))
         for part in self.ids.split(AT_ONCE):  # type: ignore[no-untyped-call]
             known = self.vectors(part.tolist())
             if measure == "cosine":
