@@ -61,7 +61,6 @@ Progress = Callable[[str], None]
 CONTENT_FREE = ("N/A", "", "[MASK]")
 STRETCH = 1.5
 """Where one point is scored or differentiated, rows up to this many times as long as the shortest run together with it."""
-DEFAULT_STEPS = 60
 PROMPT_LR, LORA_LR = 0.1, 1e-3
 """Learning rates where a recipe names none: of prompts as a share of the embeddings' standard deviation."""
 FASTER = 1.2
@@ -450,9 +449,9 @@ def make_stages(config: RunConfig) -> tuple[Stage, ...]:
     """The order of a recipe's stages."""
     section = config.alternate
     if not config.alternates:
-        return (Stage("tune", steps=config.method.steps or (DEFAULT_STEPS if config.follows_gradient else None)),)
+        return (Stage("tune", steps=config.turns if config.follows_gradient else config.method.steps),)
     if section.proposer == "none":
-        return (Stage("tune", steps=section.rounds * section.round_steps + section.final_steps),)
+        return (Stage("tune", steps=config.turns),)
     return alternating(section.rounds, section.round_steps, section.final_steps, section.snapshots)
 
 
@@ -470,7 +469,7 @@ def make_phase(bench: Bench, origin: Mapping[int, Tensor], stage: Stage) -> Phas
                 weight_decay=method.weight_decay,
                 schedule=method.schedule,
                 warmup=method.warmup,
-                steps=stage.steps or 0,
+                steps=(stage.steps or 0) if config.alternate.reset_moments else config.turns,
                 clip=method.clip,
                 accumulate=method.accumulate,
             )
@@ -522,6 +521,37 @@ def proposing(bench: Bench, conversations: Path) -> Iterator[Proposer | None]:
             yield Mentored(*words, mentor, transcript, _brief(bench))
         finally:
             transcript.close()
+
+
+def check_start(bench: Bench) -> None:
+    """Refuse what would show only after a run has begun.
+
+    Raises:
+        ModelError: the model gives no numbers on the training rows, or cannot do what the recipe's proposer needs.
+    """
+    scorer = bench.scorer
+    config, backbone = scorer.config, scorer.backbone
+    if (
+        config.alternates
+        and config.alternate.proposer == "mutation"
+        and backbone.kind != "causal"
+        and backbone.filler is None
+    ):
+        raise ModelError(
+            f"{backbone.name} has no mask token and no sentinel, so it cannot say how likely a word is inside a text: "
+            "choose another [alternate] proposer than mutation"
+        )
+    if not config.follows_gradient:
+        _ = bench.scales
+        return
+    ids = bench.objective.train.groups[0].ids
+    with scorer.tunable.applied(scorer.tunable.initial()):
+        states = scorer.engine.stack.hidden(ids, len(scorer.engine.stack) - 1)
+    if not (torch.isfinite(states).all() and math.isfinite(scorer.facts["lr"])):
+        raise ModelError(
+            f"{backbone.name} gives no usable numbers on training rows in {scorer.facts['dtype']}: set [model] dtype to "
+            "float32, or choose a model whose weights are whole"
+        )
 
 
 def check_mentor(config: RunConfig, progress: Progress | None = None) -> None:

@@ -24,6 +24,8 @@ from tandemtune.tasks.templates import Template
 RECIPES = "tandemtune.recipes"
 FULL_LIMIT = 2000
 """Longest search vector with a full covariance: beyond, one eigendecomposition costs more than a generation."""
+DEFAULT_STEPS = 60
+"""Gradient steps where a recipe names none."""
 GRADIENT = ("adamw", "adam", "sgd")
 """Optimizers that follow gradients."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -115,7 +117,7 @@ class MethodSection(_Section):
         None,
         description="turns of the optimizer (gradient steps or generations); a search without gradient ends by budget",
     )
-    lr: Positive | None = Field(
+    lr: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = Field(
         None,
         description="learning rate; a tenth of the embeddings' standard deviation for prompts, 1e-3 for LoRA if left out",
     )
@@ -168,8 +170,6 @@ class MethodSection(_Section):
             )
         if self.optimizer in GRADIENT and self.loss in ("accuracy", "f1"):
             problems.append(f"loss: {self.loss!r} has no gradient for {self.optimizer} to follow: choose ce or hinge")
-        if self.schedule != "constant" and (self.steps or self.warmup + 1) <= self.warmup:
-            problems.append(f"warmup: {self.warmup} steps leave none of the {self.steps} for the schedule")
         if self.optimizer not in GRADIENT and self.budget < self.popsize + 1:
             problems.append(
                 f"budget: {self.budget} is less than one generation, popsize + 1 = {self.popsize + 1} candidates "
@@ -234,8 +234,10 @@ class MentorSection(_Section):
     money_cap: Positive | None = Field(
         None, description="money that all conversations may cost, in the prices' currency"
     )
-    price_in: Annotated[float, Field(ge=0)] = Field(0.0, description="of a million prompt tokens")
-    price_out: Annotated[float, Field(ge=0)] = Field(0.0, description="of a million answered tokens")
+    price_in: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(0.0, description="of a million prompt tokens")
+    price_out: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0, description="of a million answered tokens"
+    )
     on_failure: Literal["doer-only", "stop"] = Field(
         "doer-only", description="after max_failures in a row: go on without the mentor, or stop the run"
     )
@@ -280,6 +282,23 @@ class RunConfig(_Section):
     def _fit(self) -> RunConfig:
         if not self.follows_gradient and self.method.tunable == "lora":
             _raise_all(_uneven(self.method.d, self.model.target))
+        lengths = self.schedule_lengths
+        if (
+            self.follows_gradient
+            and self.method.schedule != "constant"
+            and lengths
+            and min(lengths) <= self.method.warmup
+        ):
+            _raise_all(
+                [
+                    f"[method] warmup: {self.method.warmup} steps leave none of a schedule of {min(lengths)}: choose a shorter "
+                    "warmup, or a constant schedule"
+                ]
+            )
+        if self.alternates and not lengths and self.alternate.proposer == "none":
+            _raise_all(
+                ["[alternate] round_steps and final_steps: both are 0 and nobody proposes, so nothing would happen"]
+            )
         if self.alternate.rounds and self.method.tunable != "prompt":
             _raise_all(
                 [
@@ -288,6 +307,22 @@ class RunConfig(_Section):
                 ]
             )
         return self
+
+    @property
+    def turns(self) -> int:
+        """Turns of the optimizer in all rounds together, or of the only stage of a method that follows gradients."""
+        section = self.alternate
+        if self.alternates:
+            return section.rounds * section.round_steps + section.final_steps
+        return self.method.steps or DEFAULT_STEPS
+
+    @property
+    def schedule_lengths(self) -> list[int]:
+        """How many steps each schedule of the learning rate spans: one a stage, or one in all where it goes on."""
+        section = self.alternate
+        if not self.alternates or section.proposer == "none" or not section.reset_moments:
+            return [self.turns] if self.turns else []
+        return [steps for steps in (section.round_steps, section.final_steps) if steps]
 
     @property
     def follows_gradient(self) -> bool:

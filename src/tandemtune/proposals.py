@@ -227,6 +227,8 @@ class Mutation(Worded):
         places = generator.choice(len(ids), size=max(1, round(self._share * len(ids))), replace=False)
         for place in sorted(places.tolist()):
             logits = self._scores(ids, place)[allowed]
+            if not logits.isfinite().all():
+                continue  # a model without numbers substitutes nothing
             best = logits.topk(min(self._top, len(logits)))
             weights = torch.softmax(best.values.double(), dim=0).numpy()
             ids[place] = int(allowed[best.indices[generator.choice(len(weights), p=weights / weights.sum())]])

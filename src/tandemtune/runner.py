@@ -90,8 +90,7 @@ def _prepared(config: RunConfig, facts: Mapping[str, Any], observe: Observer) ->
     """Load and measure everything that a search needs; writes nothing."""
     bench = wiring.build(config, facts=facts, progress=_progress(observe))
     observe("ready", {"facts": bench.facts, "config": config})
-    if not config.follows_gradient:
-        _ = bench.scales  # a model that gives no numbers is found out here
+    wiring.check_start(bench)
     return bench
 
 

@@ -50,6 +50,7 @@ class Standing:
         token_layers: tokens times layers they ran through forwards, for everything but the final scores.
         backward_token_layers: the same backwards.
         stale: looks at dev since the last better one.
+        looked: journal lines up to the last look at dev.
         lines: journal lines that led here.
         stage: number of the present stage.
         stage_step: turns of the present stage.
@@ -72,6 +73,7 @@ class Standing:
     token_layers: int = 0
     backward_token_layers: int = 0
     stale: int = 0
+    looked: int = 1
     lines: int = 1
     stage: int = 0
     stage_step: int = 0
@@ -317,7 +319,7 @@ class Search:
         known = [_tried(entry) for entry in now.tried]
         best = sorted({entry.words.ids: entry for entry in known}.values(), key=lambda e: -e.loss)[-section.snapshots :]
         begun = {"event": "proposal", "round": stage.round, "proposer": section.proposer}
-        trained = {"loss": _plain(now.train_loss), "dev": self._look(now.incumbent)}
+        trained = {"loss": _plain(now.train_loss), "dev": now.dev}  # looked at when the stage ended
         if now.failures >= self.config.mentor.max_failures:
             silent = {"refused": [], "failure": "not asked: it failed before", "spent": now.spent}
             return {**begun, **silent, **self._outcome(now, trained, [], None)}
@@ -328,12 +330,12 @@ class Search:
         return {**begun, "shown": shown, **as_line(proposal), **self._outcome(now, trained, drafts, taken)}
 
     def _outcome(self, now: Standing, trained: dict[str, Any], drafts: list[dict[str, Any]], taken: int | None) -> Line:
-        looks = (len(drafts) + 1) * self.dev.tokens + len(drafts) * self.objective.train.tokens
+        looks = len(drafts) * (self.dev.tokens + self.objective.train.tokens)
         return {
             "trained": trained,
             "drafts": drafts,
             "taken": taken,
-            "dev": trained["dev"] if taken is None else drafts[taken]["dev"],
+            "dev": None if taken is None else drafts[taken]["dev"],
             "candidates": now.candidates + len(drafts),
             "token_layers": now.token_layers + looks * self._depth,
         }
@@ -375,7 +377,7 @@ class Search:
         now.backward_token_layers = line.get("backward_token_layers", now.backward_token_layers)
 
     def _end(self, now: Standing, reason: str) -> Line:
-        look = self._look(now.incumbent) if now.step % self.config.method.dev_every else None
+        look = self._look(now.incumbent) if now.looked < now.lines else None
         return {"event": "end", "step": now.step, "stop_reason": reason, "dev": look}
 
     def _take_look(self, now: Standing, line: Line) -> None:
@@ -385,6 +387,7 @@ class Search:
         if look is None:
             return
         now.dev = look
+        now.looked = now.lines
         now.stale += 1
         if _float(look["loss"]) < _float(now.kept_dev["loss"]):
             now.kept, now.kept_dev, now.kept_step, now.stale = dict(now.incumbent), look, now.step, 0

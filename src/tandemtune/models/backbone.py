@@ -114,6 +114,15 @@ class Backbone:
         narrow = [name for name in found.narrow if not any(f"{module}.".startswith(f"{name}.") for module in tuned)]
         return LayerStack(self.model, found.layers, found.trunk, ids, narrow, decoder=found.decoder)
 
+    @property
+    def filler(self) -> int | None:
+        """The token that stands for a missing one: the mask, or T5's first sentinel; None where there is none."""
+        sentinel = self.tokenizer.convert_tokens_to_ids("<extra_id_0>") if self.kind == "seq2seq" else None
+        if sentinel is not None and sentinel != self.tokenizer.unk_token_id:
+            return int(sentinel)
+        mask: int | None = self.tokenizer.mask_token_id
+        return mask
+
     @torch.inference_mode()
     def likely_token(self, ids: Sequence[int], place: int) -> Tensor:
         """How likely each token is at a place of a text, given what stands around it (causal models: before it).
@@ -130,9 +139,7 @@ class Backbone:
             begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
             read = (begin + before) or [tokenizer.eos_token_id or 0]
             return self.model(input_ids=torch.tensor([read], device=self.device)).logits[0, -1].float()  # type: ignore[no-any-return]
-        gap = tokenizer.convert_tokens_to_ids("<extra_id_0>") if self.kind == "seq2seq" else tokenizer.mask_token_id
-        if gap is None or gap == tokenizer.unk_token_id:
-            gap = tokenizer.mask_token_id
+        gap = self.filler
         plain, marked = (tokenizer("a", add_special_tokens=marks)["input_ids"] for marks in (False, True))
         first = next(i for i in range(len(marked)) if marked[i : i + len(plain)] == plain)
         read = [*marked[:first], *before, gap, *behind, *marked[first + len(plain) :]]
