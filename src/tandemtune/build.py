@@ -318,6 +318,13 @@ def _tunable(config: RunConfig, backbone: Backbone, vocabulary: Vocabulary, laye
     if method.tunable == "deep-prompt":
         first = len(list(backbone.model.get_submodule(backbone.architecture.layers).children()))
         deep = [layer for layer in layers if 0 < layer < first]
+        if not deep:
+            raise ConfigError(
+                [
+                    f"[method] layers: {list(layers)} hold no layer that a deep prompt could be put before: choose layers from 1 "
+                    f"to {first - 1}, or tunable prompt for the input alone"
+                ]
+            )
     return Prompt(backbone, length, vocabulary.vectors(words.ids), deep)
 
 
