@@ -6,7 +6,8 @@ Where query and key lie in each model is written down here a second time, on pur
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,20 @@ LAYERS = {
     "gpt2": lambda m: m.transformer.h,
     "opt": lambda m: m.model.decoder.layers,
     "gpt_neox": lambda m: m.gpt_neox.layers,
+}
+
+
+EMBEDDINGS = {
+    "bert": lambda m: m.bert.embeddings.word_embeddings,
+    "roberta": lambda m: m.roberta.embeddings.word_embeddings,
+    "distilbert": lambda m: m.distilbert.embeddings.word_embeddings,
+    "electra": lambda m: m.electra.embeddings.word_embeddings,
+    "deberta-v2": lambda m: m.deberta.embeddings.word_embeddings,
+    "gpt2": lambda m: m.transformer.wte,
+    "opt": lambda m: m.model.decoder.embed_tokens,
+    "gpt_neox": lambda m: m.gpt_neox.embed_in,
+    "t5": lambda m: m.shared,
+    "bart": lambda m: m.model.shared,
 }
 
 
@@ -68,6 +83,18 @@ def add(model: nn.Module, name: str, block: int, dq: Tensor, dk: Tensor) -> None
         q, k = weight_rows(model, name, block)
         q += dq
         k += dk
+
+
+def gradient_rows(model: nn.Module, name: str, block: int) -> tuple[Tensor, Tensor]:
+    """Gradients [n_out, n_in] of the query's and the key's weights of one layer, after a backward pass."""
+    if name == "gpt_neox":
+        found = layers_of(model, name)[block].attention.query_key_value.weight.grad
+        heads = found.view(-1, 3, HEAD, found.shape[1])
+        return heads[:, 0].flatten(0, 1), heads[:, 1].flatten(0, 1)
+    slopes = copy.deepcopy(model)
+    for (_, own), (_, other) in zip(model.named_parameters(), slopes.named_parameters(), strict=True):
+        other.data = torch.zeros_like(own) if own.grad is None else own.grad
+    return weight_rows(slopes, name, block)
 
 
 def widths(model: nn.Module, name: str) -> tuple[int, int, int]:
@@ -119,3 +146,57 @@ def all_logits(model: nn.Module, ids: Tensor) -> Tensor:
     if model.config.is_encoder_decoder:
         begin = {"decoder_input_ids": torch.full((len(ids), 1), model.config.decoder_start_token_id)}
     return model(input_ids=ids, **begin).logits
+
+
+def embedded(model: nn.Module, name: str, ids: Iterable[int]) -> Tensor:
+    """Vectors [T, width] of tokens as the first layer gets them; Gemma's are as long as its hidden states are wide."""
+    weight = EMBEDDINGS.get(name, lambda m: m.model.embed_tokens)(model).weight
+    scale = model.config.hidden_size**0.5 if name.startswith("gemma") else 1.0
+    return weight[list(ids)] * scale
+
+
+@contextmanager
+def _rows_replaced(layer: nn.Module, first: int, rows: Tensor) -> Iterator[None]:
+    """Whatever enters the layer, some of its rows are others."""
+    own = layer.forward
+
+    def forward(hidden_states, *args, **kwargs):
+        behind = hidden_states[:, first + len(rows) :]
+        between = rows.expand(len(hidden_states), -1, -1)
+        return own(torch.cat([hidden_states[:, :first], between, behind], dim=1), *args, **kwargs)
+
+    layer.forward = forward
+    try:
+        yield
+    finally:
+        del layer.forward
+
+
+def prompted_logits(
+    model: nn.Module, name: str, ids: Iterable[int], place: int, prompt: Tensor, deep: Mapping[int, Tensor]
+) -> Tensor:
+    """The model's own logits [1, T + length, V] for a text with vectors before the token at `place`.
+
+    Args:
+        model: a tiny model.
+        name: its architecture.
+        ids: the text without the prompt.
+        place: tokens in front of the prompt.
+        prompt: vectors [length, width].
+        deep: layer -> hidden states [length, h] that replace those of the prompt where they enter the layer.
+    """
+    vectors = embedded(model, name, ids)
+    given = torch.cat([vectors[:place], prompt, vectors[place:]]).unsqueeze(0)
+    begin = {}
+    if model.config.is_encoder_decoder:
+        begin = {"decoder_input_ids": torch.full((1, 1), model.config.decoder_start_token_id)}
+    with ExitStack() as stack:
+        for block, rows in deep.items():
+            stack.enter_context(_rows_replaced(layers_of(model, name)[block], place, rows))
+        return model(inputs_embeds=given, **begin).logits
+
+
+def traces(model: nn.Module) -> list[tuple[bool, list[list[int]]]]:
+    """Everything that someone may have hung on a module (a model's library hangs up hooks of its own)."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    return [("forward" in vars(module), [list(getattr(module, name)) for name in hooks]) for module in model.modules()]

@@ -61,7 +61,7 @@ def recipe(place: Path, model: str = "bert", **changes: Any) -> dict[str, dict[s
     for name, seed in (("train", 1), ("test", 2)):
         if not (place / f"{name}.jsonl").exists():
             write_rows(place / f"{name}.jsonl", rows(12, seed))
-    kind = "masked" if model in tiny.MASKED else "causal"
+    kind = "masked" if model in tiny.MASKED else "causal"  # an encoder-decoder answers behind the text, too
     made: dict[str, dict[str, Any]] = {
         "model": {"name": str(model_folder(model)), "dtype": "float32", "threads": 1},
         "task": {
@@ -78,10 +78,11 @@ def recipe(place: Path, model: str = "bert", **changes: Any) -> dict[str, dict[s
     }
     for key, value in changes.items():
         section, _, name = key.partition("__")
+        table = made.setdefault(section, {})
         if value is None:
-            made[section].pop(name, None)
+            table.pop(name, None)
         else:
-            made[section][name] = value
+            table[name] = value
     return made
 
 

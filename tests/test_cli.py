@@ -322,3 +322,119 @@ def test_a_panel_is_taken_down_when_the_run_fails(tmp_path):
         raise ZeroDivisionError
     assert observer._live is None
     assert "loading [x]" in console.file.getvalue() and "resumed: 3 journal lines" in console.file.getvalue()
+
+
+ROUNDS = {
+    "method__name": "maao",
+    "method__prompt_tokens": 3,
+    "method__dev_every": 2,
+    "method__lr": 0.25,
+    "alternate__rounds": 2,
+    "alternate__round_steps": 2,
+    "alternate__final_steps": 3,
+    "alternate__snapshots": 2,
+    "alternate__proposals": 2,
+    "alternate__accept": "if_better",
+}
+STORIES = {
+    "mutation": {**ROUNDS, "alternate__proposer": "mutation"},
+    "perturbed": {**ROUNDS, "alternate__proposer": "perturbed"},
+    "no proposer": {**ROUNDS, "alternate__proposer": "none"},
+    "cma-es doer": {**ROUNDS, "alternate__proposer": "random", "method__optimizer": "cma-es", "method__lr": None},
+    "proposals alone": {**ROUNDS, "alternate__proposer": "mutation", "alternate__round_steps": 0}
+    | {"alternate__final_steps": 0},
+    "prompt-tuning": {"method__name": "prompt-tuning", "method__steps": 7, "method__lr": 0.25},
+    "p-tuning-v2": {"method__name": "p-tuning-v2", "method__steps": 7},
+    "lora": {"method__name": "lora", "method__steps": 7, "method__lr": 0.05},
+}
+
+
+@pytest.fixture(scope="module", params=STORIES, ids=str)
+def told(request, tmp_path_factory):
+    """A run of another method by the command line: folder, journal and what was said."""
+    place = tmp_path_factory.mktemp("told")
+    recipe = small.write_recipe(place / "mine.json", small.recipe(place, **STORIES[request.param]))
+    called = small.call("run", recipe, "--out", place / "run")
+    assert called.code == 0, called.err
+    return place / "run", small.journal(place / "run"), called
+
+
+def test_run_tells_every_method(told):
+    """A line for each look at dev, and each proposal with its drafts."""
+    _, lines, called = told
+    looks = [line for line in lines if line["event"] in ("step", "generation") and line["dev"]]
+    said = [line for line in called.out.splitlines() if line.startswith(("step=", "generation="))]
+    assert len(said) == len(looks)
+    for line, look in zip(said, looks, strict=True):
+        facts = dict(pair.split("=", 1) for pair in line.split(" "))
+        assert int(facts["step" if look["event"] == "step" else "generation"]) == look["step"]
+        assert float(facts["dev_loss"]) == pytest.approx(look["dev"]["loss"], abs=1e-4)
+        assert facts["phase"] == look["phase"]
+    rounds = [line for line in called.out.splitlines() if line.startswith("round ")]
+    assert len(rounds) == sum(line["event"] == "proposal" for line in lines)
+    for line in lines:
+        for draft in line.get("drafts", ()):
+            assert f"proposed {draft['text']!r}: dev loss {draft['dev']['loss']:.4f}" in called.out
+
+
+def test_show_tells_the_story(told):
+    folder, lines, _ = told
+    called = small.call("show", folder)
+    assert called.code == 0 and called.err == ""
+    shown = " ".join(called.out.split())
+    found = json.loads(small.call("show", folder, "--json").out)
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    assert found["finished"] and found["result"] == result and found["start"] == lines[0]
+    assert f"stopped by {result['stop_reason']}" in shown
+    turns = [line for line in lines if line["event"] in ("step", "generation")]
+    assert found["generations"] == result["steps"] == len(turns)
+    assert [look["step"] for look in found["looks"]] == [line["step"] for line in turns if line["dev"]]
+    assert found["candidates"] == result["cost"]["candidates"]
+    proposals = [line for line in lines if line["event"] == "proposal"]
+    assert bool(found["story"]) == bool(proposals) == ("round by round" in shown)
+    for line in proposals:
+        assert (
+            f"round {line['round']}: the trained prompt has a dev loss of {line['trained']['dev']['loss']:.4f}" in shown
+        )
+    taken = [line["taken"] for line in proposals]
+    assert sum(entry.endswith("-> taken") for entry in found["story"]) == sum(index is not None for index in taken)
+    assert sum("the trained prompt goes on" in entry for entry in found["story"]) == taken.count(None)
+    words = [line["words"]["text"] for line in lines if "words" in line and proposals]
+    readings = [entry for entry in found["story"] if "in words" in entry]
+    assert len(readings) == len(words)
+    assert all(repr(text) in entry for entry, text in zip(readings, words, strict=True))
+    if result["kept_line"] > 0:
+        assert "No point was better on dev" not in shown
+
+
+def test_show_tells_an_unfinished_story(told, tmp_path):
+    """After every line that it may have been stopped at, and with the next line torn."""
+    folder, lines, _ = told
+    whole = (folder / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    recipe = RunFolder.open(folder).read_recipe()
+    for count in range(len(whole)):
+        place = tmp_path / f"run-{count}"
+        RunFolder.create(place, recipe)
+        (place / "journal.jsonl").write_bytes(b"".join(whole[:count]) + whole[count][:20])
+        called = small.call("show", place)
+        assert called.code == 0 and called.err == "", called.err
+        assert "not finished: " in called.out and f"tandemtune resume {place}" in called.out.replace("\n", "")
+        found = json.loads(small.call("show", place, "--json").out)
+        turns = [line for line in lines[:count] if line["event"] in ("step", "generation")]
+        assert not found["finished"] and found["generations"] == len(turns) and found["result"] is None
+        said = re.search(r"not finished: (\d+) of (\d+) turns", " ".join(called.out.split()))
+        assert said and (int(said[1]), int(said[2])) == (len(turns), sum("step" in x for x in lines[:-1]))
+
+
+def test_a_live_panel_counts_in_one_unit(tmp_path):
+    """What is done is never more than there is to do, also where generations take turns with proposals."""
+    from tandemtune import tune
+
+    for name in ("mutation", "cma-es doer", "prompt-tuning"):
+        console = Console(file=io.StringIO(), force_terminal=True, width=140)
+        with LiveReport(console) as observer:
+            tune(small.recipe(tmp_path, **STORIES[name]), tmp_path / name, observer=observer)
+        counts = re.findall(r"(\d+) of (\d+) (\w+), (\S+) ", console.file.getvalue())
+        assert counts and all(int(done) <= int(total) for done, total, _, _ in counts), name
+        assert all(not left.startswith("-") for *_, left in counts), name
+        assert counts[-1][0] == counts[-1][1] == "7", name

@@ -12,11 +12,30 @@ import transformers
 import small
 import tiny
 from tandemtune import DataError, RunError, load, tune
+from tandemtune.predict import TunedModel
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.templates import Template
 
 PAIR = "{text} ? {mask} , {text_b} ."
 ARCHITECTURES = ("bert", "deberta-v2", "gpt2", "llama", "gpt_neox")
+TRAINED = {"method__lr": 0.1, "method__steps": 6, "method__prompt_tokens": 3}
+METHODS = {
+    "prompt-tuning bert": {"method__name": "prompt-tuning", **TRAINED},
+    "prompt-tuning gpt2": {"method__name": "prompt-tuning", **TRAINED},
+    "prompt-tuning opt": {"method__name": "prompt-tuning", **TRAINED},
+    "prompt-tuning gemma3_text": {"method__name": "prompt-tuning", **TRAINED},
+    "prompt-tuning t5": {"method__name": "prompt-tuning", **TRAINED},
+    "prompt-tuning bart": {"method__name": "prompt-tuning", **TRAINED},
+    "p-tuning-v2 electra": {"method__name": "p-tuning-v2", **TRAINED},
+    "p-tuning-v2 llama": {"method__name": "p-tuning-v2", **TRAINED},
+    "p-tuning-v2 bart": {"method__name": "p-tuning-v2", **TRAINED},
+    "lora bert": {"method__name": "lora", **TRAINED},
+    "lora qwen3": {"method__name": "lora", **TRAINED},
+    "lora t5": {"method__name": "lora", **TRAINED},
+    "bbtv2 gpt2": {"method__name": "bbtv2", "method__budget": 50, "method__prompt_tokens": 3},
+    "maao gpt2": {"method__name": "maao", **TRAINED, "alternate__proposer": "random", "alternate__rounds": 1}
+    | {"alternate__round_steps": 3, "alternate__final_steps": 2},
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +48,122 @@ def runs(tmp_path_factory):
         found[name] = (place / "run", result)
     assert any(result["kept_step"] > 0 for _, result in found.values())
     return found
+
+
+@pytest.fixture(scope="module", params=METHODS, ids=str)
+def trained(request, tmp_path_factory):
+    """One finished run of each method beside C-LoRA: model, folder, result."""
+    place, name = tmp_path_factory.mktemp("trained"), request.param.split()[1]
+    return name, place / "run", tune(small.recipe(place, name, **METHODS[request.param]), place / "run")
+
+
+def test_other_methods_give_the_same_scores_as_in_the_run(trained):
+    _, folder, result = trained
+    same_scores(folder, result)
+
+
+def test_other_methods_keep_what_they_found(trained):
+    """What lies in the adapter's folder is the point that was kept, and it has moved."""
+    _, folder, result = trained
+    model = load(folder)
+    text = "we loved this film"
+    (answer,) = model.predict([text])
+    again = TunedModel(model.scorer, {block: vector.clone() for block, vector in model.point.items()})
+    assert again.predict([text])[0] == answer
+    moved = {block: vector + torch.linspace(-1, 1, len(vector)) for block, vector in model.point.items()}
+    assert TunedModel(model.scorer, moved).predict([text])[0].probabilities != answer.probabilities
+    begin = model.scorer.tunable.initial()
+    if len(begin) == 1 or result["method"] == "lora":  # deep prompts begin as what the training rows make of them
+        same = all(torch.equal(model.point[block], vector) for block, vector in begin.items())
+        assert same == (result["kept_line"] == 0)
+    card = json.loads((folder / "task_card.json").read_text(encoding="utf-8"))
+    readme = (folder / "adapter" / "README.md").read_text(encoding="utf-8")
+    assert card["scores"]["tuned"] == result["tuned"] and f"found by `{result['method']}`" in readme
+    peft = (folder / "adapter" / "adapter_config.json").exists()
+    assert ("peft.PeftModel" in readme) == peft and ("prompt.json" in readme) == (not peft)
+
+
+def prompts_of(name, text, tokenizer):
+    mask = tokenizer.mask_token if name in tiny.MASKED else ""
+    prompt = small.TEMPLATES["masked" if mask else "causal"].format(text=text, mask=mask).rstrip()
+    encoded = tokenizer(prompt, return_tensors="pt")
+    at = int((encoded["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0]) if mask else -1
+    return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}, at
+
+
+def test_peft_loads_what_other_methods_keep(trained):
+    """Where PEFT has such an adapter: LoRA of all models, prompts at the input of causal and encoder-decoder ones."""
+    peft = pytest.importorskip("peft")
+    name, folder, result = trained
+    kept = (folder / "adapter" / "adapter_config.json").exists()
+    deep = result["method"] in ("p-tuning-v2", "bbtv2")
+    assert kept == (result["method"] == "lora" or (name not in tiny.MASKED and not deep))
+    if not kept:
+        assert (folder / "adapter" / "prompt.safetensors").exists()
+        return
+    base = small.model_folder(name)
+    auto = {
+        "masked": transformers.AutoModelForMaskedLM,
+        "causal": transformers.AutoModelForCausalLM,
+        "seq2seq": transformers.AutoModelForSeq2SeqLM,
+    }[tiny.kind_of(name)]
+    model = peft.PeftModel.from_pretrained(auto.from_pretrained(base, dtype=torch.float32), folder / "adapter").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    ids = tokenizer.convert_tokens_to_ids(list(small.LABELS.values()))
+    texts = [row["text"] for row in small.rows(4, seed=8)]
+    for text, answer in zip(texts, load(folder).predict(texts), strict=True):
+        options, at = prompts_of(name, text, tokenizer)
+        if name in tiny.SEQ2SEQ:
+            options["decoder_input_ids"] = torch.tensor([[model.config.decoder_start_token_id]])
+        with torch.no_grad():
+            logits = model(**options).logits[0, at, ids]
+        expected = torch.softmax(logits.double(), dim=-1).tolist()
+        assert list(answer.probabilities.values()) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "gemma3_text", "bert"])
+def test_prompts_as_embeddings(name, tmp_path):
+    """For engines that take embeddings in place of tokens: the model gives with them what the run's model answers."""
+    recipe = small.recipe(tmp_path, name, **METHODS["prompt-tuning gpt2"])
+    tune(recipe, tmp_path / "run")
+    model = load(tmp_path / "run")
+    texts = [row["text"] for row in small.rows(4, seed=8)]
+    found = model.prompt_embeds(texts)
+    base = tiny.model(name)
+    ids = model.scorer.verbalizer.token_ids
+    encoded, _ = model.scorer.encoded([model._example(0, text) for text in texts])
+    for vectors, prompt, answer in zip(found, encoded, model.predict(texts), strict=True):
+        assert vectors.dtype == torch.float32 and len(vectors) == len(prompt.ids)
+        with torch.no_grad():
+            logits = base(inputs_embeds=vectors.unsqueeze(0)).logits[0, prompt.answer, list(ids)]
+        expected = torch.softmax(logits.double(), dim=-1).tolist()
+        assert list(answer.probabilities.values()) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("inputs", ["a good film", {"text": "a good film"}])
+def test_one_text_as_embeddings_is_no_list(inputs, tmp_path):
+    tune(small.recipe(tmp_path, "gpt2", **METHODS["prompt-tuning gpt2"]), tmp_path / "run")
+    with pytest.raises(DataError, match="put it in a list"):
+        load(tmp_path / "run").prompt_embeds(inputs)
+
+
+def test_other_tunables_are_no_embeddings(runs, tmp_path):
+    with pytest.raises(RunError, match="the run tuned lora"):
+        load(runs["gpt2"][0]).prompt_embeds(["fine"])
+    tune(small.recipe(tmp_path, "gpt2", **METHODS["p-tuning-v2 llama"]), tmp_path / "run")
+    with pytest.raises(RunError, match="the run tuned deep-prompt"):
+        load(tmp_path / "run").prompt_embeds(["fine"])
+
+
+def test_a_prompt_of_another_run_is_refused(tmp_path):
+    """A folder whose adapter was exchanged for one of another length."""
+    for name, tokens in (("one", 3), ("other", 4)):
+        changes = {**METHODS["prompt-tuning bert"], "method__prompt_tokens": tokens}
+        tune(small.recipe(tmp_path, "bert", **changes), tmp_path / name)
+    shutil.rmtree(tmp_path / "one" / "adapter")
+    shutil.copytree(tmp_path / "other" / "adapter", tmp_path / "one" / "adapter")
+    with pytest.raises(RunError, match="another model or length"):
+        load(tmp_path / "one")
 
 
 def split_of(folder):
@@ -44,7 +179,11 @@ def share_right(predictions, examples):
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_same_scores_as_in_the_run(runs, name):
-    folder, result = runs[name]
+    same_scores(*runs[name])
+
+
+def same_scores(folder, result):
+    """The loaded model labels the run's rows as well as the run says."""
     model = load(folder)
     split = split_of(folder)
     for rows, key in ((split.dev, "dev"), (split.train, "train")):

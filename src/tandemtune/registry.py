@@ -85,4 +85,12 @@ METHODS: dict[str, MethodRow] = {
         source="arXiv 2405.19732",
         settings={"method": _PROMPT, "alternate": {"rounds": 3, "accept": "always"}},
     ),
+    "opro": MethodRow(
+        summary="a language model alone proposes prompts of words; the best is kept",
+        tunable="text prompt",
+        optimizer="LLM mentor",
+        order="one phase",
+        source="arXiv 2309.03409",
+        settings={"method": _PROMPT, "alternate": {"rounds": 10, "round_steps": 0, "final_steps": 0}},
+    ),
 }

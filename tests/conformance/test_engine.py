@@ -19,13 +19,16 @@ from tandemtune.objective.batch import collate
 from tandemtune.objective.engine import Engine, bytes_per_token
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
+from tandemtune.tunables.base import INPUT
 from tandemtune.tunables.lora import LoRA
+from tandemtune.tunables.prompt import Prompt
 
 RANK = 2
+LENGTH = 3
 LAYERS = range(4)
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 WORDS = {"bad": ["terrible", "bad", "dull"], "good": ["great"], "other": ["fine", "news"]}
-TEXTS = ["a great movie", "the plot was dull", "i hated this film and the acting", "a review", "we loved it , always ."]
+TEXTS = ["a great movie", "the plot was dull", "i hated this film and the acting", "a review", "they saw a film"]
 TEMPLATE = Template.parse("{text} it was {mask} .")
 
 
@@ -38,13 +41,16 @@ class House:
         self.model = self.backbone.model
         self.verbalizer = resolve(self.backbone.tokenizer, TEMPLATE, WORDS)
         self.averaging = torch.tensor(self.verbalizer.weights())
-        self.tunable = LoRA(self.backbone, RANK, LAYERS)
+        self.tunable = self.make_tunable()
         self.stack = self.backbone.stack(self.verbalizer)
         self.prompts = self.encode(texts)
         self.batch = self.collate(self.prompts)
 
+    def make_tunable(self):
+        return LoRA(self.backbone, RANK, LAYERS)
+
     def encode(self, texts):
-        return [self.backbone.encode(TEMPLATE, {"text": text}, 64) for text in texts]
+        return [self.tunable.reserve(self.backbone.encode(TEMPLATE, {"text": text}, 64)) for text in texts]
 
     def collate(self, prompts, **options):
         return collate(prompts, [0] * len(prompts), torch.device("cpu"), **options)
@@ -64,24 +70,72 @@ class House:
     def oracle(self, point, prompts=None):
         """Label logits [N, C] of a model with changed weights, averaged by hand."""
         changed = oracle.merged(self.model, self.name, point, RANK)
+        return self.averaged(lambda words: oracle.word_logits(changed, prompts or self.prompts, words))
+
+    def averaged(self, logits):
         ids = [[self.backbone.tokenizer.convert_tokens_to_ids(w) for w in words] for words in WORDS.values()]
-        columns = [oracle.word_logits(changed, prompts or self.prompts, words).mean(dim=1) for words in ids]
-        return torch.stack(columns, dim=1)
+        return torch.stack([logits(words).mean(dim=1) for words in ids], dim=1)
+
+    def common(self, layer, states):
+        """The hidden states that enter a layer, without what the tunable puts there itself."""
+        return states
+
+
+class PromptHouse(House):
+    """The same with vectors before the text at the input and at two layers (at one where the encoder has two)."""
+
+    @property
+    def place(self):
+        return 1 if self.name in tiny.MASKED else 0
+
+    def make_tunable(self):
+        width = self.backbone.embedding_weight.shape[1]
+        layers = [1] if self.name in tiny.SEQ2SEQ else [1, 3]
+        return Prompt(self.backbone, LENGTH, torch.zeros(LENGTH, width), layers)
+
+    @torch.no_grad()
+    def oracle(self, point, prompts=None):
+        """Label logits [N, C] with vectors put between embeddings by hand, one row at a time."""
+        rows = {block: vector.view(LENGTH, -1) for block, vector in point.items()}
+        deep = {block: matrix for block, matrix in rows.items() if block != INPUT}
+        found = []
+        for prompt in prompts or self.prompts:
+            plain = prompt.ids[: self.place] + prompt.ids[self.place + LENGTH :]
+            whole = oracle.prompted_logits(self.model, self.name, plain, self.place, rows[INPUT], deep)
+            found.append(whole[0, prompt.answer])
+        return self.averaged(lambda words: torch.stack(found)[:, words])
+
+    def common(self, layer, states):
+        kept = [s.clone() for s in states]
+        for s in kept if layer in self.tunable.blocks else ():
+            s[:, self.place : self.place + LENGTH] = 0
+        return kept
 
 
 @functools.cache
-def house(name):
-    return House(name)
+def house(name, kind=House):
+    return kind(name)
 
 
 @pytest.fixture(params=tiny.CONFIGS, ids=str)
 def home(request):
+    """A model with LoRA."""
     return house(request.param)
 
 
-def test_rows_have_several_lengths(home):
-    assert len({len(prompt.ids) for prompt in home.prompts}) > 2
-    assert home.tunable.blocks == tuple(LAYERS)
+@pytest.fixture(
+    params=[(name, kind) for kind in (House, PromptHouse) for name in tiny.CONFIGS],
+    ids=lambda p: f"{p[0]}-{'lora' if p[1] is House else 'deep-prompt'}",
+)
+def any_home(request):
+    """A model with LoRA, and one with a deep prompt."""
+    return house(*request.param)
+
+
+def test_rows_have_several_lengths(any_home):
+    assert [len(group.ids) for group in any_home.batch.groups] == [1, 1, 2, 1], "and one of them has two rows"
+    deep = {House: tuple(LAYERS), PromptHouse: (INPUT, 1) if any_home.name in tiny.SEQ2SEQ else (INPUT, 1, 3)}
+    assert any_home.tunable.blocks == deep[type(any_home)]
 
 
 def test_zero_point_is_the_untouched_model(home):
@@ -100,53 +154,63 @@ def test_one_point_equals_really_changed_weights(home):
     assert_close(home.engine().logits(home.batch, point), expected, **TOLERANCE)
 
 
-def test_population_equals_one_by_one_at_every_layer(home):
+def test_population_equals_one_by_one_at_every_block(any_home):
+    home = any_home
     point, engine = home.point(), home.engine()
-    for block in LAYERS:
+    for block in home.tunable.blocks:
         candidates = home.candidates(block)
         expected = torch.stack([home.oracle({**point, block: vector}) for vector in candidates])
         assert (expected[0] - expected[1]).abs().max() > 1e-4
         assert_close(engine.population_logits(home.batch, point, {block: candidates}), expected, **TOLERANCE)
 
 
-def test_population_over_several_blocks_at_once(home):
-    point = home.point()
-    candidates = {block: home.candidates(block) for block in (1, 3)}
-    expected = torch.stack([home.oracle({**point, 1: candidates[1][i], 3: candidates[3][i]}) for i in range(3)])
-    assert_close(home.engine().population_logits(home.batch, point, candidates), expected, **TOLERANCE)
+def test_population_over_several_blocks_at_once(any_home):
+    home = any_home
+    point, (one, other) = home.point(), home.tunable.blocks[-2:]
+    candidates = {block: home.candidates(block) for block in (one, other)}
+    expected = [home.oracle({**point, one: candidates[one][i], other: candidates[other][i]}) for i in range(3)]
+    assert_close(home.engine().population_logits(home.batch, point, candidates), torch.stack(expected), **TOLERANCE)
 
 
-def test_single_candidate_and_zero_rows_in_a_population(home):
-    point = home.point()
-    one = home.candidates(2, count=1)
-    result = home.engine().population_logits(home.batch, point, {2: one})
-    assert_close(result[0], home.oracle({**point, 2: one[0]}), **TOLERANCE)
-    mixed = torch.stack([torch.zeros(home.tunable.dim(2)), one[0]])
-    result = home.engine().population_logits(home.batch, point, {2: mixed})
-    assert_close(result[0], home.oracle({**point, 2: mixed[0]}), **TOLERANCE)
+def test_single_candidate_and_zero_rows_in_a_population(any_home):
+    home = any_home
+    point, block = home.point(), home.tunable.blocks[-1]
+    one = home.candidates(block, count=1)
+    result = home.engine().population_logits(home.batch, point, {block: one})
+    assert_close(result[0], home.oracle({**point, block: one[0]}), **TOLERANCE)
+    mixed = torch.stack([torch.zeros(home.tunable.dim(block)), one[0]])
+    result = home.engine().population_logits(home.batch, point, {block: mixed})
+    assert_close(result[0], home.oracle({**point, block: mixed[0]}), **TOLERANCE)
 
 
-@pytest.mark.parametrize("changed", LAYERS)
-def test_kept_states_are_never_stale(home, changed):
-    """One layer's term changes: lower, the same or higher than the layer visited before and after."""
-    engine, before = home.engine(), home.point()
-    after = {**before, changed: home.point(seed=5)[changed]}
-    expected = {layer: home.engine().states(home.batch, after, layer) for layer in LAYERS}
-    for first, second in itertools.product(LAYERS, LAYERS):
-        engine.states(home.batch, before, first)
-        assert_close(engine.states(home.batch, after, second), expected[second], **TOLERANCE)
-    candidates = {3: home.candidates(3, 2)}
-    fresh = home.engine().population_logits(home.batch, after, candidates)
-    assert_close(engine.population_logits(home.batch, after, candidates), fresh, **TOLERANCE)
+def test_kept_states_are_never_stale(any_home):
+    """One block changes: lower, the same or higher than the layer visited before and after."""
+    home = any_home
+    before, blocks, batch = home.point(), home.tunable.blocks, home.collate(home.prompts[:3])
+    visited = blocks[-1:] if type(home) is House else blocks
+    candidates = {block: home.candidates(block, 2) for block in visited}
+    for changed in blocks:
+        engine, after = home.engine(), {**before, changed: home.point(seed=5)[changed]}
+        states = {layer: home.common(layer, home.engine().states(batch, after, layer)) for layer in LAYERS}
+        for first, second in itertools.product(LAYERS, LAYERS):
+            engine.states(batch, before, first)
+            found = engine.states(batch, after, second)
+            assert_close(home.common(second, found), states[second], **TOLERANCE)
+        fresh = {b: home.engine().population_logits(batch, after, {b: candidates[b]}) for b in visited}
+        for first, second in itertools.product(visited, visited):
+            engine.population_logits(batch, before, {first: candidates[first]})
+            found = engine.population_logits(batch, after, {second: candidates[second]})
+            assert_close(found, fresh[second], **TOLERANCE)
 
 
-def test_kept_states_survive_a_long_wandering_search(home):
-    """Layers up, down and again, the incumbent replaced in place of the visited layer, two batches in turn."""
-    engine, point = home.engine(), home.point()
+def test_kept_states_survive_a_long_wandering_search(any_home):
+    """Blocks up, down and again, the incumbent replaced in place of the visited block, two batches in turn."""
+    home = any_home
+    engine, point, blocks = home.engine(), home.point(), home.tunable.blocks
     other = home.collate(home.prompts[1:4])
     visits = [0, 1, 2, 3, 3, 1, 2, 0, 3, 2, 2, 1]
-    for step, block in enumerate(visits):
-        batch = other if step % 5 == 4 else home.batch
+    for step, visit in enumerate(visits):
+        batch, block = other if step % 5 == 4 else home.batch, blocks[visit % len(blocks)]
         candidates = {block: home.candidates(block, 2, seed=step)}
         expected = home.engine().population_logits(batch, point, candidates)
         assert_close(engine.population_logits(batch, point, candidates), expected, **TOLERANCE)
@@ -157,25 +221,30 @@ def test_kept_states_survive_a_long_wandering_search(home):
     assert_close(engine.states(home.batch, point, 3), expected, **TOLERANCE)
 
 
-def test_a_vector_changed_in_place_is_noticed(home):
-    engine, point = home.engine(), home.point()
-    candidates = {3: home.candidates(3, 1)}
-    engine.population_logits(home.batch, point, candidates)
-    point[1].mul_(0.5)
-    expected = home.engine().population_logits(home.batch, point, candidates)
-    assert_close(engine.population_logits(home.batch, point, candidates), expected, **TOLERANCE)
+def test_a_vector_changed_in_place_is_noticed(any_home):
+    home = any_home
+    for low, high in itertools.pairwise(home.tunable.blocks):
+        engine, point = home.engine(), home.point()
+        candidates = {high: home.candidates(high, 1)}
+        before = engine.population_logits(home.batch, point, candidates)
+        point[low].mul_(torch.linspace(-1, 1, len(point[low])))
+        expected = home.engine().population_logits(home.batch, point, candidates)
+        assert (expected - before).abs().max() > 1e-4
+        assert_close(engine.population_logits(home.batch, point, candidates), expected, **TOLERANCE)
 
 
-def test_a_revisit_computes_nothing_anew(home):
-    engine, point = home.engine(), home.point()
-    engine.population_logits(home.batch, point, {2: home.candidates(2, 1)})
-    first = engine.states(home.batch, point, 2)
-    changed_above = {**point, 3: -point[3], 2: -point[2]}
-    assert all(a is b for a, b in zip(first, engine.states(home.batch, changed_above, 2), strict=True))
+def test_a_revisit_computes_nothing_anew(any_home):
+    home = any_home
+    engine, point, visited = home.engine(), home.point(), max(1, home.tunable.blocks[-2])
+    engine.population_logits(home.batch, point, {visited: home.candidates(visited, 1)})
+    first = engine.states(home.batch, point, visited)
+    changed_above = {block: -vector if block >= visited else vector for block, vector in point.items()}
+    assert all(a is b for a, b in zip(first, engine.states(home.batch, changed_above, visited), strict=True))
 
 
 @pytest.mark.parametrize("max_memory", [1e-6, 0.3, 1.0])
-def test_memory_bound_does_not_change_results(home, max_memory):
+def test_memory_bound_does_not_change_results(any_home, max_memory):
+    home = any_home
     point, candidates = home.point(), {1: home.candidates(1, 5)}
     small, large = home.engine(max_memory=max_memory), home.engine()
     expected = large.population_logits(home.batch, point, candidates)
@@ -183,8 +252,9 @@ def test_memory_bound_does_not_change_results(home, max_memory):
     assert_close(small.logits(home.batch, point), large.logits(home.batch, point), **TOLERANCE)
 
 
-def test_memory_bound_holds_for_every_pass(home, monkeypatch):
+def test_memory_bound_holds_for_every_pass(any_home, monkeypatch):
     """Also where the rows of a single candidate are too many."""
+    home = any_home
     prompts = [prompt for prompt in home.prompts for _ in range(4)]
     batch, engine = home.collate(prompts), home.engine()
     seen = []
@@ -234,7 +304,8 @@ def test_shared_inputs_in_an_unlisted_model_are_not_scored_wrongly():
     assert_close(alone[0], home.oracle({**home.point(), 1: home.candidates(1, 1)[0]}), **TOLERANCE)
 
 
-def test_groups_cut_in_pieces_do_not_change_results(home):
+def test_groups_cut_in_pieces_do_not_change_results(any_home):
+    home = any_home
     point, candidates = home.point(), {1: home.candidates(1, 2)}
     prompts = home.prompts * 2
     pieces = home.collate(prompts, max_rows=1)
@@ -244,9 +315,11 @@ def test_groups_cut_in_pieces_do_not_change_results(home):
     assert_close(home.engine().population_logits(pieces, point, candidates), expected, **TOLERANCE)
 
 
-def test_a_row_scores_the_same_alone_and_in_a_mixed_batch(home):
+def test_a_row_scores_the_same_alone_and_in_a_mixed_batch(any_home):
+    home = any_home
     point = home.point()
-    candidates = {2: home.candidates(2, 2)}
+    block = home.tunable.blocks[-1]
+    candidates = {block: home.candidates(block, 2)}
     together = home.engine().population_logits(home.batch, point, candidates)
     for index, prompt in enumerate(home.prompts):
         alone = home.engine().population_logits(home.collate([prompt]), point, candidates)
@@ -271,22 +344,17 @@ def test_states_at_a_point_equal_a_really_changed_model(home):
         assert_close(hidden, oracle.entering(changed, group.ids)[3], **TOLERANCE)
 
 
-def _traces(model):
-    """Everything that someone may have hung on a module (a model's library hangs up hooks of its own)."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-    return [("forward" in vars(module), [list(getattr(module, name)) for name in hooks]) for module in model.modules()]
-
-
-def test_model_is_untouched_afterwards(home):
-    before, traces = copy.deepcopy(home.model.state_dict()), _traces(home.model)
+def test_model_is_untouched_afterwards(any_home):
+    home = any_home
+    before, traces = copy.deepcopy(home.model.state_dict()), oracle.traces(home.model)
     engine, point = home.engine(), home.point()
-    for block in (2, 0):
+    for block in home.tunable.blocks[::-2]:
         engine.population_logits(home.batch, point, {block: home.candidates(block)})
     engine.logits(home.batch, point)
     after = home.model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
-    assert _traces(home.model) == traces
+    assert oracle.traces(home.model) == traces
     assert not any(replaced for replaced, _ in traces)
 
 
@@ -295,10 +363,11 @@ class BoomError(Exception):
 
 
 @pytest.mark.parametrize("place", ["layer", "head"])
-def test_model_is_untouched_after_an_exception(home, place, monkeypatch):
+def test_model_is_untouched_after_an_exception(any_home, place, monkeypatch):
+    home = any_home
     engine, point, candidates = home.engine(), home.point(), {1: home.candidates(1)}
     expected = home.engine().population_logits(home.batch, point, candidates)
-    traces = _traces(home.model)
+    traces = oracle.traces(home.model)
 
     def fail(*_, **__):
         raise BoomError
@@ -319,7 +388,7 @@ def test_model_is_untouched_after_an_exception(home, place, monkeypatch):
                 call()
     finally:
         handle.remove()
-    assert _traces(home.model) == traces
+    assert oracle.traces(home.model) == traces
     assert_close(engine.population_logits(home.batch, point, candidates), expected, **TOLERANCE)
 
 
@@ -342,7 +411,8 @@ def test_a_forward_that_others_put_on_a_layer_is_kept(home):
         layer.__dict__.pop("forward", None)
 
 
-def test_candidates_and_point_are_not_changed(home):
+def test_candidates_and_point_are_not_changed(any_home):
+    home = any_home
     point, candidates = home.point(), {1: home.candidates(1)}
     kept_point, kept = copy.deepcopy(point), copy.deepcopy(candidates)
     home.engine().population_logits(home.batch, point, candidates)
@@ -350,7 +420,8 @@ def test_candidates_and_point_are_not_changed(home):
     assert torch.equal(candidates[1], kept[1])
 
 
-def test_same_call_twice_gives_the_same_bits(home):
+def test_same_call_twice_gives_the_same_bits(any_home):
+    home = any_home
     point, candidates = home.point(), {1: home.candidates(1)}
     first = home.engine().population_logits(home.batch, point, candidates)
     assert torch.equal(first, home.engine().population_logits(home.batch, point, candidates))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import json
 import math
+from contextlib import ExitStack
 
 import peft
 import pytest
@@ -16,14 +18,22 @@ from torch.testing import assert_close
 import oracle
 import tiny
 from tandemtune.errors import RunError
+from tandemtune.models.backbone import Backbone
+from tandemtune.models.layers import hooked
 from tandemtune.objective.batch import collate
 from tandemtune.objective.engine import Engine
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
+from tandemtune.tunables.base import INPUT
 from tandemtune.tunables.lora import LoRA
+from tandemtune.tunables.prompt import Prompt
+from tandemtune.types import Encoded
 
 TEMPLATE = Template.parse("{text} it was {mask} .")
-TEXTS = ["a great movie", "the plot was dull and the acting terrible", "a review"]
+TEXTS = ["a great movie", "the plot was dull and the acting terrible", "a review", "they saw news"]
+LENGTH = 3
+TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
+IDS = (2, 6, 9, 11, 4, 3)
 
 
 @functools.cache
@@ -31,8 +41,35 @@ def backbone(name):
     return tiny.backbone(name)
 
 
+def deep_layers(name):
+    """Layers of the stack that reads; of two stacks those of the encoder."""
+    return [1] if name in tiny.SEQ2SEQ else [3, 1]
+
+
+def start_of(home, length, seed=3):
+    return torch.randn(length, home.embedding_weight.shape[1], generator=torch.Generator().manual_seed(seed)) * 0.3
+
+
+MAKERS = {
+    "lora": lambda home, name, size: LoRA(home, size, [2, 0]),
+    "drawn-lora": lambda home, name, size: LoRA(home, size, [2, 0], start_seed=5),
+    "prompt": lambda home, name, size: Prompt(home, size, start_of(home, size)),
+    "deep-prompt": lambda home, name, size: Prompt(home, size, start_of(home, size), deep_layers(name)),
+}
+PROMPTS = ("prompt", "deep-prompt")
+
+
+def make(kind, name, size=LENGTH):
+    return MAKERS[kind](backbone(name), name, size)
+
+
 @pytest.fixture(params=tiny.CONFIGS, ids=str)
 def name(request):
+    return request.param
+
+
+@pytest.fixture(params=MAKERS, ids=str)
+def kind(request):
     return request.param
 
 
@@ -43,9 +80,191 @@ def random_point(tunable, seed=0):
 
 def make_engine(home, tunable):
     verbalizer = resolve(home.tokenizer, TEMPLATE, {"bad": ["terrible"], "good": ["great"]})
-    prompts = [home.encode(TEMPLATE, {"text": text}, 64) for text in TEXTS]
+    prompts = [tunable.reserve(home.encode(TEMPLATE, {"text": text}, 64)) for text in TEXTS]
     engine = Engine(home.stack(verbalizer), tunable, torch.tensor(verbalizer.weights()))
-    return engine, prompts, collate(prompts, [0, 1, 0], torch.device("cpu")), verbalizer.token_ids
+    return engine, prompts, collate(prompts, [0, 1, 0, 1], torch.device("cpu")), verbalizer.token_ids
+
+
+@torch.no_grad()
+def outputs(home, tunable, point):
+    """The model's own logits while a point is applied."""
+    ids = tunable.reserve(Encoded(IDS, 1)).ids
+    with tunable.applied(point):
+        return oracle.all_logits(home.model, torch.tensor([ids]))
+
+
+@torch.no_grad()
+def entering(home, name, tunable, point):
+    """What each layer is given to read (a decoder layer also the encoder's output), before the tunable's own hooks."""
+    seen = {}
+
+    def watch(index, layer):
+        def look(module, args, kwargs):
+            given = inspect.signature(layer.forward).bind_partial(*args, **kwargs).arguments
+            tensors = [given["hidden_states"], given.get("encoder_hidden_states")]
+            seen[index] = [tensor.clone() for tensor in tensors if tensor is not None]
+
+        return layer.register_forward_pre_hook(look, prepend=True, with_kwargs=True)
+
+    with tunable.applied(point), ExitStack() as stack:
+        for index, layer in enumerate(oracle.layers_of(home.model, name)):
+            stack.enter_context(hooked(watch(index, layer)))
+        oracle.all_logits(home.model, torch.tensor([tunable.reserve(Encoded(IDS, 1)).ids]))
+    return [seen[index] for index in range(4)]
+
+
+# every tunable
+
+
+def test_vectors_fit_what_they_are_made_of(name, kind):
+    tunable = make(kind, name)
+    assert list(tunable.blocks) == sorted(set(tunable.blocks))
+    assert tunable.blocks == {"prompt": (INPUT,), "deep-prompt": (INPUT, *sorted(deep_layers(name)))}.get(kind, (0, 2))
+    assert tunable.names and all(isinstance(part, str) for part in tunable.names)
+    for block in tunable.blocks:
+        assert tunable.dim(block) == sum(math.prod(shape) for shape in tunable.shapes(block)) > 0
+    told = tunable.describe()
+    assert told["layers"] == list(tunable.blocks)
+    assert told["parameters"] == sum(tunable.dim(block) for block in tunable.blocks)
+    json.dumps(told)
+
+
+def test_the_first_point(name, kind):
+    """Complete, float32, the same every time, and nobody else's memory."""
+    tunable = make(kind, name)
+    first = tunable.initial()
+    assert tuple(first) == tunable.blocks
+    for block, vector in first.items():
+        assert vector.shape == (tunable.dim(block),) and vector.dtype == torch.float32
+        assert not vector.requires_grad and vector.isfinite().all()
+    kept = copy.deepcopy(first)
+    for vector in first.values():
+        vector += 1
+    for other in (tunable.initial(), make(kind, name).initial()):
+        assert all(torch.equal(other[block], kept[block]) for block in tunable.blocks)
+
+
+def test_a_point_is_undone_to_the_bit(name, kind):
+    home, tunable = backbone(name), make(kind, name)
+    before, traces = outputs(home, tunable, {}), oracle.traces(home.model)
+    weights = copy.deepcopy(home.model.state_dict())
+    changed = outputs(home, tunable, random_point(tunable))
+    assert (before - changed).abs().max() > 1e-3
+    assert torch.equal(outputs(home, tunable, {}), before)
+    with pytest.raises(ZeroDivisionError), tunable.applied(random_point(tunable)):
+        raise ZeroDivisionError
+    assert torch.equal(outputs(home, tunable, {}), before)
+    assert oracle.traces(home.model) == traces
+    assert all(torch.equal(weights[key], value) for key, value in home.model.state_dict().items())
+
+
+def test_points_do_not_change_while_they_are_applied(name, kind):
+    home, tunable = backbone(name), make(kind, name)
+    point = random_point(tunable)
+    kept = copy.deepcopy(point)
+    outputs(home, tunable, point)
+    assert all(torch.equal(point[block], kept[block]) for block in point)
+
+
+def test_a_population_is_its_candidates_one_by_one(name, kind):
+    home, tunable = backbone(name), make(kind, name)
+    engine, _, batch, _ = make_engine(home, tunable)
+    point = random_point(tunable)
+    many = {block: torch.stack([random_point(tunable, seed)[block] for seed in (1, 2, 3)]) for block in tunable.blocks}
+    for blocks in ([block] for block in tunable.blocks), [list(tunable.blocks)]:
+        for chosen in blocks:
+            candidates = {block: many[block] for block in chosen}
+            alone = [engine.logits(batch, {**point, **{b: v[i] for b, v in candidates.items()}}) for i in range(3)]
+            together = engine.population_logits(batch, point, candidates)
+            assert_close(together, torch.stack(alone), **TOLERANCE)
+            assert (alone[0] - alone[1]).abs().max() > 1e-4
+
+
+def test_what_lies_below_is_said_honestly(name, kind):
+    """Whether hidden states stay valid is compared with the model's own, layer by layer."""
+    home, tunable = backbone(name), make(kind, name)
+    point = random_point(tunable)
+    before = entering(home, name, tunable, point)
+    for block in tunable.blocks:
+        other = {**point, block: random_point(tunable, seed=9)[block]}
+        after = entering(home, name, tunable, other)
+        same = [all(map(torch.equal, one, two)) for one, two in zip(before, after, strict=True)]
+        assert [tunable.same_below(layer, point, other) for layer in range(4)] == same
+        assert same == [layer <= tunable.first_layer([block]) for layer in range(4)]
+    assert all(tunable.same_below(layer, point, copy.deepcopy(point)) for layer in range(4))
+    assert tunable.first_layer(list(reversed(tunable.blocks))) == tunable.blocks[0]
+
+
+def test_room_in_a_prompt(name, kind):
+    """The tokens are all there in their order, the answer is where it was, and there is room for what is put in."""
+    home, tunable = backbone(name), make(kind, name)
+    for ids, answer in ((IDS, 4), (IDS[:2], 1), (IDS[:1], 0)):
+        prompt = tunable.reserve(Encoded(ids, answer))
+        room = LENGTH if kind in PROMPTS else 0
+        place = 1 if room and home.kind == "masked" else 0
+        assert len(prompt.ids) == len(ids) + room
+        assert prompt.ids[:place] + prompt.ids[place + room :] == ids
+        if home.kind == "seq2seq":
+            assert prompt.answer == answer, "the answer is the decoder's"
+        elif answer >= place:
+            assert prompt.answer == answer + room and prompt.ids[prompt.answer] == ids[answer]
+        else:
+            assert prompt == Encoded(prompt.ids, answer)
+
+
+def weights_in(folder):
+    (found,) = folder.glob("*.safetensors")
+    return found
+
+
+def test_save_and_load_are_exact(name, kind, tmp_path):
+    tunable = make(kind, name)
+    point = random_point(tunable)
+    tunable.save(point, tmp_path / "new" / "adapter", "base")
+    loaded = make(kind, name).load(tmp_path / "new" / "adapter")
+    assert loaded.keys() == point.keys()
+    assert all(torch.equal(loaded[block], point[block]) for block in point)
+    assert all(loaded[block].dtype == torch.float32 and loaded[block].ndim == 1 for block in point)
+    tunable.save(loaded, tmp_path / "again", "base")
+    for file in (tmp_path / "again").iterdir():
+        assert file.read_bytes() == (tmp_path / "new" / "adapter" / file.name).read_bytes()
+
+
+@pytest.mark.parametrize("model", ["bert", "llama"])
+def test_what_cannot_be_read(kind, model, tmp_path):
+    tunable = make(kind, model)
+    with pytest.raises(RunError, match=r"\.safetensors cannot be read"):
+        tunable.load(tmp_path)
+    tunable.save(random_point(tunable), tmp_path, "base")
+    path = weights_in(tmp_path)
+    whole = path.read_bytes()
+    for damage in (b"", b"not an adapter", b"\xff" * 64, whole[:-50]):
+        path.write_bytes(damage)
+        with pytest.raises(RunError, match="cannot be read"):
+            tunable.load(tmp_path)
+
+
+@pytest.mark.parametrize(("model", "other"), [("bert", "electra"), ("llama", "opt"), ("bert", "bert")])
+def test_what_was_made_for_something_else(kind, model, other, tmp_path):
+    """Another model, or the same one with another rank or length."""
+    found = make(kind, other, LENGTH + (model == other))
+    found.save(random_point(found), tmp_path, "base")
+    with pytest.raises(RunError, match="another"):
+        make(kind, model).load(tmp_path)
+
+
+def test_a_tensor_too_few_or_too_many(kind, tmp_path):
+    tunable = make(kind, "bert")
+    tunable.save(random_point(tunable), tmp_path, "base")
+    path = weights_in(tmp_path)
+    whole = load_file(path)
+    for changed in ({**whole, "layer.2": torch.zeros(LENGTH, 32)}, dict(list(whole.items())[1:])):
+        save_file(changed, path)
+        with pytest.raises(RunError, match=r"layer\.|input"):
+            tunable.load(tmp_path)
+
+
+# LoRA
 
 
 @pytest.mark.parametrize("rank", [1, 3])
@@ -121,29 +340,9 @@ def test_side_by_side_is_refused_where_rows_share_an_input(name):
     assert LoRA(backbone(name), 1, [0]).side_by_side == (name != "deberta-v2")
 
 
-@pytest.mark.parametrize("rank", [1, 2])
-def test_save_and_load_are_exact(name, rank, tmp_path):
-    tunable = LoRA(backbone(name), rank, [0, 3])
-    point = random_point(tunable)
-    tunable.save(point, tmp_path / "new" / "adapter", "base")
-    loaded = LoRA(backbone(name), rank, [0, 3]).load(tmp_path / "new" / "adapter")
-    assert loaded.keys() == point.keys()
-    assert all(torch.equal(loaded[block], point[block]) for block in point)
-    assert all(loaded[block].dtype == torch.float32 and loaded[block].ndim == 1 for block in point)
-
-
-def test_saving_twice_gives_the_same_bytes(tmp_path):
-    tunable = LoRA(backbone("bert"), 2, [0, 3])
-    point = random_point(tunable)
-    for folder in ("one", "two"):
-        tunable.save(point, tmp_path / folder, "base")
-    for file in ("adapter_model.safetensors", "adapter_config.json"):
-        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("layers", [(0, 1, 2, 3), (1, 3)], ids=["all", "some"])
-def test_peft_gives_what_was_measured(name, layers, tmp_path):
+def test_peft_gives_what_lora_measured(name, layers, tmp_path):
     home = backbone(name)
     tunable = LoRA(home, 2, layers)
     point = random_point(tunable)
@@ -176,27 +375,6 @@ def test_peft_matches_layer_numbers_of_two_digits(tmp_path):
     loaded = peft.PeftModel.from_pretrained(base, tmp_path).eval()
     measured = engine.logits(batch, point)
     assert_close(oracle.word_logits(loaded, prompts, token_ids), measured, atol=1e-4, rtol=1e-4)
-
-
-def test_missing_adapter(tmp_path):
-    with pytest.raises(RunError, match="adapter_model"):
-        LoRA(backbone("bert"), 2, [0]).load(tmp_path)
-
-
-@pytest.mark.parametrize("damage", [b"", b"not an adapter", b"\xff" * 64])
-def test_damaged_adapter(tmp_path, damage):
-    (tmp_path / "adapter_model.safetensors").write_bytes(damage)
-    with pytest.raises(RunError, match="cannot be read"):
-        LoRA(backbone("bert"), 2, [0]).load(tmp_path)
-
-
-def test_torn_adapter(tmp_path):
-    tunable = LoRA(backbone("bert"), 2, [0])
-    tunable.save(random_point(tunable), tmp_path, "base")
-    path = tmp_path / "adapter_model.safetensors"
-    path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(RunError, match="cannot be read"):
-        tunable.load(tmp_path)
 
 
 def test_adapter_of_another_model(tmp_path):
@@ -252,3 +430,170 @@ def test_adapter_config_says_what_peft_needs(tmp_path):
     assert not b[64:].any()  # the value's columns stay as they are
     assert not b[:32, 3:].any()
     assert not b[32:64, :3].any()
+
+
+# prompts
+
+
+def mark_of(name):
+    """Tokens that stay in front of a prompt."""
+    return 1 if name in tiny.MASKED else 0
+
+
+def rows_of(tunable, point):
+    """Vectors [length, width] of each block."""
+    return {block: vector.view(LENGTH, -1) for block, vector in point.items()}
+
+
+@torch.no_grad()
+def by_hand(home, name, tunable, point, token_ids):
+    """Logits of the label words with vectors put between embeddings by hand, row by row."""
+    prompt, *deep = rows_of(tunable, point).items()
+    mask = home.tokenizer.mask_token_id
+    found = []
+    for text in TEXTS:
+        ids = home.encode(TEMPLATE, {"text": text}, 64).ids
+        logits = oracle.prompted_logits(home.model, name, ids, mark_of(name), prompt[1], dict(deep))[0]
+        answer = {"masked": lambda ids=ids: ids.index(mask) + LENGTH, "causal": lambda: -1, "seq2seq": lambda: 0}
+        found.append(logits[answer[home.kind](), list(token_ids)])
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("kind", PROMPTS)
+def test_prompts_are_vectors_between_embeddings(name, kind):
+    home, tunable = backbone(name), make(kind, name)
+    engine, _, batch, token_ids = make_engine(home, tunable)
+    point = random_point(tunable)
+    expected = by_hand(home, name, tunable, point, token_ids)
+    assert_close(engine.logits(batch, point), expected, **TOLERANCE)
+    for block in tunable.blocks:
+        moved = {**point, block: random_point(tunable, seed=4)[block]}
+        after = by_hand(home, name, tunable, moved, token_ids)
+        assert (after - expected).abs().max() > 1e-3, "every block does something"
+        both = torch.stack([point[block], moved[block]])
+        assert_close(engine.population_logits(batch, point, {block: both}), torch.stack([expected, after]), **TOLERANCE)
+
+
+def test_words_as_a_prompt_are_words_in_the_text(name):
+    """The embeddings of tokens in front of the text are those tokens in front of the text, for every architecture."""
+    home, words = backbone(name), ("very", "good", "film")
+    ids = home.tokenizer.convert_tokens_to_ids(list(words))
+    with torch.no_grad():
+        start = home.embeddings(torch.tensor(ids))
+    tunable = Prompt(home, LENGTH, start)
+    engine, _, batch, token_ids = make_engine(home, tunable)
+    written = [home.encode(TEMPLATE, {"text": " ".join((*words, text))}, 64) for text in TEXTS]
+    expected = oracle.word_logits(home.model, written, token_ids)
+    assert_close(engine.logits(batch, tunable.initial()), expected, **TOLERANCE)
+    assert tunable.width == start.shape[1]
+
+
+@pytest.mark.parametrize("length", [1, 20])
+def test_short_and_long_prompts(name, length):
+    """One place is as many as a decoder has, which must not get the vector, too."""
+    home = backbone(name)
+    tunable = Prompt(home, length, start_of(home, length), deep_layers(name))
+    engine, prompts, batch, token_ids = make_engine(home, tunable)
+    point = random_point(tunable)
+    assert all(len(p.ids) > length for p in prompts)
+    deep = {block: point[block].view(length, -1) for block in tunable.blocks[1:]}
+    ids = home.encode(TEMPLATE, {"text": TEXTS[0]}, 64).ids
+    with torch.no_grad():
+        whole = oracle.prompted_logits(home.model, name, ids, mark_of(name), point[INPUT].view(length, -1), deep)
+    expected = whole[0, prompts[0].answer, list(token_ids)]
+    assert_close(engine.logits(batch, point)[0], expected, **TOLERANCE)
+
+
+def test_a_deep_prompt_begins_as_the_prompt_at_the_input(name):
+    """As the mean of what enters its layers anyway; in a causal model, where the text comes later, that changes nothing."""
+    home, tunable = backbone(name), make("deep-prompt", name)
+    engine, prompts, batch, _ = make_engine(home, tunable)
+    assert not tunable.initial()[tunable.blocks[1]].any()
+    tunable.settle(engine.stack, [group.ids for group in batch.groups])
+    first = tunable.initial()
+    assert torch.equal(first[INPUT], tunable.start)
+    flat = make("prompt", name)
+    places = slice(mark_of(name), mark_of(name) + LENGTH)
+    for block in tunable.blocks[1:]:
+        states = []
+        for prompt in prompts:
+            with flat.applied({INPUT: flat.start}), torch.no_grad():
+                states.append(oracle.entering(home.model, torch.tensor([prompt.ids]))[block][0, places])
+        expected = torch.stack(states).mean(dim=0)
+        assert_close(first[block].view(LENGTH, -1), expected, **TOLERANCE)
+    if home.kind == "causal":
+        assert_close(engine.logits(batch, first), engine.logits(batch, {INPUT: flat.start}), **TOLERANCE)
+    for vector in first.values():
+        vector.mul_(2)
+    assert not torch.equal(first[tunable.blocks[1]], tunable.initial()[tunable.blocks[1]])
+
+
+def without_marks(name):
+    """A masked model whose tokenizer puts no token before a text."""
+    tokenizer = tiny.tokenizer("causal")
+    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
+    base = backbone(name)
+    return Backbone("bare", base.model, tokenizer, "masked", base.architecture)
+
+
+def test_without_a_first_mark_the_prompt_comes_first():
+    home = without_marks("bert")
+    tunable = Prompt(home, LENGTH, start_of(home, LENGTH), [2])
+    assert tunable.place == 0
+    assert tunable.reserve(Encoded((4, 7), 0)).answer == LENGTH
+    point = random_point(tunable)
+    engine, _, batch, token_ids = make_engine(home, tunable)
+    for row, text in enumerate(TEXTS):
+        ids = home.encode(TEMPLATE, {"text": text}, 64).ids
+        with torch.no_grad():
+            deep = {2: point[2].view(LENGTH, -1)}
+            whole = oracle.prompted_logits(home.model, "bert", ids, 0, point[INPUT].view(LENGTH, -1), deep)
+        expected = whole[0, ids.index(home.tokenizer.mask_token_id) + LENGTH, list(token_ids)]
+        assert_close(engine.logits(batch, point)[row], expected, **TOLERANCE)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [*tiny.CAUSAL, *tiny.SEQ2SEQ])
+@pytest.mark.parametrize("masks", [False, True], ids=["plain", "with attention_mask"])
+def test_peft_gives_what_a_prompt_measured(name, masks, tmp_path):
+    home, tunable = backbone(name), make("prompt", name)
+    point = random_point(tunable)
+    engine, _, batch, token_ids = make_engine(home, tunable)
+    measured = engine.logits(batch, point)
+    tunable.save(point, tmp_path, "base")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    loaded = peft.PeftModel.from_pretrained(tiny.model(name), tmp_path).eval()
+    for row, text in enumerate(TEXTS):
+        ids = torch.tensor([home.encode(TEMPLATE, {"text": text}, 64).ids])
+        given = {"input_ids": ids}
+        if masks:
+            given["attention_mask"] = torch.ones_like(ids)
+        if home.kind == "seq2seq":
+            given["decoder_input_ids"] = torch.tensor([[home.model.config.decoder_start_token_id]])
+        with torch.no_grad():
+            logits = loaded(**given).logits[0, -1, list(token_ids)]
+        assert_close(logits, measured[row], atol=1e-4, rtol=1e-4)
+    assert (measured - engine.logits(batch, tunable.initial())).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["bert", "electra", "llama", "t5"])
+def test_what_peft_does_not_have_is_kept_in_a_file_of_our_own(name, tmp_path):
+    """Prompts of masked models, and deep prompts of all."""
+    for kind in PROMPTS:
+        tunable = make(kind, name)
+        if kind == "prompt" and name not in tiny.MASKED:
+            continue
+        point = random_point(tunable)
+        tunable.save(point, tmp_path / kind, "some/base")
+        assert sorted(path.name for path in (tmp_path / kind).iterdir()) == ["prompt.json", "prompt.safetensors"]
+        told = json.loads((tmp_path / kind / "prompt.json").read_text(encoding="utf-8"))
+        assert told == {
+            "base_model": "some/base",
+            "length": LENGTH,
+            "place": mark_of(name),
+            "blocks": list(tunable.blocks),
+        }
+        tensors = load_file(tmp_path / kind / "prompt.safetensors")
+        assert set(tensors) == {"input" if block == INPUT else f"layer.{block}" for block in tunable.blocks}
+        for key, rows in zip(sorted(tensors), rows_of(tunable, point).values(), strict=True):
+            assert torch.equal(tensors[key], rows)

@@ -334,3 +334,71 @@ def test_a_masked_model_needs_a_mask_token():
 def test_head_dim_is_found():
     for name in tiny.CONFIGS:
         assert backbone(name).head_dim == 8
+
+
+def with_gap(name, mask):
+    """A tiny encoder-decoder whose tokenizer has T5's sentinel or a mask, and ends a text with a mark."""
+    tokenizer = tiny.tokenizer("causal")
+    tokenizer.add_special_tokens({"mask_token": "[MASK]"} if mask else {"additional_special_tokens": ["<extra_id_0>"]})
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A [SEP]", special_tokens=[("[SEP]", 3)]
+    )
+    base = tiny.backbone(name)
+    if not mask:
+        base.model.resize_token_embeddings(len(tokenizer))
+    return Backbone("gap", base.model, tokenizer, "seq2seq", base.architecture)
+
+
+@torch.no_grad()
+def plain_logits(home, ids, begin=None):
+    more = {} if begin is None else {"decoder_input_ids": torch.tensor([begin])}
+    return home.model(input_ids=torch.tensor([ids]), **more).logits[0]
+
+
+def text_ids():
+    return tiny.tokenizer("causal").convert_tokens_to_ids(["we", "loved", "this", "great", "film"])
+
+
+@pytest.mark.parametrize("name", tiny.MASKED)
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_how_likely_a_token_is_to_a_masked_model(name, place):
+    """At the mask in its place, between the tokenizer's own marks; what stood there before does not matter."""
+    home, ids = backbone(name), text_ids()
+    read = [2, *ids[:place], 4, *ids[place + 1 :], 3]
+    expected = plain_logits(home, read)[place + 1]
+    assert torch.allclose(home.likely_token(ids, place), expected, atol=1e-6)
+    ids[place] = 9
+    assert torch.allclose(home.likely_token(ids, place), expected, atol=1e-6)
+    ids[(place + 1) % 5] = 9
+    assert not torch.allclose(home.likely_token(ids, place), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", tiny.CAUSAL)
+def test_how_likely_a_token_is_to_a_causal_model(name):
+    """After what stands before it; in the first place after the tokenizer's first mark, if it has one."""
+    home, ids = backbone(name), text_ids()
+    for place in (1, 4):
+        expected = plain_logits(home, ids[:place])[-1]
+        assert torch.allclose(home.likely_token(ids, place), expected, atol=1e-6)
+    assert home.likely_token(ids, 0).shape == (52,)
+    marked = with_special_ends("causal", "[CLS] $A")
+    for place in (0, 3):
+        expected = plain_logits(marked, [2, *ids[:place]])[-1]
+        assert torch.allclose(marked.likely_token(ids, place), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("place", [0, 2, 4])
+@pytest.mark.parametrize("name", tiny.SEQ2SEQ)
+def test_how_likely_a_token_is_to_an_encoder_with_a_decoder(name, place):
+    """T5 answers behind the sentinel that it read in the text; BART writes the text again and comes to its mask."""
+    home, ids = with_gap(name, mask=name == "bart"), text_ids()
+    gap = home.tokenizer.convert_tokens_to_ids("[MASK]" if name == "bart" else "<extra_id_0>")
+    start = home.model.config.decoder_start_token_id
+    begin = [start, *ids[:place]] if name == "bart" else [start, gap]
+    expected = plain_logits(home, [*ids[:place], gap, *ids[place + 1 :], 3], begin)[-1]
+    assert torch.allclose(home.likely_token(ids, place), expected, atol=1e-6)
+
+
+def test_likelihoods_are_plain_numbers():
+    found = backbone("bert").likely_token(text_ids(), 1)
+    assert found.dtype == torch.float32 and found.shape == (52,) and not found.requires_grad
