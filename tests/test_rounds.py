@@ -17,6 +17,7 @@ from tandemtune import build as wiring
 from tandemtune import load, tune
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError, ModelError, TandemTuneError
+from tandemtune.objective.objective import Objective
 from tandemtune.schedule import Stage, alternating, seed_for
 from tandemtune.tunables.base import INPUT
 
@@ -345,6 +346,31 @@ def test_the_ledger_by_hand(done):
     cost = result["cost"]
     assert (cost["candidates"], cost["gradient_steps"]) == (candidates, taken) == (2 * ROUNDS, TOTAL)
     assert (cost["forward_tokens"], cost["backward_tokens"]) == (forward, backward)
+
+
+@pytest.mark.parametrize("proposer", ["mutation", "none"])
+def test_the_ledger_counts_what_was_run(tmp_path, monkeypatch, proposer):
+    """Nothing is measured between the start and the end that is not counted, and nothing twice."""
+    seen = {"forward": 0, "backward": 0, "on": False}
+    measure, gradient = Objective.measure, Objective.gradient
+
+    def measured(self, batch, point):
+        seen["forward"] += batch.tokens * seen["on"]
+        return measure(self, batch, point)
+
+    def followed(self, batch, point, blocks):
+        seen["forward"] += batch.tokens * seen["on"]
+        seen["backward"] += batch.tokens * seen["on"]
+        return gradient(self, batch, point, blocks)
+
+    def observe(event, facts):
+        seen["on"] = event in ("start", "generation", "proposal")
+
+    monkeypatch.setattr(Objective, "measure", measured)
+    monkeypatch.setattr(Objective, "gradient", followed)
+    result = tune(rounds(tmp_path, alternate__proposer=proposer), tmp_path / "run", observer=observe)
+    cost = result["cost"]
+    assert (cost["forward_tokens"], cost["backward_tokens"]) == (seen["forward"], seen["backward"])
 
 
 # what is taken, what is kept

@@ -348,7 +348,7 @@ def _bench(scorer: Scorer, split: Split) -> Bench:
         "train_tokens": train.tokens,
         "dev_rows": len(dev),
         "dev_tokens": dev.tokens,
-        "rows_sha256": _digest(train, dev),
+        "rows_sha256": _digest(collate(*scorer.encoded(split.train), scorer.backbone.device), dev),
     }
     return Bench(scorer, split, objective, dev, content_free(scorer), {**scorer.facts, **rows})
 

@@ -57,9 +57,7 @@ class TunedModel:
         Raises:
             DataError: an input is no text, or lacks a field.
         """
-        if isinstance(inputs, (str, Mapping)):
-            raise DataError("expected a list of texts or dicts, got a single one: put it in a list")
-        examples = [self._example(index, value) for index, value in enumerate(inputs)]
+        examples = self._examples(inputs)
         if not examples:
             return []
         logits = self.scorer.engine.logits(self.scorer.batch(examples), self.point)
@@ -84,13 +82,18 @@ class TunedModel:
         if not isinstance(prompt, Prompt) or len(prompt.blocks) > 1:
             kind = self.scorer.config.method.tunable
             raise RunError(f"the run tuned {kind}: only a prompt at the input can be given as embeddings")
-        encoded, _ = self.scorer.encoded([self._example(index, value) for index, value in enumerate(inputs)])
+        encoded, _ = self.scorer.encoded(self._examples(inputs))
         found: list[Tensor] = []
         with torch.inference_mode(), prompt.applied(self.point):
             for one in encoded:
                 ids = torch.tensor([one.ids], device=self.scorer.backbone.device)
                 found.append(self.scorer.backbone.embeddings(ids)[0].float().cpu())
         return found
+
+    def _examples(self, inputs: Sequence[str | Mapping[str, str]]) -> list[Example]:
+        if isinstance(inputs, (str, Mapping)):
+            raise DataError("expected a list of texts or dicts, got a single one: put it in a list")
+        return [self._example(index, value) for index, value in enumerate(inputs)]
 
     def _example(self, index: int, value: str | Mapping[str, str]) -> Example:
         if isinstance(value, str):

@@ -85,7 +85,7 @@ def slope(loss, point, direction, step=2e-3):
 
 
 # OPT's ReLU has kinks, where differences say nothing
-@pytest.mark.parametrize("name", ["bert", "electra", "deberta-v2", "gpt2", "gpt_neox", "llama", "gemma2", "t5", "bart"])
+@pytest.mark.parametrize("name", ["bert", "electra", "deberta-v2", "gpt_neox", "llama", "gemma2", "t5"])
 def test_gradients_equal_finite_differences(name, kind):
     """Block by block along a random direction, and over all blocks along the gradient itself, in float64."""
     home = house(name, kind, double=True)
