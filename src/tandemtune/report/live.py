@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tandemtune.report.text import duration, proposal_story, result_table, total_of
+from tandemtune.report.text import duration, proposal_story, result_table, total_of, unit_of
 
 
 class LiveReport:
@@ -25,7 +25,7 @@ class LiveReport:
         self._console = console
         self._quiet = quiet
         self._live: Live | None = None
-        self._total = 0
+        self._total, self._unit = 0, "candidates"
         self._began = (0.0, 0)
         self._recorded = 0
         self.started = False
@@ -49,7 +49,8 @@ class LiveReport:
 
     def _on_ready(self, facts: Mapping[str, Any]) -> None:
         known = facts["facts"]
-        self._total = total_of(facts["config"].model_dump())
+        recipe = facts["config"].model_dump()
+        self._total, self._unit = total_of(recipe), unit_of(recipe)
         pieces = ", ".join(known["pieces"])
         self._say(
             f"{known['kind']} model of {known['layers']} layers, {known['dtype']} on {known['device']}, "
@@ -78,7 +79,9 @@ class LiveReport:
         line, now, seconds = facts["line"], facts["standing"], facts["seconds"]
         if now.lines <= self._recorded:
             return  # recorded before; only walked through
-        done, unit = (line["candidates"], "candidates") if "losses" in line else (line["step"], "steps")
+        done, unit = line["step"], "turns" if "losses" in line else "steps"
+        if self._unit == "candidates":
+            done, unit = line["candidates"], "candidates"
         if self._began[1] < 0:
             self._began = (seconds, done)
         rate = (done - self._began[1]) / max(seconds - self._began[0], 1e-9)

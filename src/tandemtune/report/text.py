@@ -138,7 +138,7 @@ def summary(folder: RunFolder) -> dict[str, Any]:
         "budget": total_of(folder.read_recipe()),
         "unit": unit,
         "done": len(generations) if unit == "turns" else generations[-1]["candidates"] if generations else 0,
-        "candidates": generations[-1]["candidates"] if generations else 0,
+        "candidates": next((line["candidates"] for line in reversed(lines) if "candidates" in line), 0),
         "start": lines[0] if lines else None,
         "looks": looks,
         "layers": layer_gains([line for line in generations if line["event"] == "generation"]),
