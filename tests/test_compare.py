@@ -645,6 +645,7 @@ def test_jobs_run_side_by_side(played):
 @posix
 def test_interrupted(played):
     """Ctrl-C ends all processes once, starts no other, and says how to go on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
     plan, said = played("quick = {}\nslow = { warmup = 4 }\nlater = { d = 20 }", "jobs = 2"), []
     slow = [cell.folder / "seen.json" for cell in plan.cells if cell.method == "slow"]
 
@@ -663,6 +664,7 @@ def test_interrupted(played):
     assert json.loads(slow[0].read_text(encoding="utf-8"))["session"], "a terminal's Ctrl-C does not reach them twice"
     with FileLock(str(plan.out / ".lock"), timeout=0):
         pass
+    signal.signal(signal.SIGINT, before)
 
 
 def test_two_comparisons_on_one_folder(played):
