@@ -57,4 +57,5 @@ class Split:
 
 
 Observer = Callable[[str, Mapping[str, Any]], None]
-"""Told what happens in a run: (event, facts), event one of "progress", "ready", "start", "generation", "testing", "result"."""
+"""Told what happens in a run: (event, facts), event one of "progress", "ready", "start", "generation", "proposal", "testing",
+"result"."""

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from tandemtune.mentor import prompt
+import tandemtune.mentor.prompt as prompt
 from tandemtune.mentor.brief import Brief
 from tandemtune.mentor.client import Client, Request, Style
 from tandemtune.mentor.judge import judge, normal
