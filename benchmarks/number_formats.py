@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tandemtune.build import build, make_phase
+from tandemtune.build import build
+from tandemtune.phases import make_phase
 from tandemtune.config import load_config
 from tandemtune.objective.objective import rank_correlation
 

@@ -119,6 +119,59 @@ def merged(model: nn.Module, name: str, point: Mapping[int, Tensor], rank: int) 
     return changed
 
 
+def shifted(model: nn.Module, name: str, point: Mapping[int, Tensor]) -> nn.Module:
+    """A copy of the model with other biases in the layers of `point`, map by map in the order in which a layer lists them.
+
+    A linear map that has no bias gets one; the output of a normalisation without one is added to. Gradients reach `point`.
+    """
+    changed = copy.deepcopy(model)
+    for block, vector in point.items():
+        begin = 0
+        for module in layers_of(changed, name)[block].modules():
+            weight = dict(module.named_parameters(recurse=False)).get("weight")
+            if weight is None or isinstance(module, nn.Embedding):
+                continue
+            width = weight.shape[0] if isinstance(module, nn.Linear) else weight.shape[-1]
+            term, begin = vector[begin : begin + width], begin + width
+            if hasattr(module, "bias"):
+                before = module.bias
+                del module.bias
+                module.bias = term if before is None else before + term
+            else:
+                module.forward = lambda hidden, own=module.forward, term=term: own(hidden) + term
+        assert begin == len(vector)
+    return changed
+
+
+def adapted(model: nn.Module, name: str, point: Mapping[int, Tensor], width: int) -> nn.Module:
+    """A copy of the model with a bottleneck of two linear maps behind the layers of `point`. Gradients reach `point`."""
+    changed, h = copy.deepcopy(model), model.config.hidden_size
+
+    def behind(vector: Tensor) -> None:
+        down, rest = vector[: h * width].view(h, width), vector[h * width :]
+        b_down, up, b_up = rest[:width], rest[width : width + width * h].view(width, h), rest[width + width * h :]
+        assert b_up.shape == (h,)
+
+        def hook(module, args, output):
+            hidden = output[0] if isinstance(output, tuple) else output
+            inner = nn.functional.gelu(nn.functional.linear(hidden, down.T, b_down))
+            hidden = hidden + nn.functional.linear(inner, up.T, b_up)
+            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+        return hook
+
+    for block, vector in point.items():
+        layers_of(changed, name)[block].register_forward_hook(behind(vector))
+    return changed
+
+
+def with_weights(model: nn.Module, vector: Tensor) -> nn.Module:
+    """A copy of the model with all its weights written anew, those that are shared once."""
+    changed = copy.deepcopy(model)
+    nn.utils.vector_to_parameters(vector.clone(), changed.parameters())
+    return changed
+
+
 @torch.no_grad()
 def word_logits(model: nn.Module, prompts: Iterable, token_ids: Iterable[int]) -> Tensor:
     """Logits [N, W] of the label words, one prompt at a time, through the model's whole head."""

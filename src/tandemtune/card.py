@@ -6,7 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tandemtune.build import Bench
+from tandemtune.parts import Bench
+
+
+WHAT = {
+    "lora": "A LoRA adapter",
+    "prompt": "A soft prompt",
+    "deep-prompt": "A deep soft prompt",
+    "text": "A prompt of words",
+    "lora+prompt": "A LoRA adapter and a prompt of words",
+    "bias": "Biases",
+    "adapter": "Bottleneck adapters",
+    "full": "All weights",
+    "demonstrations": "Demonstrations",
+    "none": "A template",
+}
 
 
 def task_card(bench: Bench, result: dict[str, Any]) -> dict[str, Any]:
@@ -40,7 +54,6 @@ def write_readme(folder: Path, bench: Bench, result: dict[str, Any]) -> None:
     scorer = bench.scorer
     tuned, zero = result["tuned"], result["zero_shot"]
     words = ", ".join(f"{label}: {' / '.join(w)}" for label, w in scorer.task.words.items())
-    what = {"lora": "A LoRA adapter", "prompt": "A soft prompt", "deep-prompt": "A deep soft prompt"}
     made = f"{result['cost']['candidates']} candidates"
     if result["cost"]["gradient_steps"]:
         made = f"{result['cost']['gradient_steps']} gradient steps, {made}"
@@ -54,16 +67,29 @@ def write_readme(folder: Path, bench: Bench, result: dict[str, Any]) -> None:
         "---",
         f"# {scorer.task.name} on {scorer.config.model.name}",
         "",
-        f"{what[tunable]} found by `{result['method']}`: {made}, {result['shots']} rows of each class, seed {result['seed']}.",
+        f"{WHAT[tunable]} found by `{result['method']}`: {made}, {result['shots']} rows of each class, seed {result['seed']}.",
         "",
         f"- template: `{json.dumps(str(scorer.task.template), ensure_ascii=False)}`",
         f"- label words: {words}",
         f"- {result['metric']}: zero-shot dev {zero['dev']}, test {zero['test']}; tuned dev {tuned['dev']}, "
         f"test {tuned['test']}",
         "",
-        "Load it with `peft.PeftModel.from_pretrained(base_model, folder)`."
-        if in_peft
-        else "Load it with `tandemtune.load` on the run folder that it lies in; `prompt.json` says where its vectors go.",
+        _how_to_load(tunable, in_peft, folder),
         "",
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _how_to_load(tunable: str, in_peft: bool, folder: Path) -> str:
+    ours = "Load it with `tandemtune.load` on the run folder that it lies in"
+    if tunable == "lora+prompt":
+        return (
+            "Load it with `peft.PeftModel.from_pretrained(base_model, folder)` and write the words of the prompt before the "
+            f"text. {ours} for both."
+        )
+    if in_peft:
+        return "Load it with `peft.PeftModel.from_pretrained(base_model, folder)`."
+    if tunable == "full":
+        return "Load it with `transformers`, as any model: the folder holds weights and tokenizer."
+    says = ", ".join(f"`{path.name}`" for path in sorted(folder.glob("*.json")))
+    return f"{ours}; {says} says what goes where."

@@ -218,19 +218,20 @@ def compare(
     """Run methods side by side on the same rows and budgets; may be stopped and started again."""
     import dataclasses
 
-    import tandemtune.compare as comparing
+    from tandemtune.compare import check_plan, execute, records_of
+    from tandemtune.plan import read_plan
     from tandemtune.report.comparison import FILES, comparison_view, write
     from tandemtune.report.comparison_page import comparison_report
     from tandemtune.runs.files import write_atomically
 
-    read = comparing.read_plan(plan, out or Path("runs") / plan.stem, overrides or [])
+    read = read_plan(plan, out or Path("runs") / plan.stem, overrides or [])
     read = dataclasses.replace(read, jobs=jobs or read.jobs)
     if not show:
-        comparing.check_plan(read, _say)
+        check_plan(read, _say)
     if check:
         typer.echo(f"{plan}: fine, {len(read.cells)} runs")
         return
-    found = write(read, comparing.records_of(read) if show else comparing.execute(read, _say))
+    found = write(read, records_of(read) if show else execute(read, _say))
     _console().print(comparison_view(found, read.title))
     page = comparison_report(read.out).encode("utf-8")
     write_atomically(read.out / "report.html", lambda file: file.write(page))

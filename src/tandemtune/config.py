@@ -24,10 +24,18 @@ from tandemtune.tasks.templates import Template
 RECIPES = "tandemtune.recipes"
 FULL_LIMIT = 2000
 """Longest search vector with a full covariance: beyond, one eigendecomposition costs more than a generation."""
+UNBOUNDED = 1_000_000_000
+"""Candidates and steps of runs that end by another bound."""
 DEFAULT_STEPS = 60
 """Gradient steps where a recipe names none."""
 GRADIENT = ("adamw", "adam", "sgd")
 """Optimizers that follow gradients."""
+SAMPLING = ("cma-es", "fireworks", "random")
+"""Optimizers whose result is their best candidate."""
+ESTIMATING = ("spsa", "es")
+"""Optimizers that move a point by what its neighbours' losses say."""
+SOLVED = ("none", "demonstrations")
+"""Tunables without parameters."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
 
@@ -104,11 +112,37 @@ class MethodSection(_Section):
     name: str = Field(
         "c-lora", description="see `tandemtune ls methods`; it sets tunable, optimizer and what goes with them"
     )
-    tunable: Literal["lora", "prompt", "deep-prompt"] = Field(
-        "lora", description="lora, prompt (vectors before the text) or deep-prompt (vectors at every layer, too)"
+    tunable: Literal[
+        "lora",
+        "prompt",
+        "deep-prompt",
+        "text",
+        "lora+prompt",
+        "bias",
+        "adapter",
+        "full",
+        "demonstrations",
+        "none",
+    ] = Field(
+        "lora",
+        description="lora; prompt (vectors before the text); deep-prompt (vectors at every layer, too); text (a prompt of "
+        "words); lora+prompt (LoRA is searched, the prompt comes from proposals); bias; adapter (a bottleneck behind every "
+        "layer); full (all weights); demonstrations (solved examples before the text); none",
     )
-    optimizer: Literal["cma-es", "adamw", "adam", "sgd"] = Field(
-        "cma-es", description="cma-es searches block by block; adamw, adam and sgd follow gradients of all blocks"
+    optimizer: Literal["cma-es", "fireworks", "random", "es", "spsa", "genetic", "adamw", "adam", "sgd", "none"] = (
+        Field(
+            "cma-es",
+            description="cma-es, fireworks and random keep their best candidate; es and spsa move a point by differences of "
+            "losses; genetic searches texts; adamw, adam and sgd follow gradients of all blocks; none leaves all as it is",
+        )
+    )
+    order: Literal["in-turn", "together", "bandit"] = Field(
+        "in-turn",
+        description="layers one after another, all at once, or the layer with the best gain for its cost (gradients "
+        "always move all at once)",
+    )
+    subspace: Literal["random", "none"] = Field(
+        "random", description="search in a random subspace of length d, or among the parameters themselves"
     )
     budget: Annotated[int, Field(ge=2)] = Field(
         2000, description="candidates that a derivative-free search may score on the training rows"
@@ -119,7 +153,8 @@ class MethodSection(_Section):
     )
     lr: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = Field(
         None,
-        description="learning rate; a tenth of the embeddings' standard deviation for prompts, 1e-3 for LoRA if left out",
+        description="learning rate; a tenth of the embeddings' standard deviation for prompts, 1e-4 for full, 1e-3 else if "
+        "left out",
     )
     batch_size: Annotated[int, Field(ge=1)] = Field(8, description="training rows of one gradient step")
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="how the learning rate falls")
@@ -142,8 +177,20 @@ class MethodSection(_Section):
     d: Annotated[int, Field(ge=2, le=10_000)] = Field(100, description="length of one block's search vector")
     r: Annotated[int, Field(ge=1, le=1024)] = Field(2, description="LoRA rank")
     alpha: Size = Field(0.2, description="size of the first steps, see scale")
-    sigma: Size = Field(1.0, description="initial step size of the optimizer")
-    popsize: Annotated[int, Field(ge=4, le=10_000)] = Field(20, description="candidates in one generation")
+    width: Annotated[int, Field(ge=1, le=4096)] = Field(8, description="bottleneck of an adapter")
+    demonstrations: Annotated[int, Field(ge=1, le=256)] = Field(
+        8, description="solved examples before the text, as many as there is room for"
+    )
+    sigma: Size = Field(
+        1.0, description="initial step size of the optimizer; of es and spsa the size of their steps aside"
+    )
+    popsize: Annotated[int, Field(ge=2, le=10_000)] = Field(20, description="candidates in one generation")
+    variant: Literal["lotfwa", "gfwa", "bbfwa", "dynfwa"] = Field("lotfwa", description="which fireworks algorithm")
+    amplitude: Positive = Field(0.5, description="first amplitude of fireworks, in units of z")
+    shrink: Annotated[float, Field(gt=0, le=1)] = Field(0.7, description="of the amplitude after a failure")
+    noise_rank: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        None, description="es on full weights: noise of this rank instead of full noise"
+    )
     scale: Literal["activation", "hidden_state", "normal"] = Field(
         "activation", description="rule that scales the random projections"
     )
@@ -151,6 +198,28 @@ class MethodSection(_Section):
         "last:33%", description='"all", "last:N", "first:N" (a number or a percentage) or a list of layer numbers'
     )
     covariance: Literal["full", "separable"] = Field("full", description="what CMA-ES learns")
+    warm_start: Annotated[int, Field(ge=0)] = Field(
+        0, description="pairs of candidates whose difference quotients choose where a layer's CMA-ES begins"
+    )
+    anchor: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = Field(
+        0.0, description="penalty: this times the mean square of z / sigma, which holds a search near its start"
+    )
+    kl: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = Field(
+        0.0, description="penalty: this times KL(untuned || tuned) of the label distribution on unlabelled rows"
+    )
+    kl_rows: Annotated[int, Field(ge=1)] = Field(32, description="unlabelled rows for kl, from the training file")
+    calibrate: bool = Field(
+        False, description="losses and scores after contextual calibration (arXiv 2102.09690), in the search, too"
+    )
+    average: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="look at dev with the running average of the incumbents, of this decay; 0 for the incumbent"
+    )
+    subsample: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="score each generation on so many training rows, drawn anew for each"
+    )
+    elites: Annotated[int, Field(ge=0)] = Field(
+        0, description="best candidates that are scored again, on all training rows, before one is accepted"
+    )
     loss: Literal["ce", "hinge", "accuracy", "f1"] = Field("ce", description="what is minimised on the training rows")
     dev_every: Annotated[int, Field(ge=1)] = Field(5, description="generations between looks at dev")
     patience: Annotated[int, Field(ge=1)] | None = Field(
@@ -170,17 +239,71 @@ class MethodSection(_Section):
             )
         if self.optimizer in GRADIENT and self.loss in ("accuracy", "f1"):
             problems.append(f"loss: {self.loss!r} has no gradient for {self.optimizer} to follow: choose ce or hinge")
-        if self.optimizer not in GRADIENT and self.budget < self.popsize + 1:
+        if self.searches and self.budget < self.turn_candidates:
+            parts = ["popsize", *(["1"] if self.optimizer in SAMPLING else []), *(["elites + 1"] if self.elites else [])]
+            again = " (the incumbent is scored again in each)" if self.optimizer in SAMPLING else ""
             problems.append(
-                f"budget: {self.budget} is less than one generation, popsize + 1 = {self.popsize + 1} candidates "
-                "(the incumbent is scored again in each)"
+                f"budget: {self.budget} is less than one generation, {' + '.join(parts)} = {self.turn_candidates} "
+                f"candidates{again}"
             )
+        problems += self._unfit()
         try:
             parse_layers(self.layers, None)
         except ValueError as error:
             problems.append(f"layers: {error}")
         _raise_all(problems)
         return self
+
+    @property
+    def searches(self) -> bool:
+        """Whether the optimizer is told losses of candidates."""
+        return self.optimizer not in (*GRADIENT, "none")
+
+    @property
+    def turn_candidates(self) -> int:
+        """Candidates that one turn scores; where the best may be kept, the incumbent is one of them."""
+        if self.optimizer not in SAMPLING:
+            return self.popsize
+        return self.popsize + 1 + (self.elites + 1 if self.elites else 0)
+
+    def _unfit(self) -> Iterable[str]:
+        """Tunables, optimizers and what goes with them that do not fit together."""
+        if (self.tunable in SOLVED) != (self.optimizer == "none"):
+            yield f"optimizer: {self.optimizer!r} with tunable {self.tunable!r}: where nothing is tuned both are none"
+        if (self.tunable == "text") != (self.optimizer == "genetic"):
+            yield (
+                f"optimizer: {self.optimizer!r} with tunable {self.tunable!r}: texts are searched by genetic, and it "
+                "searches nothing else"
+            )
+        if self.tunable == "full" and self.searches and self.optimizer not in ESTIMATING:
+            yield (
+                f"optimizer: {self.optimizer!r} cannot hold candidates of all weights: choose spsa, es or a gradient "
+                "optimizer, or another tunable"
+            )
+        if self.noise_rank is not None and (self.tunable, self.optimizer) != ("full", "es"):
+            yield f"noise_rank: {self.noise_rank}, but only es on full weights knows low-rank noise"
+        if self.optimizer in ESTIMATING and self.popsize % 2:
+            yield f"popsize: {self.popsize} is odd, but {self.optimizer} steps aside in pairs"
+        if self.optimizer in SAMPLING and self.popsize < 4:
+            yield f"popsize: {self.popsize}, expected at least 4 for {self.optimizer}"
+        if self.order == "together" and self.optimizer in SAMPLING and self.subspace == "random":
+            yield "order: together needs subspace none, since every layer has a subspace of its own"
+        if self.order == "bandit" and self.optimizer not in SAMPLING:
+            yield f"order: bandit needs layers in turns with a gain each; {self.optimizer} moves all at once"
+        if self.warm_start and (self.optimizer != "cma-es" or self.subspace == "none"):
+            yield "warm_start: only cma-es in a subspace begins somewhere else"
+        if self.warm_start > self.popsize // 2:
+            yield f"warm_start: {self.warm_start} pairs are more than one generation of {self.popsize} holds"
+        if self.elites > self.popsize:
+            yield f"elites: {self.elites} are more than a generation of {self.popsize}"
+        for name in ("anchor", "average", "elites"):
+            if getattr(self, name) and self.optimizer not in SAMPLING:
+                yield f"{name}: {getattr(self, name)}, but {self.optimizer} keeps no best candidate: choose {', '.join(SAMPLING)}"
+        if self.anchor and self.subspace == "none":
+            yield f"anchor: {self.anchor} is a penalty on z, and there is none with subspace none"
+        for name in ("kl", "calibrate", "subsample"):
+            if getattr(self, name) and not self.searches:
+                yield f"{name}: {getattr(self, name)} is for searches without gradient, got optimizer {self.optimizer}"
 
 
 class AlternateSection(_Section):
@@ -280,7 +403,7 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _fit(self) -> RunConfig:
-        if not self.follows_gradient and self.method.tunable == "lora":
+        if self.in_subspace and self.method.tunable in ("lora", "lora+prompt"):
             _raise_all(_uneven(self.method.d, self.model.target))
         lengths = self.schedule_lengths
         if (
@@ -299,11 +422,20 @@ class RunConfig(_Section):
             _raise_all(
                 ["[alternate] round_steps and final_steps: both are 0 and nobody proposes, so nothing would happen"]
             )
-        if self.alternate.rounds and self.method.tunable != "prompt":
+        if self.alternate.rounds and self.method.tunable not in ("prompt", "lora+prompt"):
             _raise_all(
                 [
                     f"[alternate] rounds: {self.alternate.rounds}, but proposals are words, and {self.method.tunable} is no "
-                    "prompt at the input: set [method] tunable to prompt, or rounds to 0"
+                    "prompt at the input: set [method] tunable to prompt or lora+prompt, or rounds to 0"
+                ]
+            )
+        if self.method.tunable == "lora+prompt" and self.alternate.proposer == "perturbed":
+            _raise_all(["[alternate] proposer: perturbed makes no words, and the prompt of lora+prompt is words"])
+        if self.method.tunable == "full" and self.method.searches and self.model.dtype not in ("auto", "float32"):
+            _raise_all(
+                [
+                    f"[model] dtype: {self.model.dtype} rounds away the small steps of {self.method.optimizer} on full "
+                    "weights: choose float32"
                 ]
             )
         return self
@@ -332,7 +464,12 @@ class RunConfig(_Section):
     @property
     def bounded_by_budget(self) -> bool:
         """Whether the number of candidates ends the search, and not a number of turns."""
-        return not self.follows_gradient and not self.alternates
+        return self.method.searches and not self.alternates
+
+    @property
+    def in_subspace(self) -> bool:
+        """Whether the optimizer's vectors are mapped to parameters by random projections."""
+        return self.method.optimizer in (*SAMPLING, *ESTIMATING) and self.method.subspace == "random"
 
     @property
     def alternates(self) -> bool:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tandemtune.build import Progress, Scorer, make_scorer, make_task_of_run
+from tandemtune.build import make_scorer, make_task_of_run
 from tandemtune.config import load_config
 from tandemtune.errors import DataError, RunError
+from tandemtune.parts import Progress, Scorer
 from tandemtune.runs.store import RunFolder
 from tandemtune.tunables.prompt import Prompt
 from tandemtune.types import Example
@@ -130,5 +131,5 @@ def load(path: str | Path, *, progress: Progress | None = None) -> TunedModel:
     config = load_config(folder.read_recipe())
     for place in ("threads", "device"):  # another machine may have others; the run's own bits are not at stake here
         facts.pop(place, None)
-    scorer = make_scorer(config, make_task_of_run(config, facts), facts["kind"], facts, progress)
+    scorer = make_scorer(config, make_task_of_run(config, facts), facts["kind"], facts, progress, folder.adapter)
     return TunedModel(scorer, scorer.tunable.load(folder.adapter))

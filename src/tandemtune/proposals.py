@@ -215,13 +215,19 @@ class Mutation(Worded):
         for attempt in range(4 * self.count):
             if len(drafts) == self.count or not parents:
                 break
-            ids = self._mutated(parents[attempt % len(parents)].ids, generator)
+            ids = self.mutated(parents[attempt % len(parents)].ids, generator)
             if ids not in seen:
                 seen.add(ids)
                 drafts.append(Draft(self.vocabulary.words(ids).text, ids))
         return Proposal(tuple(drafts))
 
-    def _mutated(self, parent: tuple[int, ...], generator: np.random.Generator) -> tuple[int, ...]:
+    def mutated(self, parent: tuple[int, ...], generator: np.random.Generator) -> tuple[int, ...]:
+        """A text with some tokens substituted by likely ones; a function of both arguments alone.
+
+        Args:
+            parent: token ids.
+            generator: draws places and tokens.
+        """
         ids = list(parent)
         allowed = self.vocabulary.ids
         places = generator.choice(len(ids), size=max(1, round(self._share * len(ids))), replace=False)

@@ -12,10 +12,13 @@ from torch import Tensor
 
 import tandemtune.build as wiring
 import tandemtune.card as card
-from tandemtune.build import Bench, Progress
 from tandemtune.config import RunConfig, load_config
 from tandemtune.errors import DataError, RunError
+from tandemtune.mentoring import check_mentor, proposing
+from tandemtune.objective.batch import Batch
 from tandemtune.objective.objective import calibrate
+from tandemtune.parts import Bench, Progress, content_free
+from tandemtune.phases import make_phase, make_stages
 from tandemtune.runs.files import write_json
 from tandemtune.runs.store import RunFolder
 from tandemtune.search import Search, Standing
@@ -53,7 +56,7 @@ def tune(
     config = load_config(recipe, overrides).with_absolute_paths()
     RunFolder.check_free(Path(out), overwrite=overwrite)
     wiring.check(config, _progress(observe))
-    wiring.check_mentor(config, _progress(observe))
+    check_mentor(config, _progress(observe))
     bench = _prepared(config, {}, observe)  # before the folder is made: what cannot run leaves nothing behind
     folder = RunFolder.create(Path(out), config.model_dump(mode="json"), overwrite=overwrite)
     with folder.locked():
@@ -99,19 +102,20 @@ def _run(folder: RunFolder, bench: Bench, observe: Observer) -> dict[str, Any]:
     if not folder.facts.exists():
         write_json(folder.facts, {"versions": versions(), **bench.facts})
     scorer, config = bench.scorer, bench.scorer.config
-    with wiring.proposing(bench, folder.conversations) as proposer:
+    with proposing(bench, folder.conversations) as proposer:
         found = Search(
             bench.objective,
             bench.dev,
-            wiring.make_stages(config),
+            make_stages(config),
             scorer.tunable.initial(),
-            lambda origin, stage: wiring.make_phase(bench, origin, stage),
+            lambda origin, stage: make_phase(bench, origin, stage),
             config,
             folder,
             observe,
             bench.rows,
             scorer.vocabulary,
             proposer,
+            bench.sample,
         ).run()
     scorer.engine.forget()
     observe("testing", {})
@@ -174,8 +178,16 @@ def _scores(bench: Bench, tuned: Mapping[int, Tensor] | None, examples: Sequence
     plain, point = tuned is None, tuned or {}
     trained = subsample(bench.split.train, scorer.config.task.scored_rows, scorer.config.task.seed)
     rows = scorer.batch(trained, plain), scorer.batch(bench.split.dev, plain)
-    train, dev = (objective.measure(batch, point) for batch in rows)
-    empty = objective.engine.logits(wiring.content_free(scorer, plain), point)
+    empty = objective.engine.logits(content_free(scorer, plain), point)
+    calibrated = (
+        scorer.config.method.calibrate and not plain
+    )  # the pretrained model is shown without and with it anyway
+
+    def logits_of(batch: Batch) -> Tensor:
+        logits = objective.engine.logits(batch, point)
+        return calibrate(logits, empty) if calibrated else logits
+
+    train, dev = (objective.judged(logits_of(batch), batch) for batch in rows)
     scores: dict[str, Any] = {
         "train_loss": _rounded(train.loss),
         "train": round(train.score, DIGITS),
@@ -187,7 +199,7 @@ def _scores(bench: Bench, tuned: Mapping[int, Tensor] | None, examples: Sequence
     }
     if examples is not None:
         test = scorer.batch(examples, plain)
-        logits = objective.engine.logits(test, point)
+        logits = logits_of(test)
         scores["test"] = round(objective.score_of(logits, test), DIGITS)
         scores["calibrated"]["test"] = round(objective.score_of(calibrate(logits, empty), test), DIGITS)
     return scores

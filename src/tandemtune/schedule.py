@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tandemtune.optimizers.base import Optimizer
@@ -53,6 +52,49 @@ def alternating(rounds: int, round_steps: int, final_steps: int, snapshots: int)
     return tuple(stages)
 
 
+class Bandit:
+    """Chooses the turn whose block promises most for its cost: discounted mean gain plus a bonus for being seldom chosen,
+    as discounted UCB (Garivier and Moulines, arXiv 0805.3415) with gains as shares of the largest, divided by the cost.
+
+    Every turn is taken once before any is preferred. Gains shrink as a search goes on, so old ones are forgotten.
+
+    Args:
+        costs: cost of each turn, in any unit.
+        discount: what remains of an observation after one more turn.
+        bonus: weight of the bonus.
+    """
+
+    def __init__(self, costs: Sequence[float], discount: float = 0.95, bonus: float = 0.3) -> None:
+        self._costs = np.asarray(costs, dtype=np.float64) / max(costs)
+        self._discount, self._bonus = discount, bonus
+        self._gains, self._turns = np.zeros(len(costs)), np.zeros(len(costs))
+
+    def choose(self) -> int:
+        """The next turn; the same until a gain is told."""
+        if (self._turns == 0).any():
+            return int(np.argmin(self._turns))
+        means = self._gains / self._turns
+        shares = means / means.max() if means.max() > 0 else means
+        bonuses = np.sqrt(np.log(1.0 + self._turns.sum()) / self._turns)
+        return int(np.argmax((shares + self._bonus * bonuses) / self._costs))
+
+    def reward(self, turn: int, gain: float) -> None:
+        """Say by how much the loss fell in a turn."""
+        self._gains *= self._discount
+        self._turns *= self._discount
+        self._turns[turn] += 1.0
+        if np.isfinite(gain) and gain > 0:
+            self._gains[turn] += gain
+
+    def state(self) -> dict[str, Any]:
+        """Everything that is needed to go on."""
+        return {"gains": self._gains.copy(), "turns": self._turns.copy()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self._gains, self._turns = np.array(state["gains"]), np.array(state["turns"])
+
+
 @dataclass
 class Phase:
     """One stretch of an optimizer around a starting point: block by block in turn, or all blocks at once.
@@ -63,7 +105,9 @@ class Phase:
         origin: the point that z = 0 stands for.
         projections: random subspace of each block; empty where an optimizer moves the parameters themselves.
         make_optimizer: the blocks of a turn -> a fresh optimizer; called at their first turn.
-        popsize: candidates in one generation.
+        candidates: candidates that one turn scores.
+        read: turns what an optimizer of texts proposes into the only block's parameters [P, dim].
+        bandit: who chooses the turn by its gain; None for one turn after another.
     """
 
     name: str
@@ -71,7 +115,9 @@ class Phase:
     origin: Mapping[int, Tensor]
     projections: Mapping[int, RandomProjection]
     make_optimizer: Callable[[tuple[int, ...]], Optimizer]
-    popsize: int
+    candidates: int
+    read: Callable[[Any], Tensor] | None = None
+    bandit: Bandit | None = None
     optimizers: dict[tuple[int, ...], Optimizer] = field(default_factory=dict)
 
     @property
@@ -82,7 +128,12 @@ class Phase:
     def turn(self, step: int) -> tuple[int, tuple[int, ...]]:
         """Sweep and blocks of a step."""
         sweep, position = divmod(step, len(self.turns))
-        return sweep, self.turns[position]
+        return sweep, self.turns[position if self.bandit is None else self.bandit.choose()]
+
+    def reward(self, blocks: tuple[int, ...], gain: float) -> None:
+        """Say by how much a turn lowered the loss."""
+        if self.bandit is not None:
+            self.bandit.reward(self.turns.index(blocks), gain)
 
     def optimizer(self, blocks: tuple[int, ...]) -> Optimizer:
         """The optimizer of a turn, made when it is first needed."""
@@ -90,8 +141,11 @@ class Phase:
             self.optimizers[blocks] = self.make_optimizer(blocks)
         return self.optimizers[blocks]
 
-    def up(self, blocks: tuple[int, ...], z: NDArray[np.float64]) -> dict[int, Tensor]:
-        """Parameters [P, dim] of each block of a turn for candidates z [P, d]."""
+    def up(self, blocks: tuple[int, ...], z: Any) -> dict[int, Tensor]:
+        """Parameters [P, dim] of each block of a turn for candidates z [P, d], or for P texts."""
+        if self.read is not None:
+            (block,) = blocks
+            return {block: self.read(z)}
         if self.projections:
             (block,) = blocks
             return {block: self.origin[block] + self.projections[block].up(z)}
@@ -100,13 +154,17 @@ class Phase:
         return dict(zip(blocks, pieces, strict=True))
 
     def state(self) -> list[dict[str, Any]]:
-        """States of all optimizers that have had a turn."""
-        return [{"blocks": list(blocks), "state": optimizer.state()} for blocks, optimizer in self.optimizers.items()]
+        """States of all optimizers that have had a turn, and of who chooses among them."""
+        held = [{"blocks": list(blocks), "state": optimizer.state()} for blocks, optimizer in self.optimizers.items()]
+        return held if self.bandit is None else [*held, {"blocks": [], "state": self.bandit.state()}]
 
     def restore(self, state: list[dict[str, Any]]) -> None:
         """Go on from what `state` returned."""
         for saved in state:
-            self.optimizer(tuple(saved["blocks"])).restore(saved["state"])
+            if saved["blocks"]:
+                self.optimizer(tuple(saved["blocks"])).restore(saved["state"])
+            elif self.bandit is not None:
+                self.bandit.restore(saved["state"])
 
 
 def seed_for(*parts: int) -> int:

@@ -17,6 +17,8 @@ from tandemtune.config import AlternateSection, RunConfig
 from tandemtune.errors import RunError
 from tandemtune.objective.batch import Batch
 from tandemtune.objective.objective import Objective
+from tandemtune.optimizers.base import Moving, Optimizer
+from tandemtune.optimizers.genetic import Genetic
 from tandemtune.optimizers.gradient import Gradient
 from tandemtune.proposals import Draft, Proposer, Tried, as_line
 from tandemtune.runs.journal import Line
@@ -54,6 +56,8 @@ class Standing:
         lines: journal lines that led here.
         stage: number of the present stage.
         stage_step: turns of the present stage.
+        penalty: by block, what the incumbent pays for being far from where the stage began.
+        averaged: the running average of the incumbents; None where none is kept.
         tried: prompts of words with their losses, in order.
         failures: times in a row that nobody proposed anything usable.
         spent: what asking for proposals has cost.
@@ -77,6 +81,8 @@ class Standing:
     lines: int = 1
     stage: int = 0
     stage_step: int = 0
+    penalty: dict[int, float] = field(default_factory=dict)
+    averaged: dict[int, Tensor] | None = None
     tried: list[dict[str, Any]] = field(default_factory=list)
     failures: int = 0
     spent: dict[str, float] = field(default_factory=dict)
@@ -104,6 +110,7 @@ class Search:
         rows: batch of training rows of a gradient step, by the step's number.
         vocabulary: reads prompts as words, where somebody proposes.
         proposer: proposes.
+        sample: training rows of a generation, by the turn's number; None for all rows.
     """
 
     objective: Objective
@@ -117,6 +124,7 @@ class Search:
     rows: Callable[[int], Batch] | None = None
     vocabulary: Vocabulary | None = None
     proposer: Proposer | None = None
+    sample: Callable[[int], Batch] | None = None
     _saved_at: float = field(default=0.0, init=False)
     _save_cost: float = field(default=0.0, init=False)
 
@@ -169,16 +177,7 @@ class Search:
         if isinstance(optimizer, Gradient):
             line = self._gradient_step(now, stage, blocks, optimizer)
         else:
-            (block,) = blocks
-            vectors = self.phase.up(blocks, optimizer.ask())[block]
-            line = self._line(now.lines, lambda: self._generation(now, stage, sweep, block, vectors))
-            losses = _floats(line["losses"])
-            optimizer.tell(losses)
-            now.train_loss = _float(line["incumbent"])
-            if line["accepted"]:
-                best = int(np.nanargmin(losses))
-                now.incumbent = {**now.incumbent, block: vectors[best].clone()}
-                now.train_loss = float(losses[best])
+            line = self._generation(now, stage, sweep, blocks, optimizer)
         now.step += 1
         now.stage_step += 1
         self._count(now, line)
@@ -192,32 +191,108 @@ class Search:
         if now.stage_step == stage.steps:
             self._next_stage(now)
 
-    def _generation(self, now: Standing, stage: Stage, sweep: int, block: int, vectors: Tensor) -> Line:
-        """Score a generation and, as its last candidate, the incumbent; look at dev when it is time."""
-        together = torch.cat([vectors, now.incumbent[block].unsqueeze(0)])
-        losses = self.objective.evaluate(now.incumbent, {block: together})
-        incumbent, found = float(losses[-1]), losses[:-1]
-        best = float(np.nanmin(found)) if np.isfinite(found).any() else math.nan
-        accepted = best < incumbent or (math.isfinite(best) and not math.isfinite(incumbent))
-        moved = dict(now.incumbent)
-        if accepted:
-            moved[block] = vectors[int(np.nanargmin(found))]
-        look, words, cost = self._notes(now, stage, moved)
-        return {
-            "event": "generation",
-            "step": now.step + 1,
-            "phase": self.phase.name,
-            "sweep": sweep,
-            "layer": block,
-            "losses": [_plain(loss) for loss in found],
-            "best": _plain(best),
-            "incumbent": _plain(incumbent),
-            "accepted": accepted,
-            "dev": look,
-            "candidates": now.candidates + len(together),
-            "token_layers": now.token_layers + cost + self.objective.cost(block, len(together)),
-            **words,
-        }
+    def _generation(
+        self, now: Standing, stage: Stage, sweep: int, blocks: tuple[int, ...], optimizer: Optimizer
+    ) -> Line:
+        """Score a generation, or take its losses from the journal; tell them, and move the incumbent."""
+        asked = optimizer.ask()
+        vectors = self.phase.up(blocks, asked)
+        mover = optimizer if isinstance(optimizer, Moving) else None
+        known = now.lines < len(self.journal.lines)
+        found = self.journal.lines[now.lines] if known else self._scored_generation(now, blocks, vectors, mover is not None)
+        losses, incumbent = _floats(found["losses"]), _float(found["incumbent"])
+        penalties = self._penalties(asked)
+        told = losses + penalties
+        optimizer.tell(told)
+        if mover is not None:
+            accepted, best = True, int(np.argmin(losses))
+            moved = {**now.incumbent, **_only(self.phase.up(blocks, mover.point[np.newaxis]))}
+            train_loss = float(np.mean(losses[np.isfinite(losses)])) if np.isfinite(losses).any() else math.inf
+        else:
+            again = {int(index): _float(loss) for index, loss in found.get("elites", [])}
+            judged = np.array([again.get(i, math.inf) for i in range(len(losses))]) + penalties if again else told
+            best = int(np.argmin(judged))
+            there = _float(found["incumbent_again"]) if again else incumbent
+            accepted = bool(judged[best] < there + now.penalty.get(blocks[0], 0.0))
+            if accepted:
+                moved = {**now.incumbent, **{block: v[best].clone() for block, v in vectors.items()}}
+                train_loss = again.get(best, float(losses[best]))
+                now.penalty = {**now.penalty, blocks[0]: float(penalties[best])}
+            else:
+                moved, train_loss = now.incumbent, there
+            self.phase.reward(blocks, there - train_loss)
+        averaged = self._averaged(now, blocks, moved)
+
+        def make() -> Line:
+            look, words, cost = self._notes(now, stage, moved if averaged is None else averaged)
+            scored = len(losses) + (mover is None) + (len(found["elites"]) + 1 if "elites" in found else 0)
+            rows = self.sample(now.step) if self.sample else None
+            cost += self.objective.cost(blocks, len(losses) + (mover is None), rows)
+            if "elites" in found:
+                cost += self.objective.cost(blocks, len(found["elites"]) + 1)
+            return {
+                "event": "generation",
+                "step": now.step + 1,
+                "phase": self.phase.name,
+                "sweep": sweep,
+                "layer": blocks[0] if len(blocks) == 1 else None,
+                **found,
+                "best": _plain(losses[best]),
+                "accepted": accepted,
+                "train_loss": _plain(train_loss),
+                "dev": look,
+                "candidates": now.candidates + scored,
+                "token_layers": now.token_layers + cost,
+                **self._text(optimizer),
+                **words,
+            }
+
+        line = self._line(now.lines, make)
+        now.incumbent, now.train_loss, now.averaged = moved, train_loss, averaged
+        return line
+
+    def _scored_generation(
+        self, now: Standing, blocks: tuple[int, ...], vectors: Mapping[int, Tensor], moves: bool
+    ) -> dict[str, Any]:
+        """Losses of a generation and, where a best candidate is kept, of the incumbent as one more candidate; the best ones
+        once more on all rows, where that is wanted."""
+        rows = self.sample(now.step) if self.sample else None
+        if moves:
+            losses = self.objective.evaluate(now.incumbent, vectors, rows)
+            return {"losses": [_plain(loss) for loss in losses], "incumbent": None}
+        together = {block: torch.cat([v, now.incumbent[block].unsqueeze(0)]) for block, v in vectors.items()}
+        losses = self.objective.evaluate(now.incumbent, together, rows)
+        found: dict[str, Any] = {"losses": [_plain(loss) for loss in losses[:-1]], "incumbent": _plain(losses[-1])}
+        if count := self.config.method.elites:
+            finite = np.where(np.isfinite(losses[:-1]), losses[:-1], np.inf)
+            chosen = np.argsort(finite, kind="stable")[:count].tolist()
+            again = self.objective.evaluate(now.incumbent, {b: v[[*chosen, -1]] for b, v in together.items()})
+            found["elites"] = [[index, _plain(loss)] for index, loss in zip(chosen, again[:-1], strict=True)]
+            found["incumbent_again"] = _plain(again[-1])
+        return found
+
+    def _penalties(self, asked: Any) -> NDArray[np.float64]:
+        """What candidates z [P, d] pay for being far from where the stage began."""
+        method = self.config.method
+        if not method.anchor:
+            return np.zeros(len(asked))
+        return np.asarray(method.anchor * np.mean(np.square(asked / method.sigma), axis=1))
+
+    def _averaged(
+        self, now: Standing, blocks: tuple[int, ...], moved: Mapping[int, Tensor]
+    ) -> dict[int, Tensor] | None:
+        """The running average of the incumbents, of which only the blocks of this turn have changed."""
+        decay = self.config.method.average
+        if not decay:
+            return None
+        before = now.averaged or dict(now.origin)
+        return {**before, **{b: torch.lerp(moved[b], before[b], decay) for b in blocks}}
+
+    def _text(self, optimizer: Optimizer) -> dict[str, str]:
+        """The best text so far of an optimizer of texts."""
+        if not isinstance(optimizer, Genetic) or self.vocabulary is None:
+            return {}
+        return {"text": self.vocabulary.words(optimizer.best[0]).text}
 
     def _gradient_step(self, now: Standing, stage: Stage, blocks: tuple[int, ...], optimizer: Gradient) -> Line:
         """Follow the gradient of some rows. It is taken anew when recorded lines are walked through, and has to agree."""
@@ -272,7 +347,7 @@ class Search:
         if now.stage_step + 1 in stage.snapshots:
             words = {"words": self._read(moved, now.tried)}
             new = all(entry["ids"] != words["words"]["ids"] for entry in now.tried)
-            cost += (1 + new) * self.objective.train.tokens * self._depth
+            cost += (1 + (new and not self._beside_lora)) * self.objective.train.tokens * self._depth
         return look, words, cost
 
     def _read(self, point: dict[int, Tensor], tried: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -281,6 +356,11 @@ class Search:
         assert self.vocabulary is not None
         method = self.config.method
         vectors = point[INPUT].reshape(method.prompt_tokens, -1)
+        if self._beside_lora:  # the prompt is words, and what they cost changes with the model
+            words = self.vocabulary.exact(vectors)
+            here = self.objective.measure(self.objective.reading, point)
+            scored = {"loss": _plain(here.loss), "score": here.score, "soft_loss": _plain(here.loss)}
+            return {"text": words.text, "ids": list(words.ids), "distance": 0.0, **scored}
         words = self.vocabulary.nearest(vectors, method.projection)
         before = next((entry for entry in tried if entry["ids"] == list(words.ids)), None)
         scored = {"loss": before["loss"], "score": before["score"]} if before else self._words_at(words, point)
@@ -358,6 +438,7 @@ class Search:
         now.stage += 1
         now.stage_step = 0
         now.origin = dict(now.incumbent)
+        now.penalty, now.averaged = {}, None
         if now.stage < len(self.stages) and self.stages[now.stage].kind == "tune":
             self._enter(now)
 
@@ -377,7 +458,8 @@ class Search:
         now.backward_token_layers = line.get("backward_token_layers", now.backward_token_layers)
 
     def _end(self, now: Standing, reason: str) -> Line:
-        look = self._look(now.incumbent) if now.looked < now.lines else None
+        seen = now.incumbent if now.averaged is None else now.averaged
+        look = self._look(seen) if now.looked < now.lines else None
         return {"event": "end", "step": now.step, "stop_reason": reason, "dev": look}
 
     def _take_look(self, now: Standing, line: Line) -> None:
@@ -390,12 +472,18 @@ class Search:
         now.looked = now.lines
         now.stale += 1
         if _float(look["loss"]) < _float(now.kept_dev["loss"]):
-            now.kept, now.kept_dev, now.kept_step, now.stale = dict(now.incumbent), look, now.step, 0
+            seen = now.incumbent if now.averaged is None else now.averaged
+            now.kept, now.kept_dev, now.kept_step, now.stale = dict(seen), look, now.step, 0
             now.kept_line = now.lines - 1
 
     def _look(self, point: Mapping[int, Tensor]) -> dict[str, float | None]:
         seen = self.objective.measure(self.dev, point)
         return {"loss": _plain(seen.loss), "score": seen.score}
+
+    @property
+    def _beside_lora(self) -> bool:
+        """Whether the prompt only changes by proposals, while the optimizer searches something else."""
+        return self.config.method.tunable == "lora+prompt"
 
     @property
     def _depth(self) -> int:
@@ -409,7 +497,7 @@ class Search:
         whole = (now.token_layers + now.backward_token_layers) / self._depth
         if now.stage == len(self.stages):
             return "steps"
-        if self.config.bounded_by_budget and now.candidates + self.phase.popsize + 1 > method.budget:
+        if self.config.bounded_by_budget and now.candidates + self.phase.candidates > method.budget:
             return "budget"
         if method.patience is not None and now.stale >= method.patience:
             return "patience"
@@ -433,7 +521,9 @@ class Search:
         pause = max(wanted, self._save_cost / SAVE_SHARE) if wanted else 0.0
         if now.lines < len(self.journal.lines) or begin - self._saved_at < pause:
             return
-        standing = {**vars(now), **{name: _arrays(getattr(now, name)) for name in _POINTS}}
+        standing: dict[str, Any] = {**vars(now), **{name: _arrays(getattr(now, name)) for name in _POINTS}}
+        standing["averaged"] = None if now.averaged is None else _arrays(now.averaged)
+        standing["penalty"] = {str(block): penalty for block, penalty in now.penalty.items()}
         phase = getattr(self, "phase", None)
         self.folder.save_checkpoint({"standing": standing, "optimizers": phase.state() if phase else []})
         self._saved_at = time.perf_counter()
@@ -447,7 +537,7 @@ class Search:
             first = [start["words"]] if start.get("words") else []
             dev = start["dev"]
             now = Standing(point, dict(point), dict(point), _float(start["train_loss"]), dev, dev, tried=first)
-            if self.stages[0].kind == "tune":
+            if self.stages and self.stages[0].kind == "tune":
                 self._enter(now)
             return now
         standing = saved["standing"]
@@ -457,6 +547,8 @@ class Search:
                 f"after ({standing['lines']}): restore it, or delete {self.folder.checkpoint} to go on from the journal"
             )
         now = Standing(**{**standing, **{name: _tensors(standing[name]) for name in _POINTS}})
+        now.averaged = None if standing["averaged"] is None else _tensors(standing["averaged"])
+        now.penalty = {int(block): penalty for block, penalty in standing["penalty"].items()}
         if saved["optimizers"] or (now.stage < len(self.stages) and self.stages[now.stage].kind == "tune"):
             last = next(s for s in reversed(self.stages[: now.stage + 1]) if s.kind == "tune")
             self.phase = self.make_phase(now.origin, last)
@@ -482,6 +574,11 @@ def _taken(
 
 def _tried(entry: Mapping[str, Any]) -> Tried:
     return Tried(Words(tuple(entry["ids"]), entry["text"], entry["distance"]), _float(entry["loss"]), entry["score"])
+
+
+def _only(vectors: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """The only candidate of a generation of one."""
+    return {block: v[0].clone() for block, v in vectors.items()}
 
 
 def _plain(value: float) -> float | None:

@@ -19,7 +19,10 @@ from tandemtune.objective.batch import collate
 from tandemtune.objective.engine import Engine, bytes_per_token
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
+from tandemtune.tunables.adapter import Adapter
 from tandemtune.tunables.base import INPUT
+from tandemtune.tunables.bias import Bias
+from tandemtune.tunables.full import Full
 from tandemtune.tunables.lora import LoRA
 from tandemtune.tunables.prompt import Prompt
 
@@ -71,8 +74,12 @@ class House:
 
     def oracle(self, point, prompts=None):
         """Label logits [N, C] of a model with changed weights, averaged by hand."""
-        changed = oracle.merged(self.model, self.name, point, RANK)
+        changed = self.changed(point)
         return self.averaged(lambda words: oracle.word_logits(changed, prompts or self.prompts, words))
+
+    def changed(self, point):
+        """A copy of the model that is as `point` says."""
+        return oracle.merged(self.model, self.name, point, RANK)
 
     def averaged(self, logits):
         ids = [[self.backbone.tokenizer.convert_tokens_to_ids(w) for w in words] for words in WORDS.values()]
@@ -114,6 +121,47 @@ class PromptHouse(House):
         return kept
 
 
+class BiasHouse(House):
+    """The same with biases in all layers."""
+
+    def make_tunable(self):
+        return Bias(self.backbone, LAYERS)
+
+    def changed(self, point):
+        return oracle.shifted(self.model, self.name, point)
+
+
+class AdapterHouse(House):
+    """The same with an adapter behind every layer."""
+
+    def make_tunable(self):
+        return Adapter(self.backbone, LENGTH, LAYERS)
+
+    def changed(self, point):
+        return oracle.adapted(self.model, self.name, point, LENGTH)
+
+
+class FullHouse(House):
+    """The same with all weights."""
+
+    def make_tunable(self):
+        return Full(self.backbone)
+
+    def changed(self, point):
+        return oracle.with_weights(self.model, point[INPUT]) if point else self.model
+
+    def point(self, seed=0, size=0.03):
+        return {INPUT: self.tunable.initial()[INPUT] + super().point(seed, size)[INPUT]}
+
+    def candidates(self, block, count=3, seed=7):
+        return self.tunable.initial()[INPUT] + super().candidates(block, count, seed) * 0.1
+
+
+KINDS = {House: "lora", PromptHouse: "deep-prompt", BiasHouse: "bias", AdapterHouse: "adapter", FullHouse: "full"}
+SOME = ("bert", "deberta-v2", "gpt2", "gemma3_text", "t5", "bart")
+"""Architectures of all kinds: linear maps and `Conv1D`, with biases and without, one stack and two."""
+
+
 @functools.cache
 def house(name, kind=House):
     return kind(name)
@@ -125,12 +173,31 @@ def home(request):
     return house(request.param)
 
 
-@pytest.fixture(
-    params=[(name, kind) for kind in (House, PromptHouse) for name in tiny.CONFIGS],
-    ids=lambda p: f"{p[0]}-{'lora' if p[1] is House else 'deep-prompt'}",
-)
+def homes(*kinds, names=tuple(tiny.CONFIGS)):
+    return [pytest.param((name, kind), id=f"{name}-{KINDS[kind]}") for kind in kinds for name in names]
+
+
+@pytest.fixture(params=homes(House, PromptHouse))
 def any_home(request):
     """A model with LoRA, and one with a deep prompt."""
+    return house(*request.param)
+
+
+@pytest.fixture(params=homes(House, PromptHouse, BiasHouse) + homes(AdapterHouse, FullHouse, names=SOME))
+def every_home(request):
+    """A model with each kind of tunable."""
+    return house(*request.param)
+
+
+@pytest.fixture(params=homes(House, PromptHouse) + homes(BiasHouse, AdapterHouse, FullHouse, names=SOME[:-1]))
+def many_home(request):
+    """The same with fewer models for some kinds."""
+    return house(*request.param)
+
+
+@pytest.fixture(params=homes(House, PromptHouse) + homes(BiasHouse, AdapterHouse, names=SOME[1:-1]))
+def layered_home(request):
+    """The same for kinds that are cut into several blocks."""
     return house(*request.param)
 
 
@@ -156,26 +223,26 @@ def test_one_point_equals_really_changed_weights(home):
     assert_close(home.engine().logits(home.batch, point), expected, **TOLERANCE)
 
 
-def test_population_equals_one_by_one_at_every_block(any_home):
-    home = any_home
+def test_population_equals_one_by_one_at_every_block(every_home):
+    home = every_home
     point, engine = home.point(), home.engine()
     for block in home.tunable.blocks:
-        candidates = home.candidates(block)
+        candidates = home.candidates(block, 2)
         expected = torch.stack([home.oracle({**point, block: vector}) for vector in candidates])
         assert (expected[0] - expected[1]).abs().max() > 1e-4
         assert_close(engine.population_logits(home.batch, point, {block: candidates}), expected, **TOLERANCE)
 
 
-def test_population_over_several_blocks_at_once(any_home):
-    home = any_home
+def test_population_over_several_blocks_at_once(layered_home):
+    home = layered_home
     point, (one, other) = home.point(), home.tunable.blocks[-2:]
     candidates = {block: home.candidates(block) for block in (one, other)}
     expected = [home.oracle({**point, one: candidates[one][i], other: candidates[other][i]}) for i in range(3)]
     assert_close(home.engine().population_logits(home.batch, point, candidates), torch.stack(expected), **TOLERANCE)
 
 
-def test_single_candidate_and_zero_rows_in_a_population(any_home):
-    home = any_home
+def test_single_candidate_and_zero_rows_in_a_population(layered_home):
+    home = layered_home
     point, block = home.point(), home.tunable.blocks[-1]
     one = home.candidates(block, count=1)
     result = home.engine().population_logits(home.batch, point, {block: one})
@@ -185,11 +252,11 @@ def test_single_candidate_and_zero_rows_in_a_population(any_home):
     assert_close(result[0], home.oracle({**point, block: mixed[0]}), **TOLERANCE)
 
 
-def test_kept_states_are_never_stale(any_home):
+def test_kept_states_are_never_stale(many_home):
     """One block changes: lower, the same or higher than the layer visited before and after."""
-    home = any_home
+    home = many_home
     before, blocks, batch = home.point(), home.tunable.blocks, home.collate(home.prompts[:3])
-    visited = blocks[-1:] if type(home) is House else blocks
+    visited = blocks if type(home) is PromptHouse else blocks[-1:]
     candidates = {block: home.candidates(block, 2) for block in visited}
     for changed in blocks:
         engine, after = home.engine(), {**before, changed: home.point(seed=5)[changed]}
@@ -306,9 +373,10 @@ def test_shared_inputs_in_an_unlisted_model_are_not_scored_wrongly():
     assert_close(alone[0], home.oracle({**home.point(), 1: home.candidates(1, 1)[0]}), **TOLERANCE)
 
 
-def test_groups_cut_in_pieces_do_not_change_results(any_home):
-    home = any_home
-    point, candidates = home.point(), {1: home.candidates(1, 2)}
+def test_groups_cut_in_pieces_do_not_change_results(many_home):
+    home = many_home
+    block = home.tunable.blocks[len(home.tunable.blocks) // 2]
+    point, candidates = home.point(), {block: home.candidates(block, 2)}
     prompts = home.prompts * 2
     pieces = home.collate(prompts, max_rows=1)
     assert len(pieces.groups) == len(prompts)
@@ -346,8 +414,8 @@ def test_states_at_a_point_equal_a_really_changed_model(home):
         assert_close(hidden, oracle.entering(changed, group.ids)[3], **TOLERANCE)
 
 
-def test_model_is_untouched_afterwards(any_home):
-    home = any_home
+def test_model_is_untouched_afterwards(many_home):
+    home = many_home
     before, traces = copy.deepcopy(home.model.state_dict()), oracle.traces(home.model)
     engine, point = home.engine(), home.point()
     for block in home.tunable.blocks[::-2]:

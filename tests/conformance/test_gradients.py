@@ -17,6 +17,10 @@ from tandemtune.objective.engine import Engine
 from tandemtune.objective.objective import Objective
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
+from tandemtune.tunables.adapter import Adapter
+from tandemtune.tunables.base import INPUT
+from tandemtune.tunables.bias import Bias
+from tandemtune.tunables.full import Full
 from tandemtune.tunables.lora import LoRA
 from tandemtune.tunables.prompt import Prompt
 
@@ -26,7 +30,26 @@ TEXTS = ["a great movie", "the plot was dull", "i hated this film and the acting
 LABELS = [1, 0, 0, 2, 1]
 LENGTH = 3
 CPU = torch.device("cpu")
-KINDS = ("lora", "prompt", "deep-prompt")
+MAKERS = {
+    "lora": lambda home, name: LoRA(home, 2, range(4), start_seed=1),
+    "prompt": lambda home, name: Prompt(home, LENGTH, zero_prompt(home)),
+    "deep-prompt": lambda home, name: Prompt(home, LENGTH, zero_prompt(home), [1] if name in tiny.SEQ2SEQ else [1, 3]),
+    "bias": lambda home, name: Bias(home, range(4)),
+    "adapter": lambda home, name: Adapter(home, LENGTH, range(4), start_seed=1),
+    "full": lambda home, name: Full(home),
+}
+FEW = ("bias", "adapter", "full")
+"""Kinds that need fewer models: hooks and forwards of whole modules, which do not depend on what lies inside."""
+SOME = ("bert", "deberta-v2", "gpt2", "gemma3_text", "t5", "bart")
+
+
+def zero_prompt(home):
+    return torch.zeros(LENGTH, home.embedding_weight.shape[1])
+
+
+def pairs(names, some):
+    """All models with the kinds that look into them, some models with the others."""
+    return [(n, k) for k in MAKERS for n in names if k not in FEW or n in some]
 
 
 class House:
@@ -38,13 +61,7 @@ class House:
         self.model = self.backbone.model
         if double:
             self.model.double()
-        layers = [1] if name in tiny.SEQ2SEQ else [1, 3]
-        width = self.backbone.embedding_weight.shape[1]
-        self.tunable = (
-            LoRA(self.backbone, 2, range(4), start_seed=1)
-            if kind == "lora"
-            else Prompt(self.backbone, LENGTH, torch.zeros(LENGTH, width), layers if kind == "deep-prompt" else ())
-        )
+        self.tunable = MAKERS[kind](self.backbone, name)
         verbalizer = resolve(self.backbone.tokenizer, TEMPLATE, WORDS)
         self.engine = Engine(self.backbone.stack(verbalizer), self.tunable, torch.tensor(verbalizer.weights()))
         prompts = [self.backbone.encode(TEMPLATE, {"text": text}, 64) for text in TEXTS]
@@ -57,7 +74,10 @@ class House:
 
     def point(self, seed=0):
         generator = torch.Generator().manual_seed(seed)
-        return {b: torch.randn(self.tunable.dim(b), generator=generator) * 0.3 for b in self.tunable.blocks}
+        point = {b: torch.randn(self.tunable.dim(b), generator=generator) * 0.3 for b in self.tunable.blocks}
+        if isinstance(self.tunable, Full):
+            return {INPUT: self.tunable.initial()[INPUT] + point[INPUT] * 0.1}
+        return point
 
 
 @functools.cache
@@ -65,7 +85,7 @@ def house(name, kind, double=False):
     return House(name, kind, double)
 
 
-@pytest.fixture(params=KINDS, ids=str)
+@pytest.fixture(params=MAKERS, ids=str)
 def kind(request):
     return request.param
 
@@ -85,7 +105,10 @@ def slope(loss, point, direction, step=2e-3):
 
 
 # OPT's ReLU has kinks, where differences say nothing
-@pytest.mark.parametrize("name", ["bert", "electra", "deberta-v2", "gpt_neox", "llama", "gemma2", "t5"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    pairs(["bert", "electra", "deberta-v2", "gpt_neox", "llama", "gemma2", "t5"], ["bert", "llama", "t5"]),
+)
 def test_gradients_equal_finite_differences(name, kind):
     """Block by block along a random direction, and over all blocks along the gradient itself, in float64."""
     home = house(name, kind, double=True)
@@ -163,6 +186,36 @@ def test_lora_gradients_equal_those_of_the_weights(name):
             assert_close(db, a.T @ slope_of_w.T, atol=2e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("kind", FEW)
+def test_gradients_equal_those_of_a_changed_model(name, kind):
+    """Every entry: a copy that is really changed, row by row, and torch's autograd."""
+    home = house(name, kind)
+    point = home.point()
+    loss, gradients = home.objective.gradient(home.batch, point, home.tunable.blocks)
+    leaves = {block: vector.clone().requires_grad_() for block, vector in point.items()}
+    if kind == "full":
+        changed = oracle.with_weights(home.model, point[INPUT]).requires_grad_()
+    elif kind == "bias":
+        changed = oracle.shifted(home.model, name, leaves)
+    else:
+        changed = oracle.adapted(home.model, name, leaves, LENGTH)
+    ids = [[home.backbone.tokenizer.convert_tokens_to_ids(w) for w in words] for words in WORDS.values()]
+    total = 0
+    for prompt, label in zip(home.prompts, LABELS, strict=True):
+        logits = oracle.all_logits(changed, torch.tensor([prompt.ids]))[0, prompt.answer]
+        labels = torch.stack([logits[words].mean() for words in ids])
+        total = total - labels.log_softmax(dim=0)[label] / len(LABELS)
+    total.backward()
+    assert loss == pytest.approx(float(total.detach()), abs=1e-5)
+    slopes = {block: leaf.grad for block, leaf in leaves.items()}
+    if kind == "full":
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in changed.parameters()]
+        slopes = {INPUT: torch.cat([slope.reshape(-1) for slope in found])}
+    for block, expected in slopes.items():
+        assert expected.abs().max() > 1e-4
+        assert_close(gradients[block], expected, atol=1e-5, rtol=1e-3)
+
+
 def test_drawn_lora_has_a_gradient_where_it_begins(name):
     """A is drawn and B is zero: the first point is the pretrained model, and there is a way to go from it."""
     home = house(name, "lora")
@@ -175,6 +228,24 @@ def test_drawn_lora_has_a_gradient_where_it_begins(name):
             assert 0 < a.abs().max() <= a.shape[0] ** -0.5 and not b.any()
         for a, b in home.tunable.factors(block, gradients[block]).values():
             assert b.abs().max() > 1e-6 and not a.any()
+
+
+@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("begin", ["bias", "drawn adapter", "zero adapter"])
+def test_biases_and_adapters_have_a_gradient_where_they_begin(name, begin):
+    """At the pretrained model: of the biases, of all that stands behind a drawn W_down, of b_up alone where that is zero."""
+    home = house(name, begin.split()[-1])
+    point = home.tunable.initial()
+    if begin == "zero adapter":
+        point = {block: torch.zeros_like(vector) for block, vector in point.items()}
+    assert torch.equal(home.engine.logits(home.batch, point), home.engine.logits(home.batch, {}))
+    _, gradients = home.objective.gradient(home.batch, point, home.tunable.blocks)
+    for block in home.tunable.blocks:
+        assert gradients[block].abs().max() > 1e-5
+        if begin != "bias":
+            cut = 32 * LENGTH
+            w_down, b_down, w_up, b_up = (piece.any() for piece in gradients[block].split([cut, LENGTH, cut, 32]))
+            assert (w_down, b_down, w_up, b_up) == (False, False, begin == "drawn adapter", True)
 
 
 def test_a_gradient_of_some_blocks_only(kind):
@@ -200,6 +271,7 @@ def test_a_gradient_of_rows_is_the_mean_of_theirs(kind):
         assert_close(whole[block], mean, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("name", "kind"), pairs(tiny.CONFIGS, SOME))
 def test_nothing_of_the_model_changes(name, kind):
     """No weight, no .grad, no hook, no cached tensor that a later pass trips over."""
     home = house(name, kind)
@@ -222,6 +294,7 @@ def test_nothing_of_the_model_changes(name, kind):
         assert not second[1][block].requires_grad
 
 
+@pytest.mark.parametrize(("name", "kind"), pairs(tiny.CONFIGS, SOME))
 def test_filled_up_rows_score_as_exact_ones(name, kind):
     """Rows of all lengths in one group: the same logits, loss and gradients as row beside row of one length."""
     home = house(name, kind)

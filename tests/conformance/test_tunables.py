@@ -7,24 +7,31 @@ import functools
 import inspect
 import json
 import math
+import re
 from contextlib import ExitStack
 
 import peft
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 import oracle
 import tiny
-from tandemtune.errors import RunError
+from tandemtune.errors import ModelError, RunError
+from tandemtune.models import architectures
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import hooked
+from tandemtune.models.precision import mix
 from tandemtune.objective.batch import collate
 from tandemtune.objective.engine import Engine
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
+from tandemtune.tunables.adapter import Adapter
 from tandemtune.tunables.base import INPUT
+from tandemtune.tunables.bias import Bias
+from tandemtune.tunables.full import Full
 from tandemtune.tunables.lora import LoRA
 from tandemtune.tunables.prompt import Prompt
 from tandemtune.types import Encoded
@@ -55,6 +62,9 @@ MAKERS = {
     "drawn-lora": lambda home, name, size: LoRA(home, size, [2, 0], start_seed=5),
     "prompt": lambda home, name, size: Prompt(home, size, start_of(home, size)),
     "deep-prompt": lambda home, name, size: Prompt(home, size, start_of(home, size), deep_layers(name)),
+    "bias": lambda home, name, size: Bias(home, [2, 0] if size == LENGTH else [3, 2]),
+    "adapter": lambda home, name, size: Adapter(home, size, [2, 0]),
+    "full": lambda home, name, size: Full(home),
 }
 PROMPTS = ("prompt", "deep-prompt")
 
@@ -74,7 +84,11 @@ def kind(request):
 
 
 def random_point(tunable, seed=0):
+    """Any numbers; as weights of a whole model, numbers near the pretrained ones."""
     generator = torch.Generator().manual_seed(seed)
+    if isinstance(tunable, Full):
+        begin = tunable.initial()[INPUT]
+        return {INPUT: begin + torch.randn(begin.shape, generator=generator) * 0.03}
     return {block: torch.randn(tunable.dim(block), generator=generator) * 0.3 for block in tunable.blocks}
 
 
@@ -119,12 +133,13 @@ def entering(home, name, tunable, point):
 def test_vectors_fit_what_they_are_made_of(name, kind):
     tunable = make(kind, name)
     assert list(tunable.blocks) == sorted(set(tunable.blocks))
-    assert tunable.blocks == {"prompt": (INPUT,), "deep-prompt": (INPUT, *sorted(deep_layers(name)))}.get(kind, (0, 2))
+    at_input = {"prompt": (INPUT,), "deep-prompt": (INPUT, *sorted(deep_layers(name))), "full": (INPUT,)}
+    assert tunable.blocks == at_input.get(kind, (0, 2))
     assert tunable.names and all(isinstance(part, str) for part in tunable.names)
     for block in tunable.blocks:
         assert tunable.dim(block) == sum(math.prod(shape) for shape in tunable.shapes(block)) > 0
     told = tunable.describe()
-    assert told["layers"] == list(tunable.blocks)
+    assert told["layers"] == ("all" if kind == "full" else list(tunable.blocks))
     assert told["parameters"] == sum(tunable.dim(block) for block in tunable.blocks)
     json.dumps(told)
 
@@ -156,6 +171,12 @@ def test_a_point_is_undone_to_the_bit(name, kind):
     assert torch.equal(outputs(home, tunable, {}), before)
     assert oracle.traces(home.model) == traces
     assert all(torch.equal(weights[key], value) for key, value in home.model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["lora", "bias", "adapter", "full"])
+def test_the_first_point_is_the_pretrained_model(name, kind):
+    home, tunable = backbone(name), make(kind, name)
+    assert torch.equal(outputs(home, tunable, tunable.initial()), outputs(home, tunable, {}))
 
 
 def test_points_do_not_change_while_they_are_applied(name, kind):
@@ -246,7 +267,9 @@ def test_what_cannot_be_read(kind, model, tmp_path):
 
 @pytest.mark.parametrize(("model", "other"), [("bert", "electra"), ("llama", "opt"), ("bert", "bert")])
 def test_what_was_made_for_something_else(kind, model, other, tmp_path):
-    """Another model, or the same one with another rank or length."""
+    """Another model, or the same one with another rank, length or choice of layers."""
+    if kind == "full" and model == other:
+        pytest.skip("all weights have no size to choose")
     found = make(kind, other, LENGTH + (model == other))
     found.save(random_point(found), tmp_path, "base")
     with pytest.raises(RunError, match="another"):
@@ -258,9 +281,11 @@ def test_a_tensor_too_few_or_too_many(kind, tmp_path):
     tunable.save(random_point(tunable), tmp_path, "base")
     path = weights_in(tmp_path)
     whole = load_file(path)
-    for changed in ({**whole, "layer.2": torch.zeros(LENGTH, 32)}, dict(list(whole.items())[1:])):
+    first, *rest = whole
+    few = {name: whole[name] for name in rest}
+    for changed, name in (({**whole, "layer.2": torch.zeros(LENGTH, 32)}, "layer.2"), (few, first)):
         save_file(changed, path)
-        with pytest.raises(RunError, match=r"layer\.|input"):
+        with pytest.raises(RunError, match=re.escape(name)):
             tunable.load(tmp_path)
 
 
@@ -597,3 +622,218 @@ def test_what_peft_does_not_have_is_kept_in_a_file_of_our_own(name, tmp_path):
         assert set(tensors) == {"input" if block == INPUT else f"layer.{block}" for block in tunable.blocks}
         for key, rows in zip(sorted(tensors), rows_of(tunable, point).values(), strict=True):
             assert torch.equal(tensors[key], rows)
+
+
+# biases
+
+
+def test_biases_are_those_of_all_maps_and_norms_of_a_layer(name):
+    """Whatever has a weight and is no embedding; a model without biases is given some."""
+    home = backbone(name)
+    tunable = Bias(home, range(4))
+    for block, layer in enumerate(oracle.layers_of(home.model, name)):
+        found = [m for m in layer.modules() if hasattr(m, "weight") and not isinstance(m, torch.nn.Embedding)]
+        width = sum(m.weight.shape[0] if isinstance(m, torch.nn.Linear) else m.weight.shape[-1] for m in found)
+        assert tunable.dim(block) == width
+    assert tunable.side_by_side == (name != "deberta-v2")
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "t5"])
+def test_biases_in_a_file_have_the_names_of_the_model(name, tmp_path):
+    home, tunable = backbone(name), make("bias", name)
+    point = random_point(tunable)
+    tunable.save(point, tmp_path, "some/base")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bias.json", "bias.safetensors"]
+    tensors = load_file(tmp_path / "bias.safetensors")
+    told = json.loads((tmp_path / "bias.json").read_text(encoding="utf-8"))
+    assert told == {"base_model": "some/base", "blocks": [0, 2], "changes": told["changes"]}
+    assert set(told["changes"]) == set(tensors)
+    assert torch.equal(torch.cat([tensors[key] for key in told["changes"]]), torch.cat(list(point.values())))
+    for key in tensors:
+        assert hasattr(home.model.get_submodule(key.removesuffix(".bias")), "weight")
+    if name != "t5":  # whoever adds them to the model's own biases has the tuned model
+        changed = copy.deepcopy(home.model)
+        for key, change in tensors.items():
+            changed.get_parameter(key).data += change
+        expected = oracle.all_logits(changed, torch.tensor([IDS])).detach()
+        assert_close(outputs(home, tunable, point), expected, **TOLERANCE)
+
+
+def test_biases_of_what_all_rows_share_are_not_changed_wrongly():
+    """DeBERTa's relative positions under another name: the library cannot know, but it must notice."""
+    model = tiny.model("deberta-v2")
+    model.config.model_type = "strange"
+    found = architectures.find(model, ["attention.self.query_proj", "attention.self.key_proj"])
+    home = Backbone("strange", model, tiny.tokenizer("masked"), "masked", found)
+    tunable = Bias(home, [0, 2])
+    engine, _, batch, _ = make_engine(home, tunable)
+    point = random_point(tunable)
+    with pytest.raises(ModelError, match="all rows share"):
+        engine.population_logits(batch, point, {2: torch.stack([point[2], -point[2]])})
+    alone = engine.population_logits(batch, point, {2: point[2].unsqueeze(0)})
+    assert_close(alone[0], engine.logits(batch, point), **TOLERANCE)
+
+
+# adapters
+
+
+def test_adapters_in_a_file_are_linear_maps(tmp_path):
+    home, tunable = backbone("bert"), make("adapter", "bert")
+    point = random_point(tunable)
+    tunable.save(point, tmp_path, "some/base")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter.json", "adapter.safetensors"]
+    tensors = load_file(tmp_path / "adapter.safetensors")
+    told = json.loads((tmp_path / "adapter.json").read_text(encoding="utf-8"))
+    layers = ["bert.encoder.layer.0", "bert.encoder.layer.2"]
+    expected = {"base_model": "some/base", "blocks": [0, 2], "layers": layers, "width": LENGTH, "activation": "gelu"}
+    assert told == expected
+    changed = copy.deepcopy(home.model)
+    for path in layers:
+        down, up = torch.nn.Linear(32, LENGTH), torch.nn.Linear(LENGTH, 32)
+        for part, module in (("down", down), ("up", up)):
+            own = {key: tensors.pop(f"{path}.adapter.{part}.{key}") for key in ("weight", "bias")}
+            module.load_state_dict(own)
+        behind = torch.nn.Sequential(down, torch.nn.GELU(), up)
+        changed.get_submodule(path).register_forward_hook(lambda module, args, output, b=behind: output + b(output))
+    assert not tensors
+    with torch.no_grad():
+        expected = oracle.all_logits(changed, torch.tensor([IDS]))
+    assert_close(outputs(home, tunable, point), expected, **TOLERANCE)
+
+
+def test_a_drawn_adapter_begins_as_the_pretrained_model(name):
+    home = backbone(name)
+    tunable = Adapter(home, LENGTH, range(4), start_seed=5)
+    begin = tunable.initial()
+    for vector in begin.values():
+        w_down, rest = vector[: 32 * LENGTH], vector[32 * LENGTH :]
+        assert 0 < w_down.abs().max() <= 32**-0.5 and w_down.unique().numel() > LENGTH and not rest.any()
+    assert torch.equal(begin[3], Adapter(home, LENGTH, range(4), start_seed=5).initial()[3])
+    assert not torch.equal(begin[3], Adapter(home, LENGTH, range(4), start_seed=6).initial()[3])
+    assert torch.equal(outputs(home, tunable, begin), outputs(home, tunable, {}))
+
+
+# all weights
+
+
+def test_every_weight_is_tuned_once(name):
+    home = backbone(name)
+    tunable = Full(home)
+    distinct = {id(parameter): parameter for parameter in home.model.parameters()}
+    assert tunable.dim(INPUT) == sum(parameter.numel() for parameter in distinct.values())
+    assert torch.equal(tunable.initial()[INPUT], torch.nn.utils.parameters_to_vector(home.model.parameters()))
+    assert torch.equal(outputs(home, tunable, tunable.initial()), outputs(home, tunable, {}))
+    point = random_point(tunable)
+    expected = oracle.all_logits(oracle.with_weights(home.model, point[INPUT]), torch.tensor([IDS])).detach()
+    assert_close(outputs(home, tunable, point), expected, **TOLERANCE)
+
+
+AUTO = {"masked": "AutoModelForMaskedLM", "causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM"}
+
+
+def assert_ordinary_model(home, folder, dtype):
+    """A folder of all weights gives what was measured, as `transformers` reads it and as the library itself does."""
+    tunable, auto = Full(home), getattr(transformers, AUTO[home.kind])
+    weights = copy.deepcopy(home.model.state_dict())
+    point = random_point(tunable)
+    engine, prompts, batch, token_ids = make_engine(home, tunable)
+    measured = engine.logits(batch, point)
+    tunable.save(point, folder, "base")
+    assert all(torch.equal(weights[key], value) for key, value in home.model.state_dict().items())
+    assert_close(engine.logits(batch, tunable.load(folder)), measured, atol=0, rtol=0)
+    loaded = auto.from_pretrained(folder, dtype=dtype).eval()
+    for saved, before in zip(loaded.parameters(), home.model.parameters(), strict=True):
+        assert saved.dtype == before.dtype and saved.shape == before.shape and not torch.equal(saved, before)
+    home = Backbone("again", loaded, type(home.tokenizer).from_pretrained(folder), home.kind, home.architecture)
+    engine, again, batch, _ = make_engine(home, Full(home))
+    assert again == prompts
+    assert_close(engine.logits(batch, {}), measured, atol=0, rtol=0)
+    return oracle.word_logits(loaded, prompts, token_ids), measured
+
+
+def test_a_folder_of_all_weights_is_an_ordinary_model(name, tmp_path, capfd):
+    found, measured = assert_ordinary_model(backbone(name), tmp_path / "new" / "model", torch.float32)
+    assert_close(found, measured, **TOLERANCE)
+    assert "Writing" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["bert", "qwen3", "t5"])
+def test_a_folder_of_all_weights_has_the_number_format_of_the_model(name, tmp_path):
+    base = backbone(name)
+    base.model.save_pretrained(tmp_path / "base")
+    model = getattr(transformers, AUTO[base.kind]).from_pretrained(tmp_path / "base", dtype=torch.bfloat16)
+    home = Backbone("low", model.eval().requires_grad_(False), base.tokenizer, base.kind, base.architecture)
+    assert_ordinary_model(home, tmp_path / "tuned", torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["bert", "t5", "gpt2"])
+def test_a_shared_weight_may_have_any_of_its_names(name, tmp_path):
+    tunable = make("full", name)
+    point = random_point(tunable)
+    tunable.save(point, tmp_path, "base")
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    model = backbone(name).model
+    head = next(key for key, module in model.named_modules() if module is model.get_output_embeddings())
+    names = [
+        key for key, value in model.state_dict(keep_vars=True).items() if value is model.get_output_embeddings().weight
+    ]
+    (kept,) = tensors.keys() & set(names)
+    assert kept != f"{head}.weight"
+    tensors[f"{head}.weight"] = tensors.pop(kept)
+    save_file(tensors, path)
+    assert torch.equal(tunable.load(tmp_path)[INPUT], point[INPUT])
+
+
+def test_weights_that_are_no_floats_are_refused():
+    class Packed(torch.Tensor):
+        """Like a tensor of a quantization library: it says float32 and holds something else."""
+
+    for make_weight in (
+        lambda weight: torch.nn.Parameter(weight.to(torch.int8), requires_grad=False),
+        lambda weight: torch.nn.Parameter(weight.as_subclass(Packed), requires_grad=False),
+    ):
+        home = tiny.backbone("llama")
+        projection = home.layers[1].self_attn.q_proj
+        projection.weight = make_weight(projection.weight.data)
+        with pytest.raises(ModelError, match=r"layers\.1\.self_attn\.q_proj\.weight .*leave \[model\] quantize out"):
+            Full(home)
+
+
+def test_all_weights_of_two_candidates_at_once_are_refused():
+    tunable = make("full", "bert")
+    two = torch.stack([tunable.initial()[INPUT]] * 2)
+    with pytest.raises(ModelError, match="2 candidates"), tunable.applied({INPUT: two}):
+        pass
+
+
+# number formats
+
+
+@pytest.mark.parametrize("kind", ["bias", "adapter", "full"])
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "gemma3_text", "t5"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "mixed"])
+def test_other_number_formats(name, kind, dtype):
+    """Near the same point in float32, one by one and side by side, and with gradients."""
+    exact, home = backbone(name), tiny.backbone(name)
+    if dtype == "mixed":
+        mix(home.model, home.architecture.paths)
+    else:
+        home.model.to(torch.bfloat16)
+    point = random_point(make(kind, name))
+    expected = outputs(exact, make(kind, name), point)
+    tunable = MAKERS[kind](home, name, LENGTH)
+    assert all(vector.dtype == torch.float32 for vector in tunable.initial().values())
+    found = outputs(home, tunable, point).float()
+    assert not torch.equal(found, expected)
+    assert (found - expected).abs().mean() < 0.15 * expected.std()
+    engine, _, batch, _ = make_engine(home, tunable)
+    block = tunable.blocks[-1]
+    both = torch.stack([point[block], tunable.initial()[block]])
+    alone = [engine.logits(batch, {**point, block: vector}) for vector in both]
+    for one, two in zip(engine.population_logits(batch, point, {block: both}), alone, strict=True):
+        assert (one - two).abs().mean() < 0.1 * expected.std()
+    assert (alone[0] - alone[1]).abs().max() > 0.05
+    leaf = point[block].clone().requires_grad_()
+    engine.gradient_logits(batch.groups[0], {**point, block: leaf}).sum().backward()
+    assert leaf.grad.dtype == torch.float32 and leaf.grad.abs().max() > 0

@@ -87,7 +87,7 @@ def recipe(kind: str, **changes: Any) -> dict[str, dict[str, Any]]:
 def run(kind: str) -> Path:
     """The folder of a finished run of a kind; not to be changed."""
     folder = place() / kind.replace(" ", "-")
-    with patch("tandemtune.build._mentor_client", lambda config: StrangeMentor()):
+    with patch("tandemtune.mentoring._mentor_client", lambda config: StrangeMentor()):
         tune(recipe(kind), folder)
     return folder
 

@@ -16,8 +16,8 @@ from pages import Page, check_alone, same
 
 import small
 from tandemtune import tune
-from tandemtune.compare import read_plan
 from tandemtune.errors import RunError
+from tandemtune.plan import read_plan
 from tandemtune.report.comparison import compared, cost_rows, table_rows
 from tandemtune.report.comparison_page import POINTS, comparison_page, comparison_report, mean_curve
 from tandemtune.report.run_page import Spot, toml_value, trail
@@ -97,7 +97,7 @@ def test_costs_are_those_of_the_runs(kind):
             results = [record["result"] for record in records if record["method"] == name]
             values = [r["cost"]["seconds"] / 60 if key == "minutes" else r["cost"]["peak_rss_mb"] for r in results]
             assert same(row[f"{title.lower()}, mean of a run ({unit})"], sum(values) / len(values))
-    assert "minutes, ratio" in headers
+    assert f"minutes, ratio to {BASES[kind]}" in headers and f"Ratios are to {BASES[kind]}, " in page.text
 
 
 @pytest.mark.parametrize("kind", BASES)

@@ -87,9 +87,6 @@ class LayerStack:
         self._tuple_length: int | None = None
         self._shares = False
         self._probe()
-        self._weight = self.head.weight.detach()[self.token_ids]
-        bias = self.head.bias
-        self._bias = None if bias is None else bias.detach()[self.token_ids]
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -247,7 +244,10 @@ class LayerStack:
             return output
 
         def label_words_only(hidden: Tensor) -> Tensor:
-            return functional.linear(hidden, self._weight, self._bias)
+            # read now, since a tunable may have put other tensors in the parameters' place
+            weight, bias = (_frozen(part) for part in (self.head.weight, self.head.bias))
+            words = None if bias is None else bias[self.token_ids]
+            return functional.linear(hidden, weight[self.token_ids], words)  # type: ignore[index]
 
         def narrowed(forward: Callable[..., Any]) -> Callable[..., Any]:
             # what these return for one position is added to all of them; the others are never read
@@ -297,6 +297,11 @@ class LayerStack:
 
 def _note(seen: dict[str, Any], name: str, module: nn.Module, args: Any, output: Any) -> None:
     seen.setdefault(name, output)
+
+
+def _frozen(part: Tensor | None) -> Tensor | None:
+    """A parameter of the model itself gets no gradient; a tensor that stands in its place may."""
+    return part.detach() if isinstance(part, nn.Parameter) else part
 
 
 def _first_row(value: Any, rows: int) -> Any:

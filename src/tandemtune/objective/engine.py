@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ class Engine:
         self.max_memory = max_memory
         self.chunk_tokens = chunk_tokens
         self._bytes_per_token = bytes_per_token(stack)
-        self._prefixes: dict[Batch, list[_Prefix]] = {}
+        self._prefixes: WeakKeyDictionary[Batch, list[_Prefix]] = WeakKeyDictionary()  # gone with the batch
 
     def logits(self, batch: Batch, point: Point) -> Tensor:
         """Label logits [N, C] of one point, through the whole model."""
@@ -155,7 +156,7 @@ class Engine:
                 states.append(self._advance(group, start, begin, layer))
         made = _Prefix(layer, states, {block: vector.clone() for block, vector in point.items()})
         lowest = min([*kept, made], key=lambda p: p.layer)
-        self._prefixes = {batch: [made] if lowest is made else [lowest, made]}
+        self._prefixes[batch] = [made] if lowest is made else [lowest, made]
         return made
 
     def _advance(self, group: Group, start: int, begin: Tensor | None, layer: int) -> Tensor:

@@ -33,6 +33,27 @@ class Measurement:
     logits: Tensor
 
 
+@dataclass(frozen=True)
+class Near:
+    """A penalty: weight times KL(untuned || candidate) of the label distributions, mean over some unlabelled rows.
+
+    Args:
+        batch: the rows.
+        untuned: label logits of the untuned model [N, C].
+        weight: factor of the penalty.
+    """
+
+    batch: Batch
+    untuned: Tensor
+    weight: float
+
+    def penalty(self, logits: Tensor) -> Tensor:
+        """Penalties [P] of candidates with label logits [P, N, C]."""
+        before = torch.log_softmax(self.untuned, dim=-1)
+        apart = (before.exp() * (before - torch.log_softmax(logits, dim=-1))).sum(dim=-1)
+        return self.weight * apart.mean(dim=-1)
+
+
 class Objective:
     """Losses of candidates on the training batch, and measurements on any batch.
 
@@ -42,29 +63,50 @@ class Objective:
         loss: what is minimised.
         score: the task's metric: (predictions, gold) -> number.
         reading: the training prompts in the groups that suit a single point; None for those of `train`.
+        empty: prompts without content, which every loss and score is calibrated by; None for no calibration.
+        near: what holds candidates near the untuned model; None if nothing does.
     """
 
     def __init__(
-        self, engine: Engine, train: Batch, loss: LossFunction, score: Score, reading: Batch | None = None
+        self,
+        engine: Engine,
+        train: Batch,
+        loss: LossFunction,
+        score: Score,
+        reading: Batch | None = None,
+        empty: Batch | None = None,
+        near: Near | None = None,
     ) -> None:
         self.engine = engine
         self.train = train
         self.reading = reading or train
         self.loss = loss
         self.score = score
+        self.empty = empty
+        self.near = near
 
-    def evaluate(self, point: Point, candidates: Mapping[int, Tensor]) -> NDArray[np.float64]:
+    def evaluate(
+        self, point: Point, candidates: Mapping[int, Tensor], rows: Batch | None = None
+    ) -> NDArray[np.float64]:
         """Training losses of candidates that differ from `point` in some blocks.
 
         Args:
             point: the incumbent.
             candidates: block -> vectors [P, dim].
+            rows: score on these in place of all training rows.
 
         Returns:
             Losses [P]; NaN where the model gave none.
         """
-        logits = self.engine.population_logits(self.train, point, candidates)
-        return self.loss(logits, self.train.labels).double().cpu().numpy()
+        batch = rows or self.train
+        logits = self.engine.population_logits(batch, point, candidates)
+        if self.empty is not None:
+            logits = calibrate(logits, self.engine.population_logits(self.empty, point, candidates))
+        losses = self.loss(logits, batch.labels)
+        if self.near is not None:
+            found = self.engine.population_logits(self.near.batch, point, candidates)
+            losses = losses + self.near.penalty(found)
+        return losses.double().cpu().numpy()
 
     def gradient(self, batch: Batch, point: Point, blocks: Sequence[int]) -> tuple[float, dict[int, Tensor]]:
         """Loss of one point on some rows, and its gradient.
@@ -90,6 +132,12 @@ class Objective:
     def measure(self, batch: Batch, point: Point) -> Measurement:
         """Loss, metric and logits of one point on a labelled batch."""
         logits = self.engine.logits(batch, point)
+        if self.empty is not None:
+            logits = calibrate(logits, self.engine.logits(self.empty, point))
+        return self.judged(logits, batch)
+
+    def judged(self, logits: Tensor, batch: Batch) -> Measurement:
+        """Loss and metric of label logits [N, C] of a labelled batch."""
         loss = float(self.loss(logits.unsqueeze(0), batch.labels)[0])
         return Measurement(loss, self.score_of(logits, batch), logits)
 
@@ -97,10 +145,14 @@ class Objective:
         """The task's metric of label logits [N, C]."""
         return self.score(logits.argmax(dim=-1).tolist(), batch.labels.tolist())
 
-    def cost(self, block: int, count: int) -> int:
-        """Token-layers of one generation: every candidate from its first layer on, and one layer for the kept states."""
-        depth = len(self.engine.stack) - max(0, self.engine.tunable.first_layer([block]))
-        return self.train.tokens * (count * depth + 1)
+    def cost(self, blocks: Sequence[int], count: int, rows: Batch | None = None) -> int:
+        """Token-layers of one generation: every candidate from its first layer on, and the states that enter that layer: one
+        layer more than last time, or all of them for rows that were drawn anew."""
+        first = max(0, self.engine.tunable.first_layer(blocks))
+        depth = len(self.engine.stack) - first
+        beside = (self.empty.tokens if self.empty else 0) + (self.near.batch.tokens if self.near else 0)
+        entered = self.train.tokens if rows is None else rows.tokens * first
+        return ((rows or self.train).tokens + beside) * count * depth + entered + beside
 
 
 def _gradient_of(leaf: Tensor) -> Tensor:
@@ -111,13 +163,13 @@ def calibrate(logits: Tensor, content_free: Tensor) -> Tensor:
     """Contextual calibration (Zhao et al., arXiv 2102.09690): divide by the label distribution of empty inputs.
 
     Args:
-        logits: label logits [N, C].
-        content_free: label logits of inputs without content [M, C].
+        logits: label logits [..., N, C].
+        content_free: label logits of inputs without content [..., M, C].
 
     Returns:
-        Log probabilities up to a constant [N, C].
+        Log probabilities up to a constant [..., N, C].
     """
-    prior = torch.softmax(content_free, dim=-1).mean(dim=0)
+    prior = torch.softmax(content_free, dim=-1).mean(dim=-2, keepdim=True)
     return torch.log_softmax(logits, dim=-1) - prior.log()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -19,19 +19,22 @@ from tandemtune.tunables.base import Point
 CLIP_ROUNDS, CLIP_WIDTH = 5, 3.0
 
 
-def measure(engine: Engine, backbone: Backbone, batch: Batch, point: Point) -> dict[int, LayerStatistics]:
-    """Statistics of every layer that the tunable changes.
+def measure(
+    engine: Engine, backbone: Backbone, batch: Batch, point: Point, blocks: Sequence[int]
+) -> dict[int, LayerStatistics]:
+    """Statistics of some layers.
 
     Args:
         engine: gives the hidden states that enter a layer.
         backbone: the model, for its projections.
         batch: the training prompts; they hold no padding.
         point: the point to measure at, usually the pretrained model.
+        blocks: the layers.
 
     Returns:
         Block -> statistics.
     """
-    return {block: _layer(engine, backbone, batch, point, block) for block in engine.tunable.blocks}
+    return {block: _layer(engine, backbone, batch, point, block) for block in blocks}
 
 
 def clipped_sd(values: Tensor) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -54,6 +54,16 @@ class Optimizer(Protocol):
 
     def restore(self, state: State) -> None:
         """Go on from a state that `state` returned."""
+        ...
+
+
+@runtime_checkable
+class Moving(Protocol):
+    """An optimizer whose result is a point that it moves, and no candidate of its own."""
+
+    @property
+    def point(self) -> NDArray[Any]:
+        """The current point [d], a copy."""
         ...
 
 

@@ -105,7 +105,7 @@ class ES(VectorAskTell):
         return np.concatenate([self._point + away, self._point - away])
 
     def _learn(self, asked: NDArray[np.float64], losses: NDArray[np.float64], gradients: Gradients | None) -> None:
-        ranks = _centred_ranks(losses)
+        ranks = centred_ranks(losses)
         if ranks.any():
             half = self._popsize // 2
             weights = (ranks[:half] - ranks[half:]) / (self._popsize * self._sigma)
@@ -132,7 +132,7 @@ class ES(VectorAskTell):
         self._descent.restore(state["descent"])
 
 
-def _centred_ranks(losses: NDArray[np.float64]) -> NDArray[np.float64]:
+def centred_ranks(losses: NDArray[np.float64]) -> NDArray[np.float64]:
     """Ranks from -0.5 (lowest) to 0.5; equal losses share the mean of theirs."""
     _, which, counts = np.unique(losses, return_inverse=True, return_counts=True)
     ranks = np.cumsum(counts) - 0.5 * (counts + 1)

@@ -113,7 +113,7 @@ class Gradient(VectorAskTell):
 
         self._parameter = torch.nn.Parameter(torch.from_numpy(start))
         self._optimizer = self._make()
-        self._sum = np.zeros(len(start))
+        self._sum = np.zeros(len(start) if self._accumulate > 1 else 0)
         self._told = self._good = 0
 
     def _make(self) -> torch.optim.Optimizer:
@@ -133,7 +133,7 @@ class Gradient(VectorAskTell):
         with np.errstate(over="ignore"):
             gradient = np.asarray(gradients, dtype=np.float32)[0]
             good = bool(np.isfinite(losses[0]) and np.isfinite(np.square(gradient)).all())
-        if good:
+        if good and self._accumulate > 1:
             self._sum += gradient
         self._told += 1
         self._good += good
@@ -141,20 +141,20 @@ class Gradient(VectorAskTell):
         if self._told < self._accumulate:
             return
         if self._good:
-            self._take_step(self._sum / self._good)
+            self._take_step(gradient if self._accumulate == 1 else self._sum / self._good)
         self._step += 1
-        self._sum = np.zeros_like(self._sum)
+        self._sum.fill(0.0)
         self._told = self._good = 0
 
-    def _take_step(self, gradient: NDArray[np.float64]) -> None:
+    def _take_step(self, gradient: Gradients) -> None:
         import torch
 
-        norm = float(np.sqrt(np.sum(np.square(gradient))))
+        norm = float(np.sqrt(np.sum(np.square(gradient), dtype=np.float64)))
         if self._clip is not None and norm > self._clip:
             gradient = gradient * (self._clip / norm)
         for group in self._optimizer.param_groups:
             group["lr"] = self.lr
-        self._parameter.grad = torch.from_numpy(gradient.astype(np.float32))
+        self._parameter.grad = torch.from_numpy(np.array(gradient, dtype=np.float32))
         self._optimizer.step()
         self._parameter.grad = None
 

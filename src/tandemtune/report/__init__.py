@@ -4,5 +4,5 @@
 `live`  what happens, while it happens
 `page`  one HTML file out of sections, tables and code; `plot` draws charts for it and for the terminal
 `run_page`  a run as a page
-`comparison`  many runs as tables; `comparison_page` as a page
+`comparison`  many runs as tables; `ranks` has their ranks, `comparison_page` makes a page of them
 """

@@ -15,15 +15,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tandemtune.compare import Plan, save
+from tandemtune.compare import save
+from tandemtune.plan import Expected, Plan
 from tandemtune.report.plot import Series, bar_text, line_text
+from tandemtune.report.ranks import ROUNDING, against_expected, rank_rows, rank_sentences, ranks
 from tandemtune.runs.files import write_atomically, write_json
 
 EXACT = 14
 """Pairs up to which all sign flips are counted; above, a seeded sample of them."""
 SAMPLE = 20_000
-ROUNDING = 1.5e-6
-"""Scores are recorded to six digits: differences up to this are none."""
 LOG_RATIO = 20
 """Swept values that span this ratio are drawn on a logarithmic axis."""
 MISSING = 20
@@ -48,25 +48,37 @@ COSTS: dict[str, Read] = {
     ),
 }
 RATIOS = ("minutes", "peak MB")
-"""Costs that are shown as ratios to the baseline's, too."""
+"""Costs that are shown as ratios to those of the plan's reference, too."""
 DIGITS = {"minutes": 2, "forward tokens (M)": 3, "backward tokens (M)": 3}
 
 
-def compared(records: Sequence[Mapping[str, Any]], baseline: str, *, reason: str | None = None) -> dict[str, Any]:
+def compared(
+    records: Sequence[Mapping[str, Any]],
+    baseline: str,
+    *,
+    reason: str | None = None,
+    reference: str | None = None,
+    expected: Expected | None = None,
+) -> dict[str, Any]:
     """Everything that the tables of a comparison show.
 
     Args:
         records: what `compare.execute` returned; those without a result are counted as missing.
         baseline: the method that others are tested against, pair by pair over models, tasks and seeds.
         reason: how runs say that they ended by the plan's budget, if it has one.
+        reference: the method that ratios of costs are to; None: the baseline.
+        expected: published scores, if the plan has some.
 
     Returns:
         Columns (task, or model and task), and for each method and control: mean, standard deviation (n - 1) and number of test
         scores by column; their average, and its standard deviation over seeds, where no run is missing; mean rank over columns;
-        the mean difference to the baseline with a p-value; and costs. Sweeps, what is missing, and notes.
+        the mean difference to the baseline with a p-value; and costs. Sweeps, what is missing, and notes. With published scores
+        ``expected``, see `against_expected`.
     """
     done = [record for record in records if "result" in record]
-    columns = list(dict.fromkeys(_column(record) for record in records))
+    reference = reference or baseline
+    tasks = {_column(record): record["task"] for record in records}
+    columns = list(tasks)
     methods = list(dict.fromkeys(record["method"] for record in records))
     wanted = {name: [_key(record) for record in records if record["method"] == name] for name in methods}
     results = {name: {_key(r): r["result"] for r in done if r["method"] == name} for name in methods}
@@ -78,19 +90,22 @@ def compared(records: Sequence[Mapping[str, Any]], baseline: str, *, reason: str
     for name, read in CONTROLS.items():
         scores[name], wanted[name] = _scores(shared, read), every
     rows = {name: _row(scores[name], wanted[name], columns) for name in scores}
-    _rank([rows[name] for name in methods], columns)
+    _rank({name: rows[name] for name in methods}, columns)
     for name, row in rows.items():
         row["against"] = None if name == baseline else paired(scores[name], scores.get(baseline, {}))
         row["runs"] = len(results.get(name, {}))
         row["costs"] = _costs(results.get(name, {}))
-        row["ratios"] = _ratios(results.get(name, {}), results.get(baseline, {}))
+        row["ratios"] = _ratios(results.get(name, {}), results.get(reference, {}))
     found = {
         "baseline": baseline,
+        "reference": reference,
         "columns": columns,
         "methods": rows,
         "sweeps": _sweeps(records),
         "missing": [_named(record) for record in records if "result" not in record],
     }
+    if expected is not None:
+        found["expected"] = against_expected(expected, {name: rows[name] for name in methods}, tasks)
     return {**found, "notes": [*_notes(found), *_notes_on_runs(done, results, baseline, reason)]}
 
 
@@ -159,20 +174,16 @@ def _std(values: Sequence[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
 
 
-def _rank(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+def _rank(rows: Mapping[str, dict[str, Any]], columns: Sequence[str]) -> None:
     """Ranks of the methods in each column that they have whole, ties shared; their mean where a method has all columns."""
     for column in columns:
-        cells = [row["columns"][column] for row in rows]
-        means = [cell["mean"] for cell in cells if cell["n"] == cell["of"] > 0]
-        for cell in cells:
-            cell["rank"] = None
-            if cell["n"] == cell["of"] > 0:
-                above = sum(other > cell["mean"] + ROUNDING for other in means)
-                equal = sum(abs(other - cell["mean"]) <= ROUNDING for other in means)
-                cell["rank"] = 1 + above + (equal - 1) / 2
-    for row in rows:
-        ranks = [cell["rank"] for cell in row["columns"].values()]
-        row["rank"] = mean(ranks) if ranks and None not in ranks else None
+        cells = {name: row["columns"][column] for name, row in rows.items()}
+        places = ranks({name: cell["mean"] for name, cell in cells.items() if cell["n"] == cell["of"] > 0})
+        for name, cell in cells.items():
+            cell["rank"] = places.get(name)
+    for row in rows.values():
+        found = [cell["rank"] for cell in row["columns"].values()]
+        row["rank"] = mean(found) if found and None not in found else None
 
 
 def _costs(results: Mapping[Key, Mapping[str, Any]]) -> dict[str, float]:
@@ -180,7 +191,7 @@ def _costs(results: Mapping[Key, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _ratios(results: Mapping[Key, Mapping[str, Any]], base: Mapping[Key, Mapping[str, Any]]) -> dict[str, float | None]:
-    """Costs as ratios to the baseline's, over the runs that both have."""
+    """Costs as ratios to the reference's, over the runs that both have."""
     keys = [key for key in results if key in base]
     sums = {name: [sum(COSTS[name](of[key]) for key in keys) for of in (results, base)] for name in RATIOS}
     return {name: mine / its if its else None for name, (mine, its) in sums.items()}
@@ -278,7 +289,7 @@ def table_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def cost_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Mean costs of a run as text cells, minutes and memory with their ratios to the baseline.
+    """Mean costs of a run as text cells, minutes and memory with their ratios to the reference.
 
     Args:
         found: what `compared` returned.
@@ -290,7 +301,7 @@ def cost_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     shown = [key for key in COSTS if key in RATIOS or any(row["costs"][key] for row in ran.values())]
     headers = ["method", "runs"]
     for key in shown:
-        headers += [key, f"{key}, ratio"] if key in RATIOS else [key]
+        headers += [key, f"{key}, ratio to {reference_of(found)}"] if key in RATIOS else [key]
     rows: list[list[str]] = []
     for name, row in ran.items():
         cells = [name, str(row["runs"])]
@@ -301,21 +312,35 @@ def cost_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return headers, rows
 
 
+def reference_of(found: Mapping[str, Any]) -> str:
+    """The method that ratios of costs are to.
+
+    Args:
+        found: what `compared` returned, by an earlier version, too.
+    """
+    return str(found.get("reference", found["baseline"]))
+
+
 def as_markdown(found: Mapping[str, Any], title: str) -> str:
-    """Both tables as Markdown.
+    """All tables as Markdown.
 
     Args:
         found: what `compared` returned.
         title: heading.
     """
-    parts = [f"# {title}", ""]
-    for headers, rows in (table_rows(found), cost_rows(found)):
-        lines = [headers, ["---"] * len(headers), *rows]
-        parts += ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-        parts.append("")
+    parts = [f"# {title}", "", *_markdown(*table_rows(found)), *_markdown(*cost_rows(found))]
     parts += [f"- {note}" for note in found["notes"]]
     parts += [f"- missing: {line}" for line in _missing(found)]
+    if "expected" in found:
+        parts += [*([""] if parts[-1] else []), "## Expected and measured ranks", ""]
+        parts += _markdown(*rank_rows(found["expected"]))
+        parts += [f"- {line}" for line in rank_sentences(found["expected"])]
     return "\n".join(parts).rstrip("\n") + "\n"
+
+
+def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [headers, ["---"] * len(headers), *rows]
+    return [*("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines), ""]
 
 
 def as_csv(records: Sequence[Mapping[str, Any]]) -> str:
@@ -356,13 +381,17 @@ def comparison_view(found: Mapping[str, Any], title: str) -> RenderableType:
         title: of the first table.
     """
     parts: list[RenderableType] = []
-    for name, (headers, rows) in ((title, table_rows(found)), ("mean cost of a run", cost_rows(found))):
+    tables = [(title, table_rows(found)), ("mean cost of a run", cost_rows(found))]
+    if "expected" in found:
+        tables.append(("expected and measured ranks", rank_rows(found["expected"])))
+    for name, (headers, rows) in tables:
         shown = Table(title=Text(name))
         for index, header in enumerate(headers):
             shown.add_column(Text(header), justify="right" if index else "left", overflow="fold")
         for row in rows:
             shown.add_row(*(Text(cell) for cell in row))
         parts.append(shown)
+    parts += [Text(line) for line in (rank_sentences(found["expected"]) if "expected" in found else [])]
     for sweep in found["sweeps"]:
         heading, curves = _sweep_title(sweep), _curves(found, sweep)
         if curves:
@@ -387,7 +416,7 @@ def write(plan: Plan, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     reason = plan.budget.reason if plan.budget else None
     budget = [f"Budget: {plan.budget}."] if plan.budget else []
-    found = compared(records, plan.baseline, reason=reason)
+    found = compared(records, plan.baseline, reason=reason, reference=plan.reference, expected=plan.expected)
     found["notes"] = budget + found["notes"]
     plan.out.mkdir(parents=True, exist_ok=True)
     write_json(plan.out / "comparison.json", {"title": plan.title, **found})

@@ -13,9 +13,10 @@ from statistics import mean, stdev
 from typing import Any
 
 from tandemtune.errors import RunError
-from tandemtune.report.comparison import CONTROLS, LOG_RATIO, cost_rows, table_rows
+from tandemtune.report.comparison import CONTROLS, LOG_RATIO, cost_rows, reference_of, table_rows
 from tandemtune.report.page import Cell, code, facts, page, paragraph, table
 from tandemtune.report.plot import Bar, Series, bar_figure, line_figure
+from tandemtune.report.ranks import rank_rows, rank_sentences
 from tandemtune.report.run_page import Spot, details, recipe_text, toml_value, trail
 from tandemtune.report.text import duration
 from tandemtune.runs.store import RunFolder
@@ -45,6 +46,8 @@ def comparison_page(found: Mapping[str, Any], records: Sequence[Mapping[str, Any
     if sweeps:
         sections.append(("sweep", "Over a setting", sweeps))
     sections.append(("tests", f"Against {found['baseline']}", _tests(found)))
+    if "expected" in found:
+        sections.append(("expected", "Against what is published", _expected(found["expected"])))
     sections.append(("costs", "Costs", _costs(found)))
     sections.append(("curves", "On the way", _curves(found, records, folders)))
     if found["missing"]:
@@ -149,6 +152,14 @@ def _tests(found: Mapping[str, Any]) -> str:
     return f"{shown}\n{paragraph(said)}"
 
 
+def _expected(order: Mapping[str, Any]) -> str:
+    """Expected ranks beside measured ones, and what they say together."""
+    headers, cells = rank_rows(order)
+    rows: list[list[Cell]] = [list(row) for row in cells]
+    shown = table(headers, rows, "Expected and measured ranks", numeric=range(1, len(headers)))
+    return "\n".join([shown, *map(paragraph, rank_sentences(order))])
+
+
 def _costs(found: Mapping[str, Any]) -> str:
     headers, cells = cost_rows(found)
     if not cells:
@@ -160,7 +171,10 @@ def _costs(found: Mapping[str, Any]) -> str:
         bars: list[Bar] = [(name, cost[key], None) for name, cost in costs.items()]
         parts.append(bar_figure(title, f"{title.lower()}, mean of a run", bars, unit=unit))
     parts.append(
-        paragraph("Ratios are to the baseline. Runs that went side by side on one machine slow each other down.")
+        paragraph(
+            f"Ratios are to {reference_of(found)}, over the runs that both have. Runs that went side by side on one machine slow "
+            "each other down."
+        )
     )
     return "\n".join(parts)
 

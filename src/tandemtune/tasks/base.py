@@ -102,6 +102,18 @@ class Task:
             raise DataError(f"task {self.name!r} has no test rows: give it a test file")
         return subsample(self._read(self.test_source), limit, seed)
 
+    def unlabelled(self, count: int, seed: int, split: Split) -> list[Example]:
+        """A seeded sample of training rows that are in no part of a split, without their labels.
+
+        Args:
+            count: how many at most.
+            seed: of the sample.
+            split: rows that are left out, and others with the same texts.
+        """
+        taken = [dict(example.fields) for example in (*split.train, *split.dev)]
+        rest = [Example(e.fields) for e in self._read_once(self.train_source) if dict(e.fields) not in taken]
+        return subsample(rest, count, seed)
+
     def label_index(self, label: str) -> int:
         """Class number of a label.
 

@@ -110,6 +110,27 @@ class Vocabulary:
             chosen = torch.where(better, part[where], chosen)
         return self.words(chosen.tolist(), float(best.mean()))
 
+    def exact(self, vectors: Tensor) -> Words:
+        """The tokens whose embeddings these vectors are; of equal ones the first.
+
+        Args:
+            vectors: [length, width].
+
+        Raises:
+            ValueError: a vector is no token's embedding.
+        """
+        found: dict[int, int] = {}
+        for part in torch.arange(len(self._backbone.embedding_weight)).split(AT_ONCE):  # type: ignore[no-untyped-call]
+            known = self.vectors(part.tolist())
+            for place, vector in enumerate(vectors):
+                near = (known[:, 0] == vector[0]).nonzero().flatten()
+                same = near[(known[near] == vector).all(dim=1)]
+                if len(same):
+                    found.setdefault(place, int(part[same[0]]))
+        if len(found) < len(vectors):
+            raise ValueError("the vectors are no embeddings of tokens")
+        return self.words([found[place] for place in range(len(vectors))])
+
     def words(self, ids: Sequence[int], distance: float = 0.0) -> Words:
         """Tokens with their text."""
         return Words(tuple(ids), str(self._tokenizer.decode(list(ids), skip_special_tokens=False)).strip(), distance)

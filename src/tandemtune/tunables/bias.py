@@ -1,0 +1,164 @@
+"""Bias terms of frozen maps, and nothing else (BitFit: Ben Zaken et al., arXiv 2106.10199).
+
+Nothing is written into the model: hooks add a change of the bias to what the maps return. A map that has no bias (all of T5, most
+of Llama) is treated as if it had one of zero, so such models are given biases that they did not have.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tandemtune.errors import ModelError
+from tandemtune.models.architectures import is_linear, sizes
+from tandemtune.models.backbone import Backbone
+from tandemtune.models.layers import hooked
+from tandemtune.tunables import files
+from tandemtune.tunables.base import Point
+from tandemtune.types import Encoded
+
+
+class Bias:
+    """Changes of the biases of some layers; one block is one layer.
+
+    A block's vector holds the changes of all linear maps and normalisations of its layer, in the order in which the layer lists
+    them. It is one row: what a map adds is no matrix, and the maps of an encoder's and a decoder's layers differ in number.
+
+    Args:
+        backbone: the model to tune.
+        layers: layer indices that may change.
+    """
+
+    names = ("bias",)
+
+    def __init__(self, backbone: Backbone, layers: Sequence[int]) -> None:
+        self.blocks = tuple(sorted(layers))
+        self.side_by_side = not backbone.architecture.mixed_inputs
+        self._paths = {block: backbone.layer_path(block) for block in self.blocks}
+        every = backbone.layers
+        self._modules = {
+            block: {name: module for name, module in every[block].named_modules() if _width(module)}
+            for block in self.blocks
+        }
+        self._widths = {block: [_width(module) for module in self._modules[block].values()] for block in self.blocks}
+
+    def shapes(self, block: int) -> list[tuple[int, int]]:
+        """One row."""
+        return [(1, self.dim(block))]
+
+    def dim(self, block: int) -> int:
+        """Number of outputs of all maps of one layer."""
+        return sum(self._widths[block])
+
+    def initial(self) -> dict[int, Tensor]:
+        """The pretrained model: no change."""
+        return {block: torch.zeros(self.dim(block)) for block in self.blocks}
+
+    def reserve(self, prompt: Encoded) -> Encoded:
+        """The prompt as it is."""
+        return prompt
+
+    def first_layer(self, blocks: Sequence[int]) -> int:
+        """A block is a layer, so the lowest block."""
+        return min(blocks)
+
+    def same_below(self, layer: int, one: Point, other: Point) -> bool:
+        """Hidden states entering a layer depend on the lower layers' biases only."""
+        return all(torch.equal(one[block], other[block]) for block in self.blocks if block < layer)
+
+    @contextmanager
+    def applied(self, point: Point) -> Iterator[None]:
+        """Add the changes of `point` to what the maps return, until the context ends."""
+        with ExitStack() as stack:
+            for block, given in point.items():
+                vector = given[0] if given.ndim == 2 and len(given) == 1 else given
+                if vector.ndim == 1 and not vector.requires_grad and not vector.any():
+                    continue
+                for module, change in zip(self._modules[block].values(), self._cut(block, vector), strict=True):
+                    weight: Tensor = module.weight
+                    stack.enter_context(hooked(module.register_forward_hook(_term(change.to(weight.device)))))
+            yield
+
+    def save(self, point: Point, folder: Path, base_model: str) -> None:
+        """Write ``bias.safetensors``, one change for each bias under the name that it has in the model, and ``bias.json``.
+
+        Args:
+            point: the changes to keep.
+            folder: where the files go.
+            base_model: name of the base model, for the record.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors: dict[str, Tensor] = {}
+        for block in self.blocks:
+            tensors |= {n: c.clone() for n, c in zip(self._keys(block), self._cut(block, point[block]), strict=True)}
+        save_file(tensors, folder / "bias.safetensors", metadata={"format": "pt"})
+        content = {"base_model": base_model, "blocks": list(self.blocks), "changes": list(tensors)}
+        (folder / "bias.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def load(self, folder: Path) -> dict[int, Tensor]:
+        """Read the changes back.
+
+        Raises:
+            RunError: the file is missing, damaged or made for another model or other layers.
+        """
+        path = folder / "bias.safetensors"
+        tensors = files.read(path, "biases")
+        keys = {block: self._keys(block) for block in self.blocks}
+        widths = {n: (width,) for b in self.blocks for n, width in zip(keys[b], self._widths[b], strict=True)}
+        files.check(tensors, widths, path, "biases")
+        return {block: torch.cat([tensors[name].float() for name in keys[block]]) for block in self.blocks}
+
+    def describe(self) -> dict[str, Any]:
+        """Layers, maps and number of parameters."""
+        return {
+            "layers": list(self.blocks),
+            "parameters": sum(self.dim(block) for block in self.blocks),
+            "maps": list(dict.fromkeys(name for block in self.blocks for name in self._modules[block])),
+        }
+
+    def _keys(self, block: int) -> list[str]:
+        """Names of one layer's biases in the model."""
+        return [f"{self._paths[block]}.{name}.bias" for name in self._modules[block]]
+
+    def _cut(self, block: int, vector: Tensor) -> tuple[Tensor, ...]:
+        """The changes [..., n_out] of a layer's maps."""
+        return torch.split(vector, self._widths[block], dim=-1)
+
+
+def _width(module: nn.Module) -> int:
+    """Outputs of a linear map or a normalisation; 0 for any other module."""
+    if is_linear(module):
+        return sizes(module)[1]
+    weight = getattr(module, "weight", None)
+    return len(weight) if isinstance(weight, Tensor) and weight.ndim == 1 else 0
+
+
+def _term(change: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """A forward hook that adds a change [n_out] in place to a map's fresh output.
+
+    With changes [P, n_out] the rows are P equal parts, one for each candidate.
+    """
+
+    def shared(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output.add_(change.to(output.dtype))
+
+    def population(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        count = len(change)
+        if len(output) % count:
+            raise ModelError(
+                f"a {type(module).__name__} whose bias is tuned also maps something that all rows share (shape "
+                f"{tuple(output.shape)}), so {count} candidates cannot stand side by side: "
+                "this model type needs a row with mixed_inputs in the table of architectures"
+            )
+        term = change.to(output.dtype).view(count, *[1] * (output.ndim - 1), -1)
+        output.unflatten(0, (count, -1)).add_(term)  # type: ignore[no-untyped-call]
+        return output
+
+    return population if change.ndim == 2 else shared

@@ -1,0 +1,276 @@
+"""Demonstrations: solved examples in front of every prompt (in-context learning: Brown et al., arXiv 2005.14165). Nothing is
+tuned, so there are no blocks; the prompt itself is what is kept.
+
+A prompt cannot tell which training row it came from: a row that is scored while it is a demonstration reads its own answer.
+So scores on the rows that demonstrations were drawn from mean nothing. Dev and test rows share no text with them.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tandemtune.errors import RunError
+from tandemtune.models.backbone import Backbone
+from tandemtune.tasks.base import Task
+from tandemtune.tasks.verbalizers import Verbalizer
+from tandemtune.tunables.base import INPUT, Point
+from tandemtune.types import Encoded, Example
+
+FILE = "demonstrations.json"
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One solved example.
+
+    Args:
+        ids: token ids of the filled template with the label word in the answer's place, without special tokens.
+        fields: the example's texts, uncut.
+        label: the label's name.
+    """
+
+    ids: tuple[int, ...]
+    fields: Mapping[str, str]
+    label: str
+
+
+class Demonstrations:
+    """Solved examples in front of the text, each followed by a separator (see `separator`).
+
+    Where: before everything else, but behind the special tokens that the tokenizer begins a text with ([CLS], BOS).
+
+    Args:
+        backbone: the model that reads them.
+        demonstrations: what to show, first to last; none leaves prompts as they are.
+    """
+
+    blocks: tuple[int, ...] = ()
+    names = ("demonstrations",)
+    side_by_side = True
+
+    def __init__(self, backbone: Backbone, demonstrations: Sequence[Demonstration]) -> None:
+        self.demonstrations = tuple(demonstrations)
+        self.separator = separator(backbone.tokenizer)
+        self.place = _marks(backbone.tokenizer)[0]
+        self.room = tuple(i for shown in self.demonstrations for i in (*shown.ids, *self.separator))
+        self._kind = backbone.kind
+
+    @classmethod
+    def read(cls, backbone: Backbone, folder: Path) -> Demonstrations:
+        """What `save` wrote, for those who have no training rows.
+
+        Args:
+            backbone: the model that reads them.
+            folder: where ``demonstrations.json`` lies.
+
+        Raises:
+            RunError: the file is missing or damaged, or was made for another tokenizer.
+        """
+        marks, rows = _saved(folder)
+        made = cls(backbone, rows)
+        size = len(backbone.embedding_weight)
+        if marks != (made.place, made.separator) or not all(0 <= i < size for i in made.room):
+            raise RunError(f"demonstrations {folder / FILE} were made for another model: its tokens are others")
+        return made
+
+    def shapes(self, block: int) -> list[tuple[int, int]]:
+        """No block has matrices."""
+        return []
+
+    def dim(self, block: int) -> int:
+        """No block has numbers."""
+        return 0
+
+    def initial(self) -> dict[int, Tensor]:
+        """The only point."""
+        return {}
+
+    def reserve(self, prompt: Encoded) -> Encoded:
+        """Put the demonstrations in front; the answer's place moves with the text (a decoder's own stays)."""
+        ids, behind = prompt.ids, self._kind != "seq2seq" and prompt.answer >= self.place
+        return replace(
+            prompt,
+            ids=ids[: self.place] + self.room + ids[self.place :],
+            answer=prompt.answer + (len(self.room) if behind else 0),
+        )
+
+    def first_layer(self, blocks: Sequence[int]) -> int:
+        """Nothing depends on blocks; `INPUT` promises least."""
+        return INPUT
+
+    def same_below(self, layer: int, one: Point, other: Point) -> bool:
+        """There is one point only."""
+        return True
+
+    @contextmanager
+    def applied(self, point: Point) -> Iterator[None]:
+        """Nothing is applied: `reserve` did it all."""
+        yield
+
+    def save(self, point: Point, folder: Path, base_model: str) -> None:
+        """Write ``demonstrations.json``: texts, labels and token ids.
+
+        Args:
+            point: empty.
+            folder: where the file goes.
+            base_model: name of the base model, for the record.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {
+            "base_model": base_model,
+            "place": self.place,
+            "separator": list(self.separator),
+            "demonstrations": [asdict(replace(shown, fields=dict(shown.fields))) for shown in self.demonstrations],
+        }
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        (folder / FILE).write_text(text, encoding="utf-8")
+
+    def load(self, folder: Path) -> dict[int, Tensor]:
+        """Make sure that a saved run showed the same demonstrations.
+
+        Raises:
+            RunError: the file is missing or damaged, or holds other demonstrations.
+        """
+        marks, rows = _saved(folder)
+        if marks != (self.place, self.separator):
+            raise RunError(f"demonstrations {folder / FILE} were made for another model: its tokens are others")
+        if len(rows) != len(self.demonstrations):
+            raise RunError(f"demonstrations {folder / FILE}: expected {len(self.demonstrations)}, found {len(rows)}")
+        for number, (own, saved) in enumerate(zip(self.demonstrations, rows, strict=True), start=1):
+            if own != saved:
+                what = f"{saved.label}, {dict(saved.fields)}"
+                raise RunError(f"demonstrations {folder / FILE}: number {number} is another example ({what})")
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """How many demonstrations, and how many tokens they take in every prompt."""
+        return {
+            "demonstrations": len(self.demonstrations),
+            "tokens": len(self.room),
+            "place": self.place,
+            "layers": [],
+            "parameters": 0,
+        }
+
+
+def demonstrate(
+    backbone: Backbone,
+    task: Task,
+    verbalizer: Verbalizer,
+    examples: Sequence[Example],
+    limit: int,
+    most: int,
+    *,
+    context: int,
+    seed: int = 0,
+) -> list[Demonstration]:
+    """Solve examples, with as many as there is room for.
+
+    Each is the task's template as `Backbone.encode` would render and cut it, with the label's first word written in at the
+    answer's place; what a template says behind the mask stays for masked models, and is left out where the model answers
+    behind the text. The order is drawn by the seed, with classes in turn, so that no class is shown twice more often than
+    another; what does not fit is left out from the end.
+
+    Args:
+        backbone: the model that reads them.
+        task: template, labels and label words.
+        verbalizer: the label words' pieces.
+        examples: labelled rows that nobody will be scored on.
+        limit: upper bound on the tokens of one filled template, special tokens included; as much is kept free for the prompt.
+        most: how many demonstrations at most.
+        context: upper bound on the tokens of demonstrations and prompt together; the model's own bound holds, too.
+        seed: decides which ones, in which order.
+
+    Raises:
+        DataError: an example has no known label, or the template alone is longer than `limit`.
+    """
+    between = len(separator(backbone.tokenizer))
+    left = min(context, backbone.longest) - min(limit, backbone.longest)
+    chosen: list[Demonstration] = []
+    for example, label in _in_turn(examples, task.gold(examples), seed)[:most]:
+        shown = _solved(backbone, task, verbalizer, example, label, limit)
+        left -= len(shown.ids) + between
+        if left < 0:
+            break
+        chosen.append(shown)
+    return chosen
+
+
+def separator(tokenizer: Any) -> tuple[int, ...]:
+    """Token ids between demonstrations: a line break where the tokenizer has one, else two blanks, else nothing.
+
+    Tokenizers that throw both away (BERT's, T5's) begin a new word anyway.
+    """
+    for text in ("\n", "  "):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        kept = tuple(i for i in ids if text[0] in tokenizer.decode([i], clean_up_tokenization_spaces=False))
+        if kept:
+            return kept
+    return ()
+
+
+def _saved(folder: Path) -> tuple[tuple[int, tuple[int, ...]], list[Demonstration]]:
+    """Place and separator, and the demonstrations, as `save` wrote them."""
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        rows = [
+            Demonstration(tuple(map(int, row["ids"])), {**row["fields"]}, str(row["label"]))
+            for row in content["demonstrations"]
+        ]
+        return (int(content["place"]), tuple(map(int, content["separator"]))), rows
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"demonstrations {folder / FILE} cannot be read: {error!r}") from error
+
+
+def _marks(tokenizer: Any) -> tuple[int, int]:
+    """How many special tokens stand before and behind every text."""
+    plain, marked = (tokenizer("a", add_special_tokens=marks)["input_ids"] for marks in (False, True))
+    first = next(i for i in range(len(marked)) if marked[i : i + len(plain)] == plain)
+    return first, len(marked) - first - len(plain)
+
+
+def _in_turn(examples: Sequence[Example], gold: Sequence[int], seed: int) -> list[tuple[Example, int]]:
+    """Examples with their class numbers in a seeded order, one of each class at a time."""
+    source = random.Random(seed)
+    keys = [source.random() for _ in examples]  # the one draw whose stream Python promises never to change
+    classes: dict[int, list[int]] = {}
+    for index in sorted(range(len(examples)), key=keys.__getitem__):
+        classes.setdefault(gold[index], []).append(index)
+    turns = [(turn, place, index) for place, rows in enumerate(classes.values()) for turn, index in enumerate(rows)]
+    return [(examples[index], gold[index]) for _, _, index in sorted(turns)]
+
+
+def _solved(
+    backbone: Backbone, task: Task, verbalizer: Verbalizer, example: Example, label: int, limit: int
+) -> Demonstration:
+    encoded = backbone.encode(task.template, example.fields, limit)
+    before, behind = _marks(backbone.tokenizer)
+    word = _pieces(backbone.tokenizer, task, verbalizer, label)
+    ids = encoded.ids
+    if backbone.kind == "masked":
+        ids = ids[before : encoded.answer] + word + ids[encoded.answer + 1 : len(ids) - behind]
+    elif backbone.kind == "seq2seq":
+        ids = ids[before : len(ids) - behind] + word
+    else:
+        ids = ids[before:] + word  # its end mark is already gone
+    fields = {name: example.fields[name] for name in task.template.fields}
+    return Demonstration(ids, fields, task.labels[label])
+
+
+def _pieces(tokenizer: Any, task: Task, verbalizer: Verbalizer, label: int) -> tuple[int, ...]:
+    """All pieces of a label's first word, the first of them the one that is scored."""
+    first = verbalizer.token_ids[verbalizer.members[label][0]]
+    word = task.words[task.labels[label]][0]
+    stem = "" if task.template.pieces[0] == ("slot", "mask") else "text"
+    blank = " " if task.template.before_mask.endswith(" ") else ""
+    whole, start = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (stem + blank + word, stem))
+    found = tuple(whole[len(start) :])
+    return found if found[:1] == (first,) else (first,)

@@ -1,0 +1,280 @@
+"""Every method of the table is a recipe: it runs on real loops, predicts what it scored, and resumes to the bit."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import small
+from tandemtune import load, resume, tune
+from tandemtune.config import load_config
+from tandemtune.errors import ConfigError, ModelError
+from tandemtune.registry import METHODS
+
+ROUNDS = {
+    "alternate__rounds": 2,
+    "alternate__round_steps": 3,
+    "alternate__final_steps": 2,
+    "alternate__snapshots": 2,
+    "alternate__proposer": "random",
+}
+SHORT = {"method__steps": 6}
+CHANGES = {
+    "icl": {"method__demonstrations": 2},
+    "maao": ROUNDS,
+    "tandem": {**ROUNDS, "method__budget": 35},
+    "opro": {"alternate__rounds": 3, "alternate__proposer": "random"},
+    "mezo": {"method__popsize": 2, "method__budget": 14, "method__lr": 1e-2},
+    "es": {"method__budget": 28},
+    "gap3": {"method__budget": 28, "method__prompt_tokens": 3},
+}
+PROMPTS = {"prompt-tuning", "p-tuning-v2", "bbt", "bbtv2", "maao", "opro", "tandem"}
+NOBODY = {"manual", "icl"}
+
+
+def recipe_of(name, place, model="bert", **changes):
+    follows = METHODS[name].settings.get("method", {}).get("optimizer") == "adamw"
+    given = {
+        "method__name": name,
+        "method__budget": 35,
+        **(SHORT if follows and name not in ("maao", "opro") else {}),
+        **({"method__prompt_tokens": 3} if name in PROMPTS else {}),
+        **CHANGES.get(name, {}),
+        **changes,
+    }
+    if name == "mezo" or "method__popsize" not in given:
+        given.setdefault("method__popsize", 4)
+    return small.recipe(place, model, **given)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("methods")
+
+
+def stopped_and_resumed(recipe, folder, after):
+    """A run that is stopped after some turns, and resumed."""
+
+    def observe(event, facts):
+        if event == "generation" and facts["line"]["step"] == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(recipe, folder, observer=observe)
+    resume(folder)
+    return small.artefacts(folder)
+
+
+@pytest.mark.parametrize("model", ["bert", "t5", "gpt2"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_runs_and_predicts_what_it_scored(name, model, place, tmp_path):
+    recipe = recipe_of(name, place, model)
+    if (name, model) == ("gap3", "t5"):  # this tokenizer has no sentinel
+        with pytest.raises(ModelError, match="no sentinel"):
+            tune(recipe, tmp_path / "run")
+        return
+    result = tune(recipe, tmp_path / "run")
+    test = [json.loads(line) for line in (place / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    found = load(tmp_path / "run").predict([row["text"] for row in test])
+    right = sum(answer.label == row["label"] for answer, row in zip(found, test, strict=True))
+    assert right / len(test) == pytest.approx(result["tuned"]["test"], abs=1e-6)
+    lines = small.journal(tmp_path / "run")
+    turns = [line for line in lines if line["event"] in ("generation", "step")]
+    assert len(turns) == result["steps"]
+    assert (not turns) == (name in NOBODY or name == "opro")
+    scored = sum(len(line["losses"]) + (line["incumbent"] is not None) for line in lines if "losses" in line)
+    drafts = sum(len(line["drafts"]) for line in lines if line["event"] == "proposal")
+    assert result["cost"]["candidates"] == scored + drafts
+    if name in NOBODY:
+        assert result["cost"]["candidates"] == result["cost"]["gradient_steps"] == 0
+
+
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 1000.0], ids=["checkpoints", "journal only"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in NOBODY | {"opro"}])
+def test_every_method_resumes_to_the_bit(name, checkpoint_seconds, place, tmp_path):
+    recipe = recipe_of(name, place, run__checkpoint_seconds=checkpoint_seconds)
+    tune(recipe, tmp_path / "straight")
+    assert stopped_and_resumed(recipe, tmp_path / "stopped", 4) == small.artefacts(tmp_path / "straight")
+
+
+FORMS = {
+    "mezo on full weights": ("mezo", {"method__tunable": "full", "method__lr": 1e-4}),
+    "es on full weights": ("es", {"method__tunable": "full", "method__noise_rank": 1, "method__lr": 1e-2}),
+    "f-lora, bandit": ("f-lora", {"method__order": "bandit"}),
+    "bandit": ("c-lora", {"method__order": "bandit", "method__budget": 60}),
+    "warm start": ("c-lora", {"method__warm_start": 2, "method__budget": 60}),
+    "anchor": ("c-lora", {"method__anchor": 0.1}),
+    "kl": ("c-lora", {"method__kl": 0.5, "method__kl_rows": 4}),
+    "calibrate": ("c-lora", {"method__calibrate": True}),
+    "average": ("c-lora", {"method__average": 0.5}),
+    "subsample": ("c-lora", {"method__subsample": 4}),
+    "elites": ("c-lora", {"method__subsample": 4, "method__elites": 2, "method__budget": 48}),
+    "c-lora on biases": ("c-lora", {"method__tunable": "bias"}),
+    "f-lora on adapters": ("f-lora", {"method__tunable": "adapter", "method__width": 2}),
+    "es on a prompt": ("es", {"method__tunable": "prompt", "method__prompt_tokens": 3}),
+    "fireworks among the parameters": ("f-lora", {"method__subspace": "none", "method__order": "together"}),
+    "tandem by fireworks": ("tandem", {"method__optimizer": "fireworks"}),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_other_forms_resume_to_the_bit(form, place, tmp_path):
+    name, changes = FORMS[form]
+    for index, seconds in enumerate((0.0, 1000.0)):
+        recipe = recipe_of(name, place, run__checkpoint_seconds=seconds, **changes)
+        tune(recipe, tmp_path / f"straight-{index}")
+        found = stopped_and_resumed(recipe, tmp_path / f"stopped-{index}", 4)
+        assert found == small.artefacts(tmp_path / f"straight-{index}")
+
+
+# what moves a point
+
+
+@pytest.mark.parametrize("name", ["mezo", "es"])
+def test_a_moved_point_lowers_the_training_loss(name, place, tmp_path):
+    sizes = {"mezo": {"method__popsize": 8, "method__lr": 0.3}, "es": {"method__popsize": 16, "method__lr": 0.03}}
+    result = tune(recipe_of(name, place, **sizes[name], method__budget=480, method__dev_every=1000), tmp_path / "run")
+    lines = [line for line in small.journal(tmp_path / "run") if line["event"] == "generation"]
+    means = [np.mean(line["losses"]) for line in lines]
+    assert np.mean(means[-3:]) < 0.97 * np.mean(means[:3])
+    assert all(line["incumbent"] is None and line["accepted"] for line in lines)
+    assert result["cost"]["gradient_steps"] == 0
+
+
+def test_the_genetic_search_keeps_its_best_text(place, tmp_path):
+    tune(recipe_of("gap3", place, method__dev_every=1), tmp_path / "run")
+    lines = [line for line in small.journal(tmp_path / "run") if line["event"] == "generation"]
+    assert len({line["text"] for line in lines}) > 1
+    taken = [line for line in lines if line["accepted"]]
+    assert taken
+    assert all(line["train_loss"] == line["best"] for line in taken)
+
+
+# remedies
+
+
+def gains(folder):
+    return [line for line in small.journal(folder) if line["event"] == "generation"]
+
+
+def test_an_anchor_makes_distance_dear(place, tmp_path):
+    taken = {}
+    for anchor in (0.0, 1000.0):
+        folder = tmp_path / str(anchor)
+        tune(recipe_of("c-lora", place, method__anchor=anchor, method__alpha=1.0), folder)
+        taken[anchor] = [line["accepted"] for line in gains(folder)]
+        first = gains(folder)[0]
+        assert min(first["losses"]) < first["incumbent"]  # a candidate is better, were it not for the distance
+    assert taken[0.0][0]
+    assert not any(taken[1000.0])
+
+
+def test_kl_adds_what_moves_the_labels_of_other_rows(place, tmp_path):
+    plain = recipe_of("c-lora", place, method__alpha=1.0)
+    tune(plain, tmp_path / "plain")
+    tune(recipe_of("c-lora", place, method__alpha=1.0, method__kl=2.0), tmp_path / "kl")
+    one, other = gains(tmp_path / "plain")[0], gains(tmp_path / "kl")[0]
+    assert other["incumbent"] == pytest.approx(one["incumbent"], abs=1e-5)  # the untuned model itself pays nothing
+    assert all(b > a for a, b in zip(one["losses"], other["losses"], strict=True))
+    assert other["token_layers"] > one["token_layers"]
+
+
+def test_the_average_lags_behind_the_incumbent(place, tmp_path):
+    for decay in (0.0, 0.9):
+        tune(recipe_of("c-lora", place, method__average=decay, method__dev_every=1, method__alpha=1.0), tmp_path / str(decay))
+    one, other = gains(tmp_path / "0.0"), gains(tmp_path / "0.9")
+    assert [line["losses"] for line in one] == [line["losses"] for line in other]
+    assert [line["dev"] for line in one] != [line["dev"] for line in other]
+    start = small.journal(tmp_path / "0.9")[0]["dev"]["loss"]
+    first = next(i for i, line in enumerate(one) if line["accepted"])
+    assert abs(other[first]["dev"]["loss"] - start) < abs(one[first]["dev"]["loss"] - start)
+
+
+def test_subsamples_change_from_turn_to_turn(place, tmp_path):
+    tune(recipe_of("c-lora", place, method__subsample=2, method__alpha=1e-6), tmp_path / "run")
+    losses = [line["incumbent"] for line in gains(tmp_path / "run")]
+    assert len({round(loss, 4) for loss in losses}) > 2  # one point, other rows
+
+
+def test_elites_are_judged_on_all_rows(place, tmp_path):
+    tune(recipe_of("c-lora", place, method__subsample=2, method__elites=2, method__budget=64), tmp_path / "run")
+    for line in gains(tmp_path / "run"):
+        again = [loss for _, loss in line["elites"]]
+        assert len(again) == 2
+        assert line["accepted"] == (min(again) < line["incumbent_again"])
+        assert line["train_loss"] == (min(again) if line["accepted"] else line["incumbent_again"])
+
+
+def test_calibration_decides_what_is_reported(place, tmp_path):
+    result = tune(recipe_of("c-lora", place, method__calibrate=True), tmp_path / "run")
+    start = small.journal(tmp_path / "run")[0]["dev"]["score"]
+    assert start == pytest.approx(result["zero_shot"]["calibrated"]["dev"], abs=1e-6)
+    assert result["tuned"]["test"] == result["tuned"]["calibrated"]["test"]
+
+
+def test_the_bandit_takes_every_layer_first(place, tmp_path):
+    tune(recipe_of("c-lora", place, method__order="bandit", method__budget=200), tmp_path / "run")
+    layers = [line["layer"] for line in gains(tmp_path / "run")]
+    assert sorted(layers[:4]) == [0, 1, 2, 3]
+    assert layers != [i % 4 for i in range(len(layers))]
+
+
+def test_a_warm_start_begins_elsewhere(place, tmp_path):
+    for pairs in (0, 2):
+        tune(recipe_of("c-lora", place, method__warm_start=pairs, method__budget=60), tmp_path / str(pairs))
+    first, warm = (gains(tmp_path / name)[4]["losses"] for name in ("0", "2"))
+    assert first != warm
+    assert all(map(math.isfinite, warm))
+
+
+# tandem
+
+
+def test_tandem_scores_the_words_with_the_tuned_model(place, tmp_path):
+    recipe = recipe_of("tandem", place, alternate__accept="always", method__alpha=1.0)
+    tune(recipe, tmp_path / "run")
+    lines = small.journal(tmp_path / "run")
+    read = [line["words"] for line in lines if line.get("words")]
+    proposals = [line for line in lines if line["event"] == "proposal"]
+    assert len(proposals) == 2
+    before = [words for words in read[:3] if words["text"] == read[0]["text"]]
+    assert len({words["loss"] for words in before}) > 1  # the same words, a model that has changed
+    taken = proposals[0]["drafts"][proposals[0]["taken"]]
+    after = lines[lines.index(proposals[0]) + 1]
+    assert after["incumbent"] == pytest.approx(taken["loss"], abs=1e-5)
+    assert all(line["layer"] >= 0 for line in lines if "layer" in line)
+    assert (tmp_path / "run" / "adapter" / "prompt").is_dir()
+
+
+# what does not fit
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("c-lora", {"method__tunable": "none"}, "nothing is tuned"),
+        ("c-lora", {"method__tunable": "text"}, "genetic"),
+        ("gap3", {"method__tunable": "lora"}, "genetic"),
+        ("c-lora", {"method__tunable": "full"}, "spsa, es"),
+        ("es", {"method__popsize": 5}, "pairs"),
+        ("c-lora", {"method__order": "together"}, "subspace none"),
+        ("es", {"method__order": "bandit"}, "bandit"),
+        ("f-lora", {"method__warm_start": 2}, "cma-es"),
+        ("es", {"method__anchor": 0.1}, "anchor"),
+        ("lora", {"method__kl": 0.1}, "without gradient"),
+        ("mezo", {"method__tunable": "full", "model__dtype": "bfloat16"}, "float32"),
+        ("es", {"method__noise_rank": 2}, "low-rank"),
+    ],
+)
+def test_what_does_not_fit_is_refused(name, changes, said, place):
+    with pytest.raises(ConfigError, match=said):
+        load_config(recipe_of(name, place, **changes))
+
+
+def test_kl_needs_rows_beside_the_split(place, tmp_path):
+    with pytest.raises(ConfigError, match="holds no more"):
+        tune(recipe_of("c-lora", place, method__kl=1.0, task__shots=6), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
