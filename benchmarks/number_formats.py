@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from tandemtune.build import build
-from tandemtune.phases import make_phase
 from tandemtune.config import load_config
 from tandemtune.objective.objective import rank_correlation
+from tandemtune.phases import make_phase
 
 FORMATS = ("float32", "mixed", "bfloat16")
 

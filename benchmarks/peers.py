@@ -437,7 +437,8 @@ def report(runs: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> st
         "|---" * len(head) + "|",
     ]
     for known in ("majority", "zero_shot"):
-        cells = [spread([run[known] for run in done if known in run and run["task"] == task]) for task in options.tasks]
+        seen = [{r["seed"]: r[known] for r in done if known in r and r["task"] == task} for task in options.tasks]
+        cells = [spread(list(values.values())) for values in seen]
         label = {"majority": "majority class", "zero_shot": "zero-shot, the same prompts"}[known]
         lines.append(f"| ({label}) | " + " | ".join(cells) + " |" + " |" * (len(head) - 1 - len(cells)))
     for tool in options.tools:

@@ -31,6 +31,7 @@ DEFAULTS = {
         "target": None,
         "revision": None,
         "threads": None,
+        "compile": "auto",
     },
     "task": {
         "name": None,

@@ -118,6 +118,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "model.target": ("query", [], [3], {}),
     "model.revision": TEXT,
     "model.threads": (*COUNT, 0, 10**9),
+    "model.compile": CHOICE,
     "task.name": (*TEXT[:3], "pypi:nothing"),
     "task.train": (*TEXT, None),
     "task.test": TEXT,

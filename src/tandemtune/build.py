@@ -22,6 +22,7 @@ from tandemtune.config import ModelSection, RunConfig, TaskSection, parse_layers
 from tandemtune.errors import ConfigError, DataError, ModelError, RunError, UsageError
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Backbone, Kind
+from tandemtune.models.lean import keep_freed_memory
 from tandemtune.objective import losses
 from tandemtune.objective.batch import Batch, collate
 from tandemtune.objective.engine import Engine
@@ -57,6 +58,9 @@ FASTER = 1.2
 """Formats with 16-bit products are tried where these are at least this much faster than float32's."""
 LOW_FORMATS = ("bfloat16", "mixed")
 """Formats with 16-bit products, fastest first."""
+WORTH_COMPILING, COMPILED_FASTER, TIMED = 180.0, 0.97, 3
+"""Compiling is tried where a search will take so many seconds, and kept where a generation takes at most this share of the
+time; the fastest of so many timed generations counts."""
 RELIABLE = 0.98
 """A format is taken where its losses rank candidates at least this much like float32's (Spearman)."""
 
@@ -155,6 +159,7 @@ def build(config: RunConfig, *, facts: Mapping[str, Any] | None = None, progress
     known = dict(facts or {})
     bench = _bench(_chosen_scorer(config, task, kind, split, known, progress), split)
     _settle_chunks(bench, known.get("chunk_tokens"))
+    _settle_compiling(bench, known.get("compiled"), progress)
     if known.get("rows_sha256", bench.facts["rows_sha256"]) != bench.facts["rows_sha256"]:
         raise RunError(
             f"the rows of task {task.name} are no longer those that the run began with, so it cannot end as one run: "
@@ -188,6 +193,7 @@ def make_scorer(
     section = config.model
     threads = int(known.get("threads") or section.threads or cores())
     torch.set_num_threads(threads)
+    keep_freed_memory()
     device = str(known.get("device") or _device(section.device))
     dtype = str(known.get("dtype") or (section.dtype if section.dtype != "auto" else "float32"))
     if progress:
@@ -414,6 +420,61 @@ def _settle_chunks(bench: Bench, known: int | None) -> None:
         engine.forget()
     engine.chunk_tokens = known
     bench.facts["chunk_tokens"] = known
+
+
+def _settle_compiling(bench: Bench, known: float | None, progress: Progress | None) -> None:
+    """Let what layers do between matrix products be compiled where that pays, always the same in a run.
+
+    Compiling takes about as long as some generations, so it is tried where a search will take minutes, and kept if a generation
+    is faster with it. It changes the last bits, so a search in float32 is left exact unless it is wanted.
+    """
+    scorer, config = bench.scorer, bench.scorer.config
+    wanted, stack = config.model.compile, scorer.engine.stack
+    if wanted == "never" or not config.method.searches or not scorer.tunable.side_by_side:
+        return
+    if known is not None:
+        stack.compile(known < 1.0)
+        return
+    if wanted == "auto" and scorer.facts["dtype"] == "float32":
+        return
+    block = bench.searched[-1]
+    generator = torch.Generator().manual_seed(0)
+    trial = {block: torch.randn(config.method.popsize, scorer.tunable.dim(block), generator=generator) * 0.01}
+    origin = scorer.tunable.initial()
+
+    def generation() -> float:
+        begin = time.perf_counter()
+        bench.objective.evaluate(origin, trial)
+        return time.perf_counter() - begin
+
+    generation()
+    plain = min(generation() for _ in range(TIMED))
+    costs = [bench.objective.cost((b,), config.method.popsize) for b in bench.searched]
+    planned = config.method.budget / config.method.popsize * sum(costs) / len(costs)
+    if config.run.max_forward_tokens is not None:
+        planned = min(planned, config.run.max_forward_tokens * sum(stack.costs))
+    seconds = plain * planned / bench.objective.cost((block,), config.method.popsize)
+    if wanted == "auto" and seconds < WORTH_COMPILING:
+        return
+    try:
+        count = stack.compile()
+        generation()
+        ratio = min(generation() for _ in range(TIMED)) / plain if count else 1.0
+    except Exception as error:  # whatever the compiler cannot do; there may be none
+        if wanted == "always":
+            raise ModelError(f"[model] compile: {str(error).splitlines()[0]}: set compile to never") from error
+        ratio = 1.0
+    if ratio > COMPILED_FASTER and wanted == "auto":
+        ratio = 1.0
+    stack.compile(ratio < 1.0 or wanted == "always")
+    bench.facts["compiled"] = round(min(ratio, 0.999), 3) if wanted == "always" else round(ratio, 3)
+    if progress:
+        progress(
+            f"compiled parts: a generation takes {ratio:.2f} of the time"
+            if ratio < 1
+            else "compiling does not pay here"
+        )
+    scorer.engine.forget()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from typing import Any
 
 from tandemtune.parts import Bench
 
-
 WHAT = {
     "lora": "A LoRA adapter",
     "prompt": "A soft prompt",

@@ -65,6 +65,11 @@ class ModelSection(_Section):
     threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="processor threads; those really given if left out"
     )
+    compile: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="whether what layers do between matrix products is compiled for scoring candidates; auto tries it where "
+        "a search with 16-bit products will take minutes, and keeps it if it is faster",
+    )
 
     @model_validator(mode="after")
     def _known_asset(self) -> ModelSection:
@@ -240,7 +245,11 @@ class MethodSection(_Section):
         if self.optimizer in GRADIENT and self.loss in ("accuracy", "f1"):
             problems.append(f"loss: {self.loss!r} has no gradient for {self.optimizer} to follow: choose ce or hinge")
         if self.searches and self.budget < self.turn_candidates:
-            parts = ["popsize", *(["1"] if self.optimizer in SAMPLING else []), *(["elites + 1"] if self.elites else [])]
+            parts = [
+                "popsize",
+                *(["1"] if self.optimizer in SAMPLING else []),
+                *(["elites + 1"] if self.elites else []),
+            ]
             again = " (the incumbent is scored again in each)" if self.optimizer in SAMPLING else ""
             problems.append(
                 f"budget: {self.budget} is less than one generation, {' + '.join(parts)} = {self.turn_candidates} "

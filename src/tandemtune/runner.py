@@ -143,7 +143,7 @@ def _result(bench: Bench, found: Standing, folder: RunFolder) -> dict[str, Any]:
             raise DataError(
                 f"{error}. The search is saved: correct the test rows, then `tandemtune resume {folder.path}`"
             ) from None
-    depth = len(scorer.engine.stack)
+    depth = sum(scorer.engine.stack.costs)
     return {
         "method": config.method.name,
         "model": config.model.name,

@@ -199,7 +199,9 @@ class Search:
         vectors = self.phase.up(blocks, asked)
         mover = optimizer if isinstance(optimizer, Moving) else None
         known = now.lines < len(self.journal.lines)
-        found = self.journal.lines[now.lines] if known else self._scored_generation(now, blocks, vectors, mover is not None)
+        found = (
+            self.journal.lines[now.lines] if known else self._scored_generation(now, blocks, vectors, mover is not None)
+        )
         losses, incumbent = _floats(found["losses"]), _float(found["incumbent"])
         penalties = self._penalties(asked)
         told = losses + penalties
@@ -313,7 +315,7 @@ class Search:
 
         def make() -> Line:
             look, words, cost = self._notes(now, stage, moved)
-            work = batch.tokens * self._depth
+            work = round(batch.tokens * self._depth)
             return {
                 "event": "step",
                 "step": now.step + 1,
@@ -343,11 +345,11 @@ class Search:
         look, words, cost = None, {}, 0
         if (now.step + 1) % self.config.method.dev_every == 0 or now.stage_step + 1 == stage.steps:
             look = self._look(moved)
-            cost += self.dev.tokens * self._depth
+            cost += round(self.dev.tokens * self._depth)
         if now.stage_step + 1 in stage.snapshots:
             words = {"words": self._read(moved, now.tried)}
             new = all(entry["ids"] != words["words"]["ids"] for entry in now.tried)
-            cost += (1 + (new and not self._beside_lora)) * self.objective.train.tokens * self._depth
+            cost += round((1 + (new and not self._beside_lora)) * self.objective.train.tokens * self._depth)
         return look, words, cost
 
     def _read(self, point: dict[int, Tensor], tried: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -417,7 +419,7 @@ class Search:
             "taken": taken,
             "dev": None if taken is None else drafts[taken]["dev"],
             "candidates": now.candidates + len(drafts),
-            "token_layers": now.token_layers + looks * self._depth,
+            "token_layers": now.token_layers + round(looks * self._depth),
         }
 
     def _scored(self, now: Standing, draft: Draft) -> dict[str, Any]:
@@ -486,8 +488,8 @@ class Search:
         return self.config.method.tunable == "lora+prompt"
 
     @property
-    def _depth(self) -> int:
-        return len(self.objective.engine.stack)
+    def _depth(self) -> float:
+        return sum(self.objective.engine.stack.costs)
 
     def _stop_reason(self, now: Standing) -> str:
         """Why to stop now, or "" to go on; while lines are walked through, what was decided then."""

@@ -16,6 +16,7 @@ from tandemtune.optimizers.fireworks import Fireworks
 from tandemtune.optimizers.gradient import Gradient
 from tandemtune.optimizers.random_search import RandomSearch
 from tandemtune.optimizers.spsa import SPSA
+from tandemtune.optimizers.warm_start import WarmStart
 from tandemtune.runs import checkpoint
 
 D = 8
@@ -41,6 +42,10 @@ def cmaes(covariance):
     return lambda seed: CMAES(D, 12, 0.5, seed, covariance)
 
 
+def warm_cmaes(seed):
+    return WarmStart(D, 12, 0.5, seed, 5, lambda mean: CMAES(D, 12, 0.5, seed, "full", mean))
+
+
 def fireworks(popsize, **settings):
     return lambda seed: Fireworks(D, popsize, seed, start=np.zeros(D), **settings)
 
@@ -61,6 +66,7 @@ FOLLOWS = {"popsize": 1, "ranks": False, "seeded": False}
 OPTIMIZERS = {
     "cmaes-full": Row(cmaes("full"), 12, 120, 1e8, 1e4, spread=0.5),
     "cmaes-separable": Row(cmaes("separable"), 12, 120, 1e8, 3e1, spread=0.5),
+    "cmaes-warm": Row(warm_cmaes, 12, 120, 1e8, 1e4, ranks=False),
     "lotfwa": Row(fireworks(24, fireworks=2, g_max=150), 24, 150, 1e3, 1e2),
     "lotfwa-one": Row(fireworks(12, amplitude=1.0, remeasure=True), 12, 150, 3e3, 1e2),
     "gfwa": Row(fireworks(12, variant="gfwa"), 12, 150, 3e2, 1e2),

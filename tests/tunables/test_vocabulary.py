@@ -253,3 +253,13 @@ def test_samples_are_seeded_and_allowed():
     assert one.text == home().tokenizer.decode(list(one.ids))
     drawn = set(vocabulary.sample(np.random.default_rng(0), 2000).ids)
     assert drawn == set(vocabulary.ids.tolist())
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "t5"])
+def test_exact_tokens_are_found_again(name):
+    home = tiny.backbone(name)
+    vocabulary = Vocabulary(home, "words")
+    ids = (7, 12, 7, 3)
+    assert vocabulary.exact(vocabulary.vectors(ids)).ids == ids
+    with pytest.raises(ValueError, match="no embeddings"):
+        vocabulary.exact(vocabulary.vectors(ids) + 0.01)

@@ -44,6 +44,7 @@ class Architecture:
         decoder: path of the decoder's list of layers, for models that read with one stack and answer with another.
         decoder_projections: the maps of a decoder layer that LoRA is put on: those of its attention to the text, since
             the one position that is decoded has nothing else to attend to.
+        decoder_reads: maps of a decoder layer that read the encoder's output: the keys and values of that attention.
         embeddings: path of the module that embeds the prompt's tokens; None for the model's input embeddings.
     """
 
@@ -54,6 +55,7 @@ class Architecture:
     narrow: tuple[str, ...] = ()
     decoder: str | None = None
     decoder_projections: tuple[Projection, ...] = ()
+    decoder_reads: tuple[str, ...] = ()
     embeddings: str | None = None
 
     @property
@@ -84,6 +86,7 @@ def _seq2seq(root: str, layers: str, own: str, other: str, query: str, key: str)
         trunk=f"{root}decoder",
         decoder=f"{root}decoder.{layers}",
         decoder_projections=(Projection("q", f"{other}.{query}"), Projection("k", f"{other}.{key}")),
+        decoder_reads=(f"{other}.{key}", f"{other}.{key.replace('k', 'v', 1)}"),
         embeddings=f"{root}encoder.embed_tokens",
     )
 

@@ -112,7 +112,7 @@ class Backbone:
         found = self.architecture
         tuned = [projection.module for projection in found.projections]
         narrow = [name for name in found.narrow if not any(f"{module}.".startswith(f"{name}.") for module in tuned)]
-        return LayerStack(self.model, found.layers, found.trunk, ids, narrow, decoder=found.decoder)
+        return LayerStack(self.model, found.layers, found.trunk, ids, narrow, found.decoder, found.decoder_reads)
 
     @property
     def filler(self) -> int | None:

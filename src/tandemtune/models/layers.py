@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tandemtune.errors import ModelError
+from tandemtune.models.lean import compiled, compiled_rotation, lean_forward
 
 
 @contextmanager
@@ -56,6 +57,7 @@ class LayerStack:
         token_ids: vocabulary ids of the label words [W]; only their logits are computed.
         narrow: modules of the last layer that need to see the answer position only.
         decoder: path of the decoder's list of layers, if the model has one.
+        reads: modules of a decoder layer that read the text's tokens.
 
     Raises:
         ModelError: the model has no output embedding or its layers cannot be entered.
@@ -69,6 +71,7 @@ class LayerStack:
         token_ids: Tensor,
         narrow: Sequence[str] = (),
         decoder: str | None = None,
+        reads: Sequence[str] = (),
     ) -> None:
         self.model = model
         self.layers: list[nn.Module] = list(model.get_submodule(layers).children())
@@ -78,12 +81,16 @@ class LayerStack:
         self.trunk: nn.Module = model.get_submodule(trunk) if trunk else model.base_model  # type: ignore[assignment]
         self.head = model.get_output_embeddings()  # type: ignore[operator]
         self.token_ids = token_ids.to(self.device)
+        self.costs = _costs(self.layers, self._encoder_layers, reads)
         self._narrow = [self.layers[-1].get_submodule(name) for name in narrow]
         if not isinstance(self.head, nn.Linear):
             raise ModelError(
                 f"{type(model).__name__} has no linear output embedding (found {type(self.head).__name__}), "
                 "so it predicts no words: choose a masked, causal or sequence-to-sequence language model"
             )
+        parts = [module for layer in self.layers for module in layer.modules()]
+        self._lean = {module: lean for module in parts if (lean := lean_forward(module))}
+        self._compiled: dict[nn.Module, Callable[..., Any]] = {}
         self._tuple_length: int | None = None
         self._shares = False
         self._probe()
@@ -131,6 +138,7 @@ class LayerStack:
         if start == stop and states is not None:
             return states
         with torch.inference_mode(), ExitStack() as stack:
+            self._be_lean(stack)
             given = self._enter(stack, ids, start, states)
             for layer in self.layers[stop:]:
                 stack.enter_context(replaced_forward(layer, catch(layer)))
@@ -162,12 +170,34 @@ class LayerStack:
             Float32 logits [n, W].
         """
         with torch.inference_mode(not gradient), torch.set_grad_enabled(gradient), ExitStack() as stack:
+            if not gradient:
+                self._be_lean(stack)
             given = self._enter(stack, ids, start, states)
             if mask is not None:
                 given["attention_mask"] = mask
             self._read_out(stack, answer)
             output = self.model(**given)
             return output.logits[:, 0, :].float()  # type: ignore[no-any-return]
+
+    def compile(self, wanted: bool = True) -> int:
+        """Have what the layers do between their matrix products compiled for passes without gradient, or take that back.
+
+        Args:
+            wanted: False takes it back.
+
+        Returns:
+            How many parts are compiled now.
+        """
+        parts = (module for layer in self.layers for module in layer.modules())
+        self._compiled = compiled(parts) if wanted else {}
+        return len(self._compiled)
+
+    def _be_lean(self, stack: ExitStack) -> None:
+        """Have passes without gradient move less memory, until the stack is closed."""
+        for module, forward in {**self._lean, **self._compiled}.items():
+            stack.enter_context(replaced_forward(module, forward))
+        if self._compiled:
+            stack.enter_context(compiled_rotation(self.layers))
 
     def _decodes(self, layer: int) -> bool:
         """Whether a layer belongs to the decoder."""
@@ -307,3 +337,18 @@ def _frozen(part: Tensor | None) -> Tensor | None:
 def _first_row(value: Any, rows: int) -> Any:
     """The first row of what a layer is given for every row of a batch; anything else as it is."""
     return value[:1] if isinstance(value, Tensor) and value.ndim > 1 and len(value) == rows else value
+
+
+def _costs(layers: Sequence[nn.Module], encoder_layers: int | None, reads: Sequence[str]) -> tuple[float, ...]:
+    """What one token of the text costs in each layer, as a share of the first one's weights: a decoder's layer maps it to
+    keys and values only."""
+    if encoder_layers is None:
+        return (1.0,) * len(layers)
+    weights = [{name: part.weight.numel() for name, part in _linear(layer)} for layer in layers]
+    whole = sum(weights[0].values())
+    decoding = (sum(found[name] for name in reads) / whole for found in weights[encoder_layers:])
+    return (1.0,) * encoder_layers + tuple(decoding)
+
+
+def _linear(layer: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    return ((name, part) for name, part in layer.named_modules() if isinstance(part, nn.Linear))

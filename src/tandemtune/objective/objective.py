@@ -148,11 +148,12 @@ class Objective:
     def cost(self, blocks: Sequence[int], count: int, rows: Batch | None = None) -> int:
         """Token-layers of one generation: every candidate from its first layer on, and the states that enter that layer: one
         layer more than last time, or all of them for rows that were drawn anew."""
+        costs = self.engine.stack.costs
         first = max(0, self.engine.tunable.first_layer(blocks))
-        depth = len(self.engine.stack) - first
         beside = (self.empty.tokens if self.empty else 0) + (self.near.batch.tokens if self.near else 0)
-        entered = self.train.tokens if rows is None else rows.tokens * first
-        return ((rows or self.train).tokens + beside) * count * depth + entered + beside
+        fresh = self.train.tokens * costs[max(0, first - 1)] if rows is None else rows.tokens * sum(costs[:first])
+        scored = ((rows or self.train).tokens + beside) * count * sum(costs[first:])
+        return round(scored + fresh + beside * costs[max(0, first - 1)])
 
 
 def _gradient_of(leaf: Tensor) -> Tensor:
