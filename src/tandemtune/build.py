@@ -226,6 +226,7 @@ def make_scorer(
         "device": device,
         "threads": threads,
         "layers": len(backbone.layers),
+        "depth": round(sum(engine.stack.costs), 6),
         "tunable": tunable.describe(),
         "template": str(task.template),
         "labels": {label: list(words) for label, words in task.words.items()},

@@ -110,7 +110,7 @@ def trail(folder: RunFolder, lines: Sequence[Mapping[str, Any]]) -> list[Spot]:
     Returns:
         A spot for each line.
     """
-    depth, clock, unit = folder.read_facts().get("layers"), _clock(folder), unit_of(lines)
+    depth, clock, unit = _depth(folder.read_facts()), _clock(folder), unit_of(lines)
     spots: list[Spot] = []
     turn = candidates = steps = 0
     phase = lines[0].get("phase") if lines else None
@@ -603,7 +603,7 @@ def _costs_so_far(folder: RunFolder, found: Mapping[str, Any], lines: Sequence[L
     for line in lines:
         last |= {key: line[key] for key in ("candidates", "gradient_steps", "spent") if key in line}
         last |= {key: line[key] for key in ("token_layers", "backward_token_layers") if key in line}
-    clock, depth = _ticks(folder), found.get("layers")
+    clock, depth = _ticks(folder), _depth(found)
     pairs: list[tuple[str, Cell]] = [
         ("candidates", last.get("candidates", 0)),
         ("gradient steps", last.get("gradient_steps", 0)),
@@ -679,12 +679,18 @@ def _train(line: Mapping[str, Any]) -> float | None:
         case "start":
             found = line["train_loss"]
         case "generation":
-            found = line["best"] if line["accepted"] else line["incumbent"]
+            found = line.get("train_loss", line["best"] if line["accepted"] else line["incumbent"])
         case "step":
             found = (line.get("words") or {}).get("soft_loss")
         case "proposal" if line["taken"] is not None:
             found = line["drafts"][line["taken"]]["loss"]
     return None if found is None else float(found)
+
+
+def _depth(facts: Mapping[str, Any]) -> float | None:
+    """What a token through the whole model counts, in layers."""
+    found: float | None = facts.get("depth", facts.get("layers"))
+    return found
 
 
 def _clock(folder: RunFolder) -> dict[int, float]:

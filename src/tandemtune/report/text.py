@@ -148,14 +148,16 @@ def summary(folder: RunFolder) -> dict[str, Any]:
 
 
 def story(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Round by round: what the optimizer reached, what it says in words, what was proposed, and what was taken.
+    """Round by round: what the optimizer reached, what it says in words, what was proposed, and what was taken; or the texts
+    that a search of texts went through.
 
     Args:
-        lines: a journal; empty if nobody proposed anything in it.
+        lines: a journal; empty if nobody proposed anything in it and no texts were searched.
     """
-    if not any(line["event"] == "proposal" for line in lines):
+    if not any(line["event"] == "proposal" or "text" in line for line in lines):
         return []
     told: list[str] = []
+    text = ""
     for line in lines:
         words = line.get("words")
         if words:
@@ -164,6 +166,9 @@ def story(lines: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"train loss {_number(words['soft_loss'])}; in words {words['text']!r} "
                 f"(distance {words['distance']:.3f}, train loss as words {_number(words['loss'])})"
             )
+        if line.get("text") and line["text"] != text:
+            text = line["text"]
+            told.append(f"turn {line['step']}: the best text is now {text!r} (train loss {_number(line['train_loss'])})")
         if line["event"] == "proposal":
             told += proposal_story(line)
         if line["event"] == "end":
@@ -172,9 +177,12 @@ def story(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def layer_gains(generations: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """How often each layer's best candidate was taken, and how much the training loss fell by it."""
+    """How often each layer's best candidate was taken, and how much the training loss fell by it; nothing for turns of all
+    layers at once."""
     gains: dict[str, dict[str, float]] = {}
     for line in generations:
+        if line["layer"] is None:
+            continue
         entry = gains.setdefault(str(line["layer"]), {"turns": 0, "taken": 0, "gain": 0.0})
         entry["turns"] += 1
         if line["accepted"]:
@@ -269,7 +277,8 @@ def _chart(found: Mapping[str, Any]) -> str:
 def _after(line: dict[str, Any]) -> float | None:
     if line["event"] == "step":
         return line["loss"]  # type: ignore[no-any-return]
-    return line["best"] if line["accepted"] else line["incumbent"]  # type: ignore[no-any-return]
+    before = line["best"] if line["accepted"] else line["incumbent"]
+    return line.get("train_loss", before)  # type: ignore[no-any-return]
 
 
 def _thinned(rows: list[Any], most: int) -> list[Any]:
