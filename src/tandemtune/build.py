@@ -406,10 +406,16 @@ def _chosen_scorer(
     return made("float32")
 
 
+def _in_population(scorer: Scorer) -> bool:
+    """Whether candidates are scored side by side, and random ones could be made to time it."""
+    among_weights = isinstance(scorer.tunable, SeededDirections)
+    return scorer.config.method.searches and scorer.tunable.side_by_side and not among_weights
+
+
 def _settle_chunks(bench: Bench, known: int | None) -> None:
     """Let a search without gradient score its candidates in chunks of the size that is fastest here, always the same in a run."""
     scorer = bench.scorer
-    if not scorer.config.method.searches or not scorer.tunable.side_by_side:
+    if not _in_population(scorer):
         return
     engine = scorer.engine
     if known is None:
@@ -431,7 +437,7 @@ def _settle_compiling(bench: Bench, known: float | None, progress: Progress | No
     """
     scorer, config = bench.scorer, bench.scorer.config
     wanted, stack = config.model.compile, scorer.engine.stack
-    if wanted == "never" or not config.method.searches or not scorer.tunable.side_by_side:
+    if wanted == "never" or not _in_population(scorer):
         return
     if known is not None:
         stack.compile(known < 1.0)

@@ -13,7 +13,7 @@ from torch import Tensor
 from tandemtune.objective.batch import Batch
 from tandemtune.objective.engine import Engine
 from tandemtune.objective.losses import LossFunction
-from tandemtune.tunables.base import Point
+from tandemtune.tunables.base import INPUT, Point
 
 Score = Callable[[Sequence[int], Sequence[int]], float]
 
@@ -99,7 +99,14 @@ class Objective:
             Losses [P]; NaN where the model gave none.
         """
         batch = rows or self.train
-        logits = self.engine.population_logits(batch, point, candidates)
+        tunable = self.engine.tunable
+        if rows is None and not tunable.side_by_side and tunable.first_layer(list(candidates)) == INPUT:
+            # one by one through the whole model: the groups that suit a single point are fewer
+            count = len(next(iter(candidates.values())))
+            each = ({**point, **{block: vectors[p] for block, vectors in candidates.items()}} for p in range(count))
+            logits = torch.stack([self.engine.logits(self.reading, one) for one in each])
+        else:
+            logits = self.engine.population_logits(batch, point, candidates)
         if self.empty is not None:
             logits = calibrate(logits, self.engine.population_logits(self.empty, point, candidates))
         losses = self.loss(logits, batch.labels)

@@ -168,7 +168,9 @@ def story(lines: Sequence[Mapping[str, Any]]) -> list[str]:
             )
         if line.get("text") and line["text"] != text:
             text = line["text"]
-            told.append(f"turn {line['step']}: the best text is now {text!r} (train loss {_number(line['train_loss'])})")
+            told.append(
+                f"turn {line['step']}: the best text is now {text!r} (train loss {_number(line['train_loss'])})"
+            )
         if line["event"] == "proposal":
             told += proposal_story(line)
         if line["event"] == "end":
