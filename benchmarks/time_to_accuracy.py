@@ -62,7 +62,7 @@ def one(name: str, options: argparse.Namespace) -> None:
         def built(*args: Any, **kwargs: Any) -> wiring.Bench:
             bench = build(*args, **kwargs)
 
-            def evaluate(point: Any, candidates: Any) -> Any:
+            def evaluate(point: Any, candidates: Any, rows: Any = None) -> Any:
                 ((block, vectors),) = candidates.items()
                 return naive(bench, dict(point), block, vectors).double().numpy()
 
