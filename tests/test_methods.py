@@ -7,12 +7,15 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 import small
 from tandemtune import load, resume, tune
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError, ModelError
+from tandemtune.parts import content_free
 from tandemtune.registry import METHODS
+from tandemtune.types import Example
 
 ROUNDS = {
     "alternate__rounds": 2,
@@ -23,7 +26,7 @@ ROUNDS = {
 }
 SHORT = {"method__steps": 6}
 CHANGES = {
-    "icl": {"method__demonstrations": 2},
+    "icl": {"method__demonstrations": 2, "task__max_tokens": 20},
     "maao": ROUNDS,
     "tandem": {**ROUNDS, "method__budget": 35},
     "opro": {"alternate__rounds": 3, "alternate__proposer": "random"},
@@ -216,11 +219,39 @@ def test_elites_are_judged_on_all_rows(place, tmp_path):
         assert line["train_loss"] == (min(again) if line["accepted"] else line["incumbent_again"])
 
 
-def test_calibration_decides_what_is_reported(place, tmp_path):
-    result = tune(recipe_of("c-lora", place, method__calibrate=True), tmp_path / "run")
+def test_calibration_decides_what_is_reported_and_predicted(place, tmp_path):
+    result = tune(recipe_of("c-lora", place, method__calibrate=True, method__alpha=1.0), tmp_path / "run")
     start = small.journal(tmp_path / "run")[0]["dev"]["score"]
     assert start == pytest.approx(result["zero_shot"]["calibrated"]["dev"], abs=1e-6)
     assert result["tuned"]["test"] == result["tuned"]["calibrated"]["test"]
+    model = load(tmp_path / "run")
+    scorer, texts = model.scorer, ["a great film", "the plot was dull", "a review of it"]
+    plain, empty = (
+        scorer.engine.logits(batch, model.point)
+        for batch in (scorer.batch([Example({"text": text}) for text in texts]), content_free(scorer))
+    )
+    expected = torch.softmax(torch.log_softmax(plain, dim=-1) - torch.softmax(empty, dim=-1).mean(dim=0).log(), dim=-1)
+    found = [list(answer.probabilities.values()) for answer in model.predict(texts)]
+    assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_a_full_covariance_of_many_parameters_is_refused(place, tmp_path, monkeypatch):
+    monkeypatch.setattr("tandemtune.build.FULL_LIMIT", 50)
+    with pytest.raises(ConfigError, match="set covariance to separable"):
+        tune(recipe_of("c-lora", place, method__subspace="none"), tmp_path / "run")
+
+
+def test_no_room_for_demonstrations_is_said(place, tmp_path):
+    with pytest.raises(ConfigError, match="no room for a demonstration"):
+        tune(recipe_of("icl", place, task__max_tokens=512), tmp_path / "run")
+
+
+def test_steps_among_all_weights_end_where_their_directions_do(place, tmp_path, monkeypatch):
+    for module in ("build", "phases"):
+        monkeypatch.setattr(f"tandemtune.{module}.MOST_GENERATIONS", 3)
+    recipe = recipe_of("mezo", place, method__tunable="full", method__budget=1000)
+    result = tune(recipe, tmp_path / "run")
+    assert (result["steps"], result["stop_reason"]) == (3, "steps")
 
 
 def test_the_bandit_takes_every_layer_first(place, tmp_path):
@@ -275,6 +306,11 @@ def test_tandem_scores_the_words_with_the_tuned_model(place, tmp_path):
         ("lora", {"method__kl": 0.1}, "without gradient"),
         ("mezo", {"method__tunable": "full", "model__dtype": "bfloat16"}, "float32"),
         ("es", {"method__noise_rank": 2}, "low-rank"),
+        ("mezo", {"method__subspace": "random"}, "subspace none"),
+        ("c-lora", {"method__elites": 2}, "subsample"),
+        ("tandem", {"method__average": 0.5}, "rounds"),
+        ("tandem", {"method__kl": 0.5}, "untuned"),
+        ("gap3", {"method__budget": 4}, "popsize \\+ 1 = 5"),
     ],
 )
 def test_what_does_not_fit_is_refused(name, changes, said, place):

@@ -18,7 +18,15 @@ from torch import Tensor
 from torch.nn import functional
 
 import tandemtune.assets as assets
-from tandemtune.config import ModelSection, RunConfig, TaskSection, parse_layers
+from tandemtune.config import (
+    FULL_LIMIT,
+    MOST_GENERATIONS,
+    MethodSection,
+    ModelSection,
+    RunConfig,
+    TaskSection,
+    parse_layers,
+)
 from tandemtune.errors import ConfigError, DataError, ModelError, RunError, UsageError
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Backbone, Kind
@@ -50,10 +58,9 @@ from tandemtune.tunables.untouched import Untouched
 from tandemtune.tunables.vocabulary import Vocabulary
 from tandemtune.types import Example, Split
 
-PROMPT_LR, FULL_LR, OTHER_LR = 0.1, 1e-4, 1e-3
+PROMPT_LR, ES_LR, OTHER_LR = 0.1, 1e-2, 1e-3
+FULL_LR = {"gradient": 1e-4, "spsa": 1e-6, "es": 1e-3}
 """Learning rates where a recipe names none: of prompts as a share of the embeddings' standard deviation."""
-MOST_GENERATIONS = 20_000
-"""Generations of a search among all weights whose bounds leave them open."""
 FASTER = 1.2
 """Formats with 16-bit products are tried where these are at least this much faster than float32's."""
 LOW_FORMATS = ("bfloat16", "mixed")
@@ -218,6 +225,7 @@ def make_scorer(
         tunable = _solved(config, backbone, task, verbalizer, shown)
     else:
         tunable = _tunable(config, backbone, vocabulary, layers)
+    _check_covariance(config.method, tunable)
     averaging = torch.tensor(verbalizer.weights())
     engine = Engine(backbone.stack(verbalizer), tunable, averaging, max_memory=config.run.max_memory)
     decided = {
@@ -238,14 +246,33 @@ def make_scorer(
         "notes": list(verbalizer.notes),
     }
     if config.method.optimizer not in ("none", "genetic"):
-        decided["lr"] = config.method.lr or _learning_rate(config.method.tunable, vocabulary)
+        decided["lr"] = _learning_rate(config.method, vocabulary)
     return Scorer(config, task, backbone, verbalizer, tunable, vocabulary, engine, {**known, **decided})
 
 
-def _learning_rate(tunable: str, vocabulary: Vocabulary) -> float:
-    if tunable in ("prompt", "deep-prompt"):
-        return PROMPT_LR * vocabulary.sd
-    return FULL_LR if tunable == "full" else OTHER_LR
+def _learning_rate(method: MethodSection, vocabulary: Vocabulary) -> float:
+    if method.lr is not None:
+        return method.lr
+    if method.tunable == "full":
+        return FULL_LR[method.optimizer if method.searches else "gradient"]
+    if method.optimizer == "es":
+        return ES_LR
+    return PROMPT_LR * vocabulary.sd if method.tunable in ("prompt", "deep-prompt") else OTHER_LR
+
+
+def _check_covariance(method: MethodSection, tunable: Tunable) -> None:
+    """Refuse a full covariance of more parameters than can be decomposed between two generations."""
+    if (method.optimizer, method.subspace, method.covariance) != ("cma-es", "none", "full"):
+        return
+    sizes = [tunable.dim(block) for block in tunable.blocks]
+    longest = sum(sizes) if method.order == "together" else max(sizes)
+    if longest > FULL_LIMIT:
+        raise ConfigError(
+            [
+                f"[method] subspace: none makes vectors of {longest} numbers, too long for a full covariance (at most "
+                f"{FULL_LIMIT}): set covariance to separable, or subspace to random"
+            ]
+        )
 
 
 def _solved(
@@ -258,6 +285,12 @@ def _solved(
         return Demonstrations.read(backbone, shown)
     most, limit = config.method.demonstrations, config.task.max_tokens
     rows = demonstrate(backbone, task, verbalizer, shown, limit, most, context=backbone.longest, seed=config.task.seed)
+    if not rows:
+        raise ConfigError(
+            [
+                f"[task] max_tokens: {limit} of the model's {backbone.longest} leave no room for a demonstration: lower it"
+            ]
+        )
     return Demonstrations(backbone, rows)
 
 
@@ -334,10 +367,10 @@ def _bench(scorer: Scorer, split: Split) -> Bench:
         scorer.batch(scored),
         content_free(scorer, apart=True) if method.calibrate else None,
     )
-    if method.kl:
-        objective.near = _near(scorer, split)
     if isinstance(scorer.tunable, Prompt):
         scorer.tunable.settle(scorer.engine.stack, [group.ids for group in train.groups])
+    if method.kl:
+        objective.near = _near(scorer, split)
     rows = {
         "train_rows": len(split.train),
         "train_tokens": train.tokens,
@@ -462,6 +495,7 @@ def _settle_compiling(bench: Bench, known: float | None, progress: Progress | No
         planned = min(planned, config.run.max_forward_tokens * sum(stack.costs))
     seconds = plain * planned / bench.objective.cost((block,), config.method.popsize)
     if wanted == "auto" and seconds < WORTH_COMPILING:
+        bench.facts["compiled"] = 1.0
         return
     try:
         count = stack.compile()
@@ -497,8 +531,8 @@ def _trial(scorer: Scorer, split: Split, before: _Trial | None) -> _Trial:
     bench = _bench(scorer, split)
     origin = scorer.tunable.initial()
     if scorer.config.follows_gradient:
-        _, gradients = bench.objective.gradient(bench.rows(0), origin, scorer.tunable.blocks)
-        return _Trial({}, torch.cat([gradients[block] for block in scorer.tunable.blocks]).double().numpy())
+        _, gradients = bench.objective.gradient(bench.rows(0), origin, bench.searched)
+        return _Trial({}, torch.cat([gradients[block] for block in bench.searched]).double().numpy())
     if before is None:
         phase = make_phase(bench, origin, Stage("tune"))
         blocks = phase.turns[len(phase.turns) // 2]

@@ -22,6 +22,8 @@ from tandemtune.tasks.metrics import METRICS
 from tandemtune.tasks.templates import Template
 
 RECIPES = "tandemtune.recipes"
+MOST_GENERATIONS = 20_000
+"""Generations of a search among all weights: its points have a number for each direction."""
 FULL_LIMIT = 2000
 """Longest search vector with a full covariance: beyond, one eigendecomposition costs more than a generation."""
 UNBOUNDED = 1_000_000_000
@@ -97,7 +99,8 @@ class TaskSection(_Section):
         None, description="dev rows of each class; as many as shots, or 32 beside all, if left out"
     )
     scored_rows: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="score candidates and words on a seeded sample of the training rows only"
+        None,
+        description="score candidates and words on a seeded sample of the training rows only (gradients and subsample draw from all)",
     )
     seed: Annotated[int, Field(ge=0)] = Field(13, description="draws the rows and drives the search")
     max_tokens: Annotated[int, Field(ge=4)] = Field(128, description="longer prompts lose the end of their text")
@@ -158,8 +161,8 @@ class MethodSection(_Section):
     )
     lr: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = Field(
         None,
-        description="learning rate; a tenth of the embeddings' standard deviation for prompts, 1e-4 for full, 1e-3 else if "
-        "left out",
+        description="learning rate; if left out, a tenth of the embeddings' standard deviation for prompts, 1e-4 for full "
+        "(spsa 1e-6, es 1e-3), 1e-2 for es, 1e-3 else",
     )
     batch_size: Annotated[int, Field(ge=1)] = Field(8, description="training rows of one gradient step")
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="how the learning rate falls")
@@ -234,7 +237,7 @@ class MethodSection(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> MethodSection:
         problems = []
-        if self.covariance == "full" and self.d > FULL_LIMIT:
+        if (self.optimizer, self.subspace, self.covariance) == ("cma-es", "random", "full") and self.d > FULL_LIMIT:
             problems.append(
                 f"d: {self.d} is too long for a full covariance (at most {FULL_LIMIT}): set covariance to separable"
             )
@@ -247,10 +250,10 @@ class MethodSection(_Section):
         if self.searches and self.budget < self.turn_candidates:
             parts = [
                 "popsize",
-                *(["1"] if self.optimizer in SAMPLING else []),
+                *(["1"] if self.optimizer not in ESTIMATING else []),
                 *(["elites + 1"] if self.elites else []),
             ]
-            again = " (the incumbent is scored again in each)" if self.optimizer in SAMPLING else ""
+            again = "" if self.optimizer in ESTIMATING else " (the incumbent is scored again in each)"
             problems.append(
                 f"budget: {self.budget} is less than one generation, {' + '.join(parts)} = {self.turn_candidates} "
                 f"candidates{again}"
@@ -271,7 +274,7 @@ class MethodSection(_Section):
     @property
     def turn_candidates(self) -> int:
         """Candidates that one turn scores; where the best may be kept, the incumbent is one of them."""
-        if self.optimizer not in SAMPLING:
+        if self.optimizer in ESTIMATING:
             return self.popsize
         return self.popsize + 1 + (self.elites + 1 if self.elites else 0)
 
@@ -295,7 +298,9 @@ class MethodSection(_Section):
             yield f"popsize: {self.popsize} is odd, but {self.optimizer} steps aside in pairs"
         if self.optimizer in SAMPLING and self.popsize < 4:
             yield f"popsize: {self.popsize}, expected at least 4 for {self.optimizer}"
-        if self.order == "together" and self.optimizer in SAMPLING and self.subspace == "random":
+        one_block = self.tunable == "prompt" or (self.tunable == "full" and self.optimizer in ESTIMATING)
+        searched = self.optimizer in (*SAMPLING, *ESTIMATING)
+        if self.order == "together" and self.subspace == "random" and searched and not one_block:
             yield "order: together needs subspace none, since every layer has a subspace of its own"
         if self.order == "bandit" and self.optimizer not in SAMPLING:
             yield f"order: bandit needs layers in turns with a gain each; {self.optimizer} moves all at once"
@@ -303,6 +308,8 @@ class MethodSection(_Section):
             yield "warm_start: only cma-es in a subspace begins somewhere else"
         if self.warm_start > self.popsize // 2:
             yield f"warm_start: {self.warm_start} pairs are more than one generation of {self.popsize} holds"
+        if self.elites and self.subsample is None:
+            yield f"elites: {self.elites} are scored again on all rows, which says something new with subsample only"
         if self.elites > self.popsize:
             yield f"elites: {self.elites} are more than a generation of {self.popsize}"
         for name in ("anchor", "average", "elites"):
@@ -419,7 +426,7 @@ class RunConfig(_Section):
             self.follows_gradient
             and self.method.schedule != "constant"
             and lengths
-            and min(lengths) <= self.method.warmup
+            and min(lengths) // self.method.accumulate <= self.method.warmup
         ):
             _raise_all(
                 [
@@ -437,6 +444,12 @@ class RunConfig(_Section):
                     f"[alternate] rounds: {self.alternate.rounds}, but proposals are words, and {self.method.tunable} is no "
                     "prompt at the input: set [method] tunable to prompt or lora+prompt, or rounds to 0"
                 ]
+            )
+        if self.alternates and self.method.average:
+            _raise_all([f"[method] average: {self.method.average}, but rounds go on from the incumbent: set it to 0"])
+        if self.method.kl and self.method.tunable == "lora+prompt":
+            _raise_all(
+                [f"[method] kl: {self.method.kl}, but the words of lora+prompt change, so no model is the untuned one"]
             )
         if self.method.tunable == "lora+prompt" and self.alternate.proposer == "perturbed":
             _raise_all(["[alternate] proposer: perturbed makes no words, and the prompt of lora+prompt is words"])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tandemtune.config import UNBOUNDED, RunConfig
+from tandemtune.config import MOST_GENERATIONS, UNBOUNDED, RunConfig
 from tandemtune.optimizers.base import Optimizer
 from tandemtune.optimizers.cmaes import CMAES
 from tandemtune.optimizers.directions import Directions
@@ -37,7 +37,10 @@ def make_stages(config: RunConfig) -> tuple[Stage, ...]:
     if config.method.optimizer == "none":
         return ()
     if not config.alternates:
-        return (Stage("tune", steps=config.turns if config.follows_gradient else config.method.steps),)
+        steps = config.turns if config.follows_gradient else config.method.steps
+        if config.method.tunable == "full" and config.method.searches:
+            steps = min(steps or MOST_GENERATIONS, MOST_GENERATIONS)
+        return (Stage("tune", steps=steps),)
     if section.proposer == "none":
         return (Stage("tune", steps=config.turns),)
     return alternating(section.rounds, section.round_steps, section.final_steps, section.snapshots)
@@ -59,8 +62,7 @@ def make_phase(bench: Bench, origin: Mapping[int, Tensor], stage: Stage) -> Phas
     turns = (blocks,) if method.order == "together" else tuple((block,) for block in blocks)
     bandit = None
     if method.order == "bandit":
-        objective = bench.objective
-        bandit = Bandit([objective.cost(turn, method.popsize + 1) for turn in turns])
+        bandit = Bandit([bench.objective.cost(turn, method.popsize + 1) for turn in turns])
 
     def search(blocks: tuple[int, ...]) -> Optimizer:
         return _search(bench, origin, stage, blocks, len(turns), bool(projections))
@@ -78,7 +80,7 @@ def _gradient(bench: Bench, origin: Mapping[int, Tensor], stage: Stage, blocks: 
         weight_decay=method.weight_decay,
         schedule=method.schedule,
         warmup=method.warmup,
-        steps=(stage.steps or 0) if config.alternate.reset_moments else config.turns,
+        steps=((stage.steps or 0) if config.alternate.reset_moments else config.turns) // method.accumulate,
         clip=method.clip,
         accumulate=method.accumulate,
     )

@@ -422,6 +422,8 @@ def _contradictions(config: RunConfig, seed: int, budget: Budget | None) -> Iter
     section, _, key = budget.key.partition(".")
     if (given := getattr(getattr(config, section), key)) != budget.amount:
         yield f"{budget.key}: {given}, but budget sets it for every run: leave one of them out"
+    if budget.name == "candidates" and config.alternates and config.method.searches:
+        yield "budget: candidates do not bound a search with rounds: use forward_tokens or seconds"
     if config.follows_gradient and config.method.schedule != "constant" and config.method.steps == UNBOUNDED:
         yield f"method.schedule: {config.method.schedule} needs method.steps, since a budget in {budget.name} does not tell them"
 

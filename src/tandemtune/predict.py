@@ -13,7 +13,8 @@ from torch import Tensor
 from tandemtune.build import make_scorer, make_task_of_run
 from tandemtune.config import load_config
 from tandemtune.errors import DataError, RunError
-from tandemtune.parts import Progress, Scorer
+from tandemtune.objective.objective import calibrate
+from tandemtune.parts import Progress, Scorer, content_free
 from tandemtune.runs.store import RunFolder
 from tandemtune.tunables.prompt import Prompt
 from tandemtune.types import Example
@@ -62,6 +63,8 @@ class TunedModel:
         if not examples:
             return []
         logits = self.scorer.engine.logits(self.scorer.batch(examples), self.point)
+        if self.scorer.config.method.calibrate:
+            logits = calibrate(logits, self.scorer.engine.logits(content_free(self.scorer), self.point))
         labels = self.scorer.task.labels
         rows = torch.softmax(logits.double(), dim=-1).tolist()
         return [Prediction(labels[row.index(max(row))], dict(zip(labels, row, strict=True))) for row in rows]

@@ -75,7 +75,6 @@ METHODS: dict[str, MethodRow] = {
                 "subspace": "none",
                 "popsize": 2,
                 "sigma": 1e-3,
-                "lr": 1e-3,
             }
         },
     ),
@@ -92,7 +91,6 @@ METHODS: dict[str, MethodRow] = {
                 "order": "together",
                 "subspace": "none",
                 "sigma": 0.02,
-                "lr": 0.01,
             }
         },
     ),

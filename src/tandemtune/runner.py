@@ -187,6 +187,9 @@ def _scores(bench: Bench, tuned: Mapping[int, Tensor] | None, examples: Sequence
         logits = objective.engine.logits(batch, point)
         return calibrate(logits, empty) if calibrated else logits
 
+    def divided(logits: Tensor) -> Tensor:
+        return logits if calibrated else calibrate(logits, empty)
+
     train, dev = (objective.judged(logits_of(batch), batch) for batch in rows)
     scores: dict[str, Any] = {
         "train_loss": _rounded(train.loss),
@@ -194,14 +197,14 @@ def _scores(bench: Bench, tuned: Mapping[int, Tensor] | None, examples: Sequence
         "dev_loss": _rounded(dev.loss),
         "dev": round(dev.score, DIGITS),
         "test": None,
-        "calibrated": {"dev": round(objective.score_of(calibrate(dev.logits, empty), bench.dev), DIGITS), "test": None},
+        "calibrated": {"dev": round(objective.score_of(divided(dev.logits), bench.dev), DIGITS), "test": None},
         "prior": [_rounded(p) for p in torch.softmax(empty, dim=-1).mean(dim=0).tolist()],
     }
     if examples is not None:
         test = scorer.batch(examples, plain)
         logits = logits_of(test)
         scores["test"] = round(objective.score_of(logits, test), DIGITS)
-        scores["calibrated"]["test"] = round(objective.score_of(calibrate(logits, empty), test), DIGITS)
+        scores["calibrated"]["test"] = round(objective.score_of(divided(logits), test), DIGITS)
     return scores
 
 

@@ -130,6 +130,14 @@ class Phase:
         sweep, position = divmod(step, len(self.turns))
         return sweep, self.turns[position if self.bandit is None else self.bandit.choose()]
 
+    def below(self, blocks: tuple[int, ...]) -> int:
+        """The block whose hidden states are surely kept when a turn begins: the one of the turn before, or the lowest one
+        where turns jump; the turn's own for the lowest one itself."""
+        lower = [block for block in self.blocks if block < min(blocks)]
+        if not lower:
+            return min(blocks)
+        return min(lower) if self.bandit is not None else max(lower)
+
     def reward(self, blocks: tuple[int, ...], gain: float) -> None:
         """Say by how much a turn lowered the loss."""
         if self.bandit is not None:

@@ -199,11 +199,12 @@ class Search:
         vectors = self.phase.up(blocks, asked)
         mover = optimizer if isinstance(optimizer, Moving) else None
         known = now.lines < len(self.journal.lines)
-        found = (
-            self.journal.lines[now.lines] if known else self._scored_generation(now, blocks, vectors, mover is not None)
-        )
-        losses, incumbent = _floats(found["losses"]), _float(found["incumbent"])
         penalties = self._penalties(asked)
+        if known:
+            found = self.journal.lines[now.lines]
+        else:
+            found = self._scored_generation(now, blocks, vectors, None if mover is not None else penalties)
+        losses, incumbent = _floats(found["losses"]), _float(found["incumbent"])
         told = losses + penalties
         optimizer.tell(told)
         if mover is not None:
@@ -229,7 +230,7 @@ class Search:
             look, words, cost = self._notes(now, stage, moved if averaged is None else averaged)
             scored = len(losses) + (mover is None) + (len(found["elites"]) + 1 if "elites" in found else 0)
             rows = self.sample(now.step) if self.sample else None
-            cost += self.objective.cost(blocks, len(losses) + (mover is None), rows)
+            cost += self.objective.cost(blocks, len(losses) + (mover is None), rows, self.phase.below(blocks))
             if "elites" in found:
                 cost += self.objective.cost(blocks, len(found["elites"]) + 1)
             return {
@@ -254,12 +255,16 @@ class Search:
         return line
 
     def _scored_generation(
-        self, now: Standing, blocks: tuple[int, ...], vectors: Mapping[int, Tensor], moves: bool
+        self,
+        now: Standing,
+        blocks: tuple[int, ...],
+        vectors: Mapping[int, Tensor],
+        penalties: NDArray[np.float64] | None,
     ) -> dict[str, Any]:
         """Losses of a generation and, where a best candidate is kept, of the incumbent as one more candidate; the best ones
         once more on all rows, where that is wanted."""
         rows = self.sample(now.step) if self.sample else None
-        if moves:
+        if penalties is None:
             losses = self.objective.evaluate(now.incumbent, vectors, rows)
             return {"losses": [_plain(loss) for loss in losses], "incumbent": None}
         together = {block: torch.cat([v, now.incumbent[block].unsqueeze(0)]) for block, v in vectors.items()}
@@ -267,7 +272,7 @@ class Search:
         found: dict[str, Any] = {"losses": [_plain(loss) for loss in losses[:-1]], "incumbent": _plain(losses[-1])}
         if count := self.config.method.elites:
             finite = np.where(np.isfinite(losses[:-1]), losses[:-1], np.inf)
-            chosen = np.argsort(finite, kind="stable")[:count].tolist()
+            chosen = np.argsort(finite + penalties, kind="stable")[:count].tolist()
             again = self.objective.evaluate(now.incumbent, {b: v[[*chosen, -1]] for b, v in together.items()})
             found["elites"] = [[index, _plain(loss)] for index, loss in zip(chosen, again[:-1], strict=True)]
             found["incumbent_again"] = _plain(again[-1])
@@ -400,19 +405,29 @@ class Search:
         section = self.config.alternate
         known = [_tried(entry) for entry in now.tried]
         best = sorted({entry.words.ids: entry for entry in known}.values(), key=lambda e: -e.loss)[-section.snapshots :]
+        again = 0
+        if (
+            self._beside_lora and now.failures < self.config.mentor.max_failures
+        ):  # what they cost with the model as it is now
+            scored = [(entry.words, self._words_at(entry.words, now.incumbent)) for entry in best]
+            best = [Tried(words, _float(here["loss"]), here["score"]) for words, here in scored]
+            best.sort(key=lambda entry: -entry.loss)
+            again = len(best) * self.objective.train.tokens
         begun = {"event": "proposal", "round": stage.round, "proposer": section.proposer}
         trained = {"loss": _plain(now.train_loss), "dev": now.dev}  # looked at when the stage ended
         if now.failures >= self.config.mentor.max_failures:
             silent = {"refused": [], "failure": "not asked: it failed before", "spent": now.spent}
-            return {**begun, **silent, **self._outcome(now, trained, [], None)}
+            return {**begun, **silent, **self._outcome(now, trained, [], None, again)}
         proposal = self.proposer.propose(stage.round, best, known)
         drafts = [self._scored(now, draft) for draft in proposal.drafts]
         taken = _taken(drafts, trained, section, seed_for(self.config.task.seed, stage.round, 4))
         shown = [{"text": e.words.text, "loss": _plain(e.loss), "score": e.score} for e in best]
-        return {**begun, "shown": shown, **as_line(proposal), **self._outcome(now, trained, drafts, taken)}
+        return {**begun, "shown": shown, **as_line(proposal), **self._outcome(now, trained, drafts, taken, again)}
 
-    def _outcome(self, now: Standing, trained: dict[str, Any], drafts: list[dict[str, Any]], taken: int | None) -> Line:
-        looks = len(drafts) * (self.dev.tokens + self.objective.train.tokens)
+    def _outcome(
+        self, now: Standing, trained: dict[str, Any], drafts: list[dict[str, Any]], taken: int | None, again: int
+    ) -> Line:
+        looks = len(drafts) * (self.dev.tokens + self.objective.train.tokens) + again
         return {
             "trained": trained,
             "drafts": drafts,

@@ -188,8 +188,8 @@ class Engine:
         count = min(len(next(iter(candidates.values()))), max(1, TRIED_TOKENS // batch.tokens))
         candidates = {block: vectors[:count] for block, vectors in candidates.items()}
         largest = max(group.ids.numel() for group in batch.groups) * count
-        most = min(largest, int(self.max_memory * MEGABYTE / self._bytes_per_token))
-        sizes = [most] + [size for size in CHUNKS if size < most]
+        most = int(self.max_memory * MEGABYTE / self._bytes_per_token)
+        sizes = [most] + [size for size in CHUNKS if size < min(most, largest)]
         times = dict.fromkeys(sizes, float("inf"))
         for _ in range(repeats):
             for size in sizes:

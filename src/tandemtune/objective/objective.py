@@ -152,15 +152,22 @@ class Objective:
         """The task's metric of label logits [N, C]."""
         return self.score(logits.argmax(dim=-1).tolist(), batch.labels.tolist())
 
-    def cost(self, blocks: Sequence[int], count: int, rows: Batch | None = None) -> int:
-        """Token-layers of one generation: every candidate from its first layer on, and the states that enter that layer: one
-        layer more than last time, or all of them for rows that were drawn anew."""
+    def cost(self, blocks: Sequence[int], count: int, rows: Batch | None = None, kept: int | None = None) -> int:
+        """Token-layers of one generation: every candidate from its first layer on, and the hidden states that enter it.
+
+        Args:
+            blocks: what the candidates change.
+            count: candidates.
+            rows: rows that were drawn anew, whose hidden states nobody has kept; None for all training rows.
+            kept: layer whose entering states are kept; None for the candidates' first one.
+        """
         costs = self.engine.stack.costs
         first = max(0, self.engine.tunable.first_layer(blocks))
+        begun = first if kept is None else min(max(0, kept), first)
         beside = (self.empty.tokens if self.empty else 0) + (self.near.batch.tokens if self.near else 0)
-        fresh = self.train.tokens * costs[max(0, first - 1)] if rows is None else rows.tokens * sum(costs[:first])
         scored = ((rows or self.train).tokens + beside) * count * sum(costs[first:])
-        return round(scored + fresh + beside * costs[max(0, first - 1)])
+        fresh = self.train.tokens * sum(costs[begun:first]) if rows is None else rows.tokens * sum(costs[:first])
+        return round(scored + fresh + beside * sum(costs[begun:first]))
 
 
 def _gradient_of(leaf: Tensor) -> Tensor:

@@ -189,8 +189,9 @@ def layer_gains(generations: list[dict[str, Any]]) -> dict[str, dict[str, float]
         entry["turns"] += 1
         if line["accepted"]:
             entry["taken"] += 1
-            if line["incumbent"] is not None:
-                entry["gain"] += line["incumbent"] - line["best"]
+            before = line.get("incumbent_again", line["incumbent"])
+            if before is not None:
+                entry["gain"] += before - line.get("train_loss", line["best"])
     return gains
 
 

@@ -110,8 +110,9 @@ class Task:
             seed: of the sample.
             split: rows that are left out, and others with the same texts.
         """
-        taken = [dict(example.fields) for example in (*split.train, *split.dev)]
-        rest = [Example(e.fields) for e in self._read_once(self.train_source) if dict(e.fields) not in taken]
+        taken = {tuple(sorted(example.fields.items())) for example in (*split.train, *split.dev)}
+        rows = self._read_once(self.train_source)
+        rest = [Example(row.fields) for row in rows if tuple(sorted(row.fields.items())) not in taken]
         return subsample(rest, count, seed)
 
     def label_index(self, label: str) -> int:
