@@ -93,7 +93,9 @@ def test_a_search_by_the_plain_loop_writes_the_same_journal(tmp_path: Path, monk
     recipe = small.recipe(tmp_path, "llama", method__budget=200)
     tune(recipe, tmp_path / "engine")
 
-    def one_by_one(self: Objective, point: dict[int, torch.Tensor], candidates: dict[int, torch.Tensor]) -> object:
+    def one_by_one(
+        self: Objective, point: dict[int, torch.Tensor], candidates: dict[int, torch.Tensor], rows: object = None
+    ) -> object:
         from types import SimpleNamespace
 
         tunable = self.engine.tunable

@@ -83,7 +83,7 @@ def normed(model, name, block, hidden):
 @pytest.mark.parametrize("name", ["bert", "gpt2", "gpt_neox", "llama"])
 def test_equals_a_plain_computation(name):
     home, engine, batch, prompts = house(name)
-    measured = statistics.measure(engine, home, batch, engine.tunable.initial())
+    measured = statistics.measure(engine, home, batch, engine.tunable.initial(), engine.tunable.blocks)
     assert tuple(measured) == BLOCKS
     for block in BLOCKS:
         with torch.no_grad():
@@ -106,7 +106,7 @@ def test_equals_a_plain_computation(name):
 def test_every_architecture_is_measured(name):
     home, engine, batch, _ = house(name)
     hooks = [len(module._forward_hooks) for module in home.model.modules()]
-    measured = statistics.measure(engine, home, batch, engine.tunable.initial())
+    measured = statistics.measure(engine, home, batch, engine.tunable.initial(), engine.tunable.blocks)
     for found in measured.values():
         assert list(found.y_sd) == ["q", "k"]
         assert all(0 < value < 1e3 for value in (found.hidden_sd, *found.x_rms.values(), *found.y_sd.values()))
@@ -116,8 +116,8 @@ def test_every_architecture_is_measured(name):
 def test_does_not_depend_on_how_the_batch_is_cut():
     home, engine, batch, prompts = house("bert")
     pieces = collate(prompts, batch.labels.tolist(), torch.device("cpu"), max_rows=1)
-    one = statistics.measure(engine, home, batch, engine.tunable.initial())[3]
-    other = statistics.measure(engine, home, pieces, engine.tunable.initial())[3]
+    one = statistics.measure(engine, home, batch, engine.tunable.initial(), engine.tunable.blocks)[3]
+    other = statistics.measure(engine, home, pieces, engine.tunable.initial(), engine.tunable.blocks)[3]
     assert other.x_rms == pytest.approx(one.x_rms, rel=1e-5)
     assert other.hidden_sd == pytest.approx(one.hidden_sd, rel=1e-5)
     assert other.y_sd == pytest.approx(one.y_sd, rel=1e-5)
@@ -138,5 +138,8 @@ def test_objective_measures_what_it_evaluates(name):
         assert found.loss == pytest.approx(loss, abs=1e-5)
         guess = found.logits.argmax(dim=-1)
         assert found.score == pytest.approx(float((guess == batch.labels).float().mean()))
-    assert objective.cost(3, 10) == batch.tokens * (10 * 1 + 1)
-    assert objective.cost(1, 10) == batch.tokens * (10 * 3 + 1)
+    assert objective.cost((3,), 10, kept=2) == batch.tokens * (10 * 1 + 1)
+    assert objective.cost((1, 3), 10, kept=0) == batch.tokens * (10 * 3 + 1)
+    assert objective.cost((3,), 10, kept=0) == batch.tokens * (10 * 1 + 3)
+    assert objective.cost((2,), 10) == batch.tokens * 10 * 2
+    assert objective.cost((2,), 10, rows=batch) == batch.tokens * (10 * 2 + 2)
