@@ -47,6 +47,8 @@ COSTS: dict[str, Read] = {
         result["cost"].get("mentor_prompt_tokens", 0) + result["cost"].get("mentor_completion_tokens", 0)
     ),
 }
+A_ROW_OR_TWO = 0.01
+"""Controls that differ by less are one: in 16 bits other groups of rows turn a row or two."""
 RATIOS = ("minutes", "peak MB")
 """Costs that are shown as ratios to those of the plan's reference, too."""
 DIGITS = {"minutes": 2, "forward tokens (M)": 3, "backward tokens (M)": 3}
@@ -260,7 +262,7 @@ def _notes_on_runs(
 
 
 def _differ(one: float | None, other: float | None) -> bool:
-    return one is not None and other is not None and abs(one - other) > ROUNDING
+    return one is not None and other is not None and abs(one - other) > A_ROW_OR_TWO
 
 
 # ---- as tables ---------------------------------------------------------------------------------------------------
