@@ -59,7 +59,7 @@ class CMAES(VectorAskTell):
         return {"inner": _copied(inner), "generator": _copied(generator)}
 
     def _load(self, state: State) -> None:
-        if "inner" not in state:
+        if "inner" not in state or "generator" not in state:
             raise ValueError("the state was saved by another kind of optimizer, not by CMAES")
         mine, theirs = vars(self._inner), state["inner"]
         for name, what in (("_n_dim", "d"), ("_popsize", "popsize")):
