@@ -68,6 +68,8 @@ LOW_FORMATS = ("bfloat16", "mixed")
 WORTH_COMPILING, COMPILED_FASTER, TIMED = 180.0, 0.97, 3
 """Compiling is tried where a search will take so many seconds, and kept where a generation takes at most this share of the
 time; the fastest of so many timed generations counts."""
+TRIED_TOKENS = 8192
+"""What is timed at the start has as many candidates as make about so many tokens."""
 RELIABLE = 0.98
 """A format is taken where its losses rank candidates at least this much like float32's (Spearman)."""
 
@@ -445,6 +447,14 @@ def _in_population(scorer: Scorer) -> bool:
     return scorer.config.method.searches and scorer.tunable.side_by_side and not among_weights
 
 
+def _few_candidates(bench: Bench) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """A point and a few candidates of the last block around it: enough to time, cheap beside a generation."""
+    tunable, block = bench.scorer.tunable, bench.searched[-1]
+    count = min(bench.scorer.config.method.popsize, max(1, TRIED_TOKENS // bench.objective.train.tokens))
+    generator = torch.Generator().manual_seed(0)
+    return tunable.initial(), {block: torch.randn(count, tunable.dim(block), generator=generator) * 0.01}
+
+
 def _settle_chunks(bench: Bench, known: int | None) -> None:
     """Let a search without gradient score its candidates in chunks of the size that is fastest here, always the same in a run."""
     scorer = bench.scorer
@@ -452,11 +462,7 @@ def _settle_chunks(bench: Bench, known: int | None) -> None:
         return
     engine = scorer.engine
     if known is None:
-        block = bench.searched[-1]
-        generator = torch.Generator().manual_seed(0)
-        size = scorer.config.method.popsize, scorer.tunable.dim(block)
-        trial = {block: torch.randn(*size, generator=generator) * 0.01}
-        known = engine.choose_chunk(bench.objective.train, scorer.tunable.initial(), trial)
+        known = engine.choose_chunk(bench.objective.train, *_few_candidates(bench))
         engine.forget()
     engine.chunk_tokens = known
     bench.facts["chunk_tokens"] = known
@@ -477,30 +483,28 @@ def _settle_compiling(bench: Bench, known: float | None, progress: Progress | No
         return
     if wanted == "auto" and scorer.facts["dtype"] == "float32":
         return
-    block = bench.searched[-1]
-    generator = torch.Generator().manual_seed(0)
-    trial = {block: torch.randn(config.method.popsize, scorer.tunable.dim(block), generator=generator) * 0.01}
-    origin = scorer.tunable.initial()
+    origin, trial = _few_candidates(bench)
+    (block,), count = trial, len(next(iter(trial.values())))
 
-    def generation() -> float:
+    def timed() -> float:
         begin = time.perf_counter()
         bench.objective.evaluate(origin, trial)
         return time.perf_counter() - begin
 
-    generation()
-    plain = min(generation() for _ in range(TIMED))
+    plain = timed()
     costs = [bench.objective.cost((b,), config.method.popsize) for b in bench.searched]
     planned = config.method.budget / config.method.popsize * sum(costs) / len(costs)
     if config.run.max_forward_tokens is not None:
         planned = min(planned, config.run.max_forward_tokens * sum(stack.costs))
-    seconds = plain * planned / bench.objective.cost((block,), config.method.popsize)
+    seconds = plain * planned / bench.objective.cost((block,), count)
     if wanted == "auto" and seconds < WORTH_COMPILING:
         bench.facts["compiled"] = 1.0
         return
+    plain = min(timed() for _ in range(TIMED))
     try:
-        count = stack.compile()
-        generation()
-        ratio = min(generation() for _ in range(TIMED)) / plain if count else 1.0
+        changed = stack.compile()
+        timed()
+        ratio = min(timed() for _ in range(TIMED)) / plain if changed else 1.0
     except Exception as error:  # whatever the compiler cannot do; there may be none
         if wanted == "always":
             raise ModelError(f"[model] compile: {str(error).splitlines()[0]}: set compile to never") from error

@@ -25,8 +25,6 @@ from tandemtune.tunables.base import INPUT, Point, Tunable
 MEGABYTE = 1_000_000
 CHUNKS = (4096, 1024)
 """Tokens of a chunk that are tried beside what the memory bound allows."""
-TRIED_TOKENS = 8192
-"""A trial has as many candidates as make about so many tokens."""
 CLEARLY = 0.95
 """A smaller chunk is chosen where it takes at most this share of the time."""
 
@@ -177,16 +175,15 @@ class Engine:
     def choose_chunk(self, batch: Batch, point: Point, candidates: Mapping[int, Tensor], repeats: int = 3) -> int:
         """Find by measuring how many tokens a chunk should have, and keep to it from now on.
 
-        Sizes from the memory bound downwards take turns on the same few candidates; a smaller one has to be clearly faster.
+        Sizes from the memory bound downwards take turns on the same candidates; a smaller one has to be clearly faster.
 
         Args:
             batch: the prompts that will be scored.
             point: the incumbent.
-            candidates: some candidates of a late block, which cost little.
+            candidates: a few candidates.
             repeats: how often every size is timed; the fastest time counts.
         """
-        count = min(len(next(iter(candidates.values()))), max(1, TRIED_TOKENS // batch.tokens))
-        candidates = {block: vectors[:count] for block, vectors in candidates.items()}
+        count = len(next(iter(candidates.values())))
         largest = max(group.ids.numel() for group in batch.groups) * count
         most = int(self.max_memory * MEGABYTE / self._bytes_per_token)
         sizes = [most] + [size for size in CHUNKS if size < min(most, largest)]

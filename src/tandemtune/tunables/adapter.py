@@ -24,14 +24,13 @@ from torch.nn import functional
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import replaced_forward
 from tandemtune.tunables import files
-from tandemtune.tunables.base import Point
-from tandemtune.types import Encoded
+from tandemtune.tunables.base import Layerwise, Point
 
 PARTS = ("down.weight", "down.bias", "up.weight", "up.bias")
 """What a block's vector holds, in order, as two linear maps would call it."""
 
 
-class Adapter:
+class Adapter(Layerwise):
     """An adapter behind some layers; one block is one layer.
 
     A block's vector holds W_down [h, width], b_down [1, width], W_up [width, h] and b_up [1, h], row by row.
@@ -73,18 +72,6 @@ class Adapter:
             for block, vector in point.items():
                 self._cut(block, vector)[0].uniform_(-bound, bound, generator=generator)  # a view
         return point
-
-    def reserve(self, prompt: Encoded) -> Encoded:
-        """The prompt as it is."""
-        return prompt
-
-    def first_layer(self, blocks: Sequence[int]) -> int:
-        """A block is a layer, so the lowest block."""
-        return min(blocks)
-
-    def same_below(self, layer: int, one: Point, other: Point) -> bool:
-        """Hidden states entering a layer depend on the lower layers' adapters only."""
-        return all(torch.equal(one[block], other[block]) for block in self.blocks if block < layer)
 
     @contextmanager
     def applied(self, point: Point) -> Iterator[None]:

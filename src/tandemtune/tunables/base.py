@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from tandemtune.types import Encoded
@@ -16,6 +17,25 @@ INPUT = -1
 
 Point = Mapping[int, Tensor]
 """One setting of a tunable: block -> float32 vector [dim], or [P, dim] where P candidates differ in that block."""
+
+
+class Layerwise:
+    """Base of tunables whose blocks are layers (and, for prompts, `INPUT`): what a block changes, only its layer and those
+    above it see."""
+
+    blocks: tuple[int, ...]
+
+    def reserve(self, prompt: Encoded) -> Encoded:
+        """The prompt as it is."""
+        return prompt
+
+    def first_layer(self, blocks: Sequence[int]) -> int:
+        """The lowest block; `INPUT` is before the first layer."""
+        return min(blocks)
+
+    def same_below(self, layer: int, one: Point, other: Point) -> bool:
+        """Hidden states entering a layer depend on the blocks below it only."""
+        return all(torch.equal(one[block], other[block]) for block in self.blocks if block < layer)
 
 
 class Tunable(Protocol):

@@ -21,11 +21,10 @@ from tandemtune.models.architectures import is_linear, sizes
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import hooked
 from tandemtune.tunables import files
-from tandemtune.tunables.base import Point
-from tandemtune.types import Encoded
+from tandemtune.tunables.base import Layerwise, Point
 
 
-class Bias:
+class Bias(Layerwise):
     """Changes of the biases of some layers; one block is one layer.
 
     A block's vector holds the changes of all linear maps and normalisations of its layer, in the order in which the layer lists
@@ -60,18 +59,6 @@ class Bias:
     def initial(self) -> dict[int, Tensor]:
         """The pretrained model: no change."""
         return {block: torch.zeros(self.dim(block)) for block in self.blocks}
-
-    def reserve(self, prompt: Encoded) -> Encoded:
-        """The prompt as it is."""
-        return prompt
-
-    def first_layer(self, blocks: Sequence[int]) -> int:
-        """A block is a layer, so the lowest block."""
-        return min(blocks)
-
-    def same_below(self, layer: int, one: Point, other: Point) -> bool:
-        """Hidden states entering a layer depend on the lower layers' biases only."""
-        return all(torch.equal(one[block], other[block]) for block in self.blocks if block < layer)
 
     @contextmanager
     def applied(self, point: Point) -> Iterator[None]:

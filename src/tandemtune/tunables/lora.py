@@ -21,14 +21,13 @@ from tandemtune.errors import ModelError, RunError
 from tandemtune.models.architectures import Projection, columns, sizes
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import hooked
-from tandemtune.tunables.base import Point
-from tandemtune.types import Encoded
+from tandemtune.tunables.base import Layerwise, Point
 
 TASK_TYPES = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
 """PEFT's names for kinds of models; it has none for a masked one."""
 
 
-class LoRA:
+class LoRA(Layerwise):
     """LoRA on the projections of some layers; one block is one layer.
 
     A block's vector holds, projection by projection (query, key), the factors A [n_in, r] and B [r, n_out], row by row.
@@ -80,18 +79,6 @@ class LoRA:
                 for a, _ in self.factors(block, vector).values():  # views
                     a.uniform_(-1 / math.sqrt(len(a)), 1 / math.sqrt(len(a)), generator=generator)
         return point
-
-    def reserve(self, prompt: Encoded) -> Encoded:
-        """The prompt as it is."""
-        return prompt
-
-    def first_layer(self, blocks: Sequence[int]) -> int:
-        """A block is a layer, so the lowest block."""
-        return min(blocks)
-
-    def same_below(self, layer: int, one: Point, other: Point) -> bool:
-        """Hidden states entering a layer depend on the lower layers' terms only."""
-        return all(torch.equal(one[block], other[block]) for block in self.blocks if block < layer)
 
     @contextmanager
     def applied(self, point: Point) -> Iterator[None]:

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from tandemtune.errors import RunError
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import LayerStack, hooked
-from tandemtune.tunables.base import INPUT, Point
+from tandemtune.tunables.base import INPUT, Layerwise, Point
 from tandemtune.tunables.lora import TASK_TYPES
 from tandemtune.types import Encoded
 
 
-class Prompt:
+class Prompt(Layerwise):
     """Vectors in front of the text.
 
     Where: causal and sequence-to-sequence models take them before everything else, as PEFT does; masked models behind their
@@ -101,14 +101,6 @@ class Prompt:
             ids=ids[: self.place] + room + ids[self.place :],
             answer=prompt.answer + (self.length if behind else 0),
         )
-
-    def first_layer(self, blocks: Sequence[int]) -> int:
-        """The lowest block; `INPUT` is before the first layer."""
-        return min(blocks)
-
-    def same_below(self, layer: int, one: Point, other: Point) -> bool:
-        """Hidden states entering a layer depend on the input's block and on those of lower layers."""
-        return all(torch.equal(one[block], other[block]) for block in self.blocks if block < layer)
 
     @contextmanager
     def applied(self, point: Point) -> Iterator[None]:
