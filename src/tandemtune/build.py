@@ -202,7 +202,6 @@ def make_scorer(
     section = config.model
     threads = int(known.get("threads") or section.threads or cores())
     torch.set_num_threads(threads)
-    keep_freed_memory()
     device = str(known.get("device") or _device(section.device))
     dtype = str(known.get("dtype") or (section.dtype if section.dtype != "auto" else "float32"))
     if progress:
@@ -216,6 +215,7 @@ def make_scorer(
         revision=section.revision,
         quantize=section.quantize,
     )
+    keep_freed_memory()  # what loading freed is gone by now
     backbone.check_template(task.template)
     verbalizer = resolve(backbone.tokenizer, task.template, task.words)
     try:

@@ -20,8 +20,8 @@ from torch.nn import functional
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Names of glibc's settings in its malloc.h."""
-LARGEST = 1 << 30
-"""Blocks up to this size are kept by the process when they are freed."""
+LARGEST, MOST = 1 << 26, 1 << 28
+"""Blocks up to this size are kept by the process when they are freed, and at most so many bytes of them."""
 
 
 def keep_freed_memory() -> bool:
@@ -36,7 +36,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, LARGEST)) and bool(mallopt(_M_TRIM_THRESHOLD, 2 * LARGEST - 1))
+    return bool(mallopt(_M_MMAP_THRESHOLD, LARGEST)) and bool(mallopt(_M_TRIM_THRESHOLD, MOST))
 
 
 def lean_forward(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
