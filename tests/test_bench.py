@@ -62,8 +62,18 @@ def test_the_floor_runs_exactly_the_remaining_layers(plan: bench.Plan) -> None:
     for index, layer in enumerate(work.scorer.backbone.layers):
         layer.register_forward_hook(lambda module, args, output, i=index: seen.append(i))
     floor.run(2)
-    chunks = sum(len(work.scorer.engine.chunks(group, 5)) for group in work.objective.train.groups)
-    assert seen == [2, 3] * chunks
+    assert seen == [2, 3]
+
+
+def test_the_floor_has_as_many_tokens_as_the_texts(plan: bench.Plan) -> None:
+    work, point = bench.contenders(plan, "float32")
+    texts, seen = work.objective.train, []
+    floor = bench.Floor(work, point, 5)
+    work.scorer.backbone.layers[3].register_forward_hook(lambda module, args, output: seen.append(args[0].shape[:2]))
+    floor.run(3)
+    ((rows, length),) = seen
+    assert rows == 5 * len(texts)
+    assert texts.tokens <= len(texts) * length < texts.tokens + len(texts)
 
 
 def test_every_prompt_has_the_length_that_was_asked_for(plan: bench.Plan) -> None:

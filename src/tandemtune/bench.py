@@ -121,7 +121,8 @@ def naive(bench: Bench, point: dict[int, Tensor], block: int, vectors: Tensor) -
 
 
 class Floor:
-    """Bare layer calls on the real tokens: what the remaining layers cost with nothing around them.
+    """Bare layer calls on as many tokens as the texts have, in rows that are all equally long: what the remaining layers cost
+    with nothing around them, and with lengths that suit them best.
 
     Args:
         bench: the engine's bench; its layers, batch and chunks are used.
@@ -131,13 +132,13 @@ class Floor:
 
     def __init__(self, bench: Bench, point: dict[int, Tensor], count: int) -> None:
         self._stack = bench.scorer.engine.stack
-        self._calls: list[tuple[Tensor, list[tuple[tuple[Any, ...], dict[str, Any]]]]] = []
-        for group in bench.objective.train.groups:
-            for here in bench.scorer.engine.chunks(group, count):
-                self._calls.append(self._recorded(group, here))
+        even = _even(bench)
+        chunks = bench.scorer.engine.chunks(even, count)
+        recorded = {here: self._recorded(even, here) for here in set(chunks)}
+        self._calls = [recorded[here] for here in chunks]
 
     def run(self, block: int) -> None:
-        """Call layers `block` to the last on every chunk of every group."""
+        """Call layers `block` to the last on every chunk."""
         with torch.inference_mode():
             for states, calls in self._calls:
                 hidden = states
@@ -339,6 +340,15 @@ def _agreement(plain: Bench, fast: Bench, point: dict[int, Tensor], count: int) 
         "largest difference to one by one, float32": float(abs(batch - one_by_one).max()),
         "largest difference to float32": float(abs(other - batch).max()),
     }
+
+
+def _even(bench: Bench) -> Group:
+    """As many rows as the training texts are, with the tokens that these have, but all equally long."""
+    rows = len(bench.objective.train)
+    tokens = torch.cat([group.ids.flatten() for group in bench.objective.train.groups])
+    length = -(-len(tokens) // rows)
+    ids = torch.cat([tokens, tokens[: rows * length - len(tokens)]]).view(rows, length)
+    return Group(ids, torch.full((rows,), length - 1, device=ids.device), torch.arange(rows, device=ids.device))
 
 
 def _filled(bench: Bench, length: int) -> Any:

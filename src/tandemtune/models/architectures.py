@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import nn
@@ -46,6 +47,8 @@ class Architecture:
             the one position that is decoded has nothing else to attend to.
         decoder_reads: maps of a decoder layer that read the encoder's output: the keys and values of that attention.
         embeddings: path of the module that embeds the prompt's tokens; None for the model's input embeddings.
+        positions: what the model calls the first position of a text, "zero" or "behind padding"; None where it cannot be told
+            positions or attends by them, so that prompts cannot be laid end to end.
     """
 
     layers: str
@@ -57,6 +60,7 @@ class Architecture:
     decoder_projections: tuple[Projection, ...] = ()
     decoder_reads: tuple[str, ...] = ()
     embeddings: str | None = None
+    positions: Literal["zero", "behind padding"] | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -65,12 +69,12 @@ class Architecture:
 
 
 def _pair(layers: str, query: str, key: str, narrow: tuple[str, ...]) -> Architecture:
-    return Architecture(layers, (Projection("q", query), Projection("k", key)), narrow=narrow)
+    return Architecture(layers, (Projection("q", query), Projection("k", key)), narrow=narrow, positions="zero")
 
 
 def _fused(layers: str, module: str, narrow: tuple[str, ...], *, interleaved: bool = False) -> Architecture:
     parts = tuple(Projection(name, module, part, interleaved) for part, name in enumerate("qk"))
-    return Architecture(layers, parts, narrow=narrow)
+    return Architecture(layers, parts, narrow=narrow, positions="zero")
 
 
 def _bert_like(layers: str, query: str = "query", key: str = "key") -> Architecture:
@@ -96,12 +100,16 @@ _OPT = _pair("model.decoder.layers", "self_attn.q_proj", "self_attn.k_proj", ("s
 
 ARCHITECTURES: dict[str, Architecture] = {
     "bert": _bert_like("bert.encoder.layer"),
-    "roberta": _bert_like("roberta.encoder.layer"),
-    "xlm-roberta": _bert_like("roberta.encoder.layer"),
+    **dict.fromkeys(
+        ("roberta", "xlm-roberta"), replace(_bert_like("roberta.encoder.layer"), positions="behind padding")
+    ),
     "electra": _bert_like("electra.encoder.layer"),
-    "deberta-v2": replace(_bert_like("deberta.encoder.layer", "query_proj", "key_proj"), mixed_inputs=True),
-    "distilbert": _pair(
-        "distilbert.transformer.layer", "attention.q_lin", "attention.k_lin", ("attention.out_lin", "ffn")
+    "deberta-v2": replace(
+        _bert_like("deberta.encoder.layer", "query_proj", "key_proj"), mixed_inputs=True, positions=None
+    ),
+    "distilbert": replace(
+        _pair("distilbert.transformer.layer", "attention.q_lin", "attention.k_lin", ("attention.out_lin", "ffn")),
+        positions=None,
     ),
     "gpt2": _fused("transformer.h", "attn.c_attn", ("attn.c_proj", "mlp")),
     "gpt_neox": _fused("gpt_neox.layers", "attention.query_key_value", ("attention.dense", "mlp"), interleaved=True),

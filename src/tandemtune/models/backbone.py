@@ -112,7 +112,9 @@ class Backbone:
         found = self.architecture
         tuned = [projection.module for projection in found.projections]
         narrow = [name for name in found.narrow if not any(f"{module}.".startswith(f"{name}.") for module in tuned)]
-        return LayerStack(self.model, found.layers, found.trunk, ids, narrow, found.decoder, found.decoder_reads)
+        padding = getattr(self.model.config, "pad_token_id", None) or 0
+        first = {"zero": 0, "behind padding": int(padding) + 1, None: None}[found.positions]
+        return LayerStack(self.model, found.layers, found.trunk, ids, narrow, found.decoder, found.decoder_reads, first)
 
     @property
     def filler(self) -> int | None:

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tandemtune.errors import ModelError
+from tandemtune.models import packing
 from tandemtune.models.lean import compiled, compiled_rotation, lean_forward
+from tandemtune.models.packing import Spans
 
 
 @contextmanager
@@ -58,6 +60,7 @@ class LayerStack:
         narrow: modules of the last layer that need to see the answer position only.
         decoder: path of the decoder's list of layers, if the model has one.
         reads: modules of a decoder layer that read the text's tokens.
+        first_position: what the model calls the first position; None if it cannot be told positions.
 
     Raises:
         ModelError: the model has no output embedding or its layers cannot be entered.
@@ -72,6 +75,7 @@ class LayerStack:
         narrow: Sequence[str] = (),
         decoder: str | None = None,
         reads: Sequence[str] = (),
+        first_position: int | None = None,
     ) -> None:
         self.model = model
         self.layers: list[nn.Module] = list(model.get_submodule(layers).children())
@@ -94,6 +98,9 @@ class LayerStack:
         self._tuple_length: int | None = None
         self._shares = False
         self._probe()
+        self._first_position = first_position
+        self.longest_packed = packing.longest(model)
+        self.packs = first_position is not None and decoder is None and packing.packs(model, len(self.layers))
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -108,7 +115,9 @@ class LayerStack:
         """Number format of the hidden states."""
         return next(self.model.parameters()).dtype
 
-    def hidden(self, ids: Tensor, stop: int, *, start: int = 0, states: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, ids: Tensor, stop: int, *, start: int = 0, states: Tensor | None = None, spans: Spans = ()
+    ) -> Tensor:
         """Hidden states that enter layer `stop`.
 
         Args:
@@ -116,6 +125,7 @@ class LayerStack:
             stop: layer index, 0 <= stop < number of layers.
             start: layer that `states` enter.
             states: hidden states [n, T, h] entering layer `start`; None to begin at the embeddings.
+            spans: the prompts that lie end to end in each row; empty where each row is one prompt.
 
         Returns:
             Hidden states [n, T, h]; [n, T + 1, h] where a decoder layer is entered.
@@ -139,10 +149,10 @@ class LayerStack:
             return states
         with torch.inference_mode(), ExitStack() as stack:
             self._be_lean(stack)
-            given = self._enter(stack, ids, start, states)
+            given = self._enter(stack, ids, start, states, spans)
             for layer in self.layers[stop:]:
                 stack.enter_context(replaced_forward(layer, catch(layer)))
-            self._read_out(stack, torch.zeros(len(ids), dtype=torch.long, device=ids.device))
+            self._read_out(stack, torch.zeros(len(ids), dtype=torch.long, device=ids.device), ())
             self.model(**given)
         return caught[0]
 
@@ -155,27 +165,29 @@ class LayerStack:
         states: Tensor | None = None,
         gradient: bool = False,
         mask: Tensor | None = None,
+        spans: Spans = (),
     ) -> Tensor:
         """Logits of the label words at the answer position.
 
         Args:
             ids: token ids [n, T], all rows equally long.
-            answer: index of the answer position in each row [n].
+            answer: index of the answer position in each row [n]; of each prompt's in a row [R], where rows hold several.
             start: layer that `states` enter.
             states: hidden states [n, T, h] entering layer `start`; None to begin at the embeddings.
             gradient: keep what a backward pass through the logits needs.
             mask: 0 for tokens that nothing may look at [n, T]; None if there are none. Needs states of None.
+            spans: the prompts that lie end to end in each row; empty where each row is one prompt.
 
         Returns:
-            Float32 logits [n, W].
+            Float32 logits [n, W], or [n * R, W].
         """
         with torch.inference_mode(not gradient), torch.set_grad_enabled(gradient), ExitStack() as stack:
             if not gradient:
                 self._be_lean(stack)
-            given = self._enter(stack, ids, start, states)
+            given = self._enter(stack, ids, start, states, spans)
             if mask is not None:
                 given["attention_mask"] = mask
-            self._read_out(stack, answer)
+            self._read_out(stack, answer, spans)
             output = self.model(**given)
             return output.logits[:, 0, :].float()  # type: ignore[no-any-return]
 
@@ -213,9 +225,12 @@ class LayerStack:
             given["decoder_input_ids"] = torch.full((len(ids), 1), begin, device=ids.device)
         return given
 
-    def _enter(self, stack: ExitStack, ids: Tensor, start: int, states: Tensor | None) -> dict[str, Any]:
+    def _enter(self, stack: ExitStack, ids: Tensor, start: int, states: Tensor | None, spans: Spans) -> dict[str, Any]:
         """Have the model begin at layer `start`; returns what to call it with."""
         given = self._inputs(ids)
+        if spans:
+            stack.enter_context(packing.end_to_end(self.model, spans))
+            given["position_ids"] = packing.positions(spans, self._first_position or 0, ids.device)
         if states is None:
             return given
         own = states
@@ -263,11 +278,15 @@ class LayerStack:
 
         return stand_in
 
-    def _read_out(self, stack: ExitStack, answer: Tensor) -> None:
-        rows = torch.arange(len(answer), device=answer.device)
+    def _read_out(self, stack: ExitStack, answer: Tensor, spans: Spans) -> None:
+        rows: Any = slice(None) if spans else torch.arange(len(answer), device=answer.device)
+        homes = packing.homes(spans, answer.device) if spans else None
+
+        def at_answer(hidden: Tensor) -> Tensor:
+            return hidden[rows, answer].flatten(0, -2).unsqueeze(1)
 
         def pick(module: nn.Module, args: Any, output: Any) -> Any:
-            picked = output[0][rows, answer].unsqueeze(1)
+            picked = at_answer(output[0])
             if isinstance(output, tuple):
                 return (picked, *output[1:])
             output["last_hidden_state"] = picked
@@ -280,8 +299,13 @@ class LayerStack:
             return functional.linear(hidden, weight[self.token_ids], words)  # type: ignore[index]
 
         def narrowed(forward: Callable[..., Any]) -> Callable[..., Any]:
-            # what these return for one position is added to all of them; the others are never read
-            return lambda hidden, *rest, **named: forward(hidden[rows, answer].unsqueeze(1), *rest, **named)
+            # what these return for one position is added to all of its prompt; the others are never read
+            def forwarded(hidden: Tensor, *rest: Any, **named: Any) -> Tensor:
+                if homes is None:
+                    return forward(at_answer(hidden), *rest, **named)  # type: ignore[no-any-return]
+                return forward(hidden[:, answer], *rest, **named)[:, homes]  # type: ignore[no-any-return]
+
+            return forwarded
 
         for module in self._narrow:
             stack.enter_context(replaced_forward(module, narrowed(module.forward)))

@@ -6,30 +6,34 @@ are filled up, and masked where the model would look at that.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from tandemtune.models.packing import Spans, lay
 from tandemtune.types import Encoded
 
 
 @dataclass(frozen=True)
 class Group:
-    """Prompts of one length.
+    """Prompts that go through the model together: of one length, or of any lengths and laid end to end in one row.
 
     Args:
-        ids: token ids [B, T].
-        answer: answer position in each row [B].
-        rows: where each row stands in the whole batch [B].
+        ids: token ids [B, T]; [1, T] where they lie end to end.
+        answer: answer position of each prompt [B], counted from the beginning of its row.
+        rows: where each prompt stands in the whole batch [B].
         mask: 1 for tokens and 0 for filling [B, T]; None where the rows are equally long or the model never looks back.
+        spans: where they lie end to end, (prompts, tokens of each) in order; empty where each has a row of its own.
     """
 
     ids: Tensor
     answer: Tensor
     rows: Tensor
     mask: Tensor | None = None
+    spans: Spans = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +95,31 @@ def collate(
             groups.append(Group(ids, answer, torch.tensor(rows, device=device), mask))
     gold = torch.tensor(list(labels), dtype=torch.long, device=device)
     return Batch(tuple(groups), gold, sum(len(p.ids) for p in prompts))
+
+
+def end_to_end(groups: Sequence[Group], limit: int) -> list[Group]:
+    """Lay the prompts of several groups end to end, in as few rows as have at most `limit` tokens (a longer prompt has its own).
+
+    Args:
+        groups: prompts grouped by length, without filling.
+        limit: bound on the tokens of a row.
+    """
+    where = [(group, row) for group in groups for row in range(len(group.ids))]
+    made: list[Group] = []
+    for members in lay([group.ids.shape[1] for group, _ in where], limit):
+        chosen = [where[index] for index in members]
+        lengths = [group.ids.shape[1] for group, _ in chosen]
+        begins = [sum(lengths[:i]) for i in range(len(lengths))]
+        answer = [group.answer[row] + begin for (group, row), begin in zip(chosen, begins, strict=True)]
+        made.append(
+            Group(
+                torch.cat([group.ids[row] for group, row in chosen]).unsqueeze(0),
+                torch.stack(answer),
+                torch.stack([group.rows[row] for group, row in chosen]),
+                spans=tuple((len(list(same)), length) for length, same in itertools.groupby(lengths)),
+            )
+        )
+    return made
 
 
 def _filled(ids: tuple[int, ...], width: int) -> tuple[int, ...]:

@@ -5,7 +5,8 @@ What makes it fast, and equal to scoring them one by one:
 * candidates that differ from layer i on share the hidden states that enter layer i; those are computed once and kept until
   the tunable says that something below has changed;
 * the candidates of a chunk are one batch, each with its own low-rank terms beside the shared projections;
-* prompts are grouped by length, so there is no padding; the head sees the answer position and the label words only.
+* there is no padding: prompts are laid end to end in one row of tokens, or grouped by length where a model or a tunable does
+  not allow that; the head sees the answer position and the label words only.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tandemtune.models.layers import LayerStack
-from tandemtune.objective.batch import Batch, Group
+from tandemtune.objective.batch import Batch, Group, end_to_end
 from tandemtune.tunables.base import INPUT, Point, Tunable
 
 MEGABYTE = 1_000_000
@@ -31,7 +32,7 @@ CLEARLY = 0.95
 
 @dataclass(frozen=True)
 class _Prefix:
-    """Hidden states that enter one layer, group by group, and the point they were computed with."""
+    """Hidden states that enter one layer, piece by piece, and the point they were computed with."""
 
     layer: int
     states: list[Tensor]
@@ -64,15 +65,16 @@ class Engine:
         self.chunk_tokens = chunk_tokens
         self._bytes_per_token = bytes_per_token(stack)
         self._prefixes: WeakKeyDictionary[Batch, list[_Prefix]] = WeakKeyDictionary()  # gone with the batch
+        self._laid: WeakKeyDictionary[Batch, list[Group]] = WeakKeyDictionary()
 
     def logits(self, batch: Batch, point: Point) -> Tensor:
         """Label logits [N, C] of one point, through the whole model."""
         result = self._empty(batch, 1)
         with self.tunable.applied(point):
-            for group in batch.groups:
-                rows = self._rows_per_chunk(group.ids.shape[1])
-                for part in _row_chunks(group, rows):
-                    words = self.stack.logits(part.ids, part.answer, mask=part.mask)
+            for piece in self.pieces(batch):
+                rows = self._rows_per_chunk(piece.ids.shape[1])
+                for part in _row_chunks(piece, rows):
+                    words = self.stack.logits(part.ids, part.answer, mask=part.mask, spans=part.spans)
                     result[0, part.rows] = words @ self.averaging
         return result[0]
 
@@ -95,38 +97,58 @@ class Engine:
         """
         count = len(next(iter(candidates.values())))
         start = self.tunable.first_layer(list(candidates))
-        kept_states: Sequence[Tensor | None] = [None] * len(batch.groups)
+        pieces = self.pieces(batch)
+        kept_states: Sequence[Tensor | None] = [None] * len(pieces)
         if start > INPUT:
             kept_states = self._prefix(batch, point, start).states
         result = self._empty(batch, count)
-        for whole, kept in zip(batch.groups, kept_states, strict=True):
+        for whole, kept in zip(pieces, kept_states, strict=True):
             fitting = self._rows_per_chunk(whole.ids.shape[1])
             parts = _row_chunks(whole, fitting)
             for group, states in zip(parts, _split(kept, fitting, len(parts)), strict=True):
-                rows = len(group.ids)
+                rows = len(group.rows)
                 first = 0
                 for here in self.chunks(group, count):
                     chunk = {block: vectors[first : first + here] for block, vectors in candidates.items()}
                     with self.tunable.applied({**point, **chunk}):
                         words = self.stack.logits(
                             group.ids.repeat(here, 1),
-                            group.answer.repeat(here),
+                            group.answer if group.spans else group.answer.repeat(here),
                             start=max(start, 0),
                             states=None if states is None else states.repeat(here, 1, 1),
+                            spans=group.spans,
                         )
                     result[first : first + here, group.rows] = (words @ self.averaging).view(here, rows, -1)
                     first += here
         return result
 
+    def pieces(self, batch: Batch) -> Sequence[Group]:
+        """The prompts as they go through the model: laid end to end where model and tunable allow it, else group by group."""
+        if not (self.stack.packs and self.tunable.token_wise) or len(batch.groups) < 2:
+            return batch.groups
+        lengths = [group.ids.shape[1] for group in batch.groups]
+        if max(lengths) > (self.stack.longest_packed or max(lengths)) or any(g.mask is not None for g in batch.groups):
+            return batch.groups
+        if batch not in self._laid:
+            self._laid[batch] = end_to_end(batch.groups, self._most())
+        return self._laid[batch]
+
     def chunks(self, group: Group, count: int) -> list[int]:
-        """How many candidates go through the model together, chunk by chunk, for one group of prompts."""
+        """How many candidates go through the model together, chunk by chunk, for one piece of a batch."""
         rows, length = group.ids.shape
         size = max(1, self._rows_per_chunk(length) // rows) if self.tunable.side_by_side else 1
         return [min(size, count - first) for first in range(0, count, size)]
 
     def states(self, batch: Batch, point: Point, layer: int) -> list[Tensor]:
         """Hidden states [B, T, h] that enter `layer`, one tensor for each group of the batch."""
-        return self._prefix(batch, point, layer).states
+        states, pieces = self._prefix(batch, point, layer).states, self.pieces(batch)
+        if not pieces or not pieces[0].spans:
+            return states
+        found: dict[int, Tensor] = {}
+        for piece, kept in zip(pieces, states, strict=True):
+            lengths = [length for rows, length in piece.spans for _ in range(rows)]
+            found.update(zip(piece.rows.tolist(), kept[0].split(lengths), strict=True))  # type: ignore[no-untyped-call]
+        return [torch.stack([found[row] for row in group.rows.tolist()]) for group in batch.groups]
 
     def run_layer(self, group: Group, layer: int, states: Tensor) -> None:
         """Run one layer on hidden states [B, T, h] that enter it, for those who watch its modules."""
@@ -150,10 +172,10 @@ class Engine:
             return nearest
         states: list[Tensor] = []
         with self.tunable.applied(point):
-            for index, group in enumerate(batch.groups):
+            for index, piece in enumerate(self.pieces(batch)):
                 begin = nearest.states[index] if nearest else None
                 start = nearest.layer if nearest else 0
-                states.append(self._advance(group, start, begin, layer))
+                states.append(self._advance(piece, start, begin, layer))
         made = _Prefix(layer, states, {block: vector.clone() for block, vector in point.items()})
         lowest = min([*kept, made], key=lambda p: p.layer)
         self._prefixes[batch] = [made] if lowest is made else [lowest, made]
@@ -167,6 +189,7 @@ class Engine:
                 layer,
                 start=start,
                 states=None if begin is None else begin[first : first + rows],
+                spans=group.spans,
             )
             for first in range(0, len(group.ids), rows)
         ]
@@ -185,7 +208,7 @@ class Engine:
         """
         count = len(next(iter(candidates.values())))
         largest = max(group.ids.numel() for group in batch.groups) * count
-        most = int(self.max_memory * MEGABYTE / self._bytes_per_token)
+        most = self._most()
         sizes = [most] + [size for size in CHUNKS if size < min(most, largest)]
         times = dict.fromkeys(sizes, float("inf"))
         for _ in range(repeats):
@@ -202,8 +225,12 @@ class Engine:
 
     def _rows_per_chunk(self, length: int) -> int:
         """Rows of `length` tokens that fit the memory bound and the chosen chunk."""
-        tokens = int(self.max_memory * MEGABYTE / self._bytes_per_token)
-        return max(1, min(tokens, self.chunk_tokens or tokens) // length)
+        most = self._most()
+        return max(1, min(most, self.chunk_tokens or most) // length)
+
+    def _most(self) -> int:
+        """Tokens whose activations fit the memory bound."""
+        return int(self.max_memory * MEGABYTE / self._bytes_per_token)
 
     def _empty(self, batch: Batch, count: int) -> Tensor:
         labels = self.averaging.shape[1]

@@ -45,6 +45,7 @@ class Adapter(Layerwise):
 
     names = ("down", "up")
     side_by_side = True
+    token_wise = True
 
     def __init__(self, backbone: Backbone, width: int, layers: Sequence[int], start_seed: int | None = None) -> None:
         self.width = width

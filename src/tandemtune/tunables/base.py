@@ -56,6 +56,11 @@ class Tunable(Protocol):
         """Whether several candidates can be applied at once, as equal parts of one batch."""
         ...
 
+    @property
+    def token_wise(self) -> bool:
+        """Whether it does the same to every token, wherever that stands, so that prompts may lie end to end in one row."""
+        ...
+
     def shapes(self, block: int) -> Sequence[tuple[int, int]]:
         """Matrices that the block's flat vector is made of, in order."""
         ...

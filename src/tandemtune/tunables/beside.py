@@ -28,6 +28,8 @@ class LoRABesidePrompt:
         ValueError: the prompt is a deep one, whose blocks would be layers, too.
     """
 
+    token_wise = False
+
     def __init__(self, lora: LoRA, prompt: Prompt) -> None:
         if prompt.blocks != (INPUT,):
             raise ValueError(f"expected a prompt at the input only, got blocks {list(prompt.blocks)}")

@@ -36,6 +36,7 @@ class Bias(Layerwise):
     """
 
     names = ("bias",)
+    token_wise = True
 
     def __init__(self, backbone: Backbone, layers: Sequence[int]) -> None:
         self.blocks = tuple(sorted(layers))

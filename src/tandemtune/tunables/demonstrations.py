@@ -55,6 +55,7 @@ class Demonstrations:
     blocks: tuple[int, ...] = ()
     names = ("demonstrations",)
     side_by_side = True
+    token_wise = True
 
     def __init__(self, backbone: Backbone, demonstrations: Sequence[Demonstration]) -> None:
         self.demonstrations = tuple(demonstrations)

@@ -33,6 +33,7 @@ class Full:
     names = ("weights",)
     blocks = (INPUT,)
     side_by_side = False
+    token_wise = True
 
     def __init__(self, backbone: Backbone) -> None:
         self._model: Any = backbone.model

@@ -40,6 +40,8 @@ class LoRA(Layerwise):
             zero, so the first point is the pretrained model all the same.
     """
 
+    token_wise = True
+
     def __init__(self, backbone: Backbone, rank: int, layers: Sequence[int], start_seed: int | None = None) -> None:
         self.rank = rank
         self._start_seed = start_seed

@@ -42,6 +42,7 @@ class Prompt(Layerwise):
 
     names = ("prompt",)
     side_by_side = True
+    token_wise = False
 
     def __init__(self, backbone: Backbone, length: int, start: Tensor, layers: Sequence[int] = ()) -> None:
         self.length = length

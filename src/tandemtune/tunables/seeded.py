@@ -58,6 +58,7 @@ class SeededDirections:
 
     blocks = (INPUT,)
     names = ("directions",)
+    token_wise = True
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ class Untouched:
     blocks: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
     side_by_side = True
+    token_wise = True
 
     def shapes(self, block: int) -> list[tuple[int, int]]:
         """There is no block."""

@@ -1,0 +1,149 @@
+"""Prompts of any lengths laid end to end, as one row of tokens, through an unmodified `transformers` model.
+
+Everything in a layer but its attention maps each token by itself, so it does not matter which prompt a token belongs to. One
+row of all tokens gives matrix products as many rows as there are, however many lengths the prompts have; attention goes prompt
+by prompt, by the function that the model would use.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Spans = tuple[tuple[int, int], ...]
+"""What lies end to end in a row, in order: (prompts, tokens of each)."""
+FITTING = "sdpa"
+"""The attention of `transformers` that needs no mask where a row is one prompt."""
+_NAME = "tandemtune-end-to-end"
+
+
+@dataclass
+class _Packing:
+    """What the attention function needs to know, and how often it was asked."""
+
+    spans: Spans
+    own: Callable[..., Any]
+    calls: int = 0
+
+
+_PACKING: ContextVar[_Packing] = ContextVar("packing")
+
+
+@contextmanager
+def end_to_end(model: nn.Module, spans: Spans) -> Iterator[_Packing]:
+    """Have every attention of a model keep prompts apart that lie end to end, until the context ends.
+
+    Args:
+        model: a model for which `packs` says yes.
+        spans: the prompts in a row of the batch; all rows are cut alike.
+    """
+    from transformers import AttentionInterface
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    AttentionInterface.register(_NAME, _attention)
+    config: Any = model.config
+    before = config._attn_implementation
+    packing = _Packing(spans, ALL_ATTENTION_FUNCTIONS[before])
+    token = _PACKING.set(packing)
+    config._attn_implementation = _NAME
+    try:
+        yield packing
+    finally:
+        config._attn_implementation = before
+        _PACKING.reset(token)
+
+
+def packs(model: nn.Module, layers: int) -> bool:
+    """Whether prompts may be laid end to end in a model: it lets itself be told positions, and hands the attention of each layer
+    to a function that can be chosen. Found out by trying.
+
+    Args:
+        model: a masked or causal language model.
+        layers: how many layers it has.
+    """
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return False
+    if getattr(model.config, "_attn_implementation", None) != FITTING:
+        return False
+    two = torch.zeros(1, 2, dtype=torch.long, device=next(model.parameters()).device)
+    try:
+        with torch.inference_mode(), end_to_end(model, ((2, 1),)) as packing:
+            model(input_ids=two, position_ids=two)
+    except (ImportError, TypeError, ValueError, RuntimeError, IndexError, KeyError):
+        return False
+    return packing.calls == layers
+
+
+def longest(model: nn.Module) -> int | None:
+    """Tokens up to which each one sees all of its prompt (or all before it); None for no bound."""
+    window = getattr(model.config, "sliding_window", None)
+    return None if window is None else int(window)
+
+
+def positions(spans: Spans, first: int, device: torch.device) -> Tensor:
+    """Position ids [1, tokens] of prompts that lie end to end.
+
+    Args:
+        spans: the prompts.
+        first: what the model calls the first position.
+        device: where the model lies.
+    """
+    return (
+        torch.cat([torch.arange(first, first + length).repeat(rows) for rows, length in spans]).unsqueeze(0).to(device)
+    )
+
+
+def homes(spans: Spans, device: torch.device) -> Tensor:
+    """For each token the number of the prompt that it belongs to [tokens]."""
+    lengths = [length for rows, length in spans for _ in range(rows)]
+    return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)).to(device)
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Attention inside each prompt: queries, keys and values [n, heads, tokens, width] to [n, tokens, heads, width]."""
+    packing = _PACKING.get()
+    packing.calls += 1
+    found: list[Tensor] = []
+    first = 0
+    for rows, length in packing.spans:
+        behind = first + rows * length
+        parts = (_apart(tensor[:, :, first:behind], rows) for tensor in (query, key, value))
+        output, _ = packing.own(module, *parts, None, **kwargs)
+        found.append(output.reshape(len(query), rows * length, *output.shape[2:]))
+        first = behind
+    return torch.cat(found, dim=1), None
+
+
+def _apart(tensor: Tensor, rows: int) -> Tensor:
+    """[n, heads, rows * length, width] -> [n * rows, heads, length, width]."""
+    return tensor if rows == 1 else tensor.unflatten(2, (rows, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def lay(lengths: Sequence[int], limit: int) -> list[list[int]]:
+    """Which prompts lie end to end together: in order, as many as have at most `limit` tokens.
+
+    Args:
+        lengths: tokens of each prompt.
+        limit: bound on the tokens of a row; a longer prompt is a row of its own.
+
+    Returns:
+        Indices of the prompts of each row.
+    """
+    made: list[list[int]] = []
+    tokens = 0
+    for index, length in enumerate(lengths):
+        if not made or tokens + length > limit:
+            made.append([])
+            tokens = 0
+        made[-1].append(index)
+        tokens += length
+    return made

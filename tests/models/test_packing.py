@@ -1,0 +1,160 @@
+"""Prompts that lie end to end in one row give what each of them gives alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import oracle
+import tiny
+from tandemtune.models.packing import homes, lay, longest, packs, positions
+from tandemtune.objective.batch import collate, end_to_end
+from tandemtune.objective.engine import Engine
+from tandemtune.tasks.templates import Template
+from tandemtune.tasks.verbalizers import resolve
+from tandemtune.tunables.lora import LoRA
+from tandemtune.tunables.prompt import Prompt
+from tandemtune.types import Encoded
+
+PACKING = {"bert", "roberta", "electra", "gpt2", "opt", "gpt_neox", "llama", "qwen2", "qwen3", "gemma3_text"}
+LENGTHS = (3, 5, 5, 8)
+SPANS = ((1, 3), (2, 5), (1, 8))
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def stack_of(name):
+    home = tiny.backbone(name)
+    words = {"bad": ["terrible"], "good": ["great"]}
+    return home, home.stack(resolve(home.tokenizer, Template.parse("{text} {mask}"), words))
+
+
+def texts(lengths=LENGTHS):
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randint(6, 40, (length,), generator=generator) for length in lengths]
+
+
+def batch_of(lengths=LENGTHS, **options):
+    prompts = [Encoded(tuple(ids.tolist()), len(ids) - 1) for ids in texts(lengths)]
+    return collate(prompts, [0] * len(prompts), torch.device("cpu"), **options)
+
+
+def engine_of(name, tunable=LoRA, **options):
+    home, stack = stack_of(name)
+    made = (
+        LoRA(home, 2, range(4))
+        if tunable is LoRA
+        else tunable(home, 2, torch.zeros(2, home.embedding_weight.shape[1]), [])
+    )
+    return Engine(stack, made, torch.eye(2), **options)
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_which_models_take_prompts_end_to_end(name):
+    assert stack_of(name)[1].packs == (name in PACKING)
+
+
+@pytest.mark.parametrize("name", sorted(PACKING))
+def test_hidden_states_and_logits_are_those_of_each_prompt_alone(name):
+    home, stack = stack_of(name)
+    row = torch.cat(texts()).unsqueeze(0)
+    alone = [oracle.entering(home.model, ids.unsqueeze(0)) for ids in texts()]
+    expected = [torch.cat([states[layer][0] for states in alone]) for layer in range(4)]
+    for start, stop in ((0, 0), (0, 3), (2, 3), (1, 1)):
+        states = None if start == 0 else expected[start].unsqueeze(0)
+        found = stack.hidden(row, stop, start=start, states=states, spans=SPANS)
+        assert_close(found[0], expected[stop], **CLOSE)
+    answer = torch.tensor([2, 5, 12, 20])  # in the middle of a prompt, too
+    places = [(0, 2), (1, 2), (2, 4), (3, 7)]
+    logits = torch.stack([oracle.all_logits(home.model, texts()[i].unsqueeze(0))[0, place] for i, place in places])
+    wanted = logits[:, stack.token_ids]
+    assert_close(stack.logits(row, answer, spans=SPANS), wanted, **CLOSE)
+    two = stack.logits(row.repeat(2, 1), answer, start=2, states=expected[2].repeat(2, 1, 1), spans=SPANS)
+    assert_close(two, wanted.repeat(2, 1), **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_the_model_is_asked_once_whatever_the_lengths(name, monkeypatch):
+    engine = engine_of(name)
+    seen = []
+    own = engine.stack.logits
+    monkeypatch.setattr(engine.stack, "logits", lambda ids, *a, **k: seen.append(tuple(ids.shape)) or own(ids, *a, **k))
+    vectors = torch.zeros(4, engine.tunable.dim(1))
+    engine.population_logits(batch_of(), engine.tunable.initial(), {1: vectors})
+    assert seen == [(4, 21)]
+
+
+@pytest.mark.parametrize(
+    ("name", "lengths", "options", "tunable"),
+    [
+        ("llama", (5, 5, 5), {}, LoRA),  # one length needs nothing
+        ("bert", (3, 5), {"stretch": 9.0}, LoRA),  # filled rows have masks
+        ("gemma3_text", (3, 9), {}, LoRA),  # longer than the window
+        ("llama", (3, 5), {}, Prompt),  # its vectors have places in each row
+        ("t5", (3, 5), {}, LoRA),
+    ],
+)
+def test_prompts_keep_rows_of_their_own_where_they_have_to(name, lengths, options, tunable):
+    engine, batch = engine_of(name, tunable), batch_of(lengths, **options)
+    assert tuple(engine.pieces(batch)) == batch.groups
+
+
+def test_a_window_that_all_prompts_fit_in_changes_nothing():
+    engine, batch = engine_of("gemma3_text"), batch_of((3, 8))
+    (piece,) = engine.pieces(batch)
+    assert piece.spans == ((1, 3), (1, 8))
+    apart = engine_of("gemma3_text")
+    apart.stack.packs = False
+    point = {block: torch.randn(apart.tunable.dim(block)) * 0.3 for block in range(4)}
+    assert_close(engine.logits(batch, point), apart.logits(batch, point), **CLOSE)
+
+
+def test_an_attention_that_needs_masks_is_left_alone():
+    home, _ = stack_of("llama")
+    home.model.config._attn_implementation = "eager"
+    assert not packs(home.model, 4)
+
+
+def test_a_model_that_asks_for_another_number_of_attentions_is_left_alone():
+    home, _ = stack_of("llama")
+    assert packs(home.model, 4)
+    assert not packs(home.model, 5)
+
+
+def test_what_was_chosen_is_put_back_also_after_an_error(monkeypatch):
+    home, stack = stack_of("llama")
+    row = torch.cat(texts()).unsqueeze(0)
+    assert home.model.config._attn_implementation == "sdpa"
+    stack.hidden(row, 2, spans=SPANS)
+    assert home.model.config._attn_implementation == "sdpa"
+    with pytest.raises(RuntimeError):
+        stack.hidden(row, 2, spans=((1, 99),))
+    assert home.model.config._attn_implementation == "sdpa"
+
+
+def test_where_tokens_belong():
+    assert positions(SPANS, 2, torch.device("cpu")).tolist() == [[2, 3, 4, *range(2, 7), *range(2, 7), *range(2, 10)]]
+    assert homes(SPANS, torch.device("cpu")).tolist() == [0] * 3 + [1] * 5 + [2] * 5 + [3] * 8
+
+
+def test_rows_are_filled_in_order_up_to_the_limit():
+    assert lay([3, 5, 5, 8], 10) == [[0, 1], [2], [3]]
+    assert lay([3, 5, 5, 8], 13) == [[0, 1, 2], [3]]
+    assert lay([9, 1], 4) == [[0], [1]]
+    assert lay([], 4) == []
+
+
+def test_pieces_hold_every_prompt_once_with_its_answer():
+    batch = batch_of((8, 3, 5, 5))
+    made = end_to_end(batch.groups, 13)
+    assert [piece.spans for piece in made] == [((1, 3), (2, 5)), ((1, 8),)]
+    assert [piece.rows.tolist() for piece in made] == [[1, 2, 3], [0]]
+    assert [piece.answer.tolist() for piece in made] == [[2, 7, 12], [7]]
+    first, second, third, last = texts((8, 3, 5, 5))
+    assert made[0].ids.tolist() == [torch.cat([second, third, last]).tolist()]
+    assert made[1].ids.tolist() == [first.tolist()]
+
+
+def test_the_window_of_a_model_bounds_its_prompts():
+    assert longest(tiny.backbone("gemma3_text").model) == 8
+    assert longest(tiny.backbone("llama").model) is None
