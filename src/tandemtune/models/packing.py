@@ -125,7 +125,7 @@ def _attention(
 
 def _apart(tensor: Tensor, rows: int) -> Tensor:
     """[n, heads, rows * length, width] -> [n * rows, heads, length, width]."""
-    return tensor if rows == 1 else tensor.unflatten(2, (rows, -1)).transpose(1, 2).flatten(0, 1)
+    return tensor if rows == 1 else tensor.unflatten(2, (rows, -1)).transpose(1, 2).flatten(0, 1)  # type: ignore[no-untyped-call]
 
 
 def lay(lengths: Sequence[int], limit: int) -> list[list[int]]:
