@@ -154,7 +154,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "method.anchor": NUMBER,
     "method.kl": NUMBER,
     "method.kl_rows": (*COUNT, 0),
-    "method.calibrate": ("yes", 1, None),
+    "method.calibrate": ("yes", 1, None, "Auto"),
     "method.average": (*NUMBER, 1.0),
     "method.subsample": (*COUNT, 0),
     "method.elites": COUNT,

@@ -118,6 +118,7 @@ FORMS = {
     "anchor": ("c-lora", {"method__anchor": 0.1}),
     "kl": ("c-lora", {"method__kl": 0.5, "method__kl_rows": 4}),
     "calibrate": ("c-lora", {"method__calibrate": True}),
+    "calibrate where dev says so": ("c-lora", {"method__calibrate": "auto"}),
     "average": ("c-lora", {"method__average": 0.5}),
     "subsample": ("c-lora", {"method__subsample": 4}),
     "elites": ("c-lora", {"method__subsample": 4, "method__elites": 2, "method__budget": 48}),
@@ -217,6 +218,29 @@ def test_elites_are_judged_on_all_rows(place, tmp_path):
         assert len(again) == 2
         assert line["accepted"] == (min(again) < line["incumbent_again"])
         assert line["train_loss"] == (min(again) if line["accepted"] else line["incumbent_again"])
+
+
+@pytest.mark.parametrize("worse", [False, True])
+def test_dev_decides_whether_losses_are_calibrated(place, tmp_path, monkeypatch, worse):
+    """The same decision holds for the search, the scores, a resumed run and predictions."""
+    from tandemtune import build
+
+    recipe = recipe_of("c-lora-calibrated", place, method__alpha=1.0)
+    work = build.build(load_config(recipe))
+    origin, objective = work.scorer.tunable.initial(), work.objective
+    objective.empty = None
+    plain = objective.measure(work.dev, origin).loss
+    objective.empty = work.content_free
+    calibrated = objective.measure(work.dev, origin).loss
+    assert plain != calibrated
+    assert work.scorer.calibrates == (calibrated < plain)
+    monkeypatch.setattr(build, "_better_calibrated", lambda *_: not worse)
+    result = tune(recipe, tmp_path / "run")
+    start = small.journal(tmp_path / "run")[0]["dev"]
+    assert start["loss"] == pytest.approx(plain if worse else calibrated, abs=1e-5)
+    assert small.journal(tmp_path / "run") and load(tmp_path / "run").scorer.calibrates == (not worse)
+    same = tune(recipe_of("c-lora", place, method__alpha=1.0, method__calibrate=not worse), tmp_path / "other")
+    assert same["tuned"] == result["tuned"]
 
 
 def test_calibration_decides_what_is_reported_and_predicted(place, tmp_path):

@@ -34,7 +34,7 @@ from tandemtune.models.lean import keep_freed_memory
 from tandemtune.objective import losses
 from tandemtune.objective.batch import Batch, collate
 from tandemtune.objective.engine import Engine
-from tandemtune.objective.objective import Near, Objective, rank_correlation
+from tandemtune.objective.objective import Near, Objective, calibrate, rank_correlation
 from tandemtune.parts import Bench, Progress, Scorer, content_free
 from tandemtune.phases import make_phase
 from tandemtune.schedule import Stage, seed_for
@@ -367,10 +367,13 @@ def _bench(scorer: Scorer, split: Split) -> Bench:
         losses.make(method.loss, f1),
         scorer.task.score,
         scorer.batch(scored),
-        content_free(scorer, apart=True) if method.calibrate else None,
     )
     if isinstance(scorer.tunable, Prompt):
         scorer.tunable.settle(scorer.engine.stack, [group.ids for group in train.groups])
+    if method.calibrate == "auto" and "calibrated" not in scorer.facts:
+        scorer.facts["calibrated"] = _better_calibrated(scorer, objective, dev)
+    if scorer.calibrates:
+        objective.empty = content_free(scorer, apart=True)
     if method.kl:
         objective.near = _near(scorer, split)
     rows = {
@@ -381,6 +384,13 @@ def _bench(scorer: Scorer, split: Split) -> Bench:
         "rows_sha256": _digest(collate(*scorer.encoded(split.train), scorer.backbone.device), dev),
     }
     return Bench(scorer, split, objective, dev, content_free(scorer), {**scorer.facts, **rows})
+
+
+def _better_calibrated(scorer: Scorer, objective: Objective, dev: Batch) -> bool:
+    """Whether the point that a search begins with has a lower dev loss after contextual calibration."""
+    origin, engine = scorer.tunable.initial(), scorer.engine
+    logits, empty = engine.logits(dev, origin), engine.logits(content_free(scorer), origin)
+    return objective.judged(calibrate(logits, empty), dev).loss < objective.judged(logits, dev).loss
 
 
 def _near(scorer: Scorer, split: Split) -> Near:

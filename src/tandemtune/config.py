@@ -216,8 +216,10 @@ class MethodSection(_Section):
         0.0, description="penalty: this times KL(untuned || tuned) of the label distribution on unlabelled rows"
     )
     kl_rows: Annotated[int, Field(ge=1)] = Field(32, description="unlabelled rows for kl, from the training file")
-    calibrate: bool = Field(
-        False, description="losses and scores after contextual calibration (arXiv 2102.09690), in the search, too"
+    calibrate: bool | Literal["auto"] = Field(
+        False,
+        description="losses and scores after contextual calibration (arXiv 2102.09690), in the search, too; auto where the dev "
+        "loss of the point that it begins with is lower so",
     )
     average: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="look at dev with the running average of the incumbents, of this decay; 0 for the incumbent"

@@ -48,6 +48,12 @@ class Scorer:
     engine: Engine
     facts: dict[str, Any]
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether losses and scores are those after contextual calibration; "auto" was decided when the run began."""
+        wanted = self.config.method.calibrate
+        return bool(self.facts.get("calibrated")) if wanted == "auto" else wanted
+
     def encoded(self, examples: Sequence[Example], plain: bool = False) -> tuple[list[Encoded], list[int]]:
         """Prompts with room for what the tunable puts into them (none if `plain`), and labels (-1 where unknown)."""
         labels = [-1 if e.label is None else self.task.label_index(e.label) for e in examples]

@@ -63,7 +63,7 @@ class TunedModel:
         if not examples:
             return []
         logits = self.scorer.engine.logits(self.scorer.batch(examples), self.point)
-        if self.scorer.config.method.calibrate:
+        if self.scorer.calibrates:
             logits = calibrate(logits, self.scorer.engine.logits(content_free(self.scorer), self.point))
         labels = self.scorer.task.labels
         rows = torch.softmax(logits.double(), dim=-1).tolist()

@@ -53,6 +53,14 @@ METHODS: dict[str, MethodRow] = {
         order="layers in turn",
         source="arXiv 2403.01754",
     ),
+    "c-lora-calibrated": MethodRow(
+        summary="C-LoRA on losses after contextual calibration, where dev says that these begin lower",
+        tunable="LoRA",
+        optimizer="CMA-ES, one for each layer",
+        order="layers in turn",
+        source="this project",
+        settings={"method": {"calibrate": "auto"}},
+    ),
     "f-lora": MethodRow(
         summary="LoRA on query and key, searched with forward passes only",
         tunable="LoRA",

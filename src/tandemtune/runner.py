@@ -179,9 +179,7 @@ def _scores(bench: Bench, tuned: Mapping[int, Tensor] | None, examples: Sequence
     trained = subsample(bench.split.train, scorer.config.task.scored_rows, scorer.config.task.seed)
     rows = scorer.batch(trained, plain), scorer.batch(bench.split.dev, plain)
     empty = objective.engine.logits(content_free(scorer, plain), point)
-    calibrated = (
-        scorer.config.method.calibrate and not plain
-    )  # the pretrained model is shown without and with it anyway
+    calibrated = scorer.calibrates and not plain  # the pretrained model is shown without and with it anyway
 
     def logits_of(batch: Batch) -> Tensor:
         logits = objective.engine.logits(batch, point)
