@@ -238,7 +238,11 @@ def test_dev_decides_whether_losses_are_calibrated(place, tmp_path, monkeypatch,
     result = tune(recipe, tmp_path / "run")
     start = small.journal(tmp_path / "run")[0]["dev"]
     assert start["loss"] == pytest.approx(plain if worse else calibrated, abs=1e-5)
-    assert small.journal(tmp_path / "run") and load(tmp_path / "run").scorer.calibrates == (not worse)
+    assert load(tmp_path / "run").scorer.calibrates == (not worse)
+    card = json.loads((tmp_path / "run" / "task_card.json").read_text(encoding="utf-8"))
+    readme = (tmp_path / "run" / "adapter" / "README.md").read_text(encoding="utf-8")
+    assert (card["calibrated"], card["prior"]) == (not worse, result["tuned"]["prior"])
+    assert ("divide the probabilities" in readme) == (not worse)
     same = tune(recipe_of("c-lora", place, method__alpha=1.0, method__calibrate=not worse), tmp_path / "other")
     assert same["tuned"] == result["tuned"]
 

@@ -43,6 +43,8 @@ def task_card(bench: Bench, result: dict[str, Any]) -> dict[str, Any]:
         "dtype": bench.facts["dtype"],
         "max_tokens": scorer.config.task.max_tokens,
         "method": scorer.config.method.model_dump(mode="json"),
+        "calibrated": scorer.calibrates,
+        "prior": result["tuned"]["prior"],
         "scores": {"metric": scorer.task.metric, "zero_shot": result["zero_shot"], "tuned": result["tuned"]},
         "cost": result["cost"],
     }
@@ -72,11 +74,22 @@ def write_readme(folder: Path, bench: Bench, result: dict[str, Any]) -> None:
         f"- label words: {words}",
         f"- {result['metric']}: zero-shot dev {zero['dev']}, test {zero['test']}; tuned dev {tuned['dev']}, "
         f"test {tuned['test']}",
+        *_calibration(bench, tuned),
         "",
         _how_to_load(tunable, in_peft, folder),
         "",
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _calibration(bench: Bench, tuned: dict[str, Any]) -> list[str]:
+    """What has to be done to the label probabilities, if anything."""
+    if not bench.scorer.calibrates:
+        return []
+    prior = ", ".join(f"{label} {p}" for label, p in zip(bench.scorer.task.labels, tuned["prior"], strict=True))
+    return [
+        f"- calibrated: divide the probabilities of the labels by those of empty inputs ({prior}), as the scores here do"
+    ]
 
 
 def _how_to_load(tunable: str, in_peft: bool, folder: Path) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -87,6 +88,7 @@ def longest(model: nn.Module) -> int | None:
     return None if window is None else int(window)
 
 
+@lru_cache(maxsize=64)
 def positions(spans: Spans, first: int, device: torch.device) -> Tensor:
     """Position ids [1, tokens] of prompts that lie end to end.
 
@@ -100,6 +102,7 @@ def positions(spans: Spans, first: int, device: torch.device) -> Tensor:
     )
 
 
+@lru_cache(maxsize=64)
 def homes(spans: Spans, device: torch.device) -> Tensor:
     """For each token the number of the prompt that it belongs to [tokens]."""
     lengths = [length for rows, length in spans for _ in range(rows)]
