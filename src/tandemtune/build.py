@@ -426,7 +426,11 @@ def _chosen_scorer(
     if in_steps or config.method.optimizer == "none" or not mixed_is_faster(_device(config.model.device)):
         return made("float32")
     what = "gradient_cosine" if config.follows_gradient else "rank_correlation"
-    exact = _trial(made("float32"), split, None)
+    scorer = made("float32")
+    exact = _trial(scorer, split, None)
+    if "calibrated" in scorer.facts:
+        known["calibrated"] = scorer.facts["calibrated"]  # one objective for all formats
+    del scorer
     found: dict[str, float] = {}
     for dtype in LOW_FORMATS:
         gc.collect()  # two models at once would double the memory

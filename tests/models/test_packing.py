@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 import oracle
 import tiny
+from tandemtune.models.layers import replaced_forward
 from tandemtune.models.packing import homes, lay, longest, packs, positions
 from tandemtune.objective.batch import collate, end_to_end
 from tandemtune.objective.engine import Engine
@@ -158,3 +159,33 @@ def test_pieces_hold_every_prompt_once_with_its_answer():
 def test_the_window_of_a_model_bounds_its_prompts():
     assert longest(tiny.backbone("gemma3_text").model) == 8
     assert longest(tiny.backbone("llama").model) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "last"), [("bert", "output.dense"), ("llama", "mlp.down_proj"), ("gpt2", "mlp.c_proj")]
+)
+@pytest.mark.parametrize("lengths", [LENGTHS, (5, 5)])
+def test_what_follows_the_last_attention_sees_answers_only(name, last, lengths):
+    engine = engine_of(name)
+    seen = []
+    module = engine.stack.layers[-1].get_submodule(last)
+    own = module.forward
+    with replaced_forward(module, lambda hidden: seen.append(hidden[..., 0].numel()) or own(hidden)):
+        engine.population_logits(
+            batch_of(lengths), engine.tunable.initial(), {1: torch.zeros(3, engine.tunable.dim(1))}
+        )
+    assert seen == [3 * len(lengths)]
+
+
+def test_chunks_that_no_row_fits_in_are_not_tried(monkeypatch):
+    """The bound is the larger one; the smaller chunk would run the same calls."""
+    from tandemtune.objective import engine as module
+
+    monkeypatch.setattr(module, "CHUNKS", (40, 10))
+    engine, batch = engine_of("llama"), batch_of()
+    tried = []
+    monkeypatch.setattr(engine, "population_logits", lambda *_: tried.append(engine.chunk_tokens) or torch.zeros(1))
+    vectors = torch.zeros(4, engine.tunable.dim(1))
+    engine.choose_chunk(batch, engine.tunable.initial(), {1: vectors}, repeats=1)
+    assert tried[1:] == [40], "a row has 21 tokens"
+    assert tried[0] == engine._most() > 84

@@ -60,6 +60,17 @@ def test_auto_takes_it_only_where_it_ranks_like_float32(
     assert all(-1 <= value <= 1 for value in facts["rank_correlation"].values())
 
 
+def test_all_formats_are_tried_on_one_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether losses are calibrated is decided once, by float32."""
+    asked: list[str] = []
+    monkeypatch.setattr(build, "mixed_is_faster", lambda device: True)
+    monkeypatch.setattr(build, "RELIABLE", 1.1)
+    monkeypatch.setattr(build, "_better_calibrated", lambda scorer, *_: asked.append(scorer.facts["dtype"]) or True)
+    tune(small.recipe(tmp_path, "llama", model__dtype="auto", method__calibrate="auto"), tmp_path / "run")
+    assert asked == ["float32"]
+    assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["calibrated"] is True
+
+
 def test_auto_does_not_try_it_where_it_is_not_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "mixed_is_faster", lambda device: False)
     tune(small.recipe(tmp_path, "llama", model__dtype="auto"), tmp_path / "run")

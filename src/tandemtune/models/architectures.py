@@ -78,7 +78,7 @@ def _fused(layers: str, module: str, narrow: tuple[str, ...], *, interleaved: bo
 
 
 def _bert_like(layers: str, query: str = "query", key: str = "key") -> Architecture:
-    narrow = ("attention.output.dense", "intermediate")
+    narrow = ("attention.output.dense", "intermediate", "output.dense")
     return _pair(layers, f"attention.self.{query}", f"attention.self.{key}", narrow)
 
 

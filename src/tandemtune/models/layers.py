@@ -283,6 +283,8 @@ class LayerStack:
         homes = packing.homes(spans, answer.device) if spans else None
 
         def at_answer(hidden: Tensor) -> Tensor:
+            if hidden.shape[1] == 1:  # picked before
+                return hidden
             return hidden[rows, answer].flatten(0, -2).unsqueeze(1)
 
         def pick(module: nn.Module, args: Any, output: Any) -> Any:

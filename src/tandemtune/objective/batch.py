@@ -109,12 +109,11 @@ def end_to_end(groups: Sequence[Group], limit: int) -> list[Group]:
     for members in lay([group.ids.shape[1] for group, _ in where], limit):
         chosen = [where[index] for index in members]
         lengths = [group.ids.shape[1] for group, _ in chosen]
-        begins = [sum(lengths[:i]) for i in range(len(lengths))]
-        answer = [group.answer[row] + begin for (group, row), begin in zip(chosen, begins, strict=True)]
+        begins = torch.tensor([0, *itertools.accumulate(lengths[:-1])]).to(chosen[0][0].ids.device)
         made.append(
             Group(
                 torch.cat([group.ids[row] for group, row in chosen]).unsqueeze(0),
-                torch.stack(answer),
+                torch.stack([group.answer[row] for group, row in chosen]) + begins,
                 torch.stack([group.rows[row] for group, row in chosen]),
                 spans=tuple((len(list(same)), length) for length, same in itertools.groupby(lengths)),
             )

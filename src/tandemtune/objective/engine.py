@@ -130,7 +130,7 @@ class Engine:
         if max(lengths) > (self.stack.longest_packed or max(lengths)) or any(g.mask is not None for g in batch.groups):
             return batch.groups
         if batch not in self._laid:
-            self._laid[batch] = end_to_end(batch.groups, self._most())
+            self._laid[batch] = end_to_end(batch.groups, min(self._most(), max(CHUNKS)))
         return self._laid[batch]
 
     def chunks(self, group: Group, count: int) -> list[int]:
@@ -207,9 +207,10 @@ class Engine:
             repeats: how often every size is timed; the fastest time counts.
         """
         count = len(next(iter(candidates.values())))
-        largest = max(group.ids.numel() for group in batch.groups) * count
+        one = max(piece.ids.numel() for piece in self.pieces(batch))
+        least = 0 if self.pieces(batch) is batch.groups else one  # rows of several prompts are not cut
         most = self._most()
-        sizes = [most] + [size for size in CHUNKS if size < min(most, largest)]
+        sizes = [most] + [size for size in CHUNKS if least <= size < min(most, one * count)]
         times = dict.fromkeys(sizes, float("inf"))
         for _ in range(repeats):
             for size in sizes:
