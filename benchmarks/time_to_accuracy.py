@@ -70,7 +70,12 @@ def one(name: str, options: argparse.Namespace) -> None:
             return bench
 
         wiring.build = built
-    settings = [f"model.dtype={CONTENDERS[name]}", f"model.threads={options.threads}", "dev_every=2"]
+    settings = [
+        "method.name=c-lora",
+        f"model.dtype={CONTENDERS[name]}",
+        f"model.threads={options.threads}",
+        "dev_every=2",
+    ]
     settings += [f"budget={21 * options.generations}", "test_rows=50", *options.overrides]
     tune("quickstart", folder(options.out, name), overrides=settings, overwrite=True)
 

@@ -31,7 +31,7 @@ def test_the_recipe_in_the_readme_is_a_recipe(tmp_path: Path) -> None:
     assert len(blocks) == 1
     path = tmp_path / "readme.toml"
     path.write_text(blocks[0], encoding="utf-8")
-    assert load_config(path).method.name == "c-lora"
+    assert load_config(path).method.name == "c-lora-calibrated"
 
 
 def test_every_packaged_recipe_is_complete() -> None:
