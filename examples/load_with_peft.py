@@ -6,6 +6,7 @@ python examples/load_with_peft.py RUN_FOLDER
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -30,4 +31,6 @@ scores = {
     label: sum(float(logits[i]) for i in tokenizer.convert_tokens_to_ids(pieces)) / len(pieces)
     for label, pieces in card["pieces"].items()
 }
+if card["calibrated"]:  # the run's scores are after contextual calibration: divide by the answer to empty inputs
+    scores = {label: score - math.log(card["prior"][label]) for label, score in scores.items()}
 print(max(scores, key=scores.__getitem__), scores)

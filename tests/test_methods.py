@@ -241,7 +241,7 @@ def test_dev_decides_whether_losses_are_calibrated(place, tmp_path, monkeypatch,
     assert load(tmp_path / "run").scorer.calibrates == (not worse)
     card = json.loads((tmp_path / "run" / "task_card.json").read_text(encoding="utf-8"))
     readme = (tmp_path / "run" / "adapter" / "README.md").read_text(encoding="utf-8")
-    assert (card["calibrated"], card["prior"]) == (not worse, result["tuned"]["prior"])
+    assert (card["calibrated"], list(card["prior"].values())) == (not worse, result["tuned"]["prior"])
     assert ("divide the probabilities" in readme) == (not worse)
     same = tune(recipe_of("c-lora", place, method__alpha=1.0, method__calibrate=not worse), tmp_path / "other")
     assert same["tuned"] == result["tuned"]

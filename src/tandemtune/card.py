@@ -44,7 +44,7 @@ def task_card(bench: Bench, result: dict[str, Any]) -> dict[str, Any]:
         "max_tokens": scorer.config.task.max_tokens,
         "method": scorer.config.method.model_dump(mode="json"),
         "calibrated": scorer.calibrates,
-        "prior": result["tuned"]["prior"],
+        "prior": dict(zip(scorer.task.labels, result["tuned"]["prior"], strict=True)),
         "scores": {"metric": scorer.task.metric, "zero_shot": result["zero_shot"], "tuned": result["tuned"]},
         "cost": result["cost"],
     }
