@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import small
 from tandemtune import load, resume, tune
@@ -15,6 +17,7 @@ from tandemtune.config import load_config
 from tandemtune.errors import ConfigError, ModelError
 from tandemtune.parts import content_free
 from tandemtune.registry import METHODS
+from tandemtune.report.live import LiveReport
 from tandemtune.types import Example
 
 ROUNDS = {
@@ -235,7 +238,10 @@ def test_dev_decides_whether_losses_are_calibrated(place, tmp_path, monkeypatch,
     assert plain != calibrated
     assert work.scorer.calibrates == (calibrated < plain)
     monkeypatch.setattr(build, "_better_calibrated", lambda *_: not worse)
-    result = tune(recipe, tmp_path / "run")
+    screen = io.StringIO()
+    result = tune(recipe, tmp_path / "run", observer=LiveReport(Console(file=screen, width=200)))
+    assert ("those after contextual calibration" in screen.getvalue()) == (not worse)
+    assert ("losses are not calibrated" in screen.getvalue()) == worse
     start = small.journal(tmp_path / "run")[0]["dev"]
     assert start["loss"] == pytest.approx(plain if worse else calibrated, abs=1e-5)
     assert load(tmp_path / "run").scorer.calibrates == (not worse)
@@ -251,7 +257,10 @@ def test_calibration_decides_what_is_reported_and_predicted(place, tmp_path):
     result = tune(recipe_of("c-lora", place, method__calibrate=True, method__alpha=1.0), tmp_path / "run")
     start = small.journal(tmp_path / "run")[0]["dev"]["score"]
     assert start == pytest.approx(result["zero_shot"]["calibrated"]["dev"], abs=1e-6)
-    assert result["tuned"]["test"] == result["tuned"]["calibrated"]["test"]
+    assert small.journal(tmp_path / "run")[0]["dev"]["loss"] == pytest.approx(
+        result["zero_shot"]["calibrated"]["dev_loss"], abs=1e-5
+    )
+    assert {key: result["tuned"][key] for key in result["tuned"]["calibrated"]} == result["tuned"]["calibrated"]
     model = load(tmp_path / "run")
     scorer, texts = model.scorer, ["a great film", "the plot was dull", "a review of it"]
     plain, empty = (

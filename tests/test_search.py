@@ -145,7 +145,7 @@ def test_result_has_exactly_the_documented_keys(done):
     assert set(result) == RESULT_KEYS
     for point in ("zero_shot", "tuned"):
         scores = result[point]
-        assert set(scores) == SCORE_KEYS and set(scores["calibrated"]) == {"dev", "test"}
+        assert set(scores) == SCORE_KEYS and set(scores["calibrated"]) == {"train_loss", "dev_loss", "dev", "test"}
         assert all(0 <= scores[split] <= 1 for split in ("train", "dev", "test"))
         assert sum(scores["prior"]) == pytest.approx(1, abs=1e-5) and len(scores["prior"]) == 2
     names = {"candidates", "gradient_steps", "forward_tokens", "backward_tokens", "seconds", "peak_rss_mb"}

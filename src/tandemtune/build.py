@@ -382,6 +382,7 @@ def _bench(scorer: Scorer, split: Split) -> Bench:
         "dev_rows": len(dev),
         "dev_tokens": dev.tokens,
         "rows_sha256": _digest(collate(*scorer.encoded(split.train), scorer.backbone.device), dev),
+        **({"calibrated": scorer.calibrates} if method.calibrate else {}),
     }
     return Bench(scorer, split, objective, dev, content_free(scorer), {**scorer.facts, **rows})
 

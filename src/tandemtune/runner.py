@@ -188,14 +188,23 @@ def _scores(bench: Bench, tuned: Mapping[int, Tensor] | None, examples: Sequence
     def divided(logits: Tensor) -> Tensor:
         return logits if calibrated else calibrate(logits, empty)
 
-    train, dev = (objective.judged(logits_of(batch), batch) for batch in rows)
+    found = [logits_of(batch) for batch in rows]
+    train, dev = (objective.judged(logits, batch) for logits, batch in zip(found, rows, strict=True))
+    train_after, dev_after = (
+        objective.judged(divided(logits), batch) for logits, batch in zip(found, rows, strict=True)
+    )
     scores: dict[str, Any] = {
         "train_loss": _rounded(train.loss),
         "train": round(train.score, DIGITS),
         "dev_loss": _rounded(dev.loss),
         "dev": round(dev.score, DIGITS),
         "test": None,
-        "calibrated": {"dev": round(objective.score_of(divided(dev.logits), bench.dev), DIGITS), "test": None},
+        "calibrated": {
+            "train_loss": _rounded(train_after.loss),
+            "dev_loss": _rounded(dev_after.loss),
+            "dev": round(dev_after.score, DIGITS),
+            "test": None,
+        },
         "prior": [_rounded(p) for p in torch.softmax(empty, dim=-1).mean(dim=0).tolist()],
     }
     if examples is not None:

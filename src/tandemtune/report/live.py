@@ -60,6 +60,12 @@ class LiveReport:
             f"{known['train_rows']} training rows ({known['train_tokens']} tokens), {known['dev_rows']} dev rows; "
             f"{known['tunable']['parameters']:,} parameters in {len(known['tunable']['layers'])} blocks"
         )
+        if "calibrated" in known:
+            self._say(
+                "losses and scores are those after contextual calibration"
+                if known["calibrated"]
+                else "losses are not calibrated: on dev they begin lower as they are"
+            )
         for note in known["notes"]:
             self._say(f"note: {note}")
 

@@ -289,7 +289,8 @@ def _score_table(result: Mapping[str, Any], metric: str) -> str:
     for key, name in (("zero_shot", "zero-shot"), ("tuned", "tuned")):
         row, calibrated = result[key], result[key]["calibrated"]
         rows.append([name, row["test"], row["dev"], row["dev_loss"], row.get("train"), row["train_loss"]])
-        rows.append([f"{name}, calibrated", calibrated["test"], calibrated["dev"], None, None, None])
+        after = (calibrated.get("dev_loss"), None, calibrated.get("train_loss"))
+        rows.append([f"{name}, calibrated", calibrated["test"], calibrated["dev"], *after])
     if result.get("majority") is not None:
         rows.append(["majority class", result["majority"], None, None, None, None])
     headers = ["", f"test {metric}", f"dev {metric}", "dev loss", f"train {metric}", "train loss"]
@@ -656,6 +657,8 @@ def _repeat(
             )
             if found.get(key) is not None and not isinstance(found[key], list | dict)
         ]
+        if "calibrated" in found:
+            pairs.append(("calibrated losses", "yes" if found["calibrated"] else "no"))
         pairs.append(("label words", "; ".join(f"{label}: {', '.join(pieces)}" for label, pieces in labels.items())))
         pairs.append(("rows (SHA-256)", found.get("rows_sha256")))
         parts.append(facts(pairs))

@@ -40,8 +40,9 @@ def result_table(result: dict[str, Any]) -> RenderableType:
             name, _number(row["train_loss"]), _number(row["dev_loss"]), _number(row["dev"]), _number(row["test"])
         )
         calibrated = row["calibrated"]
+        losses = (_number(calibrated[key]) if key in calibrated else "" for key in ("train_loss", "dev_loss"))
         table.add_row(
-            f"  {name}, calibrated", "", "", _number(calibrated["dev"]), _number(calibrated["test"]), style="dim"
+            f"  {name}, calibrated", *losses, _number(calibrated["dev"]), _number(calibrated["test"]), style="dim"
         )
     cost = result["cost"]
     rows = result["rows"]
