@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tandemtune.errors import RunError
-
-Line = dict[str, Any]
+from tandemtune.runs.records import JournalRecord, from_line, to_line
 
 
 class Journal:
-    """Lines of one run.
+    """Records of one run, one line each.
 
     A last line that a kill tore in half is cut off when the journal is opened; `torn` tells. Lines hold nothing that
     differs between two runs of the same recipe on the same machine: clock times are kept elsewhere.
@@ -27,30 +26,52 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lines, good, self.torn = _read(path)
+        lines, good, self.torn = _read(path)
+        self.records = _records(lines, path)
         if self.torn:
-            with path.open("r+b") as file:
-                file.truncate(good)
+            _truncate(path, good)
 
-    def append(self, line: Line) -> None:
-        """Add one line and wait until the disk has it."""
-        data = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+    def append(self, record: JournalRecord) -> None:
+        """Add one record and wait until the disk has it."""
+        data = (to_line(record) + "\n").encode("utf-8")
         with self.path.open("ab") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        self.lines.append(line)
+        self.records.append(record)
 
 
-def read_journal(path: Path) -> list[Line]:
-    """Lines of a journal, for reports; a torn last line is left out and the file is not touched."""
+def read_journal(path: Path) -> list[JournalRecord]:
+    """Records of a journal, for reports; a torn last line is left out and the file is not touched."""
+    return _records(_read(path)[0], path)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """JSON objects of a file with one on each line; a torn last line is left out and the file is not touched."""
     return _read(path)[0]
 
 
-def _read(path: Path) -> tuple[list[Line], int, bool]:
+def cut_torn(path: Path) -> list[dict[str, Any]]:
+    """As `read_lines`; a torn last line is cut off, so that the file can be appended to."""
+    lines, good, torn = _read(path)
+    if torn:
+        _truncate(path, good)
+    return lines
+
+
+def _records(lines: list[dict[str, Any]], path: Path) -> list[JournalRecord]:
+    return [from_line(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _truncate(path: Path, size: int) -> None:
+    with path.open("r+b") as file:
+        file.truncate(size)
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], int, bool]:
     """Good lines, their total length in bytes, and whether a torn line follows."""
     data = path.read_bytes() if path.exists() else b""
-    lines: list[Line] = []
+    lines: list[dict[str, Any]] = []
     good = 0
     for raw in data.splitlines(keepends=True):
         try:

@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 from tandemtune.errors import RunError
 from tandemtune.runs import checkpoint
 from tandemtune.runs.files import write_json
-from tandemtune.runs.journal import Journal, Line, read_journal
+from tandemtune.runs.journal import Journal, cut_torn, read_journal, read_lines
+from tandemtune.runs.records import Facts, JournalRecord, Result
 
 
 class RunFolder:
@@ -127,30 +128,30 @@ class RunFolder:
         """The resolved recipe."""
         return _read_json(self.recipe)
 
-    def read_facts(self) -> dict[str, Any]:
-        """Versions and decisions; empty if the run was stopped before they were made."""
-        return _read_json(self.facts) if self.facts.exists() else {}
+    def read_facts(self) -> Facts | None:
+        """Versions and decisions; None if the run was stopped before they were made."""
+        return Facts.read(_read_json(self.facts), self.facts) if self.facts.exists() else None
 
-    def read_result(self) -> dict[str, Any] | None:
+    def read_result(self) -> Result | None:
         """The result, or None while the run is not finished."""
-        return _read_json(self.result) if self.result.exists() else None
+        return Result.read(_read_json(self.result), self.result) if self.result.exists() else None
 
     def open_journal(self) -> Journal:
         """The journal, to go on writing."""
         return Journal(self.journal)
 
-    def read_lines(self) -> list[Line]:
-        """The journal's lines, to report on."""
+    def read_records(self) -> list[JournalRecord]:
+        """The journal's records, to report on."""
         return read_journal(self.journal)
 
     def read_seconds(self) -> float:
         """Seconds that earlier processes spent searching; cuts off a torn last line."""
-        lines = Journal(self.clock).lines
+        lines = cut_torn(self.clock)
         return float(lines[-1]["seconds"]) if lines else 0.0
 
     def read_peak(self) -> float:
         """Peak memory in megabytes over all processes that have worked on the run; 0 if none has noted it."""
-        return max((float(line["peak_rss_mb"]) for line in read_journal(self.clock)), default=0.0)
+        return max((float(line["peak_rss_mb"]) for line in read_lines(self.clock)), default=0.0)
 
     def tick(self, **facts: Any) -> None:
         """Note times; unlike the journal they differ from run to run and may lose their last line."""

@@ -1,0 +1,419 @@
+"""What a run writes down, as typed records: lines of the journal, facts, result and task card.
+
+Everybody who writes or reads a run's files goes through this module. Losses that are NaN or infinite are None, since JSON has
+no word for them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+
+from tandemtune.errors import RunError
+
+SCHEMA = 2
+"""Number of the form in which records are written; a change that old readers would misread raises it."""
+DIGITS = 6
+"""Decimals of scores and losses in results."""
+
+Loss = float | None
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, complete, nothing that is not declared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def plain(self) -> dict[str, Any]:
+        """The record as JSON has it; optional fields that are not set are left out."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any], where: Path | str) -> Self:
+        """A record out of JSON.
+
+        Raises:
+            RunError: the content is not such a record; names the file and the first field that is wrong.
+        """
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise RunError(f"{where}: {_first_problem(error)}") from None
+
+
+class Evaluation(Record):
+    """Loss and metric of one point on one set of rows."""
+
+    loss: Loss
+    score: float
+
+
+class Costs(Record):
+    """What a run has spent so far.
+
+    Args:
+        candidates: points scored on the training rows.
+        gradient_steps: gradients taken.
+        forward: tokens times layers (in units of the mean layer) that ran forwards, for everything but the final scores.
+        backward: the same backwards.
+    """
+
+    candidates: int = 0
+    gradient_steps: int = 0
+    forward: int = 0
+    backward: int = 0
+
+
+class PromptRecord(Record):
+    """A prompt that was scored: words, or a point made by noise.
+
+    Args:
+        text: what a reader sees.
+        ids: its tokens; None for a point that is no words.
+        loss: on the training rows.
+        score: the metric on the training rows.
+        distance: mean distance of the vectors it was read from to its tokens' embeddings; 0 for words of their own.
+        soft_loss: loss of the vectors that it was read from.
+        seed: of the noise; None for words.
+        dev: loss and score on the dev rows, where they were looked at.
+    """
+
+    text: str
+    ids: tuple[int, ...] | None
+    loss: Loss
+    score: float
+    distance: float = 0.0
+    soft_loss: Loss = None
+    seed: int | None = None
+    dev: Evaluation | None = None
+
+
+class StartRecord(Record):
+    """The first line: the point that a search begins with."""
+
+    event: Literal["start"]
+    schema_: Annotated[int, Field(alias="schema")]
+    phase: str
+    train_loss: Loss
+    dev: Evaluation
+    words: PromptRecord | None = None
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+
+class GenerationRecord(Record):
+    """One generation of candidates.
+
+    Args:
+        step: number of the turn, from 1.
+        phase: name of the method.
+        sweep: how often all blocks have had their turn.
+        layer: the block that changed; None for several at once.
+        losses: one for each candidate.
+        incumbent: loss of the incumbent, scored as one more candidate; None where no candidate is kept.
+        elites: (candidate, loss on all rows) of the best ones, where they are scored again.
+        incumbent_again: the incumbent's loss on all rows beside them.
+        best: lowest loss.
+        accepted: whether the incumbent moved.
+        train_loss: the incumbent's loss afterwards.
+        dev: the evaluation on dev, when it was time for one.
+        costs: spent so far, this turn included.
+        text: the best text so far, where texts are searched.
+        words: the incumbent read as words, when it was time for that.
+    """
+
+    event: Literal["generation"]
+    step: int
+    phase: str
+    sweep: int
+    layer: int | None
+    losses: tuple[Loss, ...]
+    incumbent: Loss
+    best: Loss
+    accepted: bool
+    train_loss: Loss
+    costs: Costs
+    elites: tuple[tuple[int, Loss], ...] | None = None
+    incumbent_again: Loss = None
+    dev: Evaluation | None = None
+    text: str | None = None
+    words: PromptRecord | None = None
+
+
+class StepRecord(Record):
+    """One gradient step: loss and gradient before it, the learning rate that it took."""
+
+    event: Literal["step"]
+    step: int
+    phase: str
+    loss: Loss
+    gradient_norm: Loss
+    lr: float
+    costs: Costs
+    dev: Evaluation | None = None
+    words: PromptRecord | None = None
+
+    @property
+    def train_loss(self) -> Loss:
+        """The loss on the step's rows, under the name that all turns have."""
+        return self.loss
+
+
+class ProposalRecord(Record):
+    """Points that somebody proposed to go on from.
+
+    Args:
+        round: its number, from 1.
+        proposer: who was asked.
+        trained: loss on the training rows of the point that the search would go on from otherwise, and its dev evaluation.
+        drafts: the proposed points, scored.
+        taken: which of them the search goes on from; None for the trained point.
+        costs: spent so far, the scoring of the drafts included.
+        shown: prompts that the proposer was shown, worst first.
+        refused: (text, reason) of what may not be tried.
+        failure: why nobody answered.
+        spent: what asking has cost so far: tokens, seconds, money.
+        dev: the evaluation of the point that was taken.
+    """
+
+    event: Literal["proposal"]
+    round: int
+    proposer: str
+    trained_loss: Loss
+    trained_dev: Evaluation
+    drafts: tuple[PromptRecord, ...]
+    taken: int | None
+    costs: Costs
+    shown: tuple[PromptRecord, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
+    failure: str | None = None
+    spent: dict[str, float] = {}
+    dev: Evaluation | None = None
+
+
+class EndRecord(Record):
+    """The last line: why the search ended, and the last evaluation on dev if one was missing."""
+
+    event: Literal["end"]
+    step: int
+    stop_reason: str
+    dev: Evaluation | None = None
+
+
+TurnRecord = GenerationRecord | StepRecord | ProposalRecord
+JournalRecord = Annotated[
+    StartRecord | GenerationRecord | StepRecord | ProposalRecord | EndRecord, Field(discriminator="event")
+]
+_JOURNAL: TypeAdapter[JournalRecord] = TypeAdapter(JournalRecord)
+
+
+def to_line(record: JournalRecord) -> str:
+    """A journal record as one line of JSON. What has a default is left out, but for the losses of candidates."""
+    content = {"event": record.event, **record.plain()}
+    return json.dumps(content, ensure_ascii=False, allow_nan=False)
+
+
+def from_line(content: Mapping[str, Any], where: str) -> JournalRecord:
+    """A journal record out of a line's JSON.
+
+    Raises:
+        RunError: it is none; names the line and the first field that is wrong.
+    """
+    try:
+        record = _JOURNAL.validate_python(content)
+    except ValidationError as error:
+        raise RunError(f"{where}: {_first_problem(error)}") from None
+    if isinstance(record, StartRecord):
+        _check_schema(record.schema_, where)
+    return record
+
+
+class CalibratedScores(Record):
+    """Scores after contextual calibration (arXiv 2102.09690)."""
+
+    train_loss: Loss
+    dev_loss: Loss
+    dev: float
+    test: float | None = None
+
+
+class Scores(Record):
+    """What one point reaches on every split.
+
+    Args:
+        prior: label probabilities of empty inputs, in the order of the labels.
+        test: the metric on the test rows; None if there are none.
+    """
+
+    train_loss: Loss
+    train: float
+    dev_loss: Loss
+    dev: float
+    calibrated: CalibratedScores
+    prior: tuple[float | None, ...]
+    test: float | None = None
+
+
+class FinalCosts(Record):
+    """What a finished run has cost: whole-model tokens, seconds of search over all processes, the peak memory of any of them.
+
+    Args:
+        proposer: what asking a proposer has cost, by name (tokens, seconds, money).
+    """
+
+    candidates: int
+    gradient_steps: int
+    forward_tokens: int
+    backward_tokens: int
+    seconds: float
+    peak_rss_mb: float
+    proposer: dict[str, float] = {}
+
+
+class RowCounts(Record):
+    """Rows that a run used."""
+
+    train: int
+    dev: int
+    test: int
+
+
+class Versioned(Record):
+    """Base of records that stand in files of their own; they say in which form they are written."""
+
+    schema_: Annotated[int, Field(alias="schema")] = SCHEMA
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+    def plain(self) -> dict[str, Any]:
+        """The record as JSON has it, its schema number first."""
+        return {"schema": self.schema_, **self.model_dump(mode="json", exclude={"schema_"})}
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any], where: Path | str) -> Self:
+        """A record out of JSON.
+
+        Raises:
+            RunError: it was written in another form, or is damaged.
+        """
+        _check_schema(content.get("schema"), str(where))
+        return super().read(content, where)
+
+
+class Result(Versioned):
+    """``result.json``: what a finished run reached and cost."""
+
+    method: str
+    model: str
+    task: str
+    metric: str
+    seed: int
+    shots: int | Literal["all"]
+    zero_shot: Scores
+    tuned: Scores
+    majority: float | None
+    best_step: int
+    best_record: int
+    steps: int
+    cost: FinalCosts
+    rows: RowCounts
+    stop_reason: str
+    versions: dict[str, str]
+
+
+class TunableFacts(Record):
+    """Sizes of what is tuned; `details` holds what only one kind of tunable has."""
+
+    parameters: int
+    layers: tuple[int, ...]
+    details: dict[str, JsonValue] = {}
+
+
+class Facts(Versioned):
+    """``run.json``: versions, and what was found out or decided on this machine when the run began."""
+
+    kind: str
+    dtype: str
+    device: str
+    threads: int
+    layers: int
+    depth: float
+    tunable: TunableFacts
+    template: str
+    labels: dict[str, tuple[str, ...]]
+    pieces: tuple[str, ...]
+    label_pieces: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...] = ()
+    lr: float | None = None
+    train_rows: int = 0
+    train_tokens: int = 0
+    dev_rows: int = 0
+    dev_tokens: int = 0
+    rows_sha256: str = ""
+    weights_sha256: str = ""
+    plugins: dict[str, str] = {}
+    calibrated: bool | None = None
+    chunk_tokens: int | None = None
+    compiled: float | None = None
+    rank_correlation: dict[str, float] | None = None
+    gradient_cosine: dict[str, float] | None = None
+    versions: dict[str, str] = {}
+
+
+class TaskCard(Versioned):
+    """``task_card.json``: everything that is needed to use an adapter without its recipe, with its scores and costs."""
+
+    base_model: str
+    revision: str | None
+    kind: str
+    task: str
+    template: str
+    label_words: dict[str, tuple[str, ...]]
+    pieces: dict[str, tuple[str, ...]]
+    shots: int | Literal["all"]
+    seed: int
+    dtype: str
+    max_tokens: int
+    method: dict[str, JsonValue]
+    calibrated: bool
+    prior: dict[str, float | None]
+    metric: str
+    zero_shot: Scores
+    tuned: Scores
+    cost: FinalCosts
+
+
+def rounded(value: float) -> float | None:
+    """A number as a result has it."""
+    return round(value, DIGITS) if math.isfinite(value) else None
+
+
+def to_loss(value: float) -> Loss:
+    """A loss as a record has it: None stands for NaN and infinity."""
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def from_loss(value: Loss) -> float:
+    """A recorded loss as a number: None was NaN or infinite, and counts as infinite."""
+    return math.inf if value is None else value
+
+
+def _check_schema(found: Any, where: str) -> None:
+    if found != SCHEMA:
+        came = "none" if found is None else repr(found)
+        raise RunError(
+            f"{where}: written in another form (schema {came}, this version reads {SCHEMA}): read it with the version of "
+            "TandemTune that made it, or make the run anew"
+        )
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"damaged, {place}: {first['msg']}; restore the file"
