@@ -13,7 +13,7 @@ import numpy as np
 
 from tandemtune.build import build
 from tandemtune.config import load_config
-from tandemtune.objective.objective import rank_correlation
+from tandemtune.evaluators.label_words import rank_correlation
 from tandemtune.phases import make_phase
 
 FORMATS = ("float32", "mixed", "bfloat16")

@@ -17,7 +17,7 @@ from tandemtune import build as wiring
 from tandemtune import load, tune
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError, ModelError, TandemTuneError
-from tandemtune.objective.objective import Objective
+from tandemtune.evaluators.label_words import LabelWordEvaluator
 from tandemtune.schedule import Stage, alternating, seed_for
 from tandemtune.tunables.base import INPUT
 
@@ -352,7 +352,7 @@ def test_the_ledger_by_hand(done):
 def test_the_ledger_counts_what_was_run(tmp_path, monkeypatch, proposer):
     """Nothing is measured between the start and the end that is not counted, and nothing twice."""
     seen = {"forward": 0, "backward": 0, "on": False}
-    measure, gradient = Objective.measure, Objective.gradient
+    measure, gradient = LabelWordEvaluator.measure, LabelWordEvaluator.gradient
 
     def measured(self, batch, point):
         seen["forward"] += batch.tokens * seen["on"]
@@ -366,8 +366,8 @@ def test_the_ledger_counts_what_was_run(tmp_path, monkeypatch, proposer):
     def observe(event, facts):
         seen["on"] = event in ("start", "generation", "proposal")
 
-    monkeypatch.setattr(Objective, "measure", measured)
-    monkeypatch.setattr(Objective, "gradient", followed)
+    monkeypatch.setattr(LabelWordEvaluator, "measure", measured)
+    monkeypatch.setattr(LabelWordEvaluator, "gradient", followed)
     result = tune(rounds(tmp_path, alternate__proposer=proposer), tmp_path / "run", observer=observe)
     cost = result["cost"]
     assert (cost["forward_tokens"], cost["backward_tokens"]) == (seen["forward"], seen["backward"])

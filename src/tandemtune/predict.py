@@ -13,7 +13,7 @@ from torch import Tensor
 from tandemtune.build import make_scorer, make_task_of_run
 from tandemtune.config import load_config
 from tandemtune.errors import DataError, RunError
-from tandemtune.objective.objective import calibrate
+from tandemtune.evaluators.label_words import calibrate
 from tandemtune.parts import Progress, Scorer, content_free
 from tandemtune.runs.store import RunFolder
 from tandemtune.tunables.prompt import Prompt

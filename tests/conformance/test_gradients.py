@@ -11,17 +11,17 @@ from torch.testing import assert_close
 
 import oracle
 import tiny
-from tandemtune.objective import losses
-from tandemtune.objective.batch import collate
-from tandemtune.objective.engine import Engine
-from tandemtune.objective.objective import Objective
+from tandemtune.evaluators import losses
+from tandemtune.evaluators.batch import collate
+from tandemtune.evaluators.engine import Engine
+from tandemtune.evaluators.label_words import LabelWordEvaluator
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.adapter import Adapter
 from tandemtune.tunables.base import INPUT
 from tandemtune.tunables.bias import Bias
 from tandemtune.tunables.full import Full
-from tandemtune.tunables.lora import LoRA
+from tandemtune.tunables.lora import LoRATerms
 from tandemtune.tunables.prompt import Prompt
 
 TEMPLATE = Template.parse("{text} it was {mask} .")
@@ -31,7 +31,7 @@ LABELS = [1, 0, 0, 2, 1]
 LENGTH = 3
 CPU = torch.device("cpu")
 MAKERS = {
-    "lora": lambda home, name: LoRA(home, 2, range(4), start_seed=1),
+    "lora": lambda home, name: LoRATerms(home, 2, range(4), start_seed=1),
     "prompt": lambda home, name: Prompt(home, LENGTH, zero_prompt(home)),
     "deep-prompt": lambda home, name: Prompt(home, LENGTH, zero_prompt(home), [1] if name in tiny.SEQ2SEQ else [1, 3]),
     "bias": lambda home, name: Bias(home, range(4)),
@@ -67,7 +67,7 @@ class House:
         prompts = [self.backbone.encode(TEMPLATE, {"text": text}, 64) for text in TEXTS]
         self.prompts = [self.tunable.reserve(prompt) for prompt in prompts]
         self.batch = self.collate()
-        self.objective = Objective(self.engine, self.batch, losses.cross_entropy, lambda found, gold: 0.0)
+        self.objective = LabelWordEvaluator(self.engine, self.batch, losses.cross_entropy, lambda found, gold: 0.0)
 
     def collate(self, **options):
         return collate(self.prompts, LABELS, CPU, **options)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tandemtune.errors import BudgetSpent, MentorRefused, MentorUnavailable, RunError, UsageError
 from tandemtune.mentor.client import Client, Reply, Request
-from tandemtune.runs.journal import Journal, Line, read_journal
+from tandemtune.runs.journal import Lines, read_lines
 
 _LONGEST_WAIT = 120.0  # seconds; a server that asks for more is not waited for
 
@@ -95,7 +95,7 @@ class Transcript:
         self._budget = budget or Budget()
         self._retries = retries
         self._sleep = sleep
-        self._journal = Journal(path)
+        self._journal = Lines(path)
         self._counted: Counter[str] = Counter()
         header = _header(client)
         if not self._journal.lines:
@@ -200,7 +200,7 @@ class Transcript:
             most = [request.most_prompt_tokens, request.max_tokens]
             self._note({"asked": key, "most": most, "request": request.document()})
 
-    def _note(self, line: Line) -> None:
+    def _note(self, line: dict[str, Any]) -> None:
         self._journal.append(line)
         self._said.read(line)
 
@@ -216,7 +216,7 @@ class RecordedClient:
     """
 
     def __init__(self, path: Path) -> None:
-        lines = read_journal(path)
+        lines = read_lines(path)
         if not lines or "client" not in lines[0]:
             found = "none" if not lines else "another file"
             raise RunError(f"{path}: expected a record of what was said with a mentor, found {found}")
@@ -249,7 +249,7 @@ class RecordedClient:
         """Nothing to give back."""
 
 
-def _header(client: Client) -> Line:
+def _header(client: Client) -> dict[str, Any]:
     return {"client": client.name, "offers": sorted(client.offers)}
 
 
@@ -271,7 +271,7 @@ class _Said:
         open: the most tokens of questions that were sent, and may have been answered and billed, but whose answer is not here.
     """
 
-    def __init__(self, path: Path, lines: list[Line]) -> None:
+    def __init__(self, path: Path, lines: list[dict[str, Any]]) -> None:
         self.replies: dict[str, Reply] = {}
         self.most: dict[str, tuple[int, int]] = {}
         self.open: dict[str, tuple[int, int]] = {}
@@ -285,7 +285,7 @@ class _Said:
                     f"{path}, line {number}: expected a question, a failure or an answer; restore the file"
                 ) from None
 
-    def read(self, line: Line) -> None:
+    def read(self, line: dict[str, Any]) -> None:
         """Take one line in."""
         if "asked" in line:
             key = line["asked"]

@@ -68,6 +68,23 @@ class Costs(Record):
     forward: int = 0
     backward: int = 0
 
+    def __add__(self, other: Costs) -> Costs:
+        return Costs(
+            candidates=self.candidates + other.candidates,
+            gradient_steps=self.gradient_steps + other.gradient_steps,
+            forward=self.forward + other.forward,
+            backward=self.backward + other.backward,
+        )
+
+    def times(self, count: int) -> Costs:
+        """The same so many times."""
+        return Costs(
+            candidates=count * self.candidates,
+            gradient_steps=count * self.gradient_steps,
+            forward=count * self.forward,
+            backward=count * self.backward,
+        )
+
 
 class PromptRecord(Record):
     """A prompt that was scored: words, or a point made by noise.
@@ -273,6 +290,17 @@ class FinalCosts(Record):
     seconds: float
     peak_rss_mb: float
     proposer: dict[str, float] = {}
+
+
+class PredictionRecord(Record):
+    """A line of ``predictions.jsonl``: what the tuned model says of one test row."""
+
+    fields_: Annotated[dict[str, str], Field(alias="fields")]
+    gold: str | None
+    label: str
+    probabilities: dict[str, float]
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
 
 class RowCounts(Record):

@@ -15,8 +15,8 @@ from filelock import FileLock, Timeout
 from tandemtune.errors import RunError
 from tandemtune.runs import checkpoint
 from tandemtune.runs.files import write_json
-from tandemtune.runs.journal import Journal, cut_torn, read_journal, read_lines
-from tandemtune.runs.records import Facts, JournalRecord, Result
+from tandemtune.runs.journal import Journal, Lines, read_journal, read_lines
+from tandemtune.runs.records import EndRecord, Facts, JournalRecord, Result
 
 
 class RunFolder:
@@ -24,7 +24,8 @@ class RunFolder:
 
     ``recipe.json`` the resolved recipe · ``run.json`` versions and what was decided on this machine · ``journal.jsonl`` ·
     ``clock.jsonl`` times of the journal's lines · ``checkpoint.npz`` · ``result.json`` · ``adapter/`` · ``task_card.json`` ·
-    ``conversations.jsonl`` what was said to a mentor, and what it said
+    ``conversations.jsonl`` what was said to a mentor, and what it said · ``predictions.jsonl`` what the tuned model says of the
+    test rows
 
     Args:
         path: the folder.
@@ -41,6 +42,7 @@ class RunFolder:
         self.card = path / "task_card.json"
         self.adapter = path / "adapter"
         self.conversations = path / "conversations.jsonl"
+        self.predictions = path / "predictions.jsonl"
 
     @classmethod
     def create(cls, path: Path, recipe: Mapping[str, Any], *, overwrite: bool = False) -> RunFolder:
@@ -144,9 +146,14 @@ class RunFolder:
         """The journal's records, to report on."""
         return read_journal(self.journal)
 
+    def read_stop_reason(self) -> str:
+        """Why the search ended; empty while it has not."""
+        last = self.read_records()[-1:]
+        return last[0].stop_reason if last and isinstance(last[0], EndRecord) else ""
+
     def read_seconds(self) -> float:
         """Seconds that earlier processes spent searching; cuts off a torn last line."""
-        lines = cut_torn(self.clock)
+        lines = Lines(self.clock).lines
         return float(lines[-1]["seconds"]) if lines else 0.0
 
     def read_peak(self) -> float:
