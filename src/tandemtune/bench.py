@@ -22,8 +22,8 @@ from torch import Tensor
 from tandemtune.build import build
 from tandemtune.config import load_config
 from tandemtune.errors import RunError
-from tandemtune.models.layers import hooked, replaced_forward
 from tandemtune.evaluators.batch import Group
+from tandemtune.models.layers import hooked, replaced_forward
 from tandemtune.parts import Bench
 from tandemtune.system import peak_rss_mb, versions
 

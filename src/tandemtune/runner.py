@@ -34,7 +34,9 @@ from tandemtune.tasks.fewshot import subsample
 from tandemtune.types import Example
 
 
-def run(config: RunConfig, out: Path, callback: Callback, *, overwrite: bool = False) -> Result:
+def run(
+    config: RunConfig, out: Path, callback: Callback, *, overwrite: bool = False, data: Path | None = None
+) -> Result:
     """Run a recipe and write its run folder.
 
     Args:
@@ -42,6 +44,7 @@ def run(config: RunConfig, out: Path, callback: Callback, *, overwrite: bool = F
         out: the folder to make.
         callback: told what happens.
         overwrite: replace a run that lies at `out`.
+        data: a folder of row files that the recipe names; it is moved into the run's folder, and the recipe with it.
 
     Raises:
         TandemTuneError: the data or the model cannot be used, or the folder cannot be written.
@@ -51,7 +54,9 @@ def run(config: RunConfig, out: Path, callback: Callback, *, overwrite: bool = F
     wiring.check(config, callback.on_progress)
     wiring.check_proposer(config, callback.on_progress)
     problem = _prepared(config, None, callback)  # before the folder is made: what cannot run leaves nothing behind
-    folder = RunFolder.create(out, config.model_dump(mode="json"), overwrite=overwrite)
+    final = config if data is None else config.with_data_in(data, out.absolute() / RunFolder.DATA)
+    folder = RunFolder.create(out, final.model_dump(mode="json"), overwrite=overwrite, data=data)
+    problem.scorer.move_data(final)
     with folder.locked():
         return _run(folder, problem, callback)
 

@@ -385,6 +385,15 @@ class RunConfig(Options):
             used.append(self.task.metric)
         return {address: plugins.sha256_of(address) for address in used if plugins.is_address(address)}
 
+    def with_data_in(self, before: Path, after: Path) -> RunConfig:
+        """The same recipe whose row files have moved from one folder to another."""
+        moved = {
+            key: str(after / Path(source).name)
+            for key in ("train", "test", "dev")
+            if (source := getattr(self.task, key)) is not None and Path(source).parent == before
+        }
+        return self.model_copy(update={"task": self.task.model_copy(update=moved)})
+
     def with_absolute_paths(self) -> RunConfig:
         """The same recipe with its local files and folders named from the root, so that it can be used from anywhere."""
 
