@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_writer as onnx
+import onnx_tiny as onnx
 import pytest
 
 from tandemtune.assets import fetch

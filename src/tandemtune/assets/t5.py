@@ -61,9 +61,9 @@ def _weights(graph: Graph, file: str) -> Weights:
             continue
         named[_module(base)] = tensor.astype(np.float32) if base == name else _dequantized(graph, base, file)
     for node in graph.nodes:
-        if node.operator != "MatMulInteger":
+        if node.op_type != "MatMulInteger":
             continue
-        quantized = [name for name in node.inputs if name in graph.tensors and name.endswith(_SUFFIX)]
+        quantized = [name for name in node.input if name in graph.tensors and name.endswith(_SUFFIX)]
         if len(quantized) == 1:
             path = node.name.strip("/").removesuffix("/MatMul_quant").replace("/", ".")
             weight = _dequantized(graph, quantized[0].removesuffix(_SUFFIX), file)
