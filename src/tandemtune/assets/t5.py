@@ -81,7 +81,8 @@ def _module(path: str) -> str:
 def _dequantized(graph: Graph, base: str, file: str) -> NDArray[np.float32]:
     try:
         quantized, scale, zero = (graph.tensors[base + end] for end in (_SUFFIX, "_scale", "_zero_point"))
-        return ((quantized.astype(np.float32) - zero.astype(np.float32)) * scale).astype(np.float32, copy=False)
+        weight = (quantized.astype(np.float32) - zero.astype(np.float32)) * scale
+        return np.asarray(weight, np.float32)
     except KeyError as error:
         raise AssetError(f"{file}: expected {error.args[0]} beside {base}{_SUFFIX}, it is not there") from None
     except ValueError as error:
