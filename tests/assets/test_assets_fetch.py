@@ -342,6 +342,14 @@ def test_what_a_killed_process_left_of_another_asset_is_removed(toy: Wheel, shel
     assert [path.name for path in place.iterdir()] == ["wheels"]
 
 
+def test_a_place_that_cannot_be_locked_is_left_alone(toy: Wheel, cache: Path) -> None:
+    place = cache / "assets" / ".partial" / "other"
+    place.mkdir(parents=True)
+    place.with_suffix(".lock").mkdir()
+    assert fetch("toy").is_dir()
+    assert place.is_dir()
+
+
 def _break_down(raw: Path, made: Path) -> None:
     (made / "half").write_bytes(b"half")
     raise AssetError("it broke")

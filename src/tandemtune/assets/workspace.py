@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,11 +137,9 @@ def _sweep(home: Path) -> None:
     for path in home.iterdir():
         if not path.is_dir():
             continue
-        try:
-            with FileLock(_lock_of(home, path.name), timeout=0):
-                shutil.rmtree(path / _WORK, ignore_errors=True)
-                wheels = path / _WHEELS
-                if not wheels.is_dir() or wheels.stat().st_mtime < oldest:
-                    shutil.rmtree(path, ignore_errors=True)
-        except Timeout:
-            continue
+        # A place that is held, or belongs to another user of the machine, is left alone.
+        with suppress(Timeout, OSError), FileLock(_lock_of(home, path.name), timeout=0):
+            shutil.rmtree(path / _WORK, ignore_errors=True)
+            wheels = path / _WHEELS
+            if not wheels.is_dir() or wheels.stat().st_mtime < oldest:
+                shutil.rmtree(path, ignore_errors=True)

@@ -32,9 +32,9 @@ def base_name(given: str) -> BaseName:
         given: ``pypi:KEY``, a local folder or a hub id, as the user wrote it.
 
     Returns:
-        The model's id on the hub: of a ``pypi:`` model (and of a folder that holds one) that of its record, of a folder in
-        the hub's own cache that of the cache, of another folder what its `config.json` says. If there is none, a
-        ``pypi:`` key or the folder as given.
+        The model's id on the hub: of a ``pypi:`` model, or a folder that holds one, the one in its record; of a folder
+        in the hub's own cache the one in its path; of another folder the one in its `config.json`. If there is none,
+        a ``pypi:`` key or the folder as given.
 
     Raises:
         UsageError: no asset of that key.
@@ -61,8 +61,8 @@ def _of_asset(asset: assets.Asset) -> BaseName:
         return BaseName(asset.upstream)
     return BaseName(
         asset.upstream,
-        note=f"The base model was {key}, a copy of {asset.upstream} whose weights {asset.differs}; on the original, scores "
-        f"will be somewhat different. {exact} that were used.",
+        note=f"The base model was {key}, a copy of {asset.upstream} whose weights {asset.differs}; on the original, "
+        f"scores will be somewhat different. {exact} that were used.",
     )
 
 
@@ -84,8 +84,8 @@ def _of_config(folder: Path, given: str) -> BaseName | None:
         return None
     return BaseName(
         name,
-        note=f"The base model was read from a local folder ({given}) whose configuration says that it came from {name}. If "
-        "its weights were changed after that, load the folder as the base.",
+        note=f"The base model was read from a local folder ({given}) whose configuration says that it came from "
+        f"{name}. If its weights were changed after that, load the folder as the base.",
     )
 
 

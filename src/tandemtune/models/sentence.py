@@ -22,7 +22,7 @@ def embed(
 
     Args:
         texts: N sentences or short paragraphs.
-        model: ``pypi:KEY``, a local folder or a hub id of an encoder such as BERT. It is kept in memory for the next call.
+        model: ``pypi:KEY``, a local folder or a hub id of an encoder such as BERT; kept in memory for later calls.
         batch_size: sentences that go through the model at once.
         max_tokens: what is longer is cut there; 256 is what the default model was trained for.
         device: a torch device name.
