@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tandemtune.evaluators.losses import cross_entropy, hinge, make
+from tandemtune.objectives.cross_entropy import cross_entropy, hinge, make
 from tandemtune.evaluators.label_words import calibrate
 
 NAMES = ["ce", "hinge", "accuracy", "f1"]

@@ -21,7 +21,7 @@ from tandemtune.models.load import load
 from tandemtune.models.precision import mix
 from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.losses import cross_entropy
+from tandemtune.objectives.cross_entropy import cross_entropy
 from tandemtune.evaluators.label_words import LabelWordEvaluator
 from tandemtune.optimizers.directions import Directions
 from tandemtune.tasks.templates import Template

@@ -54,4 +54,4 @@ _ORDER = [
     "tandem",
 ]
 _FOUND = {path.stem: _read(path) for path in sorted(Path(__file__).parent.glob("*.toml"))}
-METHODS: dict[str, Method] = {name: _FOUND[name] for name in sorted(_FOUND, key=lambda n: (_ORDER + [n]).index(n))}
+METHODS: dict[str, Method] = {name: _FOUND[name] for name in sorted(_FOUND, key=lambda n: [*_ORDER, n].index(n))}
