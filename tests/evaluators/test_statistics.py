@@ -126,7 +126,9 @@ def test_does_not_depend_on_how_the_batch_is_cut():
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_objective_measures_what_it_evaluates(name):
     _, engine, batch, _ = house(name)
-    objective = LabelWordEvaluator(engine, batch, cross_entropy, lambda guess, gold: float(np.mean(np.equal(guess, gold))))
+    objective = LabelWordEvaluator(
+        engine, batch, cross_entropy, lambda guess, gold: float(np.mean(np.equal(guess, gold)))
+    )
     point = {block: torch.randn(engine.tunable.dim(block)) * 0.3 for block in BLOCKS}
     candidates = torch.stack([point[3], 2.0 * point[3]])
     losses = objective.evaluate(point, {3: candidates})
