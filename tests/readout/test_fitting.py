@@ -170,6 +170,21 @@ def test_a_broken_candidate_has_no_loss_and_harms_no_other(rows):
         Design([features[1]], logits[1], labels)
 
 
+def test_the_leave_one_out_loss_has_a_gradient(rows):
+    features, logits, labels = rows(counts=(5, 5, 5))
+    settings = choose(Design([features], logits, labels), FORMS["ridge"], [0.1], [(0.5, 0.5)])
+    leaf = features.double().requires_grad_()
+
+    def loss(view):
+        design = Design([view], logits, labels)
+        return design.loss(leave_one_out(design, settings))
+
+    loss(leaf).backward()
+    moved = features.double()
+    moved[3, 2] += 1e-5
+    assert float(leaf.grad[3, 2]) == pytest.approx(float(loss(moved) - loss(features.double())) / 1e-5, rel=1e-3)
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_the_prior_decides_where_nothing_else_does(rows, name):
     """Rows that all look the same: what is left is how often each label comes up."""

@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tandemtune.errors import DataError
-from tandemtune.readout import logistic
+from tandemtune.readout import logistic, squares
 from tandemtune.readout.design import Design, LabelView, Scaled, centred
-from tandemtune.readout.squares import Spectrum
 
 FormName = Literal["bias", "affine", "logistic", "ridge", "kernel"]
 
@@ -175,8 +174,7 @@ def leave_one_out(design: Design, settings: Settings) -> Tensor:
     """Logits [..., N, C] of each row by a readout of all others: exact for least squares, nearly so for logistic forms."""
     kernel = _kernel(design, settings.form, settings.shares)
     if settings.form.solver == "squares":
-        spectrum = Spectrum.of(kernel, design.weights)
-        return settings.scale * spectrum.leave_one_out(_targets(design), [settings.noise])[..., 0, :, :]
+        return settings.scale * squares.leave_one_out(kernel, design.weights, _targets(design), settings.noise)
     return _logistic(design, settings.form, kernel, settings.noise).without
 
 
@@ -185,7 +183,7 @@ def solve(design: Design, settings: Settings) -> Readout:
     form = settings.form
     kernel = _kernel(design, form, settings.shares)
     if form.solver == "squares":
-        alpha = Spectrum.of(kernel, design.weights).solve(_targets(design), settings.noise) * settings.scale
+        alpha = squares.solve(kernel, design.weights, _targets(design), settings.noise) * settings.scale
         strength, constant = 1.0, 1.0
     else:
         alpha = _logistic(design, form, kernel, settings.noise).alpha
@@ -224,7 +222,7 @@ def _tried(
             without = _logistic(design, form, kernel, noise).without
             yield noise, 1.0, float(design.loss(without))
         return
-    found = Spectrum.of(kernel, design.weights).leave_one_out(_targets(design), noises)
+    found = squares.leave_one_out_for_each(kernel, design.weights, _targets(design), noises)
     scales = torch.tensor(SCALES, dtype=torch.float64, device=found.device)
     losses = design.loss(scales[:, None, None, None] * found)
     values, places = losses.min(dim=0)

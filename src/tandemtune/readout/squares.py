@@ -4,63 +4,52 @@ leave-one-out predictions are exact and cost nothing more (eq. 5.10 to 5.12)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Spectrum:
-    """A kernel between weighted rows, decomposed once for all strengths.
+def solve(kernel: Tensor, weights: Tensor, targets: Tensor, noise: float) -> Tensor:
+    """Coefficients ``(K + noise / weights)^-1 targets``.
 
     Args:
-        values: eigenvalues [..., N] of ``S K S``, where S holds the roots of the rows' weights.
-        vectors: eigenvectors [..., N, N].
-        roots: diagonal of S [N].
+        kernel: between the labelled rows [..., N, N].
+        weights: what each row counts [N].
+        targets: [N, C].
+        noise: variance of what a row of weight 1 says, above 0.
+
+    Returns:
+        [..., N, C]; a new row's prediction is its kernel with the labelled ones times these.
     """
+    roots = weights.sqrt()[:, None]
+    return roots * torch.cholesky_solve(_wide(roots * targets, kernel), _factor(kernel, roots, noise))
 
-    values: Tensor
-    vectors: Tensor
-    roots: Tensor
 
-    @classmethod
-    def of(cls, kernel: Tensor, weights: Tensor) -> Spectrum:
-        """Decompose a kernel [..., N, N] between rows that count `weights` [N]."""
-        roots = weights.sqrt()
-        values, vectors = torch.linalg.eigh(roots[:, None] * kernel * roots)
-        return cls(values.clamp_min(0.0), vectors, roots)
+def leave_one_out(kernel: Tensor, weights: Tensor, targets: Tensor, noise: float) -> Tensor:
+    """Predictions [..., N, C] of each row by all others, arguments as for `solve`."""
+    roots = weights.sqrt()[:, None]
+    inverse = torch.cholesky_inverse(_factor(kernel, roots, noise))
+    diagonal = inverse.diagonal(dim1=-2, dim2=-1)[..., None]
+    return targets - inverse @ (roots * targets) / (roots * diagonal)
 
-    def solve(self, targets: Tensor, noise: float) -> Tensor:
-        """Coefficients ``(K + noise / weights)^-1 targets``.
 
-        Args:
-            targets: [N, C].
-            noise: variance of what a row of weight 1 says, above 0.
+def leave_one_out_for_each(kernel: Tensor, weights: Tensor, targets: Tensor, noises: Sequence[float]) -> Tensor:
+    """The same for many noises at the price of one decomposition: [..., len(noises), N, C]."""
+    roots = weights.sqrt()[:, None]
+    values, vectors = torch.linalg.eigh(roots * kernel * roots.mT)
+    noise = torch.tensor(list(noises), dtype=kernel.dtype, device=kernel.device)
+    shrunk = 1 / (values.clamp_min(0.0)[..., None, :] + noise[:, None])
+    turned = vectors.mT @ (roots * targets)
+    alpha = vectors[..., None, :, :] @ (shrunk[..., None] * turned[..., None, :, :])
+    diagonal = shrunk @ vectors.square().mT
+    return targets - alpha / (roots * diagonal[..., None])
 
-        Returns:
-            [..., N, C].
-        """
-        return self.roots[:, None] * self._spread(targets, torch.tensor([noise], dtype=torch.float64))[..., 0, :, :]
 
-    def leave_one_out(self, targets: Tensor, noises: Sequence[float]) -> Tensor:
-        """Predictions of each row by all others.
+def _factor(kernel: Tensor, roots: Tensor, noise: float) -> Tensor:
+    """Cholesky factor of ``S K S + noise``, where S holds the roots of the rows' weights."""
+    eye = torch.eye(kernel.shape[-1], dtype=kernel.dtype, device=kernel.device)
+    return torch.linalg.cholesky(roots * kernel * roots.mT + noise * eye)
 
-        Args:
-            targets: [N, C].
-            noises: as for `solve`.
 
-        Returns:
-            [..., len(noises), N, C].
-        """
-        noise = torch.tensor(list(noises), dtype=torch.float64)
-        alpha = self._spread(targets, noise)
-        shrunk = 1 / (self.values[..., None, :] + noise.to(self.values.device)[:, None])
-        diagonal = shrunk @ self.vectors.square().mT  # of (S K S + noise)^-1
-        return targets - alpha / (self.roots * diagonal)[..., None]
-
-    def _spread(self, targets: Tensor, noise: Tensor) -> Tensor:
-        """``(S K S + noise)^-1 S targets`` for each noise: [..., n, N, C]."""
-        turned = self.vectors.mT @ (self.roots[:, None] * targets)
-        shrunk = 1 / (self.values[..., None, :] + noise.to(self.values.device)[:, None])
-        return self.vectors[..., None, :, :] @ (shrunk[..., None] * turned[..., None, :, :])
+def _wide(targets: Tensor, kernel: Tensor) -> Tensor:
+    return targets.expand(*kernel.shape[:-2], *targets.shape)
