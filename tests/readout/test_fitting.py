@@ -170,6 +170,15 @@ def test_a_broken_candidate_has_no_loss_and_harms_no_other(rows):
         Design([features[1]], logits[1], labels)
 
 
+def test_few_rows_that_are_told_apart_do_not_make_a_readout_certain(rows):
+    """Rows far apart, two of each label: without care the scale would be as large as may be."""
+    features, logits, labels = rows(counts=(4, 4), signal=20.0)
+    design, settings, readout = fitted("ridge", features, logits, labels)
+    assert (leave_one_out(design, settings).argmax(1) == labels).all()
+    certain = torch.softmax(readout.logits([features], logits), dim=1).max(dim=1).values
+    assert 0.85 < float(certain.mean()) < 0.95  # (4 + 1/2) / (4 + 1) where a row is left out
+
+
 def test_the_leave_one_out_loss_has_a_gradient(rows):
     features, logits, labels = rows(counts=(5, 5, 5))
     settings = choose(Design([features], logits, labels), FORMS["ridge"], [0.1], [(0.5, 0.5)])
@@ -193,7 +202,8 @@ def test_the_prior_decides_where_nothing_else_does(rows, name):
     for prior, share in (("balanced", 0.5), ("train", 0.75), ([0.2, 0.8], 0.2)):
         _, _, readout = fitted(name, features, logits, labels, prior=prior)
         said = torch.softmax(readout.logits(views(name, features), logits), dim=1)[0, 0]
-        assert float(said) == pytest.approx(share, abs=0.03)
+        # predictions of few rows that count much are a little nearer to all labels alike
+        assert float(said) == pytest.approx(share, abs=0.05)
 
 
 @pytest.mark.parametrize("name", FORMS)

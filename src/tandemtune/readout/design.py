@@ -112,12 +112,20 @@ class Design:
         """Inner products [..., N, N] of the rows in each view."""
         return tuple(view.kernel for view in self.features)
 
+    @cached_property
+    def targets(self) -> Tensor:
+        """What predictions are compared with [N, C]: the labels, as if beside the rows of each label one more had been seen whose
+        label nobody knows (in the manner of Platt 1999). Few rows that are told apart perfectly do not prove that all others
+        will be."""
+        counts = self.one_hot.sum(dim=0)[self.labels][:, None]
+        return (counts * self.one_hot + 1 / self.classes) / (counts + 1)
+
     def loss(self, logits: Tensor) -> Tensor:
-        """Mean cross-entropy [...] of label logits [..., N, C] of the rows, each counted as the prior says; NaN for a candidate
-        whose features are no numbers."""
+        """Mean cross-entropy [...] of label logits [..., N, C] of the rows with `targets`, each row counted as the prior says;
+        NaN for a candidate whose features are no numbers."""
         log_p = functional.log_softmax(logits, dim=-1)
-        gold = -(log_p * self.one_hot).sum(dim=-1)
-        return (gold * self.weights).mean(dim=-1).masked_fill(self.broken, torch.nan)
+        each = -(log_p * self.targets).sum(dim=-1)
+        return (each * self.weights).mean(dim=-1).masked_fill(self.broken, torch.nan)
 
     def _whole(self, view: Tensor) -> Tensor:
         """The view with zeros in place of a candidate that is broken."""

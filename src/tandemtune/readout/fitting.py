@@ -198,9 +198,9 @@ def solve(design: Design, settings: Settings) -> Readout:
     start = torch.eye(design.classes, dtype=torch.float64, device=bias.device) * float(form.starts_at_words)
     labels = start.expand(*bias.shape[:-1], -1, -1)
     if form.label_view is not None:
-        own = maps.pop()
-        # what is done to logits without their mean, as a map of the logits themselves
-        labels = labels + (own - own.mean(dim=-2, keepdim=True) if form.label_view == "logits" else own)
+        labels = (
+            labels + maps.pop()
+        )  # of logits without their mean: its columns add up to 0, so the logits themselves do
     return Readout(tuple(maps), labels, bias, form.label_view or "logits")
 
 
