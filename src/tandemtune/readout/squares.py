@@ -42,13 +42,15 @@ def leave_one_out_for_each(kernel: Tensor, weights: Tensor, targets: Tensor, noi
     turned = vectors.mT @ (roots * targets)
     alpha = vectors[..., None, :, :] @ (shrunk[..., None] * turned[..., None, :, :])
     diagonal = shrunk @ vectors.square().mT
-    return targets - alpha / (roots * diagonal[..., None])
+    found: Tensor = targets - alpha / (roots * diagonal[..., None])
+    return found
 
 
 def _factor(kernel: Tensor, roots: Tensor, noise: float) -> Tensor:
     """Cholesky factor of ``S K S + noise``, where S holds the roots of the rows' weights."""
     eye = torch.eye(kernel.shape[-1], dtype=kernel.dtype, device=kernel.device)
-    return torch.linalg.cholesky(roots * kernel * roots.mT + noise * eye)
+    factor: Tensor = torch.linalg.cholesky(roots * kernel * roots.mT + noise * eye)
+    return factor
 
 
 def _wide(targets: Tensor, kernel: Tensor) -> Tensor:
