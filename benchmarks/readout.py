@@ -297,7 +297,7 @@ def measured(seen: Seen, seed: int, task: Task, whole: bool) -> dict[str, dict[s
         note(name, said, loo=settings.loss, loo_accuracy=float(right), noise=settings.noise)
 
     known = (logits[0].argmax(1) == gold).double().mean()
-    note("zero-shot", logits[1], labelled=float(known))
+    note("zero-shot", logits[1], labelled=float(known), mutual=mutual_information(logits[0]))
     note("contextual calibration", calibrate(logits[1], seen.empty))
     note("batch calibration, test rows", calibrate(logits[1], logits[1]))
     note("batch calibration, labelled rows", calibrate(logits[1], logits[0]))
@@ -318,6 +318,13 @@ def measured(seen: Seen, seed: int, task: Task, whole: bool) -> dict[str, dict[s
         shuffled = gold[torch.randperm(len(gold), generator=torch.Generator().manual_seed(seed))]
         solved("ridge, labels permuted", FORMS["ridge"], ["answer"], labels=shuffled)
     return found
+
+
+def mutual_information(logits: Tensor) -> float:
+    """Between rows and predicted labels (Sorensen et al., arXiv 2203.11364), of label logits [N, C] calibrated by their own mean."""
+    p = torch.softmax(calibrate(logits, logits).double(), dim=1)
+    mean = p.mean(dim=0)
+    return float(-(mean * mean.log()).sum() + (p * p.clamp_min(1e-30).log()).sum(dim=1).mean())
 
 
 def together(seen: Sequence[Seen], seed: int, task: Task, losses: Sequence[float]) -> dict[str, dict[str, float]]:
@@ -363,9 +370,13 @@ def table(lines: Sequence[Mapping[str, Any]], model: str, tasks: Sequence[str]) 
             scores = [one[form]["score"] for one in tried]
             add(f"{form}: mean of {len(tried)} templates", task, statistics.mean(scores))
             if form == "zero-shot":
-                picked = max(tried, key=lambda one: one["zero-shot"]["labelled"])
-                add(f"{form}: template by labelled rows", task, picked[form]["score"])
-                add("ridge: template by zero-shot accuracy on labelled rows", task, picked["ridge"]["score"])
+                for chooser, fact in (
+                    ("zero-shot accuracy on labelled rows", "labelled"),
+                    ("mutual information", "mutual"),
+                ):
+                    picked = max(tried, key=lambda one, fact=fact: one["zero-shot"][fact])  # type: ignore[misc]
+                    add(f"zero-shot: template by {chooser}", task, picked["zero-shot"]["score"])
+                    add(f"ridge: template by {chooser}", task, picked["ridge"]["score"])
             else:
                 add(
                     f"{form}: template by leave-one-out",
@@ -421,9 +432,11 @@ def main() -> None:
         for template in range(options.templates):
             for task in options.tasks:
                 places = [(model, task, seed, template) for seed in options.seeds]
-                if not options.encode and all(place in done for place in places):
+                if all(place in done for place in places):
                     continue
                 seen = reader.seen(task, template)
+                if options.encode:
+                    print(f"{model}: {task} with template {template} is read", file=sys.stderr, flush=True)
                 for place in places if not options.encode else ():
                     if place not in done:
                         keep(place, measured(seen, place[2], reader.task(task, template), template == 0))

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 import tiny
 from tandemtune.objective.batch import collate
 from tandemtune.objective.engine import Engine
-from tandemtune.objective.features import ANSWER, read, soft_cap
+from tandemtune.objective.features import ANSWER, read, soft_cap, word_logits
 from tandemtune.readout import FORMS, Design, adapter, choose, solve
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
@@ -73,5 +73,7 @@ def test_peft_gives_the_readouts_logits(name, form, tmp_path):
 def test_label_rows_make_the_label_logits(name):
     _, stack, verbalizer, _, reading = made(name)
     rows, bias = adapter.label_rows(stack, verbalizer)
-    if soft_cap(stack) is None:
-        assert_close(reading.views[ANSWER].double() @ rows.T + bias, reading.logits.double(), atol=1e-4, rtol=1e-4)
+    vectors = reading.views[ANSWER]
+    linear = word_logits(stack, vectors, bent=False) @ torch.tensor(verbalizer.weights())
+    assert_close(vectors.double() @ rows.T + bias, linear.double(), atol=1e-4, rtol=1e-4)
+    assert torch.allclose(linear, reading.logits, atol=1e-4) == (soft_cap(stack) is None)

@@ -129,12 +129,13 @@ def read_with_gradient(engine: Engine, group: Group, point: Point, views: Sequen
     return reader.cut(reader.gradient_logits(group, point))
 
 
-def word_logits(stack: LayerStack, vectors: Tensor) -> Tensor:
+def word_logits(stack: LayerStack, vectors: Tensor, bent: bool = True) -> Tensor:
     """What the model makes of vectors that enter its output embedding: the logits of the label words.
 
     Args:
         stack: the model.
         vectors: [..., h], as the view `ANSWER` has them.
+        bent: whether they are bent as the model bends them (`soft_cap`); False for those that are linear in the vectors.
 
     Returns:
         Float32 logits [..., W], as `LayerStack.logits` gives them.
@@ -146,7 +147,7 @@ def word_logits(stack: LayerStack, vectors: Tensor) -> Tensor:
     if isinstance(extra, Tensor):  # BART
         logits = logits + extra.flatten()[stack.token_ids]
     cap = soft_cap(stack)
-    return (logits if cap is None else cap * torch.tanh(logits / cap)).float()
+    return (cap * torch.tanh(logits / cap) if bent and cap is not None else logits).float()
 
 
 def soft_cap(stack: LayerStack) -> float | None:

@@ -49,7 +49,8 @@ def factors(change: Tensor, verbalizer: Verbalizer, vocabulary: int) -> tuple[Te
 def save(readout: Readout, backbone: Backbone, stack: LayerStack, verbalizer: Verbalizer, folder: Path) -> Tensor:
     """Write a PEFT LoRA adapter on the output embedding.
 
-    It is to be loaded beside the model, not merged: where input and output embeddings are one, a merge changes both.
+    It is to be loaded beside the model, not merged: where input and output embeddings are one, a merge changes both. A model that
+    bends its logits (Gemma 2) bends those that the adapter makes, too, so there the readout's own logits are nearly met.
 
     Args:
         readout: a linear readout of the answer view.
