@@ -148,8 +148,7 @@ class Mentored(Worded):
             return Proposal((), failure=str(error), spent=self._spent())
         words = [self.vocabulary.fit(text, self.length) for text in found.accepted]
         drafts = tuple(Draft(text, w.ids) for text, w in zip(found.accepted, words, strict=True))
-        failure = None if drafts else "no answer that may be tried"
-        return Proposal(drafts, found.refused, failure, self._spent())
+        return Proposal(drafts, found.refused, found.failure, self._spent())
 
     def _spent(self) -> dict[str, float]:
         return asdict(self._transcript.ledger)
