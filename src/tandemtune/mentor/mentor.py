@@ -117,9 +117,14 @@ class Mentor:
             asks += 1
             missing = replace(brief, wanted=brief.wanted - len(accepted))
             request = self._request(missing, _seed(self._seed, turn, asks), tuple(refused), problem)
-            reading = self._read(self._client.ask(request), request, missing.wanted)
+            reply = self._client.ask(request)
+            reading = self._read(reply, missing.wanted)
             problem = reading.problem
-            problems += [problem] if problem else []
+            if problem and reply.finish_reason == "length":
+                problem = f"it was cut off at {request.max_tokens} tokens before it named a prompt"
+                problems.append(f"{problem}; give it more room: {self._room}")
+            elif problem:
+                problems.append(problem)
             for text in reading.prompts:
                 if len(accepted) == brief.wanted:
                     break
@@ -148,26 +153,24 @@ class Mentor:
         most = self._most or request.max_tokens + (_THOUGHTS if self._thinking else 0)
         return replace(request, max_tokens=most)
 
-    def _read(self, reply: Reply, request: Request, wanted: int) -> Reading:
+    @property
+    def _room(self) -> str:
+        """The settings by which an answer may be longer."""
+        larger = "a larger max_completion_tokens"
+        return larger if self._thinking or self._style == "complete" else f"[mentor] thinking = true, or {larger}"
+
+    def _read(self, reply: Reply, wanted: int) -> Reading:
         """The prompts of an answer, or what is wrong with it."""
         if reply.finish_reason == "content_filter":
             return Reading(problem="it was stopped by the endpoint's content filter")
         if reply.finish_reason == "refusal":
             return Reading(problem=f"it is a refusal: {prompt.quoted(reply.text)}")
         cut = reply.finish_reason == "length"
-        reading = (
-            continued(f"-{reply.text}", cut=cut)
-            if self._style == "complete"
-            else read(reply.text, wanted=wanted, cut=cut)
-        )
-        if not reading.prompts and reply.reasoning and not reply.text.strip() and not cut:
-            reading = read_thoughts(reply.reasoning)
-        if reading.prompts or not cut:
-            return reading
-        return Reading(
-            problem=f"it was cut off at {request.max_tokens} tokens before it named a prompt; a model that thinks first needs "
-            "[mentor] thinking = true or a larger max_completion_tokens"
-        )
+        if self._style == "complete":
+            return continued(f"-{reply.text}", cut=cut)
+        if reply.reasoning and not reply.text.strip() and not cut:
+            return read_thoughts(reply.reasoning)
+        return read(reply.text, wanted=wanted, cut=cut)
 
 
 def _seed(*numbers: int) -> int:

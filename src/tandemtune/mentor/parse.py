@@ -8,6 +8,7 @@ can be read in two ways is not read at all: a mentor that is asked again costs l
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,15 +27,27 @@ _FENCE = re.compile(
 _FENCE_MARK = re.compile(r"^[ \t>]*(?:```|~~~)[^`\n]*$", re.MULTILINE)
 _PLAIN_FENCE = {"", "text", "txt", "plaintext", "markdown", "md", "prompt", "prompts"}
 _TAG = re.compile(
-    r"<(prompt|ins|instruction|candidate|option|item|li)([ _-]?\d{1,3}|)>([^<]*)</\1\2>", re.IGNORECASE
+    r"<(prompt|ins|instruction|candidate|option|item|li)([ _-]?\d{1,3}|)(?:\s[^<>]{0,100})?>([^<]*)</\1\2>",
+    re.IGNORECASE,
 )
-_NUMBER = r"\(?(?P<number>\d{1,3})\s?(?:[.)、．](?!\d)|[:：](?=\s|$|\*))"
 _MARK = re.compile(
-    rf"(?P<bullet>[-–—•▪◦]|[*+>](?=\s))|(?:\*\*|__)?(?:{_NUMBER}|(?P<circled>[①-⑳])|\(?(?P<letter>[a-hA-H])[.)](?=\s|\*)"
-    r"|(?P<word>[^\W\d_]{1,20})\s?#?(?:(?P<count>\d{1,3})|(?P<sign>[A-H]))(?:\*\*|__)?\s?(?:[.):：](?!\d)|$))(?:\*\*|__)?[:：]?\s*"
+    r"""
+    (?P<bullet> [-–—•▪◦] | [*+>](?=\s) ) (?: \s* \[[\ xX]?\] )? \s*           # with a box to tick
+    |
+    (?: \*\* | __ )?
+    (?:
+        \(? (?P<number> \d{1,3} ) \s? (?: [.)、．](?!\d) | [:：](?=\s|$|\*) )  # 1. 1) (1) 1:
+        | (?P<circled> [①-⑳] )
+        | \(? (?P<letter> [a-hA-H] ) [.)](?=\s|\*)                           # a) (a) A.
+        | (?P<word> [^\W\d_]{1,20} ) \s? \#? (?: (?P<count> \d{1,3} ) | (?P<sign> [A-H] ) )
+          (?: \*\* | __ )? (?: \s? [.):：](?!\d) | $ )                       # Option 1: Option A.
+    )
+    (?: \*\* | __ )? [:：]? \s*
+    """,
+    re.VERBOSE,
 )
 _LABEL = re.compile(
-    r"(?:\*\*|__)?(?:(?:new|final|best|improved|better|optimi[sz]ed|revised)\s)?prompt(?:\s?#?(?P<count>\d{1,3}))?"
+    r"(?:\*\*|__)?(?:(?:new|final|best|improved|better|optimi[sz]ed|revised)\s)?prompt(?:\s?#?(?:(?P<count>\d{1,3})|[A-H]\b))?"
     r"(?:\*\*|__)?\s?(?:[.):：]|$)(?:\*\*|__)?\s*",
     re.IGNORECASE,
 )
@@ -165,38 +178,43 @@ def _rows(text: str, cut: bool) -> list[_Row]:
     lines = text.split("\n", 2 * _MOST)[: 2 * _MOST]
     if cut:
         lines.pop()
-    return [_row(place, line.strip()) for place, line in enumerate(lines) if line.strip()]
+    stripped = [(place, re.sub(r"^#{1,6}\s+", "", line.strip())) for place, line in enumerate(lines) if line.strip()]
+    rows = [(_row(place, line), line) for place, line in stripped]
+    kinds = Counter(row.kind for row, _ in rows)  # a word with a number is a mark only where another line has it, too
+    return [
+        _Row(row.place, "", None, line) if row.kind[:1].isalpha() and kinds[row.kind] == 1 else row
+        for row, line in rows
+    ]
 
 
 def _row(place: int, line: str) -> _Row:
-    line = re.sub(r"^#{1,6}\s+", "", line)
     mark = _MARK.match(line)
     if mark is None:
         return _Row(place, "", None, line)
     behind = line[mark.end() :]
     if mark["bullet"]:
-        return _Row(place, mark["bullet"], None, behind)
+        inner = _row(place, behind)
+        return inner if inner.kind else _Row(place, mark["bullet"], None, behind)
     if mark["circled"]:
-        return _Row(place, "circled", ord(mark["circled"]), behind)
+        return _Row(place, " circled", ord(mark["circled"]), behind)
     letter, number = mark["letter"] or mark["sign"], mark["number"] or mark["count"]
     kind = f"{(mark['word'] or '').casefold()} {'letter' if letter else 'number'}"
     return _Row(place, kind, ord(letter) if letter else int(number), behind)
 
 
 def _labelled(text: str, cut: bool) -> list[str]:
-    """Prompts of lines that are labelled "Prompt", with or without a number; of a label alone, the line below."""
+    """Prompts of lines that are labelled "Prompt", with a number or without; where a label stands alone, the line below."""
     rows = [_labelled_row(row) for row in _rows(_FENCE_MARK.sub("", text), cut)]
     labels = [index for index, row in enumerate(rows) if row.kind == "label"]
     _check_counts([rows[index] for index in labels])
     found = []
     for index, end in pairwise([*labels, len(rows)]):
-        row, below = rows[index], [row.text for row in _block(rows[index + 1 : end], rows[index].place)]
-        others = [line for line in below if not _OTHER_LABEL.match(line)]
-        if not row.text and not below:
-            below = others = [row.text for row in _block(rows[index + 1 : end])]
-        if len(others) != (0 if row.text else 1) or (not row.text and others[0] != below[0]):
+        row = rows[index]
+        below = _block(rows[index + 1 : end], row.place) or ([] if row.text else _block(rows[index + 1 : end]))
+        texts = [each for each in (row.text, *(other.text for other in below)) if each]
+        if not texts or not all(_OTHER_LABEL.match(each) for each in texts[1:]):
             raise Unclear("it says more than the prompt below a label")
-        found.append(_item(row.text or below[0]))
+        found.append(_item(texts[0]))
     return found
 
 
@@ -246,20 +264,19 @@ def _check_counts(rows: Sequence[_Row]) -> None:
 
 
 def _plain(rows: Sequence[_Row], wanted: int | None, fenced: bool) -> list[str]:
-    """Lines without marks, where their number is the one that a heading announces or that was asked for."""
-    if any(row.text.startswith(("|", "<", "{", "[")) for row in rows):
+    """Lines without marks, where their number is the one that a heading announces, or the one that was asked for."""
+    if not rows or any(row.text.startswith(("|", "<", "{", "[")) for row in rows):
         raise Unclear("it is no list of prompts")
     if fenced:
         return [row.text for row in rows]
-    heading = rows[0].text if len(rows) > 1 and rows[0].text.endswith((":", "：")) else None
-    if heading is not None:
-        expected = _announced(heading) or wanted
-        for block in (rows[1:], _block(rows[1:])):
-            if len(block) == expected:
-                return [row.text for row in block]
-    if len(rows) == wanted and wanted > 1 and not any(talks(row.text) for row in rows):
-        return [row.text for row in rows]
-    raise Unclear("it is no list of prompts")
+    if rows[0].text.endswith((":", "：")):
+        announced = _announced(rows[0].text)
+        lists = [block for block in (rows[1:], _block(rows[1:])) if block and len(block) == announced]
+    else:
+        lists = [rows] if len(rows) == wanted and wanted > 1 and not any(talks(row.text) for row in rows) else []
+    if not lists:
+        raise Unclear("it is no list of prompts")
+    return [row.text for row in lists[0]]
 
 
 def _announced(heading: str) -> int | None:
@@ -278,7 +295,7 @@ def _item(text: str, count: int | None = None) -> str:
         if not (bold["colon"] or bold["bold"].rstrip().endswith((":", "："))):
             raise Unclear("an item has a part in bold and another that is not")
         text = bold["behind"]
-    if count is not None and re.search(rf"\s\(?{count + 1}[.)]\s", text):
+    if count is not None and re.search(rf"(?:\s|\\n)\(?{count + 1}[.)]\s", text):
         raise Unclear("it has several items on one line")
     closing = _QUOTES.get(text[:1])
     end = text.find(closing, 1) if closing else -1
