@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from tandemtune.mentor.judge import talks
 from tandemtune.mentor.structured import Unclear, prompts_by_key, prompts_of_list
-from tandemtune.mentor.thoughts import final_answer
+from tandemtune.mentor.thoughts import THOUGHT, final_answer
 
 _MOST = 200  # candidates that are looked at
 _LINE = 500  # characters of one that are kept
@@ -60,6 +60,8 @@ _BARE_NOTE = re.compile(r"\s*[-–—,;|]?\s*\b(?:loss|accuracy|score|f1)\s*[=:�
 _BOLD = re.compile(r"(\*\*|__)(?P<bold>(?:(?!\1).)+)\1(?P<colon>\s?[:：])?\s*(?P<behind>.*)")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`", "„": "“", "「": "」"}
 _COMMENT = re.compile(r"\s*(?:[-–—:;,(]|$)")
+_COMMENT_BEHIND = re.compile(r"[?!.:]\s+[-–—]\s|[?!]\s+\(")
+_THOUGHT_WORD = re.compile(rf"\b{THOUGHT}\b", re.IGNORECASE)
 _QUOTED_BEHIND = re.compile(r"[:：]\s*[\"“«].*[\"”»]$")
 _NUMBER_WORDS = "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
 _NUMBERS = {word: number for number, word in enumerate(_NUMBER_WORDS.split("|"), start=1)}
@@ -244,6 +246,9 @@ def _marked(rows: Sequence[_Row]) -> list[str]:
     if not places:
         return []
     items = [rows[index] for index in places]
+    heading = rows[places[0] - 1].text.rstrip("*_ ") if places[0] else ""
+    if heading.endswith((":", "：")) and _THOUGHT_WORD.search(heading):
+        raise Unclear("it holds nothing but thoughts")
     if len({row.kind for row in items}) > 1:
         raise Unclear("it holds lists of several kinds")
     _check_counts(items)
@@ -299,11 +304,19 @@ def _item(text: str, count: int | None = None) -> str:
         raise Unclear("it has several items on one line")
     closing = _QUOTES.get(text[:1])
     end = text.find(closing, 1) if closing else -1
-    if end > 0 and _COMMENT.match(text, end + 1):
+    commented = end > 0 and _COMMENT.match(text, end + 1) is not None
+    if closing and commented and closing not in text[end + 1 :]:
         return text[1:end]
-    if _QUOTED_BEHIND.search(text):
+    if commented or _QUOTED_BEHIND.search(text):
         raise Unclear("an item has a part in quotation marks and another that is not")
+    if _COMMENT_BEHIND.search(_without_notes(text)):
+        raise Unclear("an item has a comment behind it")
     return text
+
+
+def _without_notes(text: str) -> str:
+    """A prompt without a note on its loss or length."""
+    return _BARE_NOTE.sub("", _NOTE.sub("", text))
 
 
 def _bare(line: str) -> str:
@@ -311,7 +324,7 @@ def _bare(line: str) -> str:
     line = line.replace("**", "").strip()
     while mark := _LIST_NUMBER.match(line):
         line = line[mark.end() :]
-    line = _BARE_NOTE.sub("", _NOTE.sub("", line))
+    line = _without_notes(line)
     if line.endswith(('",', "',")):
         line = line[:-1]
     while len(line) >= 2 and _QUOTES.get(line[0]) == line[-1] and line[0] not in line[1:-1]:

@@ -7,9 +7,11 @@ import re
 # What models call their thoughts: in tags, in channels, and as keys of JSON.
 THOUGHT = r"(?:think(?:ing)?|thoughts?|reason(?:ing|s)?|reflections?|rationale|scratchpad|analysis|explanation)"
 _NAME = rf"(?:[a-z]{{1,12}}[:_.-]){{0,3}}{THOUGHT}(?:[_-][a-z]{{1,12}})?"
-_END = r"(?:\|?>|\]|▷)"
-_OPENED = rf"(?:<\|?|\[|◁)(?!end_){_NAME}(?:\s[^<>\[\]\n]{{0,200}})?{_END}|<details\b[^<>]{{0,200}}>|<\|channel>{_NAME}"
-_CLOSED = rf"(?:<\|?/|\[/|◁/|(?:<\|?|\[)(?=end_)){_NAME}{_END}|</details>|<channel\|>"
+_END = r"(?:\|?>|\]|▷|⟩)"
+_OPENED = (
+    rf"(?:<\|?|\[|◁|⟨)(?!end_){_NAME}(?:\s[^<>\[\]\n]{{0,200}})?{_END}|<details\b[^<>]{{0,200}}>|<\|channel>{_NAME}"
+)
+_CLOSED = rf"(?:<\|?/|\[/|◁/|⟨/|(?:<\|?|\[)(?=end_)){_NAME}{_END}|</details>|<channel\|>"
 _OPENING = re.compile(_OPENED, re.IGNORECASE)
 _CLOSING = re.compile(_CLOSED, re.IGNORECASE)
 _PAIR = re.compile(rf"(?:{_OPENED}).*?(?:{_CLOSED})", re.IGNORECASE | re.DOTALL)
