@@ -17,6 +17,7 @@ from tandemtune.objectives.base import Objective
 from tandemtune.optimizers.base import Optimizer
 from tandemtune.plugins import Member, Options, near
 from tandemtune.proposers.base import Proposer
+from tandemtune.readout.members import ReadoutMember
 from tandemtune.subspace import Subspace
 from tandemtune.tasks.catalogue import TASKS
 from tandemtune.tasks.metrics import METRICS
@@ -28,7 +29,7 @@ UNBOUNDED = 1_000_000_000
 DEFAULT_STEPS = 60
 """Gradient steps where a recipe names none."""
 PARTS: dict[str, dict[str, str]] = {
-    "method": {"optimizer": "cma-es", "tunable": "lora", "subspace": "random", "objective": "ce"},
+    "method": {"optimizer": "cma-es", "tunable": "lora", "subspace": "random", "objective": "ce", "readout": "none"},
     "alternate": {"proposer": "mentor"},
 }
 """Sections with parts: the nouns, and the member that is taken where a recipe names none."""
@@ -154,6 +155,9 @@ class MethodSection(Options):
     )
     objective: Annotated[Objective, PartOf("objective")] = Field(
         description="what is minimised (`tandemtune ls objectives`)"
+    )
+    readout: Annotated[ReadoutMember, PartOf("readout")] = Field(
+        description="what is solved on all labelled rows at the end (`tandemtune ls readouts`)"
     )
     order: Literal["in-turn", "together", "bandit"] = Field(
         "in-turn",
@@ -360,7 +364,8 @@ class RunConfig(Options):
     def parts(self) -> tuple[Member, ...]:
         """All members that take part."""
         method = self.method
-        return method.optimizer, method.tunable, method.subspace, method.objective, self.alternate.proposer
+        parts = method.optimizer, method.tunable, method.subspace, method.objective, method.readout
+        return *parts, self.alternate.proposer
 
     def problems(self) -> Iterator[str]:
         """What does not fit together; each part is asked."""
