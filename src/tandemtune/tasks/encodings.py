@@ -18,8 +18,8 @@ _MARKS = (  # the mark of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 WESTERN = "cp1252"
-_LEGACY = [WESTERN, *"mac_roman cp850 cp1250 cp1251 koi8_r cp1253 cp1254 cp1255 cp1256".split()]
-_LEGACY += "gb18030 big5 cp932 euc_jp cp949".split()
+_LEGACY = [WESTERN, *["mac_roman", "cp850", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256"]]
+_LEGACY += ["gb18030", "big5", "cp932", "euc_jp", "cp949"]
 _SAMPLE = 50_000  # bytes of lines with letters beyond ASCII: more of them decide nothing new
 _CLOSE, _LIKELIER = 0.04, 0.1  # differences in disorder, and in likeness to a language, that do not, and do, decide
 _OTHER_FILES = (
@@ -71,25 +71,28 @@ def _strictly(data: bytes, encoding: str, name: str) -> str:
     except UnicodeDecodeError as error:
         if encoding == "utf-8-sig":  # the codec counts from behind the mark, which `error.object` no longer holds
             at = error.start + len(data) - len(error.object)
-            raise DataError(_not_utf8(data, at, name) + " although the file is marked as UTF-8: write it again") from None
+            raise DataError(
+                _not_utf8(data, at, name) + " although the file is marked as UTF-8: write it again"
+            ) from None
         raise DataError(
             f"{name}, byte {error.start + 1}: not valid {encoding.upper()} ({error.reason}): save the file as UTF-8"
         ) from None
     if "\0" in text:
-        raise DataError(f"{name}, line {text.count(chr(10), 0, text.index(chr(0))) + 1}: a NUL character, expected text")
+        raise DataError(
+            f"{name}, line {text.count(chr(10), 0, text.index(chr(0))) + 1}: a NUL character, expected text"
+        )
     return text
 
 
 def _unmarked_utf16(data: bytes, name: str) -> str:
-    """The byte order of UTF-16 without a mark, whose ASCII characters have a NUL byte each, all on the same side."""
-    sides = data[0::2].count(0), data[1::2].count(0)
-    try:
-        data.replace(b"\0", b"").decode("utf-8")
-        enough = len(data) / 4
-    except UnicodeDecodeError:
-        enough = 1
-    if len(data) % 2 == 0 and min(sides) == 0 and max(sides) >= enough:
-        return "utf-16-le" if sides[1] else "utf-16-be"
+    """The byte order of UTF-16 without a mark: its ASCII characters have a NUL byte, nearly all on the same side."""
+    first, second = data[0::2], data[1::2]
+    order, high = ("utf-16-be", first) if first.count(0) > second.count(0) else ("utf-16-le", second)
+    if len(data) % 2 == 0 and _decodes(data, order) and "\0" not in data.decode(order):
+        # Of Latin, Greek, Cyrillic and others the bytes on that side are small; of Chinese the rest is no UTF-8.
+        small = sum(byte < 0x20 for byte in high)
+        if 2 * small > len(high) or not _decodes(data.replace(b"\0", b""), "utf-8"):
+            return order
     raise DataError(
         f"{name}, {_position(data, data.index(0))}: a NUL byte, expected text: "
         "the file is damaged or no text file; save it as UTF-8 text"
@@ -100,10 +103,12 @@ def _damaged_utf8(data: bytes, error: UnicodeDecodeError) -> bool:
     """Whether a file that is not UTF-8 was meant to be: it ends within a character, or most others are whole."""
     if error.reason == "unexpected end of data" and len(data) - error.start > 1:
         return True
-    text = data.decode("utf-8", "surrogateescape")
-    beyond = [c for c in text if c > "\x7f"]
+    runs = [_decodes(run, "utf-8") for run in re.findall(rb"[\x80-\xff]+", data)]
+    if 3 * sum(runs) > len(runs) - sum(runs):
+        return True
+    beyond = [c for c in data.decode("utf-8", "surrogateescape") if c > "\x7f"]
     broken = sum("\udc80" <= c <= "\udcff" for c in beyond)
-    return 3 * (len(beyond) - broken) > broken
+    return len(beyond) > 2 * broken
 
 
 def _legacy(data: bytes, name: str, at: int) -> str:
@@ -116,7 +121,9 @@ def _legacy(data: bytes, name: str, at: int) -> str:
     rivals = [m for m in found[1:] if m[1] - found[0][1] <= _CLOSE and found[0][2] - m[2] < _LIKELIER]
     if found and not rivals:
         return found[0][0]
-    which = f"could be {' or '.join(m[0] for m in (found[0], *rivals))}" if found else "is no encoding that is known here"
+    which = (
+        f"could be {' or '.join(m[0] for m in (found[0], *rivals))}" if found else "is no encoding that is known here"
+    )
     raise DataError(_not_utf8(data, at, name) + f", and it {which}: save the file as UTF-8")
 
 

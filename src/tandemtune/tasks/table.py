@@ -92,7 +92,9 @@ class Table:
         found: list[Row] = []
         for number, row in enumerate(rows, start=1):
             if not isinstance(row, Mapping) or not all(isinstance(key, str) for key in row):
-                raise DataError(f"{name}, row {number}: got {kind(row)} {show(row)}, expected a dict of columns by name")
+                raise DataError(
+                    f"{name}, row {number}: got {kind(row)} {show(row)}, expected a dict of columns by name"
+                )
             found.append({key: _plain(value) for key, value in row.items()})
         return _free(found, [f"row {number}" for number in range(1, len(found) + 1)], name)
 
@@ -196,7 +198,9 @@ def write_table(path: str | Path, table: Table) -> None:
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise DataError(f"{shown_name(path)}: ending {show(path.suffix)} is not known, expected one of {', '.join(SUFFIXES)}")
+        raise DataError(
+            f"{shown_name(path)}: ending {show(path.suffix)} is not known, expected one of {', '.join(SUFFIXES)}"
+        )
     if suffix == ".parquet":
         _write_parquet(path, table)
         return
@@ -204,7 +208,9 @@ def write_table(path: str | Path, table: Table) -> None:
         flat = _flat(table)
         rows = ([_cell(row.get(column)) for column in flat.columns] for row in flat.rows)
         same = suffix == table.format.suffix
-        text = delimited.write(flat.columns, rows, table.format.separator if same else "\t" if suffix == ".tsv" else ",")
+        text = delimited.write(
+            flat.columns, rows, table.format.separator if same else "\t" if suffix == ".tsv" else ","
+        )
         marked = table.format.suffix in (".csv", ".tsv") and table.format.encoding != "utf-8"
         data = text.encode("utf-8-sig" if marked else "utf-8")
     elif suffix == ".json":
@@ -448,7 +454,9 @@ def _pyarrow(name: str) -> tuple[Any, Any]:
     try:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError:
-        raise DataError(f"{name}: a Parquet file needs the pyarrow package: pip install 'tandemtune[parquet]'") from None
+        raise DataError(
+            f"{name}: a Parquet file needs the pyarrow package: pip install 'tandemtune[parquet]'"
+        ) from None
 
 
 def _arrow_values(name: str, column: str, values: Any) -> list[Any]:
