@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Callable, Set
 
 from tandemtune.mentor.brief import Brief
-from tandemtune.tasks.templates import SLOT
 
+_SLOT = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _CONTROL_TOKEN = re.compile(
     r"<\|.*?\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>|\[(?:ANSWER|PROMPT|MASK|SEP|CLS)\]", re.IGNORECASE
 )
@@ -42,12 +42,12 @@ def judge(candidate: str, brief: Brief, known: Set[str], count_tokens: Callable[
         return "it is empty"
     if any(unicodedata.category(sign) in {"Cc", "Cf", "Cs", "Zl", "Zp"} and sign not in _JOINERS for sign in candidate):
         return "it holds control characters"
-    if not any(sign.isalpha() for sign in SLOT.sub("", candidate)):
+    if not any(sign.isalpha() for sign in _SLOT.sub("", candidate)):
         return "it has no letters"
     if _CONTROL_TOKEN.search(candidate):
         return "it holds a mark that is no text"
-    found = sorted(SLOT.findall(candidate))
-    if found != sorted(brief.slots) or "{" in SLOT.sub("", candidate) or "}" in SLOT.sub("", candidate):
+    found = sorted(_SLOT.findall(candidate))
+    if found != sorted(brief.slots) or "{" in _SLOT.sub("", candidate) or "}" in _SLOT.sub("", candidate):
         wanted = " ".join(f"{{{slot}}}" for slot in brief.slots)
         return f"expected {wanted}, each once" if wanted else "expected no braces in it"
     leaked = next(
