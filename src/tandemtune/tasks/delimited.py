@@ -14,6 +14,7 @@ from tandemtune.tasks.wording import counted, first_line, listed, show
 
 SEPARATORS = (",", ";", "\t", "|")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_QUOTED_HEADER = re.compile(r'"[^"]*+(?:""[^"]*+)*+"(?:\t"[^"]*+(?:""[^"]*+)*+")*+(?:[\r\n]|$)')
 _SEPARATOR_LINE = re.compile(r"sep=([^\w\s\"]|\t)\1*", re.IGNORECASE)
 _NEEDS_QUOTES = re.compile(r'[,;\t|"\r\n]|^\s|\s$|^sep=', re.IGNORECASE)
 _ESCAPED = re.compile(r'(\\\\)|\\"')
@@ -129,9 +130,12 @@ def _reading(lines: list[str], separator: str) -> _Reading:
     plain = _parsed(lines, separator)
     if separator == "\t":
         literal = _literal(lines)
-        marked = bool(literal.header) and all(_QUOTED.fullmatch(cell) for cell in _split(lines, literal))
-        return plain if plain.whole and (marked or len(plain.header) == 1 or not literal.whole) else literal
-    if any(f"{separator} " in line for line in lines):
+        if plain.whole and (len(plain.header) == 1 or not literal.whole or _quotes_every_name(lines, literal)):
+            return plain
+        return literal
+    named_apart = any(cell.startswith(" ") for cell in plain.header[1:])
+    opened = re.compile(f'{re.escape(separator)} +"')
+    if named_apart or any(opened.search(line) for line in lines):
         spaced = _parsed(lines, separator, spaced=True)
         if spaced.whole and (not plain.whole or _has_blanks_behind_separators(plain, spaced)):
             return spaced
@@ -185,10 +189,11 @@ def _literal(lines: list[str]) -> _Reading:
     return _Reading(rows, "\t")
 
 
-def _split(lines: list[str], reading: _Reading) -> list[str]:
-    """The header's cells with their quotes."""
-    number = next(number for number, cells in reading.rows if not _blank(cells))
-    return lines[number - 1].rstrip("\r\n").split("\t")
+def _quotes_every_name(lines: list[str], reading: _Reading) -> bool:
+    """Whether the header of a file with tabs is quoted throughout: then quotes open cells in all of it."""
+    number = next((number for number, cells in reading.rows if not _blank(cells)), len(lines) + 1)
+    start = lines[number - 1 : number]
+    return bool(start) and start[0].startswith('"') and bool(_QUOTED_HEADER.match("".join(lines[number - 1 :])))
 
 
 def _blank(cells: list[str]) -> bool:
@@ -225,4 +230,6 @@ def _cells(reading: _Reading, name: str) -> Cells:
     width = len(header)
     while width > 1 and not header[width - 1].strip() and not any(cells[width - 1].strip() for _, cells in found):
         width -= 1  # a spreadsheet's empty columns
-    return Cells(line, [cell.strip() for cell in header[:width]], [(n, c[:width]) for n, c in found], reading.separator)
+    if width < len(header):
+        found = [(number, cells[:width]) for number, cells in found]
+    return Cells(line, [cell.strip() for cell in header[:width]], found, reading.separator)

@@ -82,11 +82,11 @@ def examples_of(
         if column is not None and classes and _is_no_label(row, column):
             unlabelled += 1
             continue
-        if label is not None and table.format.suffix in (".csv", ".tsv") and not any(c.strip() for c in row.values()):
-            continue
         at = f"{table.name}, {table.places[index]}"
         texts = {field: _text(at, field, value_of(table, index, field), max_chars) for field in fields}
         if texts and not any(text.strip() for text in texts.values()):
+            if label is not None and table.format.suffix in (".csv", ".tsv") and not any(map(str.strip, row.values())):
+                continue
             which = ", ".join(show(field) for field in fields)
             raise DataError(
                 f"{at}: every text is empty ({which}), expected words in at least one of them: "
@@ -95,8 +95,7 @@ def examples_of(
         if label is None:
             examples.append(Example(texts))
             continue
-        value = value_of(table, index, label)
-        examples.append(Example(texts, _label(f"{at}, field {show(label)}", value, known, classes)))
+        examples.append(Example(texts, _label(at, label, value_of(table, index, label), known, classes)))
     if not examples:
         why = f"all {unlabelled} rows are marked as unlabelled (-1)" if unlabelled else "there are no rows"
         raise DataError(f"{table.name}: {why}, expected at least one: choose another file or split")
@@ -130,6 +129,8 @@ def texts_of(table: Table, fields: Sequence[str], max_chars: int = MAX_CHARS) ->
 
 
 def _text(where: str, field: str, value: Any, max_chars: int) -> str:
+    if isinstance(value, str) and len(value) <= max_chars and value.isascii() and "\0" not in value:
+        return value
     at = f"{where}, field {show(field)}"
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         value = str(value)
@@ -187,8 +188,11 @@ def _is_no_label(row: Mapping[str, Any], label: str) -> bool:
     return isinstance(value, int) and value == -1
 
 
-def _label(at: str, value: Any, labels: _Labels | None, classes: Sequence[str]) -> str:
-    """The label's name; `at` is the place for messages."""
+def _label(where: str, column: str, value: Any, labels: _Labels | None, classes: Sequence[str]) -> str:
+    """The label's name; `where` is the row, for messages."""
+    if labels and isinstance(value, str) and value in labels.names:
+        return value
+    at = f"{where}, field {show(column)}"
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise DataError(f"{at}: no label (got {show(value)}), expected {_allowed(labels)}: fill it in")
     if isinstance(value, float) and value.is_integer():
