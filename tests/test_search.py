@@ -230,21 +230,23 @@ def test_a_last_look_is_taken_where_none_was_due(tmp_path):
     assert result["tuned"]["dev_loss"] == pytest.approx(lines[-1 if better else 0]["dev"]["loss"], abs=1e-5)
 
 
-def test_the_test_rows_are_read_once_and_scored_after_the_search(tmp_path, monkeypatch):
-    seen = []
-    real = Task.test
+def test_the_test_rows_are_checked_before_the_search_and_scored_once_after_it(tmp_path, monkeypatch):
+    scored, opened = [], []
+    real, read = Task.test, Path.read_bytes
 
     def test(self, *arguments):
-        seen.append((small.journal(tmp_path / "run")[-1]["event"], arguments))
+        scored.append((small.journal(tmp_path / "run")[-1]["event"], arguments))
         return real(self, *arguments)
 
+    def read_bytes(path):
+        opened.append((path.name, (tmp_path / "run" / "journal.jsonl").exists()))
+        return read(path)
+
     monkeypatch.setattr(Task, "test", test)
-    opened = []
-    read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path.name) or read(path))
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
     result = tune(small.recipe(tmp_path, task__test_rows=10), tmp_path / "run")
-    assert seen == [("end", (10, 5))] and result["rows"]["test"] == 10
-    assert opened.count("test.jsonl") == 1
+    assert scored == [("end", (10, 5))] and result["rows"]["test"] == 10
+    assert ("test.jsonl", False) in opened and ("test.jsonl", True) not in opened
 
 
 def test_no_test_rows_no_test_score(tmp_path):
