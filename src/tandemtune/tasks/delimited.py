@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from tandemtune.errors import DataError
 from tandemtune.tasks.wording import counted, first_line, listed, show
@@ -53,11 +54,17 @@ class _Reading:
     def header(self) -> list[str]:
         return next((cells for _, cells in self.rows if not _blank(cells)), [])
 
+    @cached_property
+    def fitting(self) -> float:
+        """Share of the rows that are as wide as the header."""
+        width = len(self.header)
+        widths = [len(cells) == width for _, cells in self.rows if not _blank(cells)]
+        return sum(widths) / len(widths) if widths else 1.0
+
     @property
     def whole(self) -> bool:
         """Not broken, and every row as wide as the header."""
-        width = len(self.header)
-        return not self.broken and all(len(cells) == width or _blank(cells) for _, cells in self.rows)
+        return not self.broken and self.fitting == 1
 
 
 def read(text: str, separator: str, name: str) -> Cells:
@@ -86,8 +93,8 @@ def read(text: str, separator: str, name: str) -> Cells:
         others = [_reading(lines, other) for other in SEPARATORS if other != separator]
         wide = sorted((one for one in others if len(one.header) > 1), key=lambda one: -len(one.header))
         better = next((one for one in wide if one.whole), None)
-        if better is None and wide and len(usual.header) < 2 and not usual.whole:
-            better = wide[0]
+        if better is None and len(usual.header) < 2:  # most rows fit, so that the error is about those that do not
+            better = next((one for one in wide if one.fitting > 0.5), None)
         usual = better or usual
     return _cells(usual, name)
 

@@ -299,7 +299,7 @@ def _read_file(path: Path, name: str, only: Sequence[str] | None) -> Table:
         rows = [row for _, row in cells.rows]
         header = f"line {cells.line} (the header)"
         return _fixed(columns, rows, places, name, Format(suffix, encoding, cells.separator), header, repeated)
-    places, found = _read_json(text, name)
+    places, found = _read_json(text, name, suffix)
     return _free(found, places, name, Format(suffix, encoding))
 
 
@@ -347,17 +347,45 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _read_json(text: str, name: str) -> tuple[list[str], list[Row]]:
+def _read_json(text: str, name: str, suffix: str) -> tuple[list[str], list[Row]]:
     """Rows of a list of objects, or of one object on each line."""
     if text.lstrip().startswith("["):
         found = _json_list(text, name)
         if found is not None:
             return [f"row {number}" for number in range(1, len(found) + 1)], found
+    _refuse_one_object(text, name, suffix)
     places, rows = [], []
     for place, row in _json_lines(text, name):
         places.append(place)
         rows.append(row)
     return places, rows
+
+
+def _refuse_one_object(text: str, name: str, suffix: str) -> None:
+    """Say so where the file is one object with all rows inside it, as a list or column by column."""
+    first, _, rest = text.strip().partition("\n")
+    if _is_json(first) if rest else suffix != ".json":
+        return  # a row on each line
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(whole, dict) or not whole:
+        return
+    inner = next(
+        (key for key, value in whole.items() if isinstance(value, list) and value and isinstance(value[0], dict)), None
+    )
+    lists = all(isinstance(value, list) for value in whole.values())
+    columns = all(isinstance(value, dict) and value and all(map(str.isdigit, value)) for value in whole.values())
+    if inner is not None:
+        what = f"with the rows in {show(inner)}: save that list alone"
+    elif lists or columns:
+        what = 'with the rows column by column: write them one by one (pandas: orient="records")'
+    elif rest:
+        what = "over several lines: write one object on each line, or a list of objects"
+    else:
+        return
+    raise DataError(f"{name}: the file is one JSON object {what}")
 
 
 def _json_list(text: str, name: str) -> list[Row] | None:
