@@ -5,7 +5,6 @@ A ratio that has nothing to divide by is 0. A metric of one's own is a function 
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from tandemtune import plugins
 from tandemtune.errors import UsageError
+from tandemtune.plugins import register
 
 Classes = Sequence[int] | NDArray[np.integer]
 OwnMetric = Callable[[list[str], list[str]], float]
@@ -204,13 +205,15 @@ _METRICS = (
     ),
 )
 METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _METRICS})
+for _metric in _METRICS:
+    register("metric", _metric.name)(_metric)
 
 
 def get(metric: str | Metric | OwnMetric) -> Metric:
     """A metric by its name, or made of a function.
 
     Args:
-        metric: a name in `METRICS`, a metric, or a function of label names.
+        metric: a registered name, ``module:function``, a metric, or a function of label names.
 
     Raises:
         UsageError: there is no metric of that name; suggests the nearest.
@@ -219,11 +222,8 @@ def get(metric: str | Metric | OwnMetric) -> Metric:
         return metric
     if callable(metric):
         return Metric.of(metric)
-    if metric not in METRICS:
-        near = difflib.get_close_matches(metric, METRICS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise UsageError(f"unknown metric {metric!r}{hint}, expected one of {', '.join(METRICS)}")
-    return METRICS[metric]
+    found = METRICS.get(metric) or plugins.find("metric", metric)
+    return found if isinstance(found, Metric) else Metric.of(found)
 
 
 def score(
