@@ -4,8 +4,9 @@
 
 DATA is a folder with the tasks' files. Each (model, task, template) goes through the model once: features of all rows that any
 seed draws, and of all test rows, are kept in the cache folder, so seeds cost nothing. FILE.jsonl holds one line for each
-(model, task, seed, template) that is done (-8 for eight templates together); those are not repeated. Everything is chosen by the labelled rows; test rows are only
-scored. For FLAN-T5 labelled rows come from `unseen_TASK.train.jsonl` where DATA has it: the model was trained on the others.
+(model, task, seed, template) that is done (-8 for eight templates together); those are not repeated. Everything is chosen by the
+labelled rows; test rows are only scored. For FLAN-T5 labelled rows come from `unseen_TASK.train.jsonl` where DATA has it: the model
+was trained on the others.
 """
 
 from __future__ import annotations
