@@ -292,7 +292,7 @@ class Versioned(Record):
 
     def plain(self) -> dict[str, Any]:
         """The record as JSON has it, its schema number first."""
-        return {"schema": self.schema_, **self.model_dump(mode="json", exclude={"schema_"})}
+        return {"schema": self.schema_, **self.model_dump(mode="json", exclude={"schema_"}, by_alias=True)}
 
     @classmethod
     def read(cls, content: Mapping[str, Any], where: Path | str) -> Self:
@@ -326,6 +326,60 @@ class Result(Versioned):
     versions: dict[str, str]
 
 
+class PredictionRecord(Record):
+    """One line of ``predictions.jsonl``: a test row, and what the tuned model says of it.
+
+    Args:
+        fields: the row's texts by name.
+        gold: its true label; None where it is unknown.
+        label: the predicted label.
+        probabilities: of every label; None for what is not finite.
+    """
+
+    fields: dict[str, str]
+    gold: str | None
+    label: str
+    probabilities: dict[str, float | None]
+
+
+class SweepPoint(Record):
+    """Where a method of a comparison stands in a sweep: the method that is varied, the setting, and its value."""
+
+    of: str
+    key: str
+    value: JsonValue
+
+
+class ComparedRun(Record):
+    """One run of a comparison.
+
+    Args:
+        method: its name in the plan; likewise `task` and `model`.
+        seed: of the rows and the search.
+        folder: where the run lies.
+        sweep: where its method stands in a sweep.
+        result: what it reached; None while there is no result.
+        failure: why there is none.
+        unknown: settings of its recipe that this version does not know.
+    """
+
+    method: str
+    task: str
+    model: str
+    seed: int
+    folder: str
+    sweep: SweepPoint | None = None
+    result: Result | None = None
+    failure: str | None = None
+    unknown: tuple[str, ...] = ()
+
+
+class ComparedRuns(Versioned):
+    """``records.json`` of a comparison: all of its runs, in the plan's order."""
+
+    runs: tuple[ComparedRun, ...]
+
+
 class TunableFacts(Record):
     """Sizes of what is tuned; `details` holds what only one kind of tunable has."""
 
@@ -335,7 +389,12 @@ class TunableFacts(Record):
 
 
 class Facts(Versioned):
-    """``run.json``: versions, and what was found out or decided on this machine when the run began."""
+    """``run.json``: versions, and what was found out or decided on this machine when the run began.
+
+    Args:
+        planned: how much the recipe allows in all, counted in `unit`; None where nobody said.
+        unit: what a run's progress is counted in; steps are generations and gradient steps.
+    """
 
     kind: str
     dtype: str
@@ -363,6 +422,8 @@ class Facts(Versioned):
     rank_correlation: dict[str, float] | None = None
     gradient_cosine: dict[str, float] | None = None
     versions: dict[str, str] = {}
+    planned: int | None = None
+    unit: Literal["candidates", "steps"] = "candidates"
 
 
 class TaskCard(Versioned):

@@ -16,7 +16,7 @@ from tandemtune.errors import RunError
 from tandemtune.runs import checkpoint
 from tandemtune.runs.files import write_json
 from tandemtune.runs.journal import Journal, cut_torn, read_journal, read_lines
-from tandemtune.runs.records import Facts, JournalRecord, Result
+from tandemtune.runs.records import Facts, JournalRecord, PredictionRecord, Result
 
 
 class RunFolder:
@@ -24,7 +24,8 @@ class RunFolder:
 
     ``recipe.json`` the resolved recipe · ``run.json`` versions and what was decided on this machine · ``journal.jsonl`` ·
     ``clock.jsonl`` times of the journal's lines · ``checkpoint.npz`` · ``result.json`` · ``adapter/`` · ``task_card.json`` ·
-    ``conversations.jsonl`` what was said to a mentor, and what it said
+    ``predictions.jsonl`` what the tuned model says of each test row · ``conversations.jsonl`` what was said to a mentor, and what
+    it said
 
     Args:
         path: the folder.
@@ -40,6 +41,7 @@ class RunFolder:
         self.result = path / "result.json"
         self.card = path / "task_card.json"
         self.adapter = path / "adapter"
+        self.predictions = path / "predictions.jsonl"
         self.conversations = path / "conversations.jsonl"
 
     @classmethod
@@ -143,6 +145,11 @@ class RunFolder:
     def read_records(self) -> list[JournalRecord]:
         """The journal's records, to report on."""
         return read_journal(self.journal)
+
+    def read_predictions(self) -> list[PredictionRecord]:
+        """What the tuned model says of each test row; empty where nobody wrote it down."""
+        lines = read_lines(self.predictions)
+        return [PredictionRecord.read(line, f"{self.predictions}, line {n}") for n, line in enumerate(lines, 1)]
 
     def read_seconds(self) -> float:
         """Seconds that earlier processes spent searching; cuts off a torn last line."""

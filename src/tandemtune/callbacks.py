@@ -1,0 +1,108 @@
+"""Callbacks: told what happens in a run, while it happens.
+
+A callback is a subclass of `Callback` that overrides the events it wants to hear of. A run calls them in this order::
+
+    on_progress*  on_ready  on_start  (on_turn | on_proposal)*  on_testing  on_result
+
+``on_progress`` may come at any time. A run that is resumed calls ``on_turn`` and ``on_proposal`` for what was recorded before,
+too, with ``recorded`` set. A run that is interrupted stops after any of them: whoever holds something open closes it on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tandemtune.runs.records import (
+    Costs,
+    Evaluation,
+    Facts,
+    GenerationRecord,
+    Loss,
+    ProposalRecord,
+    Result,
+    StartRecord,
+    StepRecord,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnView:
+    """Where a search stands after a turn.
+
+    Args:
+        train_loss: loss on the training rows of the point that the search stands at; of the step's rows for gradient steps.
+        dev: the last evaluation on the dev rows.
+        best_dev: the evaluation with the lowest dev loss so far; its point is the one that would be kept.
+        best_step: the step after which it was found; 0 for the starting point.
+        costs: what has been spent so far.
+        planned: how much the recipe allows in all, counted in `unit`.
+        unit: "candidates", or "steps" (generations and gradient steps).
+    """
+
+    train_loss: Loss
+    dev: Evaluation
+    best_dev: Evaluation
+    best_step: int
+    costs: Costs
+    planned: int
+    unit: Literal["candidates", "steps"]
+
+
+class Callback:
+    """Hears of the events of a run; every method does nothing until it is overridden."""
+
+    def on_progress(self, text: str) -> None:
+        """Something that takes a while has begun or moved on.
+
+        Args:
+            text: a short line for people, such as "fetching the model".
+        """
+
+    def on_ready(self, facts: Facts, recipe: Mapping[str, Any]) -> None:
+        """The model is loaded and everything is decided; the search has not begun.
+
+        Args:
+            facts: what was found out or decided on this machine, as `run.json` has it.
+            recipe: the resolved recipe, as `recipe.json` has it.
+        """
+
+    def on_start(self, record: StartRecord, resumed: int, seconds: float) -> None:
+        """The starting point is scored.
+
+        Args:
+            record: the journal's first line.
+            resumed: lines that the journal holds already; 0 for a new run.
+            seconds: of search by earlier processes.
+        """
+
+    def on_turn(self, record: GenerationRecord | StepRecord, state: TurnView, seconds: float, recorded: bool) -> None:
+        """A generation or a gradient step is done.
+
+        Args:
+            record: its line in the journal.
+            state: where the search stands now.
+            seconds: of search so far, earlier processes included.
+            recorded: whether the line was there before this process began.
+        """
+
+    def on_proposal(self, record: ProposalRecord, state: TurnView, seconds: float, recorded: bool) -> None:
+        """Somebody proposed points to go on from, and they are scored.
+
+        Args:
+            record: the round's line in the journal.
+            state: where the search stands now.
+            seconds: of search so far, earlier processes included.
+            recorded: whether the line was there before this process began.
+        """
+
+    def on_testing(self) -> None:
+        """The search is over; the zero-shot and the tuned model are scored on dev and test rows next."""
+
+    def on_result(self, result: Result) -> None:
+        """The run is finished.
+
+        Args:
+            result: the content of `result.json`.
+        """
