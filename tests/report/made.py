@@ -183,9 +183,7 @@ def scores(test: float | None, dev: float, loss: float) -> Scores:
     after = CalibratedScores(
         train_loss=loss, dev_loss=loss + 0.02, dev=dev - 0.01, test=None if test is None else test - 0.01
     )
-    return Scores(
-        train_loss=loss, train=0.9, dev_loss=loss, dev=dev, calibrated=after, prior=(0.5, 0.5), test=test
-    )
+    return Scores(train_loss=loss, train=0.9, dev_loss=loss, dev=dev, calibrated=after, prior=(0.5, 0.5), test=test)
 
 
 def result(kind: str = "c-lora", test: float | None = 0.8, **changes: Any) -> Result:

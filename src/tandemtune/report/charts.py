@@ -51,9 +51,9 @@ class Series:
         name: what the legend says.
         xs: positions.
         ys: values; None and what is not finite leave a gap.
-        low: lower edge of a band around the curve, or of error bars of points.
+        low: lower edge of a band around the curve.
         high: upper edge.
-        style: "line", "points", or "step" (a value holds until the next one).
+        style: "line", "points", or "band" (without the curve).
     """
 
     name: str
@@ -61,7 +61,7 @@ class Series:
     ys: Sequence[float | None]
     low: Sequence[float | None] | None = None
     high: Sequence[float | None] | None = None
-    style: Literal["line", "points", "step"] = "line"
+    style: Literal["line", "points", "band"] = "line"
 
     def __post_init__(self) -> None:
         sizes = {len(values) for values in (self.xs, self.ys, self.low, self.high) if values is not None}
@@ -161,18 +161,31 @@ class Chart(ABC):
             kind: of the file.
             width: in CSS pixels; a PNG has three times as many of its own.
         """
+        figure = self.figure(width)
+        with _style():
+            place = io.BytesIO()
+            if kind == "svg":
+                figure.savefig(place, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+            else:
+                figure.savefig(place, format="png", dpi=216, facecolor="white", metadata={"Software": None})
+            return place.getvalue()
+
+    def figure(self, width: int = WIDE) -> Figure:
+        """The chart as a figure of matplotlib, to be changed and saved by its own means.
+
+        Args:
+            width: in CSS pixels.
+        """
         with _style():
             from matplotlib.figure import Figure
 
             figure = Figure(figsize=(width / 72, self.size(width) / 72), dpi=72, layout="constrained")
             self.draw(figure, width)
-            place = io.BytesIO()
-            if kind == "svg":
-                nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-                figure.savefig(place, format="svg", metadata=nothing)
-            else:
-                figure.savefig(place, format="png", dpi=216, facecolor="white", metadata={"Software": None})
-            return place.getvalue()
+            return figure
+
+    def _repr_svg_(self) -> str | None:
+        """The chart in a notebook."""
+        return None if self.empty() else str(self.svg(WIDE)[0])
 
     def save(self, place: Path) -> None:
         """Write the chart as the file's suffix says: ``.svg`` or ``.png``."""
@@ -204,7 +217,7 @@ class LineChart(Chart):
     height: int = 360
 
     def empty(self) -> bool:
-        return not any(self._spots(one) for one in self.series)
+        return not any(self._spots(one) for one in self.series if one.style != "band")
 
     def size(self, width: int) -> int:
         return self.height if width > 500 else min(self.height, 300)
@@ -213,7 +226,7 @@ class LineChart(Chart):
         said = [self.description or f"Line chart of {self.y_label} against {self.x_label}."]
         for one in self.series:
             spots = self._spots(one)
-            if spots:
+            if spots and one.style != "band":
                 (x, y), (last_x, last_y), low = spots[0], spots[-1], min(spots, key=lambda spot: spot[1])
                 said.append(
                     f"{one.name}: {number(y, 4)} at {number(x)}, {number(last_y, 4)} at {number(last_x)}, "
@@ -255,7 +268,8 @@ class LineChart(Chart):
         axes.set_xlabel(clean(shortened(self.x_label, width // 8)))
         if self.y_limits is not None:
             axes.set_ylim(*self.y_limits)
-        _ticks(axes, width, self.x_log, self.y_log)
+        xs = [x for one in self.series for x in one.xs if _finite(x) is not None]
+        _ticks(axes, width, self.x_log, self.y_log, whole=all(x == int(x) for x in xs if x is not None))
         _marks(axes, self.marks, width)
         names = [one.name for one in self.series]
         if len(names) > 1 or names[0] != self.y_label:
@@ -547,10 +561,12 @@ def _column(one: Series) -> list[Cell]:
     if one.low is None or one.high is None:
         return list(values)
     edges = [
-        "" if low is None or high is None else f" ({rough(low, 4)} to {rough(high, 4)})"
+        "" if low is None or high is None else f"{rough(low, 4)} to {rough(high, 4)}"
         for low, high in zip(one.low, one.high, strict=True)
     ]
-    return [value + edge for value, edge in zip(values, edges, strict=True)]
+    if one.style == "band":
+        return list(edges)
+    return [f"{value} ({edge})" if edge else value for value, edge in zip(values, edges, strict=True)]
 
 
 def _ink(index: int) -> str:
@@ -569,8 +585,10 @@ def _scales(axes: Axes, x_log: bool, y_log: bool) -> None:
         axes.set_yscale("log")
 
 
-def _ticks(axes: Axes, width: int, x_log: bool, y_log: bool, *, rows: bool = False, fixed: bool = False) -> None:
-    """Few ticks with numbers as the tables have them."""
+def _ticks(
+    axes: Axes, width: int, x_log: bool, y_log: bool, *, rows: bool = False, fixed: bool = False, whole: bool = False
+) -> None:
+    """Few ticks with numbers as the tables have them; on the horizontal axis between whole numbers none."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     def text(value: float, place: int | None = None) -> str:
@@ -584,7 +602,7 @@ def _ticks(axes: Axes, width: int, x_log: bool, y_log: bool, *, rows: bool = Fal
             axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,), numticks=count + 1))
             axis.set_minor_formatter(NullFormatter())
         elif not (fixed and axis is axes.xaxis):
-            axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 5, 10]))
+            axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 5, 10], integer=whole and axis is axes.xaxis))
         axis.set_major_formatter(FuncFormatter(text))
     axes.grid(axis="x" if rows else "y")
     axes.tick_params(length=0 if rows else 3, axis="y")
@@ -592,7 +610,7 @@ def _ticks(axes: Axes, width: int, x_log: bool, y_log: bool, *, rows: bool = Fal
 
 def _rows(axes: Axes, names: Sequence[str], width: int) -> None:
     """Names beside horizontal rows, the first on top."""
-    most = 34 if width > 500 else 18
+    most = 34 if width > 500 else 24
     axes.set_yticks(range(len(names)), [clean(shortened(name, most)) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.spines["left"].set_visible(False)
@@ -602,31 +620,26 @@ def _curve(
     axes: Axes, one: Series, index: int, of: int, points: Sequence[tuple[float, float, float, float]], width: int
 ) -> Any:
     """Draw a series; returns what the legend shows."""
-    marker = _MARKERS[index % len(_MARKERS)]
-    ink = _ink(index)
-    banded = one.low is not None and bool(points)
-    if one.style == "points":
-        points = thinned(points, MOST_POINTS)
-        xs, ys, lows, highs = zip(*points, strict=True) if points else ((), (), (), ())
-        if banded:
-            axes.vlines(xs, lows, highs, color=ink, linewidth=1.5)
-        size = 6 if len(points) <= 60 else 4
-        return axes.plot(xs, ys, marker=marker, color=ink, linestyle="", markersize=size, alpha=0.8, mec="none")[0]
     xs, ys, lows, highs = zip(*points, strict=True) if points else ((), (), (), ())
-    step = "steps-post" if one.style == "step" else "default"
-    if banded:
-        edge_xs, _, edge_lows, edge_highs = zip(*thinned(points, MOST_POINTS), strict=True)
-        filled: Any = "post" if one.style == "step" else None
-        axes.fill_between(edge_xs, edge_lows, edge_highs, step=filled, color=ink, alpha=0.16, linewidth=0)
-    single = [index for index, y in enumerate(ys) if not math.isnan(y)]
-    sparse = max(1, len(xs) // 8)
-    every: Any = None if len(single) <= min(30, width // 12) else ((index * sparse // max(of, 1)) % sparse, sparse)
+    ink, marker = _ink(index), _MARKERS[index % len(_MARKERS)]
+    if one.style == "points":
+        xs, ys = zip(*thinned(list(zip(xs, ys, strict=True)), MOST_POINTS), strict=True) if xs else ((), ())
+        size = 6 if len(xs) <= 60 else 4
+        return axes.plot(xs, ys, marker=marker, color=ink, linestyle="", markersize=size, alpha=0.8, mec="none")[0]
+    band = None
+    if one.low is not None and points:
+        xs_of, _, edge_lows, edge_highs = zip(*thinned(points, MOST_POINTS), strict=True)
+        band = axes.fill_between(xs_of, edge_lows, edge_highs, color=ink, alpha=0.18, linewidth=0)
+    if one.style == "band":
+        return band
+    count = sum(not math.isnan(y) for y in ys)
+    sparse = max(1, len(xs) // 8)  # markers of a long curve, apart from those of its neighbours
+    every: Any = None if count <= min(30, width // 12) else ((index * sparse // max(of, 1)) % sparse, sparse)
     return axes.plot(
         xs,
         ys,
         color=ink,
         linestyle=_DASHES[index % len(_DASHES)],
-        drawstyle=step,
         marker=marker if every is None or of > 1 else None,
         markevery=every,
         markersize=5,
@@ -643,17 +656,17 @@ def _marks(axes: Axes, marks: Sequence[Mark], width: int) -> None:
     for mark in placed:
         axes.axvline(mark.x, color=_INK, alpha=0.6, linewidth=1, linestyle=(0, (4, 3)))
         if mark.x not in crowded:
-            axes.text(
-                mark.x,
-                0.98,
+            axes.annotate(
                 clean(shortened(mark.text, 28)),
-                transform=axes.get_xaxis_transform(),
+                (mark.x, 1),
+                (-4, -4),
+                xycoords=axes.get_xaxis_transform(),
+                textcoords="offset points",
                 rotation=90,
                 rotation_mode="anchor",
                 ha="right",
-                va="bottom",
+                va="baseline",
                 fontsize=10,
-                alpha=0.9,
             )
 
 

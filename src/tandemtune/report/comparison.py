@@ -52,6 +52,7 @@ LOG_RATIO = 20
 MISSING = 20
 """Missing runs that tables name; `runs.csv` has all."""
 FILES = ("table.md", "table.tex", "table.csv", "runs.csv", "comparison.json", "records.json")
+_COUNTS = ("candidates", "gradient steps", "mentor tokens")
 Rows = tuple[list[str], list[list[str]]]
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -103,12 +104,13 @@ def cost_rows(found: Comparison) -> Rows:
     shown = [key for key in COSTS if key in RATIOS or any(row.costs.get(key) for row in ran.values())]
     headers = ["method", "runs"]
     for key in shown:
-        headers += [key, f"{key}, ratio to {found.reference}"] if key in RATIOS else [key]
+        headers += [key, f"{key}, ratio"] if key in RATIOS else [key]
     rows: list[list[str]] = []
     for name, row in ran.items():
         cells = [name, str(row.runs)]
         for key in shown:
-            cells.append(rough(row.costs.get(key)))
+            value = row.costs.get(key)
+            cells.append(f"{value:,.0f}" if key in _COUNTS and value is not None else rough(value))
             cells += [rough(row.ratios.get(key), 2)] if key in RATIOS else []
         rows.append(cells)
     return headers, rows
@@ -137,6 +139,7 @@ def as_markdown(found: Comparison) -> str:
         found: what `compared` returned.
     """
     parts = [f"# {found.title}", "", *_markdown(*table_rows(found)), *_markdown(*cost_rows(found))]
+    parts.append(f"- Ratios are to {found.reference}, over the runs that both have.")
     for sweep in found.sweeps:
         parts += [f"## {sweep_title(sweep)}", "", *_markdown(*sweep_rows(found, sweep))]
     parts += [f"- {note}" for note in found.notes]
@@ -233,7 +236,7 @@ def as_csv(runs: Sequence[ComparedRun]) -> str:
         "zero_shot_calibrated": CONTROLS["(zero-shot, calibrated)"],
         "majority": CONTROLS["(majority class)"],
         "stop_reason": lambda result: result.stop_reason,
-        **{name: lambda result, read=read: round(read(result), 6) for name, read in COSTS.items()},  # type: ignore[misc]
+        **COSTS,
     }
     lines: list[list[Any]] = [["model", "task", "method", "seed", *reads, "failure"]]
     for run in runs:
@@ -241,7 +244,8 @@ def as_csv(runs: Sequence[ComparedRun]) -> str:
         if run.result is None:
             lines.append([*place, *[""] * len(reads), run.failure or "not run"])
         else:
-            lines.append([*place, *(read(run.result) for read in reads.values()), ""])
+            values = [read(run.result) for read in reads.values()]
+            lines.append([*place, *(round(v, 6) if isinstance(v, float) else v for v in values), ""])
     return _csv(lines)
 
 
@@ -257,7 +261,10 @@ def comparison_view(found: Comparison) -> RenderableType:
     Args:
         found: what `compared` returned.
     """
-    tables = [(found.title, table_rows(found)), ("mean cost of a run", cost_rows(found))]
+    tables = [
+        (found.title, table_rows(found)),
+        (f"mean cost of a run; ratios are to {found.reference}", cost_rows(found)),
+    ]
     tables += [(f"sweep of {sweep_title(sweep)}", sweep_rows(found, sweep)) for sweep in found.sweeps]
     if found.expected is not None:
         tables.append(("expected and measured ranks", rank_rows(found.expected)))

@@ -436,7 +436,7 @@ def _losses(title: str, label: str, xs: Sequence[float | None], spots: Sequence[
     if banded:
         edges = [x for x, _, _ in banded], [None for _ in banded]
         low, high = [band[0] for _, band, _ in banded], [band[1] for _, band, _ in banded]
-        curves.append(Series("most candidates", *edges, low, high))
+        curves.append(Series("most candidates", *edges, low, high, style="band"))
         limits = _limits(lines, low, high)
     return LineChart(
         title=title, x_label=label, y_label="loss", series=curves, marks=_marks(xs, spots), y_limits=limits
