@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import random
 import re
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ from tandemtune.runs.records import (
 from tandemtune.runs.store import RunFolder
 
 LAYERS = 4
+LOST = math.inf
 LABELS = {"negative": ("bad",), "positive": ("good",)}
 STRANGE = '</td></table><script>alert(1)</script><img src=x onerror=alert(2)> & "it\'s" $\\frac{$'
 KINDS = ("c-lora", "together", "lora", "mentor", "texts")
@@ -340,3 +344,31 @@ def swept(run: ComparedRun, value: Any) -> ComparedRun:
 def slug(name: str) -> str:
     """A folder's name."""
     return re.sub("[^A-Za-z0-9.=]+", "-", name).strip("-")
+
+
+@functools.cache
+def place() -> Path:
+    """A folder for what all tests read; it is left to the system's temporary folder until the process ends."""
+    _kept.append(tempfile.TemporaryDirectory(prefix="tandemtune-reports-"))
+    return Path(_kept[-1].name)
+
+
+_kept: list[Any] = []
+
+
+@functools.cache
+def run(kind: str) -> Path:
+    """The folder of a finished run of a kind; not to be changed."""
+    return write_run(place() / kind, kind).path
+
+
+def copy(kind: str, to: Path) -> Path:
+    """A copy of a finished run, to be changed."""
+    return Path(shutil.copytree(run(kind), to / "run"))
+
+
+@functools.cache
+def comparison(kind: str) -> tuple[Path, tuple[ComparedRun, ...]]:
+    """The folder and the runs of a comparison: "sweep" or "mixed"; not to be changed."""
+    out = place() / f"comparison-{kind}"
+    return out, tuple(write_comparison(out, kind))

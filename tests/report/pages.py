@@ -19,7 +19,6 @@ LOADING = {
     "base",
     "form",
     "image",
-    "use",
 }
 
 
@@ -111,6 +110,8 @@ def check_alone(page: Page) -> None:
         if "href" in given:
             assert given["href"].removeprefix("#") in ids
         assert "url(" not in (given.get("style") or "")
+        for value in given.values():
+            assert set(re.findall(r"url\(([^)]*)\)", value or "")) <= {f"#{name}" for name in ids}
         for name in ("aria-labelledby",):
             assert set((given.get(name) or "").split()) <= ids
     styles = "".join(re.findall(r"<style>(.*?)</style>", page.source, re.DOTALL))

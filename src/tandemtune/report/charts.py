@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from markupsafe import Markup, escape
 
-from tandemtune.report.numbers import Cell, aligned, clean, number, rough, shortened
+from tandemtune.report.numbers import Cell, aligned, clean, fitted, number, rough
 from tandemtune.report.page import LIGHT, Table
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ MOST_ROWS = 400
 _INK, _PAPER = "#010203", "#fefefd"  # colours that nothing else has, so that pages can replace them
 _DASHES: tuple[Any, ...] = ("-", (0, (6, 3)), (0, (2, 2)), (0, (8, 3, 2, 3)), (0, (4, 2, 1, 2, 1, 2)))
 _MARKERS = "oDs^Xvp*"
-_HUGE = 1e300  # beyond it differences overflow
+_HUGE = 1e100  # beyond it axes overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +265,7 @@ class LineChart(Chart):
             _curve(axes, one, index, len(self.series), self._drawable(one), width)
             for index, one in enumerate(self.series)
         ]
-        axes.set_xlabel(clean(shortened(self.x_label, width // 8)))
+        axes.set_xlabel(clean(fitted(self.x_label, width // 8)))
         if self.y_limits is not None:
             axes.set_ylim(*self.y_limits)
         xs = [x for one in self.series for x in one.xs if _finite(x) is not None]
@@ -343,11 +343,11 @@ class BarChart(Chart):
         axes.set_xlim(low - (0.25 * room if low < 0 else 0), high + (0.3 if width < 500 else 0.15) * room)
         axes.axvline(0, color=_INK, linewidth=0.8)
         _rows(axes, [name for name, _ in self.bars], width)
-        axes.set_xlabel(clean(shortened(self.x_label, width // 8)))
+        axes.set_xlabel(clean(fitted(self.x_label, width // 8)))
         _ticks(axes, width, False, False, rows=True)
 
     def _said(self, value: float | None) -> str:
-        return f"{rough(_finite(value))} {self.unit}".strip()
+        return f"{rough(_finite(value))} {fitted(self.unit, 8)}".strip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -397,7 +397,7 @@ class DotChart(Chart):
                 )
             if len(row.values) > 1 or row.middle is None:
                 axes.plot(
-                    row.values, [place] * len(row.values), "o", color=LIGHT[1], markersize=5, alpha=0.8, mec="none"
+                    row.values, [place] * len(row.values), "o", color=LIGHT[1], markersize=5, alpha=0.8, mew=0
                 )
             if row.middle is not None:
                 axes.plot([row.middle], [place], "D", color=LIGHT[0], markersize=7, mec=_PAPER)
@@ -415,7 +415,7 @@ class DotChart(Chart):
             axes.set_xlim(low, high + (high - low) * (0.16 if width < 500 else 0.08))
             axes.set_xticks([low + (high - low) * k / 5 for k in range(6)])
         _rows(axes, [row.name for row in self.rows], width)
-        axes.set_xlabel(clean(shortened(self.x_label, width // 8)))
+        axes.set_xlabel(clean(fitted(self.x_label, width // 8)))
         _ticks(axes, width, False, False, rows=True, fixed=self.limits is not None)
 
 
@@ -575,7 +575,7 @@ def _ink(index: int) -> str:
 
 def _head(axes: Axes, text: str) -> None:
     """The name of the vertical axis, level and above it."""
-    axes.set_title(clean(shortened(text, 60)), loc="left", fontsize=12, alpha=0.8)
+    axes.set_title(clean(fitted(text, 60)), loc="left", fontsize=12, alpha=0.8)
 
 
 def _scales(axes: Axes, x_log: bool, y_log: bool) -> None:
@@ -611,7 +611,7 @@ def _ticks(
 def _rows(axes: Axes, names: Sequence[str], width: int) -> None:
     """Names beside horizontal rows, the first on top."""
     most = 34 if width > 500 else 24
-    axes.set_yticks(range(len(names)), [clean(shortened(name, most)) for name in names])
+    axes.set_yticks(range(len(names)), [clean(fitted(name, most)) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.spines["left"].set_visible(False)
 
@@ -625,7 +625,7 @@ def _curve(
     if one.style == "points":
         xs, ys = zip(*thinned(list(zip(xs, ys, strict=True)), MOST_POINTS), strict=True) if xs else ((), ())
         size = 6 if len(xs) <= 60 else 4
-        return axes.plot(xs, ys, marker=marker, color=ink, linestyle="", markersize=size, alpha=0.8, mec="none")[0]
+        return axes.plot(xs, ys, marker=marker, color=ink, linestyle="", markersize=size, alpha=0.8, mew=0)[0]
     band = None
     if one.low is not None and points:
         xs_of, _, edge_lows, edge_highs = zip(*thinned(points, MOST_POINTS), strict=True)
@@ -643,7 +643,7 @@ def _curve(
         marker=marker if every is None or of > 1 else None,
         markevery=every,
         markersize=5,
-        mec="none",
+        mew=0,
     )[0]
 
 
@@ -657,7 +657,7 @@ def _marks(axes: Axes, marks: Sequence[Mark], width: int) -> None:
         axes.axvline(mark.x, color=_INK, alpha=0.6, linewidth=1, linestyle=(0, (4, 3)))
         if mark.x not in crowded:
             axes.annotate(
-                clean(shortened(mark.text, 28)),
+                clean(fitted(mark.text, 28)),
                 (mark.x, 1),
                 (-4, -4),
                 xycoords=axes.get_xaxis_transform(),
@@ -672,7 +672,7 @@ def _marks(axes: Axes, marks: Sequence[Mark], width: int) -> None:
 
 def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], width: int) -> None:
     """Samples with names above the drawing."""
-    shown = [clean(shortened(name, 44 if width > 500 else 34)) or " " for name in names]
+    shown = [clean(fitted(name, 44 if width > 500 else 34)) or " " for name in names]
     labels = [f"\u2060{name}" if name.startswith("_") else name for name in shown]  # matplotlib leaves out "_..."
     columns = max(1, int((width - 20) // (44 + 7.5 * max(map(len, labels)))))
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, borderpad=0, handlelength=2.4)

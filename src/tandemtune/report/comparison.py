@@ -193,9 +193,10 @@ def as_latex(found: Comparison) -> str:
 
 
 def _first(found: Comparison, column: str) -> float | None:
-    """The best rank of a column."""
+    """The best rank of a column; None where there is nothing to be better than."""
     places = [row.columns[column].rank for row in found.contenders.values()]
-    return min((place for place in places if place is not None), default=None)
+    known = [place for place in places if place is not None]
+    return min(known) if len(known) > 1 else None
 
 
 def _latex(text: str) -> str:

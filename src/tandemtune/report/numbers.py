@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
+
+from rich.cells import cell_len
 
 Cell = str | int | float | None
 
@@ -21,6 +24,19 @@ def shortened(text: str, most: int) -> str:
     """Text on one line, cut to so many characters."""
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most - 1].rstrip()}…"
+
+
+def fitted(text: str, room: int) -> str:
+    """Text on one line without control characters, cut to a number of columns."""
+    plain = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text).strip()
+    if cell_len(plain) <= room:
+        return plain
+    kept = ""
+    for character in plain:
+        if cell_len(kept + character) > room - 1:
+            break
+        kept += character
+    return kept.rstrip() + "…"
 
 
 def number(value: Cell, digits: int = 6) -> str:
@@ -56,10 +72,10 @@ def number(value: Cell, digits: int = 6) -> str:
 
 def rough(value: float | None, digits: int = 3) -> str:
     """A measured quantity to so many significant digits: "1,230", "12.3", "0.0123"."""
-    if value is None or not math.isfinite(value) or value == 0:
-        return number(value)
+    if value is None or not 1e-6 <= abs(value) < 1e12:
+        return number(value, digits)
     decimals = digits - 1 - math.floor(math.log10(abs(value)))
-    return f"{round(value, decimals):,.{max(decimals, 0)}f}" if decimals < 9 else number(value, digits)
+    return f"{round(value, decimals):,.{max(decimals, 0)}f}"
 
 
 def score(value: float | None) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
 
 from rich.cells import cell_len
 
 from tandemtune.report.charts import Series
-from tandemtune.report.numbers import number
+from tandemtune.report.numbers import fitted, number
 
 COLUMNS = 80
 _GLYPHS = "●○▲×■+◆△□◇▼▽"
@@ -109,19 +108,6 @@ def bar_text(title: str, rows: Sequence[tuple[str, float | None]]) -> str:
             bar = " " * (zero - cells) + "█" * cells
         lines.append(f"{name}{' ' * (name_room - cell_len(name))} {bar:<{columns}} {text:>{value_room}}")
     return "\n".join(lines)
-
-
-def fitted(text: str, room: int) -> str:
-    """Text on one line without control characters, cut to a number of columns."""
-    plain = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text).strip()
-    if cell_len(plain) <= room:
-        return plain
-    kept = ""
-    for character in plain:
-        if cell_len(kept + character) > room - 1:
-            break
-        kept += character
-    return kept.rstrip() + "…"
 
 
 def _points(one: Series, x_log: bool) -> list[tuple[float, float]]:
