@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from markupsafe import Markup, escape
 
-from tandemtune.report.numbers import Cell, aligned, clean, fitted, number, rough
+from tandemtune.report.numbers import Cell, aligned, clean, drawable, fitted, number, rough
 from tandemtune.report.page import LIGHT, Table
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ MOST_ROWS = 400
 _INK, _PAPER = "#010203", "#fefefd"  # colours that nothing else has, so that pages can replace them
 _DASHES: tuple[Any, ...] = ("-", (0, (6, 3)), (0, (2, 2)), (0, (8, 3, 2, 3)), (0, (4, 2, 1, 2, 1, 2)))
 _MARKERS = "oDs^Xvp*"
-_HUGE = 1e100  # beyond it axes overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,11 +239,11 @@ class LineChart(Chart):
         for column, one in enumerate(self.series):
             seen: dict[float, int] = {}
             for x, text in zip(one.xs, _column(one), strict=True):
-                if (at := _finite(x)) is not None:
+                if (at := drawable(x)) is not None:
                     seen[at] = seen.get(at, 0) + 1
                     cells.setdefault((at, seen[at]), {})[column] = text
         for mark in self.marks:
-            if (at := _finite(mark.x)) is not None:
+            if (at := drawable(mark.x)) is not None:
                 row = cells.setdefault((at, 1), {})
                 row[-1] = f"{row[-1]}; {mark.text}" if -1 in row else mark.text
         last = [-1] if self.marks else []
@@ -259,7 +258,7 @@ class LineChart(Chart):
 
     def draw(self, figure: Figure, width: int) -> None:
         axes = figure.add_subplot()
-        _head(axes, self.y_label)
+        _head(axes, self.y_label, width)
         _scales(axes, self.x_log, self.y_log)
         handles = [
             _curve(axes, one, index, len(self.series), self._drawable(one), width)
@@ -268,7 +267,7 @@ class LineChart(Chart):
         axes.set_xlabel(clean(fitted(self.x_label, width // 8)))
         if self.y_limits is not None:
             axes.set_ylim(*self.y_limits)
-        xs = [x for one in self.series for x in one.xs if _finite(x) is not None]
+        xs = [x for one in self.series for x in one.xs if drawable(x) is not None]
         _ticks(axes, width, self.x_log, self.y_log, whole=all(x == int(x) for x in xs if x is not None))
         _marks(axes, self.marks, width)
         names = [one.name for one in self.series]
@@ -283,10 +282,10 @@ class LineChart(Chart):
         found = []
         edges = (one.low or one.ys, one.high or one.ys)
         for x, y, low, high in zip(one.xs, one.ys, *edges, strict=True):
-            at = _finite(x)
+            at = drawable(x)
             if at is None or (self.x_log and at <= 0):
                 continue
-            values = [_finite(value) for value in (y, low, high)]
+            values = [drawable(value) for value in (y, low, high)]
             kept = [math.nan if v is None or (self.y_log and v <= 0) else v for v in values]
             found.append((at, kept[0], kept[1], kept[2]))
         return found
@@ -309,7 +308,7 @@ class BarChart(Chart):
     limits: tuple[float, float] | None = None
 
     def empty(self) -> bool:
-        return all(_finite(value) is None for _, value in self.bars)
+        return all(drawable(value) is None for _, value in self.bars)
 
     def size(self, width: int) -> int:
         return 52 + 26 * len(self.bars)
@@ -325,11 +324,11 @@ class BarChart(Chart):
 
     def draw(self, figure: Figure, width: int) -> None:
         axes = figure.add_subplot()
-        values = [_finite(value) or 0.0 for _, value in self.bars]
+        values = [drawable(value) or 0.0 for _, value in self.bars]
         axes.barh(range(len(values)), values, color=LIGHT[0], height=0.7)
         room = max(map(abs, values)) or 1.0
         for place, (_, value) in enumerate(self.bars):
-            end = _finite(value) or 0.0
+            end = drawable(value) or 0.0
             side = -1 if end < 0 else 1
             axes.annotate(
                 self._said(value),
@@ -347,7 +346,7 @@ class BarChart(Chart):
         _ticks(axes, width, False, False, rows=True)
 
     def _said(self, value: float | None) -> str:
-        return f"{rough(_finite(value))} {fitted(self.unit, 8)}".strip()
+        return f"{rough(drawable(value))} {fitted(self.unit, 8)}".strip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -488,7 +487,7 @@ class ScatterChart(Chart):
             axes.margins(0.12)
             axes.set_xlabel(clean(self.x_labels[panel]))
             if panel == 0 or width <= 500:
-                _head(axes, self.y_label)
+                _head(axes, self.y_label, width // count if width > 500 else width)
             _ticks(axes, width // count if width > 500 else width, log, False)
         _legend(figure, handles, [name for name, _, _ in self.points], width)
 
@@ -544,13 +543,6 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _finite(value: float | None) -> float | None:
-    if value is None:
-        return None
-    plain = float(value)
-    return plain if math.isfinite(plain) and abs(plain) <= _HUGE else None
-
-
 def _three(value: float | None) -> str:
     return "–" if value is None else f"{value:z.3f}"
 
@@ -573,9 +565,9 @@ def _ink(index: int) -> str:
     return LIGHT[index % len(LIGHT)]
 
 
-def _head(axes: Axes, text: str) -> None:
+def _head(axes: Axes, text: str, width: int) -> None:
     """The name of the vertical axis, level and above it."""
-    axes.set_title(clean(fitted(text, 60)), loc="left", fontsize=12, alpha=0.8)
+    axes.set_title(clean(fitted(text, width // 9)), loc="left", fontsize=12, alpha=0.8)
 
 
 def _scales(axes: Axes, x_log: bool, y_log: bool) -> None:
@@ -649,7 +641,7 @@ def _curve(
 
 def _marks(axes: Axes, marks: Sequence[Mark], width: int) -> None:
     """Vertical lines; their texts where they do not stand on each other."""
-    placed = [mark for mark in marks if _finite(mark.x) is not None]
+    placed = [mark for mark in marks if drawable(mark.x) is not None]
     low, high = axes.get_xlim()
     room = (high - low) * 18 / width
     crowded = {b.x for a, b in pairwise(placed) if abs(b.x - a.x) < room}
@@ -667,6 +659,7 @@ def _marks(axes: Axes, marks: Sequence[Mark], width: int) -> None:
                 ha="right",
                 va="baseline",
                 fontsize=10,
+                in_layout=False,
             )
 
 

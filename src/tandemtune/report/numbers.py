@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 
 Cell = str | int | float | None
+HUGE = 1e100
+"""Beyond it, axes overflow."""
 
 # What XML 1.0 has no place for; HTML has none for them either.
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -37,6 +39,14 @@ def fitted(text: str, room: int) -> str:
             break
         kept += character
     return kept.rstrip() + "…"
+
+
+def drawable(value: float | None) -> float | None:
+    """A number that axes can hold; None for NaN, infinity, and what is beyond `HUGE`."""
+    if value is None:
+        return None
+    plain = float(value)
+    return plain if math.isfinite(plain) and abs(plain) <= HUGE else None
 
 
 def number(value: Cell, digits: int = 6) -> str:

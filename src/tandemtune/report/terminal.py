@@ -9,7 +9,7 @@ from itertools import pairwise
 from rich.cells import cell_len
 
 from tandemtune.report.charts import Series
-from tandemtune.report.numbers import fitted, number
+from tandemtune.report.numbers import drawable, fitted, number
 
 COLUMNS = 80
 _GLYPHS = "●○▲×■+◆△□◇▼▽"
@@ -24,7 +24,7 @@ def sparkline(values: Sequence[float | None], width: int) -> str:
         values: in order; what is not a number is left out.
         width: columns at most; of more values each column shows the mean of its own.
     """
-    known = [value for value in values if value is not None and math.isfinite(value)]
+    known = [plain for value in values if (plain := drawable(value)) is not None]
     if not known or width < 1:
         return ""
     count = min(width, len(known))
@@ -88,7 +88,7 @@ def bar_text(title: str, rows: Sequence[tuple[str, float | None]]) -> str:
     Returns:
         Lines of at most 80 columns without control characters, or a sentence if there is no value to draw.
     """
-    values = [value if value is not None and math.isfinite(value) else None for _, value in rows]
+    values = [drawable(value) for _, value in rows]
     known = [value for value in values if value is not None]
     if not known:
         return fitted(f"{title}: there is nothing to draw yet.", COLUMNS)
@@ -111,12 +111,9 @@ def bar_text(title: str, rows: Sequence[tuple[str, float | None]]) -> str:
 
 
 def _points(one: Series, x_log: bool) -> list[tuple[float, float]]:
-    found = []
-    for x, y in zip(one.xs, one.ys, strict=True):
-        if x is None or y is None or not math.isfinite(x) or not math.isfinite(y) or (x_log and x <= 0):
-            continue
-        found.append((math.log10(x) if x_log else float(x), float(y)))
-    return found
+    pairs = [(drawable(x), drawable(y)) for x, y in zip(one.xs, one.ys, strict=True)]
+    known = [(x, y) for x, y in pairs if x is not None and y is not None]
+    return [(math.log10(x), y) for x, y in known if x > 0] if x_log else known
 
 
 def _place(value: float, start: float, end: float) -> float:
