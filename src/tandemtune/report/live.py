@@ -24,6 +24,7 @@ WIDE = 80
 """Columns from which numbers stand side by side."""
 WIDEST = 100
 """Columns that the panel takes at most."""
+_PLAIN = str.maketrans({"━": "#", "─": "-", "·": "-", "…": "~"})
 
 
 class LiveReport(Callback):
@@ -60,8 +61,9 @@ class LiveReport(Callback):
 
     def on_ready(self, facts: Facts, recipe: Mapping[str, Any]) -> None:
         self._progress.ready(facts, recipe)
+        threads = "1 thread" if facts.threads == 1 else f"{facts.threads} threads"
         self._say(
-            f"{facts.kind} model of {facts.layers} layers, {facts.dtype} on {facts.device}, {facts.threads} threads; "
+            f"{facts.kind} model of {facts.layers} layers, {facts.dtype} on {facts.device}, {threads}; "
             f"template {facts.template!r}; label words {', '.join(facts.pieces)}"
         )
         self._say(
@@ -129,25 +131,30 @@ class LiveReport(Callback):
         self._last = now
         width = min(self._console.width, WIDEST) - 1
         lines = [fitted(line, width) for line in self._lines(width)]
+        lines = lines if self._drawable else [line.translate(_PLAIN) for line in lines]
         self._clear()
         self._console.print("\n".join(lines), end="", markup=False, highlight=False, soft_wrap=True)
         self._drawn = [cell_len(line) for line in lines]
 
     def _lines(self, width: int) -> list[str]:
         shown = self._progress
-        counts = f"{shown.done:,} of {shown.planned:,} {shown.unit}"
-        left = f"{shown.left} left"
         if width + 1 < WIDE:
             room = 14
-            pairs = [*shown.numbers, *shown.references, ("so far", duration(shown.seconds)), ("time left", shown.left)]
+            pairs = [
+                (shown.unit, f"{shown.done:,}/{shown.planned:,}"),
+                ("time left", shown.left),
+                *shown.numbers,
+                *shown.references,
+            ]
             spark = shown.spark(max(width - room, 4)) if self._drawable else ""
             return [
-                f"{shown.method}: {counts}",
+                shown.method,
                 self._bar(width),
                 *(f"{name:<{room}}{value.strip():>10}" for name, value in pairs),
                 *([f"{'dev loss':<{room}}{spark}"] if spark else []),
             ]
-        ends = [f"{shown.method}  ", f"  {counts} · {left}"]
+        counts = f"{shown.done:,} of {shown.planned:,} {shown.unit} · {shown.left} left"
+        ends = [f"{shown.method}  ", f"  {counts}"]
         bar = self._bar(max(width - sum(map(cell_len, ends)), 8))
         numbers = "   ".join(f"{name} {value}" for name, value in shown.numbers)
         spark = shown.spark(max(width - cell_len(numbers) - 3, 0)) if self._drawable else ""
@@ -155,9 +162,8 @@ class LiveReport(Callback):
         return [ends[0] + bar + ends[1], f"{numbers}   {spark}", references]
 
     def _bar(self, width: int) -> str:
-        full, empty = ("━", "─") if self._drawable else ("#", "-")
         done = round(self._progress.share * width)
-        return full * done + empty * (width - done)
+        return "━" * done + "─" * (width - done)
 
     @property
     def _drawable(self) -> bool:

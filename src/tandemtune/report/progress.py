@@ -84,7 +84,7 @@ class Progress:
     @property
     def references(self) -> list[tuple[str, str]]:
         """What the numbers are to be compared with: the score before tuning, chance, and the best dev evaluation."""
-        found = [("at the start", fixed(self._start.score))] if self._start is not None else []
+        found = [("untuned", fixed(self._start.score))] if self._start is not None else []
         found += [("chance", fixed(1 / self._labels))] if self._labels else []
         if self.state is not None:
             found.append(("best dev loss", fixed(self.state.best_dev.loss)))
