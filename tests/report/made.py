@@ -185,7 +185,10 @@ def proposal(number: int, costs: Costs) -> ProposalRecord:
 def scores(test: float | None, dev: float, loss: float | None) -> Scores:
     """What a point reaches; calibration takes a hundredth."""
     after = CalibratedScores(
-        train_loss=loss, dev_loss=None if loss is None else loss + 0.02, dev=dev - 0.01, test=None if test is None else test - 0.01
+        train_loss=loss,
+        dev_loss=None if loss is None else loss + 0.02,
+        dev=dev - 0.01,
+        test=None if test is None else test - 0.01,
     )
     return Scores(train_loss=loss, train=0.9, dev_loss=loss, dev=dev, calibrated=after, prior=(0.5, 0.5), test=test)
 

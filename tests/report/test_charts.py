@@ -89,17 +89,28 @@ def test_nothing_leaves_the_drawing(name):
 
 
 def test_texts_are_texts():
-    assert {"train loss", "dev loss", "words", "band", "best", "restart 1", "step", "loss"} <= set(texts_of(CHARTS["lines"]))
+    assert {"train loss", "dev loss", "words", "band", "best", "restart 1", "step", "loss"} <= set(
+        texts_of(CHARTS["lines"])
+    )
     assert {"layer 0", "0.500", "-0.250", "–", "gain"} <= set(texts_of(CHARTS["bars"]))
     assert {"tuned", "0.800", "0.600", "accuracy", "0", "1"} <= set(texts_of(CHARTS["dots"]))
     assert {"a", "b", "c", "d", "tokens", "minutes", "score"} <= set(texts_of(CHARTS["scatter"], NARROW))
+
+
+def test_texts_that_look_like_the_drawing_s_own_stay_as_they_are():
+    for name in ("url(#x", ' id="x"', LIGHT[0], "font: 'a'", 'd="0.12345"', "$\\frac{", "#010203", "_a", "&amp;<b>"):
+        chart = BarChart(title=name, x_label=name, bars=[(name, 0.5)])
+        assert [text.strip() for text in texts_of(chart)].count(name.strip()) == 2, name
 
 
 def test_what_a_chart_says_in_words():
     said = CHARTS["lines"].words()
     assert "Line chart of loss against step." in said and "train loss: 3 at 0, 1 at 2, lowest 1 at 2." in said
     assert "restart 1 at 2." in said and "band" not in said
-    assert "layer 1: -0.250." in CHARTS["bars"].words() and "tuned: 0.800 (interval 0.700 to 0.900)." in CHARTS["dots"].words()
+    assert (
+        "layer 1: -0.250." in CHARTS["bars"].words()
+        and "tuned: 0.800 (interval 0.700 to 0.900)." in CHARTS["dots"].words()
+    )
     assert "On the Pareto front of tokens: a, b." in CHARTS["scatter"].words()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import shutil
@@ -32,11 +33,19 @@ from tandemtune.runs.store import RunFolder
 BASES = {"sweep": "d=16", "mixed": "prompt tuning"}
 
 
-def opened(kind, runs=None, title="A title"):
-    out, whole = made.comparison(kind)
-    runs = list(whole) if runs is None else runs
-    found = compared(runs, BASES[kind], title=title)
-    return Page(comparison_page(found, runs, out)), found, runs
+@functools.cache
+def whole(kind):
+    return page_of(kind, made.comparison(kind)[1])
+
+
+def page_of(kind, runs):
+    found = compared(runs, BASES[kind], title="A title")
+    return Page(comparison_page(found, runs, made.comparison(kind)[0])), found, runs
+
+
+def opened(kind, runs=None):
+    """The page of a comparison, what it shows, and its runs; of all that were made if none are given."""
+    return whole(kind) if runs is None else page_of(kind, runs)
 
 
 def save(place, found, runs):
@@ -83,7 +92,9 @@ def starred(page):
 
 def test_the_best_methods_are_marked_by_test_and_no_control_is():
     best = "maao &lt;mutation&gt;"
-    assert starred(opened("mixed")[0]) == {(best, 0), (best, 1), (best, 2), (best, 4)}, "two tasks, their average, the rank"
+    assert starred(opened("mixed")[0]) == {(best, 0), (best, 1), (best, 2), (best, 4)}, (
+        "two tasks, their average, the rank"
+    )
 
 
 def test_a_sweep_is_marked_by_dev():
@@ -104,7 +115,9 @@ def test_every_seed_is_a_dot(kind):
     page, found, runs = opened(kind)
     for column in found.columns:
         end = f": {column.name}" if kind == "mixed" else ""
-        rows = {row[""]: row for row in page.table(f"Data of: Test accuracy by seed{end}, with 95 % intervals of the mean")}
+        rows = {
+            row[""]: row for row in page.table(f"Data of: Test accuracy by seed{end}, with 95 % intervals of the mean")
+        }
         assert list(rows) == list(found.methods)
         for name, row in rows.items():
             values = [r.result.tuned.test for r in runs if (r.method, r.task) == (name, column.task)]
@@ -114,6 +127,10 @@ def test_every_seed_is_a_dot(kind):
             shown = row["single runs"].split(", ")
             assert len(shown) == 3 and all(same(a, b) for a, b in zip(shown, values, strict=True))
             assert float(row["from"]) < sum(values) / 3 < float(row["to"])
+    if kind == "mixed":
+        rows = page.table("Data of: Average test accuracy by seed, with 95 % intervals of the mean")
+        assert [row["single runs"].count(",") for row in rows] == [2, 2, 2, 0, 0, 0]
+        assert all(same(row["test accuracy, average"], found.methods[row[""]].average) for row in rows)
 
 
 @pytest.mark.parametrize("kind", BASES)
@@ -285,7 +302,7 @@ def test_the_same_from_the_disk(tmp_path):
 def test_charts_have_names_and_something_to_show(tmp_path):
     out, runs = made.comparison("mixed")
     assert list(comparison_charts(compared(runs, "c-lora"), runs, out)) == [
-        "scores-1", "scores-2", "score-against-cost", "dev-loss-1", "dev-loss-2",
+        "scores", "scores-1", "scores-2", "score-against-cost", "dev-loss-1", "dev-loss-2",
     ]  # fmt: skip
     out, runs = made.comparison("sweep")
     assert "sweep-1" in comparison_charts(compared(runs, "d=16"), runs, out)

@@ -27,7 +27,7 @@ from tandemtune.report.page import (
     page,
 )
 
-HOSTILE = "</code></pre><script>alert(1)</script><img src=x onerror=alert(1)>\" onfocus='x' & {{ title }} $x_$ \x00\x07\ud800"
+HOSTILE = "</code></pre><script>alert(1)</script><img src=x onerror=alert(1)>\" onfocus='x' & {{ title }} $x_$ url(#x) id=\"x\" #0072b2 font: 'a' \x00\x07\ud800"
 
 
 def one(*blocks) -> str:
@@ -96,7 +96,8 @@ def test_a_table_says_best_in_words_and_in_a_sign():
     made = one(Table(["task", "a", "b"], rows, "Scores", numeric={1, 2}, best={(0, 2)}))
     tree = Page(made)
     assert made.count("★") == 2, "the cell and the key"
-    assert "<strong>0.6 ± 0.1</strong>" in made and " (best)" in tree.text
+    assert "<strong>0.6 ±\u00a00.1</strong>" in made, "it breaks before the sign"
+    assert " (best)" in tree.text
     assert [given.get("class") for tag, given in tree.elements if tag == "td"] == ["number"] * 4
     assert [given.get("scope") for tag, given in tree.elements if tag == "th"] == ["col"] * 3 + ["row"] * 2
     assert tree.table("Scores") == [{"task": "x", "a": "0.50", "b": "0.6 ± 0.1"}, {"task": "y", "a": "0.25", "b": "–"}]
@@ -195,7 +196,15 @@ def test_numbers_for_people(value, text):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1234.5, "1,230"), (12.345, "12.3"), (1.0, "1.00"), (0.012345, "0.0123"), (None, "–"), (0.0, "0"), (-99.96, "-100.0")],
+    [
+        (1234.5, "1,230"),
+        (12.345, "12.3"),
+        (1.0, "1.00"),
+        (0.012345, "0.0123"),
+        (None, "–"),
+        (0.0, "0"),
+        (-99.96, "-100.0"),
+    ],
 )
 def test_rough_numbers_have_three_digits(value, text):
     assert rough(value) == text

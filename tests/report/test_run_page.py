@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -31,6 +32,7 @@ def read(folder) -> Page:
     return Page(run_page(RunFolder(folder)))
 
 
+@functools.cache
 def opened(kind):
     folder = RunFolder(made.run(kind))
     return read(folder.path), folder.read_result(), folder.read_records()
@@ -136,7 +138,9 @@ def test_texts_of_several_fields_are_named_and_cut(tmp_path):
     first = made.predictions()[0].model_copy(update={"fields": {"title": "t", "body": "word " * 200}})
     made.write_predictions(folder, [first])
     row = read(folder.path).table("The only error")[0]
-    assert row["text"].startswith("title: t · body: word word") and len(row["text"]) == 400 and row["text"].endswith("…")
+    assert (
+        row["text"].startswith("title: t · body: word word") and len(row["text"]) == 400 and row["text"].endswith("…")
+    )
 
 
 @pytest.mark.parametrize("kind", made.KINDS)
@@ -218,7 +222,9 @@ def test_layers_are_shown_where_there_are_several():
 def test_rounds_are_told_in_order():
     page, _, records = opened("mentor")
     rounds = [record for record in records if isinstance(record, ProposalRecord)]
-    drafts = [row for name, rows in page.tables if name == "What the mentor (strange <mentor>) proposed" for row in rows[1:]]
+    drafts = [
+        row for name, rows in page.tables if name == "What the mentor (strange <mentor>) proposed" for row in rows[1:]
+    ]
     assert [row[:2] for row in drafts] == [
         [made.STRANGE, "not taken"],
         ["a good film", "not taken"],
@@ -289,7 +295,10 @@ def test_a_run_that_was_stopped_anywhere(tmp_path, kind, count):
         assert same(rows["start"]["dev loss"], looks[0].loss)
         assert same(rows["last evaluation"]["dev loss"], looks[-1].loss)
         assert same(rows["lowest dev loss"]["dev loss"], min(look.loss for look in looks))
-        assert page.facts["forward tokens"] == f"{sum('costs' in json.loads(x) for x in whole[:count] if b'round' not in x) * 1000:,}"
+        assert (
+            page.facts["forward tokens"]
+            == f"{sum('costs' in json.loads(x) for x in whole[:count] if b'round' not in x) * 1000:,}"
+        )
     else:
         assert "Nothing has been recorded yet" in page.text
     assert folder.journal.read_bytes() == torn, "a report changes nothing"
@@ -344,7 +353,9 @@ def test_conversations_of_other_shapes(tmp_path, lines):
 
 @pytest.mark.parametrize("kind", ["c-lora", "mentor"])
 def test_losses_that_are_not_finite(tmp_path, kind):
-    folder = made.write_run(tmp_path / "run", kind, zero_shot=made.scores(0.5, 0.5, None), tuned=made.scores(0.5, 0.5, None))
+    folder = made.write_run(
+        tmp_path / "run", kind, zero_shot=made.scores(0.5, 0.5, None), tuned=made.scores(0.5, 0.5, None)
+    )
     losses = {"loss", "train_loss", "soft_loss", "trained_loss", "best", "incumbent"}
 
     def lost(value):

@@ -69,7 +69,9 @@ def test_one_seed_has_no_deviation():
     found = scored({"a": {"t": [0.7]}})
     row = found.methods["a"]
     assert (row.columns["t"].std, row.average, row.average_std) == (None, 0.7, None)
-    assert dict(zip(*(lines[0] if n else lines for n, lines in enumerate(table_rows(found))), strict=True))["t"] == "0.700"
+    assert (
+        dict(zip(*(lines[0] if n else lines for n, lines in enumerate(table_rows(found))), strict=True))["t"] == "0.700"
+    )
 
 
 def test_a_missing_run_leaves_no_average_and_no_rank():
@@ -154,7 +156,9 @@ def test_pairs_are_of_the_same_model_task_and_seed():
     assert against and against.pairs == 1 and against.difference == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize(("count", "t"), [(3, 4.3027), (4, 3.1824), (5, 2.7764), (7, 2.4469), (11, 2.2281), (31, 2.0423)])
+@pytest.mark.parametrize(
+    ("count", "t"), [(3, 4.3027), (4, 3.1824), (5, 2.7764), (7, 2.4469), (11, 2.2281), (31, 2.0423)]
+)
 def test_intervals_of_means_are_students(count, t):
     values = [0.5 + 0.001 * (-1) ** i for i in range(count)]
     low, high = mean_interval(values) or (0.0, 0.0)

@@ -24,7 +24,9 @@ def printed(what) -> str:
 def test_a_finished_run(kind):
     found = summary(RunFolder(made.run(kind)))
     assert found.finished and found.steps == 20 and len(found.looks) == 11 and found.result is not None
-    assert (found.done, found.planned, found.unit) == ((20, 20, "steps") if kind in ("lora", "mentor") else (400, 400, "candidates"))
+    assert (found.done, found.planned, found.unit) == (
+        (20, 20, "steps") if kind in ("lora", "mentor") else (400, 400, "candidates")
+    )
     shown = printed(summary_view(found))
     assert "● train loss   ○ dev loss" in shown and "not finished" not in shown
     assert ("layer by layer" in shown) == (kind == "c-lora")
@@ -44,7 +46,9 @@ def test_a_run_that_is_not_finished(tmp_path, kind, said):
 
 def test_stories():
     rounds = summary(RunFolder(made.run("mentor"))).story
-    assert rounds[0].startswith("start: train loss 0.500; in words 'we saw it' (distance 0.250, train loss as words 0.900)")
+    assert rounds[0].startswith(
+        "start: train loss 0.500; in words 'we saw it' (distance 0.250, train loss as words 0.900)"
+    )
     assert "round 1: the trained prompt has a dev loss of 0.610 (0.610)" in rounds
     assert "  mentor proposed 'a good film': dev loss 0.400 (0.720) -> taken" in rounds
     assert "  the search goes on from the trained prompt" in rounds and rounds[-1] == "end after step 20: budget"
@@ -58,7 +62,9 @@ def test_a_result():
     assert "mails · /models/small · maao · seed 5" in shown and "most frequent class" in shown
     assert "20 gradient steps, 20,000 forward tokens (20,000 of them backwards, too), 1 min 15 s of search" in shown
     assert "kept the point of step 14 of 20 (lowest dev loss) · stopped by budget" in shown
-    assert "proposer: 2.00 answers, 240 tokens asked, 80.0 tokens answered" in shown or "proposer: 2 answers, 240" in shown
+    assert (
+        "proposer: 2.00 answers, 240 tokens asked, 80.0 tokens answered" in shown or "proposer: 2 answers, 240" in shown
+    )
     assert "No point was better on dev than the one that the search began with" in shown
 
 

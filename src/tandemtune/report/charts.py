@@ -12,6 +12,7 @@ import io
 import math
 import re
 import warnings
+import xml.etree.ElementTree as ElementTree
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from tandemtune.report.numbers import Cell, aligned, clean, drawable, fitted, number, rough
 from tandemtune.report.page import LIGHT, Table
@@ -151,7 +152,7 @@ class Chart(ABC):
         Args:
             width: in CSS pixels.
         """
-        return _inline(self.file("svg", width).decode(), clean(self.title), clean(self.words()))
+        return _inline(self.file("svg", width), clean(self.title), clean(self.words()))
 
     def file(self, kind: Literal["svg", "png"], width: int = WIDE) -> bytes:
         """The chart as a file of its own, dark on white.
@@ -395,9 +396,7 @@ class DotChart(Chart):
                     [row.low, row.high], [place] * 2, color=LIGHT[0], linewidth=5, alpha=0.35, solid_capstyle="butt"
                 )
             if len(row.values) > 1 or row.middle is None:
-                axes.plot(
-                    row.values, [place] * len(row.values), "o", color=LIGHT[1], markersize=5, alpha=0.8, mew=0
-                )
+                axes.plot(row.values, [place] * len(row.values), "o", color=LIGHT[1], markersize=5, alpha=0.8, mew=0)
             if row.middle is not None:
                 axes.plot([row.middle], [place], "D", color=LIGHT[0], markersize=7, mec=_PAPER)
                 right = max([row.middle, *row.values, *([row.high] if row.high is not None else [])])
@@ -612,7 +611,7 @@ def _curve(
     axes: Axes, one: Series, index: int, of: int, points: Sequence[tuple[float, float, float, float]], width: int
 ) -> Any:
     """Draw a series; returns what the legend shows."""
-    xs, ys, lows, highs = zip(*points, strict=True) if points else ((), (), (), ())
+    xs, ys, *_ = zip(*points, strict=True) if points else ((), ())
     ink, marker = _ink(index), _MARKERS[index % len(_MARKERS)]
     if one.style == "points":
         xs, ys = zip(*thinned(list(zip(xs, ys, strict=True)), MOST_POINTS), strict=True) if xs else ((), ())
@@ -673,42 +672,74 @@ def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], width:
 
 # ---- as part of a page --------------------------------------------------------------------------------------------
 
-_ROOT = re.compile(r'<svg [^>]*viewBox="0 0 ([\d.]+) ([\d.]+)"[^>]*>')
-_FONT = re.compile(r"(font: [^\";]*?|font-family: )'[^\";]*")
-_PLACES = re.compile(r'\b(?:d|x|y|points|transform)="[^"]*"')
-_REFERENCE = re.compile(r'(?:xlink:href="|url\()#([^")]+)')
-_ID = re.compile(r' id="([^"]*)"')
+_SVG = "{http://www.w3.org/2000/svg}"
+_HREF = "{http://www.w3.org/1999/xlink}href"
+_FONT = re.compile(r"(font: [^;]*?|font-family: )'[^;]*")
+_PLACES = ("d", "x", "y", "points", "transform")
+_INKS = {
+    **{colour: f"var(--series-{place},{colour})" for place, colour in enumerate(LIGHT, 1)},
+    _INK: "currentColor",
+    _PAPER: "var(--paper,#ffffff)",
+}
 
 
-def _inline(text: str, title: str, description: str) -> tuple[Markup, str]:
-    """matplotlib's file as an element of a page: named, in the page's colours, with ids of its own."""
-    root = _ROOT.search(text)
-    if root is None:
-        raise ValueError("matplotlib wrote an SVG file without a view box")
-    body = text[root.end() : text.rindex("</svg>")]
-    for pattern in (r"<metadata>.*?</metadata>", r"<style [^>]*>.*?</style>", r"<!--.*?-->", r"<defs>\s*</defs>"):
-        body = re.sub(pattern, "", body, flags=re.DOTALL)
-    body = _FONT.sub(r"\1system-ui, sans-serif", body)
-    for place, colour in enumerate(LIGHT, 1):
-        body = body.replace(colour, f"var(--series-{place},{colour})")
-    body = body.replace(_INK, "currentColor").replace(_PAPER, "var(--paper,#ffffff)")
-    about = f"{escape(title)}\n{escape(description)}"
-    key = "chart-" + hashlib.sha256(f"{root[0]}\n{about}\n{body}".encode()).hexdigest()[:12]
-    names = {name: f"{key}-{place}" for place, name in enumerate(dict.fromkeys(_REFERENCE.findall(body)))}
-    body = _ID.sub(lambda found: f' id="{names[found[1]]}"' if found[1] in names else "", body)
-    body = re.sub(
-        r'(xlink:href="|url\()#([^")]+)',
-        lambda found: ('href="#' if found[1].startswith("x") else "url(#") + names[found[2]],
-        body,
-    )
-    body = _PLACES.sub(lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), body)
-    body = re.sub(r"\n\s*", "\n", body).strip()
-    width, height = (round(float(side)) for side in root.groups())
-    return (
-        Markup(
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {root[1]} {root[2]}" '
-            f'role="img" aria-labelledby="{key}-t {key}-d">\n'
-            f'<title id="{key}-t">{escape(title)}</title>\n<desc id="{key}-d">{escape(description)}</desc>\n{body}\n</svg>'
-        ),
-        key,
-    )
+def _inline(content: bytes, title: str, description: str) -> tuple[Markup, str]:
+    """matplotlib's file as an element of a page: named, in the page's colours, with ids of its own. Texts stay as they are."""
+    root = ElementTree.fromstring(content)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{_SVG}metadata", f"{_SVG}style"):
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = element.tag.removeprefix(_SVG)
+        _restyle(element)
+    size = root.get("viewBox", "").split()[2:]
+    drawing = "".join(ElementTree.tostring(child, encoding="unicode") for child in root)
+    key = f"chart-{hashlib.sha256(repr((title, description, size, drawing)).encode()).hexdigest()[:12]}"
+    _rename(root, key)
+    root.attrib = {
+        "xmlns": _SVG[1:-1],
+        "width": f"{float(size[0]):.0f}",
+        "height": f"{float(size[1]):.0f}",
+        "viewBox": root.get("viewBox", ""),
+        "role": "img",
+        "aria-labelledby": f"{key}-t {key}-d",
+    }
+    for place, (name, said) in enumerate((("title", title), ("desc", description))):
+        element = ElementTree.Element(name, {"id": f"{key}-{name[0]}"})
+        element.text = said
+        root.insert(place, element)
+    for element in root.iter():
+        element.tail = None if element is root else "\n"
+    return Markup(ElementTree.tostring(root, encoding="unicode")), key
+
+
+def _restyle(element: ElementTree.Element) -> None:
+    """A page's colours and font in the styles of an element, and places to a hundredth."""
+    style = element.get("style")
+    if style is not None:
+        style = _FONT.sub(r"\1system-ui, sans-serif", style)
+        element.set("style", re.sub("#[0-9a-f]{6}", lambda found: _INKS.get(found[0], found[0]), style))
+    for name in _PLACES:
+        if name in element.attrib:
+            short = re.sub(r"(\.\d\d)\d+", r"\1", element.attrib[name])
+            element.set(name, " ".join(short.split()))
+
+
+def _rename(root: ElementTree.Element, key: str) -> None:
+    """Ids that begin with `key` for what is referred to, and none for the rest."""
+    used: dict[str, str] = {}
+
+    def new(name: str) -> str:
+        return used.setdefault(name, f"{key}-{len(used)}")
+
+    for element in root.iter():
+        if _HREF in element.attrib:
+            element.set("href", "#" + new(element.attrib.pop(_HREF).removeprefix("#")))
+        clip = element.get("clip-path")
+        if clip is not None:
+            element.set("clip-path", f"url(#{new(clip[5:-1])})")
+    for element in root.iter():
+        name = element.attrib.pop("id", None)
+        if name in used:
+            element.set("id", used[name])

@@ -93,11 +93,12 @@ def comparison_charts(found: Comparison, runs: Sequence[ComparedRun], place: Pat
         place: folder of the comparison.
 
     Returns:
-        Those that have something to show: "scores-1" and so on for each column, "score-against-cost", "sweep-1" and so on,
-        "dev-loss-1" and so on for each column.
+        Those that have something to show: "scores" (of several columns the average), "scores-1" and so on for each of several
+        columns, "score-against-cost", "sweep-1" and so on, "dev-loss-1" and so on for each column.
     """
     trails, wanted, _ = _trails(runs, [_folder(run, place) for run in runs])
-    charts: dict[str, Chart] = {f"scores-{n}": chart for n, chart in enumerate(_dots(found, runs), 1)}
+    dots = _dots(found, runs)
+    charts: dict[str, Chart] = {f"scores-{n}" if n else "scores": chart for n, chart in enumerate(dots)}
     charts["score-against-cost"] = _scatter(found)
     charts |= {f"sweep-{n}": chart for n, chart in enumerate(sweep_charts(found), 1)}
     for n, column in enumerate(found.columns, 1):
@@ -134,27 +135,35 @@ def _scores(found: Comparison, runs: Sequence[ComparedRun]) -> list[Block]:
         said += f" Scores are {', '.join(metrics)}, by task."
     if results and all(result.tuned.test is None for result in results):
         said += " There are no test rows, so there are no test scores."
-    return [Facts(pairs), *_dots(found, runs), table, said, *found.notes]
+    first, *others = _dots(found, runs)
+    each: list[Block] = [Details("Each task by seed", others)] if others else []
+    return [Facts(pairs), first, table, said, *found.notes, *each]
 
 
 def _dots(found: Comparison, runs: Sequence[ComparedRun]) -> list[DotChart]:
-    """Test scores by seed, a chart for each column."""
+    """Test scores by seed: of several columns first their average, then each."""
     metrics = {column_of(run): run.result.metric for run in runs if run.result is not None}
     charts = []
+    if len(found.columns) > 1:
+        whole = {name: row.averages for name, row in found.methods.items() if row.averages}
+        metric = next(iter(metrics.values())) if len(set(metrics.values())) == 1 else "score"
+        charts.append(_dot_chart(f"Average test {metric} by seed", f"test {metric}, average", whole))
     for column in found.columns:
-        dots = []
-        for name, row in found.methods.items():
-            cell = row.columns[column.name]
-            if cell.mean is not None:
-                values = cell.values if name not in CONTROLS or cell.std else ()
-                interval = mean_interval(cell.values) if name not in CONTROLS else None
-                dots.append(Dots(name, values, cell.mean, *(interval or (None, None))))
+        values = {name: row.columns[column.name].values for name, row in found.methods.items()}
         metric = metrics.get(column.name, "score")
-        known = any(row.low is not None for row in dots)
         title = f"Test {metric} by seed" + (f": {column.name}" if len(found.columns) > 1 else "")
-        title += ", with 95 % intervals of the mean" if known else ""
-        charts.append(DotChart(title=title, x_label=f"test {metric}", rows=dots))
+        charts.append(_dot_chart(title, f"test {metric}", {name: found for name, found in values.items() if found}))
     return charts
+
+
+def _dot_chart(title: str, label: str, values: Mapping[str, Sequence[float]]) -> DotChart:
+    """Single scores with their mean and its interval; controls without, since their seeds are no repetitions."""
+    dots = []
+    for name, scores in values.items():
+        interval = None if name in CONTROLS else mean_interval(scores)
+        dots.append(Dots(name, () if name in CONTROLS else scores, mean(scores), *(interval or (None, None))))
+    known = any(row.low is not None for row in dots)
+    return DotChart(title=title + (", with 95 % intervals of the mean" if known else ""), x_label=label, rows=dots)
 
 
 def _best(found: Comparison) -> set[tuple[int, int]]:

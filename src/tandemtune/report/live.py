@@ -13,7 +13,7 @@ from rich.control import Control
 from rich.segment import ControlType
 
 from tandemtune.callbacks import Callback, TurnView
-from tandemtune.report.numbers import duration, fitted
+from tandemtune.report.numbers import fitted
 from tandemtune.report.progress import Progress, fixed
 from tandemtune.report.text import proposal_story, result_table
 from tandemtune.runs.records import Facts, GenerationRecord, ProposalRecord, Result, StartRecord, StepRecord

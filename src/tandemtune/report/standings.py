@@ -108,6 +108,7 @@ class Standing(Record):
         columns: what it reaches in each.
         average: over all columns; None where a run is missing.
         average_std: standard deviation of the average over seeds.
+        averages: over all columns, by seed; empty where a run is missing.
         dev: average of its scores on dev rows; None where a run is missing.
         rank: mean of its ranks.
         against: paired test against the baseline.
@@ -119,6 +120,7 @@ class Standing(Record):
     columns: dict[str, Cell]
     average: float | None
     average_std: float | None
+    averages: tuple[float, ...] = ()
     dev: float | None = None
     rank: float | None = None
     against: Paired | None = None
@@ -330,12 +332,13 @@ def _row(
     seeds = list(dict.fromkeys(seed for _, seed in wanted))
     every = list(itertools.product(columns, seeds))
     average = std = dev_average = None
+    averages: tuple[float, ...] = ()
     if seeds and all(key in tests for key in every):
-        average = mean(mean(tests[column, seed] for seed in seeds) for column in columns)
-        std = _std([mean(tests[column, seed] for column in columns) for seed in seeds])
+        averages = tuple(mean(tests[column, seed] for column in columns) for seed in seeds)
+        average, std = mean(averages), _std(averages)
     if seeds and all(key in devs for key in every):
         dev_average = mean(mean(devs[column, seed] for seed in seeds) for column in columns)
-    return Standing(columns=cells, average=average, average_std=std, dev=dev_average)
+    return Standing(columns=cells, average=average, average_std=std, averages=averages, dev=dev_average)
 
 
 def _std(values: Sequence[float]) -> float | None:
