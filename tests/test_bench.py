@@ -104,7 +104,10 @@ def test_a_search_by_the_plain_loop_writes_the_same_journal(tmp_path: Path, monk
     tune(recipe, tmp_path / "engine")
 
     def one_by_one(
-        self: LabelWordEvaluator, point: dict[int, torch.Tensor], candidates: dict[int, torch.Tensor], rows: object = None
+        self: LabelWordEvaluator,
+        point: dict[int, torch.Tensor],
+        candidates: dict[int, torch.Tensor],
+        rows: object = None,
     ) -> object:
         from types import SimpleNamespace
 
