@@ -15,11 +15,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import tandemtune.build as wiring
-from tandemtune.bench import naive
-from tandemtune.runner import tune
+from contenders import naive
 
-CONTENDERS = {"engine": "mixed", "engine, float32": "float32", "plain loop": "float32"}
+from tandemtune import autotune
+from tandemtune.callbacks import Callback
+from tandemtune.config import load_config
+from tandemtune.problem import Problem
+from tandemtune.runner import run
+from tandemtune.runs.records import from_line
+
+CONTENDERS = {"engine": "auto", "engine, float32": "float32", "plain loop": "float32"}
 
 
 def main() -> None:
@@ -57,19 +62,19 @@ def folder(out: Path, name: str) -> Path:
 def one(name: str, options: argparse.Namespace) -> None:
     """Run one contender."""
     if name == "plain loop":
-        build = wiring.build
+        build = autotune.build
 
-        def built(*args: Any, **kwargs: Any) -> wiring.Bench:
-            bench = build(*args, **kwargs)
+        def built(*args: Any, **kwargs: Any) -> Problem:
+            problem = build(*args, **kwargs)
 
-            def evaluate(point: Any, candidates: Any, rows: Any = None) -> Any:
+            def evaluate(point: Any, candidates: Any, generation: int | None = None) -> Any:
                 ((block, vectors),) = candidates.items()
-                return naive(bench, dict(point), block, vectors).double().numpy()
+                return naive(problem, dict(point), block, vectors).double().cpu().numpy()
 
-            bench.objective.evaluate = evaluate  # type: ignore[method-assign]
-            return bench
+            problem.evaluator.evaluate = evaluate  # type: ignore[method-assign]
+            return problem
 
-        wiring.build = built
+        autotune.build = built
     settings = [
         "method.name=c-lora",
         f"model.dtype={CONTENDERS[name]}",
@@ -77,7 +82,7 @@ def one(name: str, options: argparse.Namespace) -> None:
         "dev_every=2",
     ]
     settings += [f"budget={21 * options.generations}", "test_rows=50", *options.overrides]
-    tune("quickstart", folder(options.out, name), overrides=settings, overwrite=True)
+    run(load_config("quickstart", settings), folder(options.out, name), Callback(), overwrite=True)
 
 
 def report(out: Path) -> None:
