@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tandemtune.errors import ConfigError
-from tandemtune.plan import Plan, read_plan
+from tandemtune.compare.plan import Plan, read_plan
 
 LOST = math.inf
 OWN = """

@@ -25,12 +25,12 @@ from filelock import FileLock
 from rich.console import Console
 
 import small
-import tandemtune.plan
+import tandemtune.compare.plan
 from plans import LOST, OWN, plan_of, run_of
 from tandemtune import compare
 from tandemtune.compare import StoppedError, check_plan, execute, records_of
 from tandemtune.errors import ConfigError, RunError
-from tandemtune.plan import Plan
+from tandemtune.compare.plan import Plan
 from tandemtune.report.comparison import (
     SAMPLE,
     as_csv,

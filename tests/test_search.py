@@ -44,8 +44,8 @@ RESULT_KEYS = {
     "zero_shot",
     "tuned",
     "majority",
-    "kept_step",
-    "kept_line",
+    "best_step",
+    "best_record",
     "steps",
     "cost",
     "rows",
@@ -132,7 +132,7 @@ def test_kept_is_the_lowest_dev_loss(done):
     _, folder, result, _ = done
     looks = {0: small.journal(folder)[0]["dev"]} | {x["step"]: x["dev"] for x in generations(folder) if x["dev"]}
     best = min(looks, key=lambda step: (looks[step]["loss"], step))
-    assert result["kept_step"] == best > 0
+    assert result["best_step"] == best > 0
     assert result["tuned"]["dev_loss"] == pytest.approx(looks[best]["loss"], abs=1e-5)
     assert result["tuned"]["dev"] == pytest.approx(looks[best]["score"], abs=1e-6)
     assert result["zero_shot"]["dev_loss"] == pytest.approx(looks[0]["loss"], abs=1e-5)
@@ -225,7 +225,7 @@ def test_a_last_look_is_taken_where_none_was_due(tmp_path):
     lines = small.journal(tmp_path / "run")
     assert [line["dev"] for line in lines[1:-1]] == [None] * 7
     better = lines[-1]["dev"]["loss"] < lines[0]["dev"]["loss"]
-    assert result["kept_step"] == (7 if better else 0)
+    assert result["best_step"] == (7 if better else 0)
     assert result["tuned"]["dev_loss"] == pytest.approx(lines[-1 if better else 0]["dev"]["loss"], abs=1e-5)
 
 
@@ -272,10 +272,10 @@ def test_bad_test_rows_do_not_cost_the_search(tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"method__loss": "hinge"},
-        {"method__loss": "accuracy"},
-        {"method__loss": "f1", "task__metric": "f1", "task__positive": "positive"},
-        {"method__loss": "f1", "task__metric": "macro_f1"},
+        {"method__objective": "hinge"},
+        {"method__objective": "accuracy"},
+        {"method__objective": "f1", "task__metric": "f1", "task__positive": "positive"},
+        {"method__objective": "f1", "task__metric": "macro_f1"},
         {"method__scale": "hidden_state"},
         {"method__scale": "normal"},
         {"method__covariance": "separable"},
@@ -295,7 +295,7 @@ def test_every_choice_runs(tmp_path, changes):
     assert all(math.isfinite(loss) for line in lines for loss in line["losses"])
     layers = {"last:2": [2, 3], "first:1": [0], "[3, 1]": [1, 3]}.get(str(changes.get("method__layers")), [0, 1, 2, 3])
     assert [line["layer"] for line in lines] == [layers[i % len(layers)] for i in range(6)]
-    if changes.get("method__loss") in ("accuracy", "f1"):
+    if changes.get("method__objective") in ("accuracy", "f1"):
         assert all(0 <= loss <= 1 for line in lines for loss in line["losses"])
         assert result["tuned"]["train_loss"] == pytest.approx(1 - result["tuned"]["train"], abs=1e-5)
     if "task__dev_shots" in changes:
@@ -363,7 +363,7 @@ def test_a_head_without_numbers_ends_in_nulls(tmp_path):
     result = tune(small.recipe(tmp_path, model__name=name, method__budget=10), tmp_path / "run")
     lines = small.journal(tmp_path / "run")
     assert lines[0]["train_loss"] is None and lines[1]["losses"] == [None] * 4 and not lines[1]["accepted"]
-    assert result["tuned"]["train_loss"] is None and result["kept_step"] == 0
+    assert result["tuned"]["train_loss"] is None and result["best_step"] == 0
     assert "NaN" not in (tmp_path / "run" / "result.json").read_text(encoding="utf-8")
 
 

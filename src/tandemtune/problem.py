@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -49,6 +49,12 @@ class Scorer:
     def note(self, **found: Any) -> None:
         """Record what was found out or decided."""
         self.facts = self.facts.model_copy(update=found)
+
+    def move_data(self, config: RunConfig) -> None:
+        """Read test rows from where a recipe's files lie now."""
+        if config.task.test is not None and config.task != self.config.task:
+            self.task = replace(self.task, test_source=config.task.test)
+        self.config = config
 
     @property
     def calibrates(self) -> bool:

@@ -14,6 +14,7 @@ from tandemtune.config import RunConfig, load_config
 from tandemtune.errors import DataError, RunError
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.label_words import calibrate
+from tandemtune.models.naming import base_name
 from tandemtune.problem import Problem, content_free
 from tandemtune.runs.files import write_json, write_lines
 from tandemtune.runs.records import (
@@ -34,7 +35,9 @@ from tandemtune.tasks.fewshot import subsample
 from tandemtune.types import Example
 
 
-def run(config: RunConfig, out: Path, callback: Callback, *, overwrite: bool = False) -> Result:
+def run(
+    config: RunConfig, out: Path, callback: Callback, *, overwrite: bool = False, data: Path | None = None
+) -> Result:
     """Run a recipe and write its run folder.
 
     Args:
@@ -42,6 +45,7 @@ def run(config: RunConfig, out: Path, callback: Callback, *, overwrite: bool = F
         out: the folder to make.
         callback: told what happens.
         overwrite: replace a run that lies at `out`.
+        data: a folder of row files that the recipe names; it is moved into the run's folder, and the recipe with it.
 
     Raises:
         TandemTuneError: the data or the model cannot be used, or the folder cannot be written.
@@ -51,7 +55,9 @@ def run(config: RunConfig, out: Path, callback: Callback, *, overwrite: bool = F
     wiring.check(config, callback.on_progress)
     wiring.check_proposer(config, callback.on_progress)
     problem = _prepared(config, None, callback)  # before the folder is made: what cannot run leaves nothing behind
-    folder = RunFolder.create(out, config.model_dump(mode="json"), overwrite=overwrite)
+    final = config if data is None else config.with_data_in(data, out.absolute() / RunFolder.DATA)
+    folder = RunFolder.create(out, final.model_dump(mode="json"), overwrite=overwrite, data=data)
+    problem.scorer.move_data(final)
     with folder.locked():
         return _run(folder, problem, callback)
 
@@ -102,7 +108,7 @@ def _run(folder: RunFolder, problem: Problem, callback: Callback) -> Result:
     callback.on_testing()
     result, predictions = _measured(problem, found, folder)
     with folder.replacing_adapter() as place:
-        scorer.parameters.save(found.best, place, scorer.config.model.name)
+        scorer.parameters.save(found.best, place, base_name(scorer.config.model.name).name)
         card.write_readme(place, problem, result)
     write_json(folder.card, card.task_card(problem, result).plain())
     write_lines(folder.predictions, [prediction.plain() for prediction in predictions])

@@ -26,6 +26,7 @@ SECTIONS: dict[str, type[Options]] = {
 }
 S = TypeVar("S", bound=Options)
 Tables = dict[str, Any]
+Override = str | tuple[str, Any]
 
 
 @dataclass
@@ -43,12 +44,12 @@ class _Findings:
     wrong: dict[str, set[str]] = field(default_factory=dict)
 
 
-def load_config(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(recipe: str | Path | Mapping[str, Any], overrides: Sequence[Override] = ()) -> RunConfig:
     """Read a recipe.
 
     Args:
         recipe: a path of a TOML (or JSON) file, the name of a recipe that comes with the package, or a nested dict.
-        overrides: ``section.key=value`` strings; the section may be left out where the key is unique.
+        overrides: ``section.key=value`` strings or (key, value) pairs; the section may be left out where the key is unique.
 
     Raises:
         ConfigError: lists every problem that was found.
@@ -57,7 +58,7 @@ def load_config(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
 
 
 def load_with_notes(
-    recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
+    recipe: str | Path | Mapping[str, Any], overrides: Sequence[Override] = ()
 ) -> tuple[RunConfig, tuple[str, ...]]:
     """As `load_config`, with a sentence for each setting that has no effect with the parts that were chosen.
 
@@ -270,10 +271,15 @@ def _named(tables: Tables) -> Tables:
 # ---- overrides ---------------------------------------------------------------------------------------------------
 
 
-def _apply(tables: Tables, overrides: Sequence[str]) -> list[str]:
+def _apply(tables: Tables, overrides: Sequence[Override]) -> list[str]:
     problems: list[str] = []
     for item in overrides:
-        key, equals, value = item.partition("=")
+        if isinstance(item, str):
+            key, equals, text = item.partition("=")
+            value = _value(text.strip())
+        else:
+            (key, value), equals = item, "="
+            item = f"{key}={shortened(value)}"
         path = _path(key.strip()) if equals else None
         if path is None:
             hint = _near_key(key.strip()) if equals else ""
@@ -281,7 +287,7 @@ def _apply(tables: Tables, overrides: Sequence[str]) -> list[str]:
         elif isinstance(path, str):
             problems.append(f"override {item!r}: {path}")
         else:
-            problems += _set(tables, path, _value(value.strip()), item)
+            problems += _set(tables, path, value, item)
     return problems
 
 

@@ -305,7 +305,11 @@ class MentorSection(Options):
 class RunSection(Options):
     """[run]: bounds on what a run may use, and how often it is saved."""
 
-    max_memory: Positive = Field(256.0, description="bound on the activations of scored candidates, in megabytes")
+    max_memory: Positive | None = Field(
+        None,
+        description="bound on the activations of scored candidates, in megabytes; if left out, 256 on a processor and half of "
+        "the free memory on an accelerator",
+    )
     max_seconds: Positive | None = Field(None, description="stop after so many seconds of search")
     max_forward_tokens: Annotated[int, Field(ge=1)] | None = Field(
         None,
@@ -384,6 +388,15 @@ class RunConfig(Options):
         if self.task.metric is not None:
             used.append(self.task.metric)
         return {address: plugins.sha256_of(address) for address in used if plugins.is_address(address)}
+
+    def with_data_in(self, before: Path, after: Path) -> RunConfig:
+        """The same recipe whose row files have moved from one folder to another."""
+        moved = {
+            key: str(after / Path(source).name)
+            for key in ("train", "test", "dev")
+            if (source := getattr(self.task, key)) is not None and Path(source).parent == before
+        }
+        return self.model_copy(update={"task": self.task.model_copy(update=moved)})
 
     def with_absolute_paths(self) -> RunConfig:
         """The same recipe with its local files and folders named from the root, so that it can be used from anywhere."""

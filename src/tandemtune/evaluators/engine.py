@@ -19,9 +19,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from tandemtune.models.layers import LayerStack
 from tandemtune.evaluators.batch import Batch, Group, end_to_end
-from tandemtune.tunables.base import INPUT, Point, Parameters
+from tandemtune.models.layers import LayerStack
+from tandemtune.tunables.base import INPUT, Parameters, Point
 
 MEGABYTE = 1_000_000
 CHUNKS = (4096, 1024)

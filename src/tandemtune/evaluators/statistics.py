@@ -8,11 +8,11 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
+from tandemtune.evaluators.batch import Batch
+from tandemtune.evaluators.engine import Engine
 from tandemtune.models.architectures import columns
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import hooked
-from tandemtune.evaluators.batch import Batch
-from tandemtune.evaluators.engine import Engine
 from tandemtune.subspace import LayerStatistics
 from tandemtune.tunables.base import Point
 

@@ -31,9 +31,27 @@ def _read(path: Path) -> Method:
     return Method(path.stem, found["summary"], found["source"], settings)
 
 
-_ORDER = (
-    "manual icl c-lora c-lora-calibrated f-lora mezo es random-search lora bitfit adapter full prompt-tuning p-tuning-v2 bbt bbtv2 "
-    "gap3 maao opro tandem"
-).split()
+_ORDER = [
+    "manual",
+    "icl",
+    "c-lora",
+    "c-lora-calibrated",
+    "f-lora",
+    "mezo",
+    "es",
+    "random-search",
+    "lora",
+    "bitfit",
+    "adapter",
+    "full",
+    "prompt-tuning",
+    "p-tuning-v2",
+    "bbt",
+    "bbtv2",
+    "gap3",
+    "maao",
+    "opro",
+    "tandem",
+]
 _FOUND = {path.stem: _read(path) for path in sorted(Path(__file__).parent.glob("*.toml"))}
-METHODS: dict[str, Method] = {name: _FOUND[name] for name in sorted(_FOUND, key=lambda n: (_ORDER + [n]).index(n))}
+METHODS: dict[str, Method] = {name: _FOUND[name] for name in sorted(_FOUND, key=lambda n: [*_ORDER, n].index(n))}

@@ -31,6 +31,9 @@ class RunFolder:
         path: the folder.
     """
 
+    DATA = "data"
+    """Folder of rows that were handed over in memory."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.recipe = path / "recipe.json"
@@ -45,13 +48,16 @@ class RunFolder:
         self.predictions = path / "predictions.jsonl"
 
     @classmethod
-    def create(cls, path: Path, recipe: Mapping[str, Any], *, overwrite: bool = False) -> RunFolder:
+    def create(
+        cls, path: Path, recipe: Mapping[str, Any], *, overwrite: bool = False, data: Path | None = None
+    ) -> RunFolder:
         """Make the folder of a new run.
 
         Args:
             path: where; must not exist, or be empty.
             recipe: the resolved recipe.
             overwrite: replace a run that lies there.
+            data: a folder of rows on the same disk, which is moved into the run's.
 
         Raises:
             RunError: something lies there that may not be replaced.
@@ -64,6 +70,8 @@ class RunFolder:
                     shutil.rmtree(path)
             path.mkdir(parents=True, exist_ok=True)
             folder.clean()
+            if data is not None:
+                data.rename(path / cls.DATA)
             write_json(folder.recipe, recipe)
         except OSError as error:
             with suppress(OSError):
@@ -87,6 +95,12 @@ class RunFolder:
             )
         if not cls(path).recipe.is_file():
             raise RunError(f"{path} holds no run, so --overwrite does not touch it: choose another --out")
+        foreign = sorted(entry.name for entry in path.iterdir() if not _is_ours(entry))
+        if foreign:
+            raise RunError(
+                f"{path} also holds {', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}, which no run made, so "
+                "--overwrite does not touch it: move that away, or choose another --out"
+            )
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -190,6 +204,27 @@ class RunFolder:
 def _is_leftover(path: Path) -> bool:
     """What a process leaves that was killed while it made the folder."""
     return path.name == ".lock" or path.match(".*.tmp")
+
+
+_OURS = {
+    "recipe.json",
+    "run.json",
+    "journal.jsonl",
+    "clock.jsonl",
+    "checkpoint.npz",
+    "result.json",
+    "task_card.json",
+    "adapter",
+    "conversations.jsonl",
+    "predictions.jsonl",
+    "report.html",
+    RunFolder.DATA,
+}
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a run makes something of that name."""
+    return path.name in _OURS or _is_leftover(path)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tandemtune.config import RunConfig
+from tandemtune.compare.plan import Cell, Plan
+from tandemtune.config import RunConfig, load_config
 from tandemtune.errors import ConfigError, RunError, TandemTuneError
-from tandemtune.plan import Cell, Plan
 from tandemtune.runs.files import write_json
 from tandemtune.runs.store import RunFolder
 from tandemtune.system import cores
@@ -49,8 +49,7 @@ def check_plan(plan: Plan, progress: Progress) -> None:
     Raises:
         ConfigError: lists every problem.
     """
-    from tandemtune.build import check
-    from tandemtune.mentoring import check_mentor
+    from tandemtune.wiring import check, check_proposer
 
     problems = _of_another_plan(plan)
     seen: set[str] = set()
@@ -58,8 +57,9 @@ def check_plan(plan: Plan, progress: Progress) -> None:
         if RunFolder(cell.folder).result.is_file():
             continue
         task, model = cell.config.task.model_dump(mode="json"), cell.config.model
-        asked = [cell.config.mentor.model_dump(mode="json"), cell.config.alternates, cell.config.alternate.proposer]
-        for look, parts in ((check, [task, model.name, model.kind]), (check_mentor, asked)):
+        proposer = type(cell.config.alternate.proposer).__qualname__
+        asked = [cell.config.mentor.model_dump(mode="json"), cell.config.alternates, proposer]
+        for look, parts in ((check, [task, model.name, model.kind]), (check_proposer, asked)):
             key = json.dumps([look.__name__, parts])
             if key not in seen:
                 seen.add(key)
@@ -94,8 +94,8 @@ def _of_another_plan(plan: Plan) -> list[str]:
     for cell in plan.cells:
         if RunFolder(cell.folder).recipe.is_file():
             try:
-                differences, _ = _differences(RunFolder(cell.folder).read_recipe(), cell.config)
-            except RunError as error:
+                differences = _differences(RunFolder(cell.folder).read_recipe(), cell.config)
+            except (RunError, ConfigError) as error:
                 differences = [str(error)]
             if differences:
                 problems.append(
@@ -105,26 +105,27 @@ def _of_another_plan(plan: Plan) -> list[str]:
     return problems
 
 
-def _differences(there: Mapping[str, Any], config: RunConfig) -> tuple[list[str], list[str]]:
-    """Settings in which a run that lies there is not the wanted one, and settings that only its version knew.
+def _differences(there: Mapping[str, Any], config: RunConfig) -> list[str]:
+    """Settings in which a run that lies there is not the wanted one. Threads that the plan leaves open were chosen when the run
+    began; what the run's recipe does not say has its default."""
+    before = _flat(load_config(there).model_dump(mode="json"))
+    wanted = _flat(config.model_dump(mode="json"))
+    if wanted["model.threads"] is None:
+        del wanted["model.threads"]
+    return [
+        f"{key} {_short(before.get(key))} there, {_short(value)} in the plan"
+        for key, value in wanted.items()
+        if before.get(key) != value
+    ]
 
-    What its version did not know yet has to have its default. Threads that the plan leaves open were chosen when the run began.
-    """
-    wanted = config.model_dump(mode="json")
-    different, unknown = [], []
-    for section, owner in RunConfig.model_fields.items():
-        settings: Any = owner.annotation
-        before = there[section] if isinstance(there.get(section), dict) else {}
-        for key, field in settings.model_fields.items():
-            now = wanted[section][key]
-            then = before[key] if key in before else field.get_default(call_default_factory=True)
-            if then != now and not (section == "model" and key == "threads" and now is None):
-                different.append(f"{section}.{key} {_short(then)} there, {_short(now)} in the plan")
-        unknown += [
-            f"{section}.{key}" for key, value in before.items() if key not in wanted[section] and value is not None
-        ]
-    unknown += [section for section in there if section not in wanted]
-    return different, unknown
+
+def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tables.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) and key != "labels" else {name: value}
+    return flat
 
 
 def _record(cell: Cell) -> dict[str, Any]:
@@ -138,8 +139,7 @@ def _record(cell: Cell) -> dict[str, Any]:
         if result is None:
             record["failure"] = "begun, not ended" if folder.recipe.is_file() else "not run"
         else:
-            _, unknown = _differences(folder.read_recipe(), cell.config)
-            record |= {"result": result, "unknown": unknown} if unknown else {"result": result}
+            record["result"] = result.plain()
     except RunError as error:
         record["failure"] = str(error)
     return record
@@ -191,6 +191,8 @@ def _execute(plan: Plan, records: list[dict[str, Any]], progress: Progress) -> l
     for index, record in enumerate(records):
         if "result" not in record:
             waiting.setdefault(plan.cells[index].folder, []).append(index)
+    if not waiting:  # another comparison has ended them meanwhile
+        return records
     total, begin = len(records), time.monotonic()
     before = total - sum(map(len, waiting.values()))
     progress(_plan_in_words(plan, before))
@@ -279,7 +281,7 @@ class _Children:
         apart: dict[str, Any] = {"start_new_session": True}  # Ctrl-C is for this process, which stops the others once
         if sys.platform == "win32":
             apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-        command = [sys.executable, "-P", "-c", _CHILD, str(Path(__file__).parent.parent), *arguments]
+        command = [sys.executable, "-P", "-c", _CHILD, str(Path(__file__).parent.parent.parent), *arguments]
         with log.open("wb") as file:
             with self._lock:
                 if self.stopped:
@@ -324,7 +326,7 @@ import sys
 root = sys.argv.pop(1)
 if root not in sys.path:
     sys.path.insert(0, root)
-from tandemtune.compare import end_with_parent
+from tandemtune.compare.execute import end_with_parent
 end_with_parent()
 from tandemtune.cli import main
 main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import json
 import os
@@ -15,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import tandemtune.assets as assets
-from tandemtune.config import UNBOUNDED, RunConfig, load_config
+from tandemtune.config import RunConfig, load_config
+from tandemtune.config.schema import UNBOUNDED
 from tandemtune.errors import ConfigError
-from tandemtune.registry import METHODS
+from tandemtune.methods import METHODS
+from tandemtune.plugins import near
 from tandemtune.system import cores
 from tandemtune.tasks.catalogue import TASKS
 
@@ -166,7 +167,7 @@ class Plan:
 # ---- reading a plan ----------------------------------------------------------------------------------------------
 
 
-def read_plan(path: Path, out: Path, overrides: Sequence[str] = ()) -> Plan:
+def read_plan(plan: Path | Mapping[str, Any], out: Path, overrides: Sequence[str] = ()) -> Plan:
     """Read a plan and check every recipe in it, before anything runs.
 
     A plan holds ``seeds``, ``baseline`` (the first method if left out), ``reference`` (the baseline), ``jobs`` (1), ``title``,
@@ -174,7 +175,7 @@ def read_plan(path: Path, out: Path, overrides: Sequence[str] = ()) -> Plan:
     table a member), and ``[expected]`` scores.
 
     Args:
-        path: the TOML file.
+        plan: the TOML file, or its content.
         out: folder that the runs go to.
         overrides: ``section.key=value`` strings for every run, above everything in the plan.
 
@@ -184,8 +185,9 @@ def read_plan(path: Path, out: Path, overrides: Sequence[str] = ()) -> Plan:
     Raises:
         ConfigError: lists every problem.
     """
-    tables = _read(path)
-    problems = [f"{key}: unknown{_near(key, KEYS)}, expected {', '.join(KEYS)}" for key in tables if key not in KEYS]
+    tables = dict(plan) if isinstance(plan, Mapping) else _read(plan)
+    name = "plan" if isinstance(plan, Mapping) else str(plan)
+    problems = [f"{key}: unknown{near(key, KEYS)}, expected {', '.join(KEYS)}" for key in tables if key not in KEYS]
     seeds, jobs = tables.get("seeds", [13, 21, 42]), tables.get("jobs", 1)
     whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not whole or not seeds or len(set(seeds)) != len(seeds):
@@ -209,12 +211,12 @@ def read_plan(path: Path, out: Path, overrides: Sequence[str] = ()) -> Plan:
             problems.append(f"{name}: {_stranger(named, 'method', methods)}")
     expected = _expected(tables, methods, members["tasks"], problems)
     if problems:
-        raise ConfigError(problems, str(path))
+        raise ConfigError(problems, name)
     cells, problems = _cells(shared, methods, members, seeds, budget, out, overrides)
     problems += _twice(cells) + _same_folder(cells)
     if problems:
-        raise ConfigError(problems, str(path))
-    title, reference = tables.get("title", path.stem), tables.get("reference") or baseline
+        raise ConfigError(problems, name)
+    title, reference = tables.get("title", Path(name).stem), tables.get("reference") or baseline
     return Plan(tuple(cells), baseline, jobs, title, out, reference, budget, expected)
 
 
@@ -244,8 +246,7 @@ def _cells(
         first = _own_names(model, task, point.of if point else method) + _bounds(seed, budget)
         pairs = [*first, *_pairs(shared), *of_model, *of_task, *of_method]
         try:
-            lines = [f"{key}={_toml(value)}" for key, value in pairs]
-            config = load_config({}, [*lines, *overrides]).with_absolute_paths()
+            config = load_config({}, [*pairs, *overrides]).with_absolute_paths()
             problems = list(_contradictions(config, seed, budget))
         except ConfigError as error:
             problems = list(error.problems)
@@ -360,9 +361,7 @@ def _expected(
         return None
     known = ("source", "tasks")
     problems += [
-        f"[expected] {key}: unknown{_near(key, known)}, expected {', '.join(known)}"
-        for key in found
-        if key not in known
+        f"[expected] {key}: unknown{near(key, known)}, expected {', '.join(known)}" for key in found if key not in known
     ]
     source = found.get("source")
     if not isinstance(source, str) or not source.strip() or len(source.splitlines()) != 1:
@@ -422,10 +421,11 @@ def _contradictions(config: RunConfig, seed: int, budget: Budget | None) -> Iter
     section, _, key = budget.key.partition(".")
     if (given := getattr(getattr(config, section), key)) != budget.amount:
         yield f"{budget.key}: {given}, but budget sets it for every run: leave one of them out"
-    if budget.name == "candidates" and config.alternates and config.method.searches:
+    if budget.name == "candidates" and config.alternates and config.method.optimizer.searches:
         yield "budget: candidates do not bound a search with rounds: use forward_tokens or seconds"
-    if config.follows_gradient and config.method.schedule != "constant" and config.method.steps == UNBOUNDED:
-        yield f"method.schedule: {config.method.schedule} needs method.steps, since a budget in {budget.name} does not tell them"
+    schedule = getattr(config.method.optimizer, "schedule", "constant")
+    if schedule != "constant" and config.method.steps == UNBOUNDED:
+        yield f"method.schedule: {schedule} needs method.steps, since a budget in {budget.name} does not tell them"
 
 
 def _shared(cell: Cell, other: Cell) -> bool:
@@ -467,17 +467,6 @@ def _with_names(line: str, names: Sequence[str]) -> str:
     return f"{names[0]}{more}: {line}"
 
 
-def _toml(value: Any) -> str:
-    """A value as an override has it."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return str(value).lower() if isinstance(value, (bool, float)) else str(value)
-
-
 def _joined(*names: str) -> str:
     return " / ".join(filter(None, names))
 
@@ -487,10 +476,5 @@ def _slug(name: str) -> str:
     return re.sub(r"[^\w.=]+", "-", unicodedata.normalize("NFC", name))[:80].strip("-.") or "x"
 
 
-def _near(word: str, options: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(options), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 def _stranger(name: str, kind: str, options: Iterable[str]) -> str:
-    return f"{name!r} is no {kind} of the plan{_near(name, options)}, expected one of {', '.join(options)}"
+    return f"{name!r} is no {kind} of the plan{near(name, options)}, expected one of {', '.join(options)}"
