@@ -43,7 +43,7 @@ class Plan:
         dtype: number format of the engine; "auto" takes the one that a run on this machine would take.
         repeats: how often the contenders take turns.
         layers: how many layers, evenly spread, stand for a sweep; 0 takes every layer.
-        max_memory: the engine's bound, in megabytes.
+        max_memory: the engine's bound, in megabytes; None takes a run's own.
         threads: processor threads; None takes those really given.
         device: where the model lies, as recipes name it.
 
@@ -60,7 +60,7 @@ class Plan:
     dtype: str = "auto"
     repeats: int = 3
     layers: int = 6
-    max_memory: float = 256.0
+    max_memory: float | None = None
     threads: int | None = None
     device: str = "auto"
 
@@ -75,9 +75,9 @@ class Plan:
         Raises:
             ConfigError: a setting is out of its range.
         """
-        model = {"name": self.model, "dtype": dtype, "device": self.device, "threads": self.threads}
-        task = {"name": self.task, "shots": self.shots, "data": self.data, "max_tokens": self.length}
-        method = {"popsize": self.popsize, "layers": "all", "budget": max(2000, 2 * self.popsize)}
+        model: dict[str, Any] = {"name": self.model, "dtype": dtype, "device": self.device, "threads": self.threads}
+        task: dict[str, Any] = {"name": self.task, "shots": self.shots, "data": self.data, "max_tokens": self.length}
+        method: dict[str, Any] = {"popsize": self.popsize, "layers": "all", "budget": max(2000, 2 * self.popsize)}
         tables = {"model": model, "task": task, "method": method, "run": {"max_memory": self.max_memory}}
         return load_config({name: {k: v for k, v in table.items() if v is not None} for name, table in tables.items()})
 
@@ -192,7 +192,9 @@ class Floor:
     def __init__(self, problem: Problem, count: int) -> None:
         self._stack = problem.scorer.engine.stack
         backbone = problem.scorer.backbone
-        first, *rest = (len(list(backbone.model.get_submodule(path).children())) for path in backbone.architecture.paths)
+        first, *rest = (
+            len(list(backbone.model.get_submodule(path).children())) for path in backbone.architecture.paths
+        )
         self._begins = (0, first) if rest else (0,)
         even = _even(problem)
         chunks = problem.scorer.engine.chunks(even, count)
@@ -246,7 +248,7 @@ def gradient_step(problem: Problem) -> Callable[[], None]:
     config: Any = backbone.model.config
     transposed = config.model_type == "gpt2"
     lora = LoraConfig(r=tunable.r, lora_alpha=tunable.r, target_modules=names, fan_in_fan_out=transposed)
-    model: Any = get_peft_model(backbone.model, lora)  # type: ignore[arg-type]
+    model: Any = get_peft_model(backbone.model, lora)
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     words, averaging = scorer.engine.stack.token_ids, scorer.engine.averaging
@@ -259,7 +261,7 @@ def gradient_step(problem: Problem) -> Callable[[], None]:
             loss = torch.nn.functional.cross_entropy(
                 logits[:, words].float() @ averaging, train.labels[group.rows], reduction="sum"
             )
-            (loss / len(train)).backward()
+            (loss / len(train)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step
@@ -312,7 +314,7 @@ def processor(device: str) -> str:
 
 def _wait() -> None:
     """Wait for what a device still does."""
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
     elif torch.backends.mps.is_available():
         torch.mps.synchronize()
@@ -339,7 +341,9 @@ def _of_length(problem: Problem, length: int | None) -> Problem:
     if length is None:
         return problem
     if length > backbone.longest:
-        raise ConfigError([f"length: {length} tokens, but {backbone.name} reads at most {backbone.longest}"], "benchmark")
+        raise ConfigError(
+            [f"length: {length} tokens, but {backbone.name} reads at most {backbone.longest}"], "benchmark"
+        )
     seq2seq = backbone.kind == "seq2seq"
     prompts = [Encoded((), 0)] * len(evaluator.train)
     for group in evaluator.train.groups:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from contenders import Plan, evenly, loaded, padded, timed
-
 from tandemtune.errors import UsageError
 from tandemtune.problem import Problem
 

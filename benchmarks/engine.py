@@ -24,6 +24,10 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import torch
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
 from contenders import (
     FORMATS,
     Floor,
@@ -39,10 +43,6 @@ from contenders import (
     settled,
 )
 from duration import NAIVE_CANDIDATES, pace, seconds, shortened
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from tandemtune.errors import RunError, TandemTuneError
 from tandemtune.problem import Problem
 from tandemtune.runs.files import write_json
@@ -68,7 +68,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=Plan.repeats, help="how often the contenders take turns")
     parser.add_argument("--layers", type=int, default=Plan.layers, help="layers that stand for a sweep; 0 takes all")
-    parser.add_argument("--max-memory", type=float, default=Plan.max_memory, help="the engine's bound, in megabytes")
+    parser.add_argument("--max-memory", type=float, help="the engine's bound, in megabytes; a run's own if left out")
     parser.add_argument("--threads", type=int, help="processor threads; those really given if left out")
     parser.add_argument("--device", default=Plan.device, help="auto, cpu, cuda, mps")
     parser.add_argument("--memory", action="store_true", help="measure peak memory, too")
@@ -183,7 +183,7 @@ def peak_of(mode: str, plan: Plan) -> tuple[float, float]:
         step = gradient_step(problem)
         step()
         step()
-    return peak_rss_mb(), torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_initialized() else 0.0
+    return peak_rss_mb(), torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else 0.0
 
 
 def view(found: dict[str, Any]) -> RenderableType:
@@ -254,7 +254,8 @@ def _summary(
         "agreement": same,
         "seconds_per_candidate": {name: _spread_of(values) for name, values in taken.items()},
         "by_layer": {
-            str(block): {name: median(row[name]) / count for name in (*engines, "floor")} for block, row in table.items()
+            str(block): {name: median(row[name]) / count for name in (*engines, "floor")}
+            for block, row in table.items()
         },
         "ratios": {name: _spread_of(values) for name, values in ratios.items()},
     }

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from contenders import FORMATS, Floor, Plan, candidates, evenly, in_turn, incumbent, processor, settled
 from rich.console import Console
 from rich.text import Text
 
+from contenders import FORMATS, Floor, Plan, candidates, evenly, in_turn, incumbent, processor, settled
 from tandemtune.models.load import locate, read_config
 from tandemtune.report.page import page, paragraph, table
 from tandemtune.report.plot import Series, line_figure, line_text
@@ -40,9 +40,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6, help="points of the curve over layers")
     parser.add_argument("--out", type=Path, default=Path("runs/engine-curves"))
     options = parser.parse_args()
-    plan = Plan(
-        options.model, options.task, options.data, options.shots, dtype=options.dtype, repeats=options.repeats
-    )
+    plan = Plan(options.model, options.task, options.data, options.shots, dtype=options.dtype, repeats=options.repeats)
     problem = settled(plan, plan.dtype)
     plan = replace(plan, dtype=problem.facts.dtype)  # the same for all points
     depth, on = len(problem.scorer.engine.stack), processor(problem.facts.device)
@@ -63,7 +61,9 @@ def main() -> None:
     threads = torch.get_num_threads()
     found = {"plan": vars(plan), "processor": on, "threads": threads, "curves": curves, "fits": fits}
     write_json(options.out / "curves.json", found)
-    (options.out / "curves.html").write_text(as_page(f"{plan.model}, {plan.dtype}, on {on}", curves, fits), encoding="utf-8")
+    (options.out / "curves.html").write_text(
+        as_page(f"{plan.model}, {plan.dtype}, on {on}", curves, fits), encoding="utf-8"
+    )
     console = Console(width=100)
     for name, curve in curves.items():
         console.print(Text(line_text(f"cost over {name}", name, "seconds a generation", series(curve))))
@@ -84,7 +84,8 @@ def timed(plan: Plan, settings: list[tuple[str, int]], layer: int = 0) -> list[d
     kept: dict[str, Any] = {}
     for what, value in settings:
         with tempfile.TemporaryDirectory() as place:
-            here = replace(plan, **{what: value}) if what in ("popsize", "length") else plan
+            changed: dict[str, Any] = {what: value}
+            here = replace(plan, **changed) if what in ("popsize", "length") else plan
             if what == "depth":
                 here = replace(here, model=shortened(plan.model, value, Path(place)))
             if what != "layer" or not kept:
@@ -144,7 +145,7 @@ def series(curve: list[dict[str, Any]]) -> list[Series]:
 
 def as_page(what: str, curves: dict[str, Any], fits: dict[str, dict[str, float]]) -> str:
     """All curves as one HTML page."""
-    rows = [[name, line["r2"], line["ratio"]] for name, line in fits.items()]
+    rows: list[list[str | float]] = [[name, line["r2"], line["ratio"]] for name, line in fits.items()]
     headers = ["curve", "R2 over work", "engine / bare layer calls"]
     sections = [("fit", "Fit", paragraph(what) + table(headers, rows, "The engine over its work"))]
     for name, curve in curves.items():

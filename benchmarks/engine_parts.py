@@ -58,7 +58,9 @@ def main() -> None:
             seconds[name] += in_turn({name: partial(generation, *way)}, 1)[name]
     plain = seconds["by length"]
     facts = problem.facts
-    print(f"{options.model}, {facts.dtype}, on {processor(facts.device)}, layer {layer}: first compiled generation {first:.1f} s")
+    print(
+        f"{options.model}, {facts.dtype}, on {processor(facts.device)}, layer {layer}: first compiled generation {first:.1f} s"
+    )
     print("| way | seconds a generation | as a ratio to by length (from, to) |\n|---|---|---|")
     for name, found in seconds.items():
         ratios = [one / other for one, other in zip(found, plain, strict=True)]

@@ -9,20 +9,17 @@ seed it has to take the same candidates as the engine in float32, generation by 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from contenders import naive
-
-from tandemtune import autotune
-from tandemtune.callbacks import Callback
-from tandemtune.config import load_config
+from tandemtune import autotune, tune
 from tandemtune.problem import Problem
-from tandemtune.runner import run
-from tandemtune.runs.records import from_line
+from tandemtune.runs.journal import read_lines
+from tandemtune.runs.records import GenerationRecord, from_loss
+from tandemtune.runs.store import RunFolder
 
 CONTENDERS = {"engine": "auto", "engine, float32": "float32", "plain loop": "float32"}
 
@@ -82,21 +79,20 @@ def one(name: str, options: argparse.Namespace) -> None:
         "dev_every=2",
     ]
     settings += [f"budget={21 * options.generations}", "test_rows=50", *options.overrides]
-    run(load_config("quickstart", settings), folder(options.out, name), Callback(), overwrite=True)
+    tune("quickstart", folder(options.out, name), overrides=settings, progress="none", overwrite=True)
 
 
 def report(out: Path) -> None:
     """Minutes until each dev accuracy that all contenders reach, and whether the two float32 runs are one."""
     looks: dict[str, list[tuple[float, float]]] = {}
-    taken: dict[str, list[Any]] = {}
+    taken: dict[str, list[int]] = {}
     for name in CONTENDERS:
-        place = folder(out, name)
-        lines = [json.loads(line) for line in (place / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
-        clock = [json.loads(line) for line in (place / "clock.jsonl").read_text(encoding="utf-8").splitlines()]
-        seconds = {tick["step"]: tick["seconds"] for tick in reversed(clock)}
-        turns = [line for line in lines if line["event"] == "generation"]
-        looks[name] = [(seconds[line["step"]], line["dev"]["score"]) for line in turns if line["dev"]]
-        taken[name] = [line["accepted"] and line["losses"].index(min(line["losses"])) for line in turns]
+        made = RunFolder.open(folder(out, name))
+        seconds = {tick["step"]: tick["seconds"] for tick in reversed(read_lines(made.clock))}
+        turns = [record for record in made.read_records() if isinstance(record, GenerationRecord)]
+        looks[name] = [(seconds[turn.step], turn.dev.score) for turn in turns if turn.dev]
+        losses = [[from_loss(loss) for loss in turn.losses] for turn in turns]
+        taken[name] = [turn.accepted and found.index(min(found)) for turn, found in zip(turns, losses, strict=True)]
     same = [a == b for a, b in zip(taken["engine, float32"], taken["plain loop"], strict=True)]
     print(
         f"generations in which the float32 engine and the plain loop take the same candidate: {sum(same)} of {len(same)}"

@@ -13,9 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
 import contenders
 import duration
 import engine
@@ -23,13 +20,13 @@ import small
 import tiny
 from contenders import Plan
 from duration import Pace
-
 from tandemtune import runner
 from tandemtune.callbacks import Callback
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError, UsageError
 from tandemtune.evaluators.label_words import LabelWordEvaluator
 
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 KINDS = ("llama", "bert", "gpt2", "t5", "bart")
 """One tiny model for each way in which contenders differ."""
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py"))
@@ -74,9 +71,9 @@ def test_naive_equals_the_engine_at_every_layer(model: str, tmp_path: Path) -> N
     for block in work.scorer.parameters.blocks:
         vectors = contenders.candidates(work, block, 3) * 10
         batch = work.evaluator.evaluate(point, {block: vectors})
-        assert torch.allclose(
-            contenders.naive(work, point, block, vectors).double(), torch.tensor(batch), atol=1e-5
-        ), block
+        assert torch.allclose(contenders.naive(work, point, block, vectors).double(), torch.tensor(batch), atol=1e-5), (
+            block
+        )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
@@ -143,7 +140,7 @@ def test_filled_prompts_end_as_they_did(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", [contenders.loaded, contenders.settled])
 def test_prompts_longer_than_the_model_reads_are_refused(make: Any, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="65 tokens, but .* reads at most 64"):
+    with pytest.raises(ConfigError, match=r"65 tokens, but .* reads at most 64"):
         make(plan_of(tmp_path, "gpt2", length=65), "float32")
 
 
@@ -186,7 +183,7 @@ def test_a_format_that_takes_hours_is_refused_before_it_is_measured(
     """As on a processor without products of 16 bits."""
     monkeypatch.setattr(engine, "pace", lambda plan: Pace(exact=0.7, engine=70.0, padding=1.5, depth=30))
     monkeypatch.setattr(engine, "measure", lambda *_: pytest.fail("it began"))
-    with pytest.raises(UsageError, match="mixed takes 100 times as long as float32 here.*--minutes"):
+    with pytest.raises(UsageError, match=r"mixed takes 100 times as long as float32 here.*--minutes"):
         engine.measured(plan_of(tmp_path, dtype="mixed"), 300)
 
 
@@ -216,8 +213,31 @@ def test_the_script_prints_tables_and_writes_numbers(
 ) -> None:
     plan = plan_of(tmp_path)
     monkeypatch.setattr(engine, "peak_memory", lambda plan: ({"load": 1.0}, {}))
-    given = ["--task", plan.task, "--data", plan.data, "--shots", "4", "--popsize", "5", "--repeats", "1", "--layers", "2"]
-    given += ["--memory", "--dtype", "float32", "--threads", "1", "--device", "cpu", "--json", str(tmp_path / "found.json")]
+    given = [
+        "--task",
+        plan.task,
+        "--data",
+        plan.data,
+        "--shots",
+        "4",
+        "--popsize",
+        "5",
+        "--repeats",
+        "1",
+        "--layers",
+        "2",
+    ]
+    given += [
+        "--memory",
+        "--dtype",
+        "float32",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+        "--json",
+        str(tmp_path / "found.json"),
+    ]
     monkeypatch.setattr(sys, "argv", ["engine.py", plan.model, *map(str, given)])
     engine.main()
     said, found = capsys.readouterr().out, json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
