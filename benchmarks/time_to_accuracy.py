@@ -1,6 +1,6 @@
 """What the engine buys: minutes until a run reaches a dev accuracy, with the engine and with a plain loop.
 
-    python benchmarks/time_to_accuracy.py [--generations 24] [--threads N] [--out FOLDER] [section.key=value ...]
+    python benchmarks/time_to_accuracy.py [--generations 24] [--threads N] [--dtype FORMAT] [--out FOLDER] [section.key=value ...]
 
 The plain loop scores candidate after candidate in float32, each with a whole forward pass over one padded batch. With the same
 seed it has to take the same candidates as the engine in float32, generation by generation. Finished runs are not repeated.
@@ -14,14 +14,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from contenders import naive
+from contenders import FORMATS, naive
 from tandemtune import autotune, tune
 from tandemtune.problem import Problem
 from tandemtune.runs.journal import read_lines
 from tandemtune.runs.records import GenerationRecord, from_loss
 from tandemtune.runs.store import RunFolder
 
-CONTENDERS = {"engine": "auto", "engine, float32": "float32", "plain loop": "float32"}
+CONTENDERS = ("engine", "engine, float32", "plain loop")
 
 
 def main() -> None:
@@ -29,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--generations", type=int, default=24)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", default="auto", choices=FORMATS, help="the engine's; what a run takes if left out")
     parser.add_argument("--out", type=Path, default=Path("runs/time-to-accuracy"))
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*")
@@ -44,6 +45,8 @@ def main() -> None:
                 str(options.generations),
                 "--threads",
                 str(options.threads),
+                "--dtype",
+                options.dtype,
                 "--out",
                 str(options.out),
             ]
@@ -74,7 +77,7 @@ def one(name: str, options: argparse.Namespace) -> None:
         autotune.build = built
     settings = [
         "method.name=c-lora",
-        f"model.dtype={CONTENDERS[name]}",
+        f"model.dtype={options.dtype if name == 'engine' else 'float32'}",
         f"model.threads={options.threads}",
         "dev_every=2",
     ]
