@@ -102,7 +102,7 @@ def _run(folder: RunFolder, problem: Problem, callback: Callback) -> Result:
         problem.scorer.note(versions=versions())
         write_json(folder.facts, problem.facts.plain())
     scorer = problem.scorer
-    with wiring.proposing(problem, folder.conversations) as source:
+    with wiring.proposing(problem, folder.conversations, callback.on_progress) as source:
         found = wiring.make_search(problem, folder, source, callback).run()
     scorer.engine.forget()
     callback.on_testing()

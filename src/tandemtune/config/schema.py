@@ -260,15 +260,28 @@ class AlternateSection(Options):
 class MentorSection(Options):
     """[mentor]: the language model that proposes, how it is asked, and what it may cost."""
 
-    client: Literal["local", "endpoint", "recorded"] = Field(
-        "local", description="a GGUF file through llama.cpp, an OpenAI-compatible endpoint, or a run's transcript"
+    client: Literal["local", "endpoint", "file", "recorded"] = Field(
+        "local",
+        description="a GGUF file through llama.cpp, an OpenAI-compatible endpoint, files that a person or any chat window "
+        "answers, or a run's transcript",
     )
     mentor: str = Field(
         "pypi:smollm2-135m-gguf",
         description="pypi:KEY or a GGUF file; the model's name at an endpoint; a transcript.jsonl",
     )
-    style: Literal["complete", "chat"] = Field(
-        "complete", description="a list to be continued (small models), or a conversation (strong ones)"
+    style: Literal["auto", "complete", "chat"] = Field(
+        "auto",
+        description="a list to be continued (small models), or a conversation (strong ones); auto converses with endpoints and "
+        "files",
+    )
+    thinking: bool = Field(
+        False, description="the mentor thinks before it answers, and gets tokens for that (style chat)"
+    )
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="most tokens of one answer, thoughts included; as many as it needs if left out"
+    )
+    wait: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="of client file: seconds to wait for an answer before the run ends, to be resumed later"
     )
     base_url: str | None = Field(None, description="of an endpoint, for example one that runs on your machine")
     key_env: str | None = Field(None, description="environment variable that holds the key; it is written nowhere")
@@ -298,8 +311,21 @@ class MentorSection(Options):
             problems = [line.replace("name:", "mentor:", 1) for line in _asset_problems(self.mentor, "gguf")]
         if self.client == "endpoint" and self.mentor.startswith(assets.PREFIX):
             problems.append(f"mentor: {self.mentor!r} is no model of an endpoint: give the name that the endpoint uses")
+        if self.thinking and self.spoken != "chat":
+            problems.append(
+                "thinking: true, but only a mentor in style chat thinks before it answers: set style to chat"
+            )
+        if self.client == "file" and self.spoken != "chat":
+            problems.append(f"style: {self.style}, but questions in files are a conversation: set style to chat")
         _raise_all(problems)
         return self
+
+    @property
+    def spoken(self) -> Literal["complete", "chat"]:
+        """The style that is spoken."""
+        if self.style == "auto":
+            return "chat" if self.client in ("endpoint", "file") else "complete"
+        return self.style
 
 
 class RunSection(Options):
