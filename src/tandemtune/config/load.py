@@ -24,6 +24,8 @@ RECIPES = "tandemtune.recipes"
 SECTIONS: dict[str, type[Options]] = {
     name: owner for name, f in RunConfig.model_fields.items() if isinstance(owner := f.annotation, type)
 }
+NEEDED = ("model", "task")
+"""Sections that every recipe has; the others have defaults throughout."""
 S = TypeVar("S", bound=Options)
 Tables = dict[str, Any]
 Override = str | tuple[str, Any]
@@ -96,7 +98,7 @@ def _checked(tables: Mapping[str, Any], found: _Findings) -> RunConfig | None:
     made: dict[str, Any] = {}
     for name, owner in SECTIONS.items():
         given = tables.get(name, {})
-        if name not in tables and any(f.is_required() for f in owner.model_fields.values()) and name not in PARTS:
+        if name in NEEDED and name not in tables:
             found.problems.append(f"[{name}]: missing")
             continue
         if not isinstance(given, Mapping):
@@ -205,9 +207,10 @@ def _section(name: str, owner: type[S], table: Tables, found: _Findings) -> S | 
         try:
             return owner.model_validate(table)
         except ValidationError as error:
-            before = len(wrong)
+            before = set(wrong)
             for detail in error.errors():
-                found.problems += _explained(name, owner, detail)
+                lines = _explained(name, owner, detail)
+                found.problems += [line for line in lines if not _follows(line, name, before)]
                 place = [str(part) for part in detail["loc"]]
                 if place and _removed(table, place):
                     wrong.add(place[1] if place[0] in PARTS.get(name, {}) and len(place) > 1 else place[0])
@@ -217,9 +220,15 @@ def _section(name: str, owner: type[S], table: Tables, found: _Findings) -> S | 
                         if key in table and key in owner.model_fields:
                             del table[key]
                             wrong.add(key)
-            if len(wrong) == before:
+            if wrong == before:
                 return None
     return None
+
+
+def _follows(line: str, section: str, wrong: set[str]) -> bool:
+    """Whether a problem is that something is missing which was only left out because it is wrong, or because of its name."""
+    key, _, said = line.removeprefix(f"[{section}] ").partition(": ")
+    return said.startswith("missing") and (key in wrong or "name" in wrong)
 
 
 def _removed(table: Tables, place: Sequence[str]) -> bool:
