@@ -98,21 +98,23 @@ def _checked(tables: Mapping[str, Any], found: _Findings) -> RunConfig | None:
     made: dict[str, Any] = {}
     for name, owner in SECTIONS.items():
         given = tables.get(name, {})
-        if name in NEEDED and name not in tables:
-            found.problems.append(f"[{name}]: missing")
-            continue
         if not isinstance(given, Mapping):
             found.problems.append(f"[{name}]: expected a section, got {shortened(given)}")
+        elif name in NEEDED and name not in tables:
+            found.problems.append(f"[{name}]: missing")
+        else:
+            table = arranged(name, given, preset.settings.get(name, {}) if preset else {}, found)
+            made[name] = _section(name, owner, table, found)
             continue
-        table = arranged(name, given, preset.settings.get(name, {}) if preset else {}, found)
-        made[name] = _section(name, owner, table, found)
-    if any(section is None for section in made.values()) or len(made) < len(SECTIONS):
+        made[name] = _stand_in(owner, {})
+    if any(section is None for section in made.values()):
         return None
-    config = RunConfig(**made)
+    config = RunConfig.model_construct(**made)  # the sections have been checked, or stand in for one that is wrong
     for line in config.problems():
         words = set(re.findall(r"\w+", line))
         section = line[1:].partition("]")[0]
-        if not words & found.wrong.get(section, set()):  # else a consequence of what is told already
+        named = any(key in found.wrong.get(other, ()) for other, key in re.findall(r"\[(\w+)\] (\w+)", line))
+        if not named and not words & found.wrong.get(section, set()):  # else a consequence of what is told already
             found.problems.append(line)
     return config
 
@@ -221,8 +223,16 @@ def _section(name: str, owner: type[S], table: Tables, found: _Findings) -> S | 
                             del table[key]
                             wrong.add(key)
             if wrong == before:
-                return None
+                return _stand_in(owner, table)
     return None
+
+
+def _stand_in(owner: type[S], table: Mapping[str, Any]) -> S | None:
+    """A section whose required settings are missing or wrong, so that what does not fit elsewhere can be found all the same."""
+    required = [key for key, f in owner.model_fields.items() if f.is_required()]
+    if any(key in parts for key in required for parts in PARTS.values()):
+        return None
+    return owner.model_construct(**{**dict.fromkeys(required, ""), **table})
 
 
 def _follows(line: str, section: str, wrong: set[str]) -> bool:
