@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -145,16 +145,13 @@ def arranged(
         if key in own or not parts:
             table[key] = value
         else:
-            _give(section, key, value, parts, found)
+            _give(section, key, value, parts, given, found)
     return {**table, **parts}
 
 
 def _part(noun: str, default: str, given: Any, preset: Any) -> Any:
     """A part's table: the recipe's over the method's where both mean the same member."""
-    if isinstance(given, Member):
-        given = {"kind": plugins.address_of(type(given)), **given.model_dump(exclude_unset=True)}
-    if isinstance(given, str):
-        given = {"kind": given}
+    given = _as_table(given)
     if not (given is None or isinstance(given, Mapping)):
         return given  # explained when it is checked
     base = {"kind": default, **(preset or {})}
@@ -163,8 +160,17 @@ def _part(noun: str, default: str, given: Any, preset: Any) -> Any:
     return dict(given)
 
 
-def _give(section: str, key: str, value: Any, parts: Tables, found: _Findings) -> None:
-    """Put a setting that stands in the section itself where it belongs."""
+def _as_table(part: Any) -> Any:
+    """A part as the table of what was said about it: of a name, of a member, or of a table; anything else as it is."""
+    if isinstance(part, Member):
+        return {"kind": plugins.address_of(type(part)), **part.model_dump(exclude_unset=True)}
+    if isinstance(part, str):
+        return {"kind": part}
+    return dict(part) if isinstance(part, Mapping) else part
+
+
+def _give(section: str, key: str, value: Any, parts: Tables, given: Mapping[str, Any], found: _Findings) -> None:
+    """Put a setting that stands in the section itself where it belongs, above what a method's name stands for."""
     classes = {noun: _class_of(noun, part) for noun, part in parts.items()}
     owners = [noun for noun, owner in classes.items() if owner is not None and key in owner.model_fields]
     owners = [noun for noun in owners if not classes[noun].model_fields[key].exclude]  # type: ignore[union-attr]
@@ -172,7 +178,13 @@ def _give(section: str, key: str, value: Any, parts: Tables, found: _Findings) -
         full = " or ".join(f"{section}.{noun}.{key}" for noun in owners)
         found.problems.append(f"[{section}] {key}: an option of the {' and of the '.join(owners)}, too: write {full}")
     elif owners:
-        parts[owners[0]].setdefault(key, value)
+        (noun,) = owners
+        said = _as_table(given.get(noun))
+        if isinstance(said, Mapping) and key in said and said[key] != value:
+            found.problems.append(
+                f"[{section}] {key}: {shortened(value)} here and {shortened(said[key])} in {section}.{noun}: leave one out"
+            )
+        parts[noun][key] = value
     elif None in classes.values():
         return  # the unknown member is a problem of its own
     else:
@@ -317,17 +329,34 @@ def _set(tables: Tables, path: Sequence[str], value: Any, item: str) -> list[str
         table = tables[section] = {"name": table}
     if not isinstance(table, dict):
         return [f"[{section}] is no section, so {item!r} cannot be applied"]
-    if len(inner) == 2:
-        part = table.get(inner[0], {})
-        part = {"kind": part} if isinstance(part, str) else dict(part) if isinstance(part, Mapping) else part
-        if isinstance(part, Member):
-            part = {"kind": plugins.address_of(type(part)), **part.model_dump(exclude_unset=True)}
-        table[inner[0]] = part
-        table = part
-    elif isinstance(value, str) and isinstance(table.get(inner[0]), Mapping) and inner[0] in PARTS.get(section, {}):
-        value = {"kind": value}
-    table[inner[-1]] = value
+    nouns = PARTS.get(section, {})
+    if len(inner) == 2:  # an option of a part, which may also stand in the section itself
+        noun, option = inner
+        part = _as_table(table.get(noun, {}))
+        if not isinstance(part, dict):
+            return [f"[{section}] {noun} is no table, so {item!r} cannot be applied"]
+        table[noun] = {**part, option: value}
+        _forget(table, section, [option])
+        return []
+    (key,) = inner
+    if key in nouns:  # a whole part
+        said = _as_table(value)
+        _forget(table, section, said if isinstance(said, dict) else ())
+        value = said if isinstance(table.get(key), Mapping) else value
+    for noun in nouns:
+        part = _as_table(table.get(noun))
+        if isinstance(part, dict) and key in part:
+            del part[key]
+            table[noun] = part
+    table[key] = value
     return []
+
+
+def _forget(table: Tables, section: str, options: Iterable[str]) -> None:
+    """Take out of a section what it says itself of options of its parts."""
+    for option in options:
+        if option not in SECTIONS[section].model_fields:
+            table.pop(option, None)
 
 
 def _path(key: str) -> list[str] | str | None:
