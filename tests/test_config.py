@@ -18,6 +18,7 @@ from tandemtune import assets
 from tandemtune.config import RunConfig, load_config, recipes
 from tandemtune.tunables.base import parse_layers
 from tandemtune.errors import ConfigError
+from tandemtune.optimizers.cmaes import CMAES
 
 OWN = {"train": "a.jsonl", "template": "{text} it was {mask}", "labels": {"no": "bad", "yes": "good"}}
 LEAST: dict[str, dict[str, Any]] = {"model": {"name": "some/model"}, "task": dict(OWN)}
@@ -100,7 +101,7 @@ DEFAULTS = {
         "on_failure": "doer-only",
         "max_failures": 2,
     },
-    "run": {"max_memory": 256.0, "max_seconds": None, "max_forward_tokens": None, "checkpoint_seconds": 20.0},
+    "run": {"max_memory": None, "max_seconds": None, "max_forward_tokens": None, "checkpoint_seconds": 20.0},
 }
 
 
@@ -518,3 +519,41 @@ def test_a_full_covariance_of_a_long_vector_is_refused() -> None:
     with pytest.raises(ConfigError, match="separable"):
         load_config(recipe)
     assert load_config(recipe, ["covariance=separable"]).method.subspace.d == 4000
+
+
+# ---- parts and their options -------------------------------------------------------------------------------------
+
+
+def test_a_short_form_is_above_what_the_method_stands_for() -> None:
+    method = load_config(changed(method__name="mezo", method__popsize=8, method__order="in-turn")).method
+    assert (method.optimizer.kind, method.optimizer.popsize, method.order) == ("spsa", 8, "in-turn")
+    assert load_config(LEAST, ["method=mezo", "popsize=8"]).method.optimizer.popsize == 8
+    assert load_config(LEAST, ["method=mezo"]).method.optimizer.popsize == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "popsize"),
+    [
+        (["popsize=8"], 8),
+        (["method.optimizer.popsize=8"], 8),
+        (["optimizer.popsize=8"], 8),
+        (["popsize=6", "optimizer.popsize=8"], 8),
+        (["optimizer.popsize=6", "popsize=8"], 8),
+        ([("method.optimizer", CMAES(popsize=6)), "popsize=8"], 8),
+        (["popsize=6", ("method.optimizer", CMAES(popsize=8))], 8),
+        (["popsize=8", ("method.optimizer", CMAES())], 8),
+        (['optimizer={ kind = "fireworks", popsize = 6 }', "popsize=8"], 8),
+        (["optimizer.popsize=6", "optimizer=fireworks"], 20),
+    ],
+)
+@pytest.mark.parametrize("recipe", ["short", "nested", "dumped"])
+def test_the_last_word_counts_however_it_is_written(recipe, overrides, popsize) -> None:
+    """A recipe may say popsize itself; what is said on the command line or in Python is above it."""
+    given = {"short": changed(method__popsize=4), "nested": changed(method__optimizer={"popsize": 4}), "dumped": DEFAULTS}
+    assert load_config(given[recipe], overrides).method.optimizer.popsize == popsize
+
+
+def test_an_option_that_is_said_twice() -> None:
+    said = only(changed(method__popsize=4, method__optimizer={"kind": "cma-es", "popsize": 8}))
+    assert said == "[method] popsize: 4 here and 8 in method.optimizer: leave one out"
+    assert load_config(changed(method__popsize=8, method__optimizer={"popsize": 8})).method.optimizer.popsize == 8

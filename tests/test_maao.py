@@ -14,7 +14,7 @@ import pytest
 
 import small
 from mentor import loopback
-from tandemtune import resume, tune
+from small import resume, tune
 from tandemtune.errors import TandemTuneError
 
 ROUNDS = [["the movie was", "a good plot", "so dull"], ["we saw this film", "is it fine", "they loved acting"]]
@@ -58,7 +58,7 @@ def test_a_run_goes_on_from_what_the_mentor_says(server, tmp_path):
     losses = [draft["dev"]["loss"] for draft in first["drafts"]]
     assert first["taken"] == losses.index(min(losses))  # of the paper's method: always taken, the best on dev
     assert result["cost"]["gradient_steps"] == 2 * 2 + 3
-    assert result["cost"]["mentor_calls"] == 2 and result["cost"]["mentor_prompt_tokens"] == 22
+    assert result["cost"]["proposer"]["mentor_calls"] == 2 and result["cost"]["proposer"]["mentor_prompt_tokens"] == 22
     assert result["cost"]["candidates"] == 6
 
 
