@@ -157,14 +157,14 @@ def nobody_taken(line):
 
 
 @pytest.mark.parametrize(
-    ("index", "change", "step"), [(1, other_loss, 1), (2, other_loss, 2), (3, other_draft, 3), (3, nobody_taken, 3)]
+    ("index", "change", "line"), [(1, other_loss, 2), (2, other_loss, 3), (3, other_draft, 5), (3, nobody_taken, 5)]
 )
-def test_a_journal_that_does_not_come_out_again_is_refused(runs, tmp_path, index, change, step):
+def test_a_journal_that_does_not_come_out_again_is_refused(runs, tmp_path, index, change, line):
     """Gradients are taken again; one whose loss is not the recorded one says where, and writes nothing."""
     stopped(runs.place, tmp_path / "run", "mutation", 5, run__checkpoint_seconds=1000.0, alternate__accept="always")
     tampered(tmp_path / "run", index, change)
     before = (tmp_path / "run" / "journal.jsonl").read_bytes()
-    with pytest.raises(RunError, match=rf"line {step + 2} was recorded with the loss .* cannot end as one run"):
+    with pytest.raises(RunError, match=rf"line {line} was recorded with the loss .* cannot end as one run"):
         resume(tmp_path / "run")
     assert (tmp_path / "run" / "journal.jsonl").read_bytes() == before
     called = small.call("resume", tmp_path / "run")
