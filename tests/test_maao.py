@@ -66,7 +66,7 @@ def test_a_run_goes_on_from_what_the_mentor_says(server, tmp_path):
     losses = [draft["dev"]["loss"] for draft in first["drafts"]]
     assert first["taken"] == losses.index(min(losses))  # of the paper's method: always taken, the best on dev
     assert result["cost"]["gradient_steps"] == 2 * 2 + 3
-    assert result["cost"]["proposer"]["mentor_calls"] == 2 and result["cost"]["proposer"]["mentor_prompt_tokens"] == 22
+    assert result["cost"]["proposer"]["calls"] == 2 and result["cost"]["proposer"]["prompt_tokens"] == 22
     assert result["cost"]["candidates"] == 6
 
 
