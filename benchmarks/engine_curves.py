@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.text import Text
+from tandemtune.report.plot import Series, line_figure, line_text
 
 from contenders import FORMATS, Floor, Plan, candidates, evenly, in_turn, incumbent, processor, settled
 from tandemtune.models.load import locate, read_config
 from tandemtune.report.page import page, paragraph, table
-from tandemtune.report.plot import Series, line_figure, line_text
 from tandemtune.runs.files import write_json
 
 
