@@ -91,7 +91,9 @@ def test_every_method_runs_and_predicts_what_it_scored(name, model, place, tmp_p
     turns = [line for line in lines if line["event"] in ("generation", "step")]
     assert len(turns) == result["steps"]
     assert (not turns) == (name in NOBODY or name == "opro")
-    scored = sum(len(line["losses"]) + (line["incumbent"] is not None) for line in lines if line["event"] == "generation")
+    scored = sum(
+        len(line["losses"]) + (line["incumbent"] is not None) for line in lines if line["event"] == "generation"
+    )
     drafts = sum(len(line["drafts"]) for line in lines if line["event"] == "proposal")
     assert result["cost"]["candidates"] == scored + drafts
     if name in NOBODY:
