@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -151,15 +152,15 @@ class Floor:
         calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         first: list[Tensor] = []
 
-        def stand_in(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        def stand_in(layer: torch.nn.Module, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
             first.append(hidden) if not first else None
             calls.append((args, kwargs))
-            return self._stack.as_output(hidden)
+            return self._stack.as_output(layer, hidden)
 
         ids = group.ids.repeat(count, 1)
         with torch.inference_mode(), ExitStack() as stack:
             for layer in self._stack.layers:
-                stack.enter_context(replaced_forward(layer, stand_in))
+                stack.enter_context(replaced_forward(layer, partial(stand_in, layer)))
             self._stack.logits(ids, group.answer.repeat(count))
         return first[0], calls
 
