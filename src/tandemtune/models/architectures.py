@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tandemtune.errors import ModelError
-from tandemtune.models.survey import ANSWERS, ROWS, TOKENS, Survey, has_decoder, hooked, plain_ids, plain_inputs, survey
+from tandemtune.models.survey import ANSWERS, ROWS, TOKENS, Survey, has_decoder, plain_ids, plain_inputs, survey
 
 QUERY_AND_KEY = (
     ("q_proj", "k_proj"),

@@ -152,9 +152,8 @@ class Backbone:
             ModelError: the model has no word of that number, or cannot be run layer by layer.
         """
         head = self.model.get_output_embeddings()  # type: ignore[operator]
-        for index in verbalizer.token_ids:
-            if head is not None and index >= len(head.weight):
-                raise ModelError(self._beyond(index, len(head.weight)))
+        if head is not None:
+            self._check_known(verbalizer.token_ids, len(head.weight))
         ids = torch.tensor(verbalizer.token_ids, dtype=torch.long)
         return LayerStack(self.model, self.architecture, ids, self.prefix)
 
@@ -192,6 +191,7 @@ class Backbone:
 
     def _plain_logits(self, ids: Sequence[int], decoder: Sequence[int] = ()) -> Tensor:
         """Logits [T, V] of the plain model for one text, float32; those of its answer where it has a decoder."""
+        self._check_known((*ids, *decoder))
         text, answer = (torch.tensor([list(part)], device=self.device) for part in (ids, decoder))
         given = plain_inputs(self.model, text, answer if decoder else None)
         return self.model(**given).logits[0].float()  # type: ignore[no-any-return]
@@ -273,13 +273,15 @@ class Backbone:
                 kept = self._shorten(template, kept, cuts, excess, limit)
             else:
                 break
-        rows = len(self.embedding_weight)
-        if max(ids) >= rows:
-            raise DataError(self._beyond(max(ids), rows))
+        self._check_known(ids)
         return Encoded(tuple(ids), answer)
 
-    def _beyond(self, index: int, rows: int) -> str:
-        return (
+    def _check_known(self, ids: Sequence[int], rows: int | None = None) -> None:
+        """Refuse tokens that the model has no vectors for."""
+        index, rows = max(ids), rows or len(self.embedding_weight)
+        if index < rows:
+            return
+        raise ModelError(
             f"the tokenizer of {self.name} makes token {index} ({self.tokenizer.convert_ids_to_tokens(index)!r}) of a text, but "
             f"the model knows {rows} tokens only: tokenizer and model do not belong together, take both from one place"
         )

@@ -83,6 +83,10 @@ def survey(model: nn.Module) -> Survey:
             raise ModelError(
                 f"{type(model).__name__} cannot be run on a text: {type(error).__name__}: {_first_line(error)}"
             ) from error
+    names = {module: name for name, module in model.named_modules()}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if names[module] in both.modules:  # a module that lies in several places
+            both.modules[name] = both.modules[names[module]]
     mixed = (name for name, module in model.named_modules() if _has_weights(module) and not _apart(both, alone, name))
     return Survey(both.modules, frozenset(mixed), both.embeddings, both.positions)
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tandemtune.errors import ModelError, RunError
-from tandemtune.models.architectures import Projection, sizes
+from tandemtune.models.architectures import sizes
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import hooked
 from tandemtune.tunables.base import Layerwise, Point
