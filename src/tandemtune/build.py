@@ -217,7 +217,7 @@ def make_scorer(
     )
     keep_freed_memory()  # what loading freed is gone by now
     backbone.check_template(task.template)
-    verbalizer = resolve(backbone.tokenizer, task.template, task.words)
+    verbalizer = resolve(backbone.tokenizer, task.template, task.words, alone=kind == "seq2seq")
     try:
         layers = parse_layers(config.method.layers, len(backbone.layers))
     except ValueError as error:

@@ -66,7 +66,13 @@ class EndpointClient:
             import openai
         except ImportError:
             raise UsageError("an OpenAI-compatible mentor needs the SDK: pip install 'tandemtune[mentor]'") from None
-        self._sdk = openai.OpenAI(api_key=self._key or "none", base_url=base_url, timeout=timeout, max_retries=0)
+        try:
+            self._sdk = openai.OpenAI(api_key=self._key or "none", base_url=base_url, timeout=timeout, max_retries=0)
+        except (ImportError, ValueError, OSError) as error:  # what its HTTP client says to proxies and certificates
+            raise UsageError(
+                f"the connection to the mentor cannot be set up: {self._scrub(str(error))}. Look at ALL_PROXY, HTTPS_PROXY "
+                "and SSL_CERT_FILE (a SOCKS proxy needs pip install 'httpx[socks]')"
+            ) from None
 
     def __repr__(self) -> str:
         return f"EndpointClient({self.name!r})"

@@ -10,6 +10,10 @@ from tandemtune.errors import DataError
 from tandemtune.tasks.templates import Template
 
 
+_BLANKS = "▁Ġ \t\n"
+"""What tokenizers write for a blank."""
+
+
 @dataclass(frozen=True)
 class Verbalizer:
     """Label words resolved against one tokenizer and one template.
@@ -35,7 +39,9 @@ class Verbalizer:
         return table
 
 
-def resolve(tokenizer: Any, template: Template, words: Mapping[str, Sequence[str]]) -> Verbalizer:
+def resolve(
+    tokenizer: Any, template: Template, words: Mapping[str, Sequence[str]], *, alone: bool = False
+) -> Verbalizer:
     """Find the piece of each label word that would really follow the template.
 
     A word behind a blank is another vocabulary entry than the bare word in most tokenizers, so the word is tokenized in
@@ -45,14 +51,15 @@ def resolve(tokenizer: Any, template: Template, words: Mapping[str, Sequence[str
         tokenizer: a tokenizer of `transformers`.
         template: the task's template.
         words: label words by label.
+        alone: the answer is a text of its own, which a decoder writes; else it follows the template's words.
 
     Raises:
-        DataError: a word the tokenizer does not know, or two labels whose words begin with the same piece.
+        DataError: a word the tokenizer does not know or cuts behind its blank, or two labels whose words begin with the same piece.
     """
-    before = template.before_mask
+    before = "" if alone else template.before_mask
     spaced = before.endswith(" ")
     stem = before.rstrip(" ")
-    first_piece = template.pieces[0] == ("slot", "mask")
+    first_piece = alone or template.pieces[0] == ("slot", "mask")
     if not stem and not first_piece:
         stem = "text"  # some words stand before the mask; which ones does not change how a word is cut
     stem_ids = _ids(tokenizer, stem) if stem else []
@@ -68,6 +75,11 @@ def resolve(tokenizer: Any, template: Template, words: Mapping[str, Sequence[str
             if piece is None or piece == tokenizer.unk_token_id:
                 raise DataError(
                     f"label word {word!r} of label {label!r} is unknown to the tokenizer: choose another word"
+                )
+            if not tokenizer.convert_ids_to_tokens(piece).strip(_BLANKS):
+                raise DataError(
+                    f"label word {word!r} of label {label!r} is cut behind the blank before it, so a bare blank would be read "
+                    f"for it: {'choose another word' if alone else 'leave out the blank before {mask}, or choose another word'}"
                 )
             if piece in owner and owner[piece][0] != label:
                 other_label, other_word = owner[piece]
