@@ -324,6 +324,11 @@ def _held(called: Mapping[str, Mapping[str, nn.Module]]) -> str:
 
 def _advice(model: nn.Module, called: Mapping[str, Mapping[str, nn.Module]]) -> str:
     every = list(dict.fromkeys(name for names in called.values() for name in names))
+    if not every:
+        return (
+            f"{type(model).__name__} (model type {model.config.model_type!r}) has no linear modules in its layers that LoRA could be "  # type: ignore[union-attr]
+            "put on: this architecture is not supported"
+        )
     likely = [name for name in every if "attn" in name.lower() or "attention" in name.lower()] or every
     return (
         f"query and key of {type(model).__name__} (model type {model.config.model_type!r}) cannot be told from its other "  # type: ignore[union-attr]

@@ -17,7 +17,7 @@ from tandemtune.models.architectures import Architecture, Projection
 from tandemtune.models.layers import LayerStack
 from tandemtune.models.marks import Around, around, broken, control_ids
 from tandemtune.models.quiet import quiet
-from tandemtune.models.survey import plain_inputs, text_config
+from tandemtune.models.survey import TOKENS, plain_ids, plain_inputs, text_config
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import Verbalizer
 from tandemtune.types import Encoded
@@ -155,7 +155,23 @@ class Backbone:
         if head is not None:
             self._check_known(verbalizer.token_ids, len(head.weight))
         ids = torch.tensor(verbalizer.token_ids, dtype=torch.long)
-        return LayerStack(self.model, self.architecture, ids, self.prefix)
+        made = LayerStack(self.model, self.architecture, ids, self.prefix)
+        if self.kind == "causal":
+            self._check_order(made)
+        return made
+
+    @torch.inference_mode()
+    def _check_order(self, stack: LayerStack) -> None:
+        """Refuse a model that looks ahead, but is to read from left to right."""
+        first, *others = plain_ids(self.model, TOKENS + 1).tolist()
+        ids = torch.tensor([[*others, others[0]], [*others, first]], device=self.device)
+        one, other = self.model(**plain_inputs(self.model, ids, None)).logits[:, :-1].float()
+        if not stack.same(one, other):
+            raise ModelError(
+                f"{self.name} ({type(self.model).__name__}) looks at words behind the one that it predicts, so it does not read "
+                'from left to right: set [model] kind = "masked", or choose a causal model (one of BERT\'s form needs '
+                "is_decoder in its config.json)"
+            )
 
     @property
     def filler(self) -> int | None:
@@ -210,10 +226,11 @@ class Backbone:
         ids = torch.tensor([prompt.ids], device=self.device)
         ours = stack.logits(ids, torch.tensor([prompt.answer], device=self.device))
         if self.kind == "masked":
-            theirs: Tensor | None = self._plain_logits(prompt.ids)[prompt.ids.index(self.tokenizer.mask_token_id)]
+            theirs = self._plain_logits(prompt.ids)[prompt.ids.index(self.tokenizer.mask_token_id)]
         else:
-            theirs = self._generated(ids)
-        if theirs is not None and not stack.agrees(ours, theirs.unsqueeze(0)):
+            generated = self._generated(ids)
+            theirs = self._plain_logits(prompt.ids, self.prefix)[-1] if generated is None else generated
+        if not stack.agrees(ours, theirs.unsqueeze(0)):
             raise ModelError(
                 f"{self.name} gives the label words other scores when it is asked for its answer in the ordinary way, so the "
                 "answer would be read at the wrong place: its settings for generation are not supported"
@@ -231,10 +248,14 @@ class Backbone:
             steps = len(self.prefix)  # it writes the marks itself
         elif self.prefix:
             given["decoder_input_ids"] = torch.tensor([self.prefix], device=self.device)
-        with quiet():
-            made = model.generate(
-                ids, **given, max_new_tokens=steps, min_new_tokens=steps, output_logits=True, return_dict_in_generate=True
-            )
+        given |= {"output_logits": True, "return_dict_in_generate": True}
+        try:
+            with quiet():
+                made = model.generate(ids, **given, max_new_tokens=steps, min_new_tokens=steps)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # some models can be run, but do not fit the code that generates
+            return None
         return made.logits[-1][0].float()  # type: ignore[no-any-return]
 
     def check_template(self, template: Template) -> None:

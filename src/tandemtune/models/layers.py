@@ -89,7 +89,7 @@ class LayerStack:
         self._narrow_where_it_may([self.layers[-1].get_submodule(name) for name in architecture.narrow], architecture)
         self.longest_packed = packing.longest(model)
         self._first_position = (
-            None if len(stacks) > 1 else packing.first_position(model, len(self.layers), self._same)
+            None if len(stacks) > 1 else packing.first_position(model, len(self.layers), self.same)
         )
         self.packs = self._first_position is not None
 
@@ -358,9 +358,10 @@ class LayerStack:
     def agrees(self, found: Tensor, own: Tensor) -> bool:
         """Whether logits of the label words [n, W] are those of the plain model [n, V], up to rounding."""
         spread = float(own.amax() - own.amin())
-        return self._same(found, own[:, self.token_ids], spread) or not bool(torch.isfinite(own).all())
+        return self.same(found, own[:, self.token_ids], spread) or not bool(torch.isfinite(own).all())
 
-    def _same(self, found: Tensor, own: Tensor, spread: float | None = None) -> bool:
+    def same(self, found: Tensor, own: Tensor, spread: float | None = None) -> bool:
+        """Whether logits are equal up to rounding, as a share of their spread or of a given one."""
         low = any(parameter.dtype != torch.float32 for parameter in self.model.parameters())
         wide = float(own.amax() - own.amin()) if spread is None else spread
         return float((found - own).abs().amax()) <= (CLOSE_IN_16_BITS if low else CLOSE) * max(wide, 1e-6)
