@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from tandemtune.errors import TandemTuneError
 from tandemtune.models import architectures
 from tandemtune.models.backbone import Backbone, Kind
-from tandemtune.models.quiet import quiet
 from tandemtune.objective.batch import collate
 from tandemtune.objective.engine import Engine
 from tandemtune.tasks.templates import Template
@@ -34,21 +33,98 @@ from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.lora import LoRA
 
 GOOD, BAD = ("great", "lovely", "clever", "superb"), ("terrible", "dreary", "clumsy", "boring")
-PLAIN = "the it was is of and but so very not in to we they i saw this that film story cast scene end song room . ,".split()
+PLAIN = [
+    "the",
+    "it",
+    "was",
+    "is",
+    "of",
+    "and",
+    "but",
+    "so",
+    "very",
+    "not",
+    "in",
+    "to",
+    "we",
+    "they",
+    "i",
+    "saw",
+    "this",
+    "that",
+    "film",
+    "story",
+    "cast",
+    "scene",
+    "end",
+    "song",
+    "room",
+    ".",
+    ",",
+]
 MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY = (*MARKS, *PLAIN, *GOOD, *BAD)
 WORDS = {"bad": ("terrible",), "good": ("great",)}
 RANK, CLOSE, LEARNED = 2, 1e-4, 0.9
-RATES, STEPS, SECONDS = (4e-3, 1e-3), 300, 40.0
+RATES, STEPS, SECONDS = (4e-3, 1e-3), 300, 15.0
 """Learning rates that are tried one after the other, steps with each, and seconds at most."""
-VARIANTS: tuple[dict[str, Any], ...] = ({}, {"num_key_value_heads": 4}, {"num_hidden_layers": 4, "num_attention_heads": 4})
+VARIANTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"num_key_value_heads": 4},
+    {"num_hidden_layers": 4, "num_attention_heads": 4},
+)
 """What is set otherwise where a small model cannot be built or run."""
 
-_HIDDEN = ("hidden_size", "d_model", "n_embd", "dim", "emb_dim", "dim_model", "attention_hidden_size", "output_dim", "word_embed_proj_dim")
-_DEPTH = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers", "num_decoder_layers", "num_encoder_layers")
-_HEADS = ("num_attention_heads", "num_heads", "n_head", "n_heads", "encoder_attention_heads", "decoder_attention_heads", "num_encoder_attention_heads", "num_decoder_attention_heads")
-_WIDE = ("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "hidden_dim", "n_inner", "ffn_hidden_size", "dim_ff")
-_LENGTH = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "max_encoder_position_embeddings", "max_decoder_position_embeddings")
+_HIDDEN = (
+    "hidden_size",
+    "d_model",
+    "n_embd",
+    "dim",
+    "emb_dim",
+    "dim_model",
+    "attention_hidden_size",
+    "output_dim",
+    "word_embed_proj_dim",
+)
+_DEPTH = (
+    "num_hidden_layers",
+    "num_layers",
+    "n_layer",
+    "n_layers",
+    "encoder_layers",
+    "decoder_layers",
+    "num_decoder_layers",
+    "num_encoder_layers",
+)
+_HEADS = (
+    "num_attention_heads",
+    "num_heads",
+    "n_head",
+    "n_heads",
+    "encoder_attention_heads",
+    "decoder_attention_heads",
+    "num_encoder_attention_heads",
+    "num_decoder_attention_heads",
+)
+_WIDE = (
+    "intermediate_size",
+    "d_ff",
+    "ffn_dim",
+    "encoder_ffn_dim",
+    "decoder_ffn_dim",
+    "hidden_dim",
+    "n_inner",
+    "ffn_hidden_size",
+    "dim_ff",
+)
+_LENGTH = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "n_ctx",
+    "max_encoder_position_embeddings",
+    "max_decoder_position_embeddings",
+)
 SMALL: dict[str, Any] = {
     "vocab_size": len(VOCABULARY),
     **dict.fromkeys(_HIDDEN, 32),
@@ -60,10 +136,29 @@ SMALL: dict[str, Any] = {
     **dict.fromkeys(("num_key_value_heads", "num_kv_heads", "n_head_kv", "num_query_groups"), 2),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
     **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_k", "n_group", "topk_group"), 1),
-    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "shared_intermediate_size", "expert_ffn_hidden_size"), 16),
+    **dict.fromkeys(
+        (
+            "moe_intermediate_size",
+            "shared_expert_intermediate_size",
+            "shared_intermediate_size",
+            "expert_ffn_hidden_size",
+        ),
+        16,
+    ),
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "embedding_size"), 16),
     **dict.fromkeys(("mamba_n_heads", "mamba_num_heads", "linear_num_key_heads", "linear_num_value_heads"), 4),
-    **dict.fromkeys(("mamba_d_head", "mamba_head_dim", "linear_key_head_dim", "linear_value_head_dim", "mamba_d_state", "state_size", "ssm_state_size"), 8),
+    **dict.fromkeys(
+        (
+            "mamba_d_head",
+            "mamba_head_dim",
+            "linear_key_head_dim",
+            "linear_value_head_dim",
+            "mamba_d_state",
+            "state_size",
+            "ssm_state_size",
+        ),
+        8,
+    ),
     **dict.fromkeys(("n_groups", "mamba_n_groups"), 1),
     "lru_width": 32,
     "rotary_dim": 4,
@@ -72,7 +167,18 @@ SMALL: dict[str, Any] = {
     "eos_token_id": 3,
     "decoder_start_token_id": 3,
     "initializer_range": 0.1,
-    **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout_rate"), 0.0),
+    **dict.fromkeys(
+        (
+            "dropout",
+            "attention_dropout",
+            "activation_dropout",
+            "resid_pdrop",
+            "embd_pdrop",
+            "attn_pdrop",
+            "dropout_rate",
+        ),
+        0.0,
+    ),
     **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_dropout"), 0.0),
 }
 """What configurations call their sizes."""
@@ -82,7 +188,11 @@ OWN: dict[str, dict[str, Any]] = {
     "mt5": {"decoder_start_token_id": 0},
     "umt5": {"decoder_start_token_id": 0},
     "longt5": {"decoder_start_token_id": 0},
-    "switch_transformers": {"decoder_start_token_id": 0, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1},
+    "switch_transformers": {
+        "decoder_start_token_id": 0,
+        "num_sparse_encoder_layers": 1,
+        "num_sparse_decoder_layers": 1,
+    },
     "fsmt": {"src_vocab_size": len(VOCABULARY), "tgt_vocab_size": len(VOCABULARY), "langs": ["en", "de"]},
     "falcon": {"new_decoder_architecture": True},
     "mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 8},
@@ -90,21 +200,34 @@ OWN: dict[str, dict[str, Any]] = {
     "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 8]},
     "rwkv": {"attention_hidden_size": 32},
     "ctrl": {"dff": 48},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "bloom": {"hidden_size": 32, "n_layer": 3, "n_head": 4},
     "longformer": {"attention_window": 4},
     "led": {"attention_window": 4},
-    "squeezebert": {"q_groups": 1, "k_groups": 1, "v_groups": 1, "post_attention_groups": 1, "intermediate_groups": 1, "output_groups": 1},
+    "squeezebert": {
+        "q_groups": 1,
+        "k_groups": 1,
+        "v_groups": 1,
+        "post_attention_groups": 1,
+        "intermediate_groups": 1,
+        "output_groups": 1,
+    },
     "xlm": {"emb_dim": 32},
 }
 """What is special about a few of them."""
 
 
 NAMED: dict[str, list[str]] = {
-    **dict.fromkeys(("bloom", "falcon"), ["self_attention.query_key_value"]),
-    **dict.fromkeys(("mamba", "falcon_mamba"), ["mixer.in_proj"]),
+    "bloom": ["self_attention.query_key_value"],
+    "falcon": ["self_attention.query_key_value"],
+    "mamba": ["mixer.in_proj"],
+    "falcon_mamba": ["mixer.in_proj"],
     "gpt_neox_japanese": ["attention.query_key_value"],
     "codegen": ["attn.qkv_proj"],
     "deberta": ["attention.self.in_proj"],
+    "deepseek_v2": ["self_attn.q_b_proj", "self_attn.kv_b_proj"],
+    "deepseek_v3": ["self_attn.q_b_proj", "self_attn.kv_b_proj"],
+    "rwkv": ["attention.key", "attention.receptance"],
     "fnet": ["intermediate.dense"],
 }
 """Modules that a user has to name, where query and key cannot be told."""
@@ -148,7 +271,7 @@ def model(name: str, kind: Kind, sd: float) -> Any:
     for variant in VARIANTS:
         try:
             made = _model(name, kind, sd, variant)
-            ids = torch.tensor([[5, 9, 7, 12]])
+            ids = torch.tensor([[5, 9, 7, 12, 8, 11, 20, 6]])
             made(input_ids=ids, **({"decoder_input_ids": ids} if kind == "seq2seq" else {}))
             return made
         except Exception as error:  # configurations that sizes alone do not make small
@@ -163,7 +286,9 @@ class NotBuiltError(Exception):
 def _model(name: str, kind: Kind, sd: float, variant: dict[str, Any]) -> Any:
     config = transformers.CONFIG_MAPPING[name]
     made = config(**_small(config, OWN.get(name, {}), {**SMALL, **variant}))
-    auto = {"masked": "AutoModelForMaskedLM", "causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM"}[kind]
+    auto = {"masked": "AutoModelForMaskedLM", "causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM"}[
+        kind
+    ]
     torch.manual_seed(0)
     found = getattr(transformers, auto).from_config(made).float().eval().requires_grad_(False)
     if sum(parameter.numel() for parameter in found.parameters()) > 5_000_000:
@@ -180,7 +305,7 @@ def _small(config: Any, own: dict[str, Any], small: dict[str, Any]) -> dict[str,
     known = config()
     names = {*known.to_dict(), *getattr(config, "attribute_map", {}), *own}
     made = {key: value for key, value in small.items() if key in names}
-    for key, part in getattr(known, "sub_configs", {}).items():
+    for key in getattr(known, "sub_configs", {}):
         if getattr(known, key, None) is not None:
             made[key] = _small(type(getattr(known, key)), {}, small)
     return {**made, **own}
@@ -190,8 +315,16 @@ def tokenizer() -> Any:
     """Whole words, [CLS] and [SEP] round every text, the latter under no name that a causal model would look for."""
     inner = Tokenizer(models.WordLevel({word: number for number, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    roles = {"pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    roles = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "mask_token": "[MASK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+    }
     return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **roles)
 
 
@@ -263,7 +396,9 @@ def _with_peft(home: Backbone, tunable: LoRA, point: dict[int, Tensor], prompts:
         changed: Any = PeftModel.from_pretrained(copy.deepcopy(home.model), folder)
     words = list(resolve(home.tokenizer, template(home.kind), WORDS).token_ids)
     decoder = {"decoder_input_ids": torch.tensor([home.prefix])} if home.prefix else {}
-    each = (changed(input_ids=torch.tensor([prompt.ids]), **decoder).logits[0, prompt.answer, words] for prompt in prompts)
+    each = (
+        changed(input_ids=torch.tensor([prompt.ids]), **decoder).logits[0, prompt.answer, words] for prompt in prompts
+    )
     return torch.stack(list(each))
 
 
@@ -277,7 +412,9 @@ def learned(name: str, kind: Kind, named: list[str] | None) -> float | None:
     home = Backbone("trained", made, words, kind, architectures.find(made, named))
     scoring = engine(home, LoRA(home, RANK, range(len(home.layers))))
     asked = rows(20, 2)
-    batch = collate([home.encode(template(kind), {"text": text}, 40) for text, _ in asked], [0] * len(asked), home.device)
+    batch = collate(
+        [home.encode(template(kind), {"text": text}, 40) for text, _ in asked], [0] * len(asked), home.device
+    )
     found = scoring.logits(batch, scoring.tunable.initial()).argmax(dim=1).tolist()
     return sum(guess == int(word == "great") for guess, (_, word) in zip(found, asked, strict=True)) / len(asked)
 
@@ -308,10 +445,14 @@ def _loss(made: nn.Module, words: Any, kind: Kind, batch: list[tuple[str, str]])
         return made(input_ids=given, labels=words(answers, return_tensors="pt")["input_ids"]).loss  # type: ignore[no-any-return]
     if kind == "masked":
         given = words([f"{text} [MASK] ." for text in asked], return_tensors="pt")["input_ids"]
-        meant = words([f"{text} {word} ." for text, word in zip(asked, answers, strict=True)], return_tensors="pt")["input_ids"]
+        meant = words([f"{text} {word} ." for text, word in zip(asked, answers, strict=True)], return_tensors="pt")[
+            "input_ids"
+        ]
         labels = meant.masked_fill(given != words.mask_token_id, -100)
         return made(input_ids=given, labels=labels).loss  # type: ignore[no-any-return]
-    given = words([f"{text} {word}" for text, word in zip(asked, answers, strict=True)], return_tensors="pt")["input_ids"]
+    given = words([f"{text} {word}" for text, word in zip(asked, answers, strict=True)], return_tensors="pt")[
+        "input_ids"
+    ]
     logits = made(input_ids=given).logits[:, -3].float()  # before the word and [SEP]
     return nn.functional.cross_entropy(logits, given[:, -2])
 
@@ -329,12 +470,16 @@ def rows(count: int, seed: int) -> list[tuple[str, str]]:
 
 def _line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{'' if isinstance(error, TandemTuneError) else f'{type(error).__name__}: '}{lines[0] if lines else ''}"[:400]
+    return f"{'' if isinstance(error, TandemTuneError) else f'{type(error).__name__}: '}{lines[0] if lines else ''}"[
+        :400
+    ]
 
 
 def table(verdicts: list[Verdict]) -> Iterator[str]:
     """The page of the docs."""
-    count = {state: sum(one.state == state for one in verdicts) for state in ("supported", "refused", "not built", "wrong")}
+    count = {
+        state: sum(one.state == state for one in verdicts) for state in ("supported", "refused", "not built", "wrong")
+    }
     yield "# Architectures"
     yield ""
     yield (

@@ -114,7 +114,8 @@ def naive(bench: Bench, point: dict[int, Tensor], block: int, vectors: Tensor) -
     for vector in vectors:
         with torch.inference_mode(), ExitStack() as stack:
             stack.enter_context(scorer.tunable.applied({**point, block: vector}))
-            stack.enter_context(hooked(scorer.engine.stack.trunk.register_forward_hook(at_answer)))
+            trunk = scorer.engine.stack.trunk or model.base_model
+            stack.enter_context(hooked(trunk.register_forward_hook(at_answer)))
             logits = model(input_ids=ids, attention_mask=mask).logits[:, 0].float()
             label_logits = logits[:, words] @ scorer.engine.averaging
             losses.append(bench.objective.loss(label_logits.unsqueeze(0), bench.objective.train.labels)[0])

@@ -338,7 +338,7 @@ def _prompt(config: RunConfig, backbone: Backbone, vocabulary: Vocabulary, layer
             raise ConfigError([f"[method] prompt_text: {error}"]) from None
     deep: list[int] = []
     if method.tunable == "deep-prompt":
-        first = len(backbone.model.get_submodule(backbone.architecture.paths[0]))
+        first = backbone.depths[0]
         deep = [layer for layer in layers if 0 < layer < first]
         if not deep:
             raise ConfigError(

@@ -121,7 +121,9 @@ def test_where_query_and_key_cannot_be_told_the_linear_modules_are_named():
 
 
 def test_model_without_layers():
-    model = transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**{**tiny.GROUPED, "num_hidden_layers": 0}))
+    model = transformers.AutoModelForCausalLM.from_config(
+        transformers.LlamaConfig(**{**tiny.GROUPED, "num_hidden_layers": 0})
+    )
     with pytest.raises(ModelError, match="none found"):
         architectures.find(model)
 
@@ -158,7 +160,9 @@ def test_only_layers_with_query_and_key_are_tuned():
 
 
 def test_advice_lists_what_every_layer_has_before_what_some_have():
-    with pytest.raises(ModelError, match=r"hold: feed_forward[^;]*; in some layers: .*conv\.in_proj.*self_attn\.q_proj"):
+    with pytest.raises(
+        ModelError, match=r"hold: feed_forward[^;]*; in some layers: .*conv\.in_proj.*self_attn\.q_proj"
+    ):
         architectures.find(hybrid(), ["zzz"])
     with pytest.raises(ModelError, match="all or none"):
         architectures.find(hybrid(), ["self_attn.q_proj", "feed_forward.w1"])
@@ -168,7 +172,9 @@ def test_the_language_model_in_a_model_that_also_sees():
     """Its vision tower has more layers, of the same names, and is not asked about texts."""
     text = {**tiny.GEMMA, "num_hidden_layers": 3}
     vision = {**tiny.SIZE, "num_hidden_layers": 5, "image_size": 28, "patch_size": 14}
-    config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=5)
+    config = transformers.Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=5
+    )
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     for target in (None, ["self_attn.q_proj", "self_attn.k_proj"]):
         found = architectures.find(model, target)

@@ -18,7 +18,19 @@ from tandemtune.tunables.lora import LoRA
 from tandemtune.tunables.prompt import Prompt
 from tandemtune.types import Encoded
 
-PACKING = {"bert", "roberta", "distilbert", "electra", "gpt2", "opt", "gpt_neox", "llama", "qwen2", "qwen3", "gemma3_text"}
+PACKING = {
+    "bert",
+    "roberta",
+    "distilbert",
+    "electra",
+    "gpt2",
+    "opt",
+    "gpt_neox",
+    "llama",
+    "qwen2",
+    "qwen3",
+    "gemma3_text",
+}
 LENGTHS = (3, 5, 5, 8)
 SPANS = ((1, 3), (2, 5), (1, 8))
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}

@@ -203,7 +203,9 @@ def _query_and_key(
         if name.rpartition(".")[2] == query and f"{name.removesuffix(query)}{key}" in called
     ]
     if len(pairs) > 1:
-        across = [pair for pair in pairs if _reads(f"{place}.{pair[1]}", seen) and not _reads(f"{place}.{pair[0]}", seen)]
+        across = [
+            pair for pair in pairs if _reads(f"{place}.{pair[1]}", seen) and not _reads(f"{place}.{pair[0]}", seen)
+        ]
         pairs = across or pairs
     if len(pairs) == 1:
         return Projection("q", pairs[0][0]), Projection("k", pairs[0][1])
@@ -288,9 +290,7 @@ class _attention_told:  # noqa: N801
         self._config._attn_implementation = self._before
 
 
-def _named(
-    called: Mapping[str, Mapping[str, nn.Module]], target: Sequence[str]
-) -> dict[str, tuple[Projection, ...]]:
+def _named(called: Mapping[str, Mapping[str, nn.Module]], target: Sequence[str]) -> dict[str, tuple[Projection, ...]]:
     """The modules that a user named, in all layers that have them."""
     if not target or len(set(target)) != len(target):
         raise ModelError(f"target {list(target)} must name at least one module, and each only once")
@@ -299,9 +299,7 @@ def _named(
         if name not in every:
             close = difflib.get_close_matches(name, every, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ModelError(
-                f"target {name!r} is no linear module of the layers, which hold: {_held(called)}.{hint}"
-            )
+            raise ModelError(f"target {name!r} is no linear module of the layers, which hold: {_held(called)}.{hint}")
     chosen = tuple(Projection(name, name) for name in target)
     for place, names in called.items():
         missing = [name for name in target if name not in names]

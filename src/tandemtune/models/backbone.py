@@ -62,8 +62,14 @@ class Backbone:
         return [self.model.get_submodule(path) for path in self._layer_paths]
 
     @cached_property
+    def depths(self) -> tuple[int, ...]:
+        """How many layers each stack has."""
+        return tuple(len(self.model.get_submodule(path)) for path in self.architecture.paths)  # type: ignore[arg-type]
+
+    @cached_property
     def _layer_paths(self) -> list[str]:
-        return [f"{path}.{i}" for path in self.architecture.paths for i in range(len(self.model.get_submodule(path)))]  # type: ignore[arg-type]
+        stacks = zip(self.architecture.paths, self.depths, strict=True)
+        return [f"{path}.{index}" for path, depth in stacks for index in range(depth)]
 
     def layer_path(self, index: int) -> str:
         """Where a layer lies in the model, for example "model.layers.7"."""
@@ -371,7 +377,7 @@ class Backbone:
         """Whether a token is a mark that its text spells out; what stands for an unknown word is none."""
         if index not in self._controls or not text:
             return False
-        return index != self.tokenizer.unk_token_id or text.strip() == self.tokenizer.unk_token
+        return bool(index != self.tokenizer.unk_token_id or text.strip() == self.tokenizer.unk_token)
 
     @cached_property
     def _controls(self) -> frozenset[int]:

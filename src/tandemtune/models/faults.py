@@ -71,13 +71,10 @@ def check_weights(name: str, kind: str, model: Any, report: Mapping[str, Any]) -
     """
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ModelError(_is_adapter(name, None))
-    other = sorted(report.get("mismatched_keys") or [], key=str)
-    if other:
-        key, found, wanted = (tuple(other[0]) + (None, None))[:3] if isinstance(other[0], (tuple, list)) else (other[0], None, None)
-        sizes = f": {tuple(found)} in the file, {tuple(wanted)} by config.json" if found and wanted else ""
+    for key, found, wanted in sorted(report["mismatched_keys"]):
         raise ModelError(
-            f"the weights of {name} do not have the sizes that its configuration says ({key}{sizes}): mend config.json (for "
-            "example vocab_size), or take both from one place"
+            f"the weights of {name} do not have the sizes that its configuration says ({key}: {tuple(found)} in the file, "
+            f"{tuple(wanted)} by config.json): mend config.json (for example vocab_size), or take both from one place"
         )
     lost = sorted(report["missing_keys"])
     if lost:
@@ -109,7 +106,9 @@ def _advice(place: str, error: Exception) -> str:
     text = f"{type(error).__name__} {error}".lower()
     quantized = _quantization(place)
     if "out of memory" in text:
-        return "It does not fit into the memory of this device: choose a smaller model or another [model] dtype or device"
+        return (
+            "It does not fit into the memory of this device: choose a smaller model or another [model] dtype or device"
+        )
     if quantized is not None:
         return (
             f"Its weights are quantized ({quantized}), which needs a package or a device that is not here: choose the model that "

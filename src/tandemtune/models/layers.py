@@ -27,7 +27,8 @@ from tandemtune.models import packing
 from tandemtune.models.architectures import Architecture
 from tandemtune.models.lean import compiled, compiled_rotation, lean_forward
 from tandemtune.models.packing import Spans
-from tandemtune.models.survey import ROWS, TOKENS, hooked, plain_ids, plain_inputs
+from tandemtune.models.survey import ROWS, TOKENS, plain_ids, plain_inputs
+from tandemtune.models.survey import hooked as hooked
 
 CLOSE, CLOSE_IN_16_BITS = 2e-3, 1e-1
 """How far logits may lie apart that should be equal, as a share of the range of a text's logits."""
@@ -68,6 +69,7 @@ class LayerStack:
         self.layers: list[nn.Module] = [layer for stack in stacks for layer in stack]
         self._encoder_layers = len(stacks[0]) if len(stacks) > 1 else None
         self._prefix = tuple(prefix)
+        self._read_as: Callable[[Tensor], Any] = lambda states: (states,)
         self.trunk = model.get_submodule(architecture.trunk) if architecture.trunk else None
         self.head = model.get_output_embeddings()  # type: ignore[operator]
         if not isinstance(self.head, nn.Linear):
@@ -88,9 +90,7 @@ class LayerStack:
         self._lean = {module: lean for module in parts if (lean := lean_forward(module))}
         self._narrow_where_it_may([self.layers[-1].get_submodule(name) for name in architecture.narrow], architecture)
         self.longest_packed = packing.longest(model)
-        self._first_position = (
-            None if len(stacks) > 1 else packing.first_position(model, len(self.layers), self.same)
-        )
+        self._first_position = None if len(stacks) > 1 else packing.first_position(model, len(self.layers), self.same)
         self.packs = self._first_position is not None
 
     def __len__(self) -> int:
@@ -130,7 +130,9 @@ class LayerStack:
                 given = {**dict(zip(named, args, strict=False)), **kwargs}
                 own = given[self._first_names[layer]]
                 if not caught:
-                    caught.append(torch.cat([given["encoder_hidden_states"], own], dim=1) if self._decodes(stop) else own)
+                    caught.append(
+                        torch.cat([given["encoder_hidden_states"], own], dim=1) if self._decodes(stop) else own
+                    )
                 return self.as_output(layer, own)
 
             return taken
@@ -222,7 +224,7 @@ class LayerStack:
         skipped = range(start)
         if self._decodes(start):
             text = states.shape[1] - len(self._prefix)
-            given["encoder_outputs"] = (states[:, :text],)
+            given["encoder_outputs"] = self._read_as(states[:, :text])
             own = states[:, text:]
             skipped = range(self._encoder_layers or 0, start)
         name = self._first_names[self.layers[start]]
@@ -317,32 +319,47 @@ class LayerStack:
     def _probe(self) -> None:
         """Find out what the layers return beside the hidden state, and whether the model gives its own logits when each of
         them is entered and left."""
+        sharing: set[nn.Module] = set()
 
         def note(layer: nn.Module, args: Any, output: Any) -> None:
             if isinstance(output, tuple):
                 self._tuple_lengths[layer] = len(output)
                 if any(isinstance(part, Tensor) for part in output[1:]):
-                    self._shares.add(layer)
+                    sharing.add(layer)
 
-        ids, answer, own = self._trial(note)
-        try:
-            found = [self.logits(ids, answer)]
-            states: Tensor | None = None
-            for layer in range(1, len(self)):
-                states = self.hidden(ids, layer, start=layer - 1 if layer > 1 else 0, states=states)
-            if states is not None:
-                found.append(self.logits(ids, answer, start=len(self) - 1, states=states))
-            different = next((one for one in found if not self.agrees(one, own)), None)
-            why = "" if different is None else "its logits are others then"
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever the code of a model says to this
-            why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
+        def note_form(encoder: nn.Module, args: Any, output: Any) -> None:
+            if hasattr(output, "last_hidden_state"):
+                self._read_as = lambda states: type(output)(last_hidden_state=states)
+
+        with ExitStack() as stack:
+            if self._prefix:
+                encoder: nn.Module = self.model.get_encoder()  # type: ignore[operator]
+                stack.enter_context(hooked(encoder.register_forward_hook(note_form)))
+            ids, answer, own = self._trial(note)
+        why = self._against(ids, answer, own)
+        if why and sharing:  # layers that need what the first one returns beside the hidden state
+            self._shares = sharing
+            why = self._against(ids, answer, own)
         if why:
             raise ModelError(
                 f"{type(self.model).__name__} cannot be run layer by layer, from any layer and to the label words only ({why}): "
                 "this architecture is not supported"
             )
+
+    def _against(self, ids: Tensor, answer: Tensor, own: Tensor) -> str:
+        """What keeps the model from giving its own logits [n, V] when every layer is entered and left; empty if nothing does."""
+        try:
+            states: Tensor | None = None
+            for layer in range(1, len(self)):
+                states = self.hidden(ids, layer, start=layer - 1 if layer > 1 else 0, states=states)
+            found = [self.logits(ids, answer)]
+            if states is not None:
+                found.append(self.logits(ids, answer, start=len(self) - 1, states=states))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever the code of a model says to this
+            return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
+        return "" if all(self.agrees(one, own) for one in found) else "its logits are others then"
 
     def _trial(self, note: Callable[..., None] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """A short batch, its answer positions, and the plain model's logits [n, V] there."""
@@ -362,6 +379,8 @@ class LayerStack:
 
     def same(self, found: Tensor, own: Tensor, spread: float | None = None) -> bool:
         """Whether logits are equal up to rounding, as a share of their spread or of a given one."""
+        if found.shape != own.shape:
+            return False
         low = any(parameter.dtype != torch.float32 for parameter in self.model.parameters())
         wide = float(own.amax() - own.amin()) if spread is None else spread
         return float((found - own).abs().amax()) <= (CLOSE_IN_16_BITS if low else CLOSE) * max(wide, 1e-6)
@@ -398,7 +417,9 @@ def _costs(
         return (1.0,) * len(layers)
     reads = {model.get_submodule(name) for name in architecture.reads}
     whole = sum(part.weight.numel() for part in _linear(layers[0]))
-    decoding = (sum(p.weight.numel() for p in _linear(layer) if p in reads) / whole for layer in layers[encoder_layers:])
+    decoding = (
+        sum(p.weight.numel() for p in _linear(layer) if p in reads) / whole for layer in layers[encoder_layers:]
+    )
     return (1.0,) * encoder_layers + tuple(decoding)
 
 

@@ -75,7 +75,7 @@ def read_config(place: str, revision: str | None) -> Any:
 
     faults.check_folder(place)
     with faults.explained(place), quiet():
-        return transformers.AutoConfig.from_pretrained(place, revision=revision)
+        return transformers.AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
 
 
 def load(
@@ -113,7 +113,7 @@ def load(
     kind = kind or kind_of(config)
     wanted = str(getattr(config, "_attn_implementation", None) or "")
     with faults.explained(place), quiet():
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place, revision=revision)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
         faults.check_tokenizer(place, tokenizer)
         auto = getattr(transformers, _AUTO[kind])
         model, report = auto.from_pretrained(
@@ -125,6 +125,7 @@ def load(
             attn_implementation=_ordinary_attention(auto, config) if "flash" in wanted else None,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            trust_remote_code=False,  # or it asks on the screen
         )
     faults.check_weights(name, kind, model, report)
     if dtype in ("float16", "bfloat16"):

@@ -33,7 +33,9 @@ def around(tokenizer: Any, *, target: bool = False) -> Around:
     """
     what = "text_target" if target else "text"
     for text in ("a", "it was a film"):
-        plain, marked = (list(tokenizer(**{what: text}, add_special_tokens=marks)["input_ids"]) for marks in (False, True))
+        plain, marked = (
+            list(tokenizer(**{what: text}, add_special_tokens=marks)["input_ids"]) for marks in (False, True)
+        )
         places = [i for i in range(len(marked) - len(plain) + 1) if plain and marked[i : i + len(plain)] == plain]
         if places:
             return Around(tuple(marked[: places[0]]), tuple(marked[places[0] + len(plain) :]))

@@ -88,7 +88,7 @@ def first_position(model: nn.Module, layers: int, same: Callable[[Tensor, Tensor
     begins = [0] if padding is None else [0, int(padding) + 1]
     try:
         with torch.inference_mode():
-            own = [model(**plain_inputs(model, part, None)).logits for part in ids.split(lengths, dim=1)]
+            own = [model(**plain_inputs(model, part, None)).logits for part in torch.split(ids, lengths, dim=1)]
             for first in begins:
                 with end_to_end(model, _TRIED) as packing:
                     told = positions(_TRIED, first, ids.device)

@@ -174,7 +174,7 @@ class _Lookups(TorchFunctionMode):
     """Notes how many rows a table has behind the one in which a text's first position is looked up."""
 
     def __init__(self, watch: _Watch) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.watch = watch
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -204,7 +204,9 @@ def _apart(both: _Watch, alone: _Watch, name: str) -> bool:
         return False
     if len(two.print_) != ROWS * len(one.print_) or not one.print_.numel():
         return False
-    return torch.allclose(two.print_[: len(one.print_)], one.print_, rtol=2e-2, atol=2e-2 * float(one.print_.std(correction=0)))
+    return torch.allclose(
+        two.print_[: len(one.print_)], one.print_, rtol=2e-2, atol=2e-2 * float(one.print_.std(correction=0))
+    )
 
 
 def _print(given: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from typing import Any
 from tandemtune.errors import DataError
 from tandemtune.tasks.templates import Template
 
-
 _BLANKS = "▁Ġ \t\n"
 """What tokenizers write for a blank."""
 

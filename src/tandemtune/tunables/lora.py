@@ -221,7 +221,9 @@ class LoRA(Layerwise):
             a, b = factors[inside[0].name]
         else:
             a = torch.cat([factors[p.name][0] for p in inside], dim=-1)
-            b = torch.cat([self._spread(self._columns[block][p.name], module, factors[p.name][1]) for p in inside], dim=-2)
+            b = torch.cat(
+                [self._spread(self._columns[block][p.name], module, factors[p.name][1]) for p in inside], dim=-2
+            )
         if not cast:
             return a, b
         weight: Tensor = module.weight  # type: ignore[assignment]
