@@ -7,7 +7,6 @@ by prompt, by the function that the model would use.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tandemtune.models.survey import plain_ids, plain_inputs, text_config
+from tandemtune.models.survey import accepted, plain_ids, plain_inputs, text_config
 
 Spans = tuple[tuple[int, int], ...]
 """What lies end to end in a row, in order: (prompts, tokens of each)."""
@@ -78,7 +77,7 @@ def first_position(model: nn.Module, layers: int, same: Callable[[Tensor, Tensor
     Returns:
         The position; None where prompts cannot be laid end to end.
     """
-    if "position_ids" not in inspect.signature(model.forward).parameters:
+    if "position_ids" not in accepted(type(model)):
         return None
     if getattr(model.config, "_attn_implementation", None) != FITTING:
         return None

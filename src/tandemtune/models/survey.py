@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -111,11 +112,17 @@ def plain_inputs(model: nn.Module, ids: Tensor, decoder: Tensor | None) -> dict[
         decoder: what a decoder is given [n, D]; None for a model of one stack.
     """
     given: dict[str, Any] = {"input_ids": ids}
-    if "use_cache" in inspect.signature(model.forward).parameters:
+    if "use_cache" in accepted(type(model)):
         given["use_cache"] = False
     if decoder is not None:
         given["decoder_input_ids"] = decoder
     return given
+
+
+@lru_cache(maxsize=8)
+def accepted(kind: type[nn.Module]) -> frozenset[str]:
+    """Names of what the forward of a class of models takes."""
+    return frozenset(inspect.signature(kind.forward).parameters)
 
 
 def has_decoder(model: nn.Module) -> bool:
