@@ -247,8 +247,7 @@ def test_test_rows_that_change_meanwhile_do_not_cost_the_search(tmp_path):
 
     class Spoil(Callback):
         def on_testing(self):
-            (tmp_path / "test.jsonl").write_text('{"text": "good", "label": "none"}
-', encoding="utf-8")
+            (tmp_path / "test.jsonl").write_text('{"text": "good", "label": "none"}\n', encoding="utf-8")
 
     with pytest.raises(DataError, match=r"test\.jsonl, line 1.*tandemtune resume"):
         tune(recipe, tmp_path / "run", Spoil())
