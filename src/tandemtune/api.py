@@ -127,6 +127,7 @@ class Run:
 
 def tune(
     recipe: str | Path | Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
     *,
     model: str | None = None,
     train: Rows = None,
@@ -141,7 +142,6 @@ def tune(
     objective: Any = None,
     proposer: Any = None,
     metric: str | Callable[[list[str], list[str]], float] | None = None,
-    out: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
     progress: Progress = "auto",
     overrides: Sequence[str | tuple[str, Any]] = (),
@@ -155,6 +155,7 @@ def tune(
 
     Args:
         recipe: a recipe file, the name of a recipe that comes with the package, or a nested dict.
+        out: the folder to make; None for a temporary one that goes with the returned object.
         model: ``pypi:KEY``, a local folder or a hub id.
         train: rows with the template's fields and a label: a file, ``hub:NAME``, a list of dicts or a DataFrame.
         test: rows that are scored once, at the end.
@@ -164,7 +165,6 @@ def tune(
         method: a method's name.
         optimizer: a name, or a member such as ``CMAES(popsize=20)``; so `tunable`, `subspace`, `objective`, `proposer`.
         metric: a name, or any function (predictions, gold) -> number over labels.
-        out: the folder to make; None for a temporary one that goes with the returned object.
         callbacks: told what happens, see `tandemtune.Callback`.
         progress: how progress is shown: "auto" picks terminal, notebook or nothing.
         overrides: ``section.key=value`` strings or (key, value) pairs.

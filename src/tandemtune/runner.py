@@ -14,6 +14,7 @@ from tandemtune.config import RunConfig, load_config
 from tandemtune.errors import DataError, RunError
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.label_words import calibrate
+from tandemtune.models.naming import base_name
 from tandemtune.problem import Problem, content_free
 from tandemtune.runs.files import write_json, write_lines
 from tandemtune.runs.records import (
@@ -107,7 +108,7 @@ def _run(folder: RunFolder, problem: Problem, callback: Callback) -> Result:
     callback.on_testing()
     result, predictions = _measured(problem, found, folder)
     with folder.replacing_adapter() as place:
-        scorer.parameters.save(found.best, place, scorer.config.model.name)
+        scorer.parameters.save(found.best, place, base_name(scorer.config.model.name).name)
         card.write_readme(place, problem, result)
     write_json(folder.card, card.task_card(problem, result).plain())
     write_lines(folder.predictions, [prediction.plain() for prediction in predictions])

@@ -201,7 +201,7 @@ def make_scorer(
     )
     _check_covariance(config, parameters)
     averaging = torch.tensor(verbalizer.weights())
-    engine = Engine(backbone.stack(verbalizer), parameters, averaging, max_memory=config.run.max_memory)
+    engine = Engine(backbone.stack(verbalizer), parameters, averaging, max_memory=config.run.max_memory or default_memory(device))
     described = parameters.describe()
     pieces = backbone.tokenizer.convert_ids_to_tokens
     decided: dict[str, Any] = {
@@ -269,6 +269,14 @@ def _check_covariance(config: RunConfig, parameters: Parameters) -> None:
                 f"{FULL_LIMIT}): set covariance to separable, or subspace to random"
             ]
         )
+
+
+def default_memory(device: str) -> float:
+    """Megabytes for the activations of scored candidates: what suits a processor's caches, or half of what an accelerator has."""
+    if torch.device(device).type != "cuda":
+        return 256.0
+    free, _ = torch.cuda.mem_get_info(torch.device(device))
+    return free / 2e6
 
 
 def find_device(wanted: str) -> str:

@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
-from tandemtune.objectives.cross_entropy import cross_entropy, hinge, make
+from tandemtune.objectives.black_box import one_minus
+from tandemtune.objectives.cross_entropy import CrossEntropy, cross_entropy
+from tandemtune.objectives.hinge import Hinge, hinge
 from tandemtune.evaluators.label_words import calibrate
 
 NAMES = ["ce", "hinge", "accuracy", "f1"]
@@ -46,26 +48,37 @@ def test_hinge_with_another_margin():
     assert hinge(LOGITS, LABELS, margin=0.0).tolist() == pytest.approx([LN2 / 3, 3 / 3], rel=1e-6)
 
 
+def accuracy(predictions, gold):
+    return sum(p == g for p, g in zip(predictions, gold, strict=True)) / len(gold)
+
+
+LOSSES = {
+    "ce": CrossEntropy().loss(None),
+    "hinge": Hinge().loss(None),
+    "accuracy": one_minus(accuracy),
+    "f1": one_minus(f1_of_class_one),
+}
+
+
 def test_accuracy_and_f1():
     # predictions: candidate 0 -> 0 (first of equals), 0, 0; candidate 1 -> 0, 1, 2
-    assert make("accuracy", f1_of_class_one)(LOGITS, LABELS).tolist() == pytest.approx([1 / 3, 1 / 3])
-    assert make("f1", f1_of_class_one)(LOGITS, LABELS).tolist() == pytest.approx([1.0, 0.0])
+    assert LOSSES["accuracy"](LOGITS, LABELS).tolist() == pytest.approx([1 / 3, 1 / 3])
+    assert LOSSES["f1"](LOGITS, LABELS).tolist() == pytest.approx([1.0, 0.0])
 
 
-def test_make_gives_the_named_losses():
-    assert torch.equal(make("ce", f1_of_class_one)(LOGITS, LABELS), cross_entropy(LOGITS, LABELS))
-    assert torch.equal(make("hinge", f1_of_class_one)(LOGITS, LABELS), hinge(LOGITS, LABELS))
+def test_a_hinge_takes_its_margin_from_its_options():
+    assert torch.equal(Hinge(margin=0.5).loss(None)(LOGITS, LABELS), hinge(LOGITS, LABELS, margin=0.5))
 
 
-def test_f1_is_asked_with_plain_lists():
+def test_a_metric_is_asked_with_plain_lists():
     seen = []
-    make("f1", lambda predictions, gold: seen.append((predictions, gold)) or 0.25)(LOGITS, LABELS)
+    one_minus(lambda predictions, gold: seen.append((predictions, gold)) or 0.25)(LOGITS, LABELS)
     assert seen == [([0, 0, 0], [0, 1, 0]), ([0, 1, 2], [0, 1, 0])]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_candidate_is_judged_alone_and_lower_is_better(name):
-    loss = make(name, f1_of_class_one)
+    loss = LOSSES[name]
     perfect = torch.nn.functional.one_hot(LABELS, 3).float() * 10
     both = loss(torch.stack([LOGITS[0], perfect]), LABELS)
     assert both.shape == (2,)
@@ -77,9 +90,9 @@ def test_each_candidate_is_judged_alone_and_lower_is_better(name):
 @pytest.mark.parametrize("name", ["ce", "hinge"])
 def test_a_candidate_without_numbers_spoils_only_itself(name):
     broken = torch.stack([torch.full((3, 3), float("nan")), LOGITS[0]])
-    result = make(name, f1_of_class_one)(broken, LABELS)
+    result = LOSSES[name](broken, LABELS)
     assert result[0].isnan()
-    assert result[1] == make(name, f1_of_class_one)(LOGITS[:1], LABELS)[0]
+    assert result[1] == LOSSES[name](LOGITS[:1], LABELS)[0]
 
 
 def test_large_logits_do_not_overflow():

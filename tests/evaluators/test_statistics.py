@@ -126,7 +126,9 @@ def test_does_not_depend_on_how_the_batch_is_cut():
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_objective_measures_what_it_evaluates(name):
     _, engine, batch, _ = house(name)
-    objective = LabelWordEvaluator(engine, batch, cross_entropy, lambda guess, gold: float(np.mean(np.equal(guess, gold))))
+    objective = LabelWordEvaluator(
+        engine, batch, cross_entropy, lambda guess, gold: float(np.mean(np.equal(guess, gold)))
+    )
     point = {block: torch.randn(engine.tunable.dim(block)) * 0.3 for block in BLOCKS}
     candidates = torch.stack([point[3], 2.0 * point[3]])
     losses = objective.evaluate(point, {3: candidates})
@@ -134,12 +136,13 @@ def test_objective_measures_what_it_evaluates(name):
     assert losses.dtype == np.float64
     assert abs(losses[0] - losses[1]) > 1e-4
     for loss, vector in zip(losses, candidates, strict=True):
-        found = objective.measure(batch, {**point, 3: vector})
+        found = objective.measure_on(batch, {**point, 3: vector})
         assert found.loss == pytest.approx(loss, abs=1e-5)
         guess = found.logits.argmax(dim=-1)
         assert found.score == pytest.approx(float((guess == batch.labels).float().mean()))
-    assert objective.cost((3,), 10, kept=2) == batch.tokens * (10 * 1 + 1)
-    assert objective.cost((1, 3), 10, kept=0) == batch.tokens * (10 * 3 + 1)
-    assert objective.cost((3,), 10, kept=0) == batch.tokens * (10 * 1 + 3)
-    assert objective.cost((2,), 10) == batch.tokens * 10 * 2
-    assert objective.cost((2,), 10, rows=batch) == batch.tokens * (10 * 2 + 2)
+    assert objective.cost((3,), 10, kept=2).forward == batch.tokens * (10 * 1 + 1)
+    assert objective.cost((1, 3), 10, kept=0).forward == batch.tokens * (10 * 3 + 1)
+    assert objective.cost((3,), 10, kept=0).forward == batch.tokens * (10 * 1 + 3)
+    assert objective.cost((2,), 10).forward == batch.tokens * 10 * 2
+    drawn = LabelWordEvaluator(engine, batch, cross_entropy, lambda guess, gold: 0.0, drawn_rows=lambda number: batch)
+    assert drawn.cost((2,), 10, generation=0).forward == batch.tokens * (10 * 2 + 2)

@@ -609,12 +609,12 @@ def test_a_search_lowers_the_training_loss(name, kind, shaping):
     size = {"lr": 2e-3, "sigma": 1e-3} if shaping == "values" else {"lr": 2e-5, "sigma": 1e-3}
     optimizer = Directions(groups, group, shaping=shaping, **size)
     at = {INPUT: torch.from_numpy(optimizer.point).float()}
-    losses = [objective.measure(batch, at).loss]
+    losses = [objective.measure_on(batch, at).loss]
     for _ in range(groups):
         candidates = torch.from_numpy(optimizer.ask()).float()
         optimizer.tell(objective.evaluate(at, {INPUT: torch.cat([candidates, at[INPUT].unsqueeze(0)])})[:-1])
         at = {INPUT: torch.from_numpy(optimizer.point).float()}
-        losses.append(objective.measure(batch, at).loss)
+        losses.append(objective.measure_on(batch, at).loss)
     assert losses[-1] < 0.9 * losses[0]
     fresh, other = make(name, kind, groups=groups, group=group)
     again, batch, _, _ = make_engine(fresh, other)

@@ -305,7 +305,11 @@ class MentorSection(Options):
 class RunSection(Options):
     """[run]: bounds on what a run may use, and how often it is saved."""
 
-    max_memory: Positive = Field(256.0, description="bound on the activations of scored candidates, in megabytes")
+    max_memory: Positive | None = Field(
+        None,
+        description="bound on the activations of scored candidates, in megabytes; if left out, 256 on a processor and half of "
+        "the free memory on an accelerator",
+    )
     max_seconds: Positive | None = Field(None, description="stop after so many seconds of search")
     max_forward_tokens: Annotated[int, Field(ge=1)] | None = Field(
         None,

@@ -75,14 +75,14 @@ class Engine:
                 rows = self._rows_per_chunk(piece.ids.shape[1])
                 for part in _row_chunks(piece, rows):
                     words = self.stack.logits(part.ids, part.answer, mask=part.mask, spans=part.spans)
-                    result[0, part.rows] = words @ self.averaging
+                    result[0, part.rows] = self.gathered(words)
         return result[0]
 
     def gradient_logits(self, group: Group, point: Point) -> Tensor:
         """Label logits [B, C] of one group at one point, with what a backward pass to the point's tensors needs."""
         with self.tunable.applied(point):
             words = self.stack.logits(group.ids, group.answer, gradient=True, mask=group.mask)
-        return words @ self.averaging
+        return self.gathered(words)
 
     def population_logits(self, batch: Batch, point: Point, candidates: Mapping[int, Tensor]) -> Tensor:
         """Label logits of candidates that differ from `point` in some blocks.
@@ -118,9 +118,18 @@ class Engine:
                             states=None if states is None else states.repeat(here, 1, 1),
                             spans=group.spans,
                         )
-                    result[first : first + here, group.rows] = (words @ self.averaging).view(here, rows, -1)
+                    result[first : first + here, group.rows] = self.gathered(words).view(here, rows, -1)
                     first += here
         return result
+
+    @property
+    def width(self) -> int:
+        """Numbers that are kept of each row: one for each label."""
+        return self.averaging.shape[1]
+
+    def gathered(self, words: Tensor) -> Tensor:
+        """What is kept [n, width] of the label words' logits [n, W]: their mean over the words of each label."""
+        return words @ self.averaging
 
     def pieces(self, batch: Batch) -> Sequence[Group]:
         """The prompts as they go through the model: laid end to end where model and tunable allow it, else group by group."""
@@ -234,8 +243,7 @@ class Engine:
         return int(self.max_memory * MEGABYTE / self._bytes_per_token)
 
     def _empty(self, batch: Batch, count: int) -> Tensor:
-        labels = self.averaging.shape[1]
-        return torch.empty(count, len(batch), labels, dtype=torch.float32, device=self.stack.device)
+        return torch.empty(count, len(batch), self.width, dtype=torch.float32, device=self.stack.device)
 
 
 def bytes_per_token(stack: LayerStack) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +32,8 @@ def base_name(given: str) -> BaseName:
 
     Returns:
         The model's id on the hub: of a ``pypi:`` model, or a folder that holds one, the one in its record; of a folder
-        in the hub's own cache the one in its path; of another folder the one in its `config.json`. If there is none,
-        a ``pypi:`` key or the folder as given.
+        in the hub's own cache the one in its path. If there is none, a ``pypi:`` key or the folder as given: what a
+        folder's configuration names may be the model that it was tuned from.
 
     Raises:
         UsageError: no asset of that key.
@@ -47,7 +46,7 @@ def base_name(given: str) -> BaseName:
     key = manifest.key_of(folder)
     if key is not None and key in assets.CATALOGUE:
         return _of_asset(assets.CATALOGUE[key])
-    return _of_hub_cache(folder) or _of_config(folder, given) or BaseName(given, note=_local(given))
+    return _of_hub_cache(folder) or BaseName(given, note=_local(given))
 
 
 def _of_asset(asset: assets.Asset) -> BaseName:
@@ -75,30 +74,5 @@ def _of_hub_cache(folder: Path) -> BaseName | None:
     return BaseName(home.name.removeprefix("models--").replace("--", "/"), revision=snapshot.name)
 
 
-def _of_config(folder: Path, given: str) -> BaseName | None:
-    try:
-        name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_name_or_path"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-    if not isinstance(name, str) or not _is_hub_id(name):
-        return None
-    return BaseName(
-        name,
-        note=f"The base model was read from a local folder ({given}) whose configuration says that it came from "
-        f"{name}. If its weights were changed after that, load the folder as the base.",
-    )
-
-
-def _is_hub_id(name: str) -> bool:
-    """Whether a name is OWNER/NAME and no folder here: a name alone may just as well be a folder somewhere else."""
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except ValueError:
-        return False
-    return name.count("/") == 1 and not Path(name).exists()
-
-
 def _local(given: str) -> str:
-    return f"The base model was read from a local folder ({given}): name the place where it lies for you."
+    return f"The base model was read from a local folder ({Path(given).name}): name the place where it lies for you."

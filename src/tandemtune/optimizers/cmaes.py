@@ -54,6 +54,8 @@ class CMAESSearch(VectorAskTell):
         return np.stack([self._inner.ask() for _ in range(self._popsize)])
 
     def _learn(self, asked: NDArray[np.float64], losses: NDArray[np.float64], gradients: Gradients | None) -> None:
+        if not np.isfinite(losses).any():
+            return  # a ranking of equals would move the mean at random
         finite = np.where(np.isfinite(losses), losses, _WORST)
         self._inner.tell([(x, float(loss)) for x, loss in zip(asked, finite, strict=True)])
 

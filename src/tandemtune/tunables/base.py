@@ -89,7 +89,7 @@ class Parameters(ABC):
         """Whether two points give the same hidden states entering `layer`."""
         return all(torch.equal(one[block], other[block]) for block in self.blocks)
 
-    def settle(self, stack: LayerStack, groups: Sequence[Tensor]) -> None:
+    def settle(self, stack: LayerStack, groups: Sequence[Tensor]) -> None:  # noqa: B027  (nothing to do is the rule)
         """Get ready for prompts of the training rows, token ids [B, T] for each group."""
 
     def save(self, point: Point, folder: Path, base_model: str) -> None:
