@@ -13,12 +13,12 @@ Who wants one test for each promise takes the list: ``pytest.mark.parametrize("p
 
 from __future__ import annotations
 
-#from tandemtune.testing.metrics import check_metric
-#from tandemtune.testing.objectives import check_objective
-#from tandemtune.testing.optimizers import OPTIMIZER_PROMISES, OptimizerCase, check_optimizer
-#from tandemtune.testing.proposers import PROPOSER_PROMISES, ProposerCase, check_proposer
-#from tandemtune.testing.tiny import tiny_backbone
-#from tandemtune.testing.tunables import TUNABLE_PROMISES, TunableCase, check_tunable
+from tandemtune.testing.metrics import check_metric
+from tandemtune.testing.objectives import check_objective
+from tandemtune.testing.optimizers import OPTIMIZER_PROMISES, OptimizerCase, check_optimizer
+from tandemtune.testing.proposers import PROPOSER_PROMISES, ProposerCase, check_proposer
+from tandemtune.testing.tiny import tiny_backbone
+from tandemtune.testing.tunables import TUNABLE_PROMISES, TunableCase, check_tunable
 
 __all__ = [
     "OPTIMIZER_PROMISES",

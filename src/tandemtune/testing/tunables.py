@@ -43,6 +43,7 @@ class TunableCase:
         starts_as_pretrained: whether the first point is the pretrained model.
         spread: standard deviation of the points that are tried around the first one.
         gradient: "exact" where its gradients are those of the loss, "any" where they are approximations on purpose, "none".
+        searched: the blocks that an optimizer moves.
     """
 
     make: Callable[[Backbone], Parameters]
@@ -50,6 +51,7 @@ class TunableCase:
     starts_as_pretrained: bool = True
     spread: float = 0.1
     gradient: str = "exact"
+    searched: Callable[[Parameters], tuple[int, ...]] = lambda parameters: parameters.blocks
     backbone: Backbone = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,8 +62,12 @@ class TunableCase:
         cls, spec: Tunable, kind: Kind, *, starts_as_pretrained: bool = True, spread: float = 0.1, gradient: str = ""
     ) -> TunableCase:
         """The case of a spec, see `check_tunable`."""
+        if spec.searched_by <= {"none"}:
+            raise ValueError(f"{type(spec).__name__} is moved by no optimizer, so there is nothing to check")
         follows = gradient or ("exact" if "gradient" in spec.searched_by else "none")
-        return cls(lambda home: spec.make(given(home, spec)), kind, starts_as_pretrained, spread, follows)
+        return cls(
+            lambda home: spec.make(given(home, spec)), kind, starts_as_pretrained, spread, follows, spec.searched
+        )
 
     @cached_property
     def desk(self) -> Desk:
@@ -129,7 +135,15 @@ def check_tunable(
         case = TunableCase.of(
             spec, kind, starts_as_pretrained=starts_as_pretrained, spread=spread, gradient=gradient
         )
-        keep(f"the tunable {type(spec).__name__} beside a {kind} model", TUNABLE_PROMISES, case)
+        name = f"the tunable {type(spec).__name__}"
+        try:
+            case.parameters  # noqa: B018  made here, once for all promises
+        except Exception as error:
+            raise AssertionError(
+                f"{name} cannot be made beside a tiny {kind} model ({type(error).__name__}: {error}); `kinds` says which models "
+                "it is meant for"
+            ) from error
+        keep(f"{name} beside a {kind} model", TUNABLE_PROMISES, case)
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
@@ -170,7 +184,8 @@ def has_a_first_point(case: TunableCase) -> None:
     kept = copy.deepcopy(first)
     for vector in first.values():
         vector += 1
-    for what, other in (("initial()", p), ("initial() of fresh parameters", case.make(case.backbone))):
+    fresh = Desk(case.backbone, case.make(case.backbone)).parameters
+    for what, other in (("initial()", p), ("initial() of fresh parameters", fresh)):
         found = other.initial()
         same = all(torch.equal(found[block], kept[block]) for block in p.blocks)
         expect(same, f"{what} is not the same again: hand out copies, and draw from the run's seed only")
@@ -338,9 +353,10 @@ def is_saved_and_loaded(case: TunableCase) -> None:
             _expect_same(loaded[block], vector, f"block {block} after save() and load()")
             expect(loaded[block].dtype == torch.float32, f"load() gives {loaded[block].dtype}, expected float32")
         case.parameters.save(loaded, other, "base")
-        for file in sorted(other.iterdir()):
-            again = (one / file.name).is_file() and (one / file.name).read_bytes() == file.read_bytes()
-            expect(again, f"{file.name} differs when the same point is saved again")
+        for file in sorted(path for path in other.rglob("*") if path.is_file()):
+            name = file.relative_to(other)
+            again = (one / name).is_file() and (one / name).read_bytes() == file.read_bytes()
+            expect(again, f"{name} differs when the same point is saved again")
 
 
 def refuses_files_that_do_not_fit(case: TunableCase) -> None:
@@ -349,7 +365,7 @@ def refuses_files_that_do_not_fit(case: TunableCase) -> None:
         folder = Path(place)
         refuses(RunError, lambda: case.make(case.backbone).load(folder / "missing"), "load() of a missing folder")
         case.parameters.save(case.point(), folder, "base")
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in sorted(folder.rglob("*.safetensors")):
             whole = path.read_bytes()
             for what, damage in (("an empty", b""), ("a cut", whole[:-50]), ("a foreign", b"not an adapter")):
                 path.write_bytes(damage)
@@ -361,7 +377,7 @@ def describes_itself(case: TunableCase) -> None:
     """`describe` is JSON, with the layers and the number of parameters."""
     told = case.parameters.describe()
     json.dumps(told)
-    total = sum(case.parameters.dim(block) for block in case.parameters.blocks)
+    total = sum(case.parameters.dim(block) for block in case.searched(case.parameters))
     expect(told.get("parameters") == total, f"describe() tells of {told.get('parameters')} parameters, it has {total}")
     expect("layers" in told, "describe() says nothing of layers")
 
