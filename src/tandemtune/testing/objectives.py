@@ -70,13 +70,18 @@ def is_lower_for_better_answers(case: ObjectiveCase) -> None:
     right = torch.nn.functional.one_hot(case.gold, CLASSES).float() * 8 - 4
     half = torch.where(torch.arange(ROWS).view(-1, 1) % 4 < 2, right, -right)
     good, middle, bad = case.loss(torch.stack([right, half, -right]), case.gold).tolist()
-    expect(good < middle < bad, f"right, half-right and wrong answers: {good:.4g}, {middle:.4g}, {bad:.4g}; expected to rise")
+    expect(
+        good < middle < bad,
+        f"right, half-right and wrong answers: {good:.4g}, {middle:.4g}, {bad:.4g}; expected to rise",
+    )
 
 
 def does_not_mind_the_order_of_rows(case: ObjectiveCase) -> None:
     """The order of the rows does not matter."""
     turned = torch.randperm(ROWS, generator=torch.Generator().manual_seed(1))
-    apart = float((case.loss(case.logits, case.gold) - case.loss(case.logits[:, turned], case.gold[turned])).abs().max())
+    apart = float(
+        (case.loss(case.logits, case.gold) - case.loss(case.logits[:, turned], case.gold[turned])).abs().max()
+    )
     expect(apart < 1e-5, f"the same rows in another order give a loss that is {apart:.3g} away")
 
 
@@ -104,7 +109,10 @@ def has_a_slope_if_it_says_so(case: ObjectiveCase) -> None:
     whole = case.loss(case.logits, case.gold)
     parts = [case.loss(case.logits[:, rows], case.gold[rows]) for rows in (slice(0, 4), slice(4, ROWS))]
     apart = float((whole - (parts[0] * 4 + parts[1] * (ROWS - 4)) / ROWS).abs().max())
-    expect(apart < 1e-5, f"the loss is no mean over rows ({apart:.3g} apart), so gradients by groups of rows would be wrong")
+    expect(
+        apart < 1e-5,
+        f"the loss is no mean over rows ({apart:.3g} apart), so gradients by groups of rows would be wrong",
+    )
     leaf = case.logits.double().requires_grad_()
     case.loss(leaf, case.gold).sum().backward()  # type: ignore[no-untyped-call]
     expect(leaf.grad is not None and float(leaf.grad.norm()) > 0, "no gradient reaches the logits")
@@ -115,7 +123,9 @@ def has_a_slope_if_it_says_so(case: ObjectiveCase) -> None:
     with torch.no_grad():
         ends = [float(case.loss(leaf + s * step * up, case.gold).sum()) for s in (1, -1)]
     measured = (ends[0] - ends[1]) / (2 * step)
-    expect(abs(measured - size) < 1e-3 * size, f"the loss rises by {measured:.5g} along a gradient of length {size:.5g}")
+    expect(
+        abs(measured - size) < 1e-3 * size, f"the loss rises by {measured:.5g} along a gradient of length {size:.5g}"
+    )
 
 
 def is_an_option_of_a_recipe(case: ObjectiveCase) -> None:

@@ -62,9 +62,7 @@ class OptimizerCase:
         def make(seed: int, size: int = d, start: NDArray[np.float64] | None = None) -> AskTell[Any]:
             if spec.uses == "gradient":
                 start = np.zeros(size, dtype=np.float32) if start is None else start.astype(np.float32)
-            space = Space(
-                size, seed, start, rate, generations, generations, texts=((0,) * size,), mutate=_mutated
-            )
+            space = Space(size, seed, start, rate, generations, generations, texts=((0,) * size,), mutate=_mutated)
             return spec.start(space)
 
         return cls(
@@ -390,7 +388,9 @@ def is_driven_by_its_seed(case: OptimizerCase) -> None:
             np.random.seed(turn)  # noqa: NPY002
             asked = _step(one)
             np.random.seed(turn + 100)  # noqa: NPY002
-            expect(same(asked, _step(other)), "two optimizers of one seed differ: draw from default_rng(space.seed) only")
+            expect(
+                same(asked, _step(other)), "two optimizers of one seed differ: draw from default_rng(space.seed) only"
+            )
     finally:
         np.random.set_state(kept)  # noqa: NPY002
     if case.seeded:
@@ -414,7 +414,9 @@ def has_a_point_if_it_moves_one(case: OptimizerCase) -> None:
         rate = getattr(optimizer, "lr", None)
         expect(isinstance(rate, float), f"expected the learning rate of the next step as `lr`, got {rate!r}")
     if not hasattr(optimizer, "point"):
-        expect(not case.moves_a_point, f"{type(optimizer).__name__} has no `point`, so nobody knows where it has come to")
+        expect(
+            not case.moves_a_point, f"{type(optimizer).__name__} has no `point`, so nobody knows where it has come to"
+        )
         return
     for _ in range(3):
         _step(optimizer)

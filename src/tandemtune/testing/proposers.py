@@ -104,7 +104,10 @@ def proposes_what_was_asked_for(case: ProposerCase) -> None:
         for round in (1, 2, 3):
             found = _asked(source, case, round)
             expect(len(found.drafts) <= COUNT, f"round {round}: {len(found.drafts)} drafts, {COUNT} were asked for")
-            expect(bool(found.drafts) or bool(found.failure), f"round {round}: neither drafts nor a `failure` that says why")
+            expect(
+                bool(found.drafts) or bool(found.failure),
+                f"round {round}: neither drafts nor a `failure` that says why",
+            )
 
 
 def proposes_points_that_fit(case: ProposerCase) -> None:
@@ -115,13 +118,18 @@ def proposes_points_that_fit(case: ProposerCase) -> None:
     with case.source() as source:
         for draft in _asked(source, case).drafts:
             expect(bool(draft.text), f"{draft} has no text that a reader could see")
-            expect((draft.ids is not None) == case.spec.words, f"{draft}: ids are for words, and `words` is {case.spec.words}")
+            expect(
+                (draft.ids is not None) == case.spec.words,
+                f"{draft}: ids are for words, and `words` is {case.spec.words}",
+            )
             if draft.ids is not None:
                 expect(len(draft.ids) == LENGTH, f"{draft.text!r} has {len(draft.ids)} tokens, expected {LENGTH}")
                 expect(set(draft.ids) <= allowed, f"{draft.text!r} holds tokens that are no words: {draft.ids}")
             vector: Tensor = source.vector(draft, incumbent)
             fits = vector.shape == incumbent.shape and vector.dtype == torch.float32 and bool(vector.isfinite().all())
-            expect(fits, f"vector({draft}) is {tuple(vector.shape)} of {vector.dtype}, expected ({len(kept)},) of float32")
+            expect(
+                fits, f"vector({draft}) is {tuple(vector.shape)} of {vector.dtype}, expected ({len(kept)},) of float32"
+            )
             expect(torch.equal(vector, source.vector(draft, incumbent)), f"vector({draft}) differs the second time")
     expect(torch.equal(incumbent, kept), "vector() writes to the incumbent")
 
@@ -145,7 +153,10 @@ def answers_rounds_anew(case: ProposerCase) -> None:
     """Another round gets other drafts."""
     with case.source() as source:
         one, two = _asked(source, case, 1), _asked(source, case, 2)
-    expect(not one.drafts or one.drafts != two.drafts, f"rounds 1 and 2 get the same drafts: {[d.text for d in one.drafts]}")
+    expect(
+        not one.drafts or one.drafts != two.drafts,
+        f"rounds 1 and 2 get the same drafts: {[d.text for d in one.drafts]}",
+    )
 
 
 def leaves_what_it_is_shown(case: ProposerCase) -> None:

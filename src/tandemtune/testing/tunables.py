@@ -8,7 +8,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class TunableCase:
 
     Args:
         make: the model -> fresh parameters beside it.
-        kind: which tiny model.
+        backbone: the model; a tiny one.
         starts_as_pretrained: whether the first point is the pretrained model.
         spread: standard deviation of the points that are tried around the first one.
         gradient: "exact" where its gradients are those of the loss, "any" where they are approximations on purpose, "none".
@@ -47,15 +47,11 @@ class TunableCase:
     """
 
     make: Callable[[Backbone], Parameters]
-    kind: Kind = "masked"
+    backbone: Backbone
     starts_as_pretrained: bool = True
     spread: float = 0.1
     gradient: str = "exact"
     searched: Callable[[Parameters], tuple[int, ...]] = lambda parameters: parameters.blocks
-    backbone: Backbone = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.backbone = tiny_backbone(self.kind)
 
     @classmethod
     def of(
@@ -66,7 +62,12 @@ class TunableCase:
             raise ValueError(f"{type(spec).__name__} is moved by no optimizer, so there is nothing to check")
         follows = gradient or ("exact" if "gradient" in spec.searched_by else "none")
         return cls(
-            lambda home: spec.make(given(home, spec)), kind, starts_as_pretrained, spread, follows, spec.searched
+            lambda home: spec.make(given(home, spec)),
+            tiny_backbone(kind),
+            starts_as_pretrained,
+            spread,
+            follows,
+            spec.searched,
         )
 
     @cached_property
@@ -132,9 +133,7 @@ def check_tunable(
         AssertionError: lists every promise that is not kept.
     """
     for kind in kinds:
-        case = TunableCase.of(
-            spec, kind, starts_as_pretrained=starts_as_pretrained, spread=spread, gradient=gradient
-        )
+        case = TunableCase.of(spec, kind, starts_as_pretrained=starts_as_pretrained, spread=spread, gradient=gradient)
         name = f"the tunable {type(spec).__name__}"
         try:
             case.parameters  # noqa: B018  made here, once for all promises
@@ -243,7 +242,9 @@ def is_a_population_one_by_one(case: TunableCase) -> None:
     many = {block: torch.stack([case.point(seed)[block] for seed in (1, 2, 3)]) for block in p.blocks}
     for chosen in [*([block] for block in p.blocks), list(p.blocks)]:
         candidates = {block: many[block] for block in chosen}
-        alone = torch.stack([engine.logits(batch, {**point, **{b: v[i] for b, v in candidates.items()}}) for i in range(3)])
+        alone = torch.stack(
+            [engine.logits(batch, {**point, **{b: v[i] for b, v in candidates.items()}}) for i in range(3)]
+        )
         together = engine.population_logits(batch, point, candidates)
         _expect_close(together, alone, f"blocks {chosen}: candidates together and alone", factor=10)
         expect(_apart(alone[0], alone[1]) > 1e-7, f"blocks {chosen}: two candidates give the same logits")
@@ -296,11 +297,11 @@ def keeps_the_prompt(case: TunableCase) -> None:
     """`reserve` leaves all tokens in their order and the answer at its token; the room is the same for every prompt."""
     ids, rooms = (2, 6, 9, 11, 4, 3), set()
     for count in (6, 3, 1):
-        prompt = Encoded(ids[:count], 0 if case.kind == "seq2seq" else count - 1)
+        prompt = Encoded(ids[:count], 0 if case.backbone.kind == "seq2seq" else count - 1)
         found = case.parameters.reserve(prompt)
         rest = iter(found.ids)
         expect(all(token in rest for token in prompt.ids), f"reserve({prompt.ids}) loses or turns tokens: {found.ids}")
-        if case.kind == "seq2seq":
+        if case.backbone.kind == "seq2seq":
             expect(found.answer == prompt.answer, f"the answer moved from {prompt.answer} to {found.answer}")
         else:
             there = found.ids[found.answer] == prompt.ids[prompt.answer]
