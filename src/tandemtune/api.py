@@ -32,6 +32,7 @@ _PARTS = {
     "tunable": "method",
     "subspace": "method",
     "objective": "method",
+    "readout": "method",
     "proposer": "alternate",
 }
 
@@ -140,6 +141,7 @@ def tune(
     tunable: Any = None,
     subspace: Any = None,
     objective: Any = None,
+    readout: Any = None,
     proposer: Any = None,
     metric: str | Callable[[list[str], list[str]], float] | None = None,
     callbacks: Sequence[Callback] = (),
@@ -163,7 +165,8 @@ def tune(
         labels: label -> label word, or several.
         template: for example ``"{text} It was {mask}."``.
         method: a method's name.
-        optimizer: a name, or a member such as ``CMAES(popsize=20)``; so `tunable`, `subspace`, `objective`, `proposer`.
+        optimizer: a name, or a member such as ``CMAES(popsize=20)``; so `tunable`, `subspace`,
+            `objective`, `readout`, `proposer`.
         metric: a name, or any function (predictions, gold) -> number over labels.
         callbacks: told what happens, see `tandemtune.Callback`.
         progress: how progress is shown: "auto" picks terminal, notebook or nothing.
@@ -197,6 +200,7 @@ def tune(
         "tunable": tunable,
         "subspace": subspace,
         "objective": objective,
+        "readout": readout,
         "proposer": proposer,
     }
     given += [(f"{_PARTS[noun]}.{noun}", part) for noun, part in chosen.items() if part is not None]

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tandemtune.config import load_config
 from tandemtune.errors import DataError, RunError
-from tandemtune.evaluators.label_words import calibrate
-from tandemtune.problem import Progress, Scorer, content_free
+from tandemtune.problem import Progress, Scorer
+from tandemtune.readout.members import load_readout
 from tandemtune.runs.records import Evaluation
 from tandemtune.runs.store import RunFolder
 from tandemtune.tunables.base import INPUT
@@ -68,9 +68,7 @@ class TunedModel:
         if not examples:
             return []
         with self._lock:
-            logits = self.scorer.engine.logits(self.scorer.batch(examples), self.point)
-            if self.scorer.calibrates:
-                logits = calibrate(logits, self.scorer.engine.logits(content_free(self.scorer), self.point))
+            logits = self.scorer.label_logits(self.scorer.batch(examples), self.point)
         labels = self.scorer.task.labels
         rows = torch.softmax(logits.double(), dim=-1).tolist()
         return [Prediction(labels[row.index(max(row))], dict(zip(labels, row, strict=True))) for row in rows]
@@ -170,4 +168,5 @@ def load(path: str | Path, *, progress: Progress | None = None) -> TunedModel:
             f"the weights of {config.model.name} are no longer those that the run in {path} tuned, so its adapter does not "
             "fit them: restore them, or make the run anew"
         )
+    scorer.readout = load_readout(config.method.readout, folder.adapter)
     return TunedModel(scorer, scorer.parameters.load(folder.adapter))

@@ -201,7 +201,9 @@ def make_scorer(
     )
     _check_covariance(config, parameters)
     averaging = torch.tensor(verbalizer.weights())
-    engine = Engine(backbone.stack(verbalizer), parameters, averaging, max_memory=config.run.max_memory or default_memory(device))
+    engine = Engine(
+        backbone.stack(verbalizer), parameters, averaging, max_memory=config.run.max_memory or default_memory(device)
+    )
     described = parameters.describe()
     pieces = backbone.tokenizer.convert_ids_to_tokens
     decided: dict[str, Any] = {
@@ -582,12 +584,13 @@ def _numbers(blocks: tuple[int, ...], stage: Stage) -> tuple[int, ...]:
 
 
 @contextmanager
-def proposing(problem: Problem, conversations: Path) -> Iterator[Source | None]:
+def proposing(problem: Problem, conversations: Path, tell: Progress | None = None) -> Iterator[Source | None]:
     """Who proposes points in a run, ready to be asked; None where nobody proposes.
 
     Args:
         problem: what the run works with.
         conversations: where everything that is said to a mentor is written.
+        tell: told what a person has to know.
     """
     scorer, config = problem.scorer, problem.scorer.config
     section = config.alternate
@@ -603,6 +606,7 @@ def proposing(problem: Problem, conversations: Path) -> Iterator[Source | None]:
         _brief(problem),
         conversations,
         config.mentor,
+        tell,
     )
     with section.proposer.open(asked) as source:
         yield source

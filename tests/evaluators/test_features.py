@@ -10,7 +10,6 @@ from torch.testing import assert_close
 
 import tiny
 from tandemtune.errors import UsageError
-from tandemtune.models.layers import hooked
 from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.features import (
@@ -23,6 +22,7 @@ from tandemtune.evaluators.features import (
     soft_cap,
     word_logits,
 )
+from tandemtune.models.layers import hooked
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.lora import LoRATerms

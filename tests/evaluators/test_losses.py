@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
+from tandemtune.evaluators.label_words import calibrate
 from tandemtune.objectives.black_box import one_minus
 from tandemtune.objectives.cross_entropy import CrossEntropy, cross_entropy
 from tandemtune.objectives.hinge import Hinge, hinge
-from tandemtune.evaluators.label_words import calibrate
 
 NAMES = ["ce", "hinge", "accuracy", "f1"]
 LN2, LN3 = math.log(2), math.log(3)

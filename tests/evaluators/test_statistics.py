@@ -13,8 +13,8 @@ import tiny
 from tandemtune.evaluators import statistics
 from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine
-from tandemtune.objectives.cross_entropy import cross_entropy
 from tandemtune.evaluators.label_words import LabelWordEvaluator
+from tandemtune.objectives.cross_entropy import cross_entropy
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.lora import LoRATerms

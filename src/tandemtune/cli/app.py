@@ -19,7 +19,7 @@ app = typer.Typer(
     add_completion=True,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Tune language models with forward passes only. Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped.",
+    help="Tune language models with forward passes only. Exit codes: 0 done, 1 failed, 2 wrong use, 3 waiting for a mentor's file, 130 stopped.",
 )
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value ...", metavar="[KEY=VALUE]...")]
@@ -59,7 +59,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """Tune language models with forward passes only. Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped."""
+    """Tune language models with forward passes only. Exit codes: 0 done, 1 failed, 2 wrong use, 3 waiting for a mentor's file, 130 stopped."""
 
 
 def console() -> Console:

@@ -88,3 +88,25 @@ def validate(
 
         check(config, say)
     typer.echo(f"{recipe}: fine")
+
+
+mentor_app = typer.Typer(no_args_is_help=True, help="The language model that proposes.")
+app.add_typer(mentor_app, name="mentor")
+
+
+@mentor_app.command("check")
+def mentor_check(
+    recipe: Annotated[str, typer.Argument(help="A recipe with a mentor.")], overrides: Overrides = None
+) -> None:
+    """Find out whether a recipe's mentor answers: key, model name, address, packages.
+
+    Example: tandemtune mentor check my.toml
+    """
+    from tandemtune.config import load_config
+    from tandemtune.wiring import check_proposer
+
+    config = load_config(recipe, overrides or [])
+    if not config.alternates:
+        raise UsageError(f"{recipe} asks nobody: set [alternate] rounds, or take a method such as maao")
+    check_proposer(config, say)
+    typer.echo(f"the mentor of {recipe} can be asked")

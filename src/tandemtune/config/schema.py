@@ -17,6 +17,7 @@ from tandemtune.objectives.base import Objective
 from tandemtune.optimizers.base import Optimizer
 from tandemtune.plugins import Member, Options, near
 from tandemtune.proposers.base import Proposer
+from tandemtune.readout.members import ReadoutMember
 from tandemtune.subspace import Subspace
 from tandemtune.tasks.catalogue import TASKS
 from tandemtune.tasks.metrics import METRICS
@@ -28,7 +29,7 @@ UNBOUNDED = 1_000_000_000
 DEFAULT_STEPS = 60
 """Gradient steps where a recipe names none."""
 PARTS: dict[str, dict[str, str]] = {
-    "method": {"optimizer": "cma-es", "tunable": "lora", "subspace": "random", "objective": "ce"},
+    "method": {"optimizer": "cma-es", "tunable": "lora", "subspace": "random", "objective": "ce", "readout": "none"},
     "alternate": {"proposer": "mentor"},
 }
 """Sections with parts: the nouns, and the member that is taken where a recipe names none."""
@@ -155,6 +156,9 @@ class MethodSection(Options):
     objective: Annotated[Objective, PartOf("objective")] = Field(
         description="what is minimised (`tandemtune ls objectives`)"
     )
+    readout: Annotated[ReadoutMember, PartOf("readout")] = Field(
+        description="what is solved on all labelled rows at the end (`tandemtune ls readouts`)"
+    )
     order: Literal["in-turn", "together", "bandit"] = Field(
         "in-turn",
         description="layers one after another, all at once, or the layer with the best gain for its cost (gradients "
@@ -260,15 +264,28 @@ class AlternateSection(Options):
 class MentorSection(Options):
     """[mentor]: the language model that proposes, how it is asked, and what it may cost."""
 
-    client: Literal["local", "endpoint", "recorded"] = Field(
-        "local", description="a GGUF file through llama.cpp, an OpenAI-compatible endpoint, or a run's transcript"
+    client: Literal["local", "endpoint", "file", "recorded"] = Field(
+        "local",
+        description="a GGUF file through llama.cpp, an OpenAI-compatible endpoint, files that a person or any chat window "
+        "answers, or a run's transcript",
     )
     mentor: str = Field(
         "pypi:smollm2-135m-gguf",
         description="pypi:KEY or a GGUF file; the model's name at an endpoint; a transcript.jsonl",
     )
-    style: Literal["complete", "chat"] = Field(
-        "complete", description="a list to be continued (small models), or a conversation (strong ones)"
+    style: Literal["auto", "complete", "chat"] = Field(
+        "auto",
+        description="a list to be continued (small models), or a conversation (strong ones); auto converses with endpoints and "
+        "files",
+    )
+    thinking: bool = Field(
+        False, description="the mentor thinks before it answers, and gets tokens for that (style chat)"
+    )
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="most tokens of one answer, thoughts included; as many as it needs if left out"
+    )
+    wait: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="of client file: seconds to wait for an answer before the run ends, to be resumed later"
     )
     base_url: str | None = Field(None, description="of an endpoint, for example one that runs on your machine")
     key_env: str | None = Field(None, description="environment variable that holds the key; it is written nowhere")
@@ -298,8 +315,21 @@ class MentorSection(Options):
             problems = [line.replace("name:", "mentor:", 1) for line in _asset_problems(self.mentor, "gguf")]
         if self.client == "endpoint" and self.mentor.startswith(assets.PREFIX):
             problems.append(f"mentor: {self.mentor!r} is no model of an endpoint: give the name that the endpoint uses")
+        if self.thinking and self.spoken != "chat":
+            problems.append(
+                "thinking: true, but only a mentor in style chat thinks before it answers: set style to chat"
+            )
+        if self.client == "file" and self.spoken != "chat":
+            problems.append(f"style: {self.style}, but questions in files are a conversation: set style to chat")
         _raise_all(problems)
         return self
+
+    @property
+    def spoken(self) -> Literal["complete", "chat"]:
+        """The style that is spoken."""
+        if self.style == "auto":
+            return "chat" if self.client in ("endpoint", "file") else "complete"
+        return self.style
 
 
 class RunSection(Options):
@@ -334,7 +364,8 @@ class RunConfig(Options):
     def parts(self) -> tuple[Member, ...]:
         """All members that take part."""
         method = self.method
-        return method.optimizer, method.tunable, method.subspace, method.objective, self.alternate.proposer
+        parts = method.optimizer, method.tunable, method.subspace, method.objective, method.readout
+        return *parts, self.alternate.proposer
 
     def problems(self) -> Iterator[str]:
         """What does not fit together; each part is asked."""

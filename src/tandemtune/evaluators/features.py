@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tandemtune.errors import UsageError
-from tandemtune.models.layers import LayerStack, hooked
-from tandemtune.models.packing import Spans
 from tandemtune.evaluators.batch import Batch, Group
 from tandemtune.evaluators.engine import Engine
+from tandemtune.models.layers import LayerStack, hooked
+from tandemtune.models.packing import Spans
 from tandemtune.tunables.base import Point
 
 

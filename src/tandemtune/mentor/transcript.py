@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tandemtune.errors import BudgetSpent, MentorRefused, MentorUnavailable, RunError, UsageError
-from tandemtune.mentor.client import Client, Reply, Request
+from tandemtune.mentor.client import Client, Reply, Request, Style
 from tandemtune.runs.journal import Lines, read_lines
 
 _LONGEST_WAIT = 120.0  # seconds; a server that asks for more is not waited for
@@ -152,6 +152,10 @@ class Transcript:
         self._counted[request.digest] += 1
         return self._said.replies[key]
 
+    def contact(self, style: Style = "chat", *, thinking: bool = False) -> None:
+        """Ask the client whether it will answer; see `Client.contact`."""
+        self._client.contact(style, thinking=thinking)
+
     def close(self) -> None:
         """Close the client."""
         self._client.close()
@@ -171,7 +175,7 @@ class Transcript:
                 self._note({"failed": key, "why": str(error), "paid": False, "final": True})
                 raise
             else:
-                self._note({"answered": key, "reply": asdict(reply)})
+                self._note({"answered": key, "reply": _stored(reply)})
                 return
             self._sleep(wait)
 
@@ -245,6 +249,9 @@ class RecordedClient:
         why, paid, final = self._said.failures.get(key, ("the run ended before an answer came", True, False))
         raise MentorRefused(why) if final else MentorUnavailable(why, wait=0.0, paid=paid)
 
+    def contact(self, style: Style = "chat", *, thinking: bool = False) -> None:
+        """Nothing to find out: what was recorded is answered."""
+
     def close(self) -> None:
         """Nothing to give back."""
 
@@ -301,6 +308,12 @@ class _Said:
         else:
             self.replies[line["answered"]] = _reply(line["reply"])
             self.open.pop(line["answered"], None)
+
+
+def _stored(reply: Reply) -> dict[str, Any]:
+    """A reply as plain data; without the thoughts of a model that gave none, as files had it before there were any."""
+    stored = asdict(reply)
+    return stored if reply.reasoning else {name: value for name, value in stored.items() if name != "reasoning"}
 
 
 def _reply(stored: dict[str, Any]) -> Reply:

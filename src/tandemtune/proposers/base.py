@@ -116,6 +116,7 @@ class Asked:
         brief: what a mentor is told, but for the trajectory.
         conversations: where everything that is said to a mentor is written.
         mentor: the recipe's ``[mentor]``.
+        tell: told what a person has to know.
     """
 
     vocabulary: Vocabulary
@@ -126,6 +127,7 @@ class Asked:
     brief: Brief
     conversations: Path
     mentor: Any
+    tell: Callable[[str], None] | None = None
 
 
 class Proposer(Member):

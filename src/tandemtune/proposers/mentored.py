@@ -11,11 +11,24 @@ from typing import Any, ClassVar
 
 import tandemtune.assets as assets
 from tandemtune.errors import MentorError, UsageError
-from tandemtune.mentor import Brief, Budget, Client, EndpointClient, LlamaClient, Mentor, RecordedClient, Transcript
+from tandemtune.mentor import (
+    Brief,
+    Budget,
+    Client,
+    EndpointClient,
+    FileClient,
+    LlamaClient,
+    Mentor,
+    RecordedClient,
+    Transcript,
+)
 from tandemtune.mentor import Tried as MentorTried
 from tandemtune.plugins import register
 from tandemtune.proposers.base import Asked, Draft, Proposal, Proposer, Source, Tried, Worded
 from tandemtune.tunables.vocabulary import Vocabulary
+
+QUESTIONS = "mentor"
+"""Folder of questions and answers inside a run's folder."""
 
 
 class Mentored(Worded):
@@ -55,8 +68,7 @@ class Mentored(Worded):
             return Proposal((), failure=str(error), spent=self._spent())
         words = [self.vocabulary.fit(text, self.length) for text in found.accepted]
         drafts = tuple(Draft(text, w.ids) for text, w in zip(found.accepted, words, strict=True))
-        failure = None if drafts else "no answer that may be tried"
-        return Proposal(drafts, found.refused, failure, self._spent())
+        return Proposal(drafts, found.refused, found.failure, self._spent())
 
     def _spent(self) -> dict[str, float]:
         return asdict(self._transcript.ledger)
@@ -75,18 +87,36 @@ class MentorProposer(Proposer):
         """Connect to the mentor; the transcript is closed when the context ends."""
         told = asked.mentor
         budget = Budget(told.token_cap, told.money_cap, told.price_in, told.price_out)
-        transcript = Transcript(asked.conversations, client_of(told), budget=budget, retries=told.retries)
+        client = client_of(told, asked.conversations.parent / QUESTIONS, asked.tell)
+        transcript = Transcript(asked.conversations, client, budget=budget, retries=told.retries)
         try:
-            mentor = Mentor(transcript, style=told.style, temperature=told.creativity, seed=asked.seed)
+            mentor = mentor_of(told, transcript, asked.seed)
             yield Mentored(asked.vocabulary, asked.length, asked.count, asked.seed, mentor, transcript, asked.brief)
         finally:
             transcript.close()
 
     def check(self, recipe: Any, progress: Callable[[str], None] | None = None) -> None:
-        """Fetch a local model, look for packages, keys and files."""
+        """Fetch a local model, look for packages, keys and files, and ask an endpoint a question of a few tokens.
+
+        An endpoint that cannot be reached is refused, unless the recipe itself says that the run may go on without.
+        """
         section = recipe.mentor
+        if section.client == "file":
+            return
         if section.client != "local":
-            client_of(section).close()
+            client = client_of(section)
+            try:
+                if section.client == "endpoint":
+                    mentor_of(section, client, 0).contact()
+            except MentorError as error:
+                if section.on_failure != "doer-only" or "on_failure" not in section.model_fields_set:
+                    raise UsageError(
+                        f"{error}; to go on without a mentor, set [mentor] on_failure to doer-only"
+                    ) from None
+                if progress:
+                    progress(f"the mentor does not answer: {error}")
+            finally:
+                client.close()
             return
         name = section.mentor
         if name.startswith(assets.PREFIX):
@@ -97,8 +127,28 @@ class MentorProposer(Proposer):
             raise UsageError("a local mentor needs llama.cpp: pip install 'tandemtune[local-mentor]'")
 
 
-def client_of(section: Any) -> Client:
-    """Who answers, as a recipe's ``[mentor]`` says."""
+def mentor_of(section: Any, client: Client, seed: int) -> Mentor:
+    """How whoever answers is asked, as a recipe's ``[mentor]`` says."""
+    return Mentor(
+        client,
+        style=section.spoken,
+        temperature=section.creativity,
+        seed=seed,
+        thinking=section.thinking,
+        max_completion_tokens=section.max_completion_tokens,
+    )
+
+
+def client_of(section: Any, questions: Path = Path(), tell: Callable[[str], None] | None = None) -> Client:
+    """Who answers, as a recipe's ``[mentor]`` says.
+
+    Args:
+        section: the recipe's ``[mentor]``.
+        questions: folder of questions and answers, where these are files.
+        tell: told where a question lies.
+    """
+    if section.client == "file":
+        return FileClient(questions, wait=section.wait, tell=tell)
     if section.client == "endpoint":
         given: dict[str, Any] = {"base_url": section.base_url, "key_env": section.key_env}
         named = {key: value for key, value in given.items() if value is not None}

@@ -334,7 +334,15 @@ class Versioned(Record):
 
 
 class Result(Versioned):
-    """``result.json``: what a finished run reached and cost."""
+    """``result.json``: what a finished run reached and cost.
+
+    Args:
+        zero_shot: the pretrained model with its label words.
+        tuned: what the run leaves behind: the best point, with the readout where there is one. Scores on train and dev rows are
+            then those of each row by a readout of all others (leave one out).
+        zero_shot_readout: the readout solved on the pretrained model.
+        tuned_words: the best point with its label words alone, where `tuned` has a readout.
+    """
 
     method: str
     model: str
@@ -345,6 +353,8 @@ class Result(Versioned):
     zero_shot: Scores
     tuned: Scores
     majority: float | None
+    zero_shot_readout: Scores | None = None
+    tuned_words: Scores | None = None
     best_step: int
     best_record: int
     steps: int
@@ -409,6 +419,7 @@ class TaskCard(Versioned):
     max_tokens: int
     method: dict[str, JsonValue]
     calibrated: bool
+    readout: str
     prior: dict[str, float | None]
     metric: str
     zero_shot: Scores

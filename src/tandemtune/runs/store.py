@@ -217,6 +217,7 @@ _OURS = {
     "adapter",
     "conversations.jsonl",
     "predictions.jsonl",
+    "mentor",
     "report.html",
     RunFolder.DATA,
 }
