@@ -68,7 +68,7 @@ class OptimizerCase:
         return cls(
             make,
             d,
-            spec.candidates if spec.searches and spec.candidates else 1 if spec.uses == "gradient" else None,
+            spec.candidates if spec.searches else 1,
             generations,
             improves,
             seeded=spec.uses != "gradient",
@@ -166,7 +166,10 @@ def proposes_as_many_as_it_says(case: OptimizerCase) -> None:
         expect(asked.shape[1:] == (case.d,), f"expected vectors of {case.d} numbers, got the shape {asked.shape}")
         expect(bool(np.isfinite(asked).all()), "a candidate holds NaN or infinity")
     wanted = counts if case.popsize is None else {case.popsize}
-    expect(len(counts) == 1 and counts == wanted, f"expected {wanted} candidates, got {counts}")
+    expect(
+        len(counts) == 1 and counts == wanted,
+        f"expected {sorted(wanted)} candidates (an optimizer's `candidates`, which is its option popsize), got {sorted(counts)}",
+    )
 
 
 def improves_on_a_sphere(case: OptimizerCase) -> None:

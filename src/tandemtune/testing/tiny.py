@@ -128,10 +128,10 @@ def _tokenizer(kind: Kind) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     inner: Any = Tokenizer(models.WordLevel({w: i for i, w in enumerate([*SPECIAL, *WORDS])}, unk_token="[UNK]"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[attr-defined]
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     if kind == "masked":
-        inner.post_processor = processors.TemplateProcessing(  # type: ignore[attr-defined]
+        inner.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
         )
         names["mask_token"] = "[MASK]"

@@ -202,11 +202,9 @@ def leaves_the_model_as_it_was(case: TunableCase) -> None:
         with p.applied(case.point()):
             raise ZeroDivisionError
 
-    for what, act in (("after a point", lambda: None), ("after an error inside the context", fail)):
-        if act is fail:
+    for what in ("after a point", "after an error inside the context"):
+        if "error" in what:
             refuses(ZeroDivisionError, fail, "an error inside applied()")
-        else:
-            act()
         _expect_same(case.plain({}), before, what)
         expect(hooks_of(model) == hooks, f"{what}: hooks or forwards of its own are left on the model")
         expect(dict(model.named_modules()) == names, f"{what}: the model has other modules")
