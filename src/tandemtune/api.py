@@ -17,11 +17,11 @@ from tandemtune import plugins
 from tandemtune.callbacks import Callback, Callbacks
 from tandemtune.errors import RunError, UsageError
 from tandemtune.runs.files import write_lines
-from tandemtune.runs.records import Evaluation, GenerationRecord, JournalRecord, Result, StepRecord
+from tandemtune.runs.records import GenerationRecord, JournalRecord, Result, StepRecord
 from tandemtune.runs.store import RunFolder
 
 if TYPE_CHECKING:
-    from tandemtune.predict import Prediction, TunedModel
+    from tandemtune.predict import Assessment, Prediction, TunedModel
 
 Progress = Literal["auto", "terminal", "notebook", "none"]
 Rows = str | Path | Sequence[Mapping[str, Any]] | Any
@@ -91,13 +91,13 @@ class Run:
         """Label texts, dicts with the template's fields, or a DataFrame; see `TunedModel.predict`."""
         return self.model.predict(_as_inputs(inputs))
 
-    def evaluate(self, rows: Rows) -> Evaluation:
-        """The tuned model on labelled rows: mean loss and the task's metric.
+    def evaluate(self, rows: Rows) -> Assessment:
+        """How the tuned model does on labelled rows: score with interval, loss, confusion matrix, the worst rows.
 
         Args:
             rows: a file, a list of dicts or a DataFrame with the template's fields and the label column.
         """
-        return self.model.evaluate(_as_rows(rows))
+        return self.model.evaluate(rows)
 
     def plot(self, path: str | Path | None = None) -> Any:
         """The curve of losses and dev scores as a matplotlib figure.
@@ -334,19 +334,10 @@ def _rows_on_disk(place: Path, sources: Mapping[str, Rows]) -> Iterator[tuple[di
 
 
 def _as_rows(source: Any) -> list[dict[str, Any]]:
-    """Rows in memory as plain dicts."""
-    if isinstance(source, (str, Path)):
-        from tandemtune.tasks.files import read_rows
+    """Rows as plain dicts."""
+    from tandemtune.tasks.table import read_table
 
-        return read_rows(source)
-    if hasattr(source, "to_dict") and hasattr(source, "columns"):
-        source = source.to_dict(orient="records")
-    if isinstance(source, Mapping) or not isinstance(source, Sequence):
-        raise UsageError(f"expected a file, a list of dicts or a DataFrame, got {type(source).__name__}")
-    for number, row in enumerate(source, 1):
-        if not isinstance(row, Mapping):
-            raise UsageError(f"row {number}: expected a dict, got {type(row).__name__}")
-    return [{str(key): value for key, value in row.items()} for row in source]
+    return [dict(row) for row in read_table(source).rows]
 
 
 def _as_inputs(inputs: Any) -> Any:

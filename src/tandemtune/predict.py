@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +17,9 @@ from tandemtune.config import load_config
 from tandemtune.errors import DataError, RunError
 from tandemtune.problem import Progress, Scorer
 from tandemtune.readout.members import load_readout
-from tandemtune.runs.records import Evaluation
 from tandemtune.runs.store import RunFolder
+from tandemtune.tasks.files import examples_of, texts_of
+from tandemtune.tasks.table import Table, read_table
 from tandemtune.tunables.base import INPUT
 from tandemtune.types import Example
 from tandemtune.wiring import make_scorer, task_of_run
@@ -73,28 +75,16 @@ class TunedModel:
         rows = torch.softmax(logits.double(), dim=-1).tolist()
         return [Prediction(labels[row.index(max(row))], dict(zip(labels, row, strict=True))) for row in rows]
 
-    def evaluate(self, rows: Sequence[Mapping[str, Any]], label_column: str | None = None) -> Evaluation:
-        """Mean loss and the task's metric on labelled rows.
+    def evaluate(self, rows: Any) -> Assessment:
+        """How the model does on labelled rows.
 
         Args:
-            rows: dicts with the template's fields and a label.
-            label_column: the label's column; the recipe's if left out.
+            rows: a file, a DataFrame or dicts with the template's fields and the recipe's label column.
 
         Raises:
             DataError: there are no rows, or one lacks a field or has a label that the task does not have.
         """
-        column = label_column or self.scorer.config.task.label_column or "label"
-        task = self.scorer.task
-        if not rows:
-            raise DataError("there are no rows to evaluate: expected at least one")
-        answers = self.predict([{name: row.get(name) for name in self.fields} for row in rows])  # type: ignore[misc]
-        gold = [str(row.get(column)) for row in rows]
-        for number, label in enumerate(gold, 1):
-            if label not in task.labels:
-                raise DataError(f"row {number}: {column} is {label!r}, expected one of {', '.join(task.labels)}")
-        losses = [-math.log(max(a.probabilities[g], 1e-300)) for a, g in zip(answers, gold, strict=True)]
-        score = task.score([task.label_index(a.label) for a in answers], [task.label_index(g) for g in gold])
-        return Evaluation(loss=sum(losses) / len(losses), score=score)
+        return evaluate_table(self, read_table(rows))
 
     def prompt_embeds(self, inputs: Sequence[str | Mapping[str, str]]) -> list[Tensor]:
         """Embeddings of whole prompts with the tuned vectors in their places, for engines that are given embeddings in place of
@@ -138,6 +128,136 @@ class TunedModel:
                     f"input {index + 1}: field {name!r} must be a text, got {type(value.get(name)).__name__}"
                 )
         return Example({name: value[name] for name in self.fields})
+
+
+@dataclass(frozen=True)
+class PredictedTable:
+    """A table with answers.
+
+    Args:
+        table: all rows and columns with ``label`` and ``probability NAME`` of each label behind; a label column that was there
+            is called ``gold``.
+        blank: rows without a text, whose label is empty.
+        scored: rows whose label was known.
+        score: the task's metric on them; None if there are none.
+        metric: its name.
+    """
+
+    table: Table
+    blank: int
+    scored: int
+    score: float | None
+    metric: str
+
+
+def predict_table(model: TunedModel, table: Table) -> PredictedTable:
+    """Label all rows of a table, keeping all columns and the order.
+
+    Args:
+        model: the tuned model.
+        table: rows with the template's fields.
+
+    Raises:
+        DataError: a field is missing or is no text.
+    """
+    task = model.scorer.task
+    texts = texts_of(table, model.fields)
+    answers = iter(model.predict([dict(example.fields) for example in texts if example is not None]))
+    given = [None if example is None else next(answers) for example in texts]
+    column = table.column(model.scorer.config.task.label_column or "label")
+    known = [None if column is None else row.get(column) for row in table.rows]
+    both = [
+        (answer.label, str(gold))
+        for answer, gold in zip(given, known, strict=True)
+        if answer is not None and gold is not None and str(gold) in task.labels
+    ]
+    score = None
+    if both:
+        score = task.score([task.label_index(a) for a, _ in both], [task.label_index(g) for _, g in both])
+    made = table if column is None else table.renamed(column, "gold")
+    made = made.with_column("label", ["" if answer is None else answer.label for answer in given])
+    for label in task.labels:
+        values = [None if answer is None else round(answer.probabilities[label], 6) for answer in given]
+        made = made.with_column(f"probability {label}", values)
+    return PredictedTable(made, given.count(None), len(both), score, task.metric)
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """How a model does on labelled rows.
+
+    Args:
+        metric: the task's.
+        score: its value.
+        interval: 95 % of bootstrap resamples of the rows lie between.
+        loss: mean cross-entropy of the gold labels.
+        rows: how many.
+        labels: names, in the order of the matrix.
+        confusion: rows of each gold label by predicted label.
+        worst: (row's texts, gold, label, probability of the gold label) of the most confident errors, worst first.
+    """
+
+    metric: str
+    score: float
+    interval: tuple[float, float]
+    loss: float
+    rows: int
+    labels: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    worst: tuple[tuple[dict[str, str], str, str, float], ...]
+
+    def by_label(self) -> dict[str, tuple[float, float, float]]:
+        """Precision, recall and F1 of each label; 0 where there is nothing to divide by."""
+        found: dict[str, tuple[float, float, float]] = {}
+        for index, label in enumerate(self.labels):
+            hits = self.confusion[index][index]
+            said, true = sum(row[index] for row in self.confusion), sum(self.confusion[index])
+            precision, recall = hits / said if said else 0.0, hits / true if true else 0.0
+            both = precision + recall
+            found[label] = precision, recall, 2 * precision * recall / both if both else 0.0
+        return found
+
+    def plain(self) -> dict[str, Any]:
+        """As data for other programs."""
+        return {**asdict(self), "by_label": self.by_label()}
+
+
+RESAMPLES, WORST = 1000, 10
+
+
+def evaluate_table(model: TunedModel, table: Table) -> Assessment:
+    """Score a model on all labelled rows of a table.
+
+    Args:
+        model: the tuned model.
+        table: rows with the template's fields and the recipe's label column.
+
+    Raises:
+        DataError: a field or the label column is missing, or a label is none of the task's.
+    """
+    task = model.scorer.task
+    column = model.scorer.config.task.label_column or "label"
+    examples = examples_of(table, fields=model.fields, label=column, labels=task.labels)
+    answers = model.predict([dict(example.fields) for example in examples])
+    gold = np.array(task.gold(examples))
+    said = np.array([task.label_index(answer.label) for answer in answers])
+    right = [answer.probabilities[str(example.label)] for answer, example in zip(answers, examples, strict=True)]
+    matrix = np.zeros((len(task.labels), len(task.labels)), dtype=int)
+    np.add.at(matrix, (gold, said), 1)
+    generator = np.random.default_rng(0)
+    draws = [generator.integers(0, len(gold), len(gold)) for _ in range(RESAMPLES)]
+    resampled = [task.score(said[draw].tolist(), gold[draw].tolist()) for draw in draws]
+    wrong = sorted((p, i) for i, p in enumerate(right) if gold[i] != said[i])[:WORST]
+    return Assessment(
+        task.metric,
+        task.score(said.tolist(), gold.tolist()),
+        (float(np.quantile(resampled, 0.025)), float(np.quantile(resampled, 0.975))),
+        float(np.mean([-math.log(max(p, 1e-300)) for p in right])),
+        len(gold),
+        tuple(task.labels),
+        tuple(tuple(map(int, row)) for row in matrix),
+        tuple((dict(examples[i].fields), str(examples[i].label), answers[i].label, p) for p, i in wrong),
+    )
 
 
 def load(path: str | Path, *, progress: Progress | None = None) -> TunedModel:

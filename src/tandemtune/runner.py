@@ -130,7 +130,7 @@ def _measured(
     config, task = scorer.config, scorer.task
     section = config.task
     examples = None
-    if task.test_source is not None:
+    if task.has_test:
         try:
             examples = task.test(section.test_rows, section.seed)
             scorer.encoded(examples)

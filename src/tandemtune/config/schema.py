@@ -116,6 +116,10 @@ class TaskSection(Options):
     template: str | None = Field(None, description='for example "{text} It was {mask}."')
     labels: dict[str, str | list[str]] | None = Field(None, description="label -> label word, or several to average")
     label_column: str | None = Field(None, description="column of the label")
+    test_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="share of the training rows to set aside for test, each label with its share; in place of a test file",
+    )
     metric: str | None = Field(
         None, description="a metric's name (`tandemtune ls metrics`), or module:function for one of your own"
     )
@@ -479,8 +483,10 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
                 yield f"{key}: missing; a task of your own needs train, template and labels (or set name to a known task)"
     if task.metric is not None and task.metric not in METRICS:
         yield from _metric_problems(task.metric)
-    if task.metric == "f1" and task.positive is None and not known:
-        yield "positive: missing; metric f1 needs the label that it counts"
+    elif task.metric is not None and METRICS[task.metric].needs_positive and task.positive is None and not known:
+        yield f"positive: missing; metric {task.metric} needs the label that it counts"
+    if task.test_share is not None and task.test is not None:
+        yield f"test_share: {task.test_share}, but there is a test file: leave one of them out"
     if task.template is not None:
         try:
             Template.parse(task.template)
