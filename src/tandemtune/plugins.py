@@ -112,6 +112,8 @@ def _add(noun: str, name: str, member: Any) -> None:
             f"cannot register the {noun} {_home(member)} under {name!r}: give it a short name without a colon, "
             'for example kind = "mine"'
         )
+    if _module_of(member).startswith(_FILE_MODULE):
+        return  # found by its address; the same file may be loaded from several places
     there = _MEMBERS[noun].setdefault(name, member)
     if there is not member and _home(there) != _home(member):
         raise UsageError(
