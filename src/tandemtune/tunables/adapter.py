@@ -179,7 +179,7 @@ class BottleneckAdapter(Tunable):
     source: ClassVar[str] = "arXiv 1902.00751"
     card: ClassVar[str] = "Bottleneck adapters"
 
-    width: Annotated[int, Field(ge=1, le=4096)] = Field(8, description="bottleneck of an adapter")
+    width: Annotated[int, Field(ge=1, le=4096)] = Field(default=8, description="bottleneck of an adapter")
     layers: Layers = LAST_THIRD
 
     def make(self, given: Given) -> Adapter:

@@ -284,7 +284,7 @@ class InContext(Tunable):
     searched_by: ClassVar[frozenset[Uses]] = frozenset({"none"})
 
     demonstrations: Annotated[int, Field(ge=1, le=256)] = Field(
-        8, description="solved examples before the text, as many as there is room for"
+        default=8, description="solved examples before the text, as many as there is room for"
     )
 
     def make(self, given: Given) -> Demonstrations:

@@ -272,7 +272,7 @@ class LoRA(Tunable):
     source: ClassVar[str] = "arXiv 2106.09685"
     card: ClassVar[str] = "A LoRA adapter"
 
-    r: Annotated[int, Field(ge=1, le=1024)] = Field(2, description="LoRA rank")
+    r: Annotated[int, Field(ge=1, le=1024)] = Field(default=2, description="LoRA rank")
     layers: Layers = LAST_THIRD
 
     def make(self, given: Given) -> LoRATerms:

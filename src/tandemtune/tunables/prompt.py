@@ -240,15 +240,17 @@ def _in_hidden_states(matrix: Tensor, place: int) -> Callable[[nn.Module, tuple[
 class PromptOptions(Tunable):
     """Base of tunables with a prompt before the text."""
 
-    prompt_tokens: Annotated[int, Field(ge=1, le=512)] = Field(8, description="places of a prompt")
+    prompt_tokens: Annotated[int, Field(ge=1, le=512)] = Field(default=8, description="places of a prompt")
     prompt_text: str | None = Field(
-        None, description="words that a prompt begins as (repeated or cut to its length); random words if left out"
+        default=None,
+        description="words that a prompt begins as (repeated or cut to its length); random words if left out",
     )
     vocabulary: Literal["words", "all"] = Field(
-        "words", description="tokens that a prompt may be read as: whole words of letters, or all but special ones"
+        default="words",
+        description="tokens that a prompt may be read as: whole words of letters, or all but special ones",
     )
     projection: Literal["cosine", "l2"] = Field(
-        "cosine", description="what nearest means when a prompt is read as words"
+        default="cosine", description="what nearest means when a prompt is read as words"
     )
 
     def prompt(self, given: Given, layers: Sequence[int] = ()) -> Prompt:
