@@ -23,8 +23,9 @@ from rich.text import Text
 
 from contenders import FORMATS, Floor, Plan, candidates, evenly, in_turn, incumbent, processor, settled
 from tandemtune.models.load import locate, read_config
-from tandemtune.report.page import page, paragraph, table
-from tandemtune.report.plot import Series, line_figure, line_text
+from tandemtune.report.charts import LineChart, Series
+from tandemtune.report.page import Section, Table, page
+from tandemtune.report.terminal import line_text
 from tandemtune.runs.files import write_json
 
 
@@ -66,7 +67,7 @@ def main() -> None:
     )
     console = Console(width=100)
     for name, curve in curves.items():
-        console.print(Text(line_text(f"cost over {name}", name, "seconds a generation", series(curve))))
+        console.print(Text(line_text(f"seconds a generation over {name}", name, series(curve))))
     for name, line in fits.items():
         print(f"{name}: R2 of engine over work {line['r2']:.4f}; engine / bare layer calls {line['ratio']:.3f}")
     print(f"written to {options.out}")
@@ -147,10 +148,10 @@ def as_page(what: str, curves: dict[str, Any], fits: dict[str, dict[str, float]]
     """All curves as one HTML page."""
     rows: list[list[str | float]] = [[name, line["r2"], line["ratio"]] for name, line in fits.items()]
     headers = ["curve", "R2 over work", "engine / bare layer calls"]
-    sections = [("fit", "Fit", paragraph(what) + table(headers, rows, "The engine over its work"))]
+    sections = [Section("fit", "Fit", [what, Table(headers, rows, "The engine over its work")])]
     for name, curve in curves.items():
-        figure = line_figure(f"Cost over {name}", name, "seconds a generation", series(curve))
-        sections.append((name.replace(" ", "-"), f"Over {name}", figure))
+        chart = LineChart(title=f"Cost over {name}", x_label=name, y_label="seconds a generation", series=series(curve))
+        sections.append(Section(name.replace(" ", "-"), f"Over {name}", [chart]))
     return page("What a candidate costs", sections)
 
 

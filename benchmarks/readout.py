@@ -4,8 +4,9 @@
 
 DATA is a folder with the tasks' files. Each (model, task, template) goes through the model once: features of all rows that any
 seed draws, and of all test rows, are kept in the cache folder, so seeds cost nothing. FILE.jsonl holds one line for each
-(model, task, seed, template) that is done; those are not repeated. Everything is chosen by the labelled rows; test rows are only
-scored. For FLAN-T5 labelled rows come from `unseen_TASK.train.jsonl` where DATA has it: the model was trained on the others.
+(model, task, seed, template) that is done (-8 for eight templates together); those are not repeated. Everything is chosen by the
+labelled rows; test rows are only scored. For FLAN-T5 labelled rows come from `unseen_TASK.train.jsonl` where DATA has it: the model
+was trained on the others.
 """
 
 from __future__ import annotations
@@ -387,7 +388,7 @@ def table(lines: Sequence[Mapping[str, Any]], model: str, tasks: Sequence[str]) 
             add(f"{form}: best of {len(tried)} in hindsight", task, max(scores))
         every = [(one[form]["loo"], one[form]["score"]) for one in tried for form in ("ridge", "ridge, two views")]
         add("template and views by leave-one-out", task, min(every)[1])
-        for name, values in by_template.get(-1, {}).items():
+        for name, values in by_template.get(-len(tried), {}).items():
             add(name, task, values["score"])
     text = [f"**{model}**", "", "| | " + " | ".join(here) + " |", "|---" * (len(here) + 1) + "|"]
     for name, by_task in rows.items():
@@ -445,8 +446,8 @@ def main() -> None:
             every = [reader.seen(task, template) for template in range(options.templates)]
             for seed in options.seeds:
                 losses = [done[model, task, seed, template]["ridge"]["loo"] for template in range(options.templates)]
-                if (model, task, seed, -1) not in done:
-                    keep((model, task, seed, -1), together(every, seed, reader.task(task, 0), losses))
+                if (model, task, seed, -options.templates) not in done:
+                    keep((model, task, seed, -options.templates), together(every, seed, reader.task(task, 0), losses))
     for model in options.models:
         print(table(lines, model, options.tasks), end="\n\n")
 

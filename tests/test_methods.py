@@ -15,8 +15,8 @@ import small
 from tandemtune import load, resume, tune
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError, ModelError
-from tandemtune.problem import content_free
 from tandemtune.methods import METHODS
+from tandemtune.problem import content_free
 from tandemtune.report.live import LiveReport
 from tandemtune.types import Example
 

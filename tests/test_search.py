@@ -6,6 +6,7 @@ import json
 import math
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import torch
 import small
 import tiny
 from tandemtune import tune
-from tandemtune.errors import DataError, ModelError, RunError
+from tandemtune.errors import ConfigError, DataError, ModelError, RunError
 from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.base import Task
 
@@ -229,23 +230,23 @@ def test_a_last_look_is_taken_where_none_was_due(tmp_path):
     assert result["tuned"]["dev_loss"] == pytest.approx(lines[-1 if better else 0]["dev"]["loss"], abs=1e-5)
 
 
-def test_the_test_rows_are_read_once_and_after_the_search(tmp_path, monkeypatch):
-    seen = []
-    real = Task.test
+def test_the_test_rows_are_checked_before_the_search_and_scored_once_after_it(tmp_path, monkeypatch):
+    scored, opened = [], []
+    real, read = Task.test, Path.read_bytes
 
     def test(self, *arguments):
-        seen.append((small.journal(tmp_path / "run")[-1]["event"], arguments))
+        scored.append((small.journal(tmp_path / "run")[-1]["event"], arguments))
         return real(self, *arguments)
 
-    monkeypatch.setattr(Task, "test", test)
-    opened = []
-    from tandemtune.tasks import files
+    def read_bytes(path):
+        opened.append((path.name, (tmp_path / "run" / "journal.jsonl").exists()))
+        return read(path)
 
-    read = files._read_file
-    monkeypatch.setattr(files, "_read_file", lambda path, *rest: opened.append(path.name) or read(path, *rest))
+    monkeypatch.setattr(Task, "test", test)
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
     result = tune(small.recipe(tmp_path, task__test_rows=10), tmp_path / "run")
-    assert seen == [("end", (10, 5))] and result["rows"]["test"] == 10
-    assert opened.count("test.jsonl") == 1 and opened[-1] == "test.jsonl"
+    assert scored == [("end", (10, 5))] and result["rows"]["test"] == 10
+    assert ("test.jsonl", False) in opened and ("test.jsonl", True) not in opened
 
 
 def test_no_test_rows_no_test_score(tmp_path):
@@ -255,18 +256,12 @@ def test_no_test_rows_no_test_score(tmp_path):
     assert result["rows"]["test"] == 0
 
 
-def test_bad_test_rows_do_not_cost_the_search(tmp_path):
+def test_bad_test_rows_are_found_before_the_search(tmp_path):
     recipe = small.recipe(tmp_path)
-    good = (tmp_path / "test.jsonl").read_text(encoding="utf-8")
     (tmp_path / "test.jsonl").write_text('{"text": "good", "label": "none"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"test\.jsonl, line 1.*tandemtune resume"):
+    with pytest.raises(ConfigError, match=r"test\.jsonl, line 1, field 'label': unknown label 'none'"):
         tune(recipe, tmp_path / "run")
-    (tmp_path / "test.jsonl").write_text(good, encoding="utf-8")
-    from tandemtune import resume
-
-    resume(tmp_path / "run")
-    tune(recipe, tmp_path / "straight")
-    assert small.artefacts(tmp_path / "run") == small.artefacts(tmp_path / "straight")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,11 +16,12 @@ from tandemtune import plugins
 from tandemtune.callbacks import Callback, Callbacks
 from tandemtune.errors import RunError, UsageError
 from tandemtune.runs.files import write_lines
-from tandemtune.runs.records import Evaluation, GenerationRecord, JournalRecord, Result, StepRecord
+from tandemtune.runs.records import Assessment, ComparedRun, GenerationRecord, JournalRecord, Result, StepRecord
 from tandemtune.runs.store import RunFolder
 
 if TYPE_CHECKING:
     from tandemtune.predict import Prediction, TunedModel
+    from tandemtune.report.standings import ComparisonTable
 
 Progress = Literal["auto", "terminal", "notebook", "none"]
 Rows = str | Path | Sequence[Mapping[str, Any]] | Any
@@ -32,6 +32,7 @@ _PARTS = {
     "tunable": "method",
     "subspace": "method",
     "objective": "method",
+    "readout": "method",
     "proposer": "alternate",
 }
 
@@ -68,12 +69,7 @@ class Run:
     @property
     def history(self) -> Any:
         """One row for each turn (step, losses, scores, costs): a DataFrame where pandas is there, else a list of dicts."""
-        rows = [_history_row(r) for r in self.records if isinstance(r, (GenerationRecord, StepRecord))]
-        try:
-            import pandas
-        except ImportError:
-            return rows
-        return pandas.DataFrame(rows)
+        return _frame([_history_row(r) for r in self.records if isinstance(r, GenerationRecord | StepRecord)])
 
     @cached_property
     def model(self) -> TunedModel:
@@ -90,26 +86,29 @@ class Run:
         """Label texts, dicts with the template's fields, or a DataFrame; see `TunedModel.predict`."""
         return self.model.predict(_as_inputs(inputs))
 
-    def evaluate(self, rows: Rows) -> Evaluation:
-        """The tuned model on labelled rows: mean loss and the task's metric.
+    def evaluate(self, rows: Rows) -> Assessment:
+        """How the tuned model does on labelled rows: score with interval, loss, confusion matrix, the worst rows.
 
         Args:
             rows: a file, a list of dicts or a DataFrame with the template's fields and the label column.
         """
-        return self.model.evaluate(_as_rows(rows))
+        return self.model.evaluate(rows)
 
-    def plot(self, path: str | Path | None = None) -> Any:
-        """The curve of losses and dev scores as a matplotlib figure.
+    def plot(self, path: str | Path | None = None, chart: str = "loss") -> Any:
+        """A chart of the run as a matplotlib figure.
 
         Args:
-            path: write it there, too (SVG, PNG or PDF by its suffix).
+            path: write it there, too (SVG or PNG by its suffix).
+            chart: which one: "loss", "dev-score", "scores", "classes", "layers", "loss-over-tokens" or "loss-over-time".
         """
-        from tandemtune.report.figures import run_figure
+        from tandemtune.report.run_page import run_charts
 
-        figure = run_figure(self._folder)
+        charts = run_charts(self._folder)
+        if chart not in charts:
+            raise UsageError(f"no chart {chart!r}{plugins.near(chart, charts)}: this run has {', '.join(charts)}")
         if path is not None:
-            figure.savefig(path)
-        return figure
+            charts[chart].save(Path(path))
+        return charts[chart].figure()
 
     def __repr__(self) -> str:
         result = self.result
@@ -140,6 +139,7 @@ def tune(
     tunable: Any = None,
     subspace: Any = None,
     objective: Any = None,
+    readout: Any = None,
     proposer: Any = None,
     metric: str | Callable[[list[str], list[str]], float] | None = None,
     callbacks: Sequence[Callback] = (),
@@ -163,7 +163,8 @@ def tune(
         labels: label -> label word, or several.
         template: for example ``"{text} It was {mask}."``.
         method: a method's name.
-        optimizer: a name, or a member such as ``CMAES(popsize=20)``; so `tunable`, `subspace`, `objective`, `proposer`.
+        optimizer: a name, or a member such as ``CMAES(popsize=20)``; so `tunable`, `subspace`,
+            `objective`, `readout`, `proposer`.
         metric: a name, or any function (predictions, gold) -> number over labels.
         callbacks: told what happens, see `tandemtune.Callback`.
         progress: how progress is shown: "auto" picks terminal, notebook or nothing.
@@ -197,6 +198,7 @@ def tune(
         "tunable": tunable,
         "subspace": subspace,
         "objective": objective,
+        "readout": readout,
         "proposer": proposer,
     }
     given += [(f"{_PARTS[noun]}.{noun}", part) for noun, part in chosen.items() if part is not None]
@@ -236,25 +238,21 @@ class Comparison:
 
     Args:
         path: folder of all runs.
-        table: everything that the tables show, as `comparison.json` has it.
+        table: everything that the tables show, as ``comparison.json`` has it.
+        runs: the runs.
     """
 
-    def __init__(self, path: Path, table: Mapping[str, Any]) -> None:
-        self.path, self.table = path, table
+    def __init__(self, path: Path, table: ComparisonTable, runs: Sequence[ComparedRun]) -> None:
+        self.path, self.table, self.runs = path, table, tuple(runs)
 
     @property
     def rows(self) -> Any:
         """One row for each run: a DataFrame where pandas is there, else a list of dicts."""
-        rows = json.loads((self.path / "records.json").read_text(encoding="utf-8"))
-        flat = [{k: v for k, v in row.items() if k != "result"} | _scores_of(row.get("result")) for row in rows]
-        try:
-            import pandas
-        except ImportError:
-            return flat
-        return pandas.DataFrame(flat)
+        return _frame([_compared_row(run) for run in self.runs])
 
     def __repr__(self) -> str:
-        return f"Comparison({str(self.path)!r}, {len(self.table['methods'])} methods)"
+        done = sum(run.result is not None for run in self.runs)
+        return f"Comparison({str(self.path)!r}, {done} of {len(self.runs)} runs)"
 
 
 def compare(
@@ -285,7 +283,8 @@ def compare(
     read = read_plan(Path(plan) if isinstance(plan, str) else plan, Path(out), overrides)
     read = dataclasses.replace(read, jobs=jobs or read.jobs)
     check_plan(read, say)
-    return Comparison(read.out, write(read, execute(read, say)))
+    runs = execute(read, say)
+    return Comparison(read.out, write(read, runs), runs)
 
 
 @contextmanager
@@ -293,14 +292,11 @@ def _shown(progress: Progress, callbacks: Sequence[Callback]) -> Iterator[Callba
     """All callbacks as one, with the progress display among them."""
     if progress not in ("auto", "terminal", "notebook", "none"):
         raise UsageError(f"progress: expected auto, terminal, notebook or none, got {progress!r}")
-    from tandemtune.report.live import display
+    from tandemtune.report.live import progress_callback
 
-    shown = display(progress)
-    if shown is None:
-        yield Callbacks(callbacks)
-        return
-    with shown:
-        yield Callbacks([shown, *callbacks])
+    shown = progress_callback(progress)
+    with shown if hasattr(shown, "__enter__") else nullcontext():  # type: ignore[union-attr]
+        yield Callbacks([*([shown] if shown is not None else []), *callbacks])
 
 
 @contextmanager
@@ -330,19 +326,10 @@ def _rows_on_disk(place: Path, sources: Mapping[str, Rows]) -> Iterator[tuple[di
 
 
 def _as_rows(source: Any) -> list[dict[str, Any]]:
-    """Rows in memory as plain dicts."""
-    if isinstance(source, (str, Path)):
-        from tandemtune.tasks.files import read_rows
+    """Rows as plain dicts."""
+    from tandemtune.tasks.table import read_table
 
-        return read_rows(source)
-    if hasattr(source, "to_dict") and hasattr(source, "columns"):
-        source = source.to_dict(orient="records")
-    if isinstance(source, Mapping) or not isinstance(source, Sequence):
-        raise UsageError(f"expected a file, a list of dicts or a DataFrame, got {type(source).__name__}")
-    for number, row in enumerate(source, 1):
-        if not isinstance(row, Mapping):
-            raise UsageError(f"row {number}: expected a dict, got {type(row).__name__}")
-    return [{str(key): value for key, value in row.items()} for row in source]
+    return [dict(row) for row in read_table(source).rows]
 
 
 def _as_inputs(inputs: Any) -> Any:
@@ -371,15 +358,24 @@ def _history_row(record: GenerationRecord | StepRecord) -> dict[str, Any]:
     }
 
 
-def _scores_of(result: Mapping[str, Any] | None) -> dict[str, Any]:
-    if result is None:
-        return {}
+def _compared_row(run: ComparedRun) -> dict[str, Any]:
+    result = run.result
     return {
-        "dev": result["tuned"]["dev"],
-        "test": result["tuned"]["test"],
-        "zero_shot_test": result["zero_shot"]["test"],
-        "seconds": result["cost"]["seconds"],
+        **{name: getattr(run, name) for name in ("model", "task", "method", "seed", "folder", "failure")},
+        "dev": result.tuned.dev if result else None,
+        "test": result.tuned.test if result else None,
+        "zero_shot_test": result.zero_shot.test if result else None,
+        "seconds": result.cost.seconds if result else None,
     }
+
+
+def _frame(rows: list[dict[str, Any]]) -> Any:
+    """Rows as a DataFrame where pandas is there."""
+    try:
+        import pandas
+    except ImportError:
+        return rows
+    return pandas.DataFrame(rows)
 
 
 def load(path: str | Path) -> TunedModel:

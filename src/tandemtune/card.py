@@ -35,6 +35,7 @@ def task_card(problem: Problem, result: Result) -> TaskCard:
         max_tokens=config.task.max_tokens,
         method=config.method.model_dump(mode="json"),
         calibrated=scorer.calibrates,
+        readout=config.method.readout.kind,
         prior=dict(zip(scorer.task.labels, result.tuned.prior, strict=True)),
         metric=scorer.task.metric,
         zero_shot=result.zero_shot,

@@ -31,6 +31,7 @@ PACKAGES = {
     "tunable": "tandemtune.tunables",
     "subspace": "tandemtune.subspace",
     "objective": "tandemtune.objectives",
+    "readout": "tandemtune.readout",
     "proposer": "tandemtune.proposers",
     "metric": "tandemtune.tasks.metrics",
     "task": "tandemtune.tasks.catalogue",

@@ -9,15 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tandemtune.config import load_config
 from tandemtune.errors import DataError, RunError
-from tandemtune.evaluators.label_words import calibrate
-from tandemtune.problem import Progress, Scorer, content_free
-from tandemtune.runs.records import Evaluation
+from tandemtune.problem import Progress, Scorer
+from tandemtune.readout.members import load_readout
+from tandemtune.runs.records import Assessment
 from tandemtune.runs.store import RunFolder
+from tandemtune.tasks.files import examples_of, texts_of
+from tandemtune.tasks.table import Table, read_table
 from tandemtune.tunables.base import INPUT
 from tandemtune.types import Example
 from tandemtune.wiring import make_scorer, task_of_run
@@ -68,35 +71,21 @@ class TunedModel:
         if not examples:
             return []
         with self._lock:
-            logits = self.scorer.engine.logits(self.scorer.batch(examples), self.point)
-            if self.scorer.calibrates:
-                logits = calibrate(logits, self.scorer.engine.logits(content_free(self.scorer), self.point))
+            logits = self.scorer.label_logits(self.scorer.batch(examples), self.point)
         labels = self.scorer.task.labels
         rows = torch.softmax(logits.double(), dim=-1).tolist()
         return [Prediction(labels[row.index(max(row))], dict(zip(labels, row, strict=True))) for row in rows]
 
-    def evaluate(self, rows: Sequence[Mapping[str, Any]], label_column: str | None = None) -> Evaluation:
-        """Mean loss and the task's metric on labelled rows.
+    def evaluate(self, rows: Any) -> Assessment:
+        """How the model does on labelled rows.
 
         Args:
-            rows: dicts with the template's fields and a label.
-            label_column: the label's column; the recipe's if left out.
+            rows: a file, a DataFrame or dicts with the template's fields and the recipe's label column.
 
         Raises:
             DataError: there are no rows, or one lacks a field or has a label that the task does not have.
         """
-        column = label_column or self.scorer.config.task.label_column or "label"
-        task = self.scorer.task
-        if not rows:
-            raise DataError("there are no rows to evaluate: expected at least one")
-        answers = self.predict([{name: row.get(name) for name in self.fields} for row in rows])  # type: ignore[misc]
-        gold = [str(row.get(column)) for row in rows]
-        for number, label in enumerate(gold, 1):
-            if label not in task.labels:
-                raise DataError(f"row {number}: {column} is {label!r}, expected one of {', '.join(task.labels)}")
-        losses = [-math.log(max(a.probabilities[g], 1e-300)) for a, g in zip(answers, gold, strict=True)]
-        score = task.score([task.label_index(a.label) for a in answers], [task.label_index(g) for g in gold])
-        return Evaluation(loss=sum(losses) / len(losses), score=score)
+        return evaluate_table(self, read_table(rows))
 
     def prompt_embeds(self, inputs: Sequence[str | Mapping[str, str]]) -> list[Tensor]:
         """Embeddings of whole prompts with the tuned vectors in their places, for engines that are given embeddings in place of
@@ -142,6 +131,96 @@ class TunedModel:
         return Example({name: value[name] for name in self.fields})
 
 
+@dataclass(frozen=True)
+class PredictedTable:
+    """A table with answers.
+
+    Args:
+        table: all rows and columns with ``label`` and ``probability NAME`` of each label behind; a label column that was there
+            is called ``gold``.
+        blank: rows without a text, whose label is empty.
+        scored: rows whose label was known.
+        score: the task's metric on them; None if there are none.
+        metric: its name.
+    """
+
+    table: Table
+    blank: int
+    scored: int
+    score: float | None
+    metric: str
+
+
+def predict_table(model: TunedModel, table: Table) -> PredictedTable:
+    """Label all rows of a table, keeping all columns and the order.
+
+    Args:
+        model: the tuned model.
+        table: rows with the template's fields.
+
+    Raises:
+        DataError: a field is missing or is no text.
+    """
+    task = model.scorer.task
+    texts = texts_of(table, model.fields)
+    answers = iter(model.predict([dict(example.fields) for example in texts if example is not None]))
+    given = [None if example is None else next(answers) for example in texts]
+    column = table.column(model.scorer.config.task.label_column or "label")
+    known = [None if column is None else row.get(column) for row in table.rows]
+    both = [
+        (answer.label, str(gold))
+        for answer, gold in zip(given, known, strict=True)
+        if answer is not None and gold is not None and str(gold) in task.labels
+    ]
+    score = None
+    if both:
+        score = task.score([task.label_index(a) for a, _ in both], [task.label_index(g) for _, g in both])
+    made = table if column is None else table.renamed(column, "gold")
+    made = made.with_column("label", ["" if answer is None else answer.label for answer in given])
+    for label in task.labels:
+        values = [None if answer is None else round(answer.probabilities[label], 6) for answer in given]
+        made = made.with_column(f"probability {label}", values)
+    return PredictedTable(made, given.count(None), len(both), score, task.metric)
+
+
+RESAMPLES, WORST = 1000, 10
+
+
+def evaluate_table(model: TunedModel, table: Table) -> Assessment:
+    """Score a model on all labelled rows of a table.
+
+    Args:
+        model: the tuned model.
+        table: rows with the template's fields and the recipe's label column.
+
+    Raises:
+        DataError: a field or the label column is missing, or a label is none of the task's.
+    """
+    task = model.scorer.task
+    column = model.scorer.config.task.label_column or "label"
+    examples = examples_of(table, fields=model.fields, label=column, labels=task.labels)
+    answers = model.predict([dict(example.fields) for example in examples])
+    gold = np.array(task.gold(examples))
+    said = np.array([task.label_index(answer.label) for answer in answers])
+    right = [answer.probabilities[str(example.label)] for answer, example in zip(answers, examples, strict=True)]
+    matrix = np.zeros((len(task.labels), len(task.labels)), dtype=int)
+    np.add.at(matrix, (gold, said), 1)
+    generator = np.random.default_rng(0)
+    draws = [generator.integers(0, len(gold), len(gold)) for _ in range(RESAMPLES)]
+    resampled = [task.score(said[draw].tolist(), gold[draw].tolist()) for draw in draws]
+    wrong = sorted((p, i) for i, p in enumerate(right) if gold[i] != said[i])[:WORST]
+    return Assessment(
+        metric=task.metric,
+        score=task.score(said.tolist(), gold.tolist()),
+        interval=(float(np.quantile(resampled, 0.025)), float(np.quantile(resampled, 0.975))),
+        loss=float(np.mean([-math.log(max(p, 1e-300)) for p in right])),
+        rows=len(gold),
+        labels=tuple(task.labels),
+        confusion=tuple(tuple(map(int, row)) for row in matrix),
+        worst=tuple((dict(examples[i].fields), str(examples[i].label), answers[i].label, p) for p, i in wrong),
+    )
+
+
 def load(path: str | Path, *, progress: Progress | None = None) -> TunedModel:
     """Load a finished run.
 
@@ -170,4 +249,5 @@ def load(path: str | Path, *, progress: Progress | None = None) -> TunedModel:
             f"the weights of {config.model.name} are no longer those that the run in {path} tuned, so its adapter does not "
             "fit them: restore them, or make the run anew"
         )
+    scorer.readout = load_readout(config.method.readout, folder.adapter)
     return TunedModel(scorer, scorer.parameters.load(folder.adapter))

@@ -11,19 +11,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tandemtune.config import RunConfig
 from tandemtune.errors import DataError, ModelError
 from tandemtune.evaluators import statistics
 from tandemtune.evaluators.batch import Batch, collate
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.label_words import LabelWordEvaluator
+from tandemtune.evaluators.label_words import LabelWordEvaluator, calibrate
 from tandemtune.models.backbone import Backbone
+from tandemtune.readout.members import SolvedReadout
 from tandemtune.runs.records import Facts
 from tandemtune.subspace import LayerStatistics, scales
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.verbalizers import Verbalizer
-from tandemtune.tunables.base import INPUT, Parameters
+from tandemtune.tunables.base import INPUT, Parameters, Point
 from tandemtune.tunables.vocabulary import Vocabulary
 from tandemtune.types import Encoded, Example, Split
 
@@ -45,6 +47,22 @@ class Scorer:
     vocabulary: Vocabulary
     engine: Engine
     facts: Facts
+    readout: SolvedReadout | None = None
+
+    def label_logits(self, batch: Batch, point: Point, empty: Batch | None = None) -> Tensor:
+        """What is answered with: label logits [N, C] of a point, through the readout or calibrated where that is wanted.
+
+        Args:
+            batch: the prompts.
+            point: the setting of what is tuned.
+            empty: prompts without content, encoded as `batch` is; made anew if left out.
+        """
+        if self.readout is not None:
+            return self.readout.logits(self.engine, batch, point)
+        logits = self.engine.logits(batch, point)
+        if not self.calibrates:
+            return logits
+        return calibrate(logits, self.engine.logits(content_free(self) if empty is None else empty, point))
 
     def note(self, **found: Any) -> None:
         """Record what was found out or decided."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from tandemtune.callbacks import Callback
 from tandemtune.config import RunConfig, load_config
 from tandemtune.errors import DataError, RunError
 from tandemtune.evaluators.batch import Batch
-from tandemtune.evaluators.label_words import calibrate
+from tandemtune.evaluators.label_words import Measurement, calibrate
 from tandemtune.models.naming import base_name
 from tandemtune.problem import Problem, content_free
+from tandemtune.readout.members import SolvedReadout, solve_readout
 from tandemtune.runs.files import write_json, write_lines
 from tandemtune.runs.records import (
     DIGITS,
@@ -106,9 +108,12 @@ def _run(folder: RunFolder, problem: Problem, callback: Callback) -> Result:
         found = wiring.make_search(problem, folder, source, callback).run()
     scorer.engine.forget()
     callback.on_testing()
-    result, predictions = _measured(problem, found, folder)
+    result, predictions = _measured(problem, found, folder, callback)
     with folder.replacing_adapter() as place:
-        scorer.parameters.save(found.best, place, base_name(scorer.config.model.name).name)
+        base = base_name(scorer.config.model.name).name
+        scorer.parameters.save(found.best, place, base)
+        if scorer.readout is not None:
+            scorer.readout.save(place, scorer.backbone, scorer.engine, scorer.verbalizer, base)
         card.write_readme(place, problem, result)
     write_json(folder.card, card.task_card(problem, result).plain())
     write_lines(folder.predictions, [prediction.plain() for prediction in predictions])
@@ -117,13 +122,15 @@ def _run(folder: RunFolder, problem: Problem, callback: Callback) -> Result:
     return result
 
 
-def _measured(problem: Problem, found: SearchState, folder: RunFolder) -> tuple[Result, list[PredictionRecord]]:
+def _measured(
+    problem: Problem, found: SearchState, folder: RunFolder, callback: Callback
+) -> tuple[Result, list[PredictionRecord]]:
     """The pretrained and the best point on train, dev and (once, here) test."""
     scorer = problem.scorer
     config, task = scorer.config, scorer.task
     section = config.task
     examples = None
-    if task.test_source is not None:
+    if task.has_test:
         try:
             examples = task.test(section.test_rows, section.seed)
             scorer.encoded(examples)
@@ -133,6 +140,12 @@ def _measured(problem: Problem, found: SearchState, folder: RunFolder) -> tuple[
             ) from None
     zero_shot, _ = _scores(problem, None, examples)
     tuned, predictions = _scores(problem, found.best, examples)
+    zero_shot_readout = tuned_words = None
+    if config.method.readout.form is not None:
+        callback.on_progress(f"solving the readout ({config.method.readout.kind}) on all labelled rows")
+        zero_shot_readout, _, _ = _readout_scores(problem, None, examples)
+        tuned_words = tuned
+        tuned, predictions, scorer.readout = _readout_scores(problem, found.best, examples)
     depth = problem.evaluator.depth
     result = Result(
         method=config.method.name,
@@ -144,6 +157,8 @@ def _measured(problem: Problem, found: SearchState, folder: RunFolder) -> tuple[
         zero_shot=zero_shot,
         tuned=tuned,
         majority=_majority(problem, examples),
+        zero_shot_readout=zero_shot_readout,
+        tuned_words=tuned_words,
         best_step=found.best_step,
         best_record=found.best_record,
         steps=found.step,
@@ -211,15 +226,59 @@ def _scores(
     return scores, predictions
 
 
+def _readout_scores(
+    problem: Problem, tuned: Mapping[int, Tensor] | None, examples: Sequence[Example] | None
+) -> tuple[Scores, list[PredictionRecord], SolvedReadout]:
+    """A readout solved at a point (None: the pretrained model) on all labelled rows, and what it reaches.
+
+    Its scores on labelled rows are those of each row by a readout of all others; there is nothing left to calibrate.
+    """
+    scorer, evaluator = problem.scorer, problem.evaluator
+    plain, point = tuned is None, tuned or {}
+    rows = [*problem.split.train, *problem.split.dev]
+    batch = scorer.batch(rows, plain)
+    member = scorer.config.method.readout
+    solved = solve_readout(member, scorer.engine, batch, point, scorer.task.labels)
+    cut = len(problem.split.train)
+    parts = (slice(None, cut), slice(cut, None))
+    train, dev = (
+        evaluator.judged_rows(solved.without[part].float(), batch.labels[part])
+        if len(batch.labels[part])
+        else Measurement(math.nan, 0.0, solved.without[part])
+        for part in parts
+    )
+    test = None
+    predictions: list[PredictionRecord] = []
+    if examples is not None:
+        encoded = scorer.batch(examples, plain)
+        logits = solved.logits(scorer.engine, encoded, point)
+        test = round(evaluator.score_of(logits, encoded), DIGITS)
+        predictions = _predictions(problem, logits, examples)
+    empty = solved.logits(scorer.engine, content_free(scorer, plain), point)
+    dev_score = round(dev.score, DIGITS)
+    scores = Scores(
+        train_loss=rounded(train.loss),
+        train=round(train.score, DIGITS),
+        dev_loss=rounded(dev.loss),
+        dev=dev_score,
+        test=test,
+        calibrated=CalibratedScores(
+            train_loss=rounded(train.loss), dev_loss=rounded(dev.loss), dev=dev_score, test=test
+        ),
+        prior=tuple(rounded(p) for p in torch.softmax(empty, dim=-1).mean(dim=0).tolist()),
+    )
+    return scores, predictions, solved
+
+
 def _predictions(problem: Problem, logits: Tensor, examples: Sequence[Example]) -> list[PredictionRecord]:
     labels = problem.scorer.task.labels
     probabilities = torch.softmax(logits.double(), dim=-1).tolist()
     return [
         PredictionRecord(
-            fields_=dict(example.fields),
+            fields=dict(example.fields),
             gold=example.label,
             label=labels[row.index(max(row))],
-            probabilities={label: rounded(p) or 0.0 for label, p in zip(labels, row, strict=True)},
+            probabilities={label: rounded(p) for label, p in zip(labels, row, strict=True)},
         )
         for example, row in zip(examples, probabilities, strict=True)
     ]

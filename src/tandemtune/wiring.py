@@ -35,6 +35,7 @@ from tandemtune.search.turns import Acceptance, Rules
 from tandemtune.search.words import WordReader
 from tandemtune.subspace import RandomProjection
 from tandemtune.system import cores
+from tandemtune.tasks import metrics
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS, build_task, get
 from tandemtune.tasks.fewshot import subsample
@@ -61,6 +62,7 @@ def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None
         AssetError: a ``pypi:`` data set could not be fetched.
     """
     words = None
+    metric = metrics.get(section.metric) if section.metric is not None else None
     if section.labels is not None:
         words = {label: (w,) if isinstance(w, str) else tuple(w) for label, w in section.labels.items()}
     name, train, test = section.name, section.train, section.test
@@ -75,12 +77,13 @@ def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None
             data=section.data,
             template=section.template,
             words=words,
-            metric=section.metric,
+            metric=metric or section.metric,
             positive=section.positive,
             train=train,
             test=test,
             dev=section.dev,
             label_column=section.label_column,
+            test_share=section.test_share,
         )
     if train is None or section.template is None or words is None:  # the recipe was checked before
         raise ConfigError(["[task] needs a known name, or train, template and labels"])
@@ -92,9 +95,11 @@ def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None
         metric=section.metric or "accuracy",
         positive=section.positive,
         train_source=train,
-        test_source=test,
+        test_source=None if section.test_share is not None else test,
         dev_source=section.dev,
         label_column=section.label_column or "label",
+        test_share=section.test_share,
+        own_metric=metric,
     )
 
 
@@ -106,7 +111,9 @@ def task_of_run(config: RunConfig, facts: Facts) -> Task:
         labels=tuple(facts.labels),
         words=facts.labels,
         metric=config.task.metric or "accuracy",
+        positive=config.task.positive,
         train_source="",
+        own_metric=metrics.get(config.task.metric) if config.task.metric is not None else None,
     )
 
 
@@ -449,11 +456,11 @@ def planned(config: RunConfig) -> Planned:
     """How much work a recipe's search will be at most."""
     method = config.method
     if config.bounded_by_budget and not method.steps:
-        return Planned(None if method.budget >= UNBOUNDED else method.budget, "candidates")
+        return Planned(0 if method.budget >= UNBOUNDED else method.budget, "candidates")
     if config.bounded_by_budget and method.steps:
         fewer = min(method.steps, method.budget // method.turn_candidates)
-        return Planned(None if fewer >= UNBOUNDED // method.turn_candidates else fewer, "steps")
-    return Planned(None if config.turns >= UNBOUNDED else config.turns, "steps")
+        return Planned(0 if fewer >= UNBOUNDED // method.turn_candidates else fewer, "steps")
+    return Planned(0 if config.turns >= UNBOUNDED else config.turns, "steps")
 
 
 def _reader(problem: Problem) -> WordReader | None:

@@ -220,6 +220,7 @@ _LISTS: dict[str, Callable[[], Rows]] = {
     "tunables": _members("tunable"),
     "subspaces": _members("subspace"),
     "objectives": _members("objective"),
+    "readouts": _members("readout"),
     "proposers": _members("proposer"),
     "metrics": _metrics,
     "templates": _templates,

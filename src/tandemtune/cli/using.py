@@ -1,60 +1,93 @@
-"""Commands that use a finished run: predict, embeds."""
+"""Commands that use a finished run: predict, evaluate, embeds."""
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from tandemtune.cli.app import app, say
-from tandemtune.errors import DataError, UsageError
+from tandemtune.cli.app import app, console, echo_json, say
+from tandemtune.errors import UsageError
 
 
 @app.command()
 def predict(
     folder: Annotated[Path, typer.Argument(help="Run folder.")],
-    input: Annotated[Path, typer.Option(help="Texts: jsonl, csv, tsv or parquet with the template's fields.")],
+    input: Annotated[
+        Path | None, typer.Option(help="Rows: jsonl, json, csv, tsv or parquet; - for lines of text on standard input.")
+    ] = None,
     output: Annotated[
-        Path,
-        typer.Option(
-            help="JSONL file to write: the input's fields, label, probabilities; a label that was there becomes gold."
-        ),
-    ],
+        Path | None,
+        typer.Option(help="File to write, by its suffix; all columns are kept, a label that was there becomes gold."),
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="Label this text; may be given several times.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
 ) -> None:
-    """Label new texts with a tuned model."""
-    from tandemtune.predict import load
-    from tandemtune.runs.files import write_atomically
-    from tandemtune.runs.store import RunFolder
-    from tandemtune.tasks.files import read_examples
-    from tandemtune.tasks.templates import Template
+    """Label new texts with a tuned model. A row whose texts are blank gets an empty label.
 
+    Example: tandemtune predict runs/mine --input mails.csv --output labelled.csv
+    """
+    from tandemtune.predict import load, predict_table
+    from tandemtune.tasks.table import Table, read_table, write_table
+
+    if (input is None) == (not text):
+        raise UsageError("expected either --input FILE or --text TEXT")
+    _check_output(output, input, overwrite)
+    model = load(folder, progress=say)
+    lines = text or ([line.rstrip("\n") for line in sys.stdin] if str(input) == "-" else None)
+    if lines is not None and len(model.fields) > 1:
+        raise UsageError(f"the task needs {', '.join(model.fields)} of each row: give a file with these columns")
+    table = (
+        read_table(input) if lines is None else Table.of([{model.fields[0]: line} for line in lines], "the given texts")
+    )
+    found = predict_table(model, table)
+    if output is None:
+        for row in found.table.rows:
+            typer.echo(f"{row['label']}\t{row.get(model.fields[0], '')}")
+    else:
+        write_table(output, found.table)
+        say(f"{len(found.table.rows)} rows labelled in {output}")
+    if found.blank:
+        say(f"{found.blank} blank rows have an empty label")
+    if found.score is not None:
+        say(f"{found.metric} on {found.scored} rows with a known label: {found.score:.4f}")
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="Run folder.")],
+    input: Annotated[Path, typer.Argument(help="Labelled rows: jsonl, json, csv, tsv or parquet.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print data instead of tables.")] = False,
+) -> None:
+    """Score a tuned model on labelled rows: with an interval, a confusion matrix, scores of each label and the worst rows.
+
+    Example: tandemtune evaluate runs/mine labelled.csv
+    """
+    from tandemtune.predict import evaluate_table, load
+    from tandemtune.report.text import assessment_view
+    from tandemtune.tasks.table import read_table
+
+    found = evaluate_table(load(folder, progress=say), read_table(input))
+    if as_json:
+        echo_json({**found.model_dump(mode="json"), "by_label": found.by_label()})
+    else:
+        console().print(assessment_view(found))
+
+
+def _check_output(output: Path | None, input: Path | None, overwrite: bool) -> None:
+    """Refuse an output that would replace the input or something else, or has nowhere to go."""
+    if output is None:
+        return
+    if input is not None and output.absolute() == input.absolute():
+        raise UsageError(f"{output} is the input: choose another --output")
     if output.exists() and not overwrite:
         raise UsageError(f"{output} exists already: choose another --output, or add --overwrite")
     if not output.absolute().parent.is_dir():
         raise UsageError(f"folder {output.absolute().parent} does not exist: make it first")
-    facts = RunFolder.open(folder).read_facts()
-    fields = Template.parse(facts.template).fields if facts else ()
-    rows = read_examples(input, fields=fields, label=None, labels=None)
-    originals = _json_rows(input) or [dict(row.fields) for row in rows]
-    if len(originals) != len(rows):
-        raise DataError(f"{input} changed while it was read: start again")
-    answers = load(folder, progress=say).predict([dict(row.fields) for row in rows])
-    lines = [
-        json.dumps(
-            {
-                **{("gold" if key == "label" else key): value for key, value in original.items()},
-                "label": answer.label,
-                "probabilities": {k: round(p, 6) for k, p in answer.probabilities.items()},
-            },
-            ensure_ascii=False,
-        )
-        for original, answer in zip(originals, answers, strict=True)
-    ]
-    write_atomically(output, lambda file: file.write(("\n".join(lines) + "\n").encode("utf-8")))
-    say(f"{len(lines)} rows labelled in {output}")
 
 
 @app.command()
@@ -67,25 +100,14 @@ def embeds(
     import torch
 
     from tandemtune.predict import load
-    from tandemtune.runs.store import RunFolder
     from tandemtune.tasks.files import read_examples
-    from tandemtune.tasks.templates import Template
 
     if output.exists():
         raise UsageError(f"{output} exists already: choose another --output")
-    facts = RunFolder.open(folder).read_facts()
-    fields = Template.parse(facts.template).fields if facts else ()
-    rows = read_examples(input, fields=fields, label=None, labels=None)
-    tensors = load(folder, progress=say).prompt_embeds([dict(row.fields) for row in rows])
+    model = load(folder, progress=say)
+    rows = read_examples(input, fields=model.fields, label=None, labels=None)
+    tensors = model.prompt_embeds([dict(row.fields) for row in rows])
     output.mkdir(parents=True)
     for index, tensor in enumerate(tensors):
         torch.save(tensor.clone(), output / f"{index:05}.pt")
     say(f"{len(tensors)} tensors in {output}")
-
-
-def _json_rows(path: Path) -> list[dict[str, Any]] | None:
-    """The rows of a JSONL file with all their fields; None for other formats."""
-    if path.suffix.lower() in {".csv", ".tsv", ".parquet"}:
-        return None
-    lines = path.read_text(encoding="utf-8-sig").split("\n")
-    return [json.loads(line) for line in lines if line.strip()]

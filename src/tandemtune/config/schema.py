@@ -17,6 +17,7 @@ from tandemtune.objectives.base import Objective
 from tandemtune.optimizers.base import Optimizer
 from tandemtune.plugins import Member, Options, near
 from tandemtune.proposers.base import Proposer
+from tandemtune.readout.members import ReadoutMember
 from tandemtune.subspace import Subspace
 from tandemtune.tasks.catalogue import TASKS
 from tandemtune.tasks.metrics import METRICS
@@ -28,7 +29,7 @@ UNBOUNDED = 1_000_000_000
 DEFAULT_STEPS = 60
 """Gradient steps where a recipe names none."""
 PARTS: dict[str, dict[str, str]] = {
-    "method": {"optimizer": "cma-es", "tunable": "lora", "subspace": "random", "objective": "ce"},
+    "method": {"optimizer": "cma-es", "tunable": "lora", "subspace": "random", "objective": "ce", "readout": "none"},
     "alternate": {"proposer": "mentor"},
 }
 """Sections with parts: the nouns, and the member that is taken where a recipe names none."""
@@ -115,6 +116,10 @@ class TaskSection(Options):
     template: str | None = Field(None, description='for example "{text} It was {mask}."')
     labels: dict[str, str | list[str]] | None = Field(None, description="label -> label word, or several to average")
     label_column: str | None = Field(None, description="column of the label")
+    test_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="share of the training rows to set aside for test, each label with its share; in place of a test file",
+    )
     metric: str | None = Field(
         None, description="a metric's name (`tandemtune ls metrics`), or module:function for one of your own"
     )
@@ -154,6 +159,9 @@ class MethodSection(Options):
     )
     objective: Annotated[Objective, PartOf("objective")] = Field(
         description="what is minimised (`tandemtune ls objectives`)"
+    )
+    readout: Annotated[ReadoutMember, PartOf("readout")] = Field(
+        description="what is solved on all labelled rows at the end (`tandemtune ls readouts`)"
     )
     order: Literal["in-turn", "together", "bandit"] = Field(
         "in-turn",
@@ -360,7 +368,8 @@ class RunConfig(Options):
     def parts(self) -> tuple[Member, ...]:
         """All members that take part."""
         method = self.method
-        return method.optimizer, method.tunable, method.subspace, method.objective, self.alternate.proposer
+        parts = method.optimizer, method.tunable, method.subspace, method.objective, method.readout
+        return *parts, self.alternate.proposer
 
     def problems(self) -> Iterator[str]:
         """What does not fit together; each part is asked."""
@@ -473,8 +482,10 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
                 yield f"{key}: missing; a task of your own needs train, template and labels (or set name to a known task)"
     if task.metric is not None and task.metric not in METRICS:
         yield from _metric_problems(task.metric)
-    if task.metric == "f1" and task.positive is None and not known:
-        yield "positive: missing; metric f1 needs the label that it counts"
+    elif task.metric is not None and METRICS[task.metric].needs_positive and task.positive is None and not known:
+        yield f"positive: missing; metric {task.metric} needs the label that it counts"
+    if task.test_share is not None and task.test is not None:
+        yield f"test_share: {task.test_share}, but there is a test file: leave one of them out"
     if task.template is not None:
         try:
             Template.parse(task.template)

@@ -151,8 +151,12 @@ class LabelWordEvaluator:
 
     def judged(self, logits: Tensor, batch: Batch) -> Measurement:
         """Loss and metric of label logits [N, C] of a labelled batch."""
-        loss = float(self.loss(logits.unsqueeze(0), batch.labels)[0])
-        return Measurement(loss, self.score_of(logits, batch), logits)
+        return self.judged_rows(logits, batch.labels)
+
+    def judged_rows(self, logits: Tensor, labels: Tensor) -> Measurement:
+        """Loss and metric of label logits [N, C] of rows with labels [N]."""
+        loss = float(self.loss(logits.unsqueeze(0), labels)[0])
+        return Measurement(loss, self.score(logits.argmax(dim=-1).tolist(), labels.tolist()), logits)
 
     def score_of(self, logits: Tensor, batch: Batch) -> float:
         """The task's metric of label logits [N, C]."""

@@ -34,6 +34,8 @@ def _read(path: Path) -> Method:
 _ORDER = [
     "manual",
     "icl",
+    "label-bias",
+    "readout",
     "c-lora",
     "c-lora-calibrated",
     "f-lora",

@@ -46,7 +46,14 @@ def factors(change: Tensor, verbalizer: Verbalizer, vocabulary: int) -> tuple[Te
     return change.float().contiguous(), b
 
 
-def save(readout: Readout, backbone: Backbone, stack: LayerStack, verbalizer: Verbalizer, folder: Path) -> Tensor:
+def save(
+    readout: Readout,
+    backbone: Backbone,
+    stack: LayerStack,
+    verbalizer: Verbalizer,
+    folder: Path,
+    base: str | None = None,
+) -> Tensor:
     """Write a PEFT LoRA adapter on the output embedding.
 
     It is to be loaded beside the model, not merged: where input and output embeddings are one, a merge changes both. A model that
@@ -58,6 +65,7 @@ def save(readout: Readout, backbone: Backbone, stack: LayerStack, verbalizer: Ve
         stack: its layers, which end in the label words.
         verbalizer: the label words.
         folder: where `adapter_config.json` and `adapter_model.safetensors` go.
+        base: name of the base model; the backbone's own if left out.
 
     Returns:
         What is left to be added to the label logits [C]: output embeddings of most models have no bias.
@@ -75,7 +83,7 @@ def save(readout: Readout, backbone: Backbone, stack: LayerStack, verbalizer: Ve
     config = {
         "peft_type": "LORA",
         "task_type": TASK_TYPES.get(backbone.kind),
-        "base_model_name_or_path": backbone.name,
+        "base_model_name_or_path": base or backbone.name,
         "inference_mode": True,
         "r": len(a),
         "lora_alpha": len(a),
