@@ -33,7 +33,7 @@ from tandemtune.runs.records import ComparedRun, ComparedRuns, Result
 
 __all__ = [
     "FILES",
-    "Comparison",
+    "ComparisonTable",
     "as_csv",
     "as_latex",
     "as_markdown",
