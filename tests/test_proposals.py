@@ -195,4 +195,3 @@ def test_a_model_without_numbers_substitutes_nothing():
     scorer = Scorer()
     scorer.logits[:] = torch.nan
     assert mutation(scorer).propose(1, TRIED, TRIED) == Proposal(())
-

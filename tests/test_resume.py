@@ -20,7 +20,6 @@ from dying import begun, forking, in_child, picked
 from small import resume, tune
 from tandemtune.callbacks import Callback
 from tandemtune.errors import RunError
-from tandemtune.runs.store import RunFolder
 
 BUDGET = 35  # seven generations: the last one has no look at dev of its own
 

@@ -20,8 +20,8 @@ from tandemtune.config import load_config
 from tandemtune.errors import ConfigError, ModelError, TandemTuneError
 from tandemtune.evaluators.label_words import LabelWordEvaluator
 from tandemtune.search.schedule import Stage, alternating
-from tandemtune.types import seed_for
 from tandemtune.tunables.base import INPUT
+from tandemtune.types import seed_for
 
 TOKENS, ROUNDS, STEPS, LAST = 3, 2, 3, 4
 TOTAL = ROUNDS * STEPS + LAST

@@ -10,8 +10,8 @@ import pytest
 import small
 from small import resume, tune
 from tandemtune.errors import ModelError
-from tandemtune.models.layers import LayerStack
 from tandemtune.evaluators.label_words import LabelWordEvaluator
+from tandemtune.models.layers import LayerStack
 
 
 def facts(folder):

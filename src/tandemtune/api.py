@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,11 +16,12 @@ from tandemtune import plugins
 from tandemtune.callbacks import Callback, Callbacks
 from tandemtune.errors import RunError, UsageError
 from tandemtune.runs.files import write_lines
-from tandemtune.runs.records import GenerationRecord, JournalRecord, Result, StepRecord
+from tandemtune.runs.records import Assessment, ComparedRun, GenerationRecord, JournalRecord, Result, StepRecord
 from tandemtune.runs.store import RunFolder
 
 if TYPE_CHECKING:
-    from tandemtune.predict import Assessment, Prediction, TunedModel
+    from tandemtune.predict import Prediction, TunedModel
+    from tandemtune.report.standings import ComparisonTable
 
 Progress = Literal["auto", "terminal", "notebook", "none"]
 Rows = str | Path | Sequence[Mapping[str, Any]] | Any
@@ -69,12 +69,7 @@ class Run:
     @property
     def history(self) -> Any:
         """One row for each turn (step, losses, scores, costs): a DataFrame where pandas is there, else a list of dicts."""
-        rows = [_history_row(r) for r in self.records if isinstance(r, (GenerationRecord, StepRecord))]
-        try:
-            import pandas
-        except ImportError:
-            return rows
-        return pandas.DataFrame(rows)
+        return _frame([_history_row(r) for r in self.records if isinstance(r, GenerationRecord | StepRecord)])
 
     @cached_property
     def model(self) -> TunedModel:
@@ -99,18 +94,21 @@ class Run:
         """
         return self.model.evaluate(rows)
 
-    def plot(self, path: str | Path | None = None) -> Any:
-        """The curve of losses and dev scores as a matplotlib figure.
+    def plot(self, path: str | Path | None = None, chart: str = "loss") -> Any:
+        """A chart of the run as a matplotlib figure.
 
         Args:
-            path: write it there, too (SVG, PNG or PDF by its suffix).
+            path: write it there, too (SVG or PNG by its suffix).
+            chart: which one: "loss", "dev-score", "scores", "classes", "layers", "loss-over-tokens" or "loss-over-time".
         """
-        from tandemtune.report.figures import run_figure
+        from tandemtune.report.run_page import run_charts
 
-        figure = run_figure(self._folder)
+        charts = run_charts(self._folder)
+        if chart not in charts:
+            raise UsageError(f"no chart {chart!r}{plugins.near(chart, charts)}: this run has {', '.join(charts)}")
         if path is not None:
-            figure.savefig(path)
-        return figure
+            charts[chart].save(Path(path))
+        return charts[chart].figure()
 
     def __repr__(self) -> str:
         result = self.result
@@ -240,25 +238,21 @@ class Comparison:
 
     Args:
         path: folder of all runs.
-        table: everything that the tables show, as `comparison.json` has it.
+        table: everything that the tables show, as ``comparison.json`` has it.
+        runs: the runs.
     """
 
-    def __init__(self, path: Path, table: Mapping[str, Any]) -> None:
-        self.path, self.table = path, table
+    def __init__(self, path: Path, table: ComparisonTable, runs: Sequence[ComparedRun]) -> None:
+        self.path, self.table, self.runs = path, table, tuple(runs)
 
     @property
     def rows(self) -> Any:
         """One row for each run: a DataFrame where pandas is there, else a list of dicts."""
-        rows = json.loads((self.path / "records.json").read_text(encoding="utf-8"))
-        flat = [{k: v for k, v in row.items() if k != "result"} | _scores_of(row.get("result")) for row in rows]
-        try:
-            import pandas
-        except ImportError:
-            return flat
-        return pandas.DataFrame(flat)
+        return _frame([_compared_row(run) for run in self.runs])
 
     def __repr__(self) -> str:
-        return f"Comparison({str(self.path)!r}, {len(self.table['methods'])} methods)"
+        done = sum(run.result is not None for run in self.runs)
+        return f"Comparison({str(self.path)!r}, {done} of {len(self.runs)} runs)"
 
 
 def compare(
@@ -289,7 +283,8 @@ def compare(
     read = read_plan(Path(plan) if isinstance(plan, str) else plan, Path(out), overrides)
     read = dataclasses.replace(read, jobs=jobs or read.jobs)
     check_plan(read, say)
-    return Comparison(read.out, write(read, execute(read, say)))
+    runs = execute(read, say)
+    return Comparison(read.out, write(read, runs), runs)
 
 
 @contextmanager
@@ -297,14 +292,11 @@ def _shown(progress: Progress, callbacks: Sequence[Callback]) -> Iterator[Callba
     """All callbacks as one, with the progress display among them."""
     if progress not in ("auto", "terminal", "notebook", "none"):
         raise UsageError(f"progress: expected auto, terminal, notebook or none, got {progress!r}")
-    from tandemtune.report.live import display
+    from tandemtune.report.live import progress_callback
 
-    shown = display(progress)
-    if shown is None:
-        yield Callbacks(callbacks)
-        return
-    with shown:
-        yield Callbacks([shown, *callbacks])
+    shown = progress_callback(progress)
+    with shown if hasattr(shown, "__enter__") else nullcontext():  # type: ignore[union-attr]
+        yield Callbacks([*([shown] if shown is not None else []), *callbacks])
 
 
 @contextmanager
@@ -366,15 +358,24 @@ def _history_row(record: GenerationRecord | StepRecord) -> dict[str, Any]:
     }
 
 
-def _scores_of(result: Mapping[str, Any] | None) -> dict[str, Any]:
-    if result is None:
-        return {}
+def _compared_row(run: ComparedRun) -> dict[str, Any]:
+    result = run.result
     return {
-        "dev": result["tuned"]["dev"],
-        "test": result["tuned"]["test"],
-        "zero_shot_test": result["zero_shot"]["test"],
-        "seconds": result["cost"]["seconds"],
+        **{name: getattr(run, name) for name in ("model", "task", "method", "seed", "folder", "failure")},
+        "dev": result.tuned.dev if result else None,
+        "test": result.tuned.test if result else None,
+        "zero_shot_test": result.zero_shot.test if result else None,
+        "seconds": result.cost.seconds if result else None,
     }
+
+
+def _frame(rows: list[dict[str, Any]]) -> Any:
+    """Rows as a DataFrame where pandas is there."""
+    try:
+        import pandas
+    except ImportError:
+        return rows
+    return pandas.DataFrame(rows)
 
 
 def load(path: str | Path) -> TunedModel:

@@ -1,4 +1,12 @@
-"""Callbacks: what happens in a run, as named events with documented fields. Base class with methods that do nothing."""
+"""Callbacks: told what happens in a run, while it happens.
+
+A callback is a subclass of `Callback` that overrides the events it wants to hear of. A run calls them in this order::
+
+    on_progress*  on_ready  on_start  (on_turn | on_proposal)*  on_testing  on_result
+
+``on_progress`` may come at any time. A run that is resumed calls ``on_turn`` and ``on_proposal`` for what was recorded before,
+too, with ``recorded`` set. A run that is interrupted stops after any of them: whoever holds something open closes it on its own.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +19,7 @@ from tandemtune.runs.records import (
     Evaluation,
     Facts,
     GenerationRecord,
+    Loss,
     ProposalRecord,
     Result,
     StartRecord,
@@ -18,67 +27,106 @@ from tandemtune.runs.records import (
 )
 
 
-@dataclass(frozen=True)
-class Planned:
-    """How much work a run will do at most.
-
-    Args:
-        total: candidates or steps; None where only another bound (tokens, seconds) ends the run.
-        unit: what is counted.
-    """
-
-    total: int | None
-    unit: Literal["candidates", "steps"]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TurnView:
     """Where a search stands after a turn.
 
     Args:
-        train_loss: the incumbent's loss on the training rows (of a gradient step, on the step's rows before it).
-        dev: the last evaluation on dev.
-        best_dev: the best evaluation on dev so far.
-        best_step: turn after which that was.
-        costs: spent so far.
-        planned: how much work there will be.
+        train_loss: loss on the training rows of the point that the search stands at; of the step's rows for gradient steps.
+        dev: the last evaluation on the dev rows.
+        best_dev: the evaluation with the lowest dev loss so far; its point is the one that would be kept.
+        best_step: the step after which it was found; 0 for the starting point.
+        costs: what has been spent so far.
+        planned: how much the recipe allows in all, counted in `unit`; 0 where only another bound ends the run.
+        unit: "candidates", or "steps" (generations and gradient steps).
     """
 
-    train_loss: float
+    train_loss: Loss
     dev: Evaluation
     best_dev: Evaluation
     best_step: int
     costs: Costs
-    planned: Planned
+    planned: int
+    unit: Literal["candidates", "steps"]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """How much work a run will do at most.
+
+    Args:
+        total: candidates or steps; 0 where only another bound (tokens, seconds) ends the run.
+        unit: what is counted.
+    """
+
+    total: int
+    unit: Literal["candidates", "steps"]
 
 
 class Callback:
-    """Base of callbacks; override what is of interest. What a method raises ends the run, which can be resumed."""
+    """Hears of the events of a run; every method does nothing until it is overridden."""
 
     def on_progress(self, text: str) -> None:
-        """Something slow begins: a short line for people."""
+        """Something that takes a while has begun or moved on.
+
+        Args:
+            text: a short line for people, such as "fetching the model".
+        """
 
     def on_ready(self, facts: Facts, recipe: Mapping[str, Any]) -> None:
-        """Model and rows are loaded and measured; nothing is searched yet."""
+        """The model is loaded and everything is decided; the search has not begun.
+
+        Args:
+            facts: what was found out or decided on this machine, as `run.json` has it.
+            recipe: the resolved recipe, as `recipe.json` has it.
+        """
 
     def on_start(self, record: StartRecord, resumed: int, seconds: float) -> None:
-        """The search begins, or goes on after `resumed` records of the journal, with `seconds` of search behind it."""
+        """The starting point is scored.
+
+        Args:
+            record: the journal's first line.
+            resumed: lines that the journal holds already; 0 for a new run.
+            seconds: of search by earlier processes.
+        """
 
     def on_turn(self, record: GenerationRecord | StepRecord, state: TurnView, seconds: float, recorded: bool) -> None:
-        """A generation or gradient step has ended; `recorded` if it was only walked through after a resume."""
+        """A generation or a gradient step is done.
+
+        Args:
+            record: its line in the journal.
+            state: where the search stands now.
+            seconds: of search so far, earlier processes included.
+            recorded: whether the line was there before this process began.
+        """
 
     def on_proposal(self, record: ProposalRecord, state: TurnView, seconds: float, recorded: bool) -> None:
-        """Somebody has proposed points to go on from."""
+        """Somebody proposed points to go on from, and they are scored.
+
+        Args:
+            record: the round's line in the journal.
+            state: where the search stands now.
+            seconds: of search so far, earlier processes included.
+            recorded: whether the line was there before this process began.
+        """
 
     def on_testing(self) -> None:
-        """The search is over; zero-shot and tuned are measured now."""
+        """The search is over; the zero-shot and the tuned model are scored on dev and test rows next."""
 
     def on_result(self, result: Result) -> None:
-        """Everything is written."""
+        """The run is finished.
+
+        Args:
+            result: the content of `result.json`.
+        """
 
 
 class Callbacks(Callback):
-    """Several callbacks as one, called in order."""
+    """Several callbacks as one, called in order.
+
+    Args:
+        members: the callbacks.
+    """
 
     def __init__(self, members: Sequence[Callback]) -> None:
         self._members = tuple(members)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tandemtune.config import load_config
 from tandemtune.errors import DataError, RunError
 from tandemtune.problem import Progress, Scorer
 from tandemtune.readout.members import load_readout
+from tandemtune.runs.records import Assessment
 from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.files import examples_of, texts_of
 from tandemtune.tasks.table import Table, read_table
@@ -182,46 +183,6 @@ def predict_table(model: TunedModel, table: Table) -> PredictedTable:
     return PredictedTable(made, given.count(None), len(both), score, task.metric)
 
 
-@dataclass(frozen=True)
-class Assessment:
-    """How a model does on labelled rows.
-
-    Args:
-        metric: the task's.
-        score: its value.
-        interval: 95 % of bootstrap resamples of the rows lie between.
-        loss: mean cross-entropy of the gold labels.
-        rows: how many.
-        labels: names, in the order of the matrix.
-        confusion: rows of each gold label by predicted label.
-        worst: (row's texts, gold, label, probability of the gold label) of the most confident errors, worst first.
-    """
-
-    metric: str
-    score: float
-    interval: tuple[float, float]
-    loss: float
-    rows: int
-    labels: tuple[str, ...]
-    confusion: tuple[tuple[int, ...], ...]
-    worst: tuple[tuple[dict[str, str], str, str, float], ...]
-
-    def by_label(self) -> dict[str, tuple[float, float, float]]:
-        """Precision, recall and F1 of each label; 0 where there is nothing to divide by."""
-        found: dict[str, tuple[float, float, float]] = {}
-        for index, label in enumerate(self.labels):
-            hits = self.confusion[index][index]
-            said, true = sum(row[index] for row in self.confusion), sum(self.confusion[index])
-            precision, recall = hits / said if said else 0.0, hits / true if true else 0.0
-            both = precision + recall
-            found[label] = precision, recall, 2 * precision * recall / both if both else 0.0
-        return found
-
-    def plain(self) -> dict[str, Any]:
-        """As data for other programs."""
-        return {**asdict(self), "by_label": self.by_label()}
-
-
 RESAMPLES, WORST = 1000, 10
 
 
@@ -249,14 +210,14 @@ def evaluate_table(model: TunedModel, table: Table) -> Assessment:
     resampled = [task.score(said[draw].tolist(), gold[draw].tolist()) for draw in draws]
     wrong = sorted((p, i) for i, p in enumerate(right) if gold[i] != said[i])[:WORST]
     return Assessment(
-        task.metric,
-        task.score(said.tolist(), gold.tolist()),
-        (float(np.quantile(resampled, 0.025)), float(np.quantile(resampled, 0.975))),
-        float(np.mean([-math.log(max(p, 1e-300)) for p in right])),
-        len(gold),
-        tuple(task.labels),
-        tuple(tuple(map(int, row)) for row in matrix),
-        tuple((dict(examples[i].fields), str(examples[i].label), answers[i].label, p) for p, i in wrong),
+        metric=task.metric,
+        score=task.score(said.tolist(), gold.tolist()),
+        interval=(float(np.quantile(resampled, 0.025)), float(np.quantile(resampled, 0.975))),
+        loss=float(np.mean([-math.log(max(p, 1e-300)) for p in right])),
+        rows=len(gold),
+        labels=tuple(task.labels),
+        confusion=tuple(tuple(map(int, row)) for row in matrix),
+        worst=tuple((dict(examples[i].fields), str(examples[i].label), answers[i].label, p) for p, i in wrong),
     )
 
 

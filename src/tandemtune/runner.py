@@ -275,10 +275,10 @@ def _predictions(problem: Problem, logits: Tensor, examples: Sequence[Example]) 
     probabilities = torch.softmax(logits.double(), dim=-1).tolist()
     return [
         PredictionRecord(
-            fields_=dict(example.fields),
+            fields=dict(example.fields),
             gold=example.label,
             label=labels[row.index(max(row))],
-            probabilities={label: rounded(p) or 0.0 for label, p in zip(labels, row, strict=True)},
+            probabilities={label: rounded(p) for label, p in zip(labels, row, strict=True)},
         )
         for example, row in zip(examples, probabilities, strict=True)
     ]

@@ -456,11 +456,11 @@ def planned(config: RunConfig) -> Planned:
     """How much work a recipe's search will be at most."""
     method = config.method
     if config.bounded_by_budget and not method.steps:
-        return Planned(None if method.budget >= UNBOUNDED else method.budget, "candidates")
+        return Planned(0 if method.budget >= UNBOUNDED else method.budget, "candidates")
     if config.bounded_by_budget and method.steps:
         fewer = min(method.steps, method.budget // method.turn_candidates)
-        return Planned(None if fewer >= UNBOUNDED // method.turn_candidates else fewer, "steps")
-    return Planned(None if config.turns >= UNBOUNDED else config.turns, "steps")
+        return Planned(0 if fewer >= UNBOUNDED // method.turn_candidates else fewer, "steps")
+    return Planned(0 if config.turns >= UNBOUNDED else config.turns, "steps")
 
 
 def _reader(problem: Problem) -> WordReader | None:

@@ -13,10 +13,10 @@ from torch.testing import assert_close
 import oracle
 import tiny
 from tandemtune.errors import ModelError
-from tandemtune.models import architectures
-from tandemtune.models.backbone import Backbone
 from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine, bytes_per_token
+from tandemtune.models import architectures
+from tandemtune.models.backbone import Backbone
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.adapter import Adapter

@@ -11,10 +11,10 @@ from torch.testing import assert_close
 
 import oracle
 import tiny
-from tandemtune.objectives.cross_entropy import cross_entropy
 from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.label_words import LabelWordEvaluator
+from tandemtune.objectives.cross_entropy import cross_entropy
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.adapter import Adapter

@@ -20,12 +20,12 @@ from torch.testing import assert_close
 import oracle
 import tiny
 from tandemtune.errors import ModelError, RunError
+from tandemtune.evaluators.batch import collate
+from tandemtune.evaluators.engine import Engine
 from tandemtune.models import architectures
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import hooked
 from tandemtune.models.precision import mix
-from tandemtune.evaluators.batch import collate
-from tandemtune.evaluators.engine import Engine
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.adapter import Adapter

@@ -8,10 +8,10 @@ from torch.testing import assert_close
 
 import oracle
 import tiny
-from tandemtune.models.layers import replaced_forward
-from tandemtune.models.packing import homes, lay, longest, packs, positions
 from tandemtune.evaluators.batch import collate, end_to_end
 from tandemtune.evaluators.engine import Engine
+from tandemtune.models.layers import replaced_forward
+from tandemtune.models.packing import homes, lay, longest, packs, positions
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.lora import LoRATerms

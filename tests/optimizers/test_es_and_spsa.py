@@ -29,7 +29,10 @@ def test_spsa_proposes_pairs_and_steps_along_the_mean_projected_gradient(distrib
 
 
 def test_spsa_directions_depend_on_the_seed_and_the_step_alone():
-    one, other = SPSASearch(50, 3, lr=0.1, directions=2), SPSASearch(50, 3, lr=0.9, epsilon=1.0, directions=2, start=np.ones(50))
+    one, other = (
+        SPSASearch(50, 3, lr=0.1, directions=2),
+        SPSASearch(50, 3, lr=0.9, epsilon=1.0, directions=2, start=np.ones(50)),
+    )
     for _ in range(4):
         one.tell(np.sum(one.ask() ** 2, axis=1))
     assert all((one.direction(step) == other.direction(step)).all() for step in range(5))

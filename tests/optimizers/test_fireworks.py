@@ -132,7 +132,9 @@ def test_bare_bones_have_no_guiding_spark():
 
 def far_candidates(g_max):
     """Candidates outside two basins, one of them worse by 50, after a firework has settled in each."""
-    optimizer = FireworksSearch(3, 40, 1, fireworks=2, box=(-10.0, 10.0), amplitude=1.0, start=np.full(3, 7.0), g_max=g_max)
+    optimizer = FireworksSearch(
+        3, 40, 1, fireworks=2, box=(-10.0, 10.0), amplitude=1.0, start=np.full(3, 7.0), g_max=g_max
+    )
     optimizer._x[1] = -7.0
     far = 0
     for turn in range(100):

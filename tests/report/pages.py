@@ -19,7 +19,6 @@ LOADING = {
     "base",
     "form",
     "image",
-    "use",
 }
 
 
@@ -70,7 +69,7 @@ class Page(HTMLParser):
         assert opened == tag, (opened, tag)
         if tag not in ("td", "th", "caption", "dt", "dd", "pre"):
             return
-        said = "".join(self._cell or [])
+        said = "".join(self._cell or []).replace("\u00a0", " ")
         self._cell = None
         if tag in ("td", "th"):
             self.tables[-1][1][-1].append(said.replace("★ ", "").replace(" (best)", ""))
@@ -111,6 +110,8 @@ def check_alone(page: Page) -> None:
         if "href" in given:
             assert given["href"].removeprefix("#") in ids
         assert "url(" not in (given.get("style") or "")
+        for value in (value for name, value in given.items() if name != "aria-label"):
+            assert set(re.findall(r"url\(([^)]*)\)", value or "")) <= {f"#{name}" for name in ids}
         for name in ("aria-labelledby",):
             assert set((given.get(name) or "").split()) <= ids
     styles = "".join(re.findall(r"<style>(.*?)</style>", page.source, re.DOTALL))

@@ -15,14 +15,14 @@ from torch.testing import assert_close
 import oracle
 import tiny
 from tandemtune.errors import ModelError, RunError
+from tandemtune.evaluators.batch import collate
+from tandemtune.evaluators.engine import Engine
+from tandemtune.evaluators.label_words import LabelWordEvaluator
 from tandemtune.models import architectures
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.load import load
 from tandemtune.models.precision import mix
-from tandemtune.evaluators.batch import collate
-from tandemtune.evaluators.engine import Engine
 from tandemtune.objectives.cross_entropy import cross_entropy
-from tandemtune.evaluators.label_words import LabelWordEvaluator
 from tandemtune.optimizers.directions import Directions
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
@@ -605,7 +605,9 @@ def test_a_search_lowers_the_training_loss(name, kind, shaping):
     groups, group = 16, 4
     home, tunable = make(name, kind, groups=groups, group=group)
     engine, batch, _, _ = make_engine(home, tunable)
-    objective = LabelWordEvaluator(engine, batch, cross_entropy, lambda found, gold: float(np.mean(np.equal(found, gold))))
+    objective = LabelWordEvaluator(
+        engine, batch, cross_entropy, lambda found, gold: float(np.mean(np.equal(found, gold)))
+    )
     size = {"lr": 2e-3, "sigma": 1e-3} if shaping == "values" else {"lr": 2e-5, "sigma": 1e-3}
     optimizer = Directions(groups, group, shaping=shaping, **size)
     at = {INPUT: torch.from_numpy(optimizer.point).float()}

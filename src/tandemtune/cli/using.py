@@ -73,7 +73,7 @@ def evaluate(
 
     found = evaluate_table(load(folder, progress=say), read_table(input))
     if as_json:
-        echo_json(found.plain())
+        echo_json({**found.model_dump(mode="json"), "by_label": found.by_label()})
     else:
         console().print(assessment_view(found))
 

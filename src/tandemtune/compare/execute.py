@@ -22,6 +22,7 @@ from tandemtune.compare.plan import Cell, Plan
 from tandemtune.config import RunConfig, load_config
 from tandemtune.errors import ConfigError, RunError, TandemTuneError
 from tandemtune.runs.files import write_json
+from tandemtune.runs.records import ComparedRun, SweepPoint
 from tandemtune.runs.store import RunFolder
 from tandemtune.system import cores
 
@@ -71,7 +72,7 @@ def check_plan(plan: Plan, progress: Progress) -> None:
         raise ConfigError(problems, plan.title)
 
 
-def records_of(plan: Plan) -> list[dict[str, Any]]:
+def records_of(plan: Plan) -> list[ComparedRun]:
     """What a plan's runs have reached so far; starts nothing.
 
     Args:
@@ -128,21 +129,27 @@ def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _record(cell: Cell) -> dict[str, Any]:
-    record: dict[str, Any] = {"method": cell.method, "task": cell.task, "model": cell.model, "seed": cell.seed}
-    if cell.point is not None:
-        record["sweep"] = {"of": cell.point.of, "key": cell.point.key, "value": cell.point.value}
-    record["folder"] = str(cell.folder)
+def _record(cell: Cell) -> ComparedRun:
+    """What lies in a run's folder."""
     folder = RunFolder(cell.folder)
+    result, failure = None, None
     try:
         result = folder.read_result()
         if result is None:
-            record["failure"] = "begun, not ended" if folder.recipe.is_file() else "not run"
-        else:
-            record["result"] = result.plain()
+            failure = "begun, not ended" if folder.recipe.is_file() else "not run"
     except RunError as error:
-        record["failure"] = str(error)
-    return record
+        failure = str(error)
+    point = cell.point
+    return ComparedRun(
+        method=cell.method,
+        task=cell.task,
+        model=cell.model,
+        seed=cell.seed,
+        folder=str(cell.folder),
+        sweep=None if point is None else SweepPoint(of=point.of, key=point.key, value=point.value),
+        result=result,
+        failure=failure,
+    )
 
 
 def _short(value: Any) -> str:
@@ -150,20 +157,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:40]}...{text[-17:]}"
 
 
-def save(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write all records, for other programs to read.
-
-    Args:
-        out: folder of all runs.
-        records: what `execute` or `records_of` returned.
-    """
-    write_json(out / "records.json", list(records))
-
-
 # ---- running -----------------------------------------------------------------------------------------------------
 
 
-def execute(plan: Plan, progress: Progress) -> list[dict[str, Any]]:
+def execute(plan: Plan, progress: Progress) -> list[ComparedRun]:
     """Make every run of a plan that has not ended; go on with those that were stopped.
 
     Args:
@@ -178,7 +175,7 @@ def execute(plan: Plan, progress: Progress) -> list[dict[str, Any]]:
         StoppedError: the comparison was interrupted.
     """
     records = records_of(plan)
-    if all("result" in record for record in records):
+    if all(record.result is not None for record in records):
         progress(f"all {len(plan.cells)} runs have ended already; nothing to do")
         return records
     plan.out.mkdir(parents=True, exist_ok=True)
@@ -186,10 +183,10 @@ def execute(plan: Plan, progress: Progress) -> list[dict[str, Any]]:
         return _execute(plan, records_of(plan), progress)
 
 
-def _execute(plan: Plan, records: list[dict[str, Any]], progress: Progress) -> list[dict[str, Any]]:
+def _execute(plan: Plan, records: list[ComparedRun], progress: Progress) -> list[ComparedRun]:
     waiting: dict[Path, list[int]] = {}  # by folder: several sweeps may share a run
     for index, record in enumerate(records):
-        if "result" not in record:
+        if record.result is None:
             waiting.setdefault(plan.cells[index].folder, []).append(index)
     if not waiting:  # another comparison has ended them meanwhile
         return records
@@ -206,8 +203,8 @@ def _execute(plan: Plan, records: list[dict[str, Any]], progress: Progress) -> l
         failure = _run(plan.cells[indices[0]], plan.threads, children)
         for index in indices:
             record = _record(plan.cells[index])
-            if failure and "result" not in record:
-                record["failure"] = failure
+            if failure and record.result is None:
+                record = record.model_copy(update={"failure": failure})
             records[index] = record
         if children.stopped:
             return
@@ -228,7 +225,7 @@ def _execute(plan: Plan, records: list[dict[str, Any]], progress: Progress) -> l
             pool.shutdown(wait=False, cancel_futures=True)
             children.stop()
             wait([future for future in futures if not future.cancelled()], timeout=GRACE)
-            done = sum("result" in _record(cell) for cell in plan.cells)
+            done = sum(_record(cell).result is not None for cell in plan.cells)
             raise StoppedError(
                 f"stopped: {done} of {total} runs have ended; the same command goes on with the rest"
             ) from None
@@ -401,8 +398,8 @@ def _said(log: Path, code: int) -> str:
     return f"{lines[-1]} (all of it in {log})" if lines else f"exit code {code}"
 
 
-def _outcome(record: Mapping[str, Any]) -> str:
-    if "result" not in record:
-        return f"failed: {record['failure']}"
-    result = record["result"]
-    return f"{result['metric']} {result['tuned']['test']} on test, {result['cost']['seconds']:.0f} s"
+def _outcome(record: ComparedRun) -> str:
+    result = record.result
+    if result is None:
+        return f"failed: {record.failure}"
+    return f"{result.metric} {result.tuned.test} on test, {result.cost.seconds:.0f} s"

@@ -1,8 +1,8 @@
 """What a person sees of a run; reads run folders and imports no torch.
 
-`text`  tables for the terminal
-`live`  what happens, while it happens
-`page`  one HTML file out of sections, tables and code; `plot` draws charts for it and for the terminal
-`run_page`  a run as a page
-`comparison`  many runs as tables; `ranks` has their ranks, `comparison_page` makes a page of them
+`text`  a run as tables for the terminal; `terminal` draws charts in letters
+`live`  what happens, while it happens, in a terminal; `notebook` in a notebook; `progress` is what both show
+`page`  one HTML file out of blocks, by the templates beside it; `charts` draws for it, by matplotlib
+`run_page`  a run as a page; `history` reads its journal as curves, `predictions` has its errors, `recipes` its settings
+`standings`  what many runs say together; `ranks` beside published ranks; `comparison` as tables, `comparison_page` as a page
 """

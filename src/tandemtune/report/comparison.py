@@ -1,274 +1,73 @@
-"""Many runs as one table: mean and standard deviation, ranks, paired tests against a baseline, costs, curves of sweeps."""
+"""A comparison as tables: for the terminal, as Markdown, LaTeX and CSV; and its charts as files of their own."""
 
 from __future__ import annotations
 
 import csv
 import io
-import itertools
-import math
-import random
-from collections.abc import Callable, Mapping, Sequence
-from statistics import mean, stdev
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tandemtune.compare import save
-from tandemtune.plan import Expected, Plan
-from tandemtune.report.plot import Series, bar_text, line_text
-from tandemtune.report.ranks import ROUNDING, against_expected, rank_rows, rank_sentences, ranks
+from tandemtune.compare.plan import Plan
+from tandemtune.report.charts import BarChart, LineChart, Series
+from tandemtune.report.numbers import rough, score
+from tandemtune.report.ranks import rank_rows, rank_sentences
+from tandemtune.report.standings import (
+    CONTROLS,
+    COSTS,
+    RATIOS,
+    Cell,
+    ComparisonTable,
+    Standing,
+    Sweep,
+    compared,
+    paired,
+)
+from tandemtune.report.terminal import bar_text, line_text
 from tandemtune.runs.files import write_atomically, write_json
+from tandemtune.runs.records import ComparedRun, ComparedRuns, Result
 
-EXACT = 14
-"""Pairs up to which all sign flips are counted; above, a seeded sample of them."""
-SAMPLE = 20_000
+__all__ = [
+    "FILES",
+    "ComparisonTable",
+    "as_csv",
+    "as_latex",
+    "as_markdown",
+    "as_table_csv",
+    "compared",
+    "comparison_view",
+    "cost_rows",
+    "paired",
+    "sweep_charts",
+    "table_rows",
+    "write",
+]
+
 LOG_RATIO = 20
 """Swept values that span this ratio are drawn on a logarithmic axis."""
 MISSING = 20
 """Missing runs that tables name; `runs.csv` has all."""
-FILES = ("table.md", "runs.csv", "comparison.json", "records.json")
-Key = tuple[str, int]
-Read = Callable[[Mapping[str, Any]], Any]
-CONTROLS: dict[str, Read] = {
-    "(majority class)": lambda result: result.get("majority"),
-    "(zero-shot)": lambda result: result["zero_shot"]["test"],
-    "(zero-shot, calibrated)": lambda result: result["zero_shot"]["calibrated"]["test"],
+FILES = ("table.md", "table.tex", "table.csv", "runs.csv", "comparison.json", "records.json")
+_COUNTS = ("candidates", "gradient steps", "mentor tokens")
+Rows = tuple[list[str], list[list[str]]]
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "–": "--",
+    "·": r"$\cdot$",
 }
-COSTS: dict[str, Read] = {
-    "minutes": lambda result: result["cost"]["seconds"] / 60,
-    "peak MB": lambda result: result["cost"]["peak_rss_mb"],
-    "forward tokens (M)": lambda result: result["cost"]["forward_tokens"] / 1e6,
-    "backward tokens (M)": lambda result: result["cost"].get("backward_tokens", 0) / 1e6,
-    "candidates": lambda result: result["cost"]["candidates"],
-    "gradient steps": lambda result: result["cost"].get("gradient_steps", 0),
-    "mentor tokens": lambda result: (
-        result["cost"].get("mentor_prompt_tokens", 0) + result["cost"].get("mentor_completion_tokens", 0)
-    ),
-}
-A_ROW_OR_TWO = 0.01
-"""Controls that differ by less are one: in 16 bits other groups of rows turn a row or two."""
-RATIOS = ("minutes", "peak MB")
-"""Costs that are shown as ratios to those of the plan's reference, too."""
-DIGITS = {"minutes": 2, "forward tokens (M)": 3, "backward tokens (M)": 3}
 
 
-def compared(
-    records: Sequence[Mapping[str, Any]],
-    baseline: str,
-    *,
-    reason: str | None = None,
-    reference: str | None = None,
-    expected: Expected | None = None,
-) -> dict[str, Any]:
-    """Everything that the tables of a comparison show.
-
-    Args:
-        records: what `compare.execute` returned; those without a result are counted as missing.
-        baseline: the method that others are tested against, pair by pair over models, tasks and seeds.
-        reason: how runs say that they ended by the plan's budget, if it has one.
-        reference: the method that ratios of costs are to; None: the baseline.
-        expected: published scores, if the plan has some.
-
-    Returns:
-        Columns (task, or model and task), and for each method and control: mean, standard deviation (n - 1) and number of test
-        scores by column; their average, and its standard deviation over seeds, where no run is missing; mean rank over columns;
-        the mean difference to the baseline with a p-value; and costs. Sweeps, what is missing, and notes. With published scores
-        ``expected``, see `against_expected`.
-    """
-    done = [record for record in records if "result" in record]
-    reference = reference or baseline
-    tasks = {_column(record): record["task"] for record in records}
-    columns = list(tasks)
-    methods = list(dict.fromkeys(record["method"] for record in records))
-    wanted = {name: [_key(record) for record in records if record["method"] == name] for name in methods}
-    results = {name: {_key(r): r["result"] for r in done if r["method"] == name} for name in methods}
-    scores = {name: _scores(found, lambda result: result["tuned"]["test"]) for name, found in results.items()}
-    every = list(dict.fromkeys(_key(record) for record in records))
-    shared: dict[Key, Mapping[str, Any]] = {}
-    for name in [baseline, *methods]:  # what all methods share is read from the baseline's runs where it has them
-        shared = {**results.get(name, {}), **shared}
-    for name, read in CONTROLS.items():
-        scores[name], wanted[name] = _scores(shared, read), every
-    rows = {name: _row(scores[name], wanted[name], columns) for name in scores}
-    _rank({name: rows[name] for name in methods}, columns)
-    for name, row in rows.items():
-        row["against"] = None if name == baseline else paired(scores[name], scores.get(baseline, {}))
-        row["runs"] = len(results.get(name, {}))
-        row["costs"] = _costs(results.get(name, {}))
-        row["ratios"] = _ratios(results.get(name, {}), results.get(reference, {}))
-    found = {
-        "baseline": baseline,
-        "reference": reference,
-        "columns": columns,
-        "methods": rows,
-        "sweeps": _sweeps(records),
-        "missing": [_named(record) for record in records if "result" not in record],
-    }
-    if expected is not None:
-        found["expected"] = against_expected(expected, {name: rows[name] for name in methods}, tasks)
-    return {**found, "notes": [*_notes(found), *_notes_on_runs(done, results, baseline, reason)]}
-
-
-def paired(one: Mapping[Any, float], other: Mapping[Any, float]) -> dict[str, float] | None:
-    """A two-sided sign-flip (permutation) test of the mean difference over the pairs that both have.
-
-    Args:
-        one: score by pair.
-        other: the baseline's.
-
-    Returns:
-        The mean ``difference``; ``p``, the share of all sign flips (of a seeded sample beyond `EXACT` pairs, the observed
-        signs counted in) whose mean is at least as far from zero; ``pairs``; ``wins``, a tie counted half; and ``ties``. None
-        without pairs.
-    """
-    differences = [one[key] - other[key] for key in one if key in other]
-    if not differences:
-        return None
-    count, total = len(differences), sum(differences)
-    least = abs(total) - 2 * ROUNDING * count
-    if count <= EXACT:
-        flips = itertools.product((1, -1), repeat=count)
-        hits = [abs(sum(s * d for s, d in zip(signs, differences, strict=True))) >= least for signs in flips]
-        p = mean(hits)
-    else:
-        generator = random.Random(0)
-        drawn = (generator.getrandbits(count) for _ in range(SAMPLE))
-        sums = (total - 2 * sum(d for i, d in enumerate(differences) if bits >> i & 1) for bits in drawn)
-        p = (1 + sum(abs(flipped) >= least for flipped in sums)) / (1 + SAMPLE)
-    won, ties = sum(d > ROUNDING for d in differences), sum(abs(d) <= ROUNDING for d in differences)
-    return {
-        "difference": mean(differences) + 0.0,  # no negative zero
-        "p": float(p),
-        "pairs": count,
-        "wins": won + ties / 2,
-        "ties": ties,
-    }
-
-
-def _key(record: Mapping[str, Any]) -> Key:
-    return _column(record), record["seed"]
-
-
-def _scores(results: Mapping[Key, Mapping[str, Any]], read: Read) -> dict[Key, float]:
-    """Scores that are numbers, by column and seed."""
-    found = {key: read(result) for key, result in results.items()}
-    return {key: float(value) for key, value in found.items() if value is not None and math.isfinite(value)}
-
-
-def _row(found: Mapping[Key, float], wanted: Sequence[Key], columns: Sequence[str]) -> dict[str, Any]:
-    cells: dict[str, dict[str, Any]] = {}
-    for column in columns:
-        values = [value for (name, _), value in found.items() if name == column]
-        of = sum(name == column for name, _ in wanted)
-        cells[column] = {"mean": mean(values) if values else None, "std": _std(values), "n": len(values), "of": of}
-    average, std = None, None
-    seeds = list(dict.fromkeys(seed for _, seed in wanted))
-    if seeds and all(key in found for key in itertools.product(columns, seeds)):
-        average = mean(cell["mean"] for cell in cells.values())
-        std = _std([mean(found[column, seed] for column in columns) for seed in seeds])
-    return {"columns": cells, "average": average, "average_std": std, "rank": None}
-
-
-def _std(values: Sequence[float]) -> float | None:
-    """Standard deviation of a sample; None of one value."""
-    return stdev(values) if len(values) > 1 else None
-
-
-def _rank(rows: Mapping[str, dict[str, Any]], columns: Sequence[str]) -> None:
-    """Ranks of the methods in each column that they have whole, ties shared; their mean where a method has all columns."""
-    for column in columns:
-        cells = {name: row["columns"][column] for name, row in rows.items()}
-        places = ranks({name: cell["mean"] for name, cell in cells.items() if cell["n"] == cell["of"] > 0})
-        for name, cell in cells.items():
-            cell["rank"] = places.get(name)
-    for row in rows.values():
-        found = [cell["rank"] for cell in row["columns"].values()]
-        row["rank"] = mean(found) if found and None not in found else None
-
-
-def _costs(results: Mapping[Key, Mapping[str, Any]]) -> dict[str, float]:
-    return {name: mean(float(read(r)) for r in results.values()) for name, read in COSTS.items()} if results else {}
-
-
-def _ratios(results: Mapping[Key, Mapping[str, Any]], base: Mapping[Key, Mapping[str, Any]]) -> dict[str, float | None]:
-    """Costs as ratios to the reference's, over the runs that both have."""
-    keys = [key for key in results if key in base]
-    sums = {name: [sum(COSTS[name](of[key]) for key in keys) for of in (results, base)] for name in RATIOS}
-    return {name: mine / its if its else None for name, (mine, its) in sums.items()}
-
-
-def _sweeps(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Settings that were varied: the values and the methods that stand for them."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    for record in records:
-        if "sweep" in record:
-            of, key, value = (record["sweep"][name] for name in ("of", "key", "value"))
-            sweep = found.setdefault((of, key), {"of": of, "key": key, "values": [], "methods": []})
-            if record["method"] not in sweep["methods"]:
-                sweep["values"].append(value)
-                sweep["methods"].append(record["method"])
-    return list(found.values())
-
-
-def _notes(found: Mapping[str, Any]) -> list[str]:
-    """What a reader of the scores has to know."""
-    notes = []
-    pairs = {row["against"]["pairs"] for row in found["methods"].values() if row["against"]}
-    if pairs and 2 / 2 ** min(pairs) > 0.05:
-        notes.append(
-            f"p of {min(pairs)} pairs cannot be below {2 / 2 ** min(pairs):.3g}: telling methods apart takes more seeds or tasks."
-        )
-    if any(0 < cell["n"] < cell["of"] for row in found["methods"].values() for cell in row["columns"].values()):
-        notes.append(
-            "(n of m): runs are missing, so the mean is of other seeds than its neighbours'; no average, no rank."
-        )
-    return notes
-
-
-def _notes_on_runs(
-    done: Sequence[Mapping[str, Any]],
-    results: Mapping[str, Mapping[Key, Mapping[str, Any]]],
-    baseline: str,
-    reason: str | None,
-) -> list[str]:
-    """What makes runs less comparable than a table looks."""
-    notes = []
-    for name, found in results.items():
-        reasons = [str(r.get("stop_reason")) for r in found.values()]
-        other = [given for given in reasons if reason is not None and given != reason]
-        if other:
-            said = ", ".join(sorted(set(other)))
-            notes.append(f"{name}: {len(other)} of {len(found)} runs ended before the budget was spent ({said}).")
-    first = results.get(baseline, {})
-    for name, found in results.items():
-        keys = [key for key in found if key in first]
-        if any(_differ(read(found[key]), read(first[key])) for read in CONTROLS.values() for key in keys):
-            notes.append(
-                f"{name}: its zero-shot scores are not the baseline's (other rows, template or format); shown are those."
-            )
-    used: dict[str, set[str]] = {}
-    for record in done:
-        for package, version in record["result"].get("versions", {}).items():
-            used.setdefault(package, set()).add(version)
-    mixed = [f"{package} {', '.join(sorted(versions))}" for package, versions in used.items() if len(versions) > 1]
-    if mixed:
-        notes.append(f"Runs were made with different versions: {'; '.join(mixed)}.")
-    unknown = sorted({setting for record in done for setting in record.get("unknown", [])})
-    if unknown:
-        notes.append(f"Some runs were made with settings that this version does not know: {', '.join(unknown)}.")
-    return notes
-
-
-def _differ(one: float | None, other: float | None) -> bool:
-    return one is not None and other is not None and abs(one - other) > A_ROW_OR_TWO
-
-
-# ---- as tables ---------------------------------------------------------------------------------------------------
-
-
-def table_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def table_rows(found: ComparisonTable) -> Rows:
     """Scores as text cells.
 
     Args:
@@ -277,20 +76,22 @@ def table_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     Returns:
         Headers and rows; a method, then the controls in parentheses.
     """
-    headers = ["method", *found["columns"], "average", "rank", f"against {found['baseline']}", "p", "wins"]
+    names = [column.name for column in found.columns]
+    headers = ["method", *names, *(["average"] if len(names) > 1 else []), "dev", _rank_header(found)]
+    headers += [f"against {found.baseline}", "p", "wins"]
     rows: list[list[str]] = []
-    for name, row in found["methods"].items():
-        against = row["against"]
+    for name, row in found.methods.items():
         tested = ["", "", ""]
-        if against is not None:
-            tested = [f"{against['difference']:+z.3f}", f"{against['p']:.3f}"]
-            tested.append(f"{against['wins']:g} of {against['pairs']}")
-        average = _with_std(row["average"], row["average_std"])
-        rows.append([name, *map(_score, row["columns"].values()), average, _number(row["rank"], 1), *tested])
+        if row.against is not None:
+            against = row.against
+            tested = [f"{against.difference:+z.3f}", f"{against.p:.3f}", f"{against.wins:g} of {against.pairs}"]
+        average = [_with_std(row.average, row.average_std)] if len(names) > 1 else []
+        rank = "–" if row.rank is None else f"{row.rank:.1f}"
+        rows.append([name, *map(_cell, row.columns.values()), *average, score(row.dev), rank, *tested])
     return headers, rows
 
 
-def cost_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def cost_rows(found: ComparisonTable) -> Rows:
     """Mean costs of a run as text cells, minutes and memory with their ratios to the reference.
 
     Args:
@@ -299,44 +100,54 @@ def cost_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     Returns:
         Headers and rows; without costs that no method has.
     """
-    ran = {name: row for name, row in found["methods"].items() if row["costs"]}
-    shown = [key for key in COSTS if key in RATIOS or any(row["costs"][key] for row in ran.values())]
+    ran = {name: row for name, row in found.methods.items() if row.costs}
+    shown = [key for key in COSTS if key in RATIOS or any(row.costs.get(key) for row in ran.values())]
     headers = ["method", "runs"]
     for key in shown:
-        headers += [key, f"{key}, ratio to {reference_of(found)}"] if key in RATIOS else [key]
+        headers += [key, f"{key}, ratio"] if key in RATIOS else [key]
     rows: list[list[str]] = []
     for name, row in ran.items():
-        cells = [name, str(row["runs"])]
+        cells = [name, str(row.runs)]
         for key in shown:
-            cells.append(_number(row["costs"][key], DIGITS.get(key, 0)))
-            cells += [_number(row["ratios"][key], 2)] if key in RATIOS else []
+            value = row.costs.get(key)
+            cells.append(f"{value:,.0f}" if key in _COUNTS and value is not None else rough(value))
+            cells += [rough(row.ratios.get(key), 2)] if key in RATIOS else []
         rows.append(cells)
     return headers, rows
 
 
-def reference_of(found: Mapping[str, Any]) -> str:
-    """The method that ratios of costs are to.
+def sweep_rows(found: ComparisonTable, sweep: Sweep) -> Rows:
+    """A sweep as text cells: value, dev score, test score; the value that the dev rows choose says so.
 
     Args:
-        found: what `compared` returned, by an earlier version, too.
+        found: what `compared` returned.
+        sweep: one of its sweeps.
     """
-    return str(found.get("reference", found["baseline"]))
+    headers = [sweep.key, "mean dev score", "mean test score", "by dev"]
+    rows = []
+    for value, name in zip(sweep.values, sweep.methods, strict=True):
+        row = found.methods[name]
+        chosen = "chosen" if name == sweep.chosen else ""
+        rows.append([_value(value), score(row.dev), _with_std(row.average, row.average_std), chosen])
+    return headers, rows
 
 
-def as_markdown(found: Mapping[str, Any], title: str) -> str:
+def as_markdown(found: ComparisonTable) -> str:
     """All tables as Markdown.
 
     Args:
         found: what `compared` returned.
-        title: heading.
     """
-    parts = [f"# {title}", "", *_markdown(*table_rows(found)), *_markdown(*cost_rows(found))]
-    parts += [f"- {note}" for note in found["notes"]]
+    parts = [f"# {found.title}", "", *_markdown(*table_rows(found)), *_markdown(*cost_rows(found))]
+    parts.append(f"- Ratios are to {found.reference}, over the runs that both have.")
+    for sweep in found.sweeps:
+        parts += [f"## {sweep_title(sweep)}", "", *_markdown(*sweep_rows(found, sweep))]
+    parts += [f"- {note}" for note in found.notes]
     parts += [f"- missing: {line}" for line in _missing(found)]
-    if "expected" in found:
+    if found.expected is not None:
         parts += [*([""] if parts[-1] else []), "## Expected and measured ranks", ""]
-        parts += _markdown(*rank_rows(found["expected"]))
-        parts += [f"- {line}" for line in rank_sentences(found["expected"])]
+        parts += _markdown(*rank_rows(found.expected))
+        parts += [f"- {line}" for line in rank_sentences(found.expected)]
     return "\n".join(parts).rstrip("\n") + "\n"
 
 
@@ -345,47 +156,120 @@ def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str
     return [*("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines), ""]
 
 
-def as_csv(records: Sequence[Mapping[str, Any]]) -> str:
+def as_latex(found: ComparisonTable) -> str:
+    """Scores as a LaTeX table for the package ``booktabs``: a row for each model and method, test and dev scores of each task;
+    the best of the methods in bold, by the rows that ranks are by.
+
+    Args:
+        found: what `compared` returned.
+    """
+    models = list(dict.fromkeys(column.model for column in found.columns))
+    tasks = list(dict.fromkeys(column.task for column in found.columns))
+    named = any(models)
+    left = ["model"] * named + ["method"]
+    top = " & ".join([""] * len(left) + [rf"\multicolumn{{2}}{{c}}{{{_latex(task)}}}" for task in tasks])
+    lines = [
+        f"% {found.title}: mean and standard deviation over seeds".replace("\n", " "),
+        rf"\begin{{tabular}}{{{'l' * len(left)}{'rr' * len(tasks)}}}",
+        r"\toprule",
+        rf"{top} \\",
+        rf"{' & '.join([*left, *['test', 'dev'] * len(tasks)])} \\",
+    ]
+    for model in models:
+        lines.append(r"\midrule")
+        at = {column.task: column.name for column in found.columns if column.model == model}
+        for name, row in found.methods.items():
+            cells = [_latex(model)] * named + [_latex(name)]
+            for task in tasks:
+                cell = row.columns.get(at.get(task, ""))
+                texts = ["–", "–"] if cell is None else [_cell(cell), _with_std(cell.dev, cell.dev_std)]
+                texts = [_latex(text) for text in texts]
+                if cell is not None and cell.rank is not None and cell.rank == _first(found, at[task]):
+                    place = 0 if found.ranked_by == "test" else 1
+                    texts[place] = rf"\textbf{{{texts[place]}}}"
+                cells += texts
+            lines.append(rf"{' & '.join(cells)} \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _first(found: ComparisonTable, column: str) -> float | None:
+    """The best rank of a column; None where there is nothing to be better than."""
+    places = [row.columns[column].rank for row in found.contenders.values()]
+    known = [place for place in places if place is not None]
+    return min(known) if len(known) > 1 else None
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def as_table_csv(found: ComparisonTable) -> str:
+    """The table of scores for other programs: one line for each model, task and method.
+
+    Args:
+        found: what `compared` returned.
+    """
+    lines: list[list[Any]] = []
+    for column in found.columns:
+        for name, row in found.methods.items():
+            cell = row.columns[column.name]
+            numbers = (cell.mean, cell.std, cell.dev, cell.dev_std, cell.rank)
+            place = [column.model, column.task, name, name in CONTROLS]
+            lines.append([*place, len(cell.values), cell.of, *("" if v is None else round(v, 6) for v in numbers)])
+    scores = ["test", "test_std", "dev", "dev_std", f"rank_by_{found.ranked_by}"]
+    return _csv([["model", "task", "method", "control", "runs", "planned", *scores], *lines])
+
+
+def as_csv(runs: Sequence[ComparedRun]) -> str:
     """One line for each run, with scores and costs.
 
     Args:
-        records: what `compare.execute` returned.
+        runs: all of a comparison.
     """
-    scores: dict[str, Read] = {
-        "test": lambda result: result["tuned"]["test"],
-        "test_calibrated": lambda result: result["tuned"]["calibrated"]["test"],
-        "dev": lambda result: result["tuned"]["dev"],
+    reads: dict[str, Callable[[Result], Any]] = {
+        "metric": lambda result: result.metric,
+        "test": lambda result: result.tuned.test,
+        "test_calibrated": lambda result: result.tuned.calibrated.test,
+        "dev": lambda result: result.tuned.dev,
+        "dev_calibrated": lambda result: result.tuned.calibrated.dev,
+        "dev_loss": lambda result: result.tuned.dev_loss,
         "zero_shot": CONTROLS["(zero-shot)"],
         "zero_shot_calibrated": CONTROLS["(zero-shot, calibrated)"],
         "majority": CONTROLS["(majority class)"],
-        "stop_reason": lambda result: result.get("stop_reason"),
+        "stop_reason": lambda result: result.stop_reason,
+        **COSTS,
     }
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    names = ("model", "task", "method", "seed")
-    writer.writerow([*names, *scores, *COSTS, "failure"])
-    for record in records:
-        result = record.get("result")
-        row: list[Any] = [record[name] for name in names]
-        if result is None:
-            writer.writerow([*row, *[""] * (len(scores) + len(COSTS)), record.get("failure", "not run")])
+    lines: list[list[Any]] = [["model", "task", "method", "seed", *reads, "failure"]]
+    for run in runs:
+        place = [run.model, run.task, run.method, run.seed]
+        if run.result is None:
+            lines.append([*place, *[""] * len(reads), run.failure or "not run"])
         else:
-            costs = [round(read(result), 6) for read in COSTS.values()]
-            writer.writerow([*row, *(read(result) for read in scores.values()), *costs, ""])
+            values = [read(run.result) for read in reads.values()]
+            lines.append([*place, *(round(v, 6) if isinstance(v, float) else v for v in values), ""])
+    return _csv(lines)
+
+
+def _csv(lines: Sequence[Sequence[Any]]) -> str:
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(lines)
     return file.getvalue()
 
 
-def comparison_view(found: Mapping[str, Any], title: str) -> RenderableType:
+def comparison_view(found: ComparisonTable) -> RenderableType:
     """What `compare` prints.
 
     Args:
         found: what `compared` returned.
-        title: of the first table.
     """
+    tables = [
+        (found.title, table_rows(found)),
+        (f"mean cost of a run; ratios are to {found.reference}", cost_rows(found)),
+    ]
+    tables += [(f"sweep of {sweep_title(sweep)}", sweep_rows(found, sweep)) for sweep in found.sweeps]
+    if found.expected is not None:
+        tables.append(("expected and measured ranks", rank_rows(found.expected)))
     parts: list[RenderableType] = []
-    tables = [(title, table_rows(found)), ("mean cost of a run", cost_rows(found))]
-    if "expected" in found:
-        tables.append(("expected and measured ranks", rank_rows(found["expected"])))
     for name, (headers, rows) in tables:
         shown = Table(title=Text(name))
         for index, header in enumerate(headers):
@@ -393,105 +277,115 @@ def comparison_view(found: Mapping[str, Any], title: str) -> RenderableType:
         for row in rows:
             shown.add_row(*(Text(cell) for cell in row))
         parts.append(shown)
-    parts += [Text(line) for line in (rank_sentences(found["expected"]) if "expected" in found else [])]
-    for sweep in found["sweeps"]:
-        heading, curves = _sweep_title(sweep), _curves(found, sweep)
-        if curves:
-            parts.append(Text(line_text(heading, sweep["key"], "test score", curves, x_log=_log(sweep["values"]))))
+    parts += [Text(line) for line in (rank_sentences(found.expected) if found.expected else [])]
+    for chart in sweep_charts(found):
+        if isinstance(chart, LineChart):
+            parts.append(Text(line_text(chart.title, chart.x_label, chart.series, x_log=chart.x_log)))
         else:
-            parts += [Text(bar_text(f"{heading}: {name}", "test score", lines)) for name, lines in _bars(found, sweep)]
-    parts += [Text(note) for note in found["notes"]]
-    if found["missing"]:
-        parts.append(Text("\n".join([f"{len(found['missing'])} runs are missing:", *_missing(found)])))
+            parts.append(Text(bar_text(chart.title, chart.bars)))
+    parts += [Text(note) for note in found.notes]
+    if found.missing:
+        parts.append(Text("\n".join([f"{len(found.missing)} runs are missing:", *_missing(found)])))
     return Group(*parts)
 
 
-def write(plan: Plan, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def write(plan: Plan, runs: Sequence[ComparedRun]) -> ComparisonTable:
     """Put all tables into the folder of a comparison.
 
     Args:
         plan: the plan.
-        records: what `compare.execute` returned.
+        runs: its runs.
 
     Returns:
         What the tables show, see `compared`.
     """
     reason = plan.budget.reason if plan.budget else None
-    budget = [f"Budget: {plan.budget}."] if plan.budget else []
-    found = compared(records, plan.baseline, reason=reason, reference=plan.reference, expected=plan.expected)
-    found["notes"] = budget + found["notes"]
+    found = compared(
+        runs, plan.baseline, title=plan.title, reason=reason, reference=plan.reference, expected=plan.expected
+    )
+    if plan.budget:
+        found = found.model_copy(update={"notes": (f"Budget: {plan.budget}.", *found.notes)})
     plan.out.mkdir(parents=True, exist_ok=True)
-    write_json(plan.out / "comparison.json", {"title": plan.title, **found})
-    save(plan.out, records)
-    for name, text in (("table.md", as_markdown(found, plan.title)), ("runs.csv", as_csv(records))):
-        write_atomically(plan.out / name, lambda file, text=text: file.write(text.encode("utf-8")))  # type: ignore[misc]
+    write_json(plan.out / "comparison.json", found.plain())
+    write_json(plan.out / "records.json", ComparedRuns(runs=tuple(runs)).plain())
+    texts = {
+        "table.md": as_markdown(found),
+        "table.tex": as_latex(found),
+        "table.csv": as_table_csv(found),
+        "runs.csv": as_csv(runs),
+    }
+    for name, text in texts.items():
+        _write_text(plan.out / name, text)
     return found
 
 
-def _curves(found: Mapping[str, Any], sweep: Mapping[str, Any]) -> list[Series]:
-    """Score against value, a curve for each column and for their average; none if values are no numbers."""
-    if not all(type(value) in (int, float) for value in sweep["values"]):
-        return []
-    values, methods = zip(*sorted(zip(sweep["values"], sweep["methods"], strict=True)), strict=True)
-    rows = [found["methods"][method] for method in methods]
-    curves = [
-        Series(
-            column,
-            values,
-            [row["columns"][column]["mean"] for row in rows],
-            [row["columns"][column]["std"] for row in rows],
-        )
-        for column in found["columns"]
-    ]
-    if len(curves) > 1:
-        curves.append(Series("average", values, [row["average"] for row in rows], [row["average_std"] for row in rows]))
-    return curves
+def _write_text(place: Path, text: str) -> None:
+    write_atomically(place, lambda file: file.write(text.encode("utf-8")))
 
 
-def _bars(
-    found: Mapping[str, Any], sweep: Mapping[str, Any]
-) -> list[tuple[str, list[tuple[str, float | None, float | None]]]]:
-    """Score of each value, by column."""
-    rows = [
-        (str(value), found["methods"][name]["columns"])
-        for value, name in zip(sweep["values"], sweep["methods"], strict=True)
-    ]
-    return [
-        (column, [(name, cells[column]["mean"], cells[column]["std"]) for name, cells in rows])
-        for column in found["columns"]
-    ]
+def sweep_charts(found: ComparisonTable) -> list[LineChart | BarChart]:
+    """Mean dev and test scores over the values of each sweep; bars where values are no numbers.
+
+    Args:
+        found: what `compared` returned.
+    """
+    charts: list[LineChart | BarChart] = []
+    for sweep in found.sweeps:
+        title = f"Score over {sweep_title(sweep)}"
+        numbers = [float(v) for v in sweep.values if isinstance(v, int | float) and not isinstance(v, bool)]
+        if len(numbers) < len(sweep.values):
+            named = [(_value(v), found.methods[name]) for v, name in zip(sweep.values, sweep.methods, strict=True)]
+            charts.append(
+                BarChart(title=f"{title}: dev", x_label="mean dev score", bars=[(v, r.dev) for v, r in named])
+            )
+            bars = [(value, row.average) for value, row in named]
+            charts.append(BarChart(title=f"{title}: test", x_label="mean test score", bars=bars))
+            continue
+        values, names = zip(*sorted(zip(numbers, sweep.methods, strict=True)), strict=True)
+        rows = [found.methods[name] for name in names]
+        series = [Series("dev, mean", values, [row.dev for row in rows]), _tests("test, mean", values, rows)]
+        if len(found.columns) > 1:
+            series += [_tests(column.name, values, rows, column.name) for column in found.columns]
+        wide = values[0] > 0 and values[-1] >= LOG_RATIO * values[0]
+        charts.append(LineChart(title=title, x_label=sweep.key, y_label="score", series=series, x_log=wide))
+    return charts
 
 
-def _sweep_title(sweep: Mapping[str, Any]) -> str:
-    return f"{sweep['of']}: {sweep['key']}" if sweep["of"] else str(sweep["key"])
+def sweep_title(sweep: Sweep) -> str:
+    """What was varied, in words."""
+    return f"{sweep.of}: {sweep.key}" if sweep.of else sweep.key
 
 
-def _log(values: Sequence[float]) -> bool:
-    return min(values) > 0 and max(values) / min(values) >= LOG_RATIO
+def _tests(name: str, values: Sequence[float], rows: Sequence[Standing], column: str | None = None) -> Series:
+    """Test scores over values, with a band of one standard deviation."""
+    if column is None:
+        pairs = [(row.average, row.average_std) for row in rows]
+    else:
+        pairs = [(row.columns[column].mean, row.columns[column].std) for row in rows]
+    if column is not None or any(std is None or mean is None for mean, std in pairs):
+        return Series(name, values, [mean for mean, _ in pairs])
+    edges = [(mean or 0.0, std or 0.0) for mean, std in pairs]
+    return Series(name, values, [m for m, _ in pairs], [m - s for m, s in edges], [m + s for m, s in edges])
 
 
-def _column(record: Mapping[str, Any]) -> str:
-    return " · ".join(part for part in (record["model"], record["task"]) if part)
+def _value(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _named(record: Mapping[str, Any]) -> str:
-    return f"{_column(record)}, {record['method']}, seed {record['seed']} ({record.get('failure', 'not run')})"
+def _rank_header(found: ComparisonTable) -> str:
+    return "rank" if found.ranked_by == "test" else "rank by dev"
 
 
-def _missing(found: Mapping[str, Any]) -> list[str]:
+def _missing(found: ComparisonTable) -> list[str]:
     """Runs without a result, as many as a reader looks at."""
-    lines: list[str] = found["missing"]
+    lines = list(found.missing)
     return lines if len(lines) <= MISSING else [*lines[:MISSING], f"and {len(lines) - MISSING} more, see runs.csv"]
 
 
-def _score(cell: Mapping[str, Any]) -> str:
-    text = _with_std(cell["mean"], cell["std"])
-    return f"{text} ({cell['n']} of {cell['of']})" if 0 < cell["n"] < cell["of"] else text
+def _cell(cell: Cell) -> str:
+    text, count = _with_std(cell.mean, cell.std), len(cell.values)
+    return f"{text} ({count} of {cell.of})" if 0 < count < cell.of else text
 
 
 def _with_std(value: float | None, std: float | None) -> str:
-    return _number(value, 3) + ("" if std is None else f" ± {std:.3f}")
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:z.{digits}f}"
+    return score(value) + ("" if std is None else f" ± {std:.3f}")

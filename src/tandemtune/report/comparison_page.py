@@ -1,10 +1,8 @@
-"""A comparison as one HTML page: scores, paired tests, costs, mean curves, sweeps, settings, and what is missing."""
+"""A comparison as one HTML page: scores, scores against costs, paired tests, sweeps, mean curves, settings, and what is missing."""
 
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -13,49 +11,49 @@ from statistics import mean, stdev
 from typing import Any
 
 from tandemtune.errors import RunError
-from tandemtune.report.comparison import CONTROLS, LOG_RATIO, cost_rows, reference_of, table_rows
-from tandemtune.report.page import Cell, code, facts, page, paragraph, table
-from tandemtune.report.plot import Bar, Series, bar_figure, line_figure
+from tandemtune.report.charts import Chart, DotChart, Dots, LineChart, ScatterChart, Series
+from tandemtune.report.comparison import cost_rows, sweep_charts, sweep_rows, sweep_title, table_rows
+from tandemtune.report.history import Spot, trail
+from tandemtune.report.numbers import Cell, duration, rough, score
+from tandemtune.report.page import Block, Code, Details, Facts, Heading, Section, Table, page
 from tandemtune.report.ranks import rank_rows, rank_sentences
-from tandemtune.report.run_page import Spot, details, recipe_text, toml_value, trail
-from tandemtune.report.text import duration
+from tandemtune.report.recipes import as_toml, flat, value_text
+from tandemtune.report.standings import CONTROLS, ComparisonTable, column_of, mean_interval
+from tandemtune.runs.records import ComparedRun, ComparedRuns
 from tandemtune.runs.store import RunFolder
 
 POINTS = 60
 """Points of a mean curve at most."""
 BANDS = 3
 """Curves up to which each has a band of one standard deviation; more would lie over each other."""
-_SETTING = re.compile(r"\s*(.*\S)\s*=\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
+_COSTS = {"tokens (M)": ("forward tokens (M)", "backward tokens (M)"), "minutes": ("minutes",), "peak MB": ("peak MB",)}
 
 
-def comparison_page(found: Mapping[str, Any], records: Sequence[Mapping[str, Any]], title: str, place: Path) -> str:
-    """A finished or unfinished comparison on one page.
+def comparison_page(found: ComparisonTable, runs: Sequence[ComparedRun], place: Path) -> str:
+    """A comparison, finished or not, on one page.
 
     Args:
         found: what `compared` returned.
-        records: what `compare.execute` returned.
-        title: heading of the page.
+        runs: what it was made of.
         place: folder of the comparison; journals and recipes are read from the run folders in it.
 
     Returns:
         A whole HTML file that needs nothing but itself.
     """
-    folders = [_folder(record, place) for record in records]
-    sections = [("scores", "Scores", _scores(found, records))]
-    sweeps = _sweeps(found)
-    if sweeps:
-        sections.append(("sweep", "Over a setting", sweeps))
-    sections.append(("tests", f"Against {found['baseline']}", _tests(found)))
-    if "expected" in found:
-        sections.append(("expected", "Against what is published", _expected(found["expected"])))
-    sections.append(("costs", "Costs", _costs(found)))
-    sections.append(("curves", "On the way", _curves(found, records, folders)))
-    if found["missing"]:
-        rows: list[list[Cell]] = [[text] for text in found["missing"]]
-        sections.append(("missing", "Missing runs", table(["run"], rows, "Runs without a result", numeric=())))
-    sections.append(("settings", "Settings", _settings(records, folders)))
-    sections.append(("runs", "All runs", details("Every run", _runs(records))))
-    return page(title, sections)
+    folders = [_folder(run, place) for run in runs]
+    sections = [
+        Section("scores", "Scores", _scores(found, runs)),
+        Section("cost", "Score against cost", _trade(found)),
+        Section("sweep", "Over a setting", _sweeps(found)),
+        Section("tests", f"Against {found.baseline}", _tests(found)),
+        Section("expected", "Against what is published", _expected(found)),
+        Section("costs", "Costs", _costs(found)),
+        Section("curves", "On the way", _curves(found, runs, folders)),
+        Section("missing", "Missing runs", _missing(found)),
+        Section("settings", "Settings", _settings(runs, folders)),
+        Section("runs", "All runs", [Details("Every run", [_runs(runs)])]),
+    ]
+    return page(found.title, [section for section in sections if section.blocks])
 
 
 def comparison_report(place: Path) -> str:
@@ -70,231 +68,282 @@ def comparison_report(place: Path) -> str:
     Raises:
         RunError: its files cannot be read.
     """
-    saved, records = _read(place / "comparison.json", dict), _read(place / "records.json", list)
-    try:
-        return comparison_page(saved, records, str(saved.get("title", place.absolute().name)), place)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(
-            f"{place} holds no comparison that can be shown ({error!r}): make it anew with `tandemtune compare`"
-        ) from error
+    return comparison_page(*read_comparison(place), place)
+
+
+def read_comparison(place: Path) -> tuple[ComparisonTable, tuple[ComparedRun, ...]]:
+    """What `tandemtune compare` wrote: the comparison, and its runs.
+
+    Args:
+        place: the folder.
+
+    Raises:
+        RunError: its files cannot be read.
+    """
+    found = ComparisonTable.read(_read(place / "comparison.json"), place / "comparison.json")
+    return found, ComparedRuns.read(_read(place / "records.json"), place / "records.json").runs
+
+
+def comparison_charts(found: ComparisonTable, runs: Sequence[ComparedRun], place: Path) -> dict[str, Chart]:
+    """The charts of a comparison by name, for files of their own.
+
+    Args:
+        found: what `compared` returned.
+        runs: what it was made of.
+        place: folder of the comparison.
+
+    Returns:
+        Those that have something to show: "scores" (of several columns the average), "scores-1" and so on for each of several
+        columns, "score-against-cost", "sweep-1" and so on, "dev-loss-1" and so on for each column.
+    """
+    trails, wanted, _ = _trails(runs, [_folder(run, place) for run in runs])
+    dots = _dots(found, runs)
+    charts: dict[str, Chart] = {f"scores-{n}" if n else "scores": chart for n, chart in enumerate(dots)}
+    charts["score-against-cost"] = _scatter(found)
+    charts |= {f"sweep-{n}": chart for n, chart in enumerate(sweep_charts(found), 1)}
+    for n, column in enumerate(found.columns, 1):
+        charts[f"dev-loss-{n}"] = _lowest(column.name, _named_trails(column.name, trails, wanted))
+    return {name: chart for name, chart in charts.items() if not chart.empty()}
 
 
 # ---- scores and costs ---------------------------------------------------------------------------------------------
 
 
-def _scores(found: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
-    results = [record["result"] for record in records if "result" in record]
-    metrics = sorted({str(result["metric"]) for result in results})
+def _scores(found: ComparisonTable, runs: Sequence[ComparedRun]) -> list[Block]:
+    results = [run.result for run in runs if run.result is not None]
+    metrics = sorted({result.metric for result in results})
     what = metrics[0] if len(metrics) == 1 else "score"
-    columns: list[str] = list(found["columns"])
     headers, cells = table_rows(found)
-    keep = [0, 1, 3] if len(columns) == 1 else list(range(len(columns) + 3))  # the average of one column is the column
-    methods: list[str] = list(found["methods"])
-    best = [(row, keep.index(column)) for row, column in _best(found, columns) if column in keep]
-    shown: list[list[Cell]] = [[row[column] for column in keep] for row in cells]
-    seeds = list(dict.fromkeys(record["seed"] for record in records))
-    parts = [
-        facts(
-            [
-                ("runs that have ended", f"{len(results)} of {len(records)}"),
-                ("methods", sum(name not in CONTROLS for name in methods)),
-                ("tasks", len({record["task"] for record in records})),
-                ("models", len({record["model"] for record in records})),
-                ("seeds", ", ".join(map(str, seeds))),
-                ("baseline", found["baseline"]),
-            ]
-        ),
-        table(
-            [headers[column] for column in keep],
-            shown,
-            f"Test {what}, mean ± standard deviation over seeds",
-            numeric=range(1, len(keep)),
-            best=best,
-        ),
+    keep = len(headers) - 3  # tests against the baseline have a table of their own
+    rows: list[list[Cell]] = [list(row[:keep]) for row in cells]
+    pairs: list[tuple[str, Cell]] = [
+        ("finished runs", f"{len(results)} of {len(runs)}"),
+        ("methods", len(found.contenders)),
+        ("tasks", len({run.task for run in runs})),
+        ("models", len({run.model for run in runs})),
+        ("seeds", ", ".join(dict.fromkeys(str(run.seed) for run in runs))),
+        ("baseline", found.baseline),
     ]
+    caption = f"Test {what}, mean ± standard deviation over seeds"
+    table = Table(headers[:keep], rows, caption, set(range(1, keep)), _best(found))
     said = "Rank is the mean place among the methods, 1 for the best. Rows in parentheses need no search and have none."
+    if found.ranked_by == "dev":
+        said += (
+            " Settings are swept here, so ranks and stars are by the dev rows: test rows would flatter what they chose."
+        )
     if len(metrics) > 1:
         said += f" Scores are {', '.join(metrics)}, by task."
-    if results and all(result["tuned"]["test"] is None for result in results):
+    if results and all(result.tuned.test is None for result in results):
         said += " There are no test rows, so there are no test scores."
-    return "\n".join([*parts, *(paragraph(text) for text in (said, *found["notes"]))])
+    first, *others = _dots(found, runs)
+    each: list[Block] = [Details("Each task by seed", others)] if others else []
+    return [Facts(pairs), first, table, said, *found.notes, *each]
 
 
-def _best(found: Mapping[str, Any], columns: Sequence[str]) -> list[tuple[int, int]]:
-    """(row, column) of the best methods in each column, in the average and in rank; controls do not take part."""
-    rows = [(index, row) for index, (name, row) in enumerate(found["methods"].items()) if name not in CONTROLS]
-    places: list[list[tuple[int, float | None]]] = [
-        [(index, row["columns"][column].get("rank")) for index, row in rows] for column in columns
-    ]
-    places.append([(index, None if row["average"] is None else -row["average"]) for index, row in rows])
-    places.append([(index, row["rank"]) for index, row in rows])
-    best = []
+def _dots(found: ComparisonTable, runs: Sequence[ComparedRun]) -> list[DotChart]:
+    """Test scores by seed: of several columns first their average, then each."""
+    metrics = {column_of(run): run.result.metric for run in runs if run.result is not None}
+    charts = []
+    if len(found.columns) > 1:
+        whole = {name: row.averages for name, row in found.methods.items() if row.averages}
+        metric = next(iter(metrics.values())) if len(set(metrics.values())) == 1 else "score"
+        charts.append(_dot_chart(f"Average test {metric} by seed", f"test {metric}, average", whole))
+    for column in found.columns:
+        values = {name: row.columns[column.name].values for name, row in found.methods.items()}
+        metric = metrics.get(column.name, "score")
+        title = f"Test {metric} by seed" + (f": {column.name}" if len(found.columns) > 1 else "")
+        charts.append(_dot_chart(title, f"test {metric}", {name: found for name, found in values.items() if found}))
+    return charts
+
+
+def _dot_chart(title: str, label: str, values: Mapping[str, Sequence[float]]) -> DotChart:
+    """Single scores with their mean and its interval; controls without, since their seeds are no repetitions."""
+    dots = []
+    for name, scores in values.items():
+        interval = None if name in CONTROLS else mean_interval(scores)
+        dots.append(Dots(name, () if name in CONTROLS else scores, mean(scores), *(interval or (None, None))))
+    known = any(row.low is not None for row in dots)
+    return DotChart(title=title + (", with 95 % intervals of the mean" if known else ""), x_label=label, rows=dots)
+
+
+def _best(found: ComparisonTable) -> set[tuple[int, int]]:
+    """(row, column) of the best methods in each column, in the averages and in rank; controls do not take part."""
+    rows = [(index, row) for index, (name, row) in enumerate(found.methods.items()) if name not in CONTROLS]
+    places: list[list[float | None]] = [[row.columns[column.name].rank for _, row in rows] for column in found.columns]
+    if len(found.columns) > 1:
+        by_test = found.ranked_by == "test"
+        places.append([None if row.average is None or not by_test else -row.average for _, row in rows])
+    places.append([None if row.dev is None or found.ranked_by == "test" else -row.dev for _, row in rows])
+    places.append([row.rank for _, row in rows])
+    if found.ranked_by == "dev":
+        places[: len(found.columns)] = [[None] * len(rows) for _ in found.columns]
+    best = set()
     for column, values in enumerate(places, 1):
-        there = [value for _, value in values if value is not None]
+        there = [value for value in values if value is not None]
         if len(there) > 1:
-            best += [(index, column) for index, value in values if value == min(there)]
+            best |= {(index, column) for (index, _), value in zip(rows, values, strict=True) if value == min(there)}
     return best
 
 
-def _tests(found: Mapping[str, Any]) -> str:
+def _trade(found: ComparisonTable) -> list[Block]:
+    chart = _scatter(found)
+    if chart.empty():
+        return []
+    return [chart, "The grey line joins the Pareto front: the methods that no other beats in both score and cost."]
+
+
+def _scatter(found: ComparisonTable) -> ScatterChart:
+    """Mean test scores against mean costs of a run."""
+    points = [
+        (name, row.average, [sum(row.costs.get(key, 0.0) for key in keys) for keys in _COSTS.values()])
+        for name, row in found.contenders.items()
+        if row.average is not None and row.costs
+    ]
+    return ScatterChart(
+        title="Mean test score against the mean cost of a run",
+        y_label="mean test score",
+        x_labels=list(_COSTS),
+        points=points,
+    )
+
+
+def _tests(found: ComparisonTable) -> list[Block]:
     """Paired tests against the baseline."""
     _, cells = table_rows(found)
-    rows: list[list[Cell]] = [[row[0], *row[-3:]] for row in cells if row[0] != found["baseline"] and row[-1]]
+    rows: list[list[Cell]] = [[row[0], *row[-3:]] for row in cells if row[0] != found.baseline and row[-1]]
     if not rows:
-        return paragraph(f"No run can be paired with one of {found['baseline']} yet.")
+        return [f"No run can be paired with one of {found.baseline} yet."]
     said = (
         "Pairs are runs of the same model, task and seed. p is that of a two-sided test that flips the signs of the "
         "differences; a draw is half a win. Each row is a test of its own: of many rows one may look good by chance."
     )
-    shown = table(
-        ["method", "difference", "p", "wins"], rows, f"Test score minus {found['baseline']}", numeric=(1, 2, 3)
-    )
-    return f"{shown}\n{paragraph(said)}"
+    caption = f"Test score minus {found.baseline}"
+    return [Table(["method", "difference", "p", "wins"], rows, caption, {1, 2, 3}), said]
 
 
-def _expected(order: Mapping[str, Any]) -> str:
+def _expected(found: ComparisonTable) -> list[Block]:
     """Expected ranks beside measured ones, and what they say together."""
-    headers, cells = rank_rows(order)
+    if found.expected is None:
+        return []
+    headers, cells = rank_rows(found.expected)
     rows: list[list[Cell]] = [list(row) for row in cells]
-    shown = table(headers, rows, "Expected and measured ranks", numeric=range(1, len(headers)))
-    return "\n".join([shown, *map(paragraph, rank_sentences(order))])
+    shown = Table(headers, rows, "Expected and measured ranks", set(range(1, len(headers))))
+    return [shown, *rank_sentences(found.expected)]
 
 
-def _costs(found: Mapping[str, Any]) -> str:
+def _costs(found: ComparisonTable) -> list[Block]:
     headers, cells = cost_rows(found)
     if not cells:
-        return paragraph("No run has ended yet.")
+        return ["No run is finished yet."]
     rows: list[list[Cell]] = [list(row) for row in cells]
-    parts = [table(headers, rows, "Mean cost of a run", numeric=range(1, len(headers)))]
-    costs = {name: row["costs"] for name, row in found["methods"].items() if row["costs"]}
-    for key, title, unit in (("minutes", "Minutes of search", "min"), ("peak MB", "Peak memory of the process", "MB")):
-        bars: list[Bar] = [(name, cost[key], None) for name, cost in costs.items()]
-        parts.append(bar_figure(title, f"{title.lower()}, mean of a run", bars, unit=unit))
-    parts.append(
-        paragraph(
-            f"Ratios are to {reference_of(found)}, over the runs that both have. Runs that went side by side on one machine slow "
-            "each other down."
-        )
-    )
-    return "\n".join(parts)
+    said = f"Ratios are to {found.reference}, over the runs that both have. Runs side by side on one machine slow each other down."
+    return [Table(headers, rows, "Mean cost of a run", set(range(1, len(headers)))), said]
 
 
-def _sweeps(found: Mapping[str, Any]) -> str:
-    """Test scores over a setting that was varied, or that methods are called by (`d=100`, `d=500`)."""
-    parts = []
-    for of, key, members in _swept(found):
-        title = f"Test score over {': '.join(part for part in (of, key) if part)}"
-        numbers = {name: float(value) for name, value in members.items() if type(value) in (int, float)}
-        if len(numbers) == len(members):
-            parts.append(_sweep_lines(found, title, key, numbers))
-            continue
-        for column in found["columns"]:
-            cells = {str(value): found["methods"][name]["columns"][column] for name, value in members.items()}
-            bars: list[Bar] = [(value, cell["mean"], cell["std"]) for value, cell in cells.items()]
-            parts.append(bar_figure(f"{title}: {column}", "test score", bars))
-    if parts:
-        parts.append(paragraph("Bands and error bars are one standard deviation over seeds to either side."))
-    return "\n".join(parts)
+def _sweeps(found: ComparisonTable) -> list[Block]:
+    """Scores over settings that were varied."""
+    parts: list[Block] = []
+    for sweep in found.sweeps:
+        headers, cells = sweep_rows(found, sweep)
+        rows: list[list[Cell]] = [list(row) for row in cells]
+        best = {(index, 1) for index, name in enumerate(sweep.methods) if name == sweep.chosen}
+        parts.append(Table(headers, rows, f"Values of {sweep_title(sweep)}", {1, 2}, best))
+    parts += sweep_charts(found)
+    said = "The dev rows choose the value; its test score is the one to report. Bands are one standard deviation over seeds."
+    return [*parts, said] if parts else []
 
 
-def _swept(found: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    """(method, setting, value of each method that stands for one) of everything that was varied."""
-    swept = [
-        (str(one["of"]), str(one["key"]), dict(zip(one["methods"], one["values"], strict=True)))
-        for one in found["sweeps"]
-    ]
-    taken = {name for _, _, members in swept for name in members}
-    named: dict[str, dict[str, Any]] = {}
-    for name in found["methods"]:
-        match = None if name in taken else _SETTING.fullmatch(name)
-        if match and math.isfinite(float(match[2])):
-            named.setdefault(match[1], {})[name] = float(match[2])
-    found_here = [("", key, members) for key, members in named.items()]
-    return [one for one in [*swept, *found_here] if len(one[2]) > 1]
-
-
-def _sweep_lines(found: Mapping[str, Any], title: str, key: str, members: Mapping[str, float]) -> str:
-    order = sorted(members, key=lambda name: members[name])
-    values = [members[name] for name in order]
-    columns: list[str] = found["columns"]
-    curves = []
-    for column in columns:
-        cells = [found["methods"][name]["columns"][column] for name in order]
-        curves.append(Series(column, values, [cell["mean"] for cell in cells], [cell["std"] for cell in cells]))
-    if len(columns) == 1:  # what needs no search, to compare with
-        controls = {
-            name: found["methods"][name]["columns"][columns[0]]["mean"] for name in CONTROLS if name in found["methods"]
-        }
-        curves += [
-            Series(name, [values[0], values[-1]], [score] * 2) for name, score in controls.items() if score is not None
-        ]
-    wide = values[0] > 0 and values[-1] >= LOG_RATIO * values[0]
-    return line_figure(title, key, "test score", curves, x_log=wide)
+def _missing(found: ComparisonTable) -> list[Block]:
+    rows: list[list[Cell]] = [[text] for text in found.missing]
+    return [Table(["run"], rows, "Runs without a result", set())] if rows else []
 
 
 # ---- curves -------------------------------------------------------------------------------------------------------
 
+Trails = dict[tuple[str, str], list[list[Spot]]]
 
-def _curves(found: Mapping[str, Any], records: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> str:
-    """Mean dev losses of each method over tokens, figures for each column."""
-    trails: dict[tuple[str, str], list[list[Spot]]] = {}
+
+def _trails(runs: Sequence[ComparedRun], folders: Sequence[Path]) -> tuple[Trails, Counter[tuple[str, str]], int]:
+    """Journals of finished runs by column and method, how many runs each should have, and how many cannot be read."""
+    trails: Trails = {}
     wanted: Counter[tuple[str, str]] = Counter()
     lost = 0
-    for record, folder in zip(records, folders, strict=True):
-        key = " · ".join(part for part in (record["model"], record["task"]) if part), record["method"]
+    for run, folder in zip(runs, folders, strict=True):
+        key = column_of(run), run.method
         wanted[key] += 1
-        if "result" in record:
+        if run.result is not None:
             spots = _spots(folder)
             lost += spots is None
             if spots:
                 trails.setdefault(key, []).append(spots)
+    return trails, wanted, lost
+
+
+def _named_trails(column: str, trails: Trails, wanted: Mapping[tuple[str, str], int]) -> dict[str, list[list[Spot]]]:
+    """The journals of a column by what the legend says."""
+    found = {}
+    for (where, method), runs in trails.items():
+        if where == column:
+            of = wanted[where, method]
+            found[method + (f" ({len(runs)} of {of} runs)" if len(runs) < of else "")] = runs
+    return found
+
+
+def _curves(found: ComparisonTable, runs: Sequence[ComparedRun], folders: Sequence[Path]) -> list[Block]:
+    """Mean dev losses of each method over tokens, figures for each column."""
+    trails, wanted, lost = _trails(runs, folders)
     if not trails:
-        return paragraph("No journal of an ended run can be read, so there are no curves.")
-    parts = [
-        paragraph(
-            "The lowest dev loss so far is that of the point that would be kept. Curves go look by look, as means over seeds of what "
-            "was spent and what was reached; a run that ended early stays where it ended. Bands are one standard deviation to "
-            "either side."
-        )
+        return ["No journal of a finished run can be read, so there are no curves."]
+    parts: list[Block] = [
+        "The lowest dev loss so far is that of the point that would be kept. Curves are means over seeds, evaluation by "
+        "evaluation, of what was spent and what was reached; a run that ended early stays where it ended. Bands are one standard "
+        "deviation to either side."
     ]
-    backward = any(spot.backward for runs in trails.values() for spots in runs for spot in spots)
-    for column in found["columns"]:
-        there: dict[str, list[list[Spot]]] = {}
-        for (where, method), runs in trails.items():
-            if where == column:
-                few = f" ({len(runs)} of {wanted[where, method]} runs)" if len(runs) < wanted[where, method] else ""
-                there[method + few] = runs
-        label = "tokens through the model, forwards"
-        parts.append(_figure(f"Lowest dev loss so far: {column}", label, there))
-        more = [_figure(f"Dev loss where the search stands: {column}", label, there, lowest=False)]
+    backward = any(spot.backward for members in trails.values() for spots in members for spot in spots)
+    for column in found.columns:
+        there = _named_trails(column.name, trails, wanted)
+        parts.append(_lowest(column.name, there))
+        more: list[Block] = [
+            _mean_chart(f"Dev loss where the search stands: {column.name}", _FORWARD, there, lowest=False)
+        ]
         if backward:
-            label += " and backwards"
-            more.append(_figure(f"Lowest dev loss so far, over all tokens: {column}", label, there, backward=True))
-        parts.append(details(f"More curves of {column}", "\n".join(more)))
+            title = f"Lowest dev loss so far, over all tokens: {column.name}"
+            more.append(_mean_chart(title, f"{_FORWARD} and backwards", there, backward=True))
+        parts.append(Details(f"More curves of {column.name}", more))
     if lost:
-        parts.append(paragraph(f"{lost} runs have no journal that can be read, and are not in the curves."))
-    return "\n".join(parts)
+        parts.append(f"{lost} runs have no journal that can be read, and are not in the curves.")
+    return parts
 
 
-def _figure(
+_FORWARD = "tokens through the model, forwards"
+
+
+def _lowest(column: str, there: Mapping[str, Sequence[Sequence[Spot]]]) -> LineChart:
+    return _mean_chart(f"Lowest dev loss so far: {column}", _FORWARD, there)
+
+
+def _mean_chart(
     title: str,
     label: str,
     trails: Mapping[str, Sequence[Sequence[Spot]]],
     *,
     lowest: bool = True,
     backward: bool = False,
-) -> str:
+) -> LineChart:
     curves = []
     for method, runs in trails.items():
         xs, ys, spread = mean_curve(runs, lowest=lowest, backward=backward)
-        curves.append(Series(method, xs, ys, spread if len(trails) <= BANDS else None))
-    return line_figure(title, label, "dev loss", curves)
+        low = [None if s is None else y - s for y, s in zip(ys, spread, strict=True)]
+        high = [None if s is None else y + s for y, s in zip(ys, spread, strict=True)]
+        banded = len(trails) <= BANDS and any(s is not None for s in spread)
+        curves.append(Series(method, xs, ys, *((low, high) if banded else (None, None))))
+    return LineChart(title=title, x_label=label, y_label="dev loss", series=curves)
 
 
 def mean_curve(
     runs: Sequence[Sequence[Spot]], *, lowest: bool = False, backward: bool = False
 ) -> tuple[list[float], list[float], list[float | None]]:
-    """The mean of several runs, look by look: what they had spent and what they had reached.
+    """The mean of several runs, evaluation by evaluation: what they had spent and what they had reached.
 
     Args:
         runs: journals as spots.
@@ -307,9 +356,9 @@ def mean_curve(
     looks = []
     for spots in runs:
         seen = [
-            (spot.tokens + ((spot.backward or 0.0) if backward else 0.0), spot.dev)
+            (spot.tokens + ((spot.backward or 0.0) if backward else 0.0), spot.dev.loss)
             for spot in spots
-            if spot.tokens is not None and spot.dev is not None
+            if spot.tokens is not None and spot.dev is not None and spot.dev.loss is not None
         ]
         if lowest:
             seen = list(zip((x for x, _ in seen), accumulate((loss for _, loss in seen), min), strict=True))
@@ -331,76 +380,65 @@ def mean_curve(
 # ---- settings and runs --------------------------------------------------------------------------------------------
 
 
-def _settings(records: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> str:
+def _settings(runs: Sequence[ComparedRun], folders: Sequence[Path]) -> list[Block]:
     """What all runs share as a recipe, and what makes the difference between methods, tasks and models."""
-    recipes = [
-        (record, recipe)
-        for record, folder in zip(records, folders, strict=True)
+    settings = [
+        (run, dict(flat(recipe)))
+        for run, folder in zip(runs, folders, strict=True)
         if (recipe := _recipe(folder)) is not None
     ]
-    if not recipes:
-        return paragraph("No recipe can be read.")
-    flat = [
-        (record, {f"{s}.{k}": v for s, table_ in recipe.items() for k, v in table_.items()})
-        for record, recipe in recipes
-    ]
-    keys = list(dict.fromkeys(key for _, settings in flat for key in settings))
-    written = {key: {_text(settings.get(key)) for _, settings in flat} for key in keys}
-    shared: dict[str, dict[str, Any]] = {}
-    for key in keys:
-        section, _, name = key.partition(".")
-        if len(written[key]) == 1:
-            shared.setdefault(section, {})[name] = flat[0][1].get(key)
-    parts = []
+    if not settings:
+        return ["No recipe can be read."]
+    keys = list(dict.fromkeys(key for _, found in settings for key in found))
+    written = {key: {value_text(found.get(key)) for _, found in settings} for key in keys}
+    parts: list[Block] = []
     differing = [key for key in keys if len(written[key]) > 1 and key != "task.seed"]
     for axis in ("method", "task", "model"):
-        members = list(dict.fromkeys(record[axis] for record, _ in flat))
-        by_member = {
-            key: {member: {_text(s.get(key)) for r, s in flat if r[axis] == member} for member in members}
+        members = list(dict.fromkeys(str(getattr(run, axis)) for run, _ in settings))
+        values = {
+            key: {m: {value_text(s.get(key)) for r, s in settings if getattr(r, axis) == m} for m in members}
             for key in differing
         }
-        made = [key for key in differing if all(len(values) == 1 for values in by_member[key].values())]
+        made = [key for key in differing if all(len(each) == 1 for each in values[key].values())]
         if made and len(members) > 1:
-            rows: list[list[Cell]] = [
-                [key, *(next(iter(by_member[key][member])) for member in members)] for key in made
-            ]
-            parts.append(table(["setting", *members], rows, f"What differs between {axis}s", numeric=()))
+            rows: list[list[Cell]] = [[key, *(next(iter(values[key][member])) for member in members)] for key in made]
+            parts.append(Table(["setting", *members], rows, f"What differs between {axis}s", set()))
             differing = [key for key in differing if key not in made]
     if differing:
-        parts.append(paragraph(f"Settings that differ otherwise: {', '.join(differing)}."))
-    parts.append("<h3>The same in all runs</h3>")
-    parts.append(code(recipe_text(shared), "Settings that all runs share"))
-    return "\n".join(parts)
+        parts.append(f"Settings that differ otherwise: {', '.join(differing)}.")
+    same: dict[str, Any] = {}
+    for key in keys:
+        value = settings[0][1].get(key)
+        if len(written[key]) == 1 and value is not None:
+            *path, name = key.split(".")
+            inner = same
+            for part in path:
+                inner = inner.setdefault(part, {})
+            inner[name] = value
+    return [*parts, Heading("The same in all runs"), Code(as_toml(same), "Settings that all runs share")]
 
 
-def _runs(records: Sequence[Mapping[str, Any]]) -> str:
+def _runs(runs: Sequence[ComparedRun]) -> Table:
     rows: list[list[Cell]] = []
-    for record in records:
-        names: list[Cell] = [part for part in (record["task"], record["model"]) if part]
-        result = record.get("result")
-        if result is None:
-            told: list[Cell] = [None, None, None, None, str(record.get("failure", "not run"))]
+    for run in runs:
+        if run.result is None:
+            told: list[Cell] = ["–", "–", "–", "–", run.failure or "not run"]
         else:
-            tuned, cost = result["tuned"], result["cost"]
-            told = [
-                tuned["test"],
-                tuned["dev"],
-                result["zero_shot"]["test"],
-                cost["peak_rss_mb"],
-                duration(cost["seconds"]),
-            ]
-        rows.append([" · ".join(str(name) for name in names), record["method"], str(record["seed"]), *told])
-    headers = ["task", "method", "seed", "test", "dev", "zero-shot test", "peak MB", "search"]
-    return table(headers, rows, "Every run", numeric=range(2, 7))
+            tuned, cost = run.result.tuned, run.result.cost
+            scores = (tuned.test, tuned.dev, run.result.zero_shot.test)
+            told = [*map(score, scores), rough(cost.peak_rss_mb), duration(cost.seconds)]
+        rows.append([run.task, run.model, run.method, str(run.seed), *told])
+    headers = ["task", "model", "method", "seed", "test", "dev", "zero-shot test", "peak MB", "search"]
+    return Table(headers, rows, "Every run", set(range(3, 8)))
 
 
 # ---- reading ------------------------------------------------------------------------------------------------------
 
 
-def _folder(record: Mapping[str, Any], place: Path) -> Path:
+def _folder(run: ComparedRun, place: Path) -> Path:
     """Where a run lies: in the comparison's folder, which may have been moved, or where it was made."""
-    made = Path(str(record.get("folder", "")))
-    count = sum(bool(record[name]) for name in ("model", "task", "method")) + 1
+    made = Path(run.folder)
+    count = sum(bool(name) for name in (run.model, run.task, run.method)) + 1
     near = place.joinpath(*made.parts[-count:])
     return near if (near / "recipe.json").is_file() else made
 
@@ -409,31 +447,23 @@ def _spots(folder: Path) -> list[Spot] | None:
     """A journal as spots; None if it cannot be read."""
     run = RunFolder(folder)
     try:
-        return trail(run, run.read_lines()) or None
-    except (RunError, OSError, KeyError, TypeError, ValueError):
+        return trail(run, run.read_records()) or None
+    except (RunError, OSError):
         return None
 
 
-def _recipe(folder: Path) -> dict[str, dict[str, Any]] | None:
+def _recipe(folder: Path) -> dict[str, Any] | None:
     try:
-        recipe = RunFolder(folder).read_recipe()
+        return RunFolder(folder).read_recipe()
     except RunError:
         return None
-    return {section: settings for section, settings in recipe.items() if isinstance(settings, dict)}
 
 
-def _read(path: Path, kind: type) -> Any:
+def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, kind):
-        raise RunError(f"{path} is damaged: expected {'an object' if kind is dict else 'a list'}")
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is damaged: expected a JSON object")
     return content
-
-
-def _text(value: Any) -> str:
-    """A setting as text; what is left out has no text."""
-    if value is None:
-        return "–"
-    return value if isinstance(value, str) else toml_value(value)

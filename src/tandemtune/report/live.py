@@ -1,33 +1,51 @@
-"""Shows a run while it happens: one live panel on a terminal, plain ``key=value`` lines elsewhere."""
+"""Shows a run while it happens: a panel on a terminal, ``key=value`` lines elsewhere."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
+from rich.control import Control
+from rich.segment import ControlType
 
-from tandemtune.report.text import duration, proposal_story, result_table, total_of, unit_of
+from tandemtune.callbacks import Callback, TurnView
+from tandemtune.report.numbers import fitted
+from tandemtune.report.progress import Progress, fixed
+from tandemtune.report.text import proposal_story, result_table
+from tandemtune.runs.records import Facts, GenerationRecord, ProposalRecord, Result, StartRecord, StepRecord
+
+REFRESH = 0.1
+"""Seconds between two drawings at least."""
+WIDE = 80
+"""Columns from which numbers stand side by side."""
+WIDEST = 100
+"""Columns that the panel takes at most."""
+_PLAIN = str.maketrans({"━": "#", "─": "-", "·": "-", "…": "~"})
 
 
-class LiveReport:
-    """An observer of runs.
+class LiveReport(Callback):
+    """Shows a run on a console.
+
+    As a context manager it takes its panel away when the run ends, however it ends.
 
     Args:
-        console: where to write; a terminal gets the live panel.
+        console: where to write; a terminal gets the panel.
         quiet: say nothing but the result.
+
+    Attributes:
+        started: whether the search has begun.
     """
 
     def __init__(self, console: Console, quiet: bool = False) -> None:
         self._console = console
         self._quiet = quiet
-        self._live: Live | None = None
-        self._total, self._unit = 0, "candidates"
-        self._began = (0.0, 0)
-        self._recorded = 0
+        self._progress = Progress()
+        self._drawn: list[int] = []  # widths of the lines that are on the screen
+        self._last = float("-inf")
         self.started = False
 
     def __enter__(self) -> LiveReport:
@@ -36,105 +54,156 @@ class LiveReport:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
+        self._clear()
 
-    def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
-        """Show one event."""
-        show = getattr(self, f"_on_{event}", None)
-        if show is not None and (not self._quiet or event == "result"):
-            show(facts)
+    def on_progress(self, text: str) -> None:
+        self._say(text)
 
-    def _on_progress(self, facts: Mapping[str, Any]) -> None:
-        self._say(facts["text"])
-
-    def _on_ready(self, facts: Mapping[str, Any]) -> None:
-        known = facts["facts"]
-        recipe = facts["config"].model_dump()
-        self._total, self._unit = total_of(recipe), unit_of(recipe)
-        pieces = ", ".join(known["pieces"])
+    def on_ready(self, facts: Facts, recipe: Mapping[str, Any]) -> None:
+        self._progress.ready(facts, recipe)
+        threads = "1 thread" if facts.threads == 1 else f"{facts.threads} threads"
         self._say(
-            f"{known['kind']} model of {known['layers']} layers, {known['dtype']} on {known['device']}, "
-            f"{known['threads']} threads; template {known['template']!r}; label words {pieces}"
+            f"{facts.kind} model of {facts.layers} layers, {facts.dtype} on {facts.device}, {threads}; "
+            f"template {facts.template!r}; label words {', '.join(facts.pieces)}"
         )
         self._say(
-            f"{known['train_rows']} training rows ({known['train_tokens']} tokens), {known['dev_rows']} dev rows; "
-            f"{known['tunable']['parameters']:,} parameters in {len(known['tunable']['layers'])} blocks"
+            f"{facts.train_rows:,} training rows ({facts.train_tokens:,} tokens), {facts.dev_rows:,} dev rows; "
+            f"{facts.tunable.parameters:,} parameters in {len(facts.tunable.layers)} blocks"
         )
-        if "calibrated" in known:
+        if facts.calibrated is not None:
             self._say(
                 "losses and scores are those after contextual calibration"
-                if known["calibrated"]
-                else "losses are not calibrated: on dev they begin lower as they are"
+                if facts.calibrated
+                else "losses are not calibrated: without calibration the dev loss begins lower"
             )
-        for note in known["notes"]:
+        for note in facts.notes:
             self._say(f"note: {note}")
 
-    def _on_start(self, facts: Mapping[str, Any]) -> None:
-        line = facts["line"]
+    def on_start(self, record: StartRecord, resumed: int, seconds: float) -> None:
         self.started = True
-        self._recorded = facts["resumed"]
-        if facts["resumed"]:
-            self._say(f"resumed: {facts['resumed']} journal lines are there already")
-        self._say(f"start: train loss {_short(line['train_loss'])}, dev loss {_short(line['dev']['loss'])}")
-        self._began = (facts["seconds"], -1)
-        if self._console.is_terminal:
-            self._live = Live(console=self._console, transient=True, auto_refresh=False)
-            self._live.start()
+        self._progress.start(record)
+        if resumed:
+            self._say(f"resumed: the journal holds {resumed:,} lines already")
+        loss, dev = fixed(record.train_loss).strip(), record.dev
+        self._say(f"start: train loss {loss}, dev loss {fixed(dev.loss).strip()}, dev score {fixed(dev.score).strip()}")
 
-    def _on_generation(self, facts: Mapping[str, Any]) -> None:
-        line, now, seconds = facts["line"], facts["standing"], facts["seconds"]
-        if now.lines <= self._recorded:
-            return  # recorded before; only walked through
-        done, unit = line["step"], "turns" if "losses" in line else "steps"
-        if self._unit == "candidates":
-            done, unit = line["candidates"], "candidates"
-        if self._began[1] < 0:
-            self._began = (seconds, done)
-        rate = (done - self._began[1]) / max(seconds - self._began[0], 1e-9)
-        left = duration((self._total - done) / rate) if rate else "..."
-        standing = {
-            "train_loss": _short(now.train_loss),
-            "dev_loss": _short(now.dev["loss"]),
-            "dev": _short(now.dev["score"]),
-            "kept_dev_loss": _short(now.kept_dev["loss"]),
-            f"{unit}_per_second": f"{rate:.1f}",
-        }
-        if self._live is None:
-            if line["dev"] is not None:
-                place = {key: line[key] for key in ("sweep", "layer", "candidates") if "losses" in line}
-                what = {"generation" if place else "step": line["step"], "phase": line["phase"], **place, **standing}
-                self._say(" ".join(f"{key}={value}" for key, value in what.items()))
+    def on_turn(self, record: GenerationRecord | StepRecord, state: TurnView, seconds: float, recorded: bool) -> None:
+        self._progress.turn(record, state, seconds, recorded)
+        if recorded or self._quiet:
             return
-        table = Table(title=f"{line['phase']}: {done} of {self._total} {unit}, {left} left")
-        place = {"sweep": str(line["sweep"]), "layer": str(line["layer"])} if "losses" in line else {}
-        standing["kept_dev_loss"] += f" (turn {now.kept_step})"
-        shown = {**place, **standing, "so_far": duration(seconds)}
-        for name in shown:
-            table.add_column(name.replace("_", " "), justify="right")
-        table.add_row(*shown.values())
-        self._live.update(table, refresh=True)
+        if self._console.is_terminal:
+            self._draw()
+        elif record.dev is not None:
+            self._say(self._plain(record, state))
 
-    def _on_proposal(self, facts: Mapping[str, Any]) -> None:
-        if facts["standing"].lines > self._recorded:
-            for text in proposal_story(facts["line"]):
+    def on_proposal(self, record: ProposalRecord, state: TurnView, seconds: float, recorded: bool) -> None:
+        if not recorded:
+            for text in proposal_story(record):
                 self._say(text)
 
-    def _on_testing(self, facts: Mapping[str, Any]) -> None:
-        self._stop()
-        self._say("search is over; measuring zero-shot and tuned on dev and test")
+    def on_testing(self) -> None:
+        self._clear()
+        self._say("the search is over; scoring the zero-shot and the tuned model on dev and test rows")
 
-    def _on_result(self, facts: Mapping[str, Any]) -> None:
-        self._stop()
-        self._console.print(result_table(facts["result"]))
+    def on_result(self, result: Result) -> None:
+        self._clear()
+        self._console.print(result_table(result))
 
-    def _stop(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+    def _plain(self, record: GenerationRecord | StepRecord, state: TurnView) -> str:
+        """A line for logs: the same keys every time."""
+        shown: dict[str, Any] = {"step": record.step, "phase": record.phase}
+        if isinstance(record, GenerationRecord):
+            shown |= {"sweep": record.sweep, "layer": record.layer}
+        shown |= {
+            "candidates": state.costs.candidates,
+            "train_loss": fixed(state.train_loss).strip(),
+            "dev_loss": fixed(state.dev.loss).strip(),
+            "dev": fixed(state.dev.score).strip(),
+            "best_dev_loss": fixed(state.best_dev.loss).strip(),
+            "left": self._progress.left.replace(" ", ""),
+        }
+        return " ".join(f"{key}={value}" for key, value in shown.items() if value is not None)
+
+    def _draw(self) -> None:
+        now = time.monotonic()
+        if now - self._last < REFRESH:
+            return
+        self._last = now
+        width = min(self._console.width, WIDEST) - 1
+        lines = [fitted(line, width) for line in self._lines(width)]
+        lines = lines if self._drawable else [line.translate(_PLAIN) for line in lines]
+        self._clear()
+        self._console.print("\n".join(lines), end="", markup=False, highlight=False, soft_wrap=True)
+        self._drawn = [cell_len(line) for line in lines]
+
+    def _lines(self, width: int) -> list[str]:
+        shown = self._progress
+        if width + 1 < WIDE:
+            room = 14
+            pairs = [
+                (shown.unit, f"{shown.done:,}/{shown.planned:,}"),
+                ("time left", shown.left),
+                *shown.numbers,
+                *shown.references,
+            ]
+            spark = shown.spark(max(width - room, 4)) if self._drawable else ""
+            return [
+                shown.method,
+                self._bar(width),
+                *(f"{name:<{room}}{value.strip():>10}" for name, value in pairs),
+                *([f"{'dev loss':<{room}}{spark}"] if spark else []),
+            ]
+        counts = f"{shown.done:,} of {shown.planned:,} {shown.unit} · {shown.left} left"
+        ends = [f"{shown.method}  ", f"  {counts}"]
+        bar = self._bar(max(width - sum(map(cell_len, ends)), 8))
+        numbers = "   ".join(f"{name} {value}" for name, value in shown.numbers)
+        spark = shown.spark(max(width - cell_len(numbers) - 3, 0)) if self._drawable else ""
+        references = "   ".join(f"{name} {value.strip()}" for name, value in shown.references)
+        return [ends[0] + bar + ends[1], f"{numbers}   {spark}", references]
+
+    def _bar(self, width: int) -> str:
+        done = round(self._progress.share * width)
+        return "━" * done + "─" * (width - done)
+
+    @property
+    def _drawable(self) -> bool:
+        """Whether the terminal has more than ASCII."""
+        return self._console.encoding.lower().startswith("utf")
+
+    def _clear(self) -> None:
+        """Take the panel away. A window that became narrower has broken its lines into several rows."""
+        if not self._drawn:
+            return
+        width = max(self._console.width, 1)
+        rows = sum(max(1, -(-columns // width)) for columns in self._drawn)
+        erase = (ControlType.ERASE_IN_LINE, 2)
+        codes: list[Any] = [ControlType.CARRIAGE_RETURN, erase]
+        codes += [(ControlType.CURSOR_UP, 1), erase] * (rows - 1)
+        self._console.control(Control(*codes))
+        self._drawn = []
+        self._last = float("-inf")
 
     def _say(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+        if not self._quiet:
+            self._clear()
+            self._console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def progress_callback(progress: Literal["auto", "terminal", "notebook", "none"] = "auto") -> Callback | None:
+    """What shows the progress of a run that was started in Python.
+
+    Args:
+        progress: "auto" takes a notebook's display in a notebook, the panel in a terminal, and nothing elsewhere; the others
+            are taken as they are.
+
+    Returns:
+        A callback, or None for nothing.
+    """
+    from tandemtune.report.notebook import NotebookReport, in_notebook
+
+    if progress == "notebook" or (progress == "auto" and in_notebook()):
+        return NotebookReport()
+    console = Console(stderr=True)
+    if progress == "terminal" or (progress == "auto" and console.is_terminal):
+        return LiveReport(console)
+    return None

@@ -5,14 +5,54 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from statistics import StatisticsError, correlation, mean
-from typing import Any
 
-from tandemtune.plan import Expected
+from tandemtune.compare.plan import Expected
+from tandemtune.runs.records import Record
 
 ROUNDING = 1.5e-6
 """Scores are recorded to six digits: differences up to this are none."""
 NAMED = 3
 """Pairs of methods that change places, as many as are named."""
+
+
+class Place(Record):
+    """A method's expected and measured score, and its ranks among the methods that have both."""
+
+    expected: float
+    measured: float | None
+    expected_rank: float | None
+    measured_rank: float | None
+
+
+class Order(Record):
+    """Expected beside measured ranks in one column.
+
+    Args:
+        methods: those that are expected there.
+        n: how many have both scores.
+        correlation: Spearman's; None where it is not defined.
+        swapped: pairs of methods, the expected better first, that were measured the other way round, largest differences of
+            ranks first.
+    """
+
+    methods: dict[str, Place]
+    n: int
+    correlation: float | None
+    swapped: tuple[tuple[str, str], ...]
+
+
+class Ranking(Record):
+    """Expected beside measured ranks: where the expected scores are from, each column that has some, and their average (None
+    of a single column)."""
+
+    source: str
+    columns: dict[str, Order]
+    average: Order | None
+
+    @property
+    def orders(self) -> list[tuple[str, Order]]:
+        """The columns, then their average."""
+        return [*self.columns.items(), *([("average", self.average)] if self.average else [])]
 
 
 def ranks(scores: Mapping[str, float]) -> dict[str, float]:
@@ -33,31 +73,31 @@ def ranks(scores: Mapping[str, float]) -> dict[str, float]:
 
 
 def against_expected(
-    expected: Expected, rows: Mapping[str, Mapping[str, Any]], tasks: Mapping[str, str]
-) -> dict[str, Any]:
+    expected: Expected,
+    means: Mapping[str, Mapping[str, float | None]],
+    methods: Sequence[str],
+    tasks: Mapping[str, str],
+) -> Ranking:
     """Expected and measured order of the methods, for each column that has expectations and on average over these.
 
     Args:
         expected: published scores.
-        rows: the methods as `comparison.compared` has them, in the order of the plan.
+        means: measured scores by column and method, of methods whose runs there are all finished.
+        methods: in the order of the plan.
         tasks: the task of each column.
 
     Returns:
-        The ``source``; ``columns``, and their ``average`` (None of a single one), each with the ``methods`` that are expected there
-        (both scores, and both ranks among the ``n`` methods that have both), Spearman's rank ``correlation`` (None where it is not
-        defined), and ``swapped``: pairs of methods, the expected better first, that were measured the other way round, largest
-        differences of ranks first. A method is averaged where it has all columns; one of whose runs any is missing is not measured.
+        The orders. A method is averaged where it has all columns.
     """
     published: dict[str, dict[str, float]] = {}
     measured: dict[str, dict[str, float]] = {}
     for column, task in tasks.items():
         if task in expected.tasks:
-            cells = {name: row["columns"][column] for name, row in rows.items()}
-            published[column] = {name: expected.tasks[task][name] for name in rows if name in expected.tasks[task]}
-            measured[column] = {name: cell["mean"] for name, cell in cells.items() if cell["n"] == cell["of"] > 0}
+            published[column] = {name: expected.tasks[task][name] for name in methods if name in expected.tasks[task]}
+            measured[column] = {name: value for name, value in means[column].items() if value is not None}
     columns = {column: _order(published[column], measured[column]) for column in published}
     average = _order(_means(published), _means(measured)) if len(columns) > 1 else None
-    return {"source": expected.source, "columns": columns, "average": average}
+    return Ranking(source=expected.source, columns=columns, average=average)
 
 
 def _means(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -67,7 +107,7 @@ def _means(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {name: mean(column[name] for column in scores.values()) for name in whole}
 
 
-def _order(published: Mapping[str, float], measured: Mapping[str, float]) -> dict[str, Any]:
+def _order(published: Mapping[str, float], measured: Mapping[str, float]) -> Order:
     both = [name for name in published if name in measured]
     wanted, found = (ranks({name: scores[name] for name in both}) for scores in (published, measured))
     gaps = {
@@ -76,20 +116,20 @@ def _order(published: Mapping[str, float], measured: Mapping[str, float]) -> dic
     }
     swapped = [pair for pair, (before, after) in gaps.items() if before > 0 and after > 0]
     methods = {
-        name: {
-            "expected": score,
-            "measured": measured.get(name),
-            "expected_rank": wanted.get(name),
-            "measured_rank": found.get(name),
-        }
+        name: Place(
+            expected=score,
+            measured=measured.get(name),
+            expected_rank=wanted.get(name),
+            measured_rank=found.get(name),
+        )
         for name, score in published.items()
     }
-    return {
-        "methods": methods,
-        "n": len(both),
-        "correlation": _correlation([wanted[name] for name in both], [found[name] for name in both]),
-        "swapped": [list(pair) for pair in sorted(swapped, key=lambda pair: -sum(gaps[pair]))],
-    }
+    return Order(
+        methods=methods,
+        n=len(both),
+        correlation=_correlation([wanted[name] for name in both], [found[name] for name in both]),
+        swapped=tuple(sorted(swapped, key=lambda pair: -sum(gaps[pair]))),
+    )
 
 
 def _correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
@@ -102,7 +142,7 @@ def _correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
 # ---- as text -----------------------------------------------------------------------------------------------------
 
 
-def rank_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def rank_rows(found: Ranking) -> tuple[list[str], list[list[str]]]:
     """Expected beside measured ranks as text cells.
 
     Args:
@@ -111,17 +151,19 @@ def rank_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     Returns:
         Headers and rows, a method each.
     """
-    orders = _orders(found)
-    headers = ["method", *(f"{column}, {what}" for column, _ in orders for what in ("expected", "measured"))]
-    methods = dict.fromkeys(name for order in found["columns"].values() for name in order["methods"])
+    headers = ["method", *(f"{column}, {what}" for column, _ in found.orders for what in ("expected", "measured"))]
+    methods = dict.fromkeys(name for order in found.columns.values() for name in order.methods)
     rows = []
     for name in methods:
-        places = [order["methods"].get(name, {}) for _, order in orders]
-        rows.append([name, *(_place(place.get(f"{of}_rank")) for place in places for of in ("expected", "measured"))])
+        cells = [name]
+        for _, order in found.orders:
+            place = order.methods.get(name)
+            cells += [_place(place.expected_rank), _place(place.measured_rank)] if place else ["-", "-"]
+        rows.append(cells)
     return headers, rows
 
 
-def rank_sentences(found: Mapping[str, Any]) -> list[str]:
+def rank_sentences(found: Ranking) -> list[str]:
     """What expected and measured ranks say together, a line for each column.
 
     Args:
@@ -130,17 +172,13 @@ def rank_sentences(found: Mapping[str, Any]) -> list[str]:
     Returns:
         Where the expected scores are from, then the lines.
     """
-    averaged = "; the average is over the tasks that stand here" if found["average"] else ""
-    source = f"Expected: {found['source'].rstrip('.')}. Ranks are among the methods that have both scores{averaged}."
-    return [source, *(f"{column}: {_said(order)}" for column, order in _orders(found))]
+    averaged = "; the average is over the tasks shown here" if found.average else ""
+    source = f"Expected: {found.source.rstrip('.')}. Ranks are among the methods that have both scores{averaged}."
+    return [source, *(f"{column}: {_said(order)}" for column, order in found.orders)]
 
 
-def _orders(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    return [*found["columns"].items(), *([("average", found["average"])] if found["average"] else [])]
-
-
-def _said(order: Mapping[str, Any]) -> str:
-    count, value, swapped = order["n"], order["correlation"], order["swapped"]
+def _said(order: Order) -> str:
+    count, value, swapped = order.n, order.correlation, order.swapped
     if count < 2:
         return f"too few methods have both scores (n = {count})."
     told = (
@@ -150,12 +188,12 @@ def _said(order: Mapping[str, Any]) -> str:
     if not swapped:
         return f"{told}no pair changes places."
     told += f"{len(swapped)} of {count * (count - 1) // 2} pairs {'changes' if len(swapped) == 1 else 'change'} places"
-    named = "; ".join(" and ".join(_moved(name, order["methods"][name]) for name in pair) for pair in swapped[:NAMED])
+    named = "; ".join(" and ".join(_moved(name, order.methods[name]) for name in pair) for pair in swapped[:NAMED])
     return f"{told}, {'most of all' if len(swapped) > NAMED else 'namely'} {named}."
 
 
-def _moved(name: str, place: Mapping[str, Any]) -> str:
-    return f"{name} (expected {_place(place['expected_rank'])}, measured {_place(place['measured_rank'])})"
+def _moved(name: str, place: Place) -> str:
+    return f"{name} (expected {_place(place.expected_rank)}, measured {_place(place.measured_rank)})"
 
 
 def _place(rank: float | None) -> str:

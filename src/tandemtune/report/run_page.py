@@ -1,65 +1,95 @@
-"""A run as one HTML page: what it reached, how it got there, what it cost, and how to repeat it."""
+"""A run as one HTML page: what it reached, where it errs, how it got there, what it cost, and how to repeat it."""
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tandemtune.errors import RunError
-from tandemtune.report.page import Cell, code, escape, facts, number, page, paragraph, table
-from tandemtune.report.plot import Mark, Series, bar_figure, line_figure
-from tandemtune.report.text import duration, layer_gains, total_of
-from tandemtune.runs.journal import Line, read_journal
+from tandemtune.report import predictions as told
+from tandemtune.report.charts import BarChart, Chart, DotChart, Dots, LineChart, Mark, Series
+from tandemtune.report.history import Spot, best_spot, ticks, trail, unit_of
+from tandemtune.report.numbers import Cell, duration, rough, score, shortened
+from tandemtune.report.page import Block, Code, Details, Facts, Heading, Matrix, Quote, Section, Table, page, render
+from tandemtune.report.recipes import as_toml, proposer, rounds, setting, used
+from tandemtune.report.text import layer_gains, spent_pairs, stood_still
+from tandemtune.runs.journal import read_lines
+from tandemtune.runs.records import (
+    Costs,
+    EndRecord,
+    GenerationRecord,
+    JournalRecord,
+    PredictionRecord,
+    PromptRecord,
+    ProposalRecord,
+    Result,
+    StartRecord,
+    StepRecord,
+)
+from tandemtune.runs.records import Facts as RunFacts
 from tandemtune.runs.store import RunFolder
 
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
-_SAID = "white-space:pre-wrap;overflow-wrap:anywhere;margin:.25rem 0 1rem;padding:0 0 0 .75rem;border-left:3px solid var(--line)"
-_MENTOR = {
-    "mentor_calls": "mentor: answers",
-    "mentor_prompt_tokens": "mentor: tokens asked",
-    "mentor_completion_tokens": "mentor: tokens answered",
-    "mentor_money": "mentor: money",
-    "mentor_open_tokens": "mentor: tokens of open questions, at most",
-    "mentor_open_money": "mentor: money of open questions, at most",
-}
-_ALWAYS = {"mentor_calls", "mentor_prompt_tokens", "mentor_completion_tokens"}
+LONGEST = 400
+"""Characters of a text in a table of errors."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """One line of a journal, as curves need it; None is what was not measured there.
+@dataclass(frozen=True)
+class Run:
+    """Everything that is known of a run.
 
     Args:
-        turn: the optimizers' turns so far.
-        work: candidates or gradient steps so far, see `unit_of`.
-        tokens: tokens through the whole model so far, forwards.
-        backward: the same backwards.
-        seconds: of search so far.
-        batch: loss on the rows of a gradient step.
-        train: loss on all training rows.
-        words: the same, of the nearest words instead of the point.
-        dev: loss on the dev rows.
-        score: metric on the dev rows.
-        mark: what else happened here, or nothing.
+        folder: where it lies.
+        recipe: the resolved recipe.
+        facts: what was decided when it began; None if it was stopped before.
+        result: None while it is not finished.
+        records: its journal.
+        spots: the same as points of curves.
+        predictions: of the test rows, where they were written down.
     """
 
-    turn: int
-    work: int
-    tokens: float | None
-    backward: float | None
-    seconds: float | None
-    batch: float | None = None
-    train: float | None = None
-    words: float | None = None
-    dev: float | None = None
-    score: float | None = None
-    mark: str = ""
+    folder: RunFolder
+    recipe: Mapping[str, Any]
+    facts: RunFacts | None
+    result: Result | None
+    records: Sequence[JournalRecord]
+    spots: Sequence[Spot]
+    predictions: Sequence[PredictionRecord]
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> Run:
+        """Read a run's folder.
+
+        Raises:
+            RunError: one of its files is damaged.
+        """
+        records = folder.read_records()
+        spots = trail(folder, records)
+        recipe, facts, result = folder.read_recipe(), folder.read_facts(), folder.read_result()
+        return cls(folder, recipe, facts, result, records, spots, folder.read_predictions() if result else ())
+
+    @property
+    def metric(self) -> str:
+        """Name of the score."""
+        return self.result.metric if self.result else str(setting(self.recipe, "task.metric", "score"))
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        if self.result:
+            return self.result.task
+        return str(setting(self.recipe, "task.name") or Path(str(setting(self.recipe, "task.train", "run"))).stem)
+
+    @property
+    def title(self) -> str:
+        """One line that tells this run from others."""
+        model = self.result.model if self.result else str(setting(self.recipe, "model.name", "model"))
+        model = Path(model).name if Path(model).is_absolute() else model
+        method = setting(self.recipe, "method.name", "method")
+        return f"{self.task} · {model} · {method} · seed {setting(self.recipe, 'task.seed', '?')}"
 
 
 def run_page(folder: RunFolder) -> str:
@@ -72,651 +102,619 @@ def run_page(folder: RunFolder) -> str:
         A whole HTML file that needs nothing but itself.
 
     Raises:
-        RunError: the recipe, the journal or the result is damaged.
+        RunError: a file of the run is damaged.
     """
-    recipe, found, result, lines = folder.read_recipe(), folder.read_facts(), folder.read_result(), folder.read_lines()
-    spots = trail(folder, lines)
-    metric = str((result or {}).get("metric") or recipe["task"]["metric"] or "score")
-    name = recipe["task"]["name"] or Path(recipe["task"]["train"]).stem
-    task = str(result["task"] if result else name)
+    run = Run.read(folder)
     sections = [
-        ("result", "Result", _result(folder, recipe, found, result, lines, spots, metric)),
-        ("search", "The search", _curves(recipe, lines, spots, metric)),
+        Section("result", "Result", _reached(run) if run.result else _standing(run)),
+        Section("errors", "Where it errs", _errors(run)),
+        Section("search", "The search", _search(run)),
+        Section("layers", "Layer by layer", _layers(run)),
+        Section("rounds", "Round by round", _rounds(run)),
+        Section("conversations", "What was said", _conversations(folder.conversations)),
+        Section("costs", "Costs and memory", _costs(run.result) if run.result else _costs_so_far(run)),
+        Section("repeat", "To repeat it", _repeat(run)),
     ]
-    layers = _layers(lines)
-    if layers:
-        sections.append(("layers", "Layer by layer", layers))
-    rounds = _rounds(recipe, lines, metric)
-    if rounds:
-        sections.append(("rounds", "Round by round", rounds))
-    said = _conversations(folder.conversations)
-    if said:
-        sections.append(("conversations", "What was said", said))
-    sections.append(("costs", "Costs and memory", _costs(folder, found, result, lines)))
-    sections.append(("repeat", "To repeat it", _repeat(folder, recipe, found, result)))
-    model = recipe["model"]["name"]
-    model = Path(model).name if Path(model).is_absolute() else model
-    title = f"{task} · {model} · {recipe['method']['name']} · seed {recipe['task']['seed']}"
-    return page(title, sections)
+    return page(run.title, [section for section in sections if section.blocks])
 
 
-def trail(folder: RunFolder, lines: Sequence[Mapping[str, Any]]) -> list[Spot]:
-    """A journal's lines as points of curves.
+def run_charts(folder: RunFolder) -> dict[str, Chart]:
+    """The charts of a run by name, for files of their own.
 
     Args:
-        folder: the run; its depth and its clock are read.
-        lines: its journal.
+        folder: a run, finished or not.
 
     Returns:
-        A spot for each line.
+        Those that have something to show: "scores", "classes", "loss", "dev-score", "loss-over-tokens", "loss-over-time", "layers".
     """
-    depth, clock, unit = _depth(folder.read_facts()), _clock(folder), unit_of(lines)
-    spots: list[Spot] = []
-    turn = candidates = steps = 0
-    phase = lines[0].get("phase") if lines else None
-    counted: dict[str, float | None] = {"token_layers": 0.0 if depth else None, "backward_token_layers": None}
-    counted["backward_token_layers"] = counted["token_layers"]
-    seconds: float | None = 0.0
-    for line in lines:
-        event = line["event"]
-        turn, candidates = line.get("step", turn), line.get("candidates", candidates)
-        steps = line.get("gradient_steps", steps)
-        for key in counted:
-            if depth and key in line:
-                counted[key] = line[key] / depth
-        if event in ("generation", "step"):
-            seconds = clock.get(turn)
-        mark = ""
-        if event == "proposal" and line["taken"] is not None:
-            mark = f"restart {line['round']}"
-        elif line.get("phase", phase) != phase:
-            phase = line["phase"]
-            mark = f"switch to {phase}"
-        look, words = line.get("dev") or {}, line.get("words") or {}
-        spots.append(
-            Spot(
-                turn,
-                {"candidates": candidates, "gradient steps": steps, "turns": turn}[unit],
-                counted["token_layers"],
-                counted["backward_token_layers"],
-                seconds,
-                batch=line["loss"] if event == "step" else None,
-                train=_train(line),
-                words=words.get("loss"),
-                dev=look.get("loss"),
-                score=look.get("score"),
-                mark=mark,
-            )
-        )
-    return spots
+    run = Run.read(folder)
+    found: dict[str, Chart | None] = {
+        "scores": _scores_chart(run.result, run) if run.result else None,
+        "classes": _classes_chart(run),
+        **_curves(run),
+        "layers": _layers_chart(run),
+    }
+    return {name: chart for name, chart in found.items() if chart is not None and not chart.empty()}
 
 
-def unit_of(lines: Iterable[Mapping[str, Any]]) -> str:
-    """What the work of a run is counted in: "candidates", "gradient steps", or "turns" where both occur."""
-    events = {line["event"] for line in lines}
-    if "step" in events:
-        return "turns" if "generation" in events else "gradient steps"
-    return "candidates"
-
-
-def kept_spot(spots: Sequence[Spot]) -> Spot | None:
-    """Where the lowest dev loss was seen first, as the search chooses; None if nothing was looked at."""
-    best: Spot | None = None
-    for spot in spots:
-        if spot.dev is not None and (best is None or best.dev is None or spot.dev < best.dev):
-            best = spot
-    return best
-
-
-def recipe_text(tables: Mapping[str, Mapping[str, Any]]) -> str:
-    """A recipe as TOML.
+def run_html_summary(folder: RunFolder | Path) -> str:
+    """A run in a few lines of HTML, for notebooks.
 
     Args:
-        tables: sections; what is None is left out, as in a file.
+        folder: a run, finished or not.
 
     Returns:
-        Text that `tomllib` reads.
+        A fragment: the title, scores with intervals if the run is finished, the loss curve.
     """
-    parts = []
-    for section, settings in tables.items():
-        rows = [f"{_key(name)} = {toml_value(value)}" for name, value in settings.items() if value is not None]
-        if rows:
-            parts.append("\n".join([f"[{_key(section)}]", *rows]))
-    return "\n\n".join(parts)
-
-
-def toml_value(value: Any) -> str:
-    """A value as TOML."""
-    if isinstance(value, Mapping):
-        inside = ", ".join(f"{_key(str(key))} = {toml_value(item)}" for key, item in value.items() if item is not None)
-        return f"{{ {inside} }}" if inside else "{}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(toml_value, value))}]"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def details(summary: str, content: str) -> str:
-    """Something that opens on demand.
-
-    Args:
-        summary: plain text.
-        content: HTML.
-
-    Returns:
-        HTML.
-    """
-    return f"<details>\n<summary>{escape(summary)}</summary>\n{content}\n</details>"
+    run = Run.read(folder if isinstance(folder, RunFolder) else RunFolder.open(folder))
+    blocks: list[Block] = []
+    if run.result:
+        blocks += [_headline(run.result)[0], _scores_chart(run.result, run)]
+    elif run.spots:
+        blocks.append(_progress(run))
+    blocks += [_curves(run)["loss"]] if run.spots else []
+    return render("summary.html", title=run.title, parts=blocks, place=str(run.folder.path))
 
 
 # ---- what was reached ---------------------------------------------------------------------------------------------
 
 
-def _result(
-    folder: RunFolder,
-    recipe: Mapping[str, Any],
-    found: Mapping[str, Any],
-    result: Mapping[str, Any] | None,
-    lines: Sequence[Line],
-    spots: Sequence[Spot],
-    metric: str,
-) -> str:
-    best = kept_spot(spots)
-    if result is None:
-        return _standing(folder, recipe, lines, spots, metric)
-    rows = result["rows"]
-    parts = [paragraph(text) for text in _headline(result, metric)]
-    if best is not None and spots and best is spots[0]:
-        parts.append(
-            paragraph("No point was better on dev than the one that the search began with, so that is what was kept.")
-        )
-    parts.append(_score_table(result, metric))
-    parts.append(
-        facts(
-            [
-                ("task", result["task"]),
-                ("model", result["model"]),
-                ("method", result["method"]),
-                ("seed", result["seed"]),
-                ("training rows of each class", result["shots"]),
-                ("rows", f"{rows['train']} train, {rows['dev']} dev, {number(rows['test'])} test"),
-                ("parameters that were tuned", found.get("tunable", {}).get("parameters")),
-                ("kept point", _kept(lines, spots, result)),
-                ("stopped by", result["stop_reason"]),
-            ]
-        )
-    )
-    return "\n".join(parts)
+def _reached(run: Run) -> list[Block]:
+    result = run.result
+    assert result is not None
+    rows = result.rows
+    pairs: list[tuple[str, Cell]] = [
+        ("task", result.task),
+        ("model", result.model),
+        ("method", result.method),
+        ("seed", str(result.seed)),
+        ("training rows per class", result.shots),
+        ("rows", f"{rows.train:,} train, {rows.dev:,} dev, {rows.test:,} test"),
+        ("tuned parameters", run.facts.tunable.parameters if run.facts else None),
+        ("best point", _where(run, result)),
+        ("stopped by", result.stop_reason),
+    ]
+    still: list[Block] = [stood_still()] if result.best_record == 0 else []
+    return [*_headline(result), *still, _scores_chart(result, run), _score_table(result), Facts(pairs)]
 
 
-def _kept(lines: Sequence[Line], spots: Sequence[Spot], result: Mapping[str, Any]) -> str:
+def _where(run: Run, result: Result) -> str:
     """Which point the search ended with."""
-    best = kept_spot(spots)
-    line = next((line for line, spot in zip(lines, spots, strict=True) if spot is best), {})
-    if line.get("event") == "proposal" and line["taken"] is not None:
-        return f"the proposal of round {line['round']}"
-    return f"after turn {result['kept_step']} of {result['steps']}"
+    record = run.records[result.best_record] if result.best_record < len(run.records) else None
+    if isinstance(record, ProposalRecord) and record.taken is not None:
+        return f"the proposal of round {record.round}"
+    return f"after step {result.best_step} of {result.steps}"
 
 
-def _headline(result: Mapping[str, Any], metric: str) -> list[str]:
-    """The result in sentences; test rows if there are any, else dev rows."""
-    zero, tuned, rows = result["zero_shot"], result["tuned"], result["rows"]
-    split = "dev" if tuned["test"] is None else "test"
-    plain, calibrated, reached = zero[split], zero["calibrated"][split], tuned[split]
-    majority = result.get("majority")
-    said = [
-        f"{metric} on {number(rows[split])} {split} rows: {_score(reached)} tuned "
-        f"({_score(tuned['calibrated'][split])} with calibration), against {_score(plain)} of the pretrained model "
-        f"({_score(calibrated)} with calibration)"
-        + (f" and {_score(majority)} for always the most frequent class." if majority is not None else ".")
-    ]
-    said[0] = said[0][0].upper() + said[0][1:]
+def _split(result: Result) -> str:
+    """The rows that the first answer is about: test rows if there are any."""
+    return "dev" if result.tuned.test is None else "test"
+
+
+def _headline(result: Result) -> list[str]:
+    """The result in sentences."""
+    split = _split(result)
+    zero, tuned = result.zero_shot, result.tuned
+    rows = result.rows.test if split == "test" else result.rows.dev
+    reached, plain = getattr(tuned, split), getattr(zero, split)
+    calibrated, majority = getattr(zero.calibrated, split), result.majority if split == "test" else None
+    metric = result.metric[0].upper() + result.metric[1:]
+    said = f"{metric} on {rows:,} {split} rows: {score(reached)} after tuning, {score(plain)} before"
+    said += f" ({score(calibrated)} with contextual calibration)"
+    said += f"; always answering with the most frequent class gives {score(majority)}." if majority is not None else "."
     others = {"the pretrained model": plain, "the pretrained model with calibration": calibrated}
-    others["always the most frequent class"] = majority if split == "test" else None
-    better = [
-        f"{name} ({_score(value)})"
-        for name, value in others.items()
-        if None not in (value, reached) and value >= reached
+    others["always the most frequent class"] = majority
+    better = [f"{name} ({score(value)})" for name, value in others.items() if value is not None and value >= reached]
+    told_so = [f"No tuning does at least as well here: {', '.join(better)}."] if better else []
+    chose = "The dev rows chose the point that was kept"
+    return [
+        said,
+        *told_so,
+        f"{chose}; the test rows were scored once, after the search." if split == "test" else f"{chose}.",
     ]
-    if better:
-        said.append(f"Without any search at least as good as the tuned model: {', '.join(better)}.")
-    chose = "Dev rows chose the point that was kept"
-    said.append(f"{chose}; test rows were scored once, after the search." if split == "test" else f"{chose}.")
-    return said
 
 
-def _score_table(result: Mapping[str, Any], metric: str) -> str:
-    rows: list[list[Cell]] = []
-    for key, name in (("zero_shot", "zero-shot"), ("tuned", "tuned")):
-        row, calibrated = result[key], result[key]["calibrated"]
-        rows.append([name, row["test"], row["dev"], row["dev_loss"], row.get("train"), row["train_loss"]])
-        after = (calibrated.get("dev_loss"), None, calibrated.get("train_loss"))
-        rows.append([f"{name}, calibrated", calibrated["test"], calibrated["dev"], *after])
-    if result.get("majority") is not None:
-        rows.append(["majority class", result["majority"], None, None, None, None])
+def _scores_chart(result: Result, run: Run) -> DotChart:
+    """The tuned model beside what needs no tuning, with intervals."""
+    split = _split(result)
+    rows = result.rows.test if split == "test" else result.rows.dev
+    entries: list[tuple[str, float | None]] = [(row.name, getattr(row, split)) for row in reversed(result.scores())]
+    entries.append(("most frequent class", result.majority if split == "test" else None))
+    dots = []
+    for name, value in entries:
+        if value is None:
+            continue
+        interval = None
+        if result.metric == "accuracy" and rows and name != "most frequent class":
+            interval = told.share_interval(value, rows)
+        elif name == result.scores()[-1].name.removesuffix(", calibrated") and split == "test":
+            interval = _f1_interval(run, value)
+        dots.append(Dots(name, (), value, *(interval or (None, None))))
+    known = "95 % intervals from the number of rows" if any(row.low is not None for row in dots) else ""
+    return DotChart(
+        title=f"{split} {result.metric}".capitalize() + (f", with {known}" if known else ""),
+        x_label=f"{split} {result.metric}",
+        rows=dots,
+    )
+
+
+def _f1_interval(run: Run, value: float) -> tuple[float, float] | None:
+    """An interval of a kind of F1 out of the predictions, where these are the ones that were scored."""
+    if not run.predictions or run.metric not in ("f1", "macro_f1"):
+        return None
+    labels = told.labels_of(run.predictions, run.facts.labels if run.facts else {})
+    counts = told.confusion(run.predictions, labels)
+    positive = setting(run.recipe, "task.positive")
+    place = labels.index(positive) if run.metric == "f1" and positive in labels else None
+    if run.metric == "f1" and place is None:
+        return None
+    found = [entry.f1 for entry in told.class_scores(counts, labels)]
+    again = found[place] if place is not None else sum(found) / len(found)
+    return told.f1_interval(counts, place) if math.isclose(again, value, abs_tol=1e-5) else None
+
+
+def _score_table(result: Result) -> Table:
+    metric = result.metric
+    rows: list[list[Cell]] = [
+        [row.name, *map(score, (row.test, row.dev, row.dev_loss, row.train, row.train_loss))] for row in result.scores()
+    ]
+    if result.majority is not None:
+        rows.append(["most frequent class", score(result.majority), *["–"] * 4])
     headers = ["", f"test {metric}", f"dev {metric}", "dev loss", f"train {metric}", "train loss"]
-    tests = [row[1] for row in rows]
-    top = max((value for value in tests if isinstance(value, int | float)), default=None)
-    best = [(index, 1) for index, value in enumerate(tests) if value is not None and value == top]
-    return table(headers, rows, "Before and after", numeric=range(1, len(headers)), best=best)
+    tests = [None if row[1] == "–" else float(str(row[1])) for row in rows]
+    top = max((value for value in tests if value is not None), default=None)
+    best = {(index, 1) for index, value in enumerate(tests) if value is not None and value == top}
+    return Table(headers, rows, "Before and after", set(range(1, 6)), best)
 
 
-def _standing(
-    folder: RunFolder, recipe: Mapping[str, Any], lines: Sequence[Line], spots: Sequence[Spot], metric: str
-) -> str:
-    """What there is to say of a run that has not ended."""
-    turns = [line for line in lines if line["event"] in ("generation", "step")]
-    candidates = next((line["candidates"] for line in reversed(lines) if "candidates" in line), 0)
-    proposals = sum(line["event"] == "proposal" for line in lines)
-    asked = f" and {proposals} of {recipe['alternate']['rounds']} proposals" if proposals else ""
-    unit = "" if recipe["alternate"]["rounds"] or "step" in {line["event"] for line in lines} else " candidates"
-    parts = [
-        paragraph(
-            f"This run has not ended: {number(candidates)} candidates, {number(len(turns))} turns{asked} so far; "
-            f"the recipe allows {number(total_of(recipe))}{unit or ' turns'}. Test rows have not been scored."
-        ),
-        code(f"tandemtune resume {shlex.quote(str(folder.path))}", "Command that goes on with it"),
+def _progress(run: Run) -> str:
+    """How far a run that is not finished has come."""
+    costs, last = _spent(run.records), run.spots[-1] if run.spots else None
+    steps = last.step if last else 0
+    said = f"This run is not finished: {costs.candidates:,} candidates and {steps:,} steps so far"
+    if rounds(run.recipe):
+        done = sum(isinstance(record, ProposalRecord) for record in run.records)
+        said += f", {done} of {rounds(run.recipe)} rounds"
+    if run.facts and run.facts.planned:
+        said += f"; the recipe allows {run.facts.planned:,} {run.facts.unit}"
+    return f"{said}."
+
+
+def _standing(run: Run) -> list[Block]:
+    """What there is to say of a run that is not finished."""
+    parts: list[Block] = [
+        f"{_progress(run)} The test rows have not been scored.",
+        Code(f"tandemtune resume {shlex.quote(str(run.folder.path))}", "Command that continues it"),
     ]
-    best = kept_spot(spots)
+    best = best_spot(run.spots)
     if best is not None:
-        last = next(spot for spot in reversed(spots) if spot.dev is not None)
+        last = next(spot for spot in reversed(run.spots) if spot.dev is not None)
+        entries = [("start", run.spots[0]), ("lowest dev loss", best), ("last evaluation", last)]
         rows: list[list[Cell]] = [
-            [name, spot.turn, spot.dev, spot.score]
-            for name, spot in (("start", spots[0]), ("lowest dev loss", best), ("last look", last))
+            [name, spot.step, score(spot.dev.loss), score(spot.dev.score)]
+            for name, spot in entries
+            if spot.dev is not None
         ]
-        parts.append(table(["", "turn", "dev loss", f"dev {metric}"], rows, "Looks at the dev rows"))
-    return "\n".join(parts)
+        headers = ["", "step", "dev loss", f"dev {run.metric}"]
+        parts.append(Table(headers, rows, "Evaluations on the dev rows", {1, 2, 3}))
+    return parts
+
+
+# ---- where it errs ------------------------------------------------------------------------------------------------
+
+
+def _errors(run: Run) -> list[Block]:
+    """Confusion matrix, scores by class, and the most confident errors on test rows."""
+    rows = [row for row in run.predictions if row.gold is not None]
+    if not rows:
+        return []
+    labels = told.labels_of(rows, run.facts.labels if run.facts else {})
+    counts = told.confusion(rows, labels)
+    found = told.class_scores(counts, labels)
+    classes: list[list[Cell]] = [
+        [one.label, one.rows, one.predicted, score(one.precision), score(one.recall), score(one.f1)] for one in found
+    ]
+    headers = ["class", "rows", "predicted", "precision", "recall", "F1"]
+    wrong = sum(row.gold != row.label for row in rows)
+    parts: list[Block] = [
+        f"{wrong:,} of {len(rows):,} test rows are labelled wrongly.",
+        Matrix(labels, counts, "Confusion matrix of the test rows"),
+    ]
+    chart = _classes_chart(run)
+    parts += [chart] if chart is not None else []
+    parts.append(Table(headers, classes, "Precision, recall and F1 of each class", {1, 2, 3, 4, 5}))
+    errors: list[list[Cell]] = [
+        [_text_of(row), row.gold, row.label, score(row.probabilities.get(row.label)), place]
+        for place, row in told.confident_errors(rows)
+    ]
+    if errors:
+        listed = ["text", "gold", "predicted", "probability", "row"]
+        count = "The most confident errors" if len(errors) < wrong or wrong > 1 else "The only error"
+        parts.append(Table(listed, errors, count, {3, 4}))
+    return parts
+
+
+def _classes_chart(run: Run) -> BarChart | None:
+    rows = [row for row in run.predictions if row.gold is not None]
+    if not rows:
+        return None
+    labels = told.labels_of(rows, run.facts.labels if run.facts else {})
+    found = told.class_scores(told.confusion(rows, labels), labels)
+    return BarChart(
+        title="F1 of each class on the test rows",
+        x_label="F1",
+        bars=[(one.label, one.f1) for one in found],
+        limits=(0, 1),
+    )
+
+
+def _text_of(row: PredictionRecord) -> str:
+    fields = list(row.fields.items())
+    if len(fields) == 1:
+        return shortened(fields[0][1], LONGEST)
+    return shortened(" · ".join(f"{name}: {text}" for name, text in fields), LONGEST)
 
 
 # ---- how it got there ---------------------------------------------------------------------------------------------
 
 
-def _curves(recipe: Mapping[str, Any], lines: Sequence[Line], spots: Sequence[Spot], metric: str) -> str:
-    if not spots:
-        return paragraph("Nothing has been recorded yet.")
-    unit = unit_of(lines)
-    parts = [_reading(unit, spots)]
-    work = [float(spot.work) for spot in spots]
-    parts.append(_losses(f"Loss over {unit}", unit, work, spots))
-    looks = [(x, spot) for x, spot in zip(work, spots, strict=True) if spot.score is not None]
-    scores = Series(f"dev {metric}", [x for x, _ in looks], [spot.score for _, spot in looks])
-    parts.append(
-        line_figure(f"Dev {metric} over {unit}", unit, f"dev {metric}", [scores], marks=_marks(work, spots), height=300)
-    )
+def _search(run: Run) -> list[Block]:
+    if not run.spots:
+        return ["Nothing has been recorded yet."]
+    return [_reading(run), *_curves(run).values()]
+
+
+def _curves(run: Run) -> dict[str, Chart]:
+    """Losses over work, tokens and time, and dev scores over work."""
+    spots, unit = run.spots, unit_of(run.records)
+    work: list[float | None] = [float(spot.work) for spot in spots]
+    looks = [(x, spot.dev.score) for x, spot in zip(work, spots, strict=True) if spot.dev is not None]
+    name = f"dev {run.metric}"
     backward = any(spot.backward for spot in spots)
-    label = "tokens through the model, forwards" + (" (gradient steps run backwards, too)" if backward else "")
-    parts.append(_losses("Loss over forward tokens", label, [spot.tokens for spot in spots], spots))
+    tokens = "tokens through the model, forwards" + (" (gradient steps run backwards, too)" if backward else "")
+    found: dict[str, Chart] = {
+        "loss": _losses(f"Loss over {unit}", unit, work, spots),
+        "dev-score": LineChart(
+            title=f"{name.capitalize()} over {unit}",
+            x_label=unit,
+            y_label=name,
+            series=[Series(name, [x for x, _ in looks], [y for _, y in looks])],
+            marks=_marks(work, spots),
+            height=300,
+        ),
+        "loss-over-tokens": _losses("Loss over forward tokens", tokens, [spot.tokens for spot in spots], spots),
+    }
     if any(spot.seconds for spot in spots):
-        parts.append(_losses("Loss over time", "seconds of search", [spot.seconds for spot in spots], spots))
-    return "\n".join(parts)
+        seconds = [spot.seconds for spot in spots]
+        found["loss-over-time"] = _losses("Loss over time", "seconds of search", seconds, spots)
+    return found
 
 
-def _reading(unit: str, spots: Sequence[Spot]) -> str:
+def _reading(run: Run) -> str:
     """What the curves show."""
-    said = ["Dev loss is that of the point where the search stands; the lowest one is marked as kept."]
+    spots = run.spots
+    said = ["Dev loss is that of the point where the search stands; the point with the lowest one is kept."]
+    if any(spot.band is not None for spot in spots):
+        said.append("The band holds most candidates of a generation: their losses from the 10 % to the 90 % quantile.")
     if any(spot.batch is not None for spot in spots):
-        said.append("A gradient step sees a few training rows only, so its loss jumps.")
-    elif unit == "candidates":
-        said.append("Train loss is that of the point that candidates are compared with.")
+        said.append("A gradient step sees only a few training rows, so its loss jumps.")
     if any(spot.mark.startswith("restart") for spot in spots):
         said.append("At a restart the search went on from a proposal.")
     if any(spot.words is not None for spot in spots):
-        said.append('"As words" is the loss if the prompt were its nearest words.')
-    return paragraph(" ".join(said))
+        said.append('"As words" is the loss of the prompt replaced by its nearest words.')
+    return " ".join(said)
 
 
-def _losses(title: str, label: str, xs: Sequence[float | None], spots: Sequence[Spot]) -> str:
-    batches = any(spot.batch is not None for spot in spots)
+def _losses(title: str, label: str, xs: Sequence[float | None], spots: Sequence[Spot]) -> LineChart:
     curves: list[Series] = []
+    batches = any(spot.batch is not None for spot in spots)
 
-    def add(name: str, values: Sequence[float | None], style: str) -> None:
+    def add(name: str, values: Sequence[float | None], points: bool = False) -> None:
         there = [(x, y) for x, y in zip(xs, values, strict=True) if y is not None]
         if there:
             made = [x for x, _ in there], [y for _, y in there]
-            curves.append(Series(name, *made, style="points" if style == "points" else "line"))
+            curves.append(Series(name, *made, style="points" if points else "line"))
 
-    add("loss of the step's rows", [spot.batch for spot in spots], "line")
-    add("train loss", [spot.train for spot in spots], "points" if batches else "line")
-    add("dev loss", [spot.dev for spot in spots], "line")
-    add("train loss as words", [spot.words for spot in spots], "points")
-    return line_figure(title, label, "loss", curves, marks=_marks(xs, spots))
+    add("loss of the step's rows", [spot.batch for spot in spots])
+    add("train loss", [spot.train for spot in spots], points=batches)
+    add("dev loss", [None if spot.dev is None else spot.dev.loss for spot in spots])
+    add("train loss as words", [spot.words for spot in spots], points=True)
+    lines = [y for curve in curves for y in curve.ys if y is not None]
+    banded = [(x, spot.band, spot.train) for x, spot in zip(xs, spots, strict=True) if spot.band is not None]
+    limits = None
+    if banded:
+        edges = [x for x, _, _ in banded], [None for _ in banded]
+        low, high = [band[0] for _, band, _ in banded], [band[1] for _, band, _ in banded]
+        curves.append(Series("most candidates", *edges, low, high, style="band"))
+        limits = _limits(lines, low, high)
+    return LineChart(
+        title=title, x_label=label, y_label="loss", series=curves, marks=_marks(xs, spots), y_limits=limits
+    )
+
+
+def _limits(lines: Sequence[float], low: Sequence[float], high: Sequence[float]) -> tuple[float, float] | None:
+    """Ends of the axis that show the curves well: a band that is much wider is cut off."""
+    if not lines:
+        return None
+    bottom, top = min(lines), max(lines)
+    room = (top - bottom) or abs(top) * 0.1 or 1.0
+    return max(min(*low, bottom), bottom - room) - 0.04 * room, min(max(*high, top), top + room) + 0.04 * room
 
 
 def _marks(xs: Sequence[float | None], spots: Sequence[Spot]) -> list[Mark]:
-    """Restarts, switches, and the point that was kept; one line where several fall together."""
-    best = kept_spot(spots)
+    """Restarts, switches, and the best point; one line where several fall together."""
+    best = best_spot(spots)
     texts: dict[float, list[str]] = {}
     for x, spot in zip(xs, spots, strict=True):
         if x is not None:
-            texts.setdefault(x, []).extend(["kept"] * (spot is best) + [spot.mark] * bool(spot.mark))
+            texts.setdefault(x, []).extend(["best"] * (spot is best) + [spot.mark] * bool(spot.mark))
     return [Mark(x, ", ".join(said)) for x, said in texts.items() if said]
 
 
-def _layers(lines: Sequence[Line]) -> str:
-    """How much each layer's turns brought; nothing where only one block is searched."""
-    gains = layer_gains([line for line in lines if line["event"] == "generation"])
+def _layers_chart(run: Run) -> BarChart | None:
+    gains = layer_gains(run.records)
     if len(gains) < 2:
-        return ""
-    order = sorted(gains, key=int)
-    names = {layer: "input" if layer == "-1" else f"layer {layer}" for layer in order}
-    figure = bar_figure(
-        "What the turns of each layer brought",
-        "training loss fell by",
-        [(names[layer], gains[layer]["gain"], None) for layer in order],
-    )
+        return None
+    bars = [(_block(layer), gains[layer].gain) for layer in sorted(gains)]
+    return BarChart(title="What each layer's turns brought", x_label="training loss fell by", bars=bars)
+
+
+def _layers(run: Run) -> list[Block]:
+    """How much each layer's turns brought; nothing where only one block is searched."""
+    chart, gains = _layers_chart(run), layer_gains(run.records)
+    if chart is None:
+        return []
     rows: list[list[Cell]] = [
-        [names[layer], int(gains[layer]["turns"]), int(gains[layer]["taken"]), gains[layer]["gain"]] for layer in order
+        [_block(layer), gains[layer].turns, gains[layer].taken, gains[layer].gain] for layer in sorted(gains)
     ]
-    listed = table(["block", "turns", "better point found", "training loss fell by"], rows, "Turns of each layer")
-    return f"{figure}\n{listed}"
+    return [
+        chart,
+        Table(["block", "turns", "better point found", "training loss fell by"], rows, "Turns of each layer"),
+    ]
+
+
+def _block(layer: int) -> str:
+    return "input" if layer == -1 else f"layer {layer}"
 
 
 # ---- round by round -----------------------------------------------------------------------------------------------
 
 
-def _rounds(recipe: Mapping[str, Any], lines: Sequence[Line], metric: str) -> str:
+def _rounds(run: Run) -> list[Block]:
     """The story of a run in which somebody proposes; what the points say in words where nobody does."""
-    parts: list[str] = []
-    read: list[Line] = []
-    rounds = [line for line in lines if line["event"] == "proposal"]
-    for line in lines:
-        if line.get("words"):
-            read.append(line)
-        if line["event"] == "proposal":
-            parts += _round(recipe, line, read, metric)
+    parts: list[Block] = []
+    read: list[tuple[int, PromptRecord]] = []
+    proposals = [record for record in run.records if isinstance(record, ProposalRecord)]
+    for record in run.records:
+        if isinstance(record, StartRecord | GenerationRecord | StepRecord) and record.words is not None:
+            read.append((0 if isinstance(record, StartRecord) else record.step, record.words))
+        if isinstance(record, ProposalRecord):
+            parts += _round(run, record, read)
             read = []
-    if read and not rounds:
-        parts.append(paragraph("Nobody proposed anything here; prompts are read as words all the same."))
-    elif rounds and lines[-1]["event"] == "end":
-        end = lines[-1]
-        parts.append("<h3>The end</h3>")
-        parts.append(paragraph(f"The search ended after turn {end['step']}, stopped by {end['stop_reason']}."))
+    if read and not proposals:
+        parts.append("Nobody proposed anything here; the prompts are read as words all the same.")
+    elif proposals and isinstance(end := run.records[-1], EndRecord):
+        parts += [Heading("The end"), f"The search ended after step {end.step}, stopped by {end.stop_reason}."]
     if read:
-        parts.append(_read_table(read, metric))
-    if len(rounds) > 1:
-        parts.insert(0, _rounds_figure(recipe, rounds))
-    if rounds:
-        parts.insert(0, paragraph(_rule(recipe["alternate"])))
-    return "\n".join(parts)
-
-
-def _rule(section: Mapping[str, Any]) -> str:
-    """Which proposals are taken, in a sentence."""
-    which = "the first proposal" if section["select"] == "first" else "the proposal with the lowest dev loss"
-    when = {
-        "always": "whether or not it is better than the trained prompt",
-        "if_better": "if its dev loss is below the trained prompt's",
-        "metropolis": "if its dev loss is below the trained prompt's, and sometimes if it is not",
-    }[section["accept"]]
-    return f"In each round the search goes on from {which}, {when}. The point with the lowest dev loss of all is kept."
-
-
-def _rounds_figure(recipe: Mapping[str, Any], rounds: Sequence[Line]) -> str:
-    trained = Series(
-        "what the optimizer reached" if recipe["alternate"]["round_steps"] else "where the search stands",
-        [line["round"] for line in rounds],
-        [line["trained"]["dev"]["loss"] for line in rounds],
-    )
-    pairs = [(line["round"], draft["dev"]["loss"]) for line in rounds for draft in line["drafts"]]
-    drafts = Series("proposals", [x for x, _ in pairs], [y for _, y in pairs], style="points")
-    return line_figure("Dev loss round by round", "round", "dev loss", [trained, drafts], height=300)
-
-
-def _round(recipe: Mapping[str, Any], line: Line, read: Sequence[Line], metric: str) -> list[str]:
-    """One round, in the order in which it happened."""
-    trained, who = line["trained"], _who(recipe, line["proposer"])
-    parts = [f"<h3>Round {number(line['round'])}</h3>"]
-    alone = not recipe["alternate"]["round_steps"]
-    begun = "The search stands at" if alone else "The optimizer reached"
-    parts.append(
-        paragraph(
-            f"{begun} a dev loss of {_score(trained['dev']['loss'])} ({metric} {_score(trained['dev']['score'])})."
-        )
-    )
-    if read:
-        parts.append(_read_table(read, metric))
-    if line["failure"]:
-        parts.append(paragraph(f"{who[0].upper()}{who[1:]} proposed nothing: {line['failure']}."))
-    rows: list[list[Cell]] = []
-    for index, draft in enumerate(line["drafts"]):
-        dev = draft["dev"]
-        outcome = "taken" if index == line["taken"] else "not taken"
-        rows.append([draft["text"], outcome, draft["loss"], draft["score"], dev["loss"], dev["score"]])
-    if rows:
-        headers = ["proposal", "outcome", "train loss", f"train {metric}", "dev loss", f"dev {metric}"]
-        parts.append(table(headers, rows, f"What {who} proposed", numeric=range(2, 6)))
-    if line["refused"]:
-        refused: list[list[Cell]] = [[text, reason] for text, reason in line["refused"]]
-        parts.append(table(["refused", "because"], refused, "What was said and could not be tried", numeric=()))
-    if line.get("shown"):
-        shown: list[list[Cell]] = [[entry["text"], entry["loss"], entry["score"]] for entry in line["shown"]]
-        listed = table(["prompt", "train loss", f"train {metric}"], shown, "Worst first", numeric=(1, 2))
-        parts.append(details(f"The best prompts of words so far ({len(shown)}), which a proposer may see", listed))
-    parts.append(paragraph(_outcome(line)))
+        parts.append(_read_table(read, run.metric))
+    if len(proposals) > 1:
+        parts.insert(0, _rounds_chart(run, proposals))
+    if proposals:
+        parts.insert(0, _rule(run.recipe))
     return parts
 
 
-def _outcome(line: Line) -> str:
-    before = line["trained"]["dev"]["loss"]
-    if line["taken"] is None:
-        return "Nothing was taken: the search goes on from where it stood."
-    draft = line["drafts"][line["taken"]]
-    return f"The search goes on from “{draft['text']}”: dev loss {_score(before)} → {_score(draft['dev']['loss'])}."
+def _rule(recipe: Mapping[str, Any]) -> str:
+    """Which proposals are taken, in a sentence."""
+    first = setting(recipe, "alternate.select") == "first"
+    which = "the first proposal" if first else "the proposal with the lowest dev loss"
+    accept = str(setting(recipe, "alternate.accept", ""))
+    when = {
+        "always": ", whether or not it is better than the trained prompt",
+        "if_better": ", if its dev loss is below that of the trained prompt",
+        "metropolis": ", if its dev loss is below that of the trained prompt, and sometimes if it is not",
+    }.get(accept, f", by the rule {accept!r}" if accept else "")
+    return f"In each round the search goes on from {which}{when}. The point with the lowest dev loss of all is kept."
 
 
-def _read_table(read: Sequence[Line], metric: str) -> str:
-    """Points read as words."""
+def _rounds_chart(run: Run, proposals: Sequence[ProposalRecord]) -> LineChart:
+    alone = not setting(run.recipe, "alternate.round_steps", 1)
+    numbers = [record.round for record in proposals]
+    trained = Series(
+        "where the search stands" if alone else "what the optimizer reached",
+        numbers,
+        [record.trained_dev.loss for record in proposals],
+    )
+    pairs = [(record.round, draft.dev.loss) for record in proposals for draft in record.drafts if draft.dev is not None]
+    drafts = Series("proposals", [x for x, _ in pairs], [y for _, y in pairs], style="points")
+    return LineChart(
+        title="Dev loss round by round", x_label="round", y_label="dev loss", series=[trained, drafts], height=300
+    )
+
+
+def _round(run: Run, record: ProposalRecord, read: Sequence[tuple[int, PromptRecord]]) -> list[Block]:
+    """One round, in the order in which it happened."""
+    metric, who = run.metric, _who(run.recipe, record.proposer)
+    alone = not setting(run.recipe, "alternate.round_steps", 1)
+    begun = "The search stands at" if alone else "The optimizer reached"
+    dev = record.trained_dev
+    parts: list[Block] = [
+        Heading(f"Round {record.round}"),
+        f"{begun} a dev loss of {score(dev.loss)} ({metric} {score(dev.score)}).",
+    ]
+    if read:
+        parts.append(_read_table(read, metric))
+    if record.failure:
+        parts.append(f"{who[:1].upper()}{who[1:]} proposed nothing: {record.failure}.")
     rows: list[list[Cell]] = []
-    for line in read:
-        words = line["words"]
-        turn = line.get("step", 0)
-        rows.append([turn, words["soft_loss"], words["text"], words["distance"], words["loss"], words["score"]])
-    headers = ["turn", "train loss", "nearest words", "distance", "train loss as words", f"train {metric} as words"]
-    return table(headers, rows, "The trained prompt, read as words", numeric=(0, 1, 3, 4, 5))
+    for index, draft in enumerate(record.drafts):
+        looked = (draft.dev.loss, draft.dev.score) if draft.dev is not None else (None, None)
+        outcome = "taken" if index == record.taken else "not taken"
+        rows.append([draft.text, outcome, *map(score, (draft.loss, draft.score, *looked))])
+    if rows:
+        headers = ["proposal", "outcome", "train loss", f"train {metric}", "dev loss", f"dev {metric}"]
+        parts.append(Table(headers, rows, f"What {who} proposed", {2, 3, 4, 5}))
+    if record.refused:
+        refused: list[list[Cell]] = [[text, reason] for text, reason in record.refused]
+        parts.append(Table(["refused", "because"], refused, "What was said and could not be tried", set()))
+    if record.shown:
+        shown: list[list[Cell]] = [[entry.text, score(entry.loss), score(entry.score)] for entry in record.shown]
+        listed = Table(["prompt", "train loss", f"train {metric}"], shown, "Worst first", {1, 2})
+        parts.append(Details(f"The best prompts of words so far ({len(shown)}), which a proposer may see", [listed]))
+    return [*parts, _outcome(record)]
 
 
-def _who(recipe: Mapping[str, Any], proposer: str) -> str:
+def _outcome(record: ProposalRecord) -> str:
+    if record.taken is None:
+        return "Nothing was taken: the search goes on from where it stood."
+    draft = record.drafts[record.taken]
+    after = draft.dev.loss if draft.dev is not None else None
+    return f"The search goes on from “{draft.text}”: dev loss {score(record.trained_dev.loss)} → {score(after)}."
+
+
+def _read_table(read: Sequence[tuple[int, PromptRecord]], metric: str) -> Table:
+    """Points read as words."""
+    rows: list[list[Cell]] = [
+        [step, score(words.soft_loss), words.text, *map(score, (words.distance, words.loss, words.score))]
+        for step, words in read
+    ]
+    headers = ["step", "train loss", "nearest words", "distance", "train loss as words", f"train {metric} as words"]
+    return Table(headers, rows, "The trained prompt, read as words", {0, 1, 3, 4, 5})
+
+
+def _who(recipe: Mapping[str, Any], name: str) -> str:
     known = {
-        "mentor": f"the mentor ({recipe['mentor']['mentor']})",
+        "mentor": f"the mentor ({setting(recipe, 'mentor.mentor', 'unnamed')})",
         "mutation": "mutation of the best prompts (control)",
         "random": "chance (random words, control)",
         "perturbed": "noise around the trained prompt (control)",
     }
-    return known.get(proposer, proposer)
+    return known.get(name, name)
 
 
-def _conversations(path: Path) -> str:
+def _conversations(path: Path) -> list[Block]:
     """What was said to a mentor and by it: to be read, and as it was written down."""
     if not path.exists():
-        return ""
+        return []
     raw = path.read_bytes().decode("utf-8", "replace")
-    verbatim = details("conversations.jsonl, verbatim", code(raw, "conversations.jsonl"))
+    verbatim = Details("conversations.jsonl, verbatim", [Code(raw, "conversations.jsonl")])
     asked: dict[str, int] = {}
-    said: list[str] = []
+    said: list[Block] = []
     try:
-        lines = read_journal(path)
+        lines = read_lines(path)
         for line in lines:
             said += _said(line, asked)
     except (RunError, AttributeError, KeyError, TypeError):
-        return f"{paragraph('The file is damaged, or of another kind; this is what it holds.')}\n{verbatim}"
+        return ["The file is damaged, or of another kind; this is what it holds.", verbatim]
     client = lines[0].get("client") if lines else None
-    intro = f"Asked was {client}: {len(asked)} {'question' if len(asked) == 1 else 'questions'}." if client else ""
-    parts = [paragraph(intro)] if intro else []
-    if said:
-        parts.append(details("Questions and answers", "\n".join(said)))
-    return "\n".join([*parts, verbatim])
+    questions = "1 question" if len(asked) == 1 else f"{len(asked)} questions"
+    intro: list[Block] = [f"{client} was asked {questions}."] if client else []
+    return [*intro, *([Details("Questions and answers", said)] if said else []), verbatim]
 
 
-def _said(line: Mapping[str, Any], asked: dict[str, int]) -> list[str]:
+def _said(line: Mapping[str, Any], asked: dict[str, int]) -> list[Block]:
     """A line of the transcript for a reader; numbers questions in `asked`."""
     if "asked" in line:
         request = line.get("request")
         if not isinstance(request, Mapping):
-            return [paragraph(f"Question {asked.get(str(line['asked']), '?')} was asked once more.")]
+            return [f"Question {asked.get(str(line['asked']), '?')} was asked once more."]
         asked[str(line["asked"])] = len(asked) + 1
         messages = request.get("messages") or [{"role": "to be continued", "content": request.get("prompt", "")}]
         settings = ", ".join(f"{key} {request[key]}" for key in ("max_tokens", "temperature", "seed") if key in request)
-        texts = [_quoted(str(message.get("role")), str(message.get("content"))) for message in messages]
-        return [f"<h3>Question {len(asked)}</h3>", paragraph(settings), *texts]
+        texts = [Quote(str(message.get("role")), str(message.get("content"))) for message in messages]
+        return [Heading(f"Question {len(asked)}"), settings, *texts]
     if "answered" in line:
         reply = line["reply"]
-        told = f"Answer to question {asked.get(str(line['answered']), '?')}"
+        title = f"Answer to question {asked.get(str(line['answered']), '?')}"
         counts = (
             f"{reply['prompt_tokens']} tokens asked, {reply['completion_tokens']} answered, {reply['finish_reason']}"
         )
-        return [_quoted(f"{told} ({counts})", str(reply["text"]))]
+        return [Quote(f"{title} ({counts})", str(reply["text"]))]
     if "failed" in line:
-        return [paragraph(f"Question {asked.get(str(line['failed']), '?')} got no answer: {line.get('why')}")]
+        return [f"Question {asked.get(str(line['failed']), '?')} got no answer: {line.get('why')}"]
     return []
-
-
-def _quoted(label: str, text: str) -> str:
-    return f'{paragraph(f"{label}:")}\n<blockquote style="{_SAID}">{escape(text)}</blockquote>'
 
 
 # ---- costs, and how to repeat it ----------------------------------------------------------------------------------
 
 
-def _costs(folder: RunFolder, found: Mapping[str, Any], result: Mapping[str, Any] | None, lines: Sequence[Line]) -> str:
-    if result is None:
-        return _costs_so_far(folder, found, lines)
-    cost = result["cost"]
+def _costs(result: Result) -> list[Block]:
+    cost = result.cost
     pairs: list[tuple[str, Cell]] = [
-        ("candidates", cost["candidates"]),
-        ("gradient steps", cost.get("gradient_steps", 0)),
-        ("turns", result["steps"]),
-        ("forward tokens", cost["forward_tokens"]),
-        ("backward tokens", cost.get("backward_tokens", 0)),
-        ("search", f"{cost['seconds']:.1f} s" + (f" ({duration(cost['seconds'])})" if cost["seconds"] >= 60 else "")),
-        ("peak memory of the process", f"{cost['peak_rss_mb']:,.1f} MB"),
+        ("candidates", cost.candidates),
+        ("gradient steps", cost.gradient_steps),
+        ("steps", result.steps),
+        ("forward tokens", cost.forward_tokens),
+        ("backward tokens", cost.backward_tokens),
+        ("search", duration(cost.seconds)),
+        ("peak memory of the process", f"{rough(cost.peak_rss_mb)} MB"),
+        *spent_pairs(cost.proposer),
     ]
-    pairs += [(name, cost[key]) for key, name in _MENTOR.items() if cost.get(key) or key in _ALWAYS & set(cost)]
-    notes = [
+    shown = [pair for pair in pairs if pair[1] != 0]
+    notes: list[Block] = [
         "Tokens count once for the whole model: a candidate of an upper layer counts for the layers that it runs through. "
-        "They cover the search with its looks at dev; the scores before and after it come on top."
+        "They cover the search with its evaluations on dev; the scores before and after it come on top."
     ]
-    if "mentor_calls" in cost:
-        notes.append("Memory includes a mentor that runs in this process; tokens of the mentor are its own.")
-    return "\n".join([facts(pairs), *(paragraph(note) for note in notes)])
+    if cost.proposer:
+        notes.append("Memory includes a mentor that runs in this process; its tokens are counted apart.")
+    return [Facts(shown), *notes]
 
 
-def _costs_so_far(folder: RunFolder, found: Mapping[str, Any], lines: Sequence[Line]) -> str:
-    last: dict[str, Any] = {}
-    for line in lines:
-        last |= {key: line[key] for key in ("candidates", "gradient_steps", "spent") if key in line}
-        last |= {key: line[key] for key in ("token_layers", "backward_token_layers") if key in line}
-    clock, depth = _ticks(folder), _depth(found)
-    pairs: list[tuple[str, Cell]] = [
-        ("candidates", last.get("candidates", 0)),
-        ("gradient steps", last.get("gradient_steps", 0)),
-    ]
-    if depth:
-        pairs.append(("forward tokens", round(last.get("token_layers", 0) / depth)))
-        pairs.append(("backward tokens", round(last.get("backward_token_layers", 0) / depth)))
+def _spent(records: Sequence[JournalRecord]) -> Costs:
+    """What the search has spent by its last record."""
+    counted = [r.costs for r in records if isinstance(r, GenerationRecord | StepRecord | ProposalRecord)]
+    return counted[-1] if counted else Costs()
+
+
+def _costs_so_far(run: Run) -> list[Block]:
+    costs, clock = _spent(run.records), ticks(run.folder)
+    pairs: list[tuple[str, Cell]] = [("candidates", costs.candidates), ("gradient steps", costs.gradient_steps)]
+    if run.facts and run.facts.depth:
+        pairs.append(("forward tokens", round(costs.forward / run.facts.depth)))
+        pairs.append(("backward tokens", round(costs.backward / run.facts.depth)))
     if clock:
         pairs.append(("search", duration(clock[-1][1])))
-        pairs.append(("peak memory of the process", f"{max(peak for _, _, peak in clock):,.1f} MB"))
-    spent = last.get("spent") or {}
-    pairs += [(name, value) for key, name in _MENTOR.items() if (value := spent.get(key.removeprefix("mentor_")))]
-    return f"{paragraph('So far:')}\n{facts(pairs)}"
+        pairs.append(("peak memory of the process", f"{rough(max(peak for _, _, peak in clock))} MB"))
+    spent = [record.spent for record in run.records if isinstance(record, ProposalRecord)]
+    pairs += spent_pairs(spent[-1]) if spent else []
+    return ["So far:", Facts(pairs)]
 
 
-def _repeat(
-    folder: RunFolder, recipe: Mapping[str, Any], found: Mapping[str, Any], result: Mapping[str, Any] | None
-) -> str:
-    decided = [
-        f"model.{key}={found[key]}"
-        for key, open_value in (("dtype", "auto"), ("threads", None))
-        if found.get(key) is not None and recipe["model"][key] == open_value
-    ]
-    words = ["tandemtune", "run", str(folder.recipe), *decided]
+def _repeat(run: Run) -> list[Block]:
+    facts, recipe = run.facts, run.recipe
+    chosen = [("dtype", "auto", facts.dtype), ("threads", None, facts.threads)] if facts else []
+    decided = [f"model.{key}={value}" for key, left, value in chosen if recipe.get("model", {}).get(key) == left]
+    words = ["tandemtune", "run", str(run.folder.recipe), *decided]
     out = ["--out", "runs/again"]
-    parts = [
-        paragraph("The same on this machine, with these versions:"),
-        code(shlex.join([*words, *out]), "Command that repeats the run"),
+    parts: list[Block] = [
+        "The same on this machine, with these versions:",
+        Code(shlex.join([*words, *out]), "Command that repeats the run"),
     ]
-    asked = recipe["alternate"]["rounds"] and recipe["alternate"]["proposer"] == "mentor"
-    if asked and folder.conversations.exists() and recipe["mentor"]["client"] != "recorded":
-        replay = [*words, "mentor.client=recorded", f"mentor.mentor={folder.conversations}", *out]
-        parts.append(paragraph("The same without asking the mentor again, out of what it said then:"))
-        parts.append(code(shlex.join(replay), "Command that repeats the run from its transcript"))
-    parts.append("<h3>Recipe</h3>")
-    parts.append(code(recipe_text(recipe), "Recipe"))
-    if found:
-        parts.append("<h3>Decided here</h3>")
-        labels = found.get("label_pieces") or found.get("labels") or {}
+    conversations = run.folder.conversations
+    if proposer(recipe) == "mentor" and conversations.exists() and setting(recipe, "mentor.client") != "recorded":
+        replay = [*words, "mentor.client=recorded", f"mentor.mentor={conversations}", *out]
+        parts.append("The same without asking the mentor again, from what it said then:")
+        parts.append(Code(shlex.join(replay), "Command that repeats the run from its transcript"))
+    parts += [Heading("Settings that this method used"), Code(as_toml(used(recipe)), "Recipe")]
+    if facts:
+        parts.append(Heading("Decided here"))
+        labels = facts.label_pieces or facts.labels
         pairs: list[tuple[str, Cell]] = [
-            (name, found.get(key))
-            for key, name in (
-                ("kind", "kind of model"),
-                ("dtype", "number format"),
-                ("device", "device"),
-                ("threads", "threads"),
-                ("layers", "layers"),
-                ("lr", "learning rate"),
-                ("chunk_tokens", "tokens at a time"),
-            )
-            if found.get(key) is not None and not isinstance(found[key], list | dict)
+            ("kind of model", facts.kind),
+            ("number format", facts.dtype),
+            ("device", facts.device),
+            ("threads", facts.threads),
+            ("layers", facts.layers),
+            ("learning rate", facts.lr),
+            ("tokens at a time", facts.chunk_tokens),
+            ("calibrated losses", facts.calibrated),
+            ("label words", "; ".join(f"{label}: {', '.join(pieces)}" for label, pieces in labels.items())),
+            ("rows (SHA-256)", facts.rows_sha256 or None),
         ]
-        if "calibrated" in found:
-            pairs.append(("calibrated losses", "yes" if found["calibrated"] else "no"))
-        pairs.append(("label words", "; ".join(f"{label}: {', '.join(pieces)}" for label, pieces in labels.items())))
-        pairs.append(("rows (SHA-256)", found.get("rows_sha256")))
-        parts.append(facts(pairs))
-        if "template" in found:
-            parts.append(code(str(found["template"]), "Template"))
-        parts += [paragraph(f"Note: {note}") for note in found.get("notes", [])]
-    versions = (result or found).get("versions") or {}
+        parts.append(Facts([pair for pair in pairs if pair[1] is not None]))
+        parts.append(Code(facts.template, "Template"))
+        parts += [f"Note: {note}" for note in facts.notes]
+    versions = run.result.versions if run.result else facts.versions if facts else {}
     if versions:
-        parts.append("<h3>Versions</h3>")
-        parts.append(facts(versions.items()))
-    return "\n".join(parts)
-
-
-# ---- reading ------------------------------------------------------------------------------------------------------
-
-
-def _train(line: Mapping[str, Any]) -> float | None:
-    """Loss on all training rows after a line, where it was measured."""
-    found: Any = None
-    match line["event"]:
-        case "start":
-            found = line["train_loss"]
-        case "generation":
-            found = line.get("train_loss", line["best"] if line["accepted"] else line["incumbent"])
-        case "step":
-            found = (line.get("words") or {}).get("soft_loss")
-        case "proposal" if line["taken"] is not None:
-            found = line["drafts"][line["taken"]]["loss"]
-    return None if found is None else float(found)
-
-
-def _depth(facts: Mapping[str, Any]) -> float | None:
-    """What a token through the whole model counts, in layers."""
-    found: float | None = facts.get("depth", facts.get("layers"))
-    return found
-
-
-def _clock(folder: RunFolder) -> dict[int, float]:
-    """Seconds after each turn."""
-    found: dict[int, float] = {}
-    for turn, seconds, _ in _ticks(folder):
-        found.setdefault(turn, seconds)
-    return found
-
-
-def _ticks(folder: RunFolder) -> list[tuple[int, float, float]]:
-    """(turn, seconds, peak memory in megabytes) as noted; a damaged clock is no reason not to report."""
-    try:
-        lines = read_journal(folder.clock)
-        found = [(int(line["step"]), float(line["seconds"]), float(line["peak_rss_mb"])) for line in lines]
-    except (RunError, KeyError, TypeError, ValueError):
-        return []
-    return [tick for tick in found if math.isfinite(tick[1])]
-
-
-def _key(name: str) -> str:
-    return name if _BARE.fullmatch(name) else toml_value(name)
-
-
-def _score(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+        parts += [Heading("Versions"), Facts(list(versions.items()))]
+    return parts

@@ -3,294 +3,318 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tandemtune.report.plot import Series, line_text
+from tandemtune.report.charts import Series, thinned
+from tandemtune.report.numbers import Cell, duration, rough, score
+from tandemtune.report.terminal import line_text
+from tandemtune.runs.records import (
+    Assessment,
+    EndRecord,
+    Evaluation,
+    GenerationRecord,
+    JournalRecord,
+    Loss,
+    ProposalRecord,
+    Record,
+    Result,
+    StartRecord,
+    StepRecord,
+)
 from tandemtune.runs.store import RunFolder
 
+_SPENT = {
+    "calls": "answers",
+    "prompt_tokens": "tokens asked",
+    "completion_tokens": "tokens answered",
+    "money": "money",
+    "open_tokens": "tokens of open questions, at most",
+    "open_money": "money of open questions, at most",
+}
+_LOOKS = 16
+"""Evaluations that the table of `show` has at most."""
 
-def duration(seconds: float) -> str:
-    """Seconds for people: "48 s", "3 min 20 s", "2 h 05 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+class Look(Record):
+    """An evaluation on the dev rows: after which step, and the training loss there."""
+
+    step: int
+    train_loss: Loss
+    dev: Evaluation
 
 
-def result_table(result: dict[str, Any]) -> RenderableType:
+class LayerGain(Record):
+    """What a layer's turns brought: how many there were, how often a better point was found, how much the training loss fell."""
+
+    turns: int
+    taken: int
+    gain: float
+
+
+class Summary(Record):
+    """Everything that `show` tells of a run.
+
+    Args:
+        folder: where it lies.
+        finished: whether there is a result.
+        steps: generations and gradient steps so far.
+        candidates: so far.
+        planned: how much the recipe allows, counted in `unit`; None if it is not known yet.
+        unit: "candidates" or "steps".
+        looks: evaluations on the dev rows, the first of them at the start.
+        layers: what each layer's turns brought.
+        story: what was proposed and said in words, as lines of text.
+        result: what it reached.
+    """
+
+    folder: str
+    finished: bool
+    steps: int
+    candidates: int
+    planned: int | None
+    unit: str
+    looks: tuple[Look, ...]
+    layers: dict[int, LayerGain]
+    story: tuple[str, ...]
+    result: Result | None
+
+    def plain(self) -> dict[str, Any]:
+        """The summary as JSON has it."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @property
+    def done(self) -> int:
+        """How much of what is planned is done."""
+        return self.steps if self.unit == "steps" else self.candidates
+
+
+def result_table(result: Result) -> RenderableType:
     """Zero-shot against tuned, on dev and test, with costs.
 
     Args:
-        result: the content of `result.json`.
+        result: what a run reached.
     """
-    metric = result["metric"]
-    title = f"{result['task']} · {result['model']} · {result['method']} · seed {result['seed']}"
-    table = Table(title=Text(title))
+    metric = result.metric
+    table = Table(title=Text(f"{result.task} · {result.model} · {result.method} · seed {result.seed}"))
     for name in ("", "train loss", "dev loss", f"dev {metric}", f"test {metric}"):
         table.add_column(name, justify="left" if not name else "right")
-    for key, name in (("zero_shot", "zero-shot"), ("tuned", "tuned")):
-        row = result[key]
-        table.add_row(
-            name, _number(row["train_loss"]), _number(row["dev_loss"]), _number(row["dev"]), _number(row["test"])
-        )
-        calibrated = row["calibrated"]
-        losses = (_number(calibrated[key]) if key in calibrated else "" for key in ("train_loss", "dev_loss"))
-        table.add_row(
-            f"  {name}, calibrated", *losses, _number(calibrated["dev"]), _number(calibrated["test"]), style="dim"
-        )
-    cost = result["cost"]
-    rows = result["rows"]
-    turns = f"{cost['gradient_steps']} gradient steps" if cost["gradient_steps"] else f"{result['steps']} generations"
-    backward = f" ({cost['backward_tokens']:,} of them backwards, too)" if cost["backward_tokens"] else ""
+    for row in result.scores():
+        values = map(score, (row.train_loss, row.dev_loss, row.dev, row.test))
+        table.add_row(f"  {row.name}" if row.aside else row.name, *values, style="dim" if row.aside else None)
+    if result.majority is not None:
+        table.add_row("most frequent class", "", "", "", score(result.majority), style="dim")
+    return Group(table, *(Text(line) for line in _result_lines(result)))
+
+
+def _result_lines(result: Result) -> list[str]:
+    cost, rows = result.cost, result.rows
+    steps = f"{cost.gradient_steps:,} gradient steps" if cost.gradient_steps else f"{result.steps:,} generations"
+    backward = f" ({cost.backward_tokens:,} of them backwards, too)" if cost.backward_tokens else ""
     lines = [
-        f"{cost['candidates']} candidates, {turns}, "
-        f"{cost['forward_tokens']:,} forward tokens{backward}, "
-        f"{duration(cost['seconds'])} of search, peak memory {cost['peak_rss_mb']:.0f} MB",
-        f"rows: {rows['train']} train, {rows['dev']} dev, {rows['test']} test · "
-        f"kept the point after turn {result['kept_step']} of {result['steps']} (lowest dev loss) · "
-        f"stopped by {result['stop_reason']}",
+        f"{cost.candidates:,} candidates, {steps}, {cost.forward_tokens:,} forward tokens{backward}, "
+        f"{duration(cost.seconds)} of search, peak memory {cost.peak_rss_mb:,.0f} MB",
+        f"rows: {rows.train:,} train, {rows.dev:,} dev, {rows.test:,} test · "
+        f"kept the point of step {result.best_step} of {result.steps} (lowest dev loss) · stopped by {result.stop_reason}",
     ]
-    if "mentor_calls" in cost:
-        lines.append(
-            f"mentor: {cost['mentor_calls']:.0f} calls, {cost['mentor_prompt_tokens']:.0f} tokens asked, "
-            f"{cost['mentor_completion_tokens']:.0f} answered"
-            + (f", {cost['mentor_money']:.4f} of money" if cost.get("mentor_money") else "")
+    if cost.proposer:
+        said = ", ".join(
+            f"{value if isinstance(value, str) else rough(value)} {name}" for name, value in _spent(cost.proposer)
         )
-    if result["kept_line"] == 0:
-        lines.append("No point was better on dev than the one that the search began with, so that is what was kept.")
-    return Group(table, *(Text(line) for line in lines))
+        lines.append(f"proposer: {said}")
+    if result.best_record == 0:
+        lines.append(stood_still())
+    return lines
 
 
-def unit_of(recipe: Mapping[str, Any]) -> str:
-    """What bounds a recipe's search: "candidates" of a derivative-free search, or "turns".
+def assessment_view(found: Assessment) -> RenderableType:
+    """How a model does on labelled rows: the score first, then where it errs."""
+    low, high = found.interval
+    head = Text(
+        f"{found.metric} on {found.rows:,} rows: {found.score:.4f} (95 %: {low:.4f} to {high:.4f}), loss {found.loss:.4f}"
+    )
+    matrix = Table(title="rows of each true label (down) by answer (across)")
+    for name in ("", *found.labels):
+        matrix.add_column(name, justify="right" if name else "left")
+    for label, counts in zip(found.labels, found.confusion, strict=True):
+        matrix.add_row(label, *map(str, counts))
+    each = Table()
+    for name in ("label", "precision", "recall", "F1"):
+        each.add_column(name, justify="left" if name == "label" else "right")
+    for label, values in found.by_label().items():
+        each.add_row(label, *(f"{value:.3f}" for value in values))
+    worst = Table(title="the most confident errors")
+    for name in ("true", "answer", "p(true)", "text"):
+        worst.add_column(name, overflow="fold")
+    for fields, gold, answer, p in found.worst:
+        worst.add_row(gold, answer, f"{p:.3f}", Text(" | ".join(fields.values())[:200]))
+    return Group(head, matrix, each, *([worst] if found.worst else []))
 
-    Args:
-        recipe: a complete recipe.
-    """
-    gradient = recipe["method"]["optimizer"] in ("adamw", "adam", "sgd")
-    return "turns" if gradient or recipe["alternate"]["rounds"] else "candidates"
+
+def stood_still() -> str:
+    """What there is to say where the search found nothing better."""
+    return "No point was better on dev than the one that the search began with, so that one was kept."
 
 
-def total_of(recipe: Mapping[str, Any]) -> int:
-    """Candidates or turns that a recipe allows.
-
-    Args:
-        recipe: a complete recipe.
-    """
-    method, rounds = recipe["method"], recipe["alternate"]
-    if rounds["rounds"]:
-        turns: int = rounds["rounds"] * rounds["round_steps"] + rounds["final_steps"]
-        return turns
-    return int(method["steps"] or 60) if method["optimizer"] in ("adamw", "adam", "sgd") else int(method["budget"])
+def spent_pairs(spent: Mapping[str, float]) -> list[tuple[str, Cell]]:
+    """What asking a proposer has cost, as facts for a page."""
+    return [(f"proposer: {name}", value) for name, value in _spent(spent)]
 
 
-def proposal_story(line: Mapping[str, Any]) -> list[str]:
-    """What was proposed in one round, and what came of it, as lines of text.
+def _spent(spent: Mapping[str, float]) -> list[tuple[str, Cell]]:
+    """Names and values; what is zero and nobody expects is left out."""
+    expected = ("calls", "prompt_tokens", "completion_tokens")
+    known = {key: value for key, value in spent.items() if value or key in expected}
+    return [(_SPENT.get(key, key.replace("_", " ")), int(v) if v == int(v) else v) for key, v in known.items()]
 
-    Args:
-        line: the journal's line.
-    """
-    trained = line["trained"]
-    story = [
-        f"round {line['round']}: the trained prompt has a dev loss of {_number(trained['dev']['loss'])} "
-        f"({_number(trained['dev']['score'])})"
-    ]
-    if line["failure"]:
-        story.append(f"  {line['proposer']} proposed nothing: {line['failure']}")
-    for index, draft in enumerate(line["drafts"]):
-        mark = "-> taken" if index == line["taken"] else ""
-        story.append(
-            f"  {line['proposer']} proposed {draft['text']!r}: dev loss {_number(draft['dev']['loss'])} "
-            f"({_number(draft['dev']['score'])}) {mark}".rstrip()
-        )
-    if line["refused"]:
-        story.append(
-            f"  refused: {len(line['refused'])}, for example {line['refused'][0][0]!r} ({line['refused'][0][1]})"
-        )
-    if line["taken"] is None:
-        story.append("  the trained prompt goes on")
+
+def proposal_story(record: ProposalRecord) -> list[str]:
+    """What was proposed in one round, and what came of it, as lines of text."""
+    dev = record.trained_dev
+    story = [f"round {record.round}: the trained prompt has a dev loss of {score(dev.loss)} ({score(dev.score)})"]
+    if record.failure:
+        story.append(f"  {record.proposer} proposed nothing: {record.failure}")
+    for index, draft in enumerate(record.drafts):
+        looked = f": dev loss {score(draft.dev.loss)} ({score(draft.dev.score)})" if draft.dev is not None else ""
+        mark = " -> taken" if index == record.taken else ""
+        story.append(f"  {record.proposer} proposed {draft.text!r}{looked}{mark}")
+    if record.refused:
+        text, reason = record.refused[0]
+        story.append(f"  refused: {len(record.refused)}, for example {text!r} ({reason})")
+    if record.taken is None:
+        story.append("  the search goes on from the trained prompt")
     return story
 
 
-def summary(folder: RunFolder) -> dict[str, Any]:
-    """Everything `show` tells, as data.
+def summary(folder: RunFolder) -> Summary:
+    """Everything that `show` tells, as data.
 
     Args:
         folder: a run, finished or not.
     """
-    lines = folder.read_lines()
-    unit = unit_of(folder.read_recipe())
-    generations = [line for line in lines if line["event"] in ("generation", "step")]
+    records, facts, result = folder.read_records(), folder.read_facts(), folder.read_result()
+    turns = [record for record in records if isinstance(record, GenerationRecord | StepRecord)]
     looks = [
-        {"step": line["step"], **line["dev"], "train_loss": _after(line)}
-        for line in generations
-        if line["dev"] is not None
+        Look(step=0 if isinstance(record, StartRecord) else record.step, train_loss=record.train_loss, dev=record.dev)
+        for record in records
+        if isinstance(record, StartRecord | GenerationRecord | StepRecord) and record.dev is not None
     ]
-    return {
-        "folder": str(folder.path),
-        "finished": folder.result.exists(),
-        "generations": len(generations),
-        "budget": total_of(folder.read_recipe()),
-        "unit": unit,
-        "done": len(generations) if unit == "turns" else generations[-1]["candidates"] if generations else 0,
-        "candidates": next((line["candidates"] for line in reversed(lines) if "candidates" in line), 0),
-        "start": lines[0] if lines else None,
-        "looks": looks,
-        "layers": layer_gains([line for line in generations if line["event"] == "generation"]),
-        "story": story(lines),
-        "result": folder.read_result(),
-    }
+    counted = [record.costs for record in records if isinstance(record, GenerationRecord | StepRecord | ProposalRecord)]
+    return Summary(
+        folder=str(folder.path),
+        finished=result is not None,
+        steps=len(turns),
+        candidates=counted[-1].candidates if counted else 0,
+        planned=facts.planned if facts is not None else None,
+        unit=facts.unit if facts is not None else "candidates",
+        looks=tuple(looks),
+        layers=layer_gains(records),
+        story=tuple(story(records)),
+        result=result,
+    )
 
 
-def story(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+def story(records: Sequence[JournalRecord]) -> list[str]:
     """Round by round: what the optimizer reached, what it says in words, what was proposed, and what was taken; or the texts
     that a search of texts went through.
 
     Args:
-        lines: a journal; empty if nobody proposed anything in it and no texts were searched.
+        records: a journal.
+
+    Returns:
+        Nothing if nobody proposed anything in it and no texts were searched.
     """
-    if not any(line["event"] == "proposal" or "text" in line for line in lines):
+    if not any(isinstance(r, ProposalRecord) or (isinstance(r, GenerationRecord) and r.text) for r in records):
         return []
     told: list[str] = []
     text = ""
-    for line in lines:
-        words = line.get("words")
-        if words:
-            told.append(
-                f"{'start' if line['event'] == 'start' else 'turn ' + str(line['step'])}: "
-                f"train loss {_number(words['soft_loss'])}; in words {words['text']!r} "
-                f"(distance {words['distance']:.3f}, train loss as words {_number(words['loss'])})"
-            )
-        if line.get("text") and line["text"] != text:
-            text = line["text"]
-            told.append(
-                f"turn {line['step']}: the best text is now {text!r} (train loss {_number(line['train_loss'])})"
-            )
-        if line["event"] == "proposal":
-            told += proposal_story(line)
-        if line["event"] == "end":
-            told.append(f"end after turn {line['step']}: {line['stop_reason']}")
+    for record in records:
+        match record:
+            case ProposalRecord():
+                told += proposal_story(record)
+            case EndRecord():
+                told.append(f"end after step {record.step}: {record.stop_reason}")
+            case StartRecord() | GenerationRecord() | StepRecord() if record.words is not None:
+                words = record.words
+                place = "start" if isinstance(record, StartRecord) else f"step {record.step}"
+                told.append(
+                    f"{place}: train loss {score(words.soft_loss)}; in words {words.text!r} "
+                    f"(distance {score(words.distance)}, train loss as words {score(words.loss)})"
+                )
+        if isinstance(record, GenerationRecord) and record.text and record.text != text:
+            text = record.text
+            told.append(f"step {record.step}: the best text is now {text!r} (train loss {score(record.train_loss)})")
     return told
 
 
-def layer_gains(generations: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+@dataclass
+class _Gain:
+    turns: int = 0
+    taken: int = 0
+    gain: float = 0.0
+
+
+def layer_gains(records: Sequence[JournalRecord]) -> dict[int, LayerGain]:
     """How often each layer's best candidate was taken, and how much the training loss fell by it; nothing for turns of all
     layers at once."""
-    gains: dict[str, dict[str, float]] = {}
-    for line in generations:
-        if line["layer"] is None:
+    gains: dict[int, _Gain] = {}
+    for record in records:
+        if not isinstance(record, GenerationRecord) or record.layer is None:
             continue
-        entry = gains.setdefault(str(line["layer"]), {"turns": 0, "taken": 0, "gain": 0.0})
-        entry["turns"] += 1
-        if line["accepted"]:
-            entry["taken"] += 1
-            before = line.get("incumbent_again", line["incumbent"])
-            if before is not None:
-                entry["gain"] += before - line.get("train_loss", line["best"])
-    return gains
+        entry = gains.setdefault(record.layer, _Gain())
+        entry.turns += 1
+        if record.accepted:
+            entry.taken += 1
+            before = record.incumbent if record.incumbent_again is None else record.incumbent_again
+            if before is not None and record.train_loss is not None:
+                entry.gain += before - record.train_loss
+    return {layer: LayerGain(turns=e.turns, taken=e.taken, gain=e.gain) for layer, e in gains.items()}
 
 
-def summary_view(found: dict[str, Any]) -> RenderableType:
+def summary_view(found: Summary) -> RenderableType:
     """What `show` prints.
 
     Args:
         found: what `summary` returned.
     """
     parts: list[RenderableType] = []
-    if found["looks"]:
+    if found.looks:
         curve = Table(title="on the way")
-        for name in ("generation", "train loss", "dev loss", "dev score"):
+        for name in ("step", "train loss", "dev loss", "dev score"):
             curve.add_column(name, justify="right")
-        if found["start"]:
-            start = found["start"]
-            curve.add_row(
-                "0", _number(start["train_loss"]), _number(start["dev"]["loss"]), _number(start["dev"]["score"])
-            )
-        for look in _thinned(found["looks"], 16):
-            curve.add_row(str(look["step"]), _number(look["train_loss"]), _number(look["loss"]), _number(look["score"]))
-        parts += [curve, Text(_chart(found))]
-    if found["layers"]:
+        for look in thinned(found.looks, _LOOKS):
+            curve.add_row(str(look.step), *map(score, (look.train_loss, look.dev.loss, look.dev.score)))
+        parts += [curve, Text(_chart(found.looks))]
+    if found.layers:
         layers = Table(title="layer by layer")
         for name in ("layer", "turns", "taken", "training loss fell by"):
             layers.add_column(name, justify="right")
-        for layer, entry in found["layers"].items():
-            layers.add_row(layer, f"{entry['turns']:.0f}", f"{entry['taken']:.0f}", _number(entry["gain"]))
-        parts.append(layers)
-    if found["story"]:
-        parts += [Text("round by round", style="bold"), *(Text(line) for line in found["story"])]
-    if found["result"]:
-        parts.append(result_table(found["result"]))
-    else:
-        parts.append(
-            Text(
-                f"not finished: {found['done']} of {found['budget']} {found['unit']}. "
-                f"Go on with: tandemtune resume {found['folder']}"
+        for layer, entry in found.layers.items():
+            layers.add_row(
+                "input" if layer == -1 else str(layer), str(entry.turns), str(entry.taken), score(entry.gain)
             )
+        parts.append(layers)
+    if found.story:
+        parts += [Text("round by round", style="bold"), *(Text(line) for line in found.story)]
+    if found.result:
+        parts.append(result_table(found.result))
+    else:
+        of = f" of {found.planned:,}" if found.planned else ""
+        parts.append(
+            Text(f"not finished: {found.done:,}{of} {found.unit}. Continue it with: tandemtune resume {found.folder}")
         )
     return Group(*parts)
 
 
-def bench_view(found: dict[str, Any]) -> RenderableType:
-    """What `bench engine` prints.
-
-    Args:
-        found: what `bench.measure` returned.
-    """
-    plan = found["plan"]
-    table = Table(
-        title=f"{plan['model']}: {found['rows']} rows, {found['tokens']} tokens, population {plan['popsize']}"
-    )
-    for name in ("", "milliseconds", "from", "to"):
-        table.add_column(name, justify="left" if not name else "right")
-    for name, spread in found["seconds_per_candidate"].items():
-        table.add_row(name.replace("_", " "), *(f"{1000 * spread[key]:.1f}" for key in ("median", "min", "max")))
-    ratios = Table(title="ratios, over a sweep")
-    for name in ("", "median", "from", "to"):
-        ratios.add_column(name, justify="left" if not name else "right")
-    for name, spread in found["ratios"].items():
-        ratios.add_row(name, *(f"{spread[key]:.2f}" for key in ("median", "min", "max")))
-    layers = Table(title="milliseconds a candidate, by layer")
-    names = list(next(iter(found["by_layer"].values())))
-    for name in ("layer", *names):
-        layers.add_column(name.replace("_", " "), justify="right")
-    for block, row in found["by_layer"].items():
-        layers.add_row(block, *(f"{1000 * row[name]:.1f}" for name in names))
-    lines = [f"{name}: {value:.2g}" for name, value in found["agreement"].items()]
-    if "peak_mb" in found:
-        lines += [f"peak memory, {name}: {value:.0f} MB" for name, value in found["peak_mb"].items()]
-    return Group(table, ratios, layers, *(Text(line) for line in lines))
-
-
-def _chart(found: Mapping[str, Any]) -> str:
-    """Losses at the looks at dev, drawn in letters."""
-    start = found["start"]
-    first = [{"step": 0, "train_loss": start["train_loss"], **start["dev"]}] if start else []
-    looks = [*first, *found["looks"]]
-    turns = [look["step"] for look in looks]
-    names = {"train_loss": "train loss", "loss": "dev loss"}
-    curves = [Series(name, turns, [look[key] for look in looks]) for key, name in names.items()]
-    return line_text("", "turn", "loss", curves, height=12)
-
-
-def _after(line: dict[str, Any]) -> float | None:
-    if line["event"] == "step":
-        return line["loss"]  # type: ignore[no-any-return]
-    before = line["best"] if line["accepted"] else line["incumbent"]
-    return line.get("train_loss", before)  # type: ignore[no-any-return]
-
-
-def _thinned(rows: list[Any], most: int) -> list[Any]:
-    if len(rows) <= most:
-        return rows
-    picks = sorted({round(i * (len(rows) - 1) / (most - 1)) for i in range(most)})
-    return [rows[i] for i in picks]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _chart(looks: Sequence[Look]) -> str:
+    """Losses at the evaluations on dev, drawn in letters."""
+    steps = [look.step for look in looks]
+    curves = [
+        Series("train loss", steps, [look.train_loss for look in looks]),
+        Series("dev loss", steps, [look.dev.loss for look in looks]),
+    ]
+    return line_text("loss", "step", curves)

@@ -276,6 +276,18 @@ class Scores(Record):
     test: float | None = None
 
 
+class NamedScores(Record):
+    """A row of a table of scores: what stands in it, and whether it is a side line."""
+
+    name: str
+    test: float | None
+    dev: float
+    dev_loss: Loss
+    train: float | None
+    train_loss: Loss
+    aside: bool = False
+
+
 class FinalCosts(Record):
     """What a finished run has cost: whole-model tokens, seconds of search over all processes, the peak memory of any of them.
 
@@ -290,17 +302,6 @@ class FinalCosts(Record):
     seconds: float
     peak_rss_mb: float
     proposer: dict[str, float] = {}
-
-
-class PredictionRecord(Record):
-    """A line of ``predictions.jsonl``: what the tuned model says of one test row."""
-
-    fields_: Annotated[dict[str, str], Field(alias="fields")]
-    gold: str | None
-    label: str
-    probabilities: dict[str, float]
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
 
 class RowCounts(Record):
@@ -320,7 +321,7 @@ class Versioned(Record):
 
     def plain(self) -> dict[str, Any]:
         """The record as JSON has it, its schema number first."""
-        return {"schema": self.schema_, **self.model_dump(mode="json", exclude={"schema_"})}
+        return {"schema": self.schema_, **self.model_dump(mode="json", exclude={"schema_"}, by_alias=True)}
 
     @classmethod
     def read(cls, content: Mapping[str, Any], where: Path | str) -> Self:
@@ -363,6 +364,131 @@ class Result(Versioned):
     stop_reason: str
     versions: dict[str, str]
 
+    def scores(self) -> list[NamedScores]:
+        """What was measured, in the order of a table: each row should be above those before it."""
+        rows = [*_pair_of("zero-shot", self.zero_shot)]
+        if self.zero_shot_readout is not None and self.steps:
+            rows.append(_row_of("zero-shot, readout", self.zero_shot_readout))
+        if self.tuned_words is None:
+            return [*rows, *_pair_of("tuned", self.tuned)]
+        if self.steps:
+            rows.append(_row_of("tuned, label words alone", self.tuned_words))
+        return [*rows, _row_of("tuned, readout" if self.steps else "readout", self.tuned)]
+
+
+def _pair_of(name: str, scores: Scores) -> list[NamedScores]:
+    after = scores.calibrated
+    calibrated = NamedScores(
+        name=f"{name}, calibrated",
+        test=after.test,
+        dev=after.dev,
+        dev_loss=after.dev_loss,
+        train=None,
+        train_loss=after.train_loss,
+        aside=True,
+    )
+    return [_row_of(name, scores), calibrated]
+
+
+def _row_of(name: str, scores: Scores) -> NamedScores:
+    return NamedScores(
+        name=name,
+        test=scores.test,
+        dev=scores.dev,
+        dev_loss=scores.dev_loss,
+        train=scores.train,
+        train_loss=scores.train_loss,
+    )
+
+
+class PredictionRecord(Record):
+    """One line of ``predictions.jsonl``: a test row, and what the tuned model says of it.
+
+    Args:
+        fields: the row's texts by name.
+        gold: its true label; None where it is unknown.
+        label: the predicted label.
+        probabilities: of every label; None for what is not finite.
+    """
+
+    fields: dict[str, str]
+    gold: str | None
+    label: str
+    probabilities: dict[str, float | None]
+
+
+class SweepPoint(Record):
+    """Where a method of a comparison stands in a sweep: the method that is varied, the setting, and its value."""
+
+    of: str
+    key: str
+    value: JsonValue
+
+
+class ComparedRun(Record):
+    """One run of a comparison.
+
+    Args:
+        method: its name in the plan; likewise `task` and `model`.
+        seed: of the rows and the search.
+        folder: where the run lies.
+        sweep: where its method stands in a sweep.
+        result: what it reached; None while there is no result.
+        failure: why there is none.
+        unknown: settings of its recipe that this version does not know.
+    """
+
+    method: str
+    task: str
+    model: str
+    seed: int
+    folder: str
+    sweep: SweepPoint | None = None
+    result: Result | None = None
+    failure: str | None = None
+    unknown: tuple[str, ...] = ()
+
+
+class ComparedRuns(Versioned):
+    """``records.json`` of a comparison: all of its runs, in the plan's order."""
+
+    runs: tuple[ComparedRun, ...]
+
+
+class Assessment(Record):
+    """How a model does on labelled rows.
+
+    Args:
+        metric: the task's.
+        score: its value.
+        interval: 95 % of bootstrap resamples of the rows lie between.
+        loss: mean cross-entropy of the gold labels.
+        rows: how many.
+        labels: names, in the order of the matrix.
+        confusion: rows of each gold label by predicted label.
+        worst: (row's texts, gold, label, probability of the gold label) of the most confident errors, worst first.
+    """
+
+    metric: str
+    score: float
+    interval: tuple[float, float]
+    loss: float
+    rows: int
+    labels: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    worst: tuple[tuple[dict[str, str], str, str, float], ...]
+
+    def by_label(self) -> dict[str, tuple[float, float, float]]:
+        """Precision, recall and F1 of each label; 0 where there is nothing to divide by."""
+        found: dict[str, tuple[float, float, float]] = {}
+        for index, label in enumerate(self.labels):
+            hits = self.confusion[index][index]
+            said, true = sum(row[index] for row in self.confusion), sum(self.confusion[index])
+            precision, recall = hits / said if said else 0.0, hits / true if true else 0.0
+            both = precision + recall
+            found[label] = precision, recall, 2 * precision * recall / both if both else 0.0
+        return found
+
 
 class TunableFacts(Record):
     """Sizes of what is tuned; `details` holds what only one kind of tunable has."""
@@ -373,7 +499,12 @@ class TunableFacts(Record):
 
 
 class Facts(Versioned):
-    """``run.json``: versions, and what was found out or decided on this machine when the run began."""
+    """``run.json``: versions, and what was found out or decided on this machine when the run began.
+
+    Args:
+        planned: how much the recipe allows in all, counted in `unit`; None where nobody said.
+        unit: what a run's progress is counted in; steps are generations and gradient steps.
+    """
 
     kind: str
     dtype: str
@@ -401,6 +532,8 @@ class Facts(Versioned):
     rank_correlation: dict[str, float] | None = None
     gradient_cosine: dict[str, float] | None = None
     versions: dict[str, str] = {}
+    planned: int | None = None
+    unit: Literal["candidates", "steps"] = "candidates"
 
 
 class TaskCard(Versioned):

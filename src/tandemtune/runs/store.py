@@ -16,7 +16,7 @@ from tandemtune.errors import RunError
 from tandemtune.runs import checkpoint
 from tandemtune.runs.files import write_json
 from tandemtune.runs.journal import Journal, Lines, read_journal, read_lines
-from tandemtune.runs.records import EndRecord, Facts, JournalRecord, Result
+from tandemtune.runs.records import EndRecord, Facts, JournalRecord, PredictionRecord, Result
 
 
 class RunFolder:
@@ -164,6 +164,11 @@ class RunFolder:
         """Why the search ended; empty while it has not."""
         last = self.read_records()[-1:]
         return last[0].stop_reason if last and isinstance(last[0], EndRecord) else ""
+
+    def read_predictions(self) -> list[PredictionRecord]:
+        """What the tuned model says of each test row; empty where nobody wrote it down."""
+        lines = read_lines(self.predictions)
+        return [PredictionRecord.read(line, f"{self.predictions}, line {n}") for n, line in enumerate(lines, 1)]
 
     def read_seconds(self) -> float:
         """Seconds that earlier processes spent searching; cuts off a torn last line."""

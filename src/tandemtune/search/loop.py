@@ -12,7 +12,7 @@ from tandemtune.callbacks import Callback, Planned, TurnView
 from tandemtune.errors import RunError
 from tandemtune.evaluators.base import Evaluator
 from tandemtune.proposers.base import Source
-from tandemtune.runs.records import SCHEMA, EndRecord, ProposalRecord, StartRecord
+from tandemtune.runs.records import SCHEMA, EndRecord, ProposalRecord, StartRecord, to_loss
 from tandemtune.runs.store import RunFolder
 from tandemtune.search.replay import Replay
 from tandemtune.search.schedule import Phase, Stage
@@ -186,7 +186,16 @@ class Search:
         return ""
 
     def _view(self, state: SearchState) -> TurnView:
-        return TurnView(state.train_loss, state.dev, state.best_dev, state.best_step, state.costs, self.planned)
+        planned = self.planned
+        return TurnView(
+            to_loss(state.train_loss),
+            state.dev,
+            state.best_dev,
+            state.best_step,
+            state.costs,
+            planned.total,
+            planned.unit,
+        )
 
     def _seconds(self) -> float:
         return self._spent + time.perf_counter() - self._begin

@@ -1,0 +1,73 @@
+"""Resolved recipes as reports read them: single settings, what a method used, TOML."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import tomli_w
+
+
+def setting(recipe: Mapping[str, Any], path: str, default: Any = None) -> Any:
+    """One setting of a recipe; the default if the recipe does not have it, or leaves it open.
+
+    Args:
+        recipe: a resolved recipe.
+        path: sections and key with dots between them, such as ``method.optimizer.kind``.
+        default: see above.
+    """
+    found: Any = recipe
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return default if found is None else found
+
+
+def rounds(recipe: Mapping[str, Any]) -> int:
+    """In how many rounds somebody proposes points; 0 where nobody does."""
+    return int(setting(recipe, "alternate.rounds", 0))
+
+
+def proposer(recipe: Mapping[str, Any]) -> str:
+    """Who proposes; nobody in a recipe without rounds."""
+    return str(setting(recipe, "alternate.proposer.kind", "")) if rounds(recipe) else ""
+
+
+def used(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a run made use of: without what is left open, rounds that nobody proposes in, and a mentor that nobody asks."""
+    idle = {"alternate"} if not rounds(recipe) else set()
+    idle |= {"mentor"} if proposer(recipe) != "mentor" else set()
+    return {section: _known(content) for section, content in recipe.items() if section not in idle and _known(content)}
+
+
+def as_toml(recipe: Mapping[str, Any]) -> str:
+    """Settings as TOML; what is None is left out, as in a file."""
+    return tomli_w.dumps(_known(recipe)).strip()
+
+
+def flat(recipe: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting with its path, such as ``method.optimizer.kind``.
+
+    Args:
+        recipe: a resolved recipe, or a part of one.
+        before: path of that part.
+    """
+    for key, value in recipe.items():
+        path = f"{before}.{key}" if before else str(key)
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, path)
+        else:
+            yield path, value
+
+
+def value_text(value: Any) -> str:
+    """A setting as a table has it."""
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _known(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _known(item) for key, item in value.items() if item is not None}
+    return [_known(item) for item in value if item is not None] if isinstance(value, list | tuple) else value
