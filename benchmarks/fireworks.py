@@ -28,7 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from numpy.typing import NDArray
 
-from tandemtune.optimizers.fireworks import Fireworks
+from tandemtune.optimizers.fireworks import FireworksSearch
 
 Vectors = NDArray[np.float64]
 Function = Callable[[Vectors], Vectors]
@@ -130,7 +130,7 @@ def _oscillated(x: Vectors) -> Vectors:
     return changed
 
 
-class Reversed(Fireworks):
+class Reversed(FireworksSearch):
     """The guiding vector's sign turned round."""
 
     def _guides(self, asked: Vectors, losses: Vectors) -> Vectors:
@@ -139,7 +139,7 @@ class Reversed(Fireworks):
 
 def in_batches(name: str, function: Function, d: int, popsize: int, evaluations: int, seed: int) -> float:
     """Best loss of the library's optimizer."""
-    make: type[Fireworks] = Reversed if name.endswith("reversed") else Fireworks
+    make: type[FireworksSearch] = Reversed if name.endswith("reversed") else FireworksSearch
     variant: Any = name.split(",")[0]
     generations, fireworks = evaluations // popsize, SETTINGS[variant][0]
     optimizer = make(d, popsize, seed, variant=variant, fireworks=fireworks, box=(LOW, HIGH), g_max=generations)

@@ -10,11 +10,11 @@ import time
 from typing import Any
 
 import numpy as np
-
 from tandemtune.build import build
-from tandemtune.config import load_config
-from tandemtune.objective.objective import rank_correlation
 from tandemtune.phases import make_phase
+
+from tandemtune.config import load_config
+from tandemtune.evaluators.label_words import rank_correlation
 
 FORMATS = ("float32", "mixed", "bfloat16")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tandemtune.compare.plan import Plan, read_plan
 from tandemtune.errors import ConfigError
-from tandemtune.plan import Plan, read_plan
 
 OWN = """
 [all]

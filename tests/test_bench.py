@@ -98,13 +98,16 @@ def test_a_gradient_step_changes_the_adapter_only(plan: bench.Plan) -> None:
 def test_a_search_by_the_plain_loop_writes_the_same_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Float32: the same candidates are taken in every generation, with the same losses up to rounding."""
     from tandemtune import tune
-    from tandemtune.objective.objective import Objective
+    from tandemtune.evaluators.label_words import LabelWordEvaluator
 
     recipe = small.recipe(tmp_path, "llama", method__budget=200)
     tune(recipe, tmp_path / "engine")
 
     def one_by_one(
-        self: Objective, point: dict[int, torch.Tensor], candidates: dict[int, torch.Tensor], rows: object = None
+        self: LabelWordEvaluator,
+        point: dict[int, torch.Tensor],
+        candidates: dict[int, torch.Tensor],
+        rows: object = None,
     ) -> object:
         from types import SimpleNamespace
 
@@ -116,7 +119,7 @@ def test_a_search_by_the_plain_loop_writes_the_same_journal(tmp_path: Path, monk
         work = SimpleNamespace(scorer=scorer, objective=self)
         return bench.naive(work, point, block, vectors).double().numpy()  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Objective, "evaluate", one_by_one)
+    monkeypatch.setattr(LabelWordEvaluator, "evaluate", one_by_one)
     tune(recipe, tmp_path / "plain")
     journals = [
         [json.loads(line) for line in (tmp_path / name / "journal.jsonl").read_text(encoding="utf-8").splitlines()]

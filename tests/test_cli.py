@@ -14,7 +14,7 @@ from rich.console import Console
 import small
 from tandemtune import assets, cli
 from tandemtune.config import recipes
-from tandemtune.registry import METHODS
+from tandemtune.methods import METHODS
 from tandemtune.report import text as report
 from tandemtune.report.live import LiveReport
 from tandemtune.runs.store import RunFolder
@@ -54,7 +54,7 @@ def test_lines_off_the_terminal_can_be_parsed(done):
         assert float(facts["candidates_per_second"]) >= 0
         assert set(facts) == {
             *("generation", "phase", "sweep", "layer", "candidates", "train_loss", "dev_loss", "dev"),
-            *("kept_dev_loss", "candidates_per_second"),
+            *("best_dev_loss", "candidates_per_second"),
         }
 
 
@@ -403,7 +403,7 @@ def test_show_tells_the_story(told):
     readings = [entry for entry in found["story"] if "in words" in entry]
     assert len(readings) == len(words)
     assert all(repr(text) in entry for entry, text in zip(readings, words, strict=True))
-    if result["kept_line"] > 0:
+    if result["best_record"] > 0:
         assert "No point was better on dev" not in shown
 
 

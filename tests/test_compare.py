@@ -20,12 +20,12 @@ import pytest
 from filelock import FileLock
 
 import small
-import tandemtune.plan
+import tandemtune.compare.plan
 from plans import OWN, plan_of
 from tandemtune import compare
 from tandemtune.compare import StoppedError, check_plan, execute, records_of
+from tandemtune.compare.plan import Plan
 from tandemtune.errors import ConfigError, RunError
-from tandemtune.plan import Plan
 from tandemtune.report.comparison import as_markdown, compared, write
 from tandemtune.report.comparison_page import comparison_report
 from tandemtune.runs.store import RunFolder

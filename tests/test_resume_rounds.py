@@ -14,7 +14,7 @@ from tandemtune import build as wiring
 from tandemtune import resume, tune
 from tandemtune.config import load_config
 from tandemtune.errors import RunError
-from tandemtune.proposals import Mutation
+from tandemtune.proposers.mutation import Mutation
 from tandemtune.tasks.fewshot import subsample
 
 ROUNDS = {

@@ -17,9 +17,10 @@ from tandemtune import build as wiring
 from tandemtune import load, tune
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError, ModelError, TandemTuneError
-from tandemtune.objective.objective import Objective
-from tandemtune.schedule import Stage, alternating, seed_for
+from tandemtune.evaluators.label_words import LabelWordEvaluator
+from tandemtune.search.schedule import Stage, alternating
 from tandemtune.tunables.base import INPUT
+from tandemtune.types import seed_for
 
 TOKENS, ROUNDS, STEPS, LAST = 3, 2, 3, 4
 TOTAL = ROUNDS * STEPS + LAST
@@ -352,7 +353,7 @@ def test_the_ledger_by_hand(done):
 def test_the_ledger_counts_what_was_run(tmp_path, monkeypatch, proposer):
     """Nothing is measured between the start and the end that is not counted, and nothing twice."""
     seen = {"forward": 0, "backward": 0, "on": False}
-    measure, gradient = Objective.measure, Objective.gradient
+    measure, gradient = LabelWordEvaluator.measure, LabelWordEvaluator.gradient
 
     def measured(self, batch, point):
         seen["forward"] += batch.tokens * seen["on"]
@@ -366,8 +367,8 @@ def test_the_ledger_counts_what_was_run(tmp_path, monkeypatch, proposer):
     def observe(event, facts):
         seen["on"] = event in ("start", "generation", "proposal")
 
-    monkeypatch.setattr(Objective, "measure", measured)
-    monkeypatch.setattr(Objective, "gradient", followed)
+    monkeypatch.setattr(LabelWordEvaluator, "measure", measured)
+    monkeypatch.setattr(LabelWordEvaluator, "gradient", followed)
     result = tune(rounds(tmp_path, alternate__proposer=proposer), tmp_path / "run", observer=observe)
     cost = result["cost"]
     assert (cost["forward_tokens"], cost["backward_tokens"]) == (seen["forward"], seen["backward"])
@@ -426,9 +427,9 @@ def test_the_best_on_dev_is_kept(each):
     trained = [line["trained"]["dev"]["loss"] for line in of(lines, "proposal")]
     assert result["tuned"]["dev_loss"] == pytest.approx(min(looks), abs=1e-6)
     assert min(looks) <= min(trained)
-    kept = lines[result["kept_line"]]
+    kept = lines[result["best_record"]]
     assert kept["dev"]["loss"] == min(looks)
-    assert result["kept_step"] == max((line.get("step", 0) for line in lines[: result["kept_line"] + 1]), default=0)
+    assert result["best_step"] == max((line.get("step", 0) for line in lines[: result["best_record"] + 1]), default=0)
     bench = bench_of(recipe)  # the kept point itself, not only its number
     assert bench.objective.measure(bench.dev, load(folder).point).loss == pytest.approx(min(looks), abs=1e-6)
 
@@ -496,7 +497,7 @@ def test_proposals_alone(tmp_path, proposer, last):
     assert first["dev"]["loss"] <= lines[0]["dev"]["loss"]
     looks = [line["dev"]["loss"] for line in lines if line["dev"]]
     assert result["tuned"]["dev_loss"] == pytest.approx(min(looks), abs=1e-6)
-    assert lines[result["kept_line"]]["dev"]["loss"] == min(looks)
+    assert lines[result["best_record"]]["dev"]["loss"] == min(looks)
 
 
 @pytest.mark.parametrize(
@@ -591,8 +592,8 @@ def test_a_whole_epoch_sees_every_row_once(tmp_path):
     [
         ({"method__tunable": "lora"}, r"\[alternate\] rounds: 2.*lora is no prompt at the input"),
         ({"method__tunable": "deep-prompt"}, r"deep-prompt is no prompt at the input"),
-        ({"method__loss": "accuracy"}, r"\[method\] loss: 'accuracy' has no gradient for adamw"),
-        ({"method__loss": "f1", "method__optimizer": "sgd"}, r"'f1' has no gradient for sgd"),
+        ({"method__objective": "accuracy"}, r"\[method\] loss: 'accuracy' has no gradient for adamw"),
+        ({"method__objective": "f1", "method__optimizer": "sgd"}, r"'f1' has no gradient for sgd"),
         ({"alternate__proposer": "nobody"}, r"\[alternate\] proposer: .*'mutation'.*got 'nobody'"),
         ({"alternate__accept": "sometimes"}, r"\[alternate\] accept"),
         ({"alternate__rounds": -1}, r"\[alternate\] rounds"),
@@ -664,7 +665,7 @@ def test_a_head_without_numbers_ends_in_nulls(tmp_path):
     _, folder, result, lines = ran(tmp_path, model__name=name, alternate__proposer="mutation")
     assert lines[0]["train_loss"] is None and {line["loss"] for line in of(lines, "step")} == {None}
     assert [line["drafts"] for line in of(lines, "proposal")] == [[], []]
-    assert result["kept_step"] == result["kept_line"] == 0 and result["cost"]["gradient_steps"] == TOTAL
+    assert result["best_step"] == result["best_record"] == 0 and result["cost"]["gradient_steps"] == TOTAL
     assert "NaN" not in (folder / "result.json").read_text(encoding="utf-8")
     assert small.call("show", folder).code == 0
 

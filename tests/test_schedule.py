@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tandemtune.schedule import Bandit
+from tandemtune.search.schedule import Bandit
 
 
 def played(bandit, gains, turns):

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import torch
 import small
 import tiny
 from tandemtune import tune
-from tandemtune.errors import DataError, ModelError, RunError
+from tandemtune.errors import ConfigError, DataError, ModelError, RunError
 from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.base import Task
 
@@ -44,8 +45,8 @@ RESULT_KEYS = {
     "zero_shot",
     "tuned",
     "majority",
-    "kept_step",
-    "kept_line",
+    "best_step",
+    "best_record",
     "steps",
     "cost",
     "rows",
@@ -132,7 +133,7 @@ def test_kept_is_the_lowest_dev_loss(done):
     _, folder, result, _ = done
     looks = {0: small.journal(folder)[0]["dev"]} | {x["step"]: x["dev"] for x in generations(folder) if x["dev"]}
     best = min(looks, key=lambda step: (looks[step]["loss"], step))
-    assert result["kept_step"] == best > 0
+    assert result["best_step"] == best > 0
     assert result["tuned"]["dev_loss"] == pytest.approx(looks[best]["loss"], abs=1e-5)
     assert result["tuned"]["dev"] == pytest.approx(looks[best]["score"], abs=1e-6)
     assert result["zero_shot"]["dev_loss"] == pytest.approx(looks[0]["loss"], abs=1e-5)
@@ -225,27 +226,27 @@ def test_a_last_look_is_taken_where_none_was_due(tmp_path):
     lines = small.journal(tmp_path / "run")
     assert [line["dev"] for line in lines[1:-1]] == [None] * 7
     better = lines[-1]["dev"]["loss"] < lines[0]["dev"]["loss"]
-    assert result["kept_step"] == (7 if better else 0)
+    assert result["best_step"] == (7 if better else 0)
     assert result["tuned"]["dev_loss"] == pytest.approx(lines[-1 if better else 0]["dev"]["loss"], abs=1e-5)
 
 
-def test_the_test_rows_are_read_once_and_after_the_search(tmp_path, monkeypatch):
-    seen = []
-    real = Task.test
+def test_the_test_rows_are_checked_before_the_search_and_scored_once_after_it(tmp_path, monkeypatch):
+    scored, opened = [], []
+    real, read = Task.test, Path.read_bytes
 
     def test(self, *arguments):
-        seen.append((small.journal(tmp_path / "run")[-1]["event"], arguments))
+        scored.append((small.journal(tmp_path / "run")[-1]["event"], arguments))
         return real(self, *arguments)
 
-    monkeypatch.setattr(Task, "test", test)
-    opened = []
-    from tandemtune.tasks import files
+    def read_bytes(path):
+        opened.append((path.name, (tmp_path / "run" / "journal.jsonl").exists()))
+        return read(path)
 
-    read = files._read_file
-    monkeypatch.setattr(files, "_read_file", lambda path, *rest: opened.append(path.name) or read(path, *rest))
+    monkeypatch.setattr(Task, "test", test)
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
     result = tune(small.recipe(tmp_path, task__test_rows=10), tmp_path / "run")
-    assert seen == [("end", (10, 5))] and result["rows"]["test"] == 10
-    assert opened.count("test.jsonl") == 1 and opened[-1] == "test.jsonl"
+    assert scored == [("end", (10, 5))] and result["rows"]["test"] == 10
+    assert ("test.jsonl", False) in opened and ("test.jsonl", True) not in opened
 
 
 def test_no_test_rows_no_test_score(tmp_path):
@@ -255,27 +256,21 @@ def test_no_test_rows_no_test_score(tmp_path):
     assert result["rows"]["test"] == 0
 
 
-def test_bad_test_rows_do_not_cost_the_search(tmp_path):
+def test_bad_test_rows_are_found_before_the_search(tmp_path):
     recipe = small.recipe(tmp_path)
-    good = (tmp_path / "test.jsonl").read_text(encoding="utf-8")
     (tmp_path / "test.jsonl").write_text('{"text": "good", "label": "none"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"test\.jsonl, line 1.*tandemtune resume"):
+    with pytest.raises(ConfigError, match=r"test\.jsonl, line 1, field 'label': unknown label 'none'"):
         tune(recipe, tmp_path / "run")
-    (tmp_path / "test.jsonl").write_text(good, encoding="utf-8")
-    from tandemtune import resume
-
-    resume(tmp_path / "run")
-    tune(recipe, tmp_path / "straight")
-    assert small.artefacts(tmp_path / "run") == small.artefacts(tmp_path / "straight")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"method__loss": "hinge"},
-        {"method__loss": "accuracy"},
-        {"method__loss": "f1", "task__metric": "f1", "task__positive": "positive"},
-        {"method__loss": "f1", "task__metric": "macro_f1"},
+        {"method__objective": "hinge"},
+        {"method__objective": "accuracy"},
+        {"method__objective": "f1", "task__metric": "f1", "task__positive": "positive"},
+        {"method__objective": "f1", "task__metric": "macro_f1"},
         {"method__scale": "hidden_state"},
         {"method__scale": "normal"},
         {"method__covariance": "separable"},
@@ -295,7 +290,7 @@ def test_every_choice_runs(tmp_path, changes):
     assert all(math.isfinite(loss) for line in lines for loss in line["losses"])
     layers = {"last:2": [2, 3], "first:1": [0], "[3, 1]": [1, 3]}.get(str(changes.get("method__layers")), [0, 1, 2, 3])
     assert [line["layer"] for line in lines] == [layers[i % len(layers)] for i in range(6)]
-    if changes.get("method__loss") in ("accuracy", "f1"):
+    if changes.get("method__objective") in ("accuracy", "f1"):
         assert all(0 <= loss <= 1 for line in lines for loss in line["losses"])
         assert result["tuned"]["train_loss"] == pytest.approx(1 - result["tuned"]["train"], abs=1e-5)
     if "task__dev_shots" in changes:
@@ -363,7 +358,7 @@ def test_a_head_without_numbers_ends_in_nulls(tmp_path):
     result = tune(small.recipe(tmp_path, model__name=name, method__budget=10), tmp_path / "run")
     lines = small.journal(tmp_path / "run")
     assert lines[0]["train_loss"] is None and lines[1]["losses"] == [None] * 4 and not lines[1]["accepted"]
-    assert result["tuned"]["train_loss"] is None and result["kept_step"] == 0
+    assert result["tuned"]["train_loss"] is None and result["best_step"] == 0
     assert "NaN" not in (tmp_path / "run" / "result.json").read_text(encoding="utf-8")
 
 

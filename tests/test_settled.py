@@ -10,8 +10,8 @@ import pytest
 import small
 from tandemtune import resume, tune
 from tandemtune.errors import ModelError
+from tandemtune.evaluators.label_words import LabelWordEvaluator
 from tandemtune.models.layers import LayerStack
-from tandemtune.objective.objective import Objective
 
 
 def facts(folder):
@@ -22,13 +22,13 @@ def facts(folder):
 def scored(monkeypatch):
     """How many candidates each evaluation had."""
     counts = []
-    plain = Objective.evaluate
+    plain = LabelWordEvaluator.evaluate
 
     def counted(self, point, candidates, rows=None):
         counts.append(len(next(iter(candidates.values()))))
         return plain(self, point, candidates, rows)
 
-    monkeypatch.setattr(Objective, "evaluate", counted)
+    monkeypatch.setattr(LabelWordEvaluator, "evaluate", counted)
     return counts
 
 

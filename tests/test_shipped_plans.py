@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tandemtune.plan import read_plan
-from tandemtune.registry import METHODS
+from tandemtune.compare.plan import read_plan
+from tandemtune.methods import METHODS
 
 PLANS = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.toml"))
 

@@ -2,8 +2,8 @@
 
     from tandemtune import load, tune
 
-    tune("quickstart", out="runs/quickstart")
-    load("runs/quickstart").predict(["a moving film"])
+    run = tune("quickstart", out="runs/quickstart")
+    run.predict(["a moving film"])
 
 Importing the package costs no torch: the names below are looked up when they are used.
 """
@@ -11,34 +11,55 @@ Importing the package costs no torch: the names below are looked up when they ar
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from tandemtune.errors import AssetError, ConfigError, DataError, ModelError, RunError, TandemTuneError, UsageError
-
-if TYPE_CHECKING:
-    from tandemtune.predict import Prediction, TunedModel, load
-    from tandemtune.runner import resume, tune
+from typing import Any
 
 __version__ = "0.1.0"
-__all__ = [
-    "AssetError",
-    "ConfigError",
-    "DataError",
-    "ModelError",
-    "Prediction",
-    "RunError",
-    "TandemTuneError",
-    "TunedModel",
-    "UsageError",
-    "load",
-    "resume",
-    "tune",
-]
 
-_LAZY = {"tune": "runner", "resume": "runner", "load": "predict", "TunedModel": "predict", "Prediction": "predict"}
+_HOMES = {
+    "api": ("Comparison", "Run", "compare", "load", "resume", "tune"),
+    "predict": ("Prediction", "TunedModel"),
+    "callbacks": ("Callback",),
+    "plugins": ("register",),
+    "errors": (
+        "AssetError",
+        "ConfigError",
+        "DataError",
+        "MentorError",
+        "ModelError",
+        "RunError",
+        "TandemTuneError",
+        "UsageError",
+    ),
+    "optimizers.cmaes": ("CMAES",),
+    "optimizers.es": ("ES",),
+    "optimizers.fireworks": ("Fireworks",),
+    "optimizers.genetic": ("Genetic",),
+    "optimizers.gradient": ("SGD", "Adam", "AdamW"),
+    "optimizers.random_search": ("RandomSearch",),
+    "optimizers.spsa": ("SPSA",),
+    "tunables.adapter": ("BottleneckAdapter",),
+    "tunables.beside": ("LoRAWithPrompt",),
+    "tunables.bias": ("Biases",),
+    "tunables.full": ("FullWeights",),
+    "tunables.lora": ("LoRA",),
+    "tunables.prompt": ("DeepPrompt", "SoftPrompt", "TextPrompt"),
+    "subspace": ("RandomSubspace", "WholeSpace"),
+    "objectives.cross_entropy": ("CrossEntropy",),
+    "objectives.hinge": ("Hinge",),
+    "proposers.mentored": ("MentorProposer",),
+    "proposers.mutation": ("MutationProposer",),
+    "proposers.perturbed": ("PerturbedProposer",),
+    "proposers.random_words": ("RandomProposer",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(f"tandemtune.{_LAZY[name]}"), name)
+    if name in _HOME:
+        return getattr(import_module(f"tandemtune.{_HOME[name]}"), name)
     raise AttributeError(f"module 'tandemtune' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -22,8 +22,8 @@ from torch import Tensor
 from tandemtune.build import build
 from tandemtune.config import load_config
 from tandemtune.errors import RunError
+from tandemtune.evaluators.batch import Group
 from tandemtune.models.layers import hooked, replaced_forward
-from tandemtune.objective.batch import Group
 from tandemtune.parts import Bench
 from tandemtune.system import peak_rss_mb, versions
 
@@ -353,7 +353,7 @@ def _even(bench: Bench) -> Group:
 
 def _filled(bench: Bench, length: int) -> Any:
     """The training rows, each cut to or filled up to exactly `length` tokens by repeating its own tokens."""
-    from tandemtune.objective.batch import collate
+    from tandemtune.evaluators.batch import collate
     from tandemtune.types import Encoded
 
     prompts, labels = [], []

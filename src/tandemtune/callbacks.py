@@ -10,7 +10,7 @@ too, with ``recorded`` set. A run that is interrupted stops after any of them: w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ class TurnView:
         best_dev: the evaluation with the lowest dev loss so far; its point is the one that would be kept.
         best_step: the step after which it was found; 0 for the starting point.
         costs: what has been spent so far.
-        planned: how much the recipe allows in all, counted in `unit`.
+        planned: how much the recipe allows in all, counted in `unit`; 0 where only another bound ends the run.
         unit: "candidates", or "steps" (generations and gradient steps).
     """
 
@@ -47,6 +47,19 @@ class TurnView:
     best_step: int
     costs: Costs
     planned: int
+    unit: Literal["candidates", "steps"]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """How much work a run will do at most.
+
+    Args:
+        total: candidates or steps; 0 where only another bound (tokens, seconds) ends the run.
+        unit: what is counted.
+    """
+
+    total: int
     unit: Literal["candidates", "steps"]
 
 
@@ -106,3 +119,49 @@ class Callback:
         Args:
             result: the content of `result.json`.
         """
+
+
+class Callbacks(Callback):
+    """Several callbacks as one, called in order.
+
+    Args:
+        members: the callbacks.
+    """
+
+    def __init__(self, members: Sequence[Callback]) -> None:
+        self._members = tuple(members)
+
+    def on_progress(self, text: str) -> None:
+        """Tell all."""
+        for member in self._members:
+            member.on_progress(text)
+
+    def on_ready(self, facts: Facts, recipe: Mapping[str, Any]) -> None:
+        """Tell all."""
+        for member in self._members:
+            member.on_ready(facts, recipe)
+
+    def on_start(self, record: StartRecord, resumed: int, seconds: float) -> None:
+        """Tell all."""
+        for member in self._members:
+            member.on_start(record, resumed, seconds)
+
+    def on_turn(self, record: GenerationRecord | StepRecord, state: TurnView, seconds: float, recorded: bool) -> None:
+        """Tell all."""
+        for member in self._members:
+            member.on_turn(record, state, seconds, recorded)
+
+    def on_proposal(self, record: ProposalRecord, state: TurnView, seconds: float, recorded: bool) -> None:
+        """Tell all."""
+        for member in self._members:
+            member.on_proposal(record, state, seconds, recorded)
+
+    def on_testing(self) -> None:
+        """Tell all."""
+        for member in self._members:
+            member.on_testing()
+
+    def on_result(self, result: Result) -> None:
+        """Tell all."""
+        for member in self._members:
+            member.on_result(result)

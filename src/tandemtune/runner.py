@@ -1,141 +1,136 @@
-"""A run, from recipe to adapter."""
+"""A run, from a checked recipe to an adapter: everything that happens in a run's folder."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-import tandemtune.build as wiring
-import tandemtune.card as card
+from tandemtune import autotune, card, wiring
+from tandemtune.callbacks import Callback
 from tandemtune.config import RunConfig, load_config
 from tandemtune.errors import DataError, RunError
-from tandemtune.mentoring import check_mentor, proposing
-from tandemtune.objective.batch import Batch
-from tandemtune.objective.objective import calibrate
-from tandemtune.parts import Bench, Progress, content_free
-from tandemtune.phases import make_phase, make_stages
-from tandemtune.runs.files import write_json
+from tandemtune.evaluators.batch import Batch
+from tandemtune.evaluators.label_words import Measurement, calibrate
+from tandemtune.models.naming import base_name
+from tandemtune.problem import Problem, content_free
+from tandemtune.readout.members import SolvedReadout, solve_readout
+from tandemtune.runs.files import write_json, write_lines
+from tandemtune.runs.records import (
+    DIGITS,
+    CalibratedScores,
+    Facts,
+    FinalCosts,
+    PredictionRecord,
+    Result,
+    RowCounts,
+    Scores,
+    rounded,
+)
 from tandemtune.runs.store import RunFolder
-from tandemtune.search import Search, Standing
+from tandemtune.search.state import SearchState
 from tandemtune.system import peak_rss_mb, versions
 from tandemtune.tasks.fewshot import subsample
-from tandemtune.types import Example, Observer
-
-DIGITS = 6
+from tandemtune.types import Example
 
 
-def tune(
-    recipe: str | Path | Mapping[str, Any],
-    out: str | Path,
-    *,
-    overrides: Sequence[str] = (),
-    overwrite: bool = False,
-    observer: Observer | None = None,
-) -> dict[str, Any]:
+def run(
+    config: RunConfig, out: Path, callback: Callback, *, overwrite: bool = False, data: Path | None = None
+) -> Result:
     """Run a recipe and write its run folder.
 
     Args:
-        recipe: a recipe file, the name of a recipe that comes with the package, or a nested dict.
+        config: the recipe.
         out: the folder to make.
-        overrides: ``section.key=value`` strings.
+        callback: told what happens.
         overwrite: replace a run that lies at `out`.
-        observer: told what happens.
-
-    Returns:
-        What `result.json` holds: scores of the zero-shot and the tuned model, costs, versions.
+        data: a folder of row files that the recipe names; it is moved into the run's folder, and the recipe with it.
 
     Raises:
-        TandemTuneError: the recipe, the data or the model cannot be used, or the folder cannot be written.
+        TandemTuneError: the data or the model cannot be used, or the folder cannot be written.
     """
-    observe = observer or _ignore
-    config = load_config(recipe, overrides).with_absolute_paths()
-    RunFolder.check_free(Path(out), overwrite=overwrite)
-    wiring.check(config, _progress(observe))
-    check_mentor(config, _progress(observe))
-    bench = _prepared(config, {}, observe)  # before the folder is made: what cannot run leaves nothing behind
-    folder = RunFolder.create(Path(out), config.model_dump(mode="json"), overwrite=overwrite)
+    config = config.with_absolute_paths()
+    RunFolder.check_free(out, overwrite=overwrite)
+    wiring.check(config, callback.on_progress)
+    wiring.check_proposer(config, callback.on_progress)
+    problem = _prepared(config, None, callback)  # before the folder is made: what cannot run leaves nothing behind
+    final = config if data is None else config.with_data_in(data, out.absolute() / RunFolder.DATA)
+    folder = RunFolder.create(out, final.model_dump(mode="json"), overwrite=overwrite, data=data)
+    problem.scorer.move_data(final)
     with folder.locked():
-        return _run(folder, bench, observe)
+        return _run(folder, problem, callback)
 
 
-def resume(path: str | Path, *, observer: Observer | None = None) -> dict[str, Any]:
+def go_on(path: Path, callback: Callback) -> Result:
     """Go on with a run that was stopped; it ends as if it never had been.
 
     Args:
         path: the run folder.
-        observer: told what happens.
+        callback: told what happens.
 
     Returns:
-        What `result.json` holds; at once if the run had ended.
+        The result; at once if the run had ended.
 
     Raises:
-        RunError: no run lies there, another process works on it, or the installed versions have changed.
+        RunError: no run lies there, another process works on it, or what it began with has changed.
     """
-    folder = RunFolder.open(Path(path))
+    folder = RunFolder.open(path)
     done = folder.read_result()
     if done is not None:
         return done
-    observe = observer or _ignore
     with folder.locked():
         folder.clean()
         facts = folder.read_facts()
-        _refuse_other_versions(folder.path, facts)
-        bench = _prepared(load_config(folder.read_recipe()), facts, observe)
-        return _run(folder, bench, observe)
+        if facts is not None:
+            _refuse_other_versions(folder.path, facts)
+        problem = _prepared(load_config(folder.read_recipe()), facts, callback)
+        return _run(folder, problem, callback)
 
 
-def _prepared(config: RunConfig, facts: Mapping[str, Any], observe: Observer) -> Bench:
+def _prepared(config: RunConfig, known: Facts | None, callback: Callback) -> Problem:
     """Load and measure everything that a search needs; writes nothing."""
-    bench = wiring.build(config, facts=facts, progress=_progress(observe))
-    observe("ready", {"facts": bench.facts, "config": config})
-    wiring.check_start(bench)
-    return bench
+    problem = autotune.build(config, known=known, progress=callback.on_progress)
+    callback.on_ready(problem.facts, config.model_dump(mode="json"))
+    wiring.check_start(problem)
+    return problem
 
 
-def _run(folder: RunFolder, bench: Bench, observe: Observer) -> dict[str, Any]:
+def _run(folder: RunFolder, problem: Problem, callback: Callback) -> Result:
     """Search in a folder that this process has locked, and write what was found."""
     if not folder.facts.exists():
-        write_json(folder.facts, {"versions": versions(), **bench.facts})
-    scorer, config = bench.scorer, bench.scorer.config
-    with proposing(bench, folder.conversations) as proposer:
-        found = Search(
-            bench.objective,
-            bench.dev,
-            make_stages(config),
-            scorer.tunable.initial(),
-            lambda origin, stage: make_phase(bench, origin, stage),
-            config,
-            folder,
-            observe,
-            bench.rows,
-            scorer.vocabulary,
-            proposer,
-            bench.sample,
-        ).run()
+        problem.scorer.note(versions=versions())
+        write_json(folder.facts, problem.facts.plain())
+    scorer = problem.scorer
+    with wiring.proposing(problem, folder.conversations, callback.on_progress) as source:
+        found = wiring.make_search(problem, folder, source, callback).run()
     scorer.engine.forget()
-    observe("testing", {})
-    result = _result(bench, found, folder)
+    callback.on_testing()
+    result, predictions = _measured(problem, found, folder, callback)
     with folder.replacing_adapter() as place:
-        scorer.tunable.save(found.kept, place, config.model.name)
-        card.write_readme(place, bench, result)
-    write_json(folder.card, card.task_card(bench, result))
-    write_json(folder.result, result)
-    observe("result", {"result": result})
+        base = base_name(scorer.config.model.name).name
+        scorer.parameters.save(found.best, place, base)
+        if scorer.readout is not None:
+            scorer.readout.save(place, scorer.backbone, scorer.engine, scorer.verbalizer, base)
+        card.write_readme(place, problem, result)
+    write_json(folder.card, card.task_card(problem, result).plain())
+    write_lines(folder.predictions, [prediction.plain() for prediction in predictions])
+    write_json(folder.result, result.plain())
+    callback.on_result(result)
     return result
 
 
-def _result(bench: Bench, found: Standing, folder: RunFolder) -> dict[str, Any]:
-    """Measure the pretrained and the kept point on train, dev and (once, here) test."""
-    scorer = bench.scorer
+def _measured(
+    problem: Problem, found: SearchState, folder: RunFolder, callback: Callback
+) -> tuple[Result, list[PredictionRecord]]:
+    """The pretrained and the best point on train, dev and (once, here) test."""
+    scorer = problem.scorer
     config, task = scorer.config, scorer.task
     section = config.task
     examples = None
-    if task.test_source is not None:
+    if task.has_test:
         try:
             examples = task.test(section.test_rows, section.seed)
             scorer.encoded(examples)
@@ -143,81 +138,155 @@ def _result(bench: Bench, found: Standing, folder: RunFolder) -> dict[str, Any]:
             raise DataError(
                 f"{error}. The search is saved: correct the test rows, then `tandemtune resume {folder.path}`"
             ) from None
-    depth = sum(scorer.engine.stack.costs)
-    return {
-        "method": config.method.name,
-        "model": config.model.name,
-        "task": task.name,
-        "metric": task.metric,
-        "seed": section.seed,
-        "shots": section.shots,
-        "zero_shot": _scores(bench, None, examples),
-        "tuned": _scores(bench, found.kept, examples),
-        "majority": _majority(bench, examples),
-        "kept_step": found.kept_step,
-        "kept_line": found.kept_line,
-        "steps": found.step,
-        "cost": {
-            "candidates": found.candidates,
-            "gradient_steps": found.gradient_steps,
-            "forward_tokens": round(found.token_layers / depth),
-            "backward_tokens": round(found.backward_token_layers / depth),
-            **{f"mentor_{name}": value for name, value in found.spent.items()},
-            "seconds": round(folder.read_seconds(), 3),
-            "peak_rss_mb": round(max(peak_rss_mb(), folder.read_peak()), 1),
-        },
-        "rows": {"train": len(bench.split.train), "dev": len(bench.dev), "test": len(examples or ())},
-        "stop_reason": str(folder.read_lines()[-1]["stop_reason"]),
-        "versions": versions(),
-    }
+    zero_shot, _ = _scores(problem, None, examples)
+    tuned, predictions = _scores(problem, found.best, examples)
+    zero_shot_readout = tuned_words = None
+    if config.method.readout.form is not None:
+        callback.on_progress(f"solving the readout ({config.method.readout.kind}) on all labelled rows")
+        zero_shot_readout, _, _ = _readout_scores(problem, None, examples)
+        tuned_words = tuned
+        tuned, predictions, scorer.readout = _readout_scores(problem, found.best, examples)
+    depth = problem.evaluator.depth
+    result = Result(
+        method=config.method.name,
+        model=config.model.name,
+        task=task.name,
+        metric=task.metric,
+        seed=section.seed,
+        shots=section.shots,
+        zero_shot=zero_shot,
+        tuned=tuned,
+        majority=_majority(problem, examples),
+        zero_shot_readout=zero_shot_readout,
+        tuned_words=tuned_words,
+        best_step=found.best_step,
+        best_record=found.best_record,
+        steps=found.step,
+        cost=FinalCosts(
+            candidates=found.costs.candidates,
+            gradient_steps=found.costs.gradient_steps,
+            forward_tokens=round(found.costs.forward / depth),
+            backward_tokens=round(found.costs.backward / depth),
+            seconds=round(folder.read_seconds(), 3),
+            peak_rss_mb=round(max(peak_rss_mb(), folder.read_peak()), 1),
+            proposer=dict(found.spent),
+        ),
+        rows=RowCounts(train=len(problem.split.train), dev=len(problem.split.dev), test=len(examples or ())),
+        stop_reason=folder.read_stop_reason(),
+        versions=versions(),
+    )
+    return result, predictions
 
 
-def _scores(bench: Bench, tuned: Mapping[int, Tensor] | None, examples: Sequence[Example] | None) -> dict[str, Any]:
+def _scores(
+    problem: Problem, tuned: Mapping[int, Tensor] | None, examples: Sequence[Example] | None
+) -> tuple[Scores, list[PredictionRecord]]:
     """Loss and metric of a tuned point (None: the pretrained model) on every split, plain and with contextual calibration."""
-    objective, scorer = bench.objective, bench.scorer
+    evaluator, scorer = problem.evaluator, problem.scorer
     plain, point = tuned is None, tuned or {}
-    trained = subsample(bench.split.train, scorer.config.task.scored_rows, scorer.config.task.seed)
-    rows = scorer.batch(trained, plain), scorer.batch(bench.split.dev, plain)
-    empty = objective.engine.logits(content_free(scorer, plain), point)
+    trained = subsample(problem.split.train, scorer.config.task.scored_rows, scorer.config.task.seed)
+    rows = scorer.batch(trained, plain), scorer.batch(problem.split.dev, plain)
+    empty = evaluator.engine.logits(content_free(scorer, plain), point)
     calibrated = scorer.calibrates and not plain  # the pretrained model is shown without and with it anyway
 
     def logits_of(batch: Batch) -> Tensor:
-        logits = objective.engine.logits(batch, point)
+        logits = evaluator.engine.logits(batch, point)
         return calibrate(logits, empty) if calibrated else logits
 
     def divided(logits: Tensor) -> Tensor:
         return logits if calibrated else calibrate(logits, empty)
 
     found = [logits_of(batch) for batch in rows]
-    train, dev = (objective.judged(logits, batch) for logits, batch in zip(found, rows, strict=True))
+    train, dev = (evaluator.judged(logits, batch) for logits, batch in zip(found, rows, strict=True))
     train_after, dev_after = (
-        objective.judged(divided(logits), batch) for logits, batch in zip(found, rows, strict=True)
+        evaluator.judged(divided(logits), batch) for logits, batch in zip(found, rows, strict=True)
     )
-    scores: dict[str, Any] = {
-        "train_loss": _rounded(train.loss),
-        "train": round(train.score, DIGITS),
-        "dev_loss": _rounded(dev.loss),
-        "dev": round(dev.score, DIGITS),
-        "test": None,
-        "calibrated": {
-            "train_loss": _rounded(train_after.loss),
-            "dev_loss": _rounded(dev_after.loss),
-            "dev": round(dev_after.score, DIGITS),
-            "test": None,
-        },
-        "prior": [_rounded(p) for p in torch.softmax(empty, dim=-1).mean(dim=0).tolist()],
-    }
+    test = test_after = None
+    predictions: list[PredictionRecord] = []
     if examples is not None:
-        test = scorer.batch(examples, plain)
-        logits = logits_of(test)
-        scores["test"] = round(objective.score_of(logits, test), DIGITS)
-        scores["calibrated"]["test"] = round(objective.score_of(divided(logits), test), DIGITS)
-    return scores
+        batch = scorer.batch(examples, plain)
+        logits = logits_of(batch)
+        test = round(evaluator.score_of(logits, batch), DIGITS)
+        test_after = round(evaluator.score_of(divided(logits), batch), DIGITS)
+        predictions = _predictions(problem, logits, examples)
+    scores = Scores(
+        train_loss=rounded(train.loss),
+        train=round(train.score, DIGITS),
+        dev_loss=rounded(dev.loss),
+        dev=round(dev.score, DIGITS),
+        test=test,
+        calibrated=CalibratedScores(
+            train_loss=rounded(train_after.loss),
+            dev_loss=rounded(dev_after.loss),
+            dev=round(dev_after.score, DIGITS),
+            test=test_after,
+        ),
+        prior=tuple(rounded(p) for p in torch.softmax(empty, dim=-1).mean(dim=0).tolist()),
+    )
+    return scores, predictions
 
 
-def _majority(bench: Bench, examples: Sequence[Example] | None) -> float | None:
+def _readout_scores(
+    problem: Problem, tuned: Mapping[int, Tensor] | None, examples: Sequence[Example] | None
+) -> tuple[Scores, list[PredictionRecord], SolvedReadout]:
+    """A readout solved at a point (None: the pretrained model) on all labelled rows, and what it reaches.
+
+    Its scores on labelled rows are those of each row by a readout of all others; there is nothing left to calibrate.
+    """
+    scorer, evaluator = problem.scorer, problem.evaluator
+    plain, point = tuned is None, tuned or {}
+    rows = [*problem.split.train, *problem.split.dev]
+    batch = scorer.batch(rows, plain)
+    member = scorer.config.method.readout
+    solved = solve_readout(member, scorer.engine, batch, point, scorer.task.labels)
+    cut = len(problem.split.train)
+    parts = (slice(None, cut), slice(cut, None))
+    train, dev = (
+        evaluator.judged_rows(solved.without[part].float(), batch.labels[part])
+        if len(batch.labels[part])
+        else Measurement(math.nan, 0.0, solved.without[part])
+        for part in parts
+    )
+    test = None
+    predictions: list[PredictionRecord] = []
+    if examples is not None:
+        encoded = scorer.batch(examples, plain)
+        logits = solved.logits(scorer.engine, encoded, point)
+        test = round(evaluator.score_of(logits, encoded), DIGITS)
+        predictions = _predictions(problem, logits, examples)
+    empty = solved.logits(scorer.engine, content_free(scorer, plain), point)
+    dev_score = round(dev.score, DIGITS)
+    scores = Scores(
+        train_loss=rounded(train.loss),
+        train=round(train.score, DIGITS),
+        dev_loss=rounded(dev.loss),
+        dev=dev_score,
+        test=test,
+        calibrated=CalibratedScores(
+            train_loss=rounded(train.loss), dev_loss=rounded(dev.loss), dev=dev_score, test=test
+        ),
+        prior=tuple(rounded(p) for p in torch.softmax(empty, dim=-1).mean(dim=0).tolist()),
+    )
+    return scores, predictions, solved
+
+
+def _predictions(problem: Problem, logits: Tensor, examples: Sequence[Example]) -> list[PredictionRecord]:
+    labels = problem.scorer.task.labels
+    probabilities = torch.softmax(logits.double(), dim=-1).tolist()
+    return [
+        PredictionRecord(
+            fields=dict(example.fields),
+            gold=example.label,
+            label=labels[row.index(max(row))],
+            probabilities={label: rounded(p) for label, p in zip(labels, row, strict=True)},
+        )
+        for example, row in zip(examples, probabilities, strict=True)
+    ]
+
+
+def _majority(problem: Problem, examples: Sequence[Example] | None) -> float | None:
     """Test score of always answering the class that is most frequent among the test rows."""
-    task = bench.scorer.task
+    task = problem.scorer.task
     if not examples:
         return None
     gold = [task.label_index(str(example.label)) for example in examples]
@@ -225,25 +294,12 @@ def _majority(bench: Bench, examples: Sequence[Example] | None) -> float | None:
     return round(task.score([common] * len(gold), gold), DIGITS)
 
 
-def _refuse_other_versions(path: Path, facts: Mapping[str, Any]) -> None:
+def _refuse_other_versions(path: Path, facts: Facts) -> None:
     """A run goes on with what it began with, or its numbers would not be those of one run."""
-    before, now = facts.get("versions", {}), versions()
+    before, now = facts.versions, versions()
     changed = [f"{name} {before[name]} -> {now.get(name, 'none')}" for name in before if before[name] != now.get(name)]
     if changed:
         raise RunError(
             f"{path} was begun with other versions ({', '.join(changed)}), so it cannot end as one run: "
             "install those versions, or start it anew"
         )
-
-
-def _rounded(value: float) -> float | None:
-    """A number as JSON has it: null stands for NaN and infinity."""
-    return round(value, DIGITS) if math.isfinite(value) else None
-
-
-def _progress(observe: Observer) -> Progress:
-    return lambda line: observe("progress", {"text": line})
-
-
-def _ignore(event: str, facts: Mapping[str, Any]) -> None:
-    """An observer that does not look."""

@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
+
+from tandemtune.plugins import Member, register
 
 Rule = Literal["activation", "hidden_state", "normal"]
 
@@ -113,3 +116,45 @@ class RandomProjection:
             piece = np.asarray(z[:, index * n : (index + 1) * n], dtype=np.float32)
             parts.append(torch.from_numpy(piece) @ torch.from_numpy(matrix) * scale)
         return torch.cat(parts, dim=1)
+
+
+class Subspace(Member):
+    """Base of what a recipe's ``[method.subspace]`` may be.
+
+    Attributes:
+        projects: whether search vectors are mapped to parameters by projections.
+    """
+
+    noun: ClassVar[str] = "subspace"
+    projects: ClassVar[bool] = False
+    d: int = 0
+    alpha: float = 0.0
+    scale: Rule = "normal"
+
+
+@register
+class RandomSubspace(Subspace):
+    """A random subspace of each block."""
+
+    kind: ClassVar[str] = "random"
+    summary: ClassVar[str] = "short vectors, mapped to each block's parameters by fixed random matrices"
+    source: ClassVar[str] = "arXiv 2403.01754"
+    projects: ClassVar[bool] = True
+
+    d: Annotated[int, Field(ge=2, le=10_000)] = Field(100, description="length of one block's search vector")
+    alpha: Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)] = Field(
+        0.2, description="size of the first steps, see scale"
+    )
+    scale: Rule = Field("activation", description="rule that scales the random projections")
+
+
+@register
+class WholeSpace(Subspace):
+    """The parameters themselves."""
+
+    kind: ClassVar[str] = "none"
+    summary: ClassVar[str] = "the optimizer moves the parameters themselves"
+
+    d: Literal[0] = Field(0, exclude=True, repr=False)
+    alpha: Literal[0] = Field(0, exclude=True, repr=False)
+    scale: Literal["normal"] = Field("normal", exclude=True, repr=False)

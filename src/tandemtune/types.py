@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,6 @@ class Split:
     dev: tuple[Example, ...]
 
 
-Observer = Callable[[str, Mapping[str, Any]], None]
-"""Told what happens in a run: (event, facts), event one of "progress", "ready", "start", "generation", "proposal", "testing",
-"result"."""
+def seed_for(*parts: int) -> int:
+    """A well-mixed 32-bit seed out of several small numbers."""
+    return int(np.random.SeedSequence(list(parts)).generate_state(1)[0])

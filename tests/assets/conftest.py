@@ -6,14 +6,13 @@ import base64
 import hashlib
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tandemtune.assets import CATALOGUE, Asset
-from tandemtune.assets.catalogue import Member, Wheel
+from tandemtune.assets import Asset, Member, Wheel, catalogue, register
 
 
 @dataclass
@@ -21,7 +20,6 @@ class Shelf:
     """Where fake wheels lie, and how they get into the catalogue."""
 
     folder: Path
-    monkeypatch: pytest.MonkeyPatch
 
     def wheel(self, name: str, files: Mapping[str, bytes], members: Mapping[str, str] | None = None) -> Wheel:
         """Build a wheel that holds `files`; `members` maps path to name (default: all, by base name)."""
@@ -47,11 +45,12 @@ class Shelf:
         return self.folder / f"{wheel.name.replace('-', '_')}-1.0-py3-none-any.whl"
 
     def add(self, *wheels: Wheel, key: str = "toy", **fields: object) -> Asset:
-        """Put an asset made of these wheels into the catalogue, for the length of the test."""
-        settings = {"kind": "model", "format": "safetensors", "download_mb": 1, "disk_mb": 1, **fields}
+        """Register an asset made of these wheels, for the length of the test; it is a model if they hold a config."""
+        names = {member.to for wheel in wheels for member in wheel.members}
+        model = {"kind": "model", "architecture": "ToyModel"} if "config.json" in names else {"kind": "gguf"}
+        settings = {"download_mb": 1, "disk_mb": 1, **model, **fields}
         asset = Asset(key=key, summary="a toy", licence="none", wheels=wheels, **settings)  # type: ignore[arg-type]
-        self.monkeypatch.setitem(CATALOGUE, key, asset)
-        return asset
+        return register(asset, replace=True)
 
 
 def _sha256(path: Path) -> str:
@@ -72,7 +71,16 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    return Shelf(folder, monkeypatch)
+    return Shelf(folder)
+
+
+@pytest.fixture(autouse=True)
+def same_catalogue() -> Iterator[None]:
+    """What a test registers is forgotten after it."""
+    before = dict(catalogue._table)
+    yield
+    catalogue._table.clear()
+    catalogue._table.update(before)
 
 
 @pytest.fixture

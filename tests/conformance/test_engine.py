@@ -13,17 +13,17 @@ from torch.testing import assert_close
 import oracle
 import tiny
 from tandemtune.errors import ModelError
+from tandemtune.evaluators.batch import collate
+from tandemtune.evaluators.engine import Engine, bytes_per_token
 from tandemtune.models import architectures
 from tandemtune.models.backbone import Backbone
-from tandemtune.objective.batch import collate
-from tandemtune.objective.engine import Engine, bytes_per_token
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.adapter import Adapter
 from tandemtune.tunables.base import INPUT
 from tandemtune.tunables.bias import Bias
 from tandemtune.tunables.full import Full
-from tandemtune.tunables.lora import LoRA
+from tandemtune.tunables.lora import LoRATerms
 from tandemtune.tunables.prompt import Prompt
 
 RANK = 2
@@ -52,7 +52,7 @@ class House:
         self.batch = self.collate(self.prompts)
 
     def make_tunable(self):
-        return LoRA(self.backbone, RANK, LAYERS)
+        return LoRATerms(self.backbone, RANK, LAYERS)
 
     def encode(self, texts):
         return [self.tunable.reserve(self.backbone.encode(TEMPLATE, {"text": text}, 64)) for text in texts]
@@ -345,7 +345,7 @@ def test_any_linear_module_can_be_tuned_also_in_the_last_layer(name):
     for target in architectures.linear_names(home.backbone.layers[0]):
         found = architectures.find(home.model, [target])
         backbone = Backbone("own", home.model, home.backbone.tokenizer, home.backbone.kind, found)
-        tunable = LoRA(backbone, RANK, [1, 3])
+        tunable = LoRATerms(backbone, RANK, [1, 3])
         engine = Engine(backbone.stack(home.verbalizer), tunable, home.averaging)
         one, other = (torch.randn(tunable.dim(block)) * 0.3 for block in (1, 3))
         changed = copy.deepcopy(home.model)
@@ -367,7 +367,7 @@ def test_shared_inputs_in_an_unlisted_model_are_not_scored_wrongly():
     model.config.model_type = "strange"
     found = architectures.find(model, ["attention.self.query_proj", "attention.self.key_proj"])
     backbone = Backbone("strange", model, home.backbone.tokenizer, "masked", found)
-    tunable = LoRA(backbone, RANK, LAYERS)
+    tunable = LoRATerms(backbone, RANK, LAYERS)
     engine = Engine(backbone.stack(home.verbalizer), tunable, home.averaging)
     with pytest.raises(ModelError, match="all rows share"):
         engine.population_logits(home.batch, home.point(), {1: home.candidates(1)})

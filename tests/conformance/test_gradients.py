@@ -11,17 +11,17 @@ from torch.testing import assert_close
 
 import oracle
 import tiny
-from tandemtune.objective import losses
-from tandemtune.objective.batch import collate
-from tandemtune.objective.engine import Engine
-from tandemtune.objective.objective import Objective
+from tandemtune.evaluators.batch import collate
+from tandemtune.evaluators.engine import Engine
+from tandemtune.evaluators.label_words import LabelWordEvaluator
+from tandemtune.objectives.cross_entropy import cross_entropy
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.adapter import Adapter
 from tandemtune.tunables.base import INPUT
 from tandemtune.tunables.bias import Bias
 from tandemtune.tunables.full import Full
-from tandemtune.tunables.lora import LoRA
+from tandemtune.tunables.lora import LoRATerms
 from tandemtune.tunables.prompt import Prompt
 
 TEMPLATE = Template.parse("{text} it was {mask} .")
@@ -31,7 +31,7 @@ LABELS = [1, 0, 0, 2, 1]
 LENGTH = 3
 CPU = torch.device("cpu")
 MAKERS = {
-    "lora": lambda home, name: LoRA(home, 2, range(4), start_seed=1),
+    "lora": lambda home, name: LoRATerms(home, 2, range(4), start_seed=1),
     "prompt": lambda home, name: Prompt(home, LENGTH, zero_prompt(home)),
     "deep-prompt": lambda home, name: Prompt(home, LENGTH, zero_prompt(home), [1] if name in tiny.SEQ2SEQ else [1, 3]),
     "bias": lambda home, name: Bias(home, range(4)),
@@ -67,7 +67,7 @@ class House:
         prompts = [self.backbone.encode(TEMPLATE, {"text": text}, 64) for text in TEXTS]
         self.prompts = [self.tunable.reserve(prompt) for prompt in prompts]
         self.batch = self.collate()
-        self.objective = Objective(self.engine, self.batch, losses.cross_entropy, lambda found, gold: 0.0)
+        self.objective = LabelWordEvaluator(self.engine, self.batch, cross_entropy, lambda found, gold: 0.0)
 
     def collate(self, **options):
         return collate(self.prompts, LABELS, CPU, **options)
@@ -113,10 +113,10 @@ def test_gradients_equal_finite_differences(name, kind):
     """Block by block along a random direction, and over all blocks along the gradient itself, in float64."""
     home = house(name, kind, double=True)
     point, blocks = home.point(), home.tunable.blocks
-    found, gradients = home.objective.gradient(home.batch, point, blocks)
+    found, gradients = home.objective.gradient_on(home.batch, point, blocks)
 
     def loss(at):
-        return home.objective.measure(home.batch, at).loss
+        return home.objective.measure_on(home.batch, at).loss
 
     assert found == pytest.approx(loss(point), abs=1e-6)
     assert tuple(gradients) == blocks
@@ -144,7 +144,7 @@ def test_prompt_gradients_equal_those_of_the_plain_model(name):
     """Every entry, in float32: the model called with vectors between embeddings by hand, row by row, and torch's autograd."""
     home = house(name, "deep-prompt")
     point = home.point()
-    loss, gradients = home.objective.gradient(home.batch, point, home.tunable.blocks)
+    loss, gradients = home.objective.gradient_on(home.batch, point, home.tunable.blocks)
     leaves = {block: vector.clone().requires_grad_() for block, vector in point.items()}
     (_, first), *deep = [(block, leaf.view(LENGTH, -1)) for block, leaf in leaves.items()]
     place = 1 if name in tiny.MASKED else 0
@@ -166,7 +166,7 @@ def test_lora_gradients_equal_those_of_the_weights(name):
     """Every entry: the terms added into a copy's weights W, and torch's gradient of W handed on to A and B."""
     home = house(name, "lora")
     point = home.point()
-    loss, gradients = home.objective.gradient(home.batch, point, home.tunable.blocks)
+    loss, gradients = home.objective.gradient_on(home.batch, point, home.tunable.blocks)
     changed = oracle.merged(home.model, name, point, 2).requires_grad_()
     ids = [[home.backbone.tokenizer.convert_tokens_to_ids(w) for w in words] for words in WORDS.values()]
     total = 0
@@ -191,7 +191,7 @@ def test_gradients_equal_those_of_a_changed_model(name, kind):
     """Every entry: a copy that is really changed, row by row, and torch's autograd."""
     home = house(name, kind)
     point = home.point()
-    loss, gradients = home.objective.gradient(home.batch, point, home.tunable.blocks)
+    loss, gradients = home.objective.gradient_on(home.batch, point, home.tunable.blocks)
     leaves = {block: vector.clone().requires_grad_() for block, vector in point.items()}
     if kind == "full":
         changed = oracle.with_weights(home.model, point[INPUT]).requires_grad_()
@@ -222,7 +222,7 @@ def test_drawn_lora_has_a_gradient_where_it_begins(name):
     begin = home.tunable.initial()
     pretrained = home.engine.logits(home.batch, {})
     assert torch.equal(home.engine.logits(home.batch, begin), pretrained)
-    _, gradients = home.objective.gradient(home.batch, begin, home.tunable.blocks)
+    _, gradients = home.objective.gradient_on(home.batch, begin, home.tunable.blocks)
     for block in home.tunable.blocks:
         for a, b in home.tunable.factors(block, begin[block]).values():
             assert 0 < a.abs().max() <= a.shape[0] ** -0.5 and not b.any()
@@ -239,7 +239,7 @@ def test_biases_and_adapters_have_a_gradient_where_they_begin(name, begin):
     if begin == "zero adapter":
         point = {block: torch.zeros_like(vector) for block, vector in point.items()}
     assert torch.equal(home.engine.logits(home.batch, point), home.engine.logits(home.batch, {}))
-    _, gradients = home.objective.gradient(home.batch, point, home.tunable.blocks)
+    _, gradients = home.objective.gradient_on(home.batch, point, home.tunable.blocks)
     for block in home.tunable.blocks:
         assert gradients[block].abs().max() > 1e-5
         if begin != "bias":
@@ -251,18 +251,18 @@ def test_biases_and_adapters_have_a_gradient_where_they_begin(name, begin):
 def test_a_gradient_of_some_blocks_only(kind):
     home = house("bert", kind)
     point = home.point()
-    loss, all_of_them = home.objective.gradient(home.batch, point, home.tunable.blocks)
+    loss, all_of_them = home.objective.gradient_on(home.batch, point, home.tunable.blocks)
     for block in home.tunable.blocks:
-        again, one = home.objective.gradient(home.batch, point, [block])
+        again, one = home.objective.gradient_on(home.batch, point, [block])
         assert again == loss and list(one) == [block] and torch.equal(one[block], all_of_them[block])
 
 
 def test_a_gradient_of_rows_is_the_mean_of_theirs(kind):
     home = house("llama", kind)
     point = home.point()
-    loss, whole = home.objective.gradient(home.batch, point, home.tunable.blocks)
+    loss, whole = home.objective.gradient_on(home.batch, point, home.tunable.blocks)
     alone = [
-        home.objective.gradient(collate([p], [label], CPU), point, home.tunable.blocks)
+        home.objective.gradient_on(collate([p], [label], CPU), point, home.tunable.blocks)
         for p, label in zip(home.prompts, LABELS, strict=True)
     ]
     assert loss == pytest.approx(sum(found for found, _ in alone) / len(alone), abs=1e-6)
@@ -278,10 +278,10 @@ def test_nothing_of_the_model_changes(name, kind):
     point = home.point()
     kept, weights, traces = copy.deepcopy(point), copy.deepcopy(home.model.state_dict()), oracle.traces(home.model)
     expected = home.engine.logits(home.batch, point)
-    first = home.objective.gradient(home.batch, point, home.tunable.blocks)
+    first = home.objective.gradient_on(home.batch, point, home.tunable.blocks)
     block = home.tunable.blocks[-1]
     home.engine.population_logits(home.batch, point, {block: torch.stack([point[block], -point[block]])})
-    second = home.objective.gradient(home.batch, point, home.tunable.blocks)
+    second = home.objective.gradient_on(home.batch, point, home.tunable.blocks)
     assert first[0] == second[0]
     assert all(torch.equal(first[1][block], second[1][block]) for block in point)
     assert torch.equal(home.engine.logits(home.batch, point), expected)
@@ -300,13 +300,13 @@ def test_filled_up_rows_score_as_exact_ones(name, kind):
     home = house(name, kind)
     point, causal = home.point(), home.backbone.kind == "causal"
     logits = home.engine.logits(home.batch, point)
-    loss, gradients = home.objective.gradient(home.batch, point, home.tunable.blocks)
+    loss, gradients = home.objective.gradient_on(home.batch, point, home.tunable.blocks)
     for masked in (True, False) if causal else (True,):
         filled = home.collate(stretch=10.0, masked=masked)
         assert len(home.batch.groups) > 2 and len(filled.groups) == 1
         assert (filled.groups[0].mask is not None) == masked
         assert_close(home.engine.logits(filled, point), logits, atol=1e-5, rtol=1e-5)
-        found, others = home.objective.gradient(filled, point, home.tunable.blocks)
+        found, others = home.objective.gradient_on(filled, point, home.tunable.blocks)
         assert found == pytest.approx(loss, abs=1e-6)
         for block in home.tunable.blocks:
             assert_close(others[block], gradients[block], atol=1e-5, rtol=1e-4)

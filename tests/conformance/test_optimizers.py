@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from tandemtune.optimizers.base import Optimizer
-from tandemtune.optimizers.cmaes import CMAES
-from tandemtune.optimizers.es import ES
-from tandemtune.optimizers.fireworks import Fireworks
+from tandemtune.optimizers.base import AskTell
+from tandemtune.optimizers.cmaes import CMAESSearch
+from tandemtune.optimizers.es import EvolutionStrategy
+from tandemtune.optimizers.fireworks import FireworksSearch
 from tandemtune.optimizers.gradient import Gradient
-from tandemtune.optimizers.random_search import RandomSearch
-from tandemtune.optimizers.spsa import SPSA
+from tandemtune.optimizers.random_search import RandomSampling
+from tandemtune.optimizers.spsa import SPSASearch
 from tandemtune.optimizers.warm_start import WarmStart
 from tandemtune.runs import checkpoint
 
@@ -26,7 +26,7 @@ D = 8
 class Row:
     """How to make an optimizer around zero, and how far it must come."""
 
-    make: Callable[[int], Optimizer]  # of a seed
+    make: Callable[[int], AskTell]  # of a seed
     popsize: int
     generations: int
     sphere: float  # factor by which the loss at zero must fall
@@ -39,23 +39,23 @@ class Row:
 
 
 def cmaes(covariance):
-    return lambda seed: CMAES(D, 12, 0.5, seed, covariance)
+    return lambda seed: CMAESSearch(D, 12, 0.5, seed, covariance)
 
 
 def warm_cmaes(seed):
-    return WarmStart(D, 12, 0.5, seed, 5, lambda mean: CMAES(D, 12, 0.5, seed, "full", mean))
+    return WarmStart(D, 12, 0.5, seed, 5, lambda mean: CMAESSearch(D, 12, 0.5, seed, "full", mean))
 
 
 def fireworks(popsize, **settings):
-    return lambda seed: Fireworks(D, popsize, seed, start=np.zeros(D), **settings)
+    return lambda seed: FireworksSearch(D, popsize, seed, start=np.zeros(D), **settings)
 
 
 def es(**settings):
-    return lambda seed: ES(D, 12, 0.1, seed, lr=0.1, **settings)
+    return lambda seed: EvolutionStrategy(D, 12, 0.1, seed, lr=0.1, **settings)
 
 
 def spsa(**settings):
-    return lambda seed: SPSA(D, seed, directions=6, **settings)
+    return lambda seed: SPSASearch(D, seed, directions=6, **settings)
 
 
 def gradient(**settings):
@@ -76,9 +76,9 @@ OPTIMIZERS = {
     "es-low-rank": Row(es(shapes=[(2, 3), (2,)], rank=1, weight_decay=1e-6), 12, 250, 2e2, 1e2, spread=0.1),
     "spsa": Row(spsa(lr=0.003, distribution="rademacher"), 12, 400, 3e1, 1e3, ranks=False, distinct=False),
     "spsa-adam": Row(spsa(lr=0.05, algorithm="adam"), 12, 250, 1e5, 1e2, ranks=False),
-    "random-steps": Row(lambda seed: RandomSearch(D, 12, seed, sigma=0.3), 12, 150, 2e1, 1e1),
-    "random-remeasured": Row(lambda seed: RandomSearch(D, 16, seed, sigma=0.3, remeasure=True), 16, 150, 2e1, 1e1),
-    "random-box": Row(lambda seed: RandomSearch(D, 12, seed, box=(-1.0, 3.0)), 12, 150, 2, 2, learns=False),
+    "random-steps": Row(lambda seed: RandomSampling(D, 12, seed, sigma=0.3), 12, 150, 2e1, 1e1),
+    "random-remeasured": Row(lambda seed: RandomSampling(D, 16, seed, sigma=0.3, remeasure=True), 16, 150, 2e1, 1e1),
+    "random-box": Row(lambda seed: RandomSampling(D, 12, seed, box=(-1.0, 3.0)), 12, 150, 2, 2, learns=False),
     "adamw": Row(gradient(lr=0.1, schedule="linear", warmup=5, steps=200), generations=200, sphere=1e6, ellipsoid=3e3, **FOLLOWS),
     "adam-accumulated": Row(gradient(algorithm="adam", lr=0.1, accumulate=3, clip=5.0), generations=300, sphere=1e4, ellipsoid=1e2, **FOLLOWS),
     "sgd": Row(gradient(algorithm="sgd", lr=0.004, schedule="cosine", steps=200), generations=200, sphere=1e3, ellipsoid=1e2, **FOLLOWS),

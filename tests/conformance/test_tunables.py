@@ -20,19 +20,19 @@ from torch.testing import assert_close
 import oracle
 import tiny
 from tandemtune.errors import ModelError, RunError
+from tandemtune.evaluators.batch import collate
+from tandemtune.evaluators.engine import Engine
 from tandemtune.models import architectures
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import hooked
 from tandemtune.models.precision import mix
-from tandemtune.objective.batch import collate
-from tandemtune.objective.engine import Engine
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.adapter import Adapter
 from tandemtune.tunables.base import INPUT
 from tandemtune.tunables.bias import Bias
 from tandemtune.tunables.full import Full
-from tandemtune.tunables.lora import LoRA
+from tandemtune.tunables.lora import LoRATerms
 from tandemtune.tunables.prompt import Prompt
 from tandemtune.types import Encoded
 
@@ -58,8 +58,8 @@ def start_of(home, length, seed=3):
 
 
 MAKERS = {
-    "lora": lambda home, name, size: LoRA(home, size, [2, 0]),
-    "drawn-lora": lambda home, name, size: LoRA(home, size, [2, 0], start_seed=5),
+    "lora": lambda home, name, size: LoRATerms(home, size, [2, 0]),
+    "drawn-lora": lambda home, name, size: LoRATerms(home, size, [2, 0], start_seed=5),
     "prompt": lambda home, name, size: Prompt(home, size, start_of(home, size)),
     "deep-prompt": lambda home, name, size: Prompt(home, size, start_of(home, size), deep_layers(name)),
     "bias": lambda home, name, size: Bias(home, [2, 0] if size == LENGTH else [3, 2]),
@@ -295,7 +295,7 @@ def test_a_tensor_too_few_or_too_many(kind, tmp_path):
 @pytest.mark.parametrize("rank", [1, 3])
 def test_sizes_agree_with_the_model(name, rank):
     home = backbone(name)
-    tunable = LoRA(home, rank, [2, 0])
+    tunable = LoRATerms(home, rank, [2, 0])
     assert tunable.blocks == (0, 2)
     n_in, n_q, n_k = oracle.widths(home.model, name)
     for block in tunable.blocks:
@@ -308,7 +308,7 @@ def test_sizes_agree_with_the_model(name, rank):
 
 
 def test_factors_are_the_vector_cut_in_order(name):
-    tunable = LoRA(backbone(name), 2, [1])
+    tunable = LoRATerms(backbone(name), 2, [1])
     vector = torch.arange(tunable.dim(1), dtype=torch.float32)
     factors = tunable.factors(1, vector)
     assert list(factors) == ["q", "k"]
@@ -320,7 +320,7 @@ def test_factors_are_the_vector_cut_in_order(name):
 
 def test_zero_vector_leaves_the_model_unchanged_to_the_bit(name):
     home = backbone(name)
-    tunable = LoRA(home, 2, range(4))
+    tunable = LoRATerms(home, 2, range(4))
     ids = torch.tensor([[2, 6, 9, 11, 3]])
     with torch.no_grad():
         before = oracle.all_logits(home.model, ids)
@@ -336,7 +336,7 @@ def test_zero_vector_leaves_the_model_unchanged_to_the_bit(name):
 
 def test_one_zero_factor_adds_nothing(name):
     home = backbone(name)
-    tunable = LoRA(home, 2, [1])
+    tunable = LoRATerms(home, 2, [1])
     vector = random_point(tunable)[1]
     for pair in tunable.factors(1, vector).values():
         pair[1].zero_()  # views: B of query and key in place
@@ -348,7 +348,7 @@ def test_one_zero_factor_adds_nothing(name):
 
 
 def test_first_layer_and_same_below(name):
-    tunable = LoRA(backbone(name), 2, [1, 3])
+    tunable = LoRATerms(backbone(name), 2, [1, 3])
     assert tunable.first_layer([3, 1]) == 1
     assert tunable.first_layer([3]) == 3
     point = random_point(tunable)
@@ -362,14 +362,14 @@ def test_first_layer_and_same_below(name):
 
 
 def test_side_by_side_is_refused_where_rows_share_an_input(name):
-    assert LoRA(backbone(name), 1, [0]).side_by_side == (name != "deberta-v2")
+    assert LoRATerms(backbone(name), 1, [0]).side_by_side == (name != "deberta-v2")
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("layers", [(0, 1, 2, 3), (1, 3)], ids=["all", "some"])
 def test_peft_gives_what_lora_measured(name, layers, tmp_path):
     home = backbone(name)
-    tunable = LoRA(home, 2, layers)
+    tunable = LoRATerms(home, 2, layers)
     point = random_point(tunable)
     engine, prompts, batch, token_ids = make_engine(home, tunable)
     measured = engine.logits(batch, point)
@@ -393,7 +393,7 @@ def test_peft_matches_layer_numbers_of_two_digits(tmp_path):
         home, base = tiny.backbone("llama"), tiny.model("llama")
     finally:
         tiny.CONFIGS["llama"] = tiny_configs
-    tunable = LoRA(home, 2, [1])
+    tunable = LoRATerms(home, 2, [1])
     engine, prompts, batch, token_ids = make_engine(home, tunable)
     point = random_point(tunable)
     tunable.save(point, tmp_path, "base")
@@ -403,37 +403,37 @@ def test_peft_matches_layer_numbers_of_two_digits(tmp_path):
 
 
 def test_adapter_of_another_model(tmp_path):
-    other = LoRA(backbone("llama"), 2, [0])
+    other = LoRATerms(backbone("llama"), 2, [0])
     other.save(random_point(other), tmp_path, "base")
     with pytest.raises(RunError, match="made for another model"):
-        LoRA(backbone("bert"), 2, [0]).load(tmp_path)
+        LoRATerms(backbone("bert"), 2, [0]).load(tmp_path)
 
 
 def test_adapter_without_a_layer(tmp_path):
-    few = LoRA(backbone("bert"), 2, [0])
+    few = LoRATerms(backbone("bert"), 2, [0])
     few.save(random_point(few), tmp_path, "base")
     with pytest.raises(RunError, match=r"layer\.1"):
-        LoRA(backbone("bert"), 2, [0, 1]).load(tmp_path)
+        LoRATerms(backbone("bert"), 2, [0, 1]).load(tmp_path)
 
 
 def test_adapter_with_more_layers_is_not_cut_in_silence(tmp_path):
-    many = LoRA(backbone("bert"), 2, [0, 1])
+    many = LoRATerms(backbone("bert"), 2, [0, 1])
     many.save(random_point(many), tmp_path, "base")
     with pytest.raises(RunError, match=r"layer\.1"):
-        LoRA(backbone("bert"), 2, [0]).load(tmp_path)
+        LoRATerms(backbone("bert"), 2, [0]).load(tmp_path)
 
 
 @pytest.mark.parametrize("model", ["bert", "gpt2"])
 @pytest.mark.parametrize("rank", [1, 3])
 def test_adapter_of_another_rank(model, rank, tmp_path):
-    other = LoRA(backbone(model), rank, [0])
+    other = LoRATerms(backbone(model), rank, [0])
     other.save(random_point(other), tmp_path, "base")
     with pytest.raises(RunError, match="shape"):
-        LoRA(backbone(model), 2, [0]).load(tmp_path)
+        LoRATerms(backbone(model), 2, [0]).load(tmp_path)
 
 
 def test_adapter_of_another_width(tmp_path):
-    tunable = LoRA(backbone("bert"), 2, [0])
+    tunable = LoRATerms(backbone("bert"), 2, [0])
     tunable.save(random_point(tunable), tmp_path, "base")
     path = tmp_path / "adapter_model.safetensors"
     tensors = {key: value[..., :1].contiguous() for key, value in load_file(path).items()}
@@ -443,7 +443,7 @@ def test_adapter_of_another_width(tmp_path):
 
 
 def test_adapter_config_says_what_peft_needs(tmp_path):
-    tunable = LoRA(backbone("gpt2"), 3, [1])
+    tunable = LoRATerms(backbone("gpt2"), 3, [1])
     tunable.save(random_point(tunable), tmp_path, "some/base")
     config = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["base_model_name_or_path"] == "some/base"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ssl import SSLContext
 from typing import Any
 
 from tandemtune.mentor import Brief, Request, Tried
@@ -63,6 +64,18 @@ def raw(body: bytes, status: int = 200, **headers: str) -> Answer:
     return lambda handler, asked: send(handler, status, body, **headers)
 
 
+def message(finish_reason: str = "stop", **fields: Any) -> Answer:
+    """An answer whose message holds these fields."""
+    choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", **fields}}
+    return say(None, choices=[choice])
+
+
+def stream(*chunks: dict[str, Any]) -> Answer:
+    """Events, which were not asked for."""
+    lines = [": begun", *(f"data: {json.dumps(chunk)}" for chunk in chunks), "data: [DONE]"]
+    return raw("\n\n".join(lines).encode(), Content_Type="text/event-stream")
+
+
 def error(status: int, message: str = "no", *, retry_after: str | None = None, **fields: Any) -> Answer:
     body = json.dumps({"error": {"message": message, "type": "some_error", **fields}}).encode()
     return raw(body, status, **({"Retry_After": retry_after} if retry_after else {}))
@@ -105,12 +118,14 @@ def drip(handler: Handler, asked: dict[str, Any]) -> None:
 class Loopback:
     """The running server.
 
-    `answers` are given in turn, the last one again and again; `seen` holds path, headers and body of every request.
+    `answers` are given in turn, the last one again and again; `seen` holds path, headers and body of every request. `models` are
+    listed where somebody asks for them.
     """
 
     url: str
     answers: list[Answer] = field(default_factory=lambda: [say("1. one\n2. two\n3. three")])
     seen: list[dict[str, Any]] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
 
     @property
     def bodies(self) -> list[dict[str, Any]]:
@@ -124,7 +139,7 @@ class Loopback:
 
 
 @contextmanager
-def serving():
+def serving(tls: SSLContext | None = None):
     class Handle(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -136,6 +151,10 @@ def serving():
             answer = loopback.answers.pop(0) if len(loopback.answers) > 1 else loopback.answers[0]
             answer(self, body)
 
+        def do_GET(self):
+            listed = {"object": "list", "data": [{"id": name, "object": "model"} for name in loopback.models]}
+            send(self, 200 if loopback.models else 404, json.dumps(listed).encode())
+
         def log_message(self, *_):
             pass
 
@@ -143,7 +162,9 @@ def serving():
     server.daemon_threads = True
     server.over = threading.Event()
     server.handle_error = lambda *_: None  # a client that hangs up is what some tests are about
-    loopback = Loopback(f"http://127.0.0.1:{server.server_port}/v1")
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    loopback = Loopback(f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}/v1")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import email.utils
 import json
 import logging
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ import traceback
 from dataclasses import replace
 
 import pytest
-from loopback import CHAT, COMPLETE, KEY, completion, cut, drip, drop, error, hang, raw, say
+from loopback import CHAT, COMPLETE, KEY, completion, cut, drip, drop, error, hang, message, raw, say, serving, stream
 
 from tandemtune.errors import MentorRefused, MentorUnavailable, UsageError
 from tandemtune.mentor import EndpointClient, Reply, endpoint
@@ -78,6 +80,12 @@ def test_retry_after_in_seconds_and_as_a_date(server, client):
         (error(404, "no model tiny"), "no model tiny"),
         (error(400, "context of 10 tokens exceeded"), "context of 10 tokens"),
         (error(429, "You exceeded your quota", code="insufficient_quota"), "no credit"),
+        (error(402, "Insufficient Balance"), "no credit"),
+        (error(407, "who are you"), "HTTPS_PROXY"),
+        (error(400, "context of 10 tokens exceeded", param={}), "context of 10 tokens"),
+        (error(422, "no"), "does not take the request"),
+        (raw(json.dumps({"detail": "Not Found"}).encode(), 404), "Not Found"),
+        (raw(b"<html><title>Nothing here</title></html>", 404), "a web page (Nothing here)"),
     ],
 )
 def test_trouble_that_stays(server, client, answer, words):
@@ -112,23 +120,53 @@ def test_nobody_there(key):
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("answer", "words"),
     [
-        b'{"choices": [',
-        b"<html>busy</html>",
-        b"",
-        b"null",
-        b"[1]",
-        b'{"choices": []}',
-        b'{"error": "busy"}',
-        b"[" * 100_000,
-        b"\xff",
+        (raw(b'{"choices": ['), "expected a completion as JSON"),
+        (raw(b""), "expected a completion as JSON"),
+        (raw(b"null"), "expected a completion as JSON"),
+        (raw(b"[1]"), "expected a completion as JSON"),
+        (raw(b'{"choices": []}'), "expected a completion as JSON"),
+        (raw(b'{"choices": null}'), "expected a completion as JSON"),
+        (raw(b'{"choices": [null]}'), "expected a completion as JSON"),
+        (raw(b"[" * 100_000), "expected a completion as JSON"),
+        (raw(b"\xff"), "expected a completion as JSON"),
+        (raw(b"data: {"), "expected a completion as JSON"),
+        (raw(b"<html><head><title>Sign in</title></head></html>"), "a web page (Sign in): check the address"),
+        (raw(b"<!DOCTYPE html>busy"), "a web page: check the address"),
+        (raw(b'{"error": "busy"}'), "answered with an error: busy"),
+        (raw(b'{"error": {"message": "busy", "code": 502}}'), "answered with an error: busy"),
+        (raw(b'{"error": {"message": "busy", "code": ["x"]}}'), "answered with an error: busy"),
+        (raw(b'{"detail": [{"msg": "busy"}]}'), "busy"),
+        (say(None, choices=[{"error": {"message": "busy", "code": 502}, "message": {}}]), "an error: busy"),
+        (message("error", content=""), "failed in the middle"),
+        (stream({"error": {"message": "busy"}}), "answered with an error: busy"),
+        (stream({"choices": [{"delta": {"content": "x"}}]}, {"error": {"message": "busy"}}), "an error: busy"),
+        (stream(), "expected a completion as JSON"),
     ],
 )
-def test_an_answer_that_is_no_completion(server, client, body):
-    server.answers = [raw(body)]
+def test_an_answer_that_is_no_completion(server, client, answer, words):
+    server.answers = [answer]
     found = failed(client, MentorUnavailable)
-    assert found.paid and "expected a completion as JSON" in str(found) and len(str(found)) < 600
+    assert found.paid and words in str(found) and len(str(found)) < 600 and "\n" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(401, "MENTOR_KEY"), (404, "no such model"), (402, "no such model"), (400, "no such model")]
+)
+def test_an_error_with_a_good_status_that_stays(server, client, code, words):
+    server.answers = [raw(json.dumps({"error": {"message": "no such model", "code": code}}).encode())]
+    assert words in str(failed(client, MentorRefused))
+
+
+def test_a_wrong_model_s_name_is_told_with_those_there_are(server, client):
+    server.answers = [error(404, "model not found")]
+    server.models = ["tiny-2b", "huge"]
+    assert "did you mean tiny-2b?" in str(failed(client, MentorRefused))
+    server.models = ["huge", "large"]
+    assert "it has huge, large" in str(failed(client, MentorRefused))
+    server.models = ["tiny"]
+    assert "ends where the endpoint's documentation says" in str(failed(client, MentorRefused))
 
 
 @pytest.mark.parametrize(
@@ -147,10 +185,52 @@ def test_answers_that_nobody_expects(server, client, answer):
     failed(client, MentorUnavailable)
 
 
-@pytest.mark.parametrize("content", [None, "", 3, [{"type": "text", "text": "x"}]])
+@pytest.mark.parametrize("content", [None, "", 3, [], [{"type": "thinking", "thinking": "x"}], [None], {"text": "x"}])
 def test_an_answer_without_text_is_an_empty_one(server, client, content):
     server.answers = [say(content)]
     assert client.ask(CHAT).text == ""
+
+
+PARTS = [
+    {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+    {"type": "text", "text": "o"},
+    {"text": "ne"},
+]
+CALL = {"type": "function", "function": {"name": "tool", "arguments": '{"prompt": "one"}'}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "finish", "reasoning"),
+    [
+        (message(content=PARTS), "one", "stop", ""),
+        (message("tool_calls", content="I call it.", tool_calls=[CALL]), '{"prompt": "one"}', "tool_calls", ""),
+        (message(tool_calls=[CALL, CALL]), '[{"prompt": "one"}, {"prompt": "one"}]', "stop", ""),
+        (message(function_call={"name": "tool", "arguments": {"prompt": "one"}}), '{"prompt": "one"}', "stop", ""),
+        (message(content="one", tool_calls=None), "one", "stop", ""),
+        (message(content="one", tool_calls=[None, {"function": None}, {}]), "one", "stop", ""),
+        (message(content=None, reasoning_content="hm"), "", "stop", "hm"),
+        (message(content="one", reasoning="hm"), "one", "stop", "hm"),
+        (message(content=None, refusal="I must not."), "I must not.", "refusal", ""),
+        (message("content_filter", content=None), "", "content_filter", ""),
+        (message(None, content="one"), "one", "", ""),
+        (
+            stream(
+                {"choices": [{"delta": {"role": "assistant", "reasoning_content": "hm"}}]},
+                {"choices": [{"delta": {"content": "o"}}]},
+                {"choices": [{"delta": {"content": "ne"}, "finish_reason": "length"}]},
+                {"choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 7}},
+            ),
+            "one",
+            "length",
+            "hm",
+        ),
+    ],
+)
+def test_where_servers_put_an_answer(server, client, answer, text, finish, reasoning):
+    server.answers = [answer]
+    reply = client.ask(CHAT)
+    assert (reply.text, reply.finish_reason, reply.reasoning) == (text, finish, reasoning)
+    assert reply.completion_tokens == 7
 
 
 def test_an_answer_of_no_known_size_and_half_characters(server, client):
@@ -184,6 +264,56 @@ def test_newer_models_get_the_names_that_they_take(server, client):
     assert client.ask(CHAT).without == ("max_tokens", "temperature")
     last = server.bodies[-1]
     assert last["max_completion_tokens"] == 50 and "max_tokens" not in last and "temperature" not in last
+
+
+def test_a_model_that_thinks_is_asked_in_its_own_words(server, client):
+    server.answers = [say("fine")]
+    assert client.ask(replace(CHAT, thinking=True)).without == ()
+    body = server.bodies[-1]
+    assert body["max_completion_tokens"] == 50 and "max_tokens" not in body and "temperature" not in body
+
+
+def test_a_server_that_knows_only_the_old_name_of_the_limit(server, client):
+    server.answers = [error(422, "Extra inputs are not permitted: max_completion_tokens"), say("fine")]
+    client.ask(replace(CHAT, thinking=True))
+    assert server.bodies[-1]["max_tokens"] == 50 and "max_completion_tokens" not in server.bodies[-1]
+
+
+def test_a_limit_is_never_left_out(server, client):
+    server.answers = [error(400, "unknown: max_completion_tokens, take max_tokens or max_completion_tokens")]
+    failed(client, MentorRefused, replace(CHAT, thinking=True))
+    assert all("max_tokens" in body or "max_completion_tokens" in body for body in server.bodies)
+    assert len(server.bodies) == 2
+    server.answers = [error(400, "max_completion_tokens is too large: at most 20")]
+    found = failed(EndpointClient("tiny", base_url=server.url), MentorRefused, replace(CHAT, thinking=True))
+    assert "too large" in str(found)
+
+
+class TestContact:
+    def test_it_is_one_small_question(self, server, client):
+        client.contact()
+        client.contact("complete")
+        client.contact(thinking=True)
+        chat, complete, thinking = server.seen
+        assert chat["path"].endswith("/chat/completions") and chat["body"]["max_tokens"] <= 16
+        assert complete["path"] == "/v1/completions" and complete["body"]["max_tokens"] <= 16
+        assert thinking["body"]["max_completion_tokens"] > 16
+
+    @pytest.mark.parametrize("answer", [message("length", content=""), message(content=None, reasoning_content="hm")])
+    def test_any_answer_will_do(self, server, client, answer):
+        server.answers = [answer]
+        client.contact()
+
+    def test_what_is_wrong_is_found(self, server, client):
+        for answer, kind in (
+            (error(401), MentorRefused),
+            (error(404), MentorRefused),
+            (raw(b"<html></html>"), MentorUnavailable),
+            (raw(b'{"choices": []}'), MentorUnavailable),
+        ):
+            server.answers = [answer]
+            with pytest.raises(kind):
+                client.contact()
 
 
 def test_too_many_tokens_are_not_answered_by_asking_without_a_limit(server, client):
@@ -223,15 +353,74 @@ class TestKey:
         server.answers = [raw(body)]
         assert client.ask(CHAT).text == "[key]"
         server.answers = [raw(json.dumps({"error": KEY}).replace("/", "\\/").encode())]
-        assert '{"error": "[key]"}' in str(failed(client, MentorUnavailable))
+        assert "an error: [key]" in str(failed(client, MentorUnavailable))
 
     def test_the_client_does_not_show_it(self, client):
         assert KEY not in repr(client) + str(client) + client.name
 
-    def test_missing_is_said_before_anything_is_sent(self, monkeypatch):
+    def test_missing_is_said_before_anything_is_sent(self, monkeypatch, server):
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)
         with pytest.raises(UsageError, match=r"api\.openai\.com needs a key.*OPENAI_API_KEY"):
             EndpointClient("big")
+        monkeypatch.delenv("MENTOR_KEY", raising=False)
+        for address in (server.url, "https://host/v1", "http://host/v1"):
+            with pytest.raises(UsageError, match=r"needs a key.*MENTOR_KEY, which is not set.*leave key_env out"):
+                EndpointClient("big", base_url=address, key_env="MENTOR_KEY")
+
+    @pytest.mark.parametrize(
+        "host", ["mentor.example", "192.168.1.5:8000", "127.0.0.1.example", "[2001:db8::1]", "0.0.0.0"]
+    )
+    def test_none_travels_unencrypted(self, key, host):
+        with pytest.raises(
+            UsageError, match=r"expected https://.*MENTOR_KEY unencrypted.*ssh -L.*leave key_env out"
+        ) as caught:
+            EndpointClient("big", base_url=f"http://{host}/v1", key_env="MENTOR_KEY")
+        assert KEY not in str(caught.value)
+        EndpointClient("big", base_url=f"https://{host}/v1", key_env="MENTOR_KEY")
+
+    @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "127.1.2.3", "[::1]"])
+    def test_on_this_machine_it_may(self, key, host):
+        EndpointClient("big", base_url=f"http://{host}/v1", key_env="MENTOR_KEY")
+
+    def test_openai_s_own_goes_to_openai_alone(self, server, monkeypatch):
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        client = EndpointClient("tiny", base_url=server.url)
+        client.ask(CHAT)
+        assert KEY not in str(server.seen[0]["headers"])
+        EndpointClient("big", base_url="http://mentor.example/v1")
+        server.answers = [error(401, "who are you")]
+        assert "wants a key (401): name the environment variable" in str(failed(client, MentorRefused))
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            message(content=None, reasoning_content=f"hm {KEY}"),
+            message(content=[{"type": "text", "text": KEY}]),
+            message(tool_calls=[{"function": {"name": KEY, "arguments": json.dumps({"prompts": [KEY]})}}]),
+            message(content=None, refusal=KEY),
+            stream({"choices": [{"delta": {"content": KEY[:5]}}]}, {"choices": [{"delta": {"content": KEY[5:]}}]}),
+        ],
+    )
+    def test_no_part_of_an_answer_holds_it(self, server, client, answer):
+        server.answers = [answer]
+        assert KEY not in repr(client.ask(CHAT))
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            error(404, f"no {KEY}"),
+            raw(f"<html><title>{KEY}</title>".encode()),
+            raw(f"<html><title>{KEY}</title></html>".encode(), 502),
+            raw(json.dumps({"error": {"message": KEY, "code": 400}}).encode()),
+            raw(json.dumps({"detail": {KEY: KEY}}).encode()),
+            raw(json.dumps({KEY: [KEY]}).encode()),
+            stream({"error": {"message": KEY}}),
+        ],
+    )
+    def test_no_error_holds_it(self, server, client, answer):
+        server.answers, server.models = [answer], [KEY]
+        found = failed(client, (MentorRefused, MentorUnavailable))
+        assert KEY not in "".join(traceback.format_exception(found)) + repr(vars(found))
 
     @pytest.mark.parametrize("value", ["sk-ab\ncd", "sk-ab cd", "sk-ä", "sk-\x00"[:3] + "\x7f"])
     def test_one_that_no_header_can_carry(self, monkeypatch, value):
@@ -245,9 +434,65 @@ class TestKey:
         EndpointClient("tiny", base_url=server.url, key_env="MENTOR_KEY").ask(CHAT)
         assert server.seen[0]["headers"]["Authorization"] == f"Bearer {KEY}"
 
-    def test_an_endpoint_on_this_machine_goes_without(self, server, monkeypatch):
-        monkeypatch.delenv("MENTOR_KEY", raising=False)
+    def test_an_endpoint_may_need_none(self, server):
+        assert EndpointClient("tiny", base_url=server.url).ask(CHAT).text
+
+
+class TestNetwork:
+    def test_no_proxy_stands_between_programs_of_one_machine(self, server, client, key, monkeypatch):
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, "http://127.0.0.1:9")
         assert EndpointClient("tiny", base_url=server.url, key_env="MENTOR_KEY").ask(CHAT).text
+
+    @pytest.mark.parametrize(
+        ("answer", "words"),
+        [
+            (raw(b"<html><title>Login</title></html>"), "a web page (Login)"),
+            (raw(b"<html><title>Bad Gateway</title></html>", 502), "a web page (Bad Gateway)"),
+            (error(407, "who are you"), "the proxy wants a name and a password"),
+        ],
+    )
+    def test_what_a_proxy_says(self, server, monkeypatch, answer, words):
+        monkeypatch.setenv("HTTP_PROXY", server.url.removesuffix("/v1"))
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        server.answers = [answer]
+        client = EndpointClient("tiny", base_url="http://mentor.example/v1")
+        assert words in str(failed(client, (MentorUnavailable, MentorRefused)))
+
+    def test_a_proxy_that_refuses_to_tunnel(self, server, key, monkeypatch):
+        monkeypatch.setenv("HTTPS_PROXY", server.url.removesuffix("/v1"))  # it knows no CONNECT
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        client = EndpointClient("tiny", base_url="https://mentor.example/v1", key_env="MENTOR_KEY")
+        assert "the proxy refused; check HTTPS_PROXY" in str(failed(client, MentorUnavailable))
+
+    def test_a_proxy_that_is_none(self, key, monkeypatch):
+        monkeypatch.setenv("HTTPS_PROXY", "nonsense://x")
+        with pytest.raises(UsageError, match="check the environment variables HTTPS_PROXY"):
+            EndpointClient("tiny", base_url="https://mentor.example/v1", key_env="MENTOR_KEY")
+
+    def test_no_such_host(self, key, monkeypatch):
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        client = EndpointClient("tiny", base_url="https://no-such-host.invalid/v1", key_env="MENTOR_KEY", timeout=5)
+        assert "no such host" in str(failed(client, MentorUnavailable))
+
+    def test_https_where_there_is_none(self, server):
+        client = EndpointClient("tiny", base_url=server.url.replace("http:", "https:"))
+        assert "no TLS there; is the address one with http://" in str(failed(client, MentorUnavailable))
+
+    @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
+    def test_a_certificate_of_one_s_own(self, tmp_path, monkeypatch):
+        key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+        words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+        made = ["openssl", *words.split(), "-keyout", str(key), "-out", str(certificate)]
+        subprocess.run(made, check=True, capture_output=True)
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(certificate, key)
+        with serving(tls) as server:
+            found = failed(EndpointClient("tiny", base_url=server.url), MentorRefused)
+            assert "its certificate is not trusted" in str(found) and "SSL_CERT_FILE" in str(found)
+            monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+            assert EndpointClient("tiny", base_url=server.url).ask(CHAT).text
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,10 @@ KNOWN = frozenset({normal("Film text")})
         "Wie war der Film?",
         "電影評論：",
         "What the viewer’s heart says",
+        "Is a < b or c > d",
+        "Error rate of the film",
+        "I think the film was",
+        "Sorry film or okay film",
     ],
 )
 def test_fit_for_use(text):
@@ -53,7 +57,14 @@ def test_fit_for_use(text):
         ("Review </s> next", "no text"),
         ("Here are three new prompts:", "repeats the request"),
         ("Short prompts for this task:", "repeats the request"),
-        ("Sure, here they are", "repeats the request"),
+        ("<div>How was it</div>", "no text"),
+        ("How was it?<br/>", "no text"),
+        ("Sure, here they are", "speaks to its reader"),
+        ("I'm sorry, but I can't assist with that", "speaks to its reader"),
+        ("I cannot do that.", "speaks to its reader"),
+        ("Error: upstream timeout", "speaks to its reader"),
+        ("Okay, let's think", "speaks to its reader"),
+        ("Let me think", "speaks to its reader"),
     ],
 )
 def test_refused(text, reason):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 
 import pytest
-from loopback import BRIEF, COMPLETE, completion, error, raw, say, words
+from loopback import BRIEF, COMPLETE, completion, error, message, raw, say, words
 
-from tandemtune.errors import MentorUnavailable
+from tandemtune.errors import MentorRefused, MentorUnavailable
 from tandemtune.mentor import EndpointClient, Mentor, Proposals, RecordedClient, Transcript
 
 
@@ -42,8 +43,109 @@ def test_what_is_missing_is_asked_for_once_more(server, client):
 
 def test_none_is_no_error(server, client):
     server.answers = [say("")]
-    assert propose(client) == Proposals((), (), 2)
+    found = propose(client)
+    assert (
+        found == Proposals((), (), 2, ("it is empty",) * 2) and found.failure == "no answer could be used: it is empty"
+    )
     assert propose(client, asks=1).asks == 1
+    server.answers = [say("1. great")]
+    assert propose(client).failure == "no answer that may be tried"
+    server.answers = [say("1. How was it?")]
+    assert propose(client).failure is None
+
+
+def test_what_cannot_be_read_is_asked_for_once_more_as_json(server, client):
+    server.answers = [say("1. A draft\n\nBetter:\n1. How was it?"), say('{"prompts": ["How was it?"]}')]
+    found = propose(client)
+    assert found.accepted == ("How was it?",) and found.problems == ("it holds several lists",)
+    first, second = (body["messages"][1]["content"] for body in server.bodies)
+    assert "could not be read" not in first
+    assert "Your last answer could not be read: it holds several lists." in second and '{"prompts": [' in second
+
+
+def test_after_an_answer_that_could_be_read_the_next_is_asked_for_as_before(server, client):
+    client.offers = frozenset()
+    server.answers = [say("How was it?"), say("1. How was it?"), say("1. Well?")]
+    propose(client, asks=3)
+    forms = ["JSON" in body["messages"][1]["content"] for body in server.bodies]
+    assert forms == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("answer", "failure"),
+    [
+        (message("length", content=""), r"cut off at 224 tokens.*\[mentor\] thinking = true"),
+        (message("length", content=None, reasoning_content='{"prompts": ["A draft"]}'), "cut off at 224 tokens"),
+        (message("length", content="<think>1. A draft\n2. Another\n3."), "cut off at 224 tokens"),
+        (message("content_filter", content="1. How was it?\n2. And"), "content filter"),
+        (message(content=None, refusal="I must not."), 'it is a refusal: "I must not."'),
+        (message(content=None, reasoning_content="1. A draft\n2. Another"), "it holds no prompts"),
+        (message(content="I'm sorry, but I can't assist with that."), "no list"),
+        (
+            message("tool_calls", tool_calls=[{"function": {"name": "A draft", "arguments": '{"query": "x"}'}}]),
+            "no prompts",
+        ),
+    ],
+)
+def test_answers_that_are_none(server, client, answer, failure):
+    server.answers = [answer]
+    found = propose(client, replace(BRIEF, wanted=4))
+    assert found.accepted == () and found.asks == 2
+    assert re.search(failure, found.failure), found.failure
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        message(content=[{"type": "thinking", "thinking": "A draft"}, {"type": "text", "text": "1. How was it?"}]),
+        message(tool_calls=[{"function": {"name": "A draft", "arguments": '{"prompts": ["How was it?"]}'}}]),
+        message(content=None, reasoning_content='A draft. So:\n{"prompts": ["How was it?"]}'),
+        message(
+            content="",
+            reasoning_content="1. A draft",
+            tool_calls=[{"function": {"arguments": '{"prompt": "How was it?"}'}}],
+        ),
+        message("length", content="1. How was it?\n2. A dra"),
+    ],
+)
+def test_answers_in_other_places(server, client, answer):
+    server.answers = [answer]
+    assert propose(client, asks=1) == Proposals(("How was it?",), (), 1)
+
+
+def test_a_mentor_that_thinks_gets_room_for_it(server, client):
+    propose(client, asks=1)
+    propose(client, asks=1, thinking=True)
+    propose(client, asks=1, thinking=True, max_completion_tokens=3000)
+    propose(client, asks=1, max_completion_tokens=700)
+    plain, thinking, given, short = server.bodies[:4]
+    assert thinking["max_completion_tokens"] == plain["max_tokens"] + 8192 and "temperature" not in thinking
+    server.answers = [message("length", content="")]
+    assert propose(client).failure.endswith(
+        "give it more room: [mentor] thinking = true, or a larger max_completion_tokens"
+    )
+    assert propose(client, thinking=True).failure.endswith("give it more room: a larger max_completion_tokens")
+    assert "thinking" not in server.bodies[-1]["messages"][1]["content"], "the mentor cannot change that"
+    assert given["max_completion_tokens"] == 3000 and short["max_tokens"] == 700
+
+
+def test_contact_is_made_in_the_mentor_s_own_way(server, client):
+    for settings in ({}, {"style": "complete"}, {"thinking": True}):
+        Mentor(client, **settings).contact()
+    paths = [seen["path"].removeprefix("/v1") for seen in server.seen]
+    assert paths == ["/chat/completions", "/completions", "/chat/completions"]
+    assert "max_completion_tokens" in server.bodies[2]
+    server.answers = [error(401)]
+    with pytest.raises(MentorRefused):
+        Mentor(client).contact()
+
+
+def test_contact_through_a_transcript_is_not_recorded(server, key, tmp_path):
+    live = Transcript(tmp_path / "t.jsonl", EndpointClient("tiny", base_url=server.url, key_env="MENTOR_KEY"))
+    before = (tmp_path / "t.jsonl").read_bytes()
+    Mentor(live).contact()
+    assert len(server.seen) == 1 and (tmp_path / "t.jsonl").read_bytes() == before
+    Mentor(RecordedClient(tmp_path / "t.jsonl")).contact()
 
 
 def test_a_list_is_continued(server, client):
@@ -95,9 +197,7 @@ INJECTION = (
 def test_an_answer_that_gives_orders_is_only_text(server, client):
     server.answers = [say(INJECTION), say("1. How was it?")]
     found = propose(client)
-    assert found.accepted == ("__import__('os').system('true')", "How was it?"), (
-        "harmless words: they are put beside a text and scored"
-    )
+    assert found.accepted == ("How was it?",), "what follows another turn's mark is nothing that the mentor said"
     again = server.bodies[1]["messages"][1]["content"]
     assert "\x1b" not in again and "<|im_start|>" not in again and len(again) < 20_000
 
@@ -122,8 +222,13 @@ def test_a_turn_replays_offline_bit_for_bit(server, key, tmp_path):
 
 
 def test_settings_that_make_no_mentor(client):
-    for settings in ({"style": "poem"}, {"asks": 0}):
-        with pytest.raises(ValueError, match="expected style"):
+    for settings in (
+        {"style": "poem"},
+        {"asks": 0},
+        {"style": "complete", "thinking": True},
+        {"max_completion_tokens": 0},
+    ):
+        with pytest.raises(ValueError, match="expected"):
             Mentor(client, **settings)
 
 
@@ -136,6 +241,9 @@ def test_a_client_of_one_s_own():
 
             assert request.grammar and request.style == COMPLETE.style
             return Reply(" Well?\n- And?\n- So?\n", 1, 1, "stop", "echo")
+
+        def contact(self, style="chat", *, thinking=False):
+            pass
 
         def close(self):
             pass

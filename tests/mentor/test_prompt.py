@@ -31,7 +31,7 @@ class TestChat:
             '1. "Film text" loss 0.9000, accuracy 0.500',
             '2. "Is the viewer happy?" loss 0.6000, accuracy 0.750',
             "exactly 3 new prompts",
-            "at most 9 words",
+            "at most 12 tokens (about 9 words)",
             '"great", "negative", "positive", "terrible"',
             "3 numbered lines",
         ]
@@ -54,10 +54,21 @@ class TestChat:
                 replace(BRIEF, slots=("topic",)), refused=(("Is it great?", "it gives an answer away: 'great'"),) * 30
             )
         )
-        assert "Each holds {topic} once" in text and text.count('- "Is it great?": it gives an answer away') == 10
+        assert (
+            "Each contains {topic} exactly once" in text
+            and text.count('- "Is it great?": it gives an answer away') == 10
+        )
 
     def test_room_for_the_answer(self):
-        assert asked(thinking=1000).max_tokens == asked().max_tokens + 1000 and asked().max_tokens >= 3 * 12 * 2
+        assert asked().max_tokens >= 3 * 12 * 2
+
+    def test_after_an_answer_that_could_not_be_read_it_asks_for_json(self):
+        text = said(asked(problem="it holds several lists"))
+        assert "Your last answer could not be read: it holds several lists." in text and '{"prompts": [' in text
+        assert "numbered" not in text
+
+    def test_thinking_is_part_of_the_request(self):
+        assert asked(thinking=True).document() == {**asked().document(), "thinking": True}
 
 
 class TestComplete:

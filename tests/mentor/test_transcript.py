@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from loopback import CHAT, COMPLETE, KEY, error, hang, raw, say, serving
+from loopback import CHAT, COMPLETE, KEY, error, hang, message, raw, say, serving
 
 from tandemtune.errors import BudgetSpent, MentorRefused, MentorUnavailable, RunError, UsageError
 from tandemtune.mentor import Budget, EndpointClient, Ledger, RecordedClient, Reply, Transcript
@@ -144,6 +144,15 @@ class TestReplay:
         second.ask(CHAT)
         second.ask(OTHER)
         assert copy.read_bytes() == path.read_bytes()
+
+    def test_thoughts_are_kept_and_files_without_them_are_read(self, path, server, opened):
+        server.answers = [say("a"), message(content="b", reasoning_content="hm")]
+        first = opened()
+        said = [first.ask(request) for request in (CHAT, OTHER)]
+        replies = [line["reply"] for line in lines(path) if "answered" in line]
+        assert "reasoning" not in replies[0] and replies[1]["reasoning"] == "hm"
+        recorded = RecordedClient(path)
+        assert [recorded.ask(request) for request in (CHAT, OTHER)] == said
 
     def test_torn_anywhere_in_its_last_line(self, path, server, opened):
         server.answers = [say("a"), say("b")]

@@ -10,7 +10,7 @@ import tiny
 from tandemtune.errors import ModelError
 from tandemtune.models import architectures
 from tandemtune.models.backbone import Backbone
-from tandemtune.tunables.lora import LoRA
+from tandemtune.tunables.lora import LoRATerms
 
 
 def made(name, model_type=None):
@@ -41,7 +41,7 @@ def test_table_finds_query_and_key(name):
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gemma2", "gemma3_text"])
 def test_grouped_queries_have_a_smaller_key(name):
-    tunable = LoRA(tiny.backbone(name), 2, [0])
+    tunable = LoRATerms(tiny.backbone(name), 2, [0])
     (_, _), (_, n_q), (_, _), (_, n_k) = tunable.shapes(0)
     assert (n_q, n_k) == (32, 16)
 
@@ -129,7 +129,7 @@ def test_target_on_an_unknown_architecture_equals_the_table(name):
     assert [p.module for p in found.projections] == modules
     model = made(name, "strange")
     other = Backbone("other", model, known.tokenizer, known.kind, found)
-    assert LoRA(other, 2, [0]).shapes(0)[0] == LoRA(known, 2, [0]).shapes(0)[0]
+    assert LoRATerms(other, 2, [0]).shapes(0)[0] == LoRATerms(known, 2, [0]).shapes(0)[0]
 
 
 def test_wrong_target_on_a_known_architecture_suggests_a_name():

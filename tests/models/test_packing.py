@@ -8,13 +8,13 @@ from torch.testing import assert_close
 
 import oracle
 import tiny
+from tandemtune.evaluators.batch import collate, end_to_end
+from tandemtune.evaluators.engine import Engine
 from tandemtune.models.layers import replaced_forward
 from tandemtune.models.packing import homes, lay, longest, packs, positions
-from tandemtune.objective.batch import collate, end_to_end
-from tandemtune.objective.engine import Engine
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
-from tandemtune.tunables.lora import LoRA
+from tandemtune.tunables.lora import LoRATerms
 from tandemtune.tunables.prompt import Prompt
 from tandemtune.types import Encoded
 
@@ -40,11 +40,11 @@ def batch_of(lengths=LENGTHS, **options):
     return collate(prompts, [0] * len(prompts), torch.device("cpu"), **options)
 
 
-def engine_of(name, tunable=LoRA, **options):
+def engine_of(name, tunable=LoRATerms, **options):
     home, stack = stack_of(name)
     made = (
-        LoRA(home, 2, range(4))
-        if tunable is LoRA
+        LoRATerms(home, 2, range(4))
+        if tunable is LoRATerms
         else tunable(home, 2, torch.zeros(2, home.embedding_weight.shape[1]), [])
     )
     return Engine(stack, made, torch.eye(2), **options)
@@ -88,11 +88,11 @@ def test_the_model_is_asked_once_whatever_the_lengths(name, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "lengths", "options", "tunable"),
     [
-        ("llama", (5, 5, 5), {}, LoRA),  # one length needs nothing
-        ("bert", (3, 5), {"stretch": 9.0}, LoRA),  # filled rows have masks
-        ("gemma3_text", (3, 9), {}, LoRA),  # longer than the window
+        ("llama", (5, 5, 5), {}, LoRATerms),  # one length needs nothing
+        ("bert", (3, 5), {"stretch": 9.0}, LoRATerms),  # filled rows have masks
+        ("gemma3_text", (3, 9), {}, LoRATerms),  # longer than the window
         ("llama", (3, 5), {}, Prompt),  # its vectors have places in each row
-        ("t5", (3, 5), {}, LoRA),
+        ("t5", (3, 5), {}, LoRATerms),
     ],
 )
 def test_prompts_keep_rows_of_their_own_where_they_have_to(name, lengths, options, tunable):
@@ -179,7 +179,7 @@ def test_what_follows_the_last_attention_sees_answers_only(name, last, lengths):
 
 def test_chunks_that_no_row_fits_in_are_not_tried(monkeypatch):
     """The bound is the larger one; the smaller chunk would run the same calls."""
-    from tandemtune.objective import engine as module
+    from tandemtune.evaluators import engine as module
 
     monkeypatch.setattr(module, "CHUNKS", (40, 10))
     engine, batch = engine_of("llama"), batch_of()

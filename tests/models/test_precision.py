@@ -11,7 +11,7 @@ import torch
 import oracle
 import small
 import tiny
-from tandemtune import build, load, tune
+from tandemtune import autotune, load, tune, wiring
 from tandemtune.models.architectures import is_linear
 from tandemtune.models.precision import mix
 
@@ -50,8 +50,8 @@ def test_it_is_nearer_to_float32_than_plain_16_bit(name: str) -> None:
 def test_auto_takes_it_only_where_it_ranks_like_float32(
     least: float, taken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "mixed_is_faster", lambda device: True)
-    monkeypatch.setattr(build, "RELIABLE", least)
+    monkeypatch.setattr(autotune, "mixed_is_faster", lambda device: True)
+    monkeypatch.setattr(autotune, "RELIABLE", least)
     tune(small.recipe(tmp_path, "llama", model__dtype="auto"), tmp_path / "run")
     facts = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert facts["dtype"] == taken
@@ -63,34 +63,34 @@ def test_auto_takes_it_only_where_it_ranks_like_float32(
 def test_all_formats_are_tried_on_one_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether losses are calibrated is decided once, by float32."""
     asked: list[str] = []
-    monkeypatch.setattr(build, "mixed_is_faster", lambda device: True)
-    monkeypatch.setattr(build, "RELIABLE", 1.1)
-    monkeypatch.setattr(build, "_better_calibrated", lambda scorer, *_: asked.append(scorer.facts["dtype"]) or True)
+    monkeypatch.setattr(autotune, "mixed_is_faster", lambda device: True)
+    monkeypatch.setattr(autotune, "RELIABLE", 1.1)
+    monkeypatch.setattr(wiring, "_better_calibrated", lambda scorer, *_: asked.append(scorer.facts.dtype) or True)
     tune(small.recipe(tmp_path, "llama", model__dtype="auto", method__calibrate="auto"), tmp_path / "run")
     assert asked == ["float32"]
     assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["calibrated"] is True
 
 
 def test_auto_does_not_try_it_where_it_is_not_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "mixed_is_faster", lambda device: False)
+    monkeypatch.setattr(autotune, "mixed_is_faster", lambda device: False)
     tune(small.recipe(tmp_path, "llama", model__dtype="auto"), tmp_path / "run")
     facts = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert facts["dtype"] == "float32"
-    assert "rank_correlation" not in facts
+    assert facts["rank_correlation"] is None
 
 
 @pytest.mark.parametrize("dtype", ["mixed", "bfloat16"])
 def test_a_run_in_another_format_predicts_what_it_measured(dtype: str, tmp_path: Path) -> None:
-    result = tune(small.recipe(tmp_path, "llama", model__dtype=dtype), tmp_path / "run")
+    result = tune(small.recipe(tmp_path, "llama", model__dtype=dtype), tmp_path / "run").result
     rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text(encoding="utf-8").splitlines()]
     answers = load(tmp_path / "run").predict([row["text"] for row in rows])
     right = sum(answer.label == row["label"] for answer, row in zip(answers, rows, strict=True))
-    assert right / len(rows) == pytest.approx(result["tuned"]["test"], abs=1e-6)
+    assert right / len(rows) == pytest.approx(result.tuned.test, abs=1e-6)
 
 
 @pytest.mark.slow
 def test_search_over_an_8_bit_model(tmp_path: Path) -> None:
     pytest.importorskip("torchao")
-    result = tune(small.recipe(tmp_path, "llama", model__quantize="int8", model__dtype="auto"), tmp_path / "run")
-    assert result["cost"]["candidates"] > 0
+    result = tune(small.recipe(tmp_path, "llama", model__quantize="int8", model__dtype="auto"), tmp_path / "run").result
+    assert result.cost.candidates > 0
     assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["dtype"] == "mixed"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tandemtune.optimizers.directions import Directions
-from tandemtune.optimizers.es import ES
-from tandemtune.optimizers.spsa import SPSA
+from tandemtune.optimizers.es import EvolutionStrategy
+from tandemtune.optimizers.spsa import SPSASearch
 from tandemtune.runs import checkpoint
 
 GROUPS, GROUP, D = 4, 3, 12
@@ -74,7 +74,7 @@ def as_weights(candidates, point, directions):
 
 def test_values_are_spsa_on_the_weights():
     """The same losses, and the weights go where SPSA's go."""
-    model = SPSA(5, 7, lr=0.1, epsilon=0.01, directions=GROUP)
+    model = SPSASearch(5, 7, lr=0.1, epsilon=0.01, directions=GROUP)
     directions = np.concatenate([model.direction(turn) for turn in range(GROUPS)])
     optimizer = make()
     for _ in range(GROUPS):
@@ -86,7 +86,7 @@ def test_values_are_spsa_on_the_weights():
 
 
 def test_ranks_are_an_evolution_strategy_on_the_weights():
-    model = ES(5, 2 * GROUP, 0.01, 7, lr=0.1, algorithm="sgd")
+    model = EvolutionStrategy(5, 2 * GROUP, 0.01, 7, lr=0.1, algorithm="sgd")
     directions = np.concatenate([model.noise(turn) for turn in range(GROUPS)])
     optimizer = make("ranks")
     for turn in range(GROUPS):
@@ -190,7 +190,7 @@ def test_the_state_of_another_kind_is_refused(shaping):
         make(shaping, groups=5),
         make(shaping, group=2),
     ]
-    for other in [*others, SPSA(D, 1, lr=0.1)]:
+    for other in [*others, SPSASearch(D, 1, lr=0.1)]:
         with pytest.raises(ValueError, match="the state was saved by"):
             optimizer.restore(other.state())
     assert optimizer.step == 0 and not optimizer.point.any()

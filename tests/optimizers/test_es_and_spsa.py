@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tandemtune.optimizers.descent import Descent
-from tandemtune.optimizers.es import ES
-from tandemtune.optimizers.random_search import RandomSearch
-from tandemtune.optimizers.spsa import SPSA
+from tandemtune.optimizers.es import EvolutionStrategy
+from tandemtune.optimizers.random_search import RandomSampling
+from tandemtune.optimizers.spsa import SPSASearch
 
 SLOPE = np.array([1.0, -2.0, 0.5, 3.0, 0.0])
 START = np.arange(5.0)
@@ -16,7 +16,7 @@ START = np.arange(5.0)
 
 @pytest.mark.parametrize("distribution", ["gaussian", "rademacher"])
 def test_spsa_proposes_pairs_and_steps_along_the_mean_projected_gradient(distribution):
-    optimizer = SPSA(5, 7, lr=0.1, epsilon=0.01, directions=3, distribution=distribution, start=START)
+    optimizer = SPSASearch(5, 7, lr=0.1, epsilon=0.01, directions=3, distribution=distribution, start=START)
     point = START
     for step in range(3):
         z = optimizer.direction(step)
@@ -29,26 +29,29 @@ def test_spsa_proposes_pairs_and_steps_along_the_mean_projected_gradient(distrib
 
 
 def test_spsa_directions_depend_on_the_seed_and_the_step_alone():
-    one, other = SPSA(50, 3, lr=0.1, directions=2), SPSA(50, 3, lr=0.9, epsilon=1.0, directions=2, start=np.ones(50))
+    one, other = (
+        SPSASearch(50, 3, lr=0.1, directions=2),
+        SPSASearch(50, 3, lr=0.9, epsilon=1.0, directions=2, start=np.ones(50)),
+    )
     for _ in range(4):
         one.tell(np.sum(one.ask() ** 2, axis=1))
     assert all((one.direction(step) == other.direction(step)).all() for step in range(5))
     assert not (one.direction(0) == one.direction(1)).any()
-    assert not (one.direction(0) == SPSA(50, 4, lr=0.1, directions=2).direction(0)).any()
+    assert not (one.direction(0) == SPSASearch(50, 4, lr=0.1, directions=2).direction(0)).any()
 
 
 def test_spsa_distributions():
-    z = SPSA(40_000, 1, lr=1.0).direction(0)
+    z = SPSASearch(40_000, 1, lr=1.0).direction(0)
     assert z.shape == (1, 40_000)
     assert (abs(z.mean()), abs(z.std() - 1)) < (0.02, 0.02)
-    z = SPSA(40_000, 1, lr=1.0, distribution="rademacher").direction(0)
+    z = SPSASearch(40_000, 1, lr=1.0, distribution="rademacher").direction(0)
     assert set(np.unique(z)) == {-1.0, 1.0}
     assert abs(z.mean()) < 0.02
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_spsa_leaves_out_pairs_without_a_slope(bad):
-    optimizer = SPSA(5, 7, lr=0.1, epsilon=0.01, directions=3, start=START)
+    optimizer = SPSASearch(5, 7, lr=0.1, epsilon=0.01, directions=3, start=START)
     z = optimizer.direction(0)
     losses = optimizer.ask() @ SLOPE
     losses[1] = losses[5] = bad  # the second pair's plus, the third one's minus
@@ -62,7 +65,7 @@ def test_spsa_leaves_out_pairs_without_a_slope(bad):
 
 
 def test_es_steps_along_the_noise_weighted_by_ranks():
-    optimizer = ES(5, 6, 0.1, 7, lr=0.3, algorithm="sgd", weight_decay=0.01, start=START)
+    optimizer = EvolutionStrategy(5, 6, 0.1, 7, lr=0.3, algorithm="sgd", weight_decay=0.01, start=START)
     z, candidates = optimizer.noise(0), optimizer.ask()
     np.testing.assert_allclose(candidates, np.concatenate([START + 0.1 * z, START - 0.1 * z]), atol=1e-15)
     optimizer.tell([5.0, 1e9, 1.0, 2.0, 3.0, 4.0])  # ranks 4 5 0 1 2 3
@@ -72,7 +75,7 @@ def test_es_steps_along_the_noise_weighted_by_ranks():
 
 
 def test_es_does_not_move_where_all_is_equal():
-    optimizer = ES(5, 6, 0.1, 7, lr=0.3, weight_decay=0.5, start=START)
+    optimizer = EvolutionStrategy(5, 6, 0.1, 7, lr=0.3, weight_decay=0.5, start=START)
     for losses in (np.ones(6), np.full(6, np.nan), [np.nan, np.inf, -np.inf, np.nan, np.inf, np.nan]):
         optimizer.ask()
         optimizer.tell(losses)
@@ -80,7 +83,7 @@ def test_es_does_not_move_where_all_is_equal():
 
 
 def test_es_equal_losses_share_a_rank():
-    optimizer = ES(5, 4, 0.1, 7, lr=0.3, algorithm="sgd")
+    optimizer = EvolutionStrategy(5, 4, 0.1, 7, lr=0.3, algorithm="sgd")
     z = optimizer.noise(0)
     optimizer.ask()
     optimizer.tell([1.0, 2.0, 2.0, np.nan])  # ranks 0, 1.5, 1.5, 3
@@ -88,7 +91,7 @@ def test_es_equal_losses_share_a_rank():
 
 
 def test_es_low_rank_noise():
-    optimizer = ES(6 * 8 + 5 + 7 * 9, 40, 0.1, 7, lr=0.1, shapes=[(6, 8), (5,), (7, 9)], rank=2)
+    optimizer = EvolutionStrategy(6 * 8 + 5 + 7 * 9, 40, 0.1, 7, lr=0.1, shapes=[(6, 8), (5,), (7, 9)], rank=2)
     noise = optimizer.noise(3)
     assert noise.shape == (20, 6 * 8 + 5 + 7 * 9)
     for one in noise:
@@ -117,7 +120,7 @@ def test_descent_forgets_a_gradient_that_is_no_number(bad):
 
 
 def test_random_steps_keep_the_best_and_score_the_start_once():
-    optimizer = RandomSearch(5, 10, 3, sigma=0.1, start=START)
+    optimizer = RandomSampling(5, 10, 3, sigma=0.1, start=START)
     candidates = optimizer.ask()
     assert (candidates[0] == START).all()
     optimizer.tell([0.0, *range(1, 10)])
@@ -131,7 +134,7 @@ def test_random_steps_keep_the_best_and_score_the_start_once():
 
 
 def test_random_points_in_a_box():
-    optimizer = RandomSearch(5, 1000, 3, box=(-2.0, 6.0))
+    optimizer = RandomSampling(5, 1000, 3, box=(-2.0, 6.0))
     candidates = optimizer.ask()
     assert -2 <= candidates.min() < -1.9
     assert 5.9 < candidates.max() <= 6
@@ -142,24 +145,24 @@ def test_random_points_in_a_box():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: SPSA(5, 1, lr=0.1, epsilon=0.0),
-        lambda: SPSA(5, 1, lr=0.1, directions=0),
-        lambda: SPSA(5, 1, lr=0.1, distribution="uniform"),
-        lambda: SPSA(5, 1, lr=0.1, algorithm="adamw"),
-        lambda: SPSA(5, 1, lr=0.0),
-        lambda: SPSA(5, 1, lr=0.1, start=np.zeros(4)),
-        lambda: ES(5, 5, 0.1, 1, lr=0.1),
-        lambda: ES(5, 4, 0.0, 1, lr=0.1),
-        lambda: ES(5, 4, 0.1, 1, lr=0.1, weight_decay=-1.0),
-        lambda: ES(5, 4, 0.1, 1, lr=0.1, rank=1),
-        lambda: ES(5, 4, 0.1, 1, lr=0.1, shapes=[(5,)]),
-        lambda: ES(5, 4, 0.1, 1, lr=0.1, shapes=[(2, 3)], rank=1),
-        lambda: ES(6, 4, 0.1, 1, lr=0.1, shapes=[(2, 3)], rank=0),
-        lambda: RandomSearch(5, 4, 1),
-        lambda: RandomSearch(5, 4, 1, sigma=0.1, box=(0.0, 1.0)),
-        lambda: RandomSearch(5, 4, 1, box=(1.0, 0.0)),
-        lambda: RandomSearch(5, 1, 1, sigma=0.1),
-        lambda: RandomSearch(5, 4, 1, sigma=0.0),
+        lambda: SPSASearch(5, 1, lr=0.1, epsilon=0.0),
+        lambda: SPSASearch(5, 1, lr=0.1, directions=0),
+        lambda: SPSASearch(5, 1, lr=0.1, distribution="uniform"),
+        lambda: SPSASearch(5, 1, lr=0.1, algorithm="adamw"),
+        lambda: SPSASearch(5, 1, lr=0.0),
+        lambda: SPSASearch(5, 1, lr=0.1, start=np.zeros(4)),
+        lambda: EvolutionStrategy(5, 5, 0.1, 1, lr=0.1),
+        lambda: EvolutionStrategy(5, 4, 0.0, 1, lr=0.1),
+        lambda: EvolutionStrategy(5, 4, 0.1, 1, lr=0.1, weight_decay=-1.0),
+        lambda: EvolutionStrategy(5, 4, 0.1, 1, lr=0.1, rank=1),
+        lambda: EvolutionStrategy(5, 4, 0.1, 1, lr=0.1, shapes=[(5,)]),
+        lambda: EvolutionStrategy(5, 4, 0.1, 1, lr=0.1, shapes=[(2, 3)], rank=1),
+        lambda: EvolutionStrategy(6, 4, 0.1, 1, lr=0.1, shapes=[(2, 3)], rank=0),
+        lambda: RandomSampling(5, 4, 1),
+        lambda: RandomSampling(5, 4, 1, sigma=0.1, box=(0.0, 1.0)),
+        lambda: RandomSampling(5, 4, 1, box=(1.0, 0.0)),
+        lambda: RandomSampling(5, 1, 1, sigma=0.1),
+        lambda: RandomSampling(5, 4, 1, sigma=0.0),
     ],
 )
 def test_settings_out_of_range_are_refused(make):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tandemtune.optimizers.fireworks import Fireworks
+from tandemtune.optimizers.fireworks import FireworksSearch
 
 VARIANTS = ["lotfwa", "gfwa", "bbfwa", "dynfwa"]
 
 
-class Reversed(Fireworks):
+class Reversed(FireworksSearch):
     """The guiding vector from the best to the worst sparks, as two public releases have it."""
 
     def _guides(self, asked, losses):
@@ -53,12 +53,12 @@ def on_spheres(make, fireworks):
 
 def test_the_published_value_on_a_sphere_and_not_that_of_the_reversed_sign():
     """4e-7 and 2e-5 (sphere in 10 dimensions, 30,000 evaluations, 100 sparks)."""
-    assert 1e-7 < on_spheres(Fireworks, 1) < 1.5e-6
+    assert 1e-7 < on_spheres(FireworksSearch, 1) < 1.5e-6
     assert on_spheres(Reversed, 1) > 1e-5
 
 
 def test_several_fireworks_on_a_sphere():
-    assert on_spheres(Fireworks, 3) < 1e-6 < 3e-6 < on_spheres(Reversed, 3)
+    assert on_spheres(FireworksSearch, 3) < 1e-6 < 3e-6 < on_spheres(Reversed, 3)
 
 
 def test_the_published_value_on_f17_and_not_that_of_the_reversed_sign():
@@ -66,14 +66,14 @@ def test_the_published_value_on_f17_and_not_that_of_the_reversed_sign():
     settings = {"d": 30, "popsize": 300, "fireworks": 5, "box": (-100.0, 100.0), "g_max": 1000}
     means = {
         make: np.mean([search(make, bi_rastrigin(s), 300_000, seed=s, **settings) for s in range(3)])
-        for make in (Fireworks, Reversed)
+        for make in (FireworksSearch, Reversed)
     }
-    assert means[Fireworks] < 90 < 105 < means[Reversed]
+    assert means[FireworksSearch] < 90 < 105 < means[Reversed]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_candidates_stay_in_the_box(variant):
-    optimizer = Fireworks(6, 40, 1, variant=variant, fireworks=2, box=(-1.0, 0.5), g_max=30)
+    optimizer = FireworksSearch(6, 40, 1, variant=variant, fireworks=2, box=(-1.0, 0.5), g_max=30)
     for _ in range(30):
         candidates = optimizer.ask()
         assert candidates.shape == (40, 6)
@@ -85,7 +85,7 @@ def test_candidates_stay_in_the_box(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_start_is_the_first_candidate_and_its_sparks_are_around_it(variant):
     start = np.linspace(-1, 1, 50)
-    optimizer = Fireworks(50, 20, 1, variant=variant, fireworks=1, amplitude=0.3, start=start)
+    optimizer = FireworksSearch(50, 20, 1, variant=variant, fireworks=1, amplitude=0.3, start=start)
     candidates = optimizer.ask()
     assert (candidates[0] == start).all()
     away = np.abs(candidates[1:] - start)
@@ -97,7 +97,7 @@ def test_the_start_is_the_first_candidate_and_its_sparks_are_around_it(variant):
 
 def test_guiding_spark_and_amplitude():
     """Second generation: the guiding spark of the first, then sparks around the new firework, further out after a success."""
-    optimizer = Fireworks(4, 21, 3, amplitude=0.5, start=np.zeros(4))
+    optimizer = FireworksSearch(4, 21, 3, amplitude=0.5, start=np.zeros(4))
     first = optimizer.ask()
     losses = np.sum((first - 2.0) ** 2, axis=1)
     sparks = first[1:][np.argsort(losses[1:])]
@@ -114,7 +114,7 @@ def test_guiding_spark_and_amplitude():
 
 
 def test_a_guiding_spark_that_wins_is_the_next_firework():
-    optimizer = Fireworks(4, 21, 3, amplitude=0.5, start=np.zeros(4))
+    optimizer = FireworksSearch(4, 21, 3, amplitude=0.5, start=np.zeros(4))
     optimizer.tell(np.sum((optimizer.ask() - 2.0) ** 2, axis=1))
     guide = optimizer.ask()[0]
     optimizer.tell(np.arange(21.0) - 100.0)
@@ -123,7 +123,7 @@ def test_a_guiding_spark_that_wins_is_the_next_firework():
 
 
 def test_bare_bones_have_no_guiding_spark():
-    optimizer = Fireworks(4, 21, 3, variant="bbfwa", amplitude=0.01, start=np.zeros(4))
+    optimizer = FireworksSearch(4, 21, 3, variant="bbfwa", amplitude=0.01, start=np.zeros(4))
     for _ in range(3):
         candidates = optimizer.ask()
         assert np.abs(candidates - optimizer.best[0]).max() < 0.02
@@ -132,7 +132,9 @@ def test_bare_bones_have_no_guiding_spark():
 
 def far_candidates(g_max):
     """Candidates outside two basins, one of them worse by 50, after a firework has settled in each."""
-    optimizer = Fireworks(3, 40, 1, fireworks=2, box=(-10.0, 10.0), amplitude=1.0, start=np.full(3, 7.0), g_max=g_max)
+    optimizer = FireworksSearch(
+        3, 40, 1, fireworks=2, box=(-10.0, 10.0), amplitude=1.0, start=np.full(3, 7.0), g_max=g_max
+    )
     optimizer._x[1] = -7.0
     far = 0
     for turn in range(100):
@@ -155,7 +157,7 @@ def test_remeasured_fireworks_follow_a_function_that_gets_worse(variant):
     ends = {}
     for remeasure in (False, True):
         settings = {"variant": variant, "fireworks": 2, "amplitude": 0.5, "remeasure": remeasure}
-        optimizer = Fireworks(5, 40, 2, start=np.zeros(5), **settings)
+        optimizer = FireworksSearch(5, 40, 2, start=np.zeros(5), **settings)
         for turn in range(60):
             candidates = optimizer.ask()
             optimizer.tell(np.sum((candidates - 2.0) ** 2, axis=1) + 100.0 * turn)
@@ -164,7 +166,7 @@ def test_remeasured_fireworks_follow_a_function_that_gets_worse(variant):
 
 
 def test_remeasured_fireworks_are_part_of_the_batch():
-    optimizer = Fireworks(5, 40, 2, fireworks=1, remeasure=True)
+    optimizer = FireworksSearch(5, 40, 2, fireworks=1, remeasure=True)
     for _ in range(5):
         best = optimizer.best[0]
         candidates = optimizer.ask()
@@ -177,12 +179,12 @@ def test_remeasured_fireworks_are_part_of_the_batch():
     [(20, "lotfwa", 1), (40, "lotfwa", 2), (300, "lotfwa", 5), (8, "lotfwa", 1), (300, "gfwa", 1), (300, "bbfwa", 1)],
 )
 def test_how_many_fireworks(popsize, variant, expected):
-    first = Fireworks(3, popsize, 1, variant=variant, box=(0.0, 1.0), amplitude=1e-9).ask()
+    first = FireworksSearch(3, popsize, 1, variant=variant, box=(0.0, 1.0), amplitude=1e-9).ask()
     assert len(np.unique(np.round(first, 6), axis=0)) == expected
 
 
 def test_dynfwa_gives_the_best_most_sparks_and_the_worst_least():
-    optimizer = Fireworks(3, 100, 1, variant="dynfwa", fireworks=3)
+    optimizer = FireworksSearch(3, 100, 1, variant="dynfwa", fireworks=3)
     optimizer._loss = np.array([1.0, 2.0, 5.0])
     assert optimizer._split(100).tolist() == [55, 41, 4]
     optimizer._loss = np.array([1.0, 5.0, 5.0])
@@ -210,4 +212,4 @@ def test_dynfwa_gives_the_best_most_sparks_and_the_worst_least():
 )
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match="expected|outside|NaN"):  # noqa: RUF043
-        Fireworks(**{"d": 3, "popsize": 20, "seed": 1, **settings})
+        FireworksSearch(**{"d": 3, "popsize": 20, "seed": 1, **settings})

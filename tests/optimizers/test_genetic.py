@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tandemtune.optimizers.genetic import Genetic
+from tandemtune.optimizers.genetic import GeneticSearch
 from tandemtune.runs import checkpoint
 
 TARGET = (3, 1, 4, 1, 5, 9, 2, 6)
@@ -22,7 +22,7 @@ def replace_one(text, rng):
 
 
 def make(seed=1, start=START, popsize=10, mutate=replace_one, **settings):
-    return Genetic(start, popsize, mutate, seed, **settings)
+    return GeneticSearch(start, popsize, mutate, seed, **settings)
 
 
 def mismatches(texts):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tandemtune.optimizers.cmaes import CMAES
+from tandemtune.optimizers.cmaes import CMAESSearch
 from tandemtune.optimizers.gradient import Gradient
 
 START = np.array([1.0, -2.0, 0.5], dtype=np.float32)
@@ -209,10 +209,10 @@ def test_settings_out_of_range_are_refused(settings):
 
 def test_cmaes_starts_where_it_is_told():
     mean = np.array([3.0, -4.0, 5.0])
-    zero, moved = CMAES(3, 8, 0.1, 1), CMAES(3, 8, 0.1, 1, mean=mean)
+    zero, moved = CMAESSearch(3, 8, 0.1, 1), CMAESSearch(3, 8, 0.1, 1, mean=mean)
     np.testing.assert_allclose(moved.ask(), zero.ask() + mean, atol=1e-12)
     mean[:] = 0
     moved.tell(np.arange(8.0))
     assert np.abs(moved.ask().mean(axis=0)).min() > 2
     with pytest.raises(ValueError, match="shape"):
-        CMAES(3, 8, 0.1, 1, mean=np.zeros(4))
+        CMAESSearch(3, 8, 0.1, 1, mean=np.zeros(4))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tandemtune.optimizers.cmaes import CMAES
+from tandemtune.optimizers.cmaes import CMAESSearch
 from tandemtune.optimizers.warm_start import WarmStart
 
 D, P = 20, 16
 
 
 def made(seed, pairs=8):
-    return WarmStart(D, P, 0.5, seed, pairs, lambda mean: CMAES(D, P, 0.5, seed, "full", mean))
+    return WarmStart(D, P, 0.5, seed, pairs, lambda mean: CMAESSearch(D, P, 0.5, seed, "full", mean))
 
 
 def test_the_second_generation_lies_downhill():

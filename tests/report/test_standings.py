@@ -15,7 +15,7 @@ import pytest
 from made import LOST, run_of, scores, swept
 from rich.console import Console
 
-from tandemtune.plan import Expected
+from tandemtune.compare.plan import Expected
 from tandemtune.report.comparison import (
     as_csv,
     as_latex,
@@ -27,10 +27,10 @@ from tandemtune.report.comparison import (
     sweep_rows,
     table_rows,
 )
-from tandemtune.report.standings import SAMPLE, ColumnScore, Comparison, Paired, compared, mean_interval, paired
+from tandemtune.report.standings import SAMPLE, ColumnScore, ComparisonTable, Paired, compared, mean_interval, paired
 
 
-def scored(table: dict[str, dict[str, list[float | None]]], baseline: str = "a") -> Comparison:
+def scored(table: dict[str, dict[str, list[float | None]]], baseline: str = "a") -> ComparisonTable:
     """A comparison of scores by method, task and seed 1, 2, ..."""
     runs = [
         run_of(method, seed, value, task)
@@ -41,7 +41,7 @@ def scored(table: dict[str, dict[str, list[float | None]]], baseline: str = "a")
     return compared(runs, baseline)
 
 
-def shown(found: Comparison) -> str:
+def shown(found: ComparisonTable) -> str:
     console = Console(file=io.StringIO(), width=200)
     console.print(comparison_view(found))
     return console.file.getvalue()  # type: ignore[attr-defined]
@@ -281,7 +281,7 @@ def test_latex_and_csv_have_models_tasks_test_and_dev():
     assert each[-1]["failure"] == "lost" and each[-1]["test"] == ""
 
 
-def sweep_of_two() -> Comparison:
+def sweep_of_two() -> ComparisonTable:
     """A value that looks best on test and another one that is best on dev, over two tasks."""
     runs = [
         swept(run_of(f"d={value}", seed, test, task, dev=dev), value)
@@ -336,7 +336,7 @@ def test_a_comparison_survives_its_file():
     expected = Expected("A paper", {"t": {"d=500": 0.9, "d=20": 0.8}})
     runs = [swept(run_of(f"d={v}", s, 0.5 + v / 1000), v) for v in (20, 500) for s in (1, 2, 3)]
     found = compared(runs, "d=20", title="T", expected=expected)
-    again = Comparison.read(json.loads(json.dumps(found.plain())), "comparison.json")
+    again = ComparisonTable.read(json.loads(json.dumps(found.plain())), "comparison.json")
     assert again == found and found.plain()["schema"] == 2
     assert isinstance(again.methods["d=20"].columns["t"], ColumnScore)
     assert not re.search("NaN|Infinity", json.dumps(found.plain()))

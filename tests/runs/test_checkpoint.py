@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tandemtune.errors import RunError
-from tandemtune.optimizers.cmaes import CMAES
+from tandemtune.optimizers.cmaes import CMAESSearch
 from tandemtune.runs import checkpoint
 from tandemtune.runs.files import write_atomically, write_json
 
@@ -63,7 +63,7 @@ def test_an_optimizer_survives(tmp_path):
     def losses(z):
         return (z**2).sum(axis=1)
 
-    one, other = (CMAES(6, 4, 1.0, 3) for _ in range(2))
+    one, other = (CMAESSearch(6, 4, 1.0, 3) for _ in range(2))
     for _ in range(5):
         one.tell(losses(one.ask()))
     checkpoint.save(tmp_path / "c.npz", one.state())

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tandemtune.errors import DataError
-from tandemtune.tasks.fewshot import draw, split, subsample
+from tandemtune.tasks.fewshot import draw, everything, hold_out, split, subsample, text_key
 from tandemtune.types import Example
 
 LABELS = ("a", "b", "c")
@@ -106,7 +106,7 @@ def test_all_short_classes_are_named_with_what_they_have():
         split(pool, LABELS, 4, 0)
     message = str(caught.value)
     assert "'b' has 3" in message and "'c' has 1" in message and "'a'" not in message
-    assert "needs 8 (4 to train on and 4 for dev)" in message and "\n" not in message
+    assert "needs 8 (4 shots and 4 dev_shots): lower shots or dev_shots" in message and "\n" not in message
 
 
 @pytest.mark.parametrize(("k", "dev_k", "seed"), [(0, None, 1), (-1, None, 1), (1, -1, 1), (1, 1, -1)])
@@ -146,3 +146,69 @@ def test_subsample_edges():
     assert subsample(pool, 10, 0) != subsample(pool, 10, 1)
     with pytest.raises(DataError, match="at least 1"):
         subsample(pool, 0, 0)
+
+
+@given(
+    sizes=st.lists(st.integers(0, 30), min_size=1, max_size=4),
+    n=st.integers(1, 60),
+    seed=st.integers(0, 99),
+    order=st.integers(0, 9),
+)
+def test_subsample_keeps_the_share_of_every_label(sizes, n, seed, order):
+    pool = [Example({"text": f"{label} {i}"}, str(label)) for label, size in enumerate(sizes) for i in range(size)]
+    random.Random(order).shuffle(pool)
+    kept = subsample(pool, n, seed)
+    assert len(kept) == min(n, len(pool)) and kept == [row for row in pool if row in kept]
+    found = Counter(row.label for row in kept)
+    for label, size in enumerate(sizes):
+        exact = min(n, len(pool)) * size / max(len(pool), 1)
+        assert abs(found[str(label)] - exact) < 1
+
+
+def test_subsample_of_rows_without_labels_is_fixed_for_good():
+    assert texts(subsample([Example({"text": str(i)}) for i in range(20)], 5, 13)) == ["4", "6", "9", "16", "18"]
+
+
+@settings(max_examples=60)
+@given(
+    sizes=st.lists(st.integers(2, 25), min_size=2, max_size=4),
+    copies=st.lists(st.tuples(st.integers(0, 99), st.sampled_from(["", " ", "  \u00e9"]), st.booleans()), max_size=15),
+    share=st.floats(0.05, 0.95),
+    seed=st.integers(0, 99),
+)
+def test_held_out_rows_are_a_share_of_every_label_and_share_no_text(sizes, copies, share, seed):
+    labels = [str(label) for label in range(len(sizes))]
+    pool = [Example({"text": f"{label} {i} e\u0301"}, labels[label]) for label, n in enumerate(sizes) for i in range(n)]
+    for at, mark, other in copies:
+        row = pool[at % len(pool)]
+        text = row.fields["text"].replace("e\u0301", "\u00e9") + mark.rstrip("\u00e9")
+        pool.append(Example({"text": text}, labels[0] if other else row.label))
+    rest, test = hold_out(pool, labels, share, seed)
+    assert Counter(map(id, (*rest, *test))) == Counter(map(id, pool))
+    assert not {text_key(row) for row in rest} & {text_key(row) for row in test}
+    assert {row.label for row in rest} >= set(labels) and {row.label for row in test} >= set(labels)
+    assert (rest, test) == hold_out(list(pool), labels, share, seed)
+    if not copies:
+        for label, size in zip(labels, sizes, strict=True):
+            taken = sum(row.label == label for row in test)
+            assert abs(taken - share * size) <= 1
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan")])
+def test_a_share_that_is_none(share):
+    with pytest.raises(DataError, match=r"test_share.*between 0 and 1"):
+        hold_out(rows(9), LABELS, share, 0)
+
+
+def test_a_class_of_one_text_cannot_be_divided():
+    pool = [*rows(9, ("a", "b")), *[Example({"text": "one"}, "c"), Example({"text": " one "}, "c")]]
+    with pytest.raises(DataError, match=r"'c' has 1, each class needs 2.*test_share"):
+        hold_out(pool, LABELS, 0.5, 0)
+
+
+def test_all_other_rows_beside_a_dev_of_their_own():
+    pool, dev = rows(10), rows(10, prefix="dev ")
+    drawn = everything(pool, LABELS, 2, 13, dev=[*dev, *pool[:3]])
+    assert len(drawn.dev) == 6 and not set(texts(drawn.train)) & set(texts(drawn.dev))
+    with pytest.raises(DataError, match=r"11 dev_shots\): lower dev_shots"):
+        everything(pool, LABELS, 11, 13)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tandemtune.errors import UsageError
-from tandemtune.tasks.metrics import METRICS, accuracy, f1, macro_f1, score
+from tandemtune.tasks.metrics import METRICS, Metric, accuracy, f1, get, macro_f1, score
 
 pairs = st.integers(2, 5).flatmap(
     lambda n: st.tuples(
@@ -96,3 +96,47 @@ def test_misuse(metric, predictions, gold, positive, said):
 def test_macro_f1_needs_classes():
     with pytest.raises(UsageError, match="at least 1"):
         macro_f1([], [], 0)
+
+
+def test_every_metric_says_what_it_is():
+    for name, metric in METRICS.items():
+        assert metric.name == name and metric.summary and (metric.lower, metric.upper) == (0, 1)
+    assert [metric.name for metric in METRICS.values() if metric.needs_positive] == ["f1"]
+
+
+@given(pairs)
+def test_a_function_of_label_names_is_a_metric(case):
+    n, rows = case
+    predictions, gold = [p for p, _ in rows], [g for _, g in rows]
+    labels = [f"label {index}" for index in range(n)]
+
+    def same(predictions, gold):
+        assert all(type(label) is str for label in (*predictions, *gold))
+        return sum(p == g for p, g in zip(predictions, gold, strict=True)) / len(gold)
+
+    assert get(same)(predictions, gold, labels) == pytest.approx(score("accuracy", predictions, gold, n))
+
+
+def test_a_function_gives_its_name_and_its_first_line():
+    def mine(predictions, gold):
+        """Always the same.
+
+        More of it.
+        """
+        return 3
+
+    metric = Metric.of(mine, upper=5)
+    assert (metric.name, metric.summary, metric.upper) == ("mine", "Always the same.", 5)
+    assert metric([0], [0], ["a", "b"]) == 3.0
+    assert Metric.of(mine, name="other").name == "other" and get(metric) is metric
+
+
+@pytest.mark.parametrize("found", [float("nan"), float("inf"), 1.01, -0.1, None, "x", [1]])
+def test_a_function_that_gives_no_score(found):
+    with pytest.raises(UsageError, match=r"metric 'mine' gave .*from 0 to 1"):
+        Metric.of(lambda predictions, gold: found, name="mine")([0], [0], ["a", "b"])
+
+
+def test_a_function_that_fails():
+    with pytest.raises(UsageError, match=r"metric 'mine' failed \(KeyError: 'x'\)"):
+        Metric.of(lambda predictions, gold: {}["x"], name="mine")([0], [0], ["a", "b"])

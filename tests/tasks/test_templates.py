@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tandemtune.errors import DataError
 from tandemtune.tasks.templates import Template
+from tandemtune.tasks.wording import nfc
 
 
 def test_pieces_in_order():
@@ -27,6 +28,9 @@ def test_pieces_in_order():
         "{text}{mask}",
         "{a} {a} {mask}",
         "x {_a1}\n{mask}",
+        "{Review Text} {mask}",
+        "{文本}：{mask}",
+        "{1st} {a-b} {mask}",
     ],
 )
 def test_written_back_as_read(source):
@@ -64,8 +68,10 @@ def test_around_the_mask(source, before, after):
         ("{text} {mask} {", "brace"),
         ("{text} {mask} }", "brace"),
         ("{{text}} {mask}", "brace"),
-        ("{text} {1st} {mask}", "brace"),
-        ("{text} {a-b} {mask}", "brace"),
+        ("{text} {a\nb} {mask}", "brace"),
+        ("{text} { a} {mask}", "brace"),
+        ("{text} {a } {mask}", "brace"),
+        ('{"text": "{text}", "label": "{mask}"}', "brace"),
         ("{text} {} {mask}", "brace"),
         ("{text} {MASK}", "0 {mask}"),
     ],
@@ -116,3 +122,18 @@ def test_filled_in_text_is_never_parsed(a, b, mask):
     assert rendered.mask[0] == len(f"1 {a} 2 ")
     assert rendered.text[slice(*rendered.spans["a"])] == a
     assert rendered.text[slice(*rendered.spans["b"])] == b
+
+
+def test_how_accents_of_a_field_are_encoded_makes_no_difference():
+    template = Template.parse("{re\u0301sume\u0301} {mask}")
+    assert template.fields == ("r\u00e9sum\u00e9",)
+    assert template == Template.parse("{r\u00e9sum\u00e9} {mask}")
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="{}"), min_size=1).map(str.strip))
+def test_any_name_may_be_a_field(name):
+    if not name or nfc(name) == "mask":
+        return
+    template = Template.parse(f"A {{{name}}} B {{mask}}")
+    assert template.fields == (nfc(name),)
+    assert template.render({nfc(name): "x"}, "M").text == "A x B M"

@@ -128,3 +128,12 @@ def test_unknown_word(wordpiece, word):
     with pytest.raises(DataError, match="'odd'") as caught:
         resolve(wordpiece, Template.parse("{text} {mask}"), {"pos": ["great"], "odd": [word]})
     assert repr(word) in str(caught.value)
+
+
+def test_a_blank_that_is_a_piece_of_its_own_is_no_label_word(bpe):
+    template = Template.parse("{text} it was {mask}")
+    with pytest.raises(DataError, match=r"'xyz' of label 'neg'.*'Ġ' and 'xyz', and a blank alone") as caught:
+        resolve(bpe, template, {"neg": ["xyz"], "pos": ["great"]})
+    assert "leave out the blank before {mask}" in str(caught.value)
+    close = resolve(bpe, Template.parse("{text} it was:{mask}"), {"neg": ["xyz"], "pos": ["great"]})
+    assert pieces(bpe, close)[0] == "x"

@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerFast
 import oracle
 import tiny
 from tandemtune.errors import DataError, RunError
+from tandemtune.evaluators.batch import collate
+from tandemtune.evaluators.engine import Engine
 from tandemtune.models.backbone import Backbone
-from tandemtune.objective.batch import collate
-from tandemtune.objective.engine import Engine
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve

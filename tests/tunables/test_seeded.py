@@ -15,14 +15,14 @@ from torch.testing import assert_close
 import oracle
 import tiny
 from tandemtune.errors import ModelError, RunError
+from tandemtune.evaluators.batch import collate
+from tandemtune.evaluators.engine import Engine
+from tandemtune.evaluators.label_words import LabelWordEvaluator
 from tandemtune.models import architectures
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.load import load
 from tandemtune.models.precision import mix
-from tandemtune.objective.batch import collate
-from tandemtune.objective.engine import Engine
-from tandemtune.objective.losses import cross_entropy
-from tandemtune.objective.objective import Objective
+from tandemtune.objectives.cross_entropy import cross_entropy
 from tandemtune.optimizers.directions import Directions
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
@@ -605,16 +605,18 @@ def test_a_search_lowers_the_training_loss(name, kind, shaping):
     groups, group = 16, 4
     home, tunable = make(name, kind, groups=groups, group=group)
     engine, batch, _, _ = make_engine(home, tunable)
-    objective = Objective(engine, batch, cross_entropy, lambda found, gold: float(np.mean(np.equal(found, gold))))
+    objective = LabelWordEvaluator(
+        engine, batch, cross_entropy, lambda found, gold: float(np.mean(np.equal(found, gold)))
+    )
     size = {"lr": 2e-3, "sigma": 1e-3} if shaping == "values" else {"lr": 2e-5, "sigma": 1e-3}
     optimizer = Directions(groups, group, shaping=shaping, **size)
     at = {INPUT: torch.from_numpy(optimizer.point).float()}
-    losses = [objective.measure(batch, at).loss]
+    losses = [objective.measure_on(batch, at).loss]
     for _ in range(groups):
         candidates = torch.from_numpy(optimizer.ask()).float()
         optimizer.tell(objective.evaluate(at, {INPUT: torch.cat([candidates, at[INPUT].unsqueeze(0)])})[:-1])
         at = {INPUT: torch.from_numpy(optimizer.point).float()}
-        losses.append(objective.measure(batch, at).loss)
+        losses.append(objective.measure_on(batch, at).loss)
     assert losses[-1] < 0.9 * losses[0]
     fresh, other = make(name, kind, groups=groups, group=group)
     again, batch, _, _ = make_engine(fresh, other)

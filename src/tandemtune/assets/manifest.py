@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tandemtune.assets.catalogue import Asset
 from tandemtune.assets.hashing import sha256_of
+from tandemtune.assets.records import Asset
 
 NAME = "asset.json"
 
 
 def write(folder: Path, asset: Asset) -> None:
-    """Describe a finished folder: key, licence, wheels, and size and SHA-256 of every file.
+    """Describe a finished folder: key, licence, origin, and size and SHA-256 of every file.
 
     Args:
         folder: the finished folder.
@@ -24,7 +24,13 @@ def write(folder: Path, asset: Asset) -> None:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    content = {**_origin(asset), "summary": asset.summary, "licence": asset.licence, "files": files}
+    about = {
+        "summary": asset.summary,
+        "licence": asset.licence,
+        "upstream": asset.upstream,
+        "differs": asset.differs,
+    }
+    content = {**_origin(asset), **about, "files": files}
     (folder / NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -52,6 +58,19 @@ def is_ready(folder: Path, asset: Asset) -> bool:
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
+
+
+def key_of(folder: Path) -> str | None:
+    """The key of the asset that a folder holds; None if it holds none.
+
+    Args:
+        folder: any folder.
+    """
+    try:
+        key = json.loads((folder / NAME).read_text(encoding="utf-8"))["key"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return key if isinstance(key, str) else None
 
 
 def _origin(asset: Asset) -> dict[str, Any]:

@@ -61,9 +61,9 @@ def _weights(graph: Graph, file: str) -> Weights:
             continue
         named[_module(base)] = tensor.astype(np.float32) if base == name else _dequantized(graph, base, file)
     for node in graph.nodes:
-        if node.operator != "MatMulInteger":
+        if node.op_type != "MatMulInteger":
             continue
-        quantized = [name for name in node.inputs if name in graph.tensors and name.endswith(_SUFFIX)]
+        quantized = [name for name in node.input if name in graph.tensors and name.endswith(_SUFFIX)]
         if len(quantized) == 1:
             path = node.name.strip("/").removesuffix("/MatMul_quant").replace("/", ".")
             weight = _dequantized(graph, quantized[0].removesuffix(_SUFFIX), file)
@@ -81,7 +81,8 @@ def _module(path: str) -> str:
 def _dequantized(graph: Graph, base: str, file: str) -> NDArray[np.float32]:
     try:
         quantized, scale, zero = (graph.tensors[base + end] for end in (_SUFFIX, "_scale", "_zero_point"))
-        return ((quantized.astype(np.float32) - zero.astype(np.float32)) * scale).astype(np.float32, copy=False)
+        weight = (quantized.astype(np.float32) - zero.astype(np.float32)) * scale
+        return np.asarray(weight, np.float32)
     except KeyError as error:
         raise AssetError(f"{file}: expected {error.args[0]} beside {base}{_SUFFIX}, it is not there") from None
     except ValueError as error:

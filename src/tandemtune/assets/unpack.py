@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from tandemtune.assets.catalogue import Member
+from tandemtune.assets.records import Member
 from tandemtune.errors import AssetError
 
 _CHUNK = 1 << 20

@@ -1,23 +1,45 @@
-"""The cache folder: temporary folders that vanish, finished ones that appear in one step."""
+"""The cache folder: where ready assets lie, and where one process at a time prepares one."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import socket
-import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
-import psutil
+from filelock import FileLock, Timeout
 
 from tandemtune.errors import AssetError
 
-_PREFIX = ".work"
-_ATTEMPTS = 5
+PARTIAL = ".partial"
+KEPT_DAYS = 7
+_WHEELS, _WORK = "wheels", "work"
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """Where one asset is prepared. It is held by one process at a time.
+
+    Args:
+        wheels: verified wheels by hash; they outlive an error, an interrupt or a kill, until the asset is ready.
+        work: an empty folder for everything else, removed at the end whatever happened.
+    """
+
+    wheels: Path
+    work: Path
+
+    def kept_megabytes(self) -> int:
+        """Size of the kept wheels in whole megabytes."""
+        return sum(path.stat().st_size for path in self.wheels.iterdir()) // 1_000_000
+
+    def drop_wheels(self) -> None:
+        """Remove the kept wheels: the asset is ready, or they are of no use."""
+        for path in self.wheels.iterdir():
+            path.unlink()
 
 
 def assets_folder(cache_dir: str | Path | None = None) -> Path:
@@ -34,33 +56,31 @@ def assets_folder(cache_dir: str | Path | None = None) -> Path:
 
 
 @contextmanager
-def temporary(folder: Path) -> Iterator[Path]:
-    """A temporary folder inside `folder`, removed at the end whatever happened.
+def workplace(folder: Path, key: str, *, on_wait: Callable[[], None]) -> Iterator[Workplace]:
+    """Hold the place where one asset is prepared.
 
     Args:
-        folder: made if it does not exist.
+        folder: where ready assets lie; made if it does not exist.
+        key: the asset.
+        on_wait: called if another process holds the place, before it is waited for.
 
     Yields:
-        The temporary folder; its name tells machine and process.
+        The place, without anything but wheels that were kept.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}-{_machine()}-{os.getpid()}-", dir=folder))
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def sweep(folder: Path) -> None:
-    """Remove temporary folders whose process was killed on this machine; others are left alone.
-
-    Args:
-        folder: where to look. Nothing happens if it is missing or cannot be written.
-    """
-    for path in folder.glob(f"{_PREFIX}-{_machine()}-*-*"):
-        owner = path.name.split("-")[2]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            shutil.rmtree(path, ignore_errors=True)
+    home = folder / PARTIAL
+    home.mkdir(parents=True, exist_ok=True)
+    with _locked(home, key, on_wait):
+        _sweep(home)
+        place = Workplace(home / key / _WHEELS, home / key / _WORK)
+        shutil.rmtree(place.work, ignore_errors=True)  # a process that was killed may have left it
+        place.wheels.mkdir(parents=True, exist_ok=True)
+        place.work.mkdir()
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place.work, ignore_errors=True)
+            if not any(place.wheels.iterdir()):
+                shutil.rmtree(home / key, ignore_errors=True)
 
 
 def require_space(folder: Path, megabytes: int) -> None:
@@ -81,40 +101,45 @@ def require_space(folder: Path, megabytes: int) -> None:
         )
 
 
-def install(made: Path, ready: Path, *, is_ready: Callable[[Path], bool]) -> None:
-    """Move a finished folder into place in one step; if another process was first, keep its folder.
+def install(made: Path, ready: Path) -> None:
+    """Move a finished folder into place in one step. A folder that lies there, which cannot be used, makes way.
 
     Args:
-        made: the finished folder, inside a temporary one on the same disk.
+        made: the finished folder, in a workplace.
         ready: where it belongs.
-        is_ready: whether a folder found at `ready` can be used; if not, it makes way.
-
-    Raises:
-        AssetError: the place could not be taken.
     """
-    for attempt in range(_ATTEMPTS):
-        try:
-            made.rename(ready)
-            return
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            if is_ready(ready):
-                return
-            if not ready.exists():
-                raise
-            _move_aside(ready, made.with_name(f"unusable-{attempt}"), error)
-    raise AssetError(f"{ready} could not be put in place: something else keeps taking it; remove it")
+    if ready.exists():
+        ready.rename(made.with_name("unusable"))
+    made.rename(ready)
 
 
-def _move_aside(path: Path, to: Path, cause: OSError) -> None:
+@contextmanager
+def _locked(home: Path, key: str, on_wait: Callable[[], None]) -> Iterator[None]:
+    lock = FileLock(_lock_of(home, key))
     try:
-        path.rename(to)
-    except FileNotFoundError:
-        return
-    except OSError:
-        raise cause from None
+        lock.acquire(timeout=0)
+    except Timeout:
+        on_wait()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def _machine() -> str:
-    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+def _lock_of(home: Path, key: str) -> str:
+    return str(home / f"{key}.lock")
+
+
+def _sweep(home: Path) -> None:
+    """Remove what processes left that were killed, and wheels that nobody came back for in `KEPT_DAYS` days."""
+    oldest = time.time() - KEPT_DAYS * 86400
+    for path in home.iterdir():
+        if not path.is_dir():
+            continue
+        # A place that is held, or belongs to another user of the machine, is left alone.
+        with suppress(Timeout, OSError), FileLock(_lock_of(home, path.name), timeout=0):
+            shutil.rmtree(path / _WORK, ignore_errors=True)
+            wheels = path / _WHEELS
+            if not wheels.is_dir() or wheels.stat().st_mtime < oldest:
+                shutil.rmtree(path, ignore_errors=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 Style = Literal["chat", "complete"]
 _LONGEST = 200_000  # characters of an answer that are kept
+_TEXT_PARTS = {"text", "output_text", None}  # types of those parts of a message that are its text
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Request:
         stop: the answer ends before any of these.
         schema: JSON schema of the answer, for clients that offer "schema".
         grammar: GBNF grammar of the answer, for clients that offer "grammar".
+        thinking: the model thinks before it answers: `max_tokens` holds for both together, and it takes no temperature.
         nth: which asking of this very request in the run it is; kept by `Transcript`, no part of the digest.
     """
 
@@ -39,6 +41,7 @@ class Request:
     stop: tuple[str, ...] = ()
     schema: Mapping[str, Any] | None = None
     grammar: str | None = None
+    thinking: bool = False
     nth: int = 1
 
     def document(self) -> dict[str, Any]:
@@ -48,7 +51,12 @@ class Request:
             if self.style == "chat"
             else {"prompt": self.prompt}
         )
-        optional = {"stop": list(self.stop), "schema": self.schema, "grammar": self.grammar}
+        optional = {
+            "stop": list(self.stop),
+            "schema": self.schema,
+            "grammar": self.grammar,
+            "thinking": self.thinking,
+        }
         return {
             "style": self.style,
             **said,
@@ -81,9 +89,10 @@ class Reply:
         text: what was said.
         prompt_tokens: tokens of the question.
         completion_tokens: tokens of the answer.
-        finish_reason: "stop", "length", or what else the backend says.
+        finish_reason: "stop", "length" (cut off at the limit), "content_filter", "refusal", or what else the backend says.
         model: the model that answered, as the backend names it.
         without: settings that the backend did not take, and that were left out.
+        reasoning: what the model thought before it answered, where the backend gives it apart.
     """
 
     text: str
@@ -92,6 +101,7 @@ class Reply:
     finish_reason: str
     model: str
     without: tuple[str, ...] = ()
+    reasoning: str = ""
 
 
 class Client(Protocol):
@@ -113,6 +123,15 @@ class Client(Protocol):
         Raises:
             MentorUnavailable: not now.
             MentorRefused: not at all.
+        """
+        ...
+
+    def contact(self, style: Style = "chat", *, thinking: bool = False) -> None:
+        """Find out as cheaply as possible whether questions of this kind will be answered; nothing of it is recorded.
+
+        Raises:
+            MentorUnavailable: not now.
+            MentorRefused: not at all: a wrong key, model or address.
         """
         ...
 
@@ -139,18 +158,70 @@ def read_reply(document: Any, request: Request, without: tuple[str, ...] = ()) -
     holder = choice.get("message") if request.style == "chat" else choice
     if not isinstance(holder, dict):
         return None
-    found = holder.get("content" if request.style == "chat" else "text")
-    text = _clean(found) if isinstance(found, str) else ""
+    refusal, finish = _text(holder.get("refusal")), str(choice.get("finish_reason") or "")
+    text = _clean(_called(holder) or _text(holder.get("content" if request.style == "chat" else "text")) or refusal)
+    reasoning = _clean(_text(holder.get("reasoning_content")) or _text(holder.get("reasoning")))
     usage = document.get("usage")
     counts = usage if isinstance(usage, dict) else {}
     return Reply(
         text=text,
         prompt_tokens=_count(counts.get("prompt_tokens"), request.most_prompt_tokens),
-        completion_tokens=_count(counts.get("completion_tokens"), len(text.encode("utf-8"))),
-        finish_reason=_clean(str(choice.get("finish_reason") or "")),
+        completion_tokens=_count(counts.get("completion_tokens"), len((text + reasoning).encode("utf-8"))),
+        finish_reason="refusal" if refusal else _clean(finish),
         model=_clean(str(document.get("model") or "")),
         without=without,
+        reasoning=reasoning,
     )
+
+
+def joined(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The pieces of a streamed answer as the one that comes without streaming; {} if there are none.
+
+    Args:
+        chunks: the parsed pieces in order.
+    """
+    choices = [
+        choices[0]
+        for chunk in chunks
+        if isinstance(choices := chunk.get("choices"), list) and choices and isinstance(choices[0], dict)
+    ]
+    if not choices:
+        return {}
+    deltas = [delta for choice in choices if isinstance(delta := choice.get("delta"), dict)]
+    text = "".join(_text(choice.get("text")) for choice in choices)
+    content = "".join(_text(delta.get("content")) for delta in deltas)
+    reasoning = "".join(_text(delta.get("reasoning_content")) or _text(delta.get("reasoning")) for delta in deltas)
+    usage = next((chunk["usage"] for chunk in reversed(chunks) if chunk.get("usage")), None)
+    model = next((chunk["model"] for chunk in chunks if chunk.get("model")), "")
+    finish = next((end for choice in reversed(choices) if (end := choice.get("finish_reason"))), "")
+    message = {"content": content, **({"reasoning_content": reasoning} if reasoning else {})}
+    return {
+        "choices": [{"text": text, "message": message, "finish_reason": finish}],
+        "usage": usage,
+        "model": model,
+    }
+
+
+def _text(content: Any) -> str:
+    """The text of a message's content: a string, or a list of parts, of which thoughts are none of it."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") in _TEXT_PARTS]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _called(message: Mapping[str, Any]) -> str:
+    """The arguments of a message's calls of tools, as JSON; "" if it calls none."""
+    calls = message.get("tool_calls")
+    functions = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    given = [
+        function.get("arguments")
+        for function in (*functions, message.get("function_call"))
+        if isinstance(function, dict)
+    ]
+    texts = [each if isinstance(each, str) else json.dumps(each) for each in given if each]
+    return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]" if texts else ""
 
 
 def _clean(text: str) -> str:

@@ -9,11 +9,17 @@ from collections.abc import Callable, Set
 from tandemtune.mentor.brief import Brief
 
 _SLOT = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_CONTROL_TOKEN = re.compile(
-    r"<\|.*?\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>|\[(?:ANSWER|PROMPT|MASK|SEP|CLS)\]", re.IGNORECASE
+_MARKUP = re.compile(  # control tokens and tags
+    r"<\|.*?\|>|</?[a-z][\w:-]{0,30}(?:\s[^<>]{0,200})?/?>|\[/?(?:INST|ANSWER|PROMPT|MASK|SEP|CLS)\]|◁/?\w+▷|```",
+    re.IGNORECASE,
 )
-_ABOUT_ITSELF = re.compile(
-    r"\bprompts?\b|\bworst first\b|\bbest last\b|\bas an ai\b|^(?:sure|certainly|of course)\b", re.IGNORECASE
+_REQUEST = re.compile(r"\bprompts?\b|\bworst first\b|\bbest last\b", re.IGNORECASE)
+_TALK = re.compile(  # a model that speaks to its reader: courtesy, refusals, errors, thoughts
+    r"^\W*(?:(?:sure|certainly|of course|let's|let me|let us|here are|here is|here's)\b"
+    r"|(?:okay|ok|hmm|wait|sorry|apologies|error|traceback|exception)(?=[,.:;!(…]|\W*$|\s(?:but|i|let|we|the user)\b)"
+    r"|(?:i'm|i am|we're|we are) (?:(?:very|so|really) )?(?:sorry|afraid|unable|not able)"
+    r"|i (?:can't|cannot|can not|won't|will not|must decline|apologi[sz]e))|\bas an ai\b",
+    re.IGNORECASE,
 )
 _JOINERS = {"\u200c", "\u200d"}  # letters of some scripts need them
 
@@ -44,7 +50,7 @@ def judge(candidate: str, brief: Brief, known: Set[str], count_tokens: Callable[
         return "it holds control characters"
     if not any(sign.isalpha() for sign in _SLOT.sub("", candidate)):
         return "it has no letters"
-    if _CONTROL_TOKEN.search(candidate):
+    if _MARKUP.search(candidate):
         return "it holds a mark that is no text"
     found = sorted(_SLOT.findall(candidate))
     if found != sorted(brief.slots) or "{" in _SLOT.sub("", candidate) or "}" in _SLOT.sub("", candidate):
@@ -55,14 +61,21 @@ def judge(candidate: str, brief: Brief, known: Set[str], count_tokens: Callable[
     )
     if leaked:
         return f"it gives an answer away: {leaked.strip()!r}"
-    if _ABOUT_ITSELF.search(candidate) and not _ABOUT_ITSELF.search(manual):
+    if _REQUEST.search(candidate) and not _REQUEST.search(manual):
         return "it repeats the request"
+    if talks(candidate) and not talks(manual):
+        return "it speaks to its reader"
     if normal(candidate) in known:
         return "it is known already"
     length = count_tokens(candidate)
     if length > brief.limit:
         return f"it has {length} tokens, at most {brief.limit} are allowed"
     return None
+
+
+def talks(text: str) -> bool:
+    """Whether a text begins as words of a model to its reader do: a refusal, an error, a courtesy, a thought."""
+    return _TALK.search(text.replace("’", "'")) is not None
 
 
 def _holds(text: str, word: str) -> bool:

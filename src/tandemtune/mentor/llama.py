@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tandemtune.errors import MentorRefused, MentorUnavailable, UsageError
-from tandemtune.mentor.client import Reply, Request, read_reply
+from tandemtune.mentor.client import Reply, Request, Style, joined, read_reply
 
 # A list that is continued tends to repeat itself: sequences that stand there already become unlikely (llama.cpp's DRY sampling).
 _VARIED = {"dry_multiplier": 0.8, "dry_allowed_length": 2, "dry_penalty_last_n": 2048, "dry_sequence_breakers": ["@"]}
@@ -100,7 +100,7 @@ class LlamaClient:
         else:
             chunks = self._listen(self._server.handle_completions, {**body, **_VARIED, "prompt": request.prompt})
         error = next((chunk["error"] for chunk in chunks if "error" in chunk), None)
-        reply = None if error else read_reply(self._joined(chunks), request)
+        reply = None if error else read_reply({**joined(chunks), "model": self.name}, request)
         if reply is not None:
             return reply
         what = f"{self.name}: {(error or {}).get('message', 'llama.cpp gave no answer')}"
@@ -126,15 +126,8 @@ class LlamaClient:
             thread.join(10)
         return chunks
 
-    def _joined(self, chunks: list[dict[str, Any]]) -> dict[str, Any]:
-        """The pieces of an answer as the one that comes without streaming."""
-        choices = [chunk["choices"][0] for chunk in chunks if chunk.get("choices")]
-        if not choices:
-            return {}
-        text = "".join(choice.get("text") or choice.get("delta", {}).get("content") or "" for choice in choices)
-        usage = next((chunk["usage"] for chunk in reversed(chunks) if chunk.get("usage")), None)
-        choice = {"text": text, "message": {"content": text}, "finish_reason": choices[-1]["finish_reason"]}
-        return {"choices": [choice], "usage": usage, "model": self.name}
+    def contact(self, style: Style = "chat", *, thinking: bool = False) -> None:
+        """Nothing to find out: the model is loaded."""
 
     def close(self) -> None:
         """Give the model's memory back."""

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 
 import tandemtune.mentor.prompt as prompt
 from tandemtune.mentor.brief import Brief
-from tandemtune.mentor.client import Client, Request, Style
+from tandemtune.mentor.client import Client, Reply, Request, Style
 from tandemtune.mentor.judge import judge, normal
-from tandemtune.mentor.parse import parse
+from tandemtune.mentor.parse import Reading, continued, read, read_thoughts
+
+_THOUGHTS = 8192  # tokens that a model may think before it answers, unless a limit is given
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,23 +23,36 @@ class Proposals:
         accepted: new prompts that may be tried, in the order they were said; at most as many as were wanted, perhaps none.
         refused: the others, each with the reason.
         asks: how often the mentor was asked.
+        problems: why answers could not be read, in order, with "it" for the answer.
     """
 
     accepted: tuple[str, ...]
     refused: tuple[tuple[str, str], ...]
     asks: int
+    problems: tuple[str, ...] = ()
+
+    @property
+    def failure(self) -> str | None:
+        """Why there is nothing to try; None if there is something."""
+        if self.accepted:
+            return None
+        causes = "; ".join(dict.fromkeys(self.problems))
+        return f"no answer could be used: {causes}" if causes else "no answer that may be tried"
 
 
 class Mentor:
     """A language model that proposes prompts.
 
+    An answer that cannot be read with certainty is not used; the mentor is told why and asked once more, for JSON.
+
     Args:
         client: who answers; in a run, a `Transcript`.
         style: "chat" for models that follow instructions, "complete" for small ones that continue a list.
-        temperature: of its sampling.
+        temperature: of its sampling; models that think take none.
         asks: how often it is asked in one turn, at most.
         seed: the seeds of all requests come from this one, the turn and the number of the ask.
-        thinking: tokens that a model that thinks aloud may spend before it answers.
+        thinking: it is a model that thinks before it answers: it gets 8192 tokens more for that. Only in the style "chat".
+        max_completion_tokens: the most tokens of one answer, thoughts included; None: as many as the answer needs, and those to think.
     """
 
     def __init__(
@@ -48,16 +63,31 @@ class Mentor:
         temperature: float = 0.8,
         asks: int = 2,
         seed: int = 0,
-        thinking: int = 0,
+        thinking: bool = False,
+        max_completion_tokens: int | None = None,
     ) -> None:
         if style not in {"chat", "complete"} or asks < 1:
             raise ValueError(f"expected style chat or complete and at least one ask, found {style!r} and {asks}")
+        if thinking and style != "chat":
+            raise ValueError("expected style chat for a mentor that thinks, found 'complete'")
+        if max_completion_tokens is not None and max_completion_tokens < 1:
+            raise ValueError(f"expected max_completion_tokens of at least 1, found {max_completion_tokens}")
         self._client = client
         self._style = style
         self._temperature = temperature
         self._asks = asks
         self._seed = seed
         self._thinking = thinking
+        self._most = max_completion_tokens
+
+    def contact(self) -> None:
+        """Find out as cheaply as possible whether the mentor will answer.
+
+        Raises:
+            MentorUnavailable: not now.
+            MentorRefused: not at all: a wrong key, model or address.
+        """
+        self._client.contact(self._style, thinking=self._thinking)
 
     def propose(
         self, brief: Brief, count_tokens: Callable[[str], int], *, turn: int, known: Iterable[str] = ()
@@ -75,17 +105,27 @@ class Mentor:
 
         Raises:
             MentorError: the client had no answer, or may not be asked.
+            AnswerAwaited: the mentor answers through a file, which is not there yet.
         """
         seen = {normal(text) for text in (*known, brief.manual or "", *(each.prompt for each in brief.tried))}
         accepted: list[str] = []
         refused: list[tuple[str, str]] = []
+        problems: list[str] = []
+        problem: str | None = None
         asks = 0
         while asks < self._asks and len(accepted) < brief.wanted:
             asks += 1
             missing = replace(brief, wanted=brief.wanted - len(accepted))
-            reply = self._client.ask(self._request(missing, _seed(self._seed, turn, asks), tuple(refused)))
-            said = f"-{reply.text}" if self._style == "complete" else reply.text
-            for text in parse(said, cut=reply.finish_reason == "length"):
+            request = self._request(missing, _seed(self._seed, turn, asks), tuple(refused), problem)
+            reply = self._client.ask(request)
+            reading = self._read(reply, missing.wanted)
+            problem = reading.problem
+            if problem and reply.finish_reason == "length":
+                problem = f"it was cut off at {request.max_tokens} tokens before it named a prompt"
+                problems.append(f"{problem}; give it more room: {self._room}")
+            elif problem:
+                problems.append(problem)
+            for text in reading.prompts:
                 if len(accepted) == brief.wanted:
                     break
                 reason = judge(text, brief, seen, count_tokens)
@@ -94,16 +134,43 @@ class Mentor:
                 else:
                     refused.append((text, reason))
                 seen.add(normal(text))
-        return Proposals(tuple(accepted), tuple(refused), asks)
+        return Proposals(tuple(accepted), tuple(refused), asks, tuple(problems))
 
-    def _request(self, brief: Brief, seed: int, refused: prompt.Refused) -> Request:
+    def _request(self, brief: Brief, seed: int, refused: prompt.Refused, problem: str | None) -> Request:
         offers, temperature = self._client.offers, self._temperature
         if self._style == "complete":
-            return prompt.complete(brief, grammar="grammar" in offers, temperature=temperature, seed=seed)
-        structured = "schema" in offers
-        return prompt.chat(
-            brief, structured=structured, temperature=temperature, seed=seed, refused=refused, thinking=self._thinking
-        )
+            request = prompt.complete(brief, grammar="grammar" in offers, temperature=temperature, seed=seed)
+        else:
+            request = prompt.chat(
+                brief,
+                structured="schema" in offers,
+                temperature=temperature,
+                seed=seed,
+                refused=refused,
+                problem=problem,
+                thinking=self._thinking,
+            )
+        most = self._most or request.max_tokens + (_THOUGHTS if self._thinking else 0)
+        return replace(request, max_tokens=most)
+
+    @property
+    def _room(self) -> str:
+        """The settings by which an answer may be longer."""
+        larger = "a larger max_completion_tokens"
+        return larger if self._thinking or self._style == "complete" else f"[mentor] thinking = true, or {larger}"
+
+    def _read(self, reply: Reply, wanted: int) -> Reading:
+        """The prompts of an answer, or what is wrong with it."""
+        if reply.finish_reason == "content_filter":
+            return Reading(problem="it was stopped by the endpoint's content filter")
+        if reply.finish_reason == "refusal":
+            return Reading(problem=f"it is a refusal: {prompt.quoted(reply.text)}")
+        cut = reply.finish_reason == "length"
+        if self._style == "complete":
+            return continued(f"-{reply.text}", cut=cut)
+        if reply.reasoning and not reply.text.strip() and not cut:
+            return read_thoughts(reply.reasoning)
+        return read(reply.text, wanted=wanted, cut=cut)
 
 
 def _seed(*numbers: int) -> int:

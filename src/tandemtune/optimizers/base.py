@@ -1,13 +1,20 @@
-"""The ask/tell interface of all optimizers, and what they share: order, shapes, losses that are no numbers."""
+"""The two faces of an optimizer: what a recipe says about it (`Optimizer`), and the ask/tell search that comes of it (`AskTell`).
+
+Optimizers see vectors (or texts) and numbers only. Losses are minimised; NaN and infinity count as worst.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, runtime_checkable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
+
+from tandemtune.plugins import Member
 
 State = Mapping[str, Any]
 """Plain data: numpy arrays, numbers, strings, None, and lists of them; holds the random generator's state too."""
@@ -15,56 +22,97 @@ State = Mapping[str, Any]
 Gradients = NDArray[np.float32] | NDArray[np.float64]
 
 
-class Optimizer(Protocol):
-    """Minimises a function that it never sees.
+Uses = Literal["sampler", "estimator", "gradient", "text", "none"]
+"""What an optimizer does with what it is told.
 
-    Attributes:
-        wants_gradient: whether `tell` must be given gradients.
+``sampler`` keeps its best candidate; ``estimator`` moves a point by what its neighbours' losses say; ``gradient`` follows
+gradients that it is given; ``text`` keeps its best text; ``none`` leaves everything as it is.
+"""
+Text = tuple[int, ...]
+"""A prompt as token ids."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """What one optimizer searches in.
+
+    Args:
+        d: number of coordinates.
+        seed: of its random stream.
+        start: where it begins [d]; None for the origin of a subspace.
+        lr: learning rate, the recipe's or the tunable's default.
+        generations: how many there will be, where that is known.
+        steps: length of the learning rate's schedule.
+        directions: (groups, directions in a group) where coordinates are coefficients of seeded directions over all weights.
+        texts: prompts to begin with, for an optimizer of texts.
+        mutate: (text, random generator) -> another text.
     """
 
-    wants_gradient: ClassVar[bool]
-
-    def ask(self) -> NDArray[np.float64]:
-        """Propose candidates.
-
-        Returns:
-            Vectors [P, d]; P is the same every time.
-
-        Raises:
-            RuntimeError: the last proposal has not been answered by `tell`.
-        """
-        ...
-
-    def tell(self, losses: NDArray[np.float64], gradients: Gradients | None = None) -> None:
-        """Report the losses of the last proposal.
-
-        Args:
-            losses: [P], lower is better; NaN and infinity count as worst.
-            gradients: [P, d] of the losses; derivative-free optimizers take no notice of them.
-
-        Raises:
-            RuntimeError: nothing was asked.
-            ValueError: the number of losses is wrong, or gradients are wanted and missing or of another shape.
-        """
-        ...
-
-    def state(self) -> State:
-        """Everything that is needed to go on, to the bit, in another process."""
-        ...
-
-    def restore(self, state: State) -> None:
-        """Go on from a state that `state` returned."""
-        ...
+    d: int
+    seed: int
+    start: NDArray[Any] | None = None
+    lr: float = 1e-3
+    generations: int | None = None
+    steps: int = 0
+    directions: tuple[int, int] | None = None
+    texts: tuple[Text, ...] = ()
+    mutate: Callable[[Text, np.random.Generator], Text] | None = None
 
 
-@runtime_checkable
-class Moving(Protocol):
-    """An optimizer whose result is a point that it moves, and no candidate of its own."""
+class Optimizer(Member):
+    """Base of what a recipe's ``[method.optimizer]`` may be: options, what it needs, and how it is started.
+
+    Attributes:
+        uses: see `Uses`.
+        lr_default: learning rate where neither recipe nor tunable names one.
+        lr_weights: the same for a search among all weights of a model.
+    """
+
+    noun: ClassVar[str] = "optimizer"
+    uses: ClassVar[Uses]
+    lr_default: ClassVar[float] = 1e-3
+    lr_weights: ClassVar[float] = 1e-4
+
+    def start(self, space: Space) -> AskTell[Any]:
+        """A fresh optimizer in a space."""
+        raise NotImplementedError
 
     @property
-    def point(self) -> NDArray[Any]:
-        """The current point [d], a copy."""
-        ...
+    def searches(self) -> bool:
+        """Whether it is told losses of candidates."""
+        return self.uses in ("sampler", "estimator", "text")
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether its result is its best candidate, so that the incumbent is scored beside each generation."""
+        return self.uses in ("sampler", "text")
+
+    @property
+    def vectors(self) -> bool:
+        """Whether it searches vectors by their losses, so that a subspace makes sense."""
+        return self.uses in ("sampler", "estimator")
+
+    @property
+    def candidates(self) -> int:
+        """Candidates in one generation."""
+        return int(getattr(self, "popsize", 0))
+
+    @property
+    def step_size(self) -> float:
+        """Standard deviation of the first steps, in units of z."""
+        return float(getattr(self, "sigma", 1.0))
+
+    @property
+    def lr_given(self) -> float | None:
+        """The recipe's learning rate."""
+        found: float | None = getattr(self, "lr", None)
+        return found
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Size = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
+Even = Annotated[int, Field(ge=2, le=10_000, multiple_of=2)]
+LearningRate = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 
 
 class Batch(Protocol):
@@ -81,7 +129,12 @@ C = TypeVar("C", bound=Batch)
 class AskTell(ABC, Generic[C]):
     """Base of the optimizers: hands out copies, enforces the order of ask and tell, checks what it is told.
 
-    A subclass says how to propose (`_propose`), how to learn (`_learn`), and what its state is (`_save`, `_load`).
+    A subclass says how to propose (`_propose`), how to learn (`_learn`), and what its state is (`_save`, `_load`): plain data
+    with the random generator in it, so that another process goes on to the bit. An optimizer whose result is a point that it
+    moves, not a candidate, has it as `point` [d].
+
+    Attributes:
+        wants_gradient: whether `tell` must be given gradients.
     """
 
     wants_gradient: ClassVar[bool] = False

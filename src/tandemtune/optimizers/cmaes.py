@@ -6,19 +6,25 @@ the generator are read and written whole, so that a restored optimizer goes on t
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from cmaes import CMA, SepCMA
 from numpy.typing import NDArray
+from pydantic import Field
 
-from tandemtune.optimizers.base import Gradients, State, VectorAskTell, start_point
+from tandemtune.optimizers.base import Gradients, Optimizer, Size, Space, State, Uses, VectorAskTell, start_point
+from tandemtune.optimizers.warm_start import WarmStart
+from tandemtune.plugins import register
 
 Covariance = Literal["full", "separable"]
+FULL_LIMIT = 2000
+"""Longest search vector with a full covariance: beyond, one eigendecomposition costs more than a generation."""
 _WORST = 1e300
 
 
-class CMAES(VectorAskTell):
+class CMAESSearch(VectorAskTell):
     """CMA-ES over R^d.
 
     Args:
@@ -48,6 +54,8 @@ class CMAES(VectorAskTell):
         return np.stack([self._inner.ask() for _ in range(self._popsize)])
 
     def _learn(self, asked: NDArray[np.float64], losses: NDArray[np.float64], gradients: Gradients | None) -> None:
+        if not np.isfinite(losses).any():
+            return  # a ranking of equals would move the mean at random
         finite = np.where(np.isfinite(losses), losses, _WORST)
         self._inner.tell([(x, float(loss)) for x, loss in zip(asked, finite, strict=True)])
 
@@ -74,3 +82,42 @@ class CMAES(VectorAskTell):
 
 def _copied(values: dict[str, Any]) -> dict[str, Any]:
     return {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in values.items()}
+
+
+@register
+class CMAES(Optimizer):
+    """CMA-ES in a subspace or among the parameters themselves."""
+
+    kind: ClassVar[str] = "cma-es"
+    summary: ClassVar[str] = "learns a step size and a covariance from ranks; keeps its best candidate"
+    source: ClassVar[str] = "arXiv 1604.00772"
+    uses: ClassVar[Uses] = "sampler"
+
+    popsize: Annotated[int, Field(ge=4, le=10_000)] = Field(20, description="candidates in one generation")
+    sigma: Size = Field(1.0, description="initial step size")
+    covariance: Covariance = Field("full", description="what it learns: a d x d matrix, or its diagonal only")
+    warm_start: Annotated[int, Field(ge=0)] = Field(
+        0, description="pairs of candidates whose difference quotients choose where each search begins"
+    )
+
+    def start(self, space: Space) -> VectorAskTell:
+        """CMA-ES around the space's start, after a generation of differences where that is wanted."""
+
+        def around(mean: NDArray[np.float64] | None) -> CMAESSearch:
+            return CMAESSearch(space.d, self.popsize, self.sigma, space.seed, self.covariance, mean)
+
+        if not self.warm_start:
+            return around(space.start)
+        return WarmStart(space.d, self.popsize, self.sigma, space.seed, self.warm_start, around)
+
+    def problems(self, recipe: Any) -> Iterator[str]:
+        """A covariance that is too large, a warm start that has nowhere to begin."""
+        subspace = recipe.method.subspace
+        if self.covariance == "full" and subspace.projects and subspace.d > FULL_LIMIT:
+            yield (
+                f"[method] d: {subspace.d} is too long for a full covariance (at most {FULL_LIMIT}): set covariance to separable"
+            )
+        if self.warm_start and not subspace.projects:
+            yield "[method] warm_start: only cma-es in a subspace begins somewhere else"
+        if self.warm_start > self.popsize // 2:
+            yield f"[method] warm_start: {self.warm_start} pairs are more than one generation of {self.popsize} holds"

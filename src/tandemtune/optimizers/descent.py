@@ -67,3 +67,10 @@ class Descent:
 def stream(seed: int, step: int) -> np.random.Generator:
     """The random stream of one step: a function of the seed and the step alone."""
     return np.random.default_rng([seed, step])
+
+
+def centred_ranks(losses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks from -0.5 (lowest) to 0.5; equal losses share the mean of theirs."""
+    _, which, counts = np.unique(losses, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - 0.5 * (counts + 1)
+    return np.asarray(ranks[which] / (len(losses) - 1) - 0.5, dtype=np.float64)

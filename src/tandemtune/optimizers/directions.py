@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tandemtune.optimizers.base import Gradients, State, VectorAskTell, check_kind
-from tandemtune.optimizers.es import centred_ranks
+from tandemtune.optimizers.descent import centred_ranks
 
 Shaping = Literal["values", "ranks"]
 

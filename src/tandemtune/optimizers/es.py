@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 
-from tandemtune.optimizers.base import Gradients, State, VectorAskTell, check_kind, start_point
-from tandemtune.optimizers.descent import Algorithm, Descent, stream
+from tandemtune.optimizers.base import (
+    Even,
+    Gradients,
+    LearningRate,
+    Optimizer,
+    Size,
+    Space,
+    State,
+    Uses,
+    VectorAskTell,
+    check_kind,
+    start_point,
+)
+from tandemtune.optimizers.descent import Algorithm, Descent, centred_ranks, stream
+from tandemtune.optimizers.directions import Directions
+from tandemtune.plugins import register
 
 
-class ES(VectorAskTell):
+class EvolutionStrategy(VectorAskTell):
     """A step along the noise, weighted by centred ranks of the losses (arXiv 1703.03864, algorithm 1 and section 2.1).
 
     A generation is the current point plus sigma times each noise vector, then the current point minus the same. Losses
@@ -132,8 +147,31 @@ class ES(VectorAskTell):
         self._descent.restore(state["descent"])
 
 
-def centred_ranks(losses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks from -0.5 (lowest) to 0.5; equal losses share the mean of theirs."""
-    _, which, counts = np.unique(losses, return_inverse=True, return_counts=True)
-    ranks = np.cumsum(counts) - 0.5 * (counts + 1)
-    return np.asarray(ranks[which] / (len(losses) - 1) - 0.5, dtype=np.float64)
+@register
+class ES(Optimizer):
+    """Evolution strategies: antithetic noise, weighted by ranks."""
+
+    kind: ClassVar[str] = "es"
+    summary: ClassVar[str] = "steps along antithetic noise, weighted by the ranks of its losses"
+    source: ClassVar[str] = "arXiv 1703.03864"
+    uses: ClassVar[Uses] = "estimator"
+    lr_default: ClassVar[float] = 1e-2
+    lr_weights: ClassVar[float] = 1e-3
+
+    popsize: Even = Field(20, description="candidates in one generation, in pairs")
+    sigma: Size = Field(1.0, description="standard deviation of the noise")
+    lr: LearningRate | None = Field(None, description="learning rate; 1e-2, or 1e-3 among all weights, if left out")
+    noise_rank: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        None, description="noise of this rank on full weights instead of full noise"
+    )
+
+    def start(self, space: Space) -> VectorAskTell:
+        """Around the space's start, or the coefficients of seeded directions."""
+        if space.directions:
+            return Directions(*space.directions, lr=space.lr, sigma=self.sigma, shaping="ranks")
+        return EvolutionStrategy(space.d, self.popsize, self.sigma, space.seed, lr=space.lr, start=space.start)
+
+    def problems(self, recipe: Any) -> Iterator[str]:
+        """Low-rank noise where no matrices are."""
+        if self.noise_rank is not None and not recipe.method.tunable.all_weights:
+            yield f"[method] noise_rank: {self.noise_rank}, but only es on full weights knows low-rank noise"

@@ -8,20 +8,35 @@ next batch, beside the next sparks, and joins that selection: every batch is ful
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 
-from tandemtune.optimizers.base import Gradients, State, VectorAskTell, check_kind, start_point
+from tandemtune.optimizers.base import (
+    Gradients,
+    Optimizer,
+    Positive,
+    Size,
+    Space,
+    State,
+    Uses,
+    VectorAskTell,
+    check_kind,
+    start_point,
+)
+from tandemtune.plugins import register
 
+BOX = 5.0
+"""Half the width of the box, in units of sigma."""
 Variant = Literal["lotfwa", "gfwa", "bbfwa", "dynfwa"]
 _FIREWORK, _GUIDE, _SPARK = 0, 1, 2
 _LEAST, _MOST = 0.04, 0.8  # dynFWA: bounds of a firework's share of the sparks
 _SPREAD = 0.2  # dynFWA: amplitude that the other fireworks share, as a part of the box (40 in [-100, 100])
 
 
-class Fireworks(VectorAskTell):
+class FireworksSearch(VectorAskTell):
     """Fireworks algorithm: sparks uniform in a box around each firework, whose amplitude learns from success.
 
     "lotfwa" (Li and Tan, IEEE TEVC 2018): independent fireworks with guiding sparks; one that will not catch up with the
@@ -227,3 +242,37 @@ class Fireworks(VectorAskTell):
 
 
 _ARRAYS = ("_x", "_loss", "_known", "_a", "_guide", "_guided", "_kind_of", "_owner")
+
+
+@register
+class Fireworks(Optimizer):
+    """Fireworks within a box around the start."""
+
+    kind: ClassVar[str] = "fireworks"
+    summary: ClassVar[str] = "sparks in boxes whose size learns from success; keeps its best candidate"
+    source: ClassVar[str] = "Li and Tan, IEEE TEVC 2018 (LoTFWA)"
+    uses: ClassVar[Uses] = "sampler"
+
+    popsize: Annotated[int, Field(ge=4, le=10_000)] = Field(20, description="candidates in one generation")
+    sigma: Size = Field(1.0, description="unit of amplitude and box")
+    variant: Variant = Field("lotfwa", description="which fireworks algorithm")
+    amplitude: Positive = Field(0.5, description="first amplitude of fireworks, in units of sigma")
+    shrink: Annotated[float, Field(gt=0, le=1)] = Field(0.7, description="of the amplitude after a failure")
+
+    def start(self, space: Space) -> VectorAskTell:
+        """Fireworks around the space's start; the box is `BOX` sigma wide on either side of a subspace's origin."""
+        start = np.zeros(space.d) if space.start is None else np.asarray(space.start)
+        inside = BOX * self.sigma
+        box = (-inside, inside) if space.start is None else (float(start.min()) - BOX, float(start.max()) + BOX)
+        return FireworksSearch(
+            space.d,
+            self.popsize,
+            space.seed,
+            variant=self.variant,
+            box=box,
+            amplitude=self.amplitude * self.sigma,
+            start=start,
+            g_max=space.generations,
+            shrink=self.shrink,
+            remeasure=True,
+        )

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from tandemtune.optimizers.base import AskTell, Gradients, State, check_kind
+from tandemtune.optimizers.base import AskTell, Gradients, Optimizer, Space, State, Text, Uses, check_kind
+from tandemtune.plugins import register
 
-Text = tuple[int, ...]
 Mutate = Callable[[Text, np.random.Generator], Text]
 _TRIES = 20  # attempts at a text that was not scored before
 
 
-class Genetic(AskTell[list[Text]]):
+class GeneticSearch(AskTell[list[Text]]):
     """Children of parents that win tournaments; the same ask and tell as over vectors, with texts instead.
 
     The first generation is the starting texts and mutants of them. No text is scored twice as long as mutation finds new
@@ -150,3 +151,21 @@ def _packed(texts: Iterable[Text]) -> dict[str, NDArray[np.int64]]:
 def _unpacked(packed: dict[str, NDArray[np.int64]]) -> list[Text]:
     tokens, ends = packed["tokens"].tolist(), np.cumsum(packed["lengths"]).tolist()
     return [tuple(tokens[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+@register
+class Genetic(Optimizer):
+    """Genetic search over prompts of words."""
+
+    kind: ClassVar[str] = "genetic"
+    summary: ClassVar[str] = "texts that cross and mutate; keeps its best text"
+    source: ClassVar[str] = "IJCAI 2023 (GAP3)"
+    uses: ClassVar[Uses] = "text"
+
+    popsize: Annotated[int, Field(ge=2, le=10_000)] = Field(20, description="texts in one generation")
+
+    def start(self, space: Space) -> GeneticSearch:
+        """From the space's texts, by its mutation."""
+        if space.mutate is None:
+            raise ValueError("a genetic search needs a mutation of texts")
+        return GeneticSearch(space.texts, self.popsize, space.mutate, space.seed)

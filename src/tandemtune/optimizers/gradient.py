@@ -7,12 +7,26 @@ a model are; the float64 candidate that it proposes has exactly the same values.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 
-from tandemtune.optimizers.base import Gradients, State, VectorAskTell, check_kind, start_point
+from tandemtune.optimizers.base import (
+    Gradients,
+    LearningRate,
+    Optimizer,
+    Positive,
+    Space,
+    State,
+    Uses,
+    VectorAskTell,
+    check_kind,
+    start_point,
+)
+from tandemtune.plugins import register
 
 if TYPE_CHECKING:
     import torch
@@ -227,3 +241,98 @@ def _check(
         raise ValueError(f"expected clip above 0, or None, got {clip}")
     if accumulate < 1:
         raise ValueError(f"expected accumulate of at least 1, got {accumulate}")
+
+
+class Descending(Optimizer):
+    """Base of the optimizers that follow gradients of all blocks at once."""
+
+    uses: ClassVar[Uses] = "gradient"
+
+    lr: LearningRate | None = Field(
+        None,
+        description="learning rate; if left out, a tenth of the embeddings' standard deviation for prompts, 1e-4 for full "
+        "weights, 1e-3 else",
+    )
+    batch_size: Annotated[int, Field(ge=1)] = Field(8, description="training rows of one gradient step")
+    schedule: Schedule = Field("constant", description="how the learning rate falls")
+    warmup: Annotated[int, Field(ge=0)] = Field(0, description="steps in which the learning rate rises")
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(0.0, description="of the weights")
+    clip: Positive | None = Field(1.0, description="largest norm of a gradient")
+    accumulate: Annotated[int, Field(ge=1)] = Field(1, description="batches whose gradients make one step")
+
+    def start(self, space: Space) -> Gradient:
+        """From the space's start, float32 [d]."""
+        if space.start is None:
+            raise ValueError("descent along gradients needs a starting point")
+        return Gradient(
+            np.asarray(space.start, dtype=np.float32),
+            algorithm=self.algorithm,
+            lr=space.lr,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            warmup=self.warmup,
+            steps=space.steps // self.accumulate,
+            clip=self.clip,
+            accumulate=self.accumulate,
+        )
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """Its name in `Gradient`."""
+        raise NotImplementedError
+
+    def problems(self, recipe: Any) -> Iterator[str]:
+        """An objective without gradient, a schedule that is all warm-up."""
+        method = recipe.method
+        if not method.objective.differentiable:
+            yield (
+                f"[method] objective: {method.objective.kind!r} has no gradient for {self.kind} to follow: choose ce or hinge"
+            )
+        lengths = recipe.schedule_lengths
+        if self.schedule != "constant" and lengths and min(lengths) // self.accumulate <= self.warmup:
+            yield (
+                f"[method] warmup: {self.warmup} steps leave none of a schedule of {min(lengths)}: choose a shorter warmup, "
+                "or a constant schedule"
+            )
+
+
+@register
+class AdamW(Descending):
+    """Adam with decoupled weight decay."""
+
+    kind: ClassVar[str] = "adamw"
+    summary: ClassVar[str] = "follows gradients; decoupled weight decay"
+    source: ClassVar[str] = "arXiv 1711.05101"
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """AdamW."""
+        return "adamw"
+
+
+@register
+class Adam(Descending):
+    """Adam; weight decay is part of the gradient."""
+
+    kind: ClassVar[str] = "adam"
+    summary: ClassVar[str] = "follows gradients with moments of the first and second order"
+    source: ClassVar[str] = "arXiv 1412.6980"
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """Adam."""
+        return "adam"
+
+
+@register
+class SGD(Descending):
+    """Stochastic gradient descent with momentum."""
+
+    kind: ClassVar[str] = "sgd"
+    summary: ClassVar[str] = "follows gradients with momentum"
+    source: ClassVar[str] = "Robbins and Monro 1951"
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """SGD."""
+        return "sgd"

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 
-from tandemtune.optimizers.base import Gradients, State, VectorAskTell, check_kind, start_point
+from tandemtune.optimizers.base import (
+    Gradients,
+    Optimizer,
+    Size,
+    Space,
+    State,
+    Uses,
+    VectorAskTell,
+    check_kind,
+    start_point,
+)
+from tandemtune.plugins import register
 
 
-class RandomSearch(VectorAskTell):
+class RandomSampling(VectorAskTell):
     """Gaussian steps of a fixed size around the best point so far, or points anywhere in a box.
 
     Around the best point, that point itself is part of the batch as long as its loss is not known.
@@ -84,3 +96,20 @@ class RandomSearch(VectorAskTell):
         check_kind(self._kind, state)
         self._best, self._loss, self._known = np.array(state["best"]), float(state["loss"]), bool(state["known"])
         self._rng.bit_generator.state = state["rng"]
+
+
+@register
+class RandomSearch(Optimizer):
+    """Random steps around the best point."""
+
+    kind: ClassVar[str] = "random"
+    summary: ClassVar[str] = "random steps around the best candidate so far: what any search has to beat"
+    source: ClassVar[str] = "Rastrigin 1963"
+    uses: ClassVar[Uses] = "sampler"
+
+    popsize: Annotated[int, Field(ge=4, le=10_000)] = Field(20, description="candidates in one generation")
+    sigma: Size = Field(1.0, description="standard deviation of the steps")
+
+    def start(self, space: Space) -> VectorAskTell:
+        """Steps around the space's start."""
+        return RandomSampling(space.d, self.popsize, space.seed, sigma=self.sigma, start=space.start, remeasure=True)

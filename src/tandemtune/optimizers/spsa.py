@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 
-from tandemtune.optimizers.base import Gradients, State, VectorAskTell, check_kind, start_point
+from tandemtune.optimizers.base import (
+    Even,
+    Gradients,
+    LearningRate,
+    Optimizer,
+    Size,
+    Space,
+    State,
+    Uses,
+    VectorAskTell,
+    check_kind,
+    start_point,
+)
 from tandemtune.optimizers.descent import Algorithm, Descent, stream
+from tandemtune.optimizers.directions import Directions
+from tandemtune.plugins import register
 
 Distribution = Literal["gaussian", "rademacher"]
 
 
-class SPSA(VectorAskTell):
+class SPSASearch(VectorAskTell):
     """Steps along the mean of projected gradients (arXiv 2305.17333, definitions 1 and 2).
 
     A generation is the current point plus epsilon times each direction, then the current point minus the same. A pair with
@@ -110,3 +125,30 @@ class SPSA(VectorAskTell):
         check_kind(self._kind, state)
         self._seed, self._step, self._point = state["seed"], state["step"], np.array(state["point"])
         self._descent.restore(state["descent"])
+
+
+@register
+class SPSA(Optimizer):
+    """Simultaneous perturbation, as MeZO uses it."""
+
+    kind: ClassVar[str] = "spsa"
+    summary: ClassVar[str] = "steps along random directions by the difference of two losses"
+    source: ClassVar[str] = "arXiv 2305.17333"
+    uses: ClassVar[Uses] = "estimator"
+    lr_weights: ClassVar[float] = 1e-6
+
+    popsize: Even = Field(20, description="candidates in one generation, in pairs")
+    sigma: Size = Field(1.0, description="size of the steps aside (the paper's epsilon)")
+    lr: LearningRate | None = Field(
+        None,
+        description="learning rate; if left out, a tenth of the embeddings' standard deviation for prompts, 1e-6 for full "
+        "weights, 1e-3 else",
+    )
+
+    def start(self, space: Space) -> VectorAskTell:
+        """Around the space's start, or the coefficients of seeded directions."""
+        if space.directions:
+            return Directions(*space.directions, lr=space.lr, sigma=self.sigma, shaping="values")
+        return SPSASearch(
+            space.d, space.seed, lr=space.lr, epsilon=self.sigma, directions=self.popsize // 2, start=space.start
+        )

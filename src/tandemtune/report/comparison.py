@@ -6,13 +6,12 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tandemtune.plan import Plan
 from tandemtune.report.charts import BarChart, LineChart, Series
 from tandemtune.report.numbers import rough, score
 from tandemtune.report.ranks import rank_rows, rank_sentences
@@ -21,7 +20,7 @@ from tandemtune.report.standings import (
     COSTS,
     RATIOS,
     ColumnScore,
-    Comparison,
+    ComparisonTable,
     Standing,
     Sweep,
     compared,
@@ -31,9 +30,12 @@ from tandemtune.report.terminal import bar_text, line_text
 from tandemtune.runs.files import write_atomically, write_json
 from tandemtune.runs.records import ComparedRun, ComparedRuns, Result
 
+if TYPE_CHECKING:
+    from tandemtune.compare.plan import Plan
+
 __all__ = [
     "FILES",
-    "Comparison",
+    "ComparisonTable",
     "as_csv",
     "as_latex",
     "as_markdown",
@@ -67,7 +69,7 @@ _LATEX = {
 }
 
 
-def table_rows(found: Comparison) -> Rows:
+def table_rows(found: ComparisonTable) -> Rows:
     """Scores as text cells.
 
     Args:
@@ -91,7 +93,7 @@ def table_rows(found: Comparison) -> Rows:
     return headers, rows
 
 
-def cost_rows(found: Comparison) -> Rows:
+def cost_rows(found: ComparisonTable) -> Rows:
     """Mean costs of a run as text cells, minutes and memory with their ratios to the reference.
 
     Args:
@@ -116,7 +118,7 @@ def cost_rows(found: Comparison) -> Rows:
     return headers, rows
 
 
-def sweep_rows(found: Comparison, sweep: Sweep) -> Rows:
+def sweep_rows(found: ComparisonTable, sweep: Sweep) -> Rows:
     """A sweep as text cells: value, dev score, test score; the value that the dev rows choose says so.
 
     Args:
@@ -132,7 +134,7 @@ def sweep_rows(found: Comparison, sweep: Sweep) -> Rows:
     return headers, rows
 
 
-def as_markdown(found: Comparison) -> str:
+def as_markdown(found: ComparisonTable) -> str:
     """All tables as Markdown.
 
     Args:
@@ -156,7 +158,7 @@ def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str
     return [*("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines), ""]
 
 
-def as_latex(found: Comparison) -> str:
+def as_latex(found: ComparisonTable) -> str:
     """Scores as a LaTeX table for the package ``booktabs``: a row for each model and method, test and dev scores of each task;
     the best of the methods in bold, by the rows that ranks are by.
 
@@ -192,7 +194,7 @@ def as_latex(found: Comparison) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _first(found: Comparison, column: str) -> float | None:
+def _first(found: ComparisonTable, column: str) -> float | None:
     """The best rank of a column; None where there is nothing to be better than."""
     places = [row.columns[column].rank for row in found.contenders.values()]
     known = [place for place in places if place is not None]
@@ -203,7 +205,7 @@ def _latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
-def as_table_csv(found: Comparison) -> str:
+def as_table_csv(found: ComparisonTable) -> str:
     """The table of scores for other programs: one line for each model, task and method.
 
     Args:
@@ -256,7 +258,7 @@ def _csv(lines: Sequence[Sequence[Any]]) -> str:
     return file.getvalue()
 
 
-def comparison_view(found: Comparison) -> RenderableType:
+def comparison_view(found: ComparisonTable) -> RenderableType:
     """What `compare` prints.
 
     Args:
@@ -289,7 +291,7 @@ def comparison_view(found: Comparison) -> RenderableType:
     return Group(*parts)
 
 
-def write(plan: Plan, runs: Sequence[ComparedRun]) -> Comparison:
+def write(plan: Plan, runs: Sequence[ComparedRun]) -> ComparisonTable:
     """Put all tables into the folder of a comparison.
 
     Args:
@@ -323,7 +325,7 @@ def _write_text(place: Path, text: str) -> None:
     write_atomically(place, lambda file: file.write(text.encode("utf-8")))
 
 
-def sweep_charts(found: Comparison) -> list[LineChart | BarChart]:
+def sweep_charts(found: ComparisonTable) -> list[LineChart | BarChart]:
     """Mean dev and test scores over the values of each sweep; bars where values are no numbers.
 
     Args:
@@ -372,11 +374,11 @@ def _value(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _rank_header(found: Comparison) -> str:
+def _rank_header(found: ComparisonTable) -> str:
     return "rank" if found.ranked_by == "test" else "rank by dev"
 
 
-def _missing(found: Comparison) -> list[str]:
+def _missing(found: ComparisonTable) -> list[str]:
     """Runs without a result, as many as a reader looks at."""
     lines = list(found.missing)
     return lines if len(lines) <= MISSING else [*lines[:MISSING], f"and {len(lines) - MISSING} more, see runs.csv"]

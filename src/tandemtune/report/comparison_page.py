@@ -18,7 +18,7 @@ from tandemtune.report.numbers import Content, duration, rough, score
 from tandemtune.report.page import Block, Code, Details, Heading, Pairs, Section, Table, page
 from tandemtune.report.ranks import rank_rows, rank_sentences
 from tandemtune.report.recipes import as_toml, flat, value_text
-from tandemtune.report.standings import CONTROLS, Comparison, column_of, mean_interval
+from tandemtune.report.standings import CONTROLS, ComparisonTable, column_of, mean_interval
 from tandemtune.runs.records import ComparedRun, ComparedRuns
 from tandemtune.runs.store import RunFolder
 
@@ -29,7 +29,7 @@ BANDS = 3
 _COSTS = {"tokens (M)": ("forward tokens (M)", "backward tokens (M)"), "minutes": ("minutes",), "peak MB": ("peak MB",)}
 
 
-def comparison_page(found: Comparison, runs: Sequence[ComparedRun], place: Path) -> str:
+def comparison_page(found: ComparisonTable, runs: Sequence[ComparedRun], place: Path) -> str:
     """A comparison, finished or not, on one page.
 
     Args:
@@ -71,7 +71,7 @@ def comparison_report(place: Path) -> str:
     return comparison_page(*read_comparison(place), place)
 
 
-def read_comparison(place: Path) -> tuple[Comparison, tuple[ComparedRun, ...]]:
+def read_comparison(place: Path) -> tuple[ComparisonTable, tuple[ComparedRun, ...]]:
     """What `tandemtune compare` wrote: the comparison, and its runs.
 
     Args:
@@ -80,11 +80,11 @@ def read_comparison(place: Path) -> tuple[Comparison, tuple[ComparedRun, ...]]:
     Raises:
         RunError: its files cannot be read.
     """
-    found = Comparison.read(_read(place / "comparison.json"), place / "comparison.json")
+    found = ComparisonTable.read(_read(place / "comparison.json"), place / "comparison.json")
     return found, ComparedRuns.read(_read(place / "records.json"), place / "records.json").runs
 
 
-def comparison_charts(found: Comparison, runs: Sequence[ComparedRun], place: Path) -> dict[str, Chart]:
+def comparison_charts(found: ComparisonTable, runs: Sequence[ComparedRun], place: Path) -> dict[str, Chart]:
     """The charts of a comparison by name, for files of their own.
 
     Args:
@@ -109,7 +109,7 @@ def comparison_charts(found: Comparison, runs: Sequence[ComparedRun], place: Pat
 # ---- scores and costs ---------------------------------------------------------------------------------------------
 
 
-def _scores(found: Comparison, runs: Sequence[ComparedRun]) -> list[Block]:
+def _scores(found: ComparisonTable, runs: Sequence[ComparedRun]) -> list[Block]:
     results = [run.result for run in runs if run.result is not None]
     metrics = sorted({result.metric for result in results})
     what = metrics[0] if len(metrics) == 1 else "score"
@@ -140,7 +140,7 @@ def _scores(found: Comparison, runs: Sequence[ComparedRun]) -> list[Block]:
     return [Pairs(pairs), first, table, said, *found.notes, *each]
 
 
-def _dots(found: Comparison, runs: Sequence[ComparedRun]) -> list[DotChart]:
+def _dots(found: ComparisonTable, runs: Sequence[ComparedRun]) -> list[DotChart]:
     """Test scores by seed: of several columns first their average, then each."""
     metrics = {column_of(run): run.result.metric for run in runs if run.result is not None}
     charts = []
@@ -166,7 +166,7 @@ def _dot_chart(title: str, label: str, values: Mapping[str, Sequence[float]]) ->
     return DotChart(title=title + (", with 95 % intervals of the mean" if known else ""), x_label=label, rows=dots)
 
 
-def _best(found: Comparison) -> set[tuple[int, int]]:
+def _best(found: ComparisonTable) -> set[tuple[int, int]]:
     """(row, column) of the best methods in each column, in the averages and in rank; controls do not take part."""
     rows = [(index, row) for index, (name, row) in enumerate(found.methods.items()) if name not in CONTROLS]
     places: list[list[float | None]] = [[row.columns[column.name].rank for _, row in rows] for column in found.columns]
@@ -185,14 +185,14 @@ def _best(found: Comparison) -> set[tuple[int, int]]:
     return best
 
 
-def _trade(found: Comparison) -> list[Block]:
+def _trade(found: ComparisonTable) -> list[Block]:
     chart = _scatter(found)
     if chart.empty():
         return []
     return [chart, "The grey line joins the Pareto front: the methods that no other beats in both score and cost."]
 
 
-def _scatter(found: Comparison) -> ScatterChart:
+def _scatter(found: ComparisonTable) -> ScatterChart:
     """Mean test scores against mean costs of a run."""
     points = [
         (name, row.average, [sum(row.costs.get(key, 0.0) for key in keys) for keys in _COSTS.values()])
@@ -207,7 +207,7 @@ def _scatter(found: Comparison) -> ScatterChart:
     )
 
 
-def _tests(found: Comparison) -> list[Block]:
+def _tests(found: ComparisonTable) -> list[Block]:
     """Paired tests against the baseline."""
     _, cells = table_rows(found)
     rows: list[list[Content]] = [[row[0], *row[-3:]] for row in cells if row[0] != found.baseline and row[-1]]
@@ -221,7 +221,7 @@ def _tests(found: Comparison) -> list[Block]:
     return [Table(["method", "difference", "p", "wins"], rows, caption, {1, 2, 3}), said]
 
 
-def _expected(found: Comparison) -> list[Block]:
+def _expected(found: ComparisonTable) -> list[Block]:
     """Expected ranks beside measured ones, and what they say together."""
     if found.expected is None:
         return []
@@ -231,7 +231,7 @@ def _expected(found: Comparison) -> list[Block]:
     return [shown, *rank_sentences(found.expected)]
 
 
-def _costs(found: Comparison) -> list[Block]:
+def _costs(found: ComparisonTable) -> list[Block]:
     headers, cells = cost_rows(found)
     if not cells:
         return ["No run is finished yet."]
@@ -240,7 +240,7 @@ def _costs(found: Comparison) -> list[Block]:
     return [Table(headers, rows, "Mean cost of a run", set(range(1, len(headers)))), said]
 
 
-def _sweeps(found: Comparison) -> list[Block]:
+def _sweeps(found: ComparisonTable) -> list[Block]:
     """Scores over settings that were varied."""
     parts: list[Block] = []
     for sweep in found.sweeps:
@@ -253,7 +253,7 @@ def _sweeps(found: Comparison) -> list[Block]:
     return [*parts, said] if parts else []
 
 
-def _missing(found: Comparison) -> list[Block]:
+def _missing(found: ComparisonTable) -> list[Block]:
     rows: list[list[Content]] = [[text] for text in found.missing]
     return [Table(["run"], rows, "Runs without a result", set())] if rows else []
 
@@ -289,7 +289,7 @@ def _named_trails(column: str, trails: Trails, wanted: Mapping[tuple[str, str], 
     return found
 
 
-def _curves(found: Comparison, runs: Sequence[ComparedRun], folders: Sequence[Path]) -> list[Block]:
+def _curves(found: ComparisonTable, runs: Sequence[ComparedRun], folders: Sequence[Path]) -> list[Block]:
     """Mean dev losses of each method over tokens, figures for each column."""
     trails, wanted, lost = _trails(runs, folders)
     if not trails:

@@ -24,6 +24,7 @@ from tandemtune.runs.records import (
     Facts,
     GenerationRecord,
     JournalRecord,
+    NamedScores,
     PredictionRecord,
     PromptRecord,
     ProposalRecord,
@@ -218,14 +219,16 @@ def _scores_chart(result: Result, run: RunView) -> DotChart:
     """The tuned model beside what needs no tuning, with intervals."""
     split = _split(result)
     rows = result.rows.test if split == "test" else result.rows.dev
-    zero, tuned = result.zero_shot, result.tuned
-    entries = [
-        ("tuned", getattr(tuned, split)),
-        ("tuned, calibrated", getattr(tuned.calibrated, split)),
-        ("zero-shot", getattr(zero, split)),
-        ("zero-shot, calibrated", getattr(zero.calibrated, split)),
-        ("most frequent class", result.majority if split == "test" else None),
+    groups: list[list[NamedScores]] = []  # a point's score, then what stands beside it
+    for row in result.scores():
+        if row.aside and groups:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    entries: list[tuple[str, float | None]] = [
+        (row.name, getattr(row, split)) for group in reversed(groups) for row in group
     ]
+    entries.append(("most frequent class", result.majority if split == "test" else None))
     dots = []
     for name, value in entries:
         if value is None:
@@ -233,7 +236,7 @@ def _scores_chart(result: Result, run: RunView) -> DotChart:
         interval = None
         if result.metric == "accuracy" and rows and name != "most frequent class":
             interval = told.share_interval(value, rows)
-        elif name == "tuned" and split == "test":
+        elif name == result.scores()[-1].name.removesuffix(", calibrated") and split == "test":
             interval = _f1_interval(run, value)
         dots.append(Dots(name, (), value, *(interval or (None, None))))
     known = "95 % intervals from the number of rows" if any(row.low is not None for row in dots) else ""
@@ -261,14 +264,9 @@ def _f1_interval(run: RunView, value: float) -> tuple[float, float] | None:
 
 def _score_table(result: Result) -> Table:
     metric = result.metric
-    rows: list[list[Content]] = []
-    for name, found in (("zero-shot", result.zero_shot), ("tuned", result.tuned)):
-        plain = (found.test, found.dev, found.dev_loss, found.train, found.train_loss)
-        after = found.calibrated
-        rows.append([name, *map(score, plain)])
-        rows.append(
-            [f"{name}, calibrated", *map(score, (after.test, after.dev, after.dev_loss, None, after.train_loss))]
-        )
+    rows: list[list[Content]] = [
+        [row.name, *map(score, (row.test, row.dev, row.dev_loss, row.train, row.train_loss))] for row in result.scores()
+    ]
     if result.majority is not None:
         rows.append(["most frequent class", score(result.majority), *["–"] * 4])
     headers = ["", f"test {metric}", f"dev {metric}", "dev loss", f"train {metric}", "train loss"]

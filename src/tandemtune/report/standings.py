@@ -8,13 +8,15 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist, mean, stdev
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, JsonValue
 
-from tandemtune.plan import Expected
 from tandemtune.report.ranks import ROUNDING, Ranking, against_expected, ranks
 from tandemtune.runs.records import ComparedRun, Record, Result, Versioned
+
+if TYPE_CHECKING:
+    from tandemtune.compare.plan import Expected
 
 EXACT = 14
 """Pairs up to which all sign flips are counted; above, a seeded sample of them."""
@@ -147,7 +149,7 @@ class Sweep(Record):
     chosen: str | None = None
 
 
-class Comparison(Versioned):
+class ComparisonTable(Versioned):
     """``comparison.json``: everything that the tables of a comparison show.
 
     Args:
@@ -188,7 +190,7 @@ def compared(
     reason: str | None = None,
     reference: str | None = None,
     expected: Expected | None = None,
-) -> Comparison:
+) -> ComparisonTable:
     """What the runs of a comparison say together.
 
     Args:
@@ -229,7 +231,7 @@ def compared(
             for column in columns
         }
         ranking = against_expected(expected, means, methods, {name: column.task for name, column in columns.items()})
-    return Comparison(
+    return ComparisonTable(
         title=title,
         baseline=baseline,
         reference=reference,

@@ -14,6 +14,7 @@ from tandemtune.report.charts import Series, thinned
 from tandemtune.report.numbers import Content, duration, rough, score
 from tandemtune.report.terminal import line_text
 from tandemtune.runs.records import (
+    Assessment,
     EndRecord,
     Evaluation,
     GenerationRecord,
@@ -102,11 +103,9 @@ def result_table(result: Result) -> RenderableType:
     table = Table(title=Text(f"{result.task} · {result.model} · {result.method} · seed {result.seed}"))
     for name in ("", "train loss", "dev loss", f"dev {metric}", f"test {metric}"):
         table.add_column(name, justify="left" if not name else "right")
-    for name, found in (("zero-shot", result.zero_shot), ("tuned", result.tuned)):
-        table.add_row(name, *map(score, (found.train_loss, found.dev_loss, found.dev, found.test)))
-        after = found.calibrated
-        values = map(score, (after.train_loss, after.dev_loss, after.dev, after.test))
-        table.add_row(f"  {name}, calibrated", *values, style="dim")
+    for row in result.scores():
+        values = map(score, (row.train_loss, row.dev_loss, row.dev, row.test))
+        table.add_row(f"  {row.name}" if row.aside else row.name, *values, style="dim" if row.aside else None)
     if result.majority is not None:
         table.add_row("most frequent class", "", "", "", score(result.majority), style="dim")
     return Group(table, *(Text(line) for line in _result_lines(result)))
@@ -130,6 +129,30 @@ def _result_lines(result: Result) -> list[str]:
     if result.best_record == 0:
         lines.append(stood_still())
     return lines
+
+
+def assessment_view(found: Assessment) -> RenderableType:
+    """How a model does on labelled rows: the score first, then where it errs."""
+    low, high = found.interval
+    head = Text(
+        f"{found.metric} on {found.rows:,} rows: {found.score:.4f} (95 %: {low:.4f} to {high:.4f}), loss {found.loss:.4f}"
+    )
+    matrix = Table(title="rows of each true label (down) by answer (across)")
+    for name in ("", *found.labels):
+        matrix.add_column(name, justify="right" if name else "left")
+    for label, counts in zip(found.labels, found.confusion, strict=True):
+        matrix.add_row(label, *map(str, counts))
+    each = Table()
+    for name in ("label", "precision", "recall", "F1"):
+        each.add_column(name, justify="left" if name == "label" else "right")
+    for label, values in found.by_label().items():
+        each.add_row(label, *(f"{value:.3f}" for value in values))
+    worst = Table(title="the most confident errors")
+    for name in ("true", "answer", "p(true)", "text"):
+        worst.add_column(name, overflow="fold")
+    for fields, gold, answer, p in found.worst:
+        worst.add_row(gold, answer, f"{p:.3f}", Text(" | ".join(fields.values())[:200]))
+    return Group(head, matrix, each, *([worst] if found.worst else []))
 
 
 def stood_still() -> str:

@@ -1,9 +1,10 @@
-"""The append-only journal: one JSON line for every step, flushed to the disk before the run goes on."""
+"""Append-only files with one JSON object on each line, flushed to the disk before the run goes on; the journal is one of them."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,10 @@ from tandemtune.errors import RunError
 from tandemtune.runs.records import JournalRecord, from_line, to_line
 
 
-class Journal:
-    """Records of one run, one line each.
+class Lines:
+    """An append-only file of JSON objects.
 
-    A last line that a kill tore in half is cut off when the journal is opened; `torn` tells. Lines hold nothing that
-    differs between two runs of the same recipe on the same machine: clock times are kept elsewhere.
+    A last line that a kill tore in half is cut off when the file is opened; `torn` tells.
 
     Args:
         path: the file; made if it is not there.
@@ -26,24 +26,42 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        lines, good, self.torn = _read(path)
-        self.records = _records(lines, path)
+        self.lines, good, self.torn = _read(path)
         if self.torn:
-            _truncate(path, good)
+            with path.open("r+b") as file:
+                file.truncate(good)
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add one line and wait until the disk has it."""
+        _append(self.path, json.dumps(line, ensure_ascii=False, allow_nan=False))
+        self.lines.append(dict(line))
+
+
+class Journal:
+    """Records of one run, see `Lines`. They hold nothing that differs between two runs of the same recipe on the same machine:
+    clock times are kept elsewhere.
+
+    Args:
+        path: the file; made if it is not there.
+
+    Raises:
+        RunError: a line before the last is damaged, or is no record.
+    """
+
+    def __init__(self, path: Path) -> None:
+        there = Lines(path)
+        self.path, self.torn = path, there.torn
+        self.records = _records(there.lines, path)
 
     def append(self, record: JournalRecord) -> None:
         """Add one record and wait until the disk has it."""
-        data = (to_line(record) + "\n").encode("utf-8")
-        with self.path.open("ab") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _append(self.path, to_line(record))
         self.records.append(record)
 
 
 def read_journal(path: Path) -> list[JournalRecord]:
     """Records of a journal, for reports; a torn last line is left out and the file is not touched."""
-    return _records(_read(path)[0], path)
+    return _records(read_lines(path), path)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -51,21 +69,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return _read(path)[0]
 
 
-def cut_torn(path: Path) -> list[dict[str, Any]]:
-    """As `read_lines`; a torn last line is cut off, so that the file can be appended to."""
-    lines, good, torn = _read(path)
-    if torn:
-        _truncate(path, good)
-    return lines
+def _append(path: Path, text: str) -> None:
+    with path.open("ab") as file:
+        file.write((text + "\n").encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _records(lines: list[dict[str, Any]], path: Path) -> list[JournalRecord]:
     return [from_line(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
-
-
-def _truncate(path: Path, size: int) -> None:
-    with path.open("r+b") as file:
-        file.truncate(size)
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], int, bool]:

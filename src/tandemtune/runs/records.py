@@ -68,6 +68,23 @@ class Costs(Record):
     forward: int = 0
     backward: int = 0
 
+    def __add__(self, other: Costs) -> Costs:
+        return Costs(
+            candidates=self.candidates + other.candidates,
+            gradient_steps=self.gradient_steps + other.gradient_steps,
+            forward=self.forward + other.forward,
+            backward=self.backward + other.backward,
+        )
+
+    def times(self, count: int) -> Costs:
+        """The same so many times."""
+        return Costs(
+            candidates=count * self.candidates,
+            gradient_steps=count * self.gradient_steps,
+            forward=count * self.forward,
+            backward=count * self.backward,
+        )
+
 
 class PromptRecord(Record):
     """A prompt that was scored: words, or a point made by noise.
@@ -259,6 +276,18 @@ class Scores(Record):
     test: float | None = None
 
 
+class NamedScores(Record):
+    """A row of a table of scores: what stands in it, and whether it is a side line."""
+
+    name: str
+    test: float | None
+    dev: float
+    dev_loss: Loss
+    train: float | None
+    train_loss: Loss
+    aside: bool = False
+
+
 class FinalCosts(Record):
     """What a finished run has cost: whole-model tokens, seconds of search over all processes, the peak memory of any of them.
 
@@ -306,7 +335,15 @@ class Versioned(Record):
 
 
 class Result(Versioned):
-    """``result.json``: what a finished run reached and cost."""
+    """``result.json``: what a finished run reached and cost.
+
+    Args:
+        zero_shot: the pretrained model with its label words.
+        tuned: what the run leaves behind: the best point, with the readout where there is one. Scores on train and dev rows are
+            then those of each row by a readout of all others (leave one out).
+        zero_shot_readout: the readout solved on the pretrained model.
+        tuned_words: the best point with its label words alone, where `tuned` has a readout.
+    """
 
     method: str
     model: str
@@ -317,6 +354,8 @@ class Result(Versioned):
     zero_shot: Scores
     tuned: Scores
     majority: float | None
+    zero_shot_readout: Scores | None = None
+    tuned_words: Scores | None = None
     best_step: int
     best_record: int
     steps: int
@@ -324,6 +363,42 @@ class Result(Versioned):
     rows: RowCounts
     stop_reason: str
     versions: dict[str, str]
+
+    def scores(self) -> list[NamedScores]:
+        """What was measured, in the order of a table: each row should be above those before it."""
+        rows = [*_pair_of("zero-shot", self.zero_shot)]
+        if self.zero_shot_readout is not None and self.steps:
+            rows.append(_row_of("zero-shot, readout", self.zero_shot_readout))
+        if self.tuned_words is None:
+            return [*rows, *_pair_of("tuned", self.tuned)]
+        if self.steps:
+            rows.append(_row_of("tuned, label words alone", self.tuned_words))
+        return [*rows, _row_of("tuned, readout" if self.steps else "readout", self.tuned)]
+
+
+def _pair_of(name: str, scores: Scores) -> list[NamedScores]:
+    after = scores.calibrated
+    calibrated = NamedScores(
+        name=f"{name}, calibrated",
+        test=after.test,
+        dev=after.dev,
+        dev_loss=after.dev_loss,
+        train=None,
+        train_loss=after.train_loss,
+        aside=True,
+    )
+    return [_row_of(name, scores), calibrated]
+
+
+def _row_of(name: str, scores: Scores) -> NamedScores:
+    return NamedScores(
+        name=name,
+        test=scores.test,
+        dev=scores.dev,
+        dev_loss=scores.dev_loss,
+        train=scores.train,
+        train_loss=scores.train_loss,
+    )
 
 
 class PredictionRecord(Record):
@@ -378,6 +453,41 @@ class ComparedRuns(Versioned):
     """``records.json`` of a comparison: all of its runs, in the plan's order."""
 
     runs: tuple[ComparedRun, ...]
+
+
+class Assessment(Record):
+    """How a model does on labelled rows.
+
+    Args:
+        metric: the task's.
+        score: its value.
+        interval: 95 % of bootstrap resamples of the rows lie between.
+        loss: mean cross-entropy of the gold labels.
+        rows: how many.
+        labels: names, in the order of the matrix.
+        confusion: rows of each gold label by predicted label.
+        worst: (row's texts, gold, label, probability of the gold label) of the most confident errors, worst first.
+    """
+
+    metric: str
+    score: float
+    interval: tuple[float, float]
+    loss: float
+    rows: int
+    labels: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    worst: tuple[tuple[dict[str, str], str, str, float], ...]
+
+    def by_label(self) -> dict[str, tuple[float, float, float]]:
+        """Precision, recall and F1 of each label; 0 where there is nothing to divide by."""
+        found: dict[str, tuple[float, float, float]] = {}
+        for index, label in enumerate(self.labels):
+            hits = self.confusion[index][index]
+            said, true = sum(row[index] for row in self.confusion), sum(self.confusion[index])
+            precision, recall = hits / said if said else 0.0, hits / true if true else 0.0
+            both = precision + recall
+            found[label] = precision, recall, 2 * precision * recall / both if both else 0.0
+        return found
 
 
 class TunableFacts(Record):
@@ -442,6 +552,7 @@ class TaskCard(Versioned):
     max_tokens: int
     method: dict[str, JsonValue]
     calibrated: bool
+    readout: str
     prior: dict[str, float | None]
     metric: str
     zero_shot: Scores

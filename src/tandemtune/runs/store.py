@@ -15,8 +15,8 @@ from filelock import FileLock, Timeout
 from tandemtune.errors import RunError
 from tandemtune.runs import checkpoint
 from tandemtune.runs.files import write_json
-from tandemtune.runs.journal import Journal, cut_torn, read_journal, read_lines
-from tandemtune.runs.records import Facts, JournalRecord, PredictionRecord, Result
+from tandemtune.runs.journal import Journal, Lines, read_journal, read_lines
+from tandemtune.runs.records import EndRecord, Facts, JournalRecord, PredictionRecord, Result
 
 
 class RunFolder:
@@ -24,12 +24,15 @@ class RunFolder:
 
     ``recipe.json`` the resolved recipe · ``run.json`` versions and what was decided on this machine · ``journal.jsonl`` ·
     ``clock.jsonl`` times of the journal's lines · ``checkpoint.npz`` · ``result.json`` · ``adapter/`` · ``task_card.json`` ·
-    ``predictions.jsonl`` what the tuned model says of each test row · ``conversations.jsonl`` what was said to a mentor, and what
-    it said
+    ``conversations.jsonl`` what was said to a mentor, and what it said · ``predictions.jsonl`` what the tuned model says of the
+    test rows
 
     Args:
         path: the folder.
     """
+
+    DATA = "data"
+    """Folder of rows that were handed over in memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,17 +44,20 @@ class RunFolder:
         self.result = path / "result.json"
         self.card = path / "task_card.json"
         self.adapter = path / "adapter"
-        self.predictions = path / "predictions.jsonl"
         self.conversations = path / "conversations.jsonl"
+        self.predictions = path / "predictions.jsonl"
 
     @classmethod
-    def create(cls, path: Path, recipe: Mapping[str, Any], *, overwrite: bool = False) -> RunFolder:
+    def create(
+        cls, path: Path, recipe: Mapping[str, Any], *, overwrite: bool = False, data: Path | None = None
+    ) -> RunFolder:
         """Make the folder of a new run.
 
         Args:
             path: where; must not exist, or be empty.
             recipe: the resolved recipe.
             overwrite: replace a run that lies there.
+            data: a folder of rows on the same disk, which is moved into the run's.
 
         Raises:
             RunError: something lies there that may not be replaced.
@@ -64,6 +70,8 @@ class RunFolder:
                     shutil.rmtree(path)
             path.mkdir(parents=True, exist_ok=True)
             folder.clean()
+            if data is not None:
+                data.rename(path / cls.DATA)
             write_json(folder.recipe, recipe)
         except OSError as error:
             with suppress(OSError):
@@ -87,6 +95,12 @@ class RunFolder:
             )
         if not cls(path).recipe.is_file():
             raise RunError(f"{path} holds no run, so --overwrite does not touch it: choose another --out")
+        foreign = sorted(entry.name for entry in path.iterdir() if not _is_ours(entry))
+        if foreign:
+            raise RunError(
+                f"{path} also holds {', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}, which no run made, so "
+                "--overwrite does not touch it: move that away, or choose another --out"
+            )
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -146,6 +160,11 @@ class RunFolder:
         """The journal's records, to report on."""
         return read_journal(self.journal)
 
+    def read_stop_reason(self) -> str:
+        """Why the search ended; empty while it has not."""
+        last = self.read_records()[-1:]
+        return last[0].stop_reason if last and isinstance(last[0], EndRecord) else ""
+
     def read_predictions(self) -> list[PredictionRecord]:
         """What the tuned model says of each test row; empty where nobody wrote it down."""
         lines = read_lines(self.predictions)
@@ -153,7 +172,7 @@ class RunFolder:
 
     def read_seconds(self) -> float:
         """Seconds that earlier processes spent searching; cuts off a torn last line."""
-        lines = cut_torn(self.clock)
+        lines = Lines(self.clock).lines
         return float(lines[-1]["seconds"]) if lines else 0.0
 
     def read_peak(self) -> float:
@@ -190,6 +209,28 @@ class RunFolder:
 def _is_leftover(path: Path) -> bool:
     """What a process leaves that was killed while it made the folder."""
     return path.name == ".lock" or path.match(".*.tmp")
+
+
+_OURS = {
+    "recipe.json",
+    "run.json",
+    "journal.jsonl",
+    "clock.jsonl",
+    "checkpoint.npz",
+    "result.json",
+    "task_card.json",
+    "adapter",
+    "conversations.jsonl",
+    "predictions.jsonl",
+    "mentor",
+    "report.html",
+    RunFolder.DATA,
+}
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a run makes something of that name."""
+    return path.name in _OURS or _is_leftover(path)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, TypeVar
 
-from tandemtune.errors import DataError
-from tandemtune.tasks.fewshot import draw, everything, split, subsample
-from tandemtune.tasks.files import HUB, check_source, read_examples
-from tandemtune.tasks.metrics import METRICS, score
+from tandemtune.errors import DataError, UsageError
+from tandemtune.tasks import metrics
+from tandemtune.tasks.fewshot import draw, everything, hold_out, others, split, subsample, text_key
+from tandemtune.tasks.files import examples_of
+from tandemtune.tasks.metrics import METRICS, Metric
+from tandemtune.tasks.report import CountTokens, DataReport, data_report
+from tandemtune.tasks.table import HUB, Source, Table, check_source, read_table
 from tandemtune.tasks.templates import Template
+from tandemtune.tasks.wording import nfc
 from tandemtune.types import Example, Split
 
 _Picked = TypeVar("_Picked")
@@ -22,19 +27,24 @@ FULL_DEV = 32
 class Task:
     """Everything about a task that no model is needed for.
 
+    Labels, label words and the names of columns are kept with composed accents (NFC), however they were written.
+
     Args:
         name: short name for reports and folders.
         template: cloze template over the columns of the rows.
         labels: label names; their order fixes the class numbers.
         words: label words of each label.
-        metric: a name in `METRICS`.
-        train_source: path or ``hub:`` address of the rows that train (and dev) are drawn from.
+        metric: a name in `METRICS`; the name of `own_metric` where there is one.
+        train_source: path or ``hub:`` address of the rows that train (and dev) are drawn from, or a `Table` in memory.
         test_source: rows for the final report; None if there are none.
         dev_source: rows that dev is drawn from, in place of the training rows.
         label_column: column of the label.
         positive: the label that the metric "f1" counts.
         hub_columns: the column's name in ``hub:`` sources, where it differs, by its name here.
         hub_labels: the label's name in `labels`, by its name in ``hub:`` sources, where they differ.
+        test_share: share of the training rows of each class that are set aside for the final report, in place of
+            `test_source`: the same ones whatever the seed, and none whose text is trained on or chosen by.
+        own_metric: a metric that is in no list, in place of a name.
     """
 
     name: str
@@ -42,22 +52,42 @@ class Task:
     labels: tuple[str, ...]
     words: Mapping[str, tuple[str, ...]]
     metric: str
-    train_source: str
-    test_source: str | None = None
-    dev_source: str | None = None
+    train_source: Source
+    test_source: Source | None = None
+    dev_source: Source | None = None
     label_column: str = "label"
     positive: str | None = None
     hub_columns: Mapping[str, str] = field(default_factory=dict)
     hub_labels: Mapping[str, str] = field(default_factory=dict)
-    _cache: dict[str, tuple[Example, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    test_share: float | None = None
+    own_metric: Metric | None = None
+    _cache: dict[Source, tuple[Example, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _open: dict[Source, tuple[Example, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _notes: dict[Source, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        composed = {
+            "labels": tuple(map(nfc, self.labels)),
+            "words": {nfc(label): tuple(map(nfc, words)) for label, words in self.words.items()},
+            "label_column": nfc(self.label_column),
+            "positive": None if self.positive is None else nfc(self.positive),
+            "metric": self.metric if self.own_metric is None else self.own_metric.name,
+        }
+        for name, value in composed.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there are rows for the final report."""
+        return self.test_source is not None or self.test_share is not None
 
     def train_rows(self) -> tuple[Example, ...]:
-        """Read all training rows, once per task.
+        """All training rows but those that are set aside for test; read once per task.
 
         Raises:
             DataError: the source or one of its rows cannot be used.
         """
-        return self._read_once(self.train_source)
+        return self._open_rows(self.train_source)
 
     def split(self, k: int | Literal["all"], seed: int, *, dev_k: int | None = None) -> Split:
         """Draw the rows of one seed.
@@ -73,34 +103,59 @@ class Task:
         Raises:
             DataError: a row cannot be used, or classes have too few rows.
         """
-        if k == "all":
-            dev = None if self.dev_source is None else self._read_once(self.dev_source)
-            count = FULL_DEV if dev_k is None else dev_k
-            return self._drawn(self.train_source, lambda rows: everything(rows, self.labels, count, seed, dev=dev))
+        count = (FULL_DEV if k == "all" else k) if dev_k is None else dev_k
         if self.dev_source is None:
-            return self._drawn(self.train_source, lambda rows: split(rows, self.labels, k, seed, dev_k=dev_k))
+            if k == "all":
+                return self._drawn(self.train_source, lambda rows: everything(rows, self.labels, count, seed))
+            return self._drawn(self.train_source, lambda rows: split(rows, self.labels, k, seed, dev_k=count))
+        if k == "all":
+            dev = self._drawn_dev(count, seed, ())
+            return Split(self._drawn(self.train_source, lambda rows: others(rows, self.labels, seed, dev)), dev)
         train = self._drawn(self.train_source, lambda rows: split(rows, self.labels, k, seed, dev_k=0)).train
-        dev_k = k if dev_k is None else dev_k
-        if dev_k == 0:
-            return Split(train, ())
-        return Split(
-            train,
-            self._drawn(self.dev_source, lambda rows: draw(rows, self.labels, dev_k, seed, avoid=train)),
-        )
+        return Split(train, self._drawn_dev(count, seed, train))
 
     def test(self, limit: int | None = None, seed: int = 0) -> list[Example]:
-        """Read the test rows: to be called once, for the final report, never to choose anything.
+        """The test rows: to be scored once, for the final report, never to choose anything.
 
         Args:
-            limit: at most this many rows, chosen by the seed; None for all.
+            limit: at most this many rows, chosen by the seed, each label with its share; None for all.
             seed: decides which ones.
 
         Raises:
-            DataError: there is no test source, or it cannot be used.
+            DataError: there are no test rows, or they cannot be used.
         """
-        if self.test_source is None:
-            raise DataError(f"task {self.name!r} has no test rows: give it a test file")
-        return subsample(self._read(self.test_source), limit, seed)
+        return subsample(self._test_rows(), limit, seed)
+
+    def report(
+        self, split: Split | None = None, *, count_tokens: CountTokens | None = None, limit: int | None = None
+    ) -> DataReport:
+        """Count what a user should know of the rows before a run.
+
+        Args:
+            split: the rows that a run draws; None where they are not drawn yet.
+            count_tokens: tokens of a row's whole prompt, uncut; None counts none.
+            limit: longest prompt that is not cut; needed with `count_tokens`.
+
+        Raises:
+            DataError: rows cannot be read.
+        """
+        parts: dict[str, Sequence[Example]] = {"train": self.train_rows()}
+        sources = {"train": _named(self.train_source)}
+        if self.dev_source is not None:
+            parts["dev"], sources["dev"] = self._open_rows(self.dev_source), _named(self.dev_source)
+        if self.has_test:
+            parts["test"] = self._test_rows()
+            sources["test"] = _named(self.train_source if self.test_source is None else self.test_source)
+        used: dict[str, Sequence[Example]] = {}
+        if split is not None:
+            used = {"train": split.train, "dev": split.dev}
+            if self.dev_source is None:
+                used = {"train": (*split.train, *split.dev)}
+        return data_report(parts, sources=sources, used=used, count_tokens=count_tokens, limit=limit)
+
+    def notes(self) -> list[str]:
+        """What a user should know about how the files that were read so far are written, one sentence each."""
+        return [note for notes in self._notes.values() for note in notes]
 
     def unlabelled(self, count: int, seed: int, split: Split) -> list[Example]:
         """A seeded sample of training rows that are in no part of a split, without their labels.
@@ -111,7 +166,7 @@ class Task:
             split: rows that are left out, and others with the same texts.
         """
         taken = {tuple(sorted(example.fields.items())) for example in (*split.train, *split.dev)}
-        rows = self._read_once(self.train_source)
+        rows = self.train_rows()
         rest = [Example(row.fields) for row in rows if tuple(sorted(row.fields.items())) not in taken]
         return subsample(rest, count, seed)
 
@@ -147,29 +202,38 @@ class Task:
             gold: true class number of each row.
 
         Returns:
-            A number from 0 to 1.
+            A number within the metric's bounds, from 0 to 1 for those that have a name.
 
         Raises:
             UsageError: the two do not fit together, or the metric cannot be used.
         """
         positive = None if self.positive is None else self.label_index(self.positive)
-        return score(self.metric, predictions, gold, len(self.labels), positive)
+        return (self.own_metric or metrics.get(self.metric))(predictions, gold, self.labels, positive)
 
     def check(self) -> list[str]:
-        """Find the problems that show without a model; reads all training rows, never the test rows.
+        """Find the problems that show without a model. Reads all rows, those of test too: what is wrong with them must not
+        come up when the search is over.
 
         Returns:
             One readable sentence for each problem; empty if there are none.
         """
         problems = [*self._label_problems(), *self._word_problems(), *self._metric_problems()]
-        for source in (self.test_source, self.dev_source):
-            if source is not None:
-                problems += _problem(check_source, source)
+        sources = [source for source in (self.train_source, self.dev_source, self.test_source) if source is not None]
         if self.test_source is not None and self.test_source in (self.train_source, self.dev_source):
-            problems.append(f"test: {self.test_source} is also a source of training or dev rows, so no row is unseen")
-        if len(set(self.labels)) == len(self.labels):
-            problems += _problem(self._read_once, self.train_source)
+            problems.append(
+                f"test: {_named(self.test_source)} is also a source of training or dev rows, so no row is unseen"
+            )
+        readable = len(set(self.labels)) == len(self.labels)
+        for source in dict.fromkeys(sources):
+            problems += _problem(self._read_once if readable else check_source, source)
+        if self.test_share is not None:
+            problems += self._share_problems(bool(problems))
         return problems
+
+    def _share_problems(self, others: bool) -> list[str]:
+        if self.test_source is not None:
+            return [f"test_share: {self.test_share}, but there is a test file already: leave one of the two out"]
+        return [] if others else _problem(lambda _: self._test_rows(), self.train_source)
 
     def _label_problems(self) -> list[str]:
         problems = []
@@ -209,33 +273,69 @@ class Task:
         return problems
 
     def _metric_problems(self) -> list[str]:
-        if self.metric not in METRICS:
+        try:
+            metric = self.own_metric or metrics.get(self.metric)
+        except UsageError:
             return [f"metric {self.metric!r}: not known, expected one of {', '.join(METRICS)}"]
-        if self.metric == "f1" and self.positive is None:
-            return ["metric 'f1': needs a positive label, the one whose F1 counts"]
+        if metric.needs_positive and self.positive is None:
+            return [f"metric {metric.name!r}: needs a positive label, the one that it counts"]
         if self.positive is not None and self.positive not in self.labels:
             return [f"positive label {self.positive!r}: not one of the labels {', '.join(self.labels)}"]
         return []
 
-    def _drawn(self, source: str, pick: Callable[[Sequence[Example]], _Picked]) -> _Picked:
+    def _drawn(self, source: Source, pick: Callable[[Sequence[Example]], _Picked]) -> _Picked:
         """Draw from a source's rows; an error names the source."""
-        rows = self._read_once(source)
+        rows = self._open_rows(source)
         try:
             return pick(rows)
         except DataError as error:
-            raise DataError(f"{source}: {error}") from None
+            raise DataError(f"{_named(source)}: {error}") from None
 
-    def _read_once(self, source: str) -> tuple[Example, ...]:
+    def _drawn_dev(self, count: int, seed: int, avoid: Sequence[Example]) -> tuple[Example, ...]:
+        assert self.dev_source is not None
+        if not count:
+            return ()
+        return self._drawn(self.dev_source, lambda rows: draw(rows, self.labels, count, seed, avoid=avoid))
+
+    def _test_rows(self) -> tuple[Example, ...]:
+        if self.test_source is not None:
+            return self._read_once(self.test_source)
+        if self.test_share is None:
+            raise DataError(f"task {self.name!r} has no test rows: set test to a file, or test_share")
+        return self._set_aside
+
+    @cached_property
+    def _set_aside(self) -> tuple[Example, ...]:
+        """The rows that `test_share` takes from the training rows."""
+        assert self.test_share is not None
+        rows = self._read_once(self.train_source)
+        try:
+            return hold_out(rows, self.labels, self.test_share, seed=0)[1]
+        except DataError as error:
+            raise DataError(f"{_named(self.train_source)}: {error}") from None
+
+    def _open_rows(self, source: Source) -> tuple[Example, ...]:
+        """The rows of a source that may be trained on and chosen by: all whose text is not set aside for test."""
+        if self.test_share is None or self.test_source is not None:
+            return self._read_once(source)
+        if source not in self._open:
+            held = {text_key(row) for row in self._set_aside}
+            self._open[source] = tuple(row for row in self._read_once(source) if text_key(row) not in held)
+        return self._open[source]
+
+    def _read_once(self, source: Source) -> tuple[Example, ...]:
         if source not in self._cache:
             self._cache[source] = tuple(self._read(source))
         return self._cache[source]
 
-    def _read(self, source: str) -> list[Example]:
-        if not source.startswith(HUB):
-            return read_examples(source, fields=self.template.fields, label=self.label_column, labels=self.labels)
+    def _read(self, source: Source) -> list[Example]:
+        if not (isinstance(source, str) and source.startswith(HUB)):
+            table = read_table(source, only=[*self.template.fields, self.label_column])
+            self._notes[source] = table.notes
+            return examples_of(table, fields=self.template.fields, label=self.label_column, labels=self.labels)
         columns = {self.hub_columns.get(name, name): name for name in self.template.fields}
-        rows = read_examples(
-            source,
+        rows = examples_of(
+            read_table(source),
             fields=list(columns),
             label=self.hub_columns.get(self.label_column, self.label_column),
             labels=[*self.hub_labels, *(label for label in self.labels if label not in self.hub_labels)],
@@ -249,7 +349,11 @@ class Task:
         ]
 
 
-def _problem(step: Callable[[str], object], source: str) -> list[str]:
+def _named(source: Source) -> str:
+    return source.name if isinstance(source, Table) else str(source)
+
+
+def _problem(step: Callable[[Source], object], source: Source) -> list[str]:
     try:
         step(source)
     except DataError as error:

@@ -10,8 +10,10 @@ from typing import Literal, get_args
 
 from tandemtune.errors import DataError, UsageError
 from tandemtune.tasks.base import Task
-from tandemtune.tasks.files import HUB
+from tandemtune.tasks.metrics import Metric
+from tandemtune.tasks.table import HUB, Source
 from tandemtune.tasks.templates import Template
+from tandemtune.tasks.wording import nfc
 
 Kind = Literal["masked", "causal", "seq2seq"]
 Words = Mapping[str, tuple[str, ...]]
@@ -129,12 +131,13 @@ def build_task(
     data: str | Path | None = None,
     template: Template | str | None = None,
     words: Mapping[str, Sequence[str]] | None = None,
-    metric: str | None = None,
+    metric: str | Metric | None = None,
     positive: str | None = None,
-    train: str | Path | None = None,
-    test: str | Path | None = None,
-    dev: str | Path | None = None,
+    train: Source | None = None,
+    test: Source | None = None,
+    dev: Source | None = None,
     label_column: str | None = None,
+    test_share: float | None = None,
 ) -> Task:
     """Make a task from its row of the catalogue.
 
@@ -150,6 +153,7 @@ def build_task(
         test: likewise for the test rows.
         dev: rows to draw dev from; None draws it from the training rows.
         label_column: in place of the row's label column.
+        test_share: share of the training rows to set aside for test, in place of the row's test rows.
 
     Returns:
         The task. No row has been read yet.
@@ -162,6 +166,7 @@ def build_task(
         row = get(row)
     if kind not in get_args(Kind):
         raise UsageError(f"kind {kind!r}: expected one of {', '.join(get_args(Kind))}")
+    words = None if words is None else {nfc(label): own for label, own in words.items()}
     if words is not None and set(words) != set(row.labels):
         raise UsageError(
             f"task {row.name!r}: label words for {', '.join(map(repr, words))}, "
@@ -174,15 +179,27 @@ def build_task(
         template=parsed,
         labels=row.labels,
         words={label: tuple(chosen[label]) for label in row.labels},
-        metric=metric or row.metric,
+        metric=metric if isinstance(metric, str) else row.metric,
         positive=positive or row.positive,
-        train_source=_source(row, data, "train") if train is None else str(train),
-        test_source=_source(row, data, "test") if test is None else str(test),
-        dev_source=None if dev is None else str(dev),
+        train_source=_source(row, data, "train") if train is None else _as_source(train),
+        test_source=_test_source(row, data, test, test_share),
+        dev_source=None if dev is None else _as_source(dev),
         label_column=label_column or row.label_column,
         hub_columns=row.hub.columns if row.hub else {},
         hub_labels=row.hub.labels if row.hub else {},
+        test_share=test_share,
+        own_metric=metric if isinstance(metric, Metric) else None,
     )
+
+
+def _as_source(source: Source) -> Source:
+    return str(source) if isinstance(source, Path) else source
+
+
+def _test_source(row: TaskRow, data: str | Path | None, test: Source | None, share: float | None) -> Source | None:
+    if test is not None:
+        return _as_source(test)
+    return _source(row, data, "test") if share is None else None
 
 
 def _source(row: TaskRow, data: str | Path | None, split: Literal["train", "test"]) -> str:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Sequence
 
 from tandemtune.errors import DataError
+from tandemtune.tasks.wording import nfc
 from tandemtune.types import Example, Split
 
 
@@ -31,9 +32,10 @@ def split(examples: Sequence[Example], labels: Sequence[str], k: int, seed: int,
     if dev_k is None:
         dev_k = k
     if k < 1 or dev_k < 0:
-        raise DataError(f"k = {k} and dev_k = {dev_k}: expected k >= 1 and dev_k >= 0 rows of each class")
-    purpose = f"{k} to train on and {dev_k} for dev" if dev_k else f"{k} to train on"
-    rows = _drawn(examples, labels, k + dev_k, seed, purpose, avoid=())
+        raise DataError(f"shots = {k} and dev_shots = {dev_k}: expected at least 1 and 0 rows of each class")
+    purpose = f"{k} shots and {dev_k} dev_shots" if dev_k else f"{k} shots"
+    settings = "shots or dev_shots" if dev_k else "shots"
+    rows = _drawn(examples, labels, k + dev_k, seed, purpose, settings, avoid=())
     middle = k * len(set(labels))
     return Split(train=rows[:middle], dev=rows[middle:])
 
@@ -56,15 +58,32 @@ def everything(
     Raises:
         DataError: a row has no known label, or classes have too few rows for dev.
     """
-    drawn = _drawn(examples if dev is None else dev, labels, dev_k, seed, f"{dev_k} for dev", avoid=()) if dev_k else ()
-    kept = {_text(example) for example in drawn}
+    drawn = draw(examples if dev is None else dev, labels, dev_k, seed) if dev_k else ()
+    return Split(others(examples, labels, seed, drawn), drawn)
+
+
+def others(
+    examples: Sequence[Example], labels: Sequence[str], seed: int, avoid: Iterable[Example]
+) -> tuple[Example, ...]:
+    """All rows in a shuffled order, without those whose text stands in `avoid`.
+
+    Args:
+        examples: labelled rows.
+        labels: label names.
+        seed: decides the order, at least 0.
+        avoid: rows whose text is left out.
+
+    Raises:
+        DataError: there are no rows, or one has no known label.
+    """
+    kept = {_text(example) for example in avoid}
     rows = [examples[index] for index in _shuffled(len(examples), seed)]
     wrong = next((row.label for row in rows if row.label not in labels), None)
     if wrong is not None or not rows:
         raise DataError(
             f"a row has the label {wrong!r}, expected one of {list(labels)}" if rows else "no rows to train on"
         )
-    return Split(tuple(row for row in rows if _text(row) not in kept), drawn)
+    return tuple(row for row in rows if _text(row) not in kept)
 
 
 def draw(
@@ -91,12 +110,64 @@ def draw(
         DataError: a row has no known label, or classes have too few rows (all of them named).
     """
     if k < 1:
-        raise DataError(f"k = {k}: expected at least 1 row of each class")
-    return _drawn(examples, labels, k, seed, "all for dev", avoid)
+        raise DataError(f"dev_shots = {k}: expected at least 1 row of each class")
+    return _drawn(examples, labels, k, seed, f"{k} dev_shots", "dev_shots", avoid)
+
+
+def hold_out(
+    examples: Sequence[Example], labels: Sequence[str], share: float, seed: int
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Set a share of the rows of each class aside for test.
+
+    Rows with the same text (`text_key`) stay together, whatever their labels; they count for the class of the first.
+
+    Args:
+        examples: labelled rows.
+        labels: label names.
+        share: of the rows of each class, between 0 and 1.
+        seed: decides which ones, at least 0.
+
+    Returns:
+        The other rows and the test rows, each in their original order. Every class has a text in both.
+
+    Raises:
+        DataError: the share is none, a row has no known label, or a class has fewer than two texts.
+    """
+    if not 0 < share < 1:
+        raise DataError(f"test_share = {share}: expected a number between 0 and 1, for example 0.3")
+    groups: dict[str, list[int]] = {}
+    keys = [text_key(example) for example in examples]
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
+    classes: dict[str, list[str]] = {label: [] for label in labels}
+    for key, members in groups.items():
+        label = examples[members[0]].label
+        if label is None or label not in classes:
+            raise DataError(f"example {members[0] + 1} has the label {label!r}, expected one of {list(labels)}")
+        classes[label].append(key)
+    short = [f"{label!r} has {len(found)}" for label, found in classes.items() if len(found) < 2]
+    if short:
+        raise DataError(
+            f"too few distinct texts to set some aside for test: {', '.join(short)}, each class needs 2: "
+            "add rows, or name a test file in place of test_share"
+        )
+    held: set[str] = set()
+    for found in classes.values():
+        wanted, taken = share * sum(len(groups[key]) for key in found), 0
+        order = [found[index] for index in _shuffled(len(found), seed)]
+        for key in order[:-1]:
+            size = len(groups[key])
+            if taken == 0 or taken + size / 2 <= wanted:
+                held.add(key)
+                taken += size
+    rest = tuple(example for example, key in zip(examples, keys, strict=True) if key not in held)
+    return rest, tuple(example for example, key in zip(examples, keys, strict=True) if key in held)
 
 
 def subsample(examples: Sequence[Example], n: int | None, seed: int) -> list[Example]:
     """Keep at most n rows, chosen by the seed, in their original order.
+
+    Where all rows have labels, every label keeps its share of the rows, rounded up or down.
 
     Args:
         examples: rows to choose from.
@@ -113,7 +184,21 @@ def subsample(examples: Sequence[Example], n: int | None, seed: int) -> list[Exa
         raise DataError(f"a limit of {n} rows: expected at least 1, or no limit")
     if n is None or n >= len(examples):
         return list(examples)
-    return [examples[index] for index in sorted(_shuffled(len(examples), seed)[:n])]
+    order = _shuffled(len(examples), seed)
+    classes: dict[str | None, list[int]] = {}
+    for index in order:
+        classes.setdefault(examples[index].label, []).append(index)
+    if None in classes:
+        classes = {None: order}
+    shares = [divmod(n * len(indices), len(examples)) for indices in classes.values()]
+    left = n - sum(whole for whole, _ in shares)
+    largest = sorted(range(len(shares)), key=lambda number: -shares[number][1])[:left]
+    kept = [
+        index
+        for number, indices in enumerate(classes.values())
+        for index in indices[: shares[number][0] + (number in largest)]
+    ]
+    return [examples[index] for index in sorted(kept)]
 
 
 def _drawn(
@@ -122,6 +207,7 @@ def _drawn(
     needed: int,
     seed: int,
     purpose: str,
+    settings: str,
     avoid: Iterable[Example],
 ) -> tuple[Example, ...]:
     chosen: dict[str, list[Example]] = {label: [] for label in labels}
@@ -139,7 +225,7 @@ def _drawn(
     if short:
         raise DataError(
             f"too few rows with distinct texts: {', '.join(short)}, each class needs {needed} ({purpose}): "
-            "lower k or add rows"
+            f"lower {settings}, or add rows"
         )
     return tuple(row for turn in zip(*chosen.values(), strict=True) for row in turn)
 
@@ -151,6 +237,12 @@ def _shuffled(n: int, seed: int) -> list[int]:
     source = random.Random(seed)
     keys = [source.random() for _ in range(n)]
     return sorted(range(n), key=keys.__getitem__)
+
+
+def text_key(example: Example) -> str:
+    """What two rows share whose texts differ at most in white space and in how accents are encoded."""
+    fields = sorted((name, " ".join(nfc(text).split())) for name, text in example.fields.items())
+    return "\0".join(part for field in fields for part in field)
 
 
 def _text(example: Example) -> tuple[tuple[str, str], ...]:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tandemtune.errors import DataError
+from tandemtune.tasks.wording import nfc
 from tandemtune.types import Rendered
 
 MASK = "mask"
-_SLOT = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+SLOT = re.compile(r"\{([^{}\s](?:[^{}\r\n]*[^{}\s])?)\}")
+"""A column's name in braces: any letters, blanks within it."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,18 @@ class Template:
         """Read a template.
 
         Args:
-            source: literal text with ``{field}`` slots and exactly one ``{mask}``.
+            source: literal text with ``{field}`` slots and exactly one ``{mask}``. A field is the name of a column in any
+                script, blanks within it included; how its accents are encoded makes no difference (NFC).
 
         Raises:
             DataError: no mask, several masks, no field, or stray braces.
         """
         pieces: list[tuple[str, str]] = []
         end = 0
-        for match in _SLOT.finditer(source):
+        for match in SLOT.finditer(source):
             if match.start() > end:
                 pieces.append(("literal", source[end : match.start()]))
-            pieces.append(("slot", match.group(1)))
+            pieces.append(("slot", nfc(match.group(1))))
             end = match.end()
         if end < len(source):
             pieces.append(("literal", source[end:]))
@@ -56,7 +59,7 @@ class Template:
         if stray:
             raise DataError(
                 f"template {source!r} has a brace that is no slot, near {stray[0]!r}: "
-                "a slot is a field name in braces, letters, digits and _ only"
+                "a slot is the name of a column in braces, with no blank next to a brace"
             )
         return cls(tuple(pieces))
 

@@ -9,6 +9,9 @@ from typing import Any
 from tandemtune.errors import DataError
 from tandemtune.tasks.templates import Template
 
+_BLANKS = "▁Ġ \t\n\u00a0"
+"""A blank, and how the pieces of tokenizers write it."""
+
 
 @dataclass(frozen=True)
 class Verbalizer:
@@ -47,7 +50,8 @@ def resolve(tokenizer: Any, template: Template, words: Mapping[str, Sequence[str
         words: label words by label.
 
     Raises:
-        DataError: a word the tokenizer does not know, or two labels whose words begin with the same piece.
+        DataError: a word the tokenizer does not know or cuts behind its blank, or two labels whose words begin with the same
+            piece.
     """
     before = template.before_mask
     spaced = before.endswith(" ")
@@ -68,6 +72,13 @@ def resolve(tokenizer: Any, template: Template, words: Mapping[str, Sequence[str
             if piece is None or piece == tokenizer.unk_token_id:
                 raise DataError(
                     f"label word {word!r} of label {label!r} is unknown to the tokenizer: choose another word"
+                )
+            if not tokenizer.convert_ids_to_tokens(piece).strip(_BLANKS):
+                rest = "".join(tokenizer.convert_ids_to_tokens(pieces[1:]))
+                raise DataError(
+                    f"label word {word!r} of label {label!r}: the tokenizer cuts the blank before it off as a piece of its own, "
+                    f"{tokenizer.convert_ids_to_tokens(piece)!r} and {rest!r}, and a blank alone stands for no word: leave out "
+                    "the blank before {mask} in the template, or choose a word that is one piece with its blank"
                 )
             if piece in owner and owner[piece][0] != label:
                 other_label, other_word = owner[piece]

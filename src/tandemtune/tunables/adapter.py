@@ -14,17 +14,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import replaced_forward
+from tandemtune.plugins import register
 from tandemtune.tunables import files
-from tandemtune.tunables.base import Layerwise, Point
+from tandemtune.tunables.base import LAST_THIRD, Given, Layers, Layerwise, Point, Tunable
 
 PARTS = ("down.weight", "down.bias", "up.weight", "up.bias")
 """What a block's vector holds, in order, as two linear maps would call it."""
@@ -166,3 +168,20 @@ def _adapted(forward: Callable[..., Any], matrices: Sequence[Tensor]) -> Callabl
         return (behind(output[0]), *output[1:]) if isinstance(output, tuple) else behind(output)
 
     return adapted
+
+
+@register
+class BottleneckAdapter(Tunable):
+    """A bottleneck behind some layers."""
+
+    kind: ClassVar[str] = "adapter"
+    summary: ClassVar[str] = "a bottleneck behind every layer"
+    source: ClassVar[str] = "arXiv 1902.00751"
+    card: ClassVar[str] = "Bottleneck adapters"
+
+    width: Annotated[int, Field(ge=1, le=4096)] = Field(8, description="bottleneck of an adapter")
+    layers: Layers = LAST_THIRD
+
+    def make(self, given: Given) -> Adapter:
+        """Zero in a subspace; W_down drawn elsewhere."""
+        return Adapter(given.backbone, self.width, given.layers(self.layers), given.start_seed())

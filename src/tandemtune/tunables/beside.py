@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
+from pydantic import Field
 from torch import Tensor
 
-from tandemtune.tunables.base import INPUT, Point
-from tandemtune.tunables.lora import LoRA
-from tandemtune.tunables.prompt import Prompt
+from tandemtune.models.layers import LayerStack
+from tandemtune.optimizers.base import Optimizer
+from tandemtune.plugins import register
+from tandemtune.subspace import LayerStatistics, Rule
+from tandemtune.tunables.base import INPUT, LAST_THIRD, Given, Layers, Parameters, Point
+from tandemtune.tunables.lora import LoRATerms
+from tandemtune.tunables.prompt import Prompt, PromptOptions
+from tandemtune.tunables.vocabulary import Vocabulary
 from tandemtune.types import Encoded
 
 PROMPT_FOLDER = "prompt"
 
 
-class LoRABesidePrompt:
+class LoRABesidePrompt(Parameters):
     """LoRA on some layers, and a prompt at the input.
 
     Args:
@@ -30,7 +36,7 @@ class LoRABesidePrompt:
 
     token_wise = False
 
-    def __init__(self, lora: LoRA, prompt: Prompt) -> None:
+    def __init__(self, lora: LoRATerms, prompt: Prompt) -> None:
         if prompt.blocks != (INPUT,):
             raise ValueError(f"expected a prompt at the input only, got blocks {list(prompt.blocks)}")
         self.lora, self.prompt = lora, prompt
@@ -53,6 +59,9 @@ class LoRABesidePrompt:
     def reserve(self, prompt: Encoded) -> Encoded:
         """The prompt with room for the words."""
         return self.prompt.reserve(prompt)
+
+    def settle(self, stack: LayerStack, groups: Sequence[Tensor]) -> None:
+        """Nothing: the prompt has no deep blocks."""
 
     @contextmanager
     def applied(self, point: Point) -> Iterator[None]:
@@ -88,8 +97,51 @@ class LoRABesidePrompt:
         """What both say, and the number of parameters that are searched."""
         return {**self.lora.describe(), "prompt": self.prompt.describe()}
 
-    def _of(self, block: int) -> LoRA | Prompt:
+    def _of(self, block: int) -> LoRATerms | Prompt:
         return self.prompt if block == INPUT else self.lora
 
     def _layers(self, point: Point) -> Mapping[int, Tensor]:
         return {block: vector for block, vector in point.items() if block != INPUT}
+
+
+@register
+class LoRAWithPrompt(PromptOptions):
+    """LoRA is searched; the prompt at the input is words and only changes by proposals."""
+
+    kind: ClassVar[str] = "lora+prompt"
+    summary: ClassVar[str] = "LoRA is searched, the prompt of words before the text comes from proposals"
+    source: ClassVar[str] = "this project"
+    card: ClassVar[str] = "A LoRA adapter and a prompt of words"
+    takes_words: ClassVar[bool] = True
+    words_only: ClassVar[bool] = True
+
+    r: Annotated[int, Field(ge=1, le=1024)] = Field(2, description="LoRA rank")
+    layers: Layers = LAST_THIRD
+
+    def make(self, given: Given) -> LoRABesidePrompt:
+        """LoRA on the chosen layers, and a prompt at the input."""
+        lora = LoRATerms(given.backbone, self.r, given.layers(self.layers), given.start_seed())
+        return LoRABesidePrompt(lora, self.prompt(given))
+
+    def lr(self, optimizer: Optimizer, vocabulary: Vocabulary) -> float:
+        """LoRA's: the prompt is not moved by the optimizer."""
+        return optimizer.lr_default
+
+    def searched(self, parameters: LoRABesidePrompt) -> tuple[int, ...]:
+        """LoRA's blocks."""
+        return parameters.lora.blocks
+
+    def parts(self, target: Sequence[str] | None) -> int:
+        """A and B of each projection."""
+        return 2 * (len(target) if target else 2)
+
+    def statistics(self, parameters: Any, problem: Any, wanted: Rule) -> tuple[Rule, dict[int, LayerStatistics]]:
+        """LoRA's: what enters and leaves the projections of each layer."""
+        return wanted, problem.layer_statistics(self.searched(parameters))
+
+    def how_to_load(self, folder: Path) -> str:
+        """Both parts."""
+        return (
+            "Load it with `peft.PeftModel.from_pretrained(base_model, folder)` and write the words of the prompt before the "
+            "text, or load the run folder that it lies in with `tandemtune.load`, which does both."
+        )

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import save_file
@@ -20,8 +20,9 @@ from tandemtune.errors import ModelError
 from tandemtune.models.architectures import is_linear, sizes
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import hooked
+from tandemtune.plugins import register
 from tandemtune.tunables import files
-from tandemtune.tunables.base import Layerwise, Point
+from tandemtune.tunables.base import LAST_THIRD, Given, Layers, Layerwise, Point, Tunable
 
 
 class Bias(Layerwise):
@@ -150,3 +151,19 @@ def _term(change: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], T
         return output
 
     return population if change.ndim == 2 else shared
+
+
+@register
+class Biases(Tunable):
+    """Biases of some layers."""
+
+    kind: ClassVar[str] = "bias"
+    summary: ClassVar[str] = "biases alone (new ones where a model has none)"
+    source: ClassVar[str] = "arXiv 2106.10199"
+    card: ClassVar[str] = "Biases"
+
+    layers: Layers = LAST_THIRD
+
+    def make(self, given: Given) -> Bias:
+        """No change at the start."""
+        return Bias(given.backbone, given.layers(self.layers))

@@ -13,15 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
+from pydantic import Field
 from torch import Tensor
 
-from tandemtune.errors import RunError
+from tandemtune.errors import ConfigError, RunError
 from tandemtune.models.backbone import Backbone
+from tandemtune.optimizers.base import Uses
+from tandemtune.plugins import register
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.verbalizers import Verbalizer
-from tandemtune.tunables.base import INPUT, Point
+from tandemtune.tunables.base import INPUT, Given, Parameters, Point, Tunable
 from tandemtune.types import Encoded, Example
 
 FILE = "demonstrations.json"
@@ -42,7 +45,7 @@ class Demonstration:
     label: str
 
 
-class Demonstrations:
+class Demonstrations(Parameters):
     """Solved examples in front of the text, each followed by a separator (see `separator`).
 
     Where: before everything else, but behind the special tokens that the tokenizer begins a text with ([CLS], BOS).
@@ -275,3 +278,46 @@ def _pieces(tokenizer: Any, task: Task, verbalizer: Verbalizer, label: int) -> t
     whole, start = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (stem + blank + word, stem))
     found = tuple(whole[len(start) :])
     return found if found[:1] == (first,) else (first,)
+
+
+@register
+class InContext(Tunable):
+    """Solved training rows before the text."""
+
+    kind: ClassVar[str] = "demonstrations"
+    summary: ClassVar[str] = "solved examples before the text"
+    source: ClassVar[str] = "arXiv 2005.14165"
+    card: ClassVar[str] = "Demonstrations"
+    searched_by: ClassVar[frozenset[Uses]] = frozenset({"none"})
+
+    demonstrations: Annotated[int, Field(ge=1, le=256)] = Field(
+        8, description="solved examples before the text, as many as there is room for"
+    )
+
+    def make(self, given: Given) -> Demonstrations:
+        """Examples of the training rows, or those that a run has shown.
+
+        Raises:
+            ConfigError: there is no room for one.
+        """
+        backbone = given.backbone
+        if isinstance(given.rows, Path):
+            return Demonstrations.read(backbone, given.rows)
+        rows = demonstrate(
+            backbone,
+            given.task,
+            given.verbalizer,
+            given.rows,
+            given.max_tokens,
+            self.demonstrations,
+            context=backbone.longest,
+            seed=given.seed,
+        )
+        if not rows:
+            raise ConfigError(
+                [
+                    f"[task] max_tokens: {given.max_tokens} of the model's {backbone.longest} leave no room for a "
+                    "demonstration: lower it"
+                ]
+            )
+        return Demonstrations(backbone, rows)

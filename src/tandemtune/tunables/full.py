@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from tandemtune.errors import ModelError
 from tandemtune.models.backbone import Backbone
+from tandemtune.optimizers.base import Optimizer, Uses
+from tandemtune.plugins import register
 from tandemtune.tunables import files
-from tandemtune.tunables.base import INPUT, Point
-from tandemtune.types import Encoded
+from tandemtune.tunables.base import INPUT, Given, Parameters, Point, Tunable
+from tandemtune.tunables.seeded import SeededDirections
+from tandemtune.tunables.vocabulary import Vocabulary
+from tandemtune.types import Encoded, seed_for
+
+MOST_GENERATIONS = 20_000
+"""Generations of a search among all weights: its points have a number for each direction."""
 
 
-class Full:
+class Full(Parameters):
     """The values of all weights in one block, `INPUT`, since the embeddings change with everything else.
 
     The vector holds every parameter once, in the model's own order; one that several modules share (an input and an output
@@ -38,6 +45,7 @@ class Full:
     def __init__(self, backbone: Backbone) -> None:
         self._model: Any = backbone.model
         self._tokenizer = backbone.tokenizer
+        self._layers = len(backbone.layers)
         self._parameters: dict[str, nn.Parameter] = dict(backbone.model.named_parameters())
         for name, parameter in self._parameters.items():
             if not parameter.is_floating_point() or type(parameter.data) is not Tensor:
@@ -143,7 +151,7 @@ class Full:
 
     def describe(self) -> dict[str, Any]:
         """That all layers change, and number of parameters."""
-        return {"layers": "all", "parameters": self.dim(INPUT)}
+        return {"layers": list(range(self._layers)), "parameters": self.dim(INPUT)}
 
     def _values(self, given: Tensor) -> list[Tensor]:
         """A vector [dim] or [1, dim] cut into what stands for each parameter, in its number format and place."""
@@ -168,3 +176,51 @@ def _no_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+@register
+class FullWeights(Tunable):
+    """All weights: trained, or searched as coefficients of seeded directions in the memory of inference."""
+
+    kind: ClassVar[str] = "full"
+    summary: ClassVar[str] = "all weights"
+    source: ClassVar[str] = "arXiv 1810.04805; arXiv 2305.17333 without gradients"
+    card: ClassVar[str] = "All weights"
+    searched_by: ClassVar[frozenset[Uses]] = frozenset({"estimator", "gradient"})
+    all_weights: ClassVar[bool] = True
+
+    def make(self, given: Given) -> Parameters:
+        """The weights themselves for gradients, coefficients of seeded directions for a search."""
+        if not given.optimizer.searches:
+            return Full(given.backbone)
+        rank = getattr(given.optimizer, "noise_rank", None)
+        return SeededDirections(
+            given.backbone,
+            seed_for(given.seed, 11),
+            min(MOST_GENERATIONS, given.generations),
+            given.optimizer.candidates // 2,
+            "gaussian" if rank is None else "low-rank",
+            rank or 1,
+        )
+
+    def lr(self, optimizer: Optimizer, vocabulary: Vocabulary) -> float:
+        """The optimizer's for all weights."""
+        return optimizer.lr_weights
+
+    def one_block(self, optimizer: Optimizer) -> bool:
+        """The coefficients of a search."""
+        return optimizer.searches
+
+    def how_to_load(self, folder: Path) -> str:
+        """An ordinary model folder."""
+        return "Load it with `transformers`, as any model: the folder holds weights and tokenizer."
+
+    def problems(self, recipe: Any) -> Iterator[str]:
+        """Steps that 16 bits round away."""
+        yield from super().problems(recipe)
+        optimizer = recipe.method.optimizer
+        if optimizer.searches and recipe.model.dtype not in ("auto", "float32"):
+            yield (
+                f"[model] dtype: {recipe.model.dtype} rounds away the small steps of {optimizer.kind} on full weights: "
+                "choose float32"
+            )

@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -21,13 +22,15 @@ from tandemtune.errors import ModelError, RunError
 from tandemtune.models.architectures import Projection, columns, sizes
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import hooked
-from tandemtune.tunables.base import Layerwise, Point
+from tandemtune.plugins import register
+from tandemtune.subspace import LayerStatistics, Rule
+from tandemtune.tunables.base import LAST_THIRD, Given, Layers, Layerwise, Point, Tunable
 
 TASK_TYPES = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
 """PEFT's names for kinds of models; it has none for a masked one."""
 
 
-class LoRA(Layerwise):
+class LoRATerms(Layerwise):
     """LoRA on the projections of some layers; one block is one layer.
 
     A block's vector holds, projection by projection (query, key), the factors A [n_in, r] and B [r, n_out], row by row.
@@ -256,3 +259,32 @@ def _term(a: Tensor, b: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tens
         return output
 
     return population if a.ndim == 3 else shared
+
+
+@register
+class LoRA(Tunable):
+    """LoRA on the projections of some layers."""
+
+    kind: ClassVar[str] = "lora"
+    summary: ClassVar[str] = "low-rank terms beside query and key (or the modules that [model] target names)"
+    source: ClassVar[str] = "arXiv 2106.09685"
+    card: ClassVar[str] = "A LoRA adapter"
+
+    r: Annotated[int, Field(ge=1, le=1024)] = Field(2, description="LoRA rank")
+    layers: Layers = LAST_THIRD
+
+    def make(self, given: Given) -> LoRATerms:
+        """Both factors zero in a subspace; A drawn elsewhere, since nothing moves away from zero but both at once."""
+        return LoRATerms(given.backbone, self.r, given.layers(self.layers), given.start_seed())
+
+    def parts(self, target: Sequence[str] | None) -> int:
+        """A and B of each projection."""
+        return 2 * (len(target) if target else 2)
+
+    def factors(self, parameters: LoRATerms, block: int) -> tuple[tuple[int, int], ...]:
+        """A and B of each projection."""
+        return tuple(parameters.shapes(block))
+
+    def statistics(self, parameters: Any, problem: Any, wanted: Rule) -> tuple[Rule, dict[int, LayerStatistics]]:
+        """What enters and leaves the projections of each layer on the training rows."""
+        return wanted, problem.layer_statistics(self.searched(parameters))

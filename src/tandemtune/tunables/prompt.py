@@ -12,17 +12,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tandemtune.errors import RunError
+from tandemtune.errors import ConfigError, RunError
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import LayerStack, hooked
-from tandemtune.tunables.base import INPUT, Layerwise, Point
+from tandemtune.optimizers.base import Optimizer, Uses
+from tandemtune.plugins import register
+from tandemtune.subspace import LayerStatistics, Rule
+from tandemtune.tunables.base import INPUT, LAST_THIRD, PROMPT_LR, Given, Layers, Layerwise, Point, Tunable
 from tandemtune.tunables.lora import TASK_TYPES
+from tandemtune.tunables.vocabulary import Vocabulary
 from tandemtune.types import Encoded
 
 
@@ -226,3 +232,124 @@ def _in_hidden_states(matrix: Tensor, place: int) -> Callable[[nn.Module, tuple[
         return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
 
     return hook
+
+
+class PromptOptions(Tunable):
+    """Base of tunables with a prompt before the text."""
+
+    prompt_tokens: Annotated[int, Field(ge=1, le=512)] = Field(8, description="places of a prompt")
+    prompt_text: str | None = Field(
+        None, description="words that a prompt begins as (repeated or cut to its length); random words if left out"
+    )
+    vocabulary: Literal["words", "all"] = Field(
+        "words", description="tokens that a prompt may be read as: whole words of letters, or all but special ones"
+    )
+    projection: Literal["cosine", "l2"] = Field(
+        "cosine", description="what nearest means when a prompt is read as words"
+    )
+
+    def prompt(self, given: Given, layers: Sequence[int] = ()) -> Prompt:
+        """A prompt at the input and before some layers, at the words that it begins as.
+
+        Raises:
+            ConfigError: there is no room for it, or its text has no tokens.
+        """
+        length, backbone = self.prompt_tokens, given.backbone
+        if length + 8 > backbone.longest:
+            raise ConfigError(
+                [f"[method] prompt_tokens: {length} leave no room in the {backbone.longest} of the model"]
+            )
+        if self.prompt_text is None:
+            words = given.vocabulary.sample(np.random.default_rng([given.seed, 7]), length)
+        else:
+            try:
+                words = given.vocabulary.fit(self.prompt_text, length)
+            except ValueError as error:
+                raise ConfigError([f"[method] prompt_text: {error}"]) from None
+        return Prompt(backbone, length, given.vocabulary.vectors(words.ids), layers)
+
+    @property
+    def allowed_words(self) -> Literal["words", "all"]:
+        """Tokens that the prompt may be read as."""
+        return self.vocabulary
+
+    def lr(self, optimizer: Optimizer, vocabulary: Vocabulary) -> float:
+        """A share of the embeddings' spread, unless the optimizer scales its own steps."""
+        return optimizer.lr_default if optimizer.lr_default != Optimizer.lr_default else PROMPT_LR * vocabulary.sd
+
+    def factors(self, parameters: Any, block: int) -> tuple[tuple[int, int], ...]:
+        """The prompt's vectors as one matrix."""
+        return tuple(parameters.shapes(block))
+
+    def statistics(self, parameters: Any, problem: Any, wanted: Rule) -> tuple[Rule, dict[int, LayerStatistics]]:
+        """The spread of what the vectors stand among: they are hidden states themselves."""
+        rule: Rule = "normal" if wanted == "normal" else "hidden_state"
+        return rule, {block: LayerStatistics(problem.hidden_sd(block), {}, {}) for block in self.searched(parameters)}
+
+
+@register
+class SoftPrompt(PromptOptions):
+    """Vectors before the text, at the input."""
+
+    kind: ClassVar[str] = "prompt"
+    summary: ClassVar[str] = "vectors before the text"
+    source: ClassVar[str] = "arXiv 2104.08691"
+    card: ClassVar[str] = "A soft prompt"
+    takes_words: ClassVar[bool] = True
+
+    def make(self, given: Given) -> Prompt:
+        """A prompt at the input."""
+        return self.prompt(given)
+
+    def one_block(self, optimizer: Optimizer) -> bool:
+        """The input's."""
+        return True
+
+
+@register
+class DeepPrompt(PromptOptions):
+    """Vectors before the text, at the input and before some layers."""
+
+    kind: ClassVar[str] = "deep-prompt"
+    summary: ClassVar[str] = "vectors before the text at every layer"
+    source: ClassVar[str] = "arXiv 2110.07602"
+    card: ClassVar[str] = "A deep soft prompt"
+
+    layers: Layers = LAST_THIRD
+
+    def make(self, given: Given) -> Prompt:
+        """A prompt at the input and before the chosen layers.
+
+        Raises:
+            ConfigError: none of the chosen layers can have one.
+        """
+        backbone, layers = given.backbone, given.layers(self.layers)
+        first = len(list(backbone.model.get_submodule(backbone.architecture.layers).children()))
+        deep = [layer for layer in layers if 0 < layer < first]
+        if not deep:
+            raise ConfigError(
+                [
+                    f"[method] layers: {list(layers)} hold no layer that a deep prompt could be put before: choose layers from 1 "
+                    f"to {first - 1}, or tunable prompt for the input alone"
+                ]
+            )
+        return self.prompt(given, deep)
+
+
+@register
+class TextPrompt(PromptOptions):
+    """A prompt of words, searched as text."""
+
+    kind: ClassVar[str] = "text"
+    summary: ClassVar[str] = "a prompt of words"
+    source: ClassVar[str] = "IJCAI 2023 (GAP3)"
+    card: ClassVar[str] = "A prompt of words"
+    searched_by: ClassVar[frozenset[Uses]] = frozenset({"text"})
+
+    def make(self, given: Given) -> Prompt:
+        """A prompt at the input; its vectors are embeddings of words."""
+        return self.prompt(given)
+
+    def one_block(self, optimizer: Optimizer) -> bool:
+        """The input's."""
+        return True

@@ -21,7 +21,7 @@ from tandemtune.errors import ModelError, RunError
 from tandemtune.models.architectures import sizes
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import replaced_forward
-from tandemtune.tunables.base import INPUT, Point
+from tandemtune.tunables.base import INPUT, Parameters, Point
 from tandemtune.tunables.noise import Noise, NoiseKind
 from tandemtune.tunables.weights import Owner, Reload, Weight, from_disk, from_memory, owners
 from tandemtune.types import Encoded
@@ -30,7 +30,7 @@ _Tail = tuple[list[int], Tensor]
 """Directions [S] that are applied while the model runs, and how much of each [P, S]."""
 
 
-class SeededDirections:
+class SeededDirections(Parameters):
     """The weights of all transformer layers and of the norms behind them; embeddings and the head stay.
 
     A point is one coefficient for each direction. The weights W(c) are a function of c alone, to the bit: coefficients are
@@ -76,6 +76,7 @@ class SeededDirections:
                 f"and {seed}"
             )
         self.groups, self.group = groups, group
+        self.directions = groups, group
         self.side_by_side = noise == "low-rank" and not backbone.architecture.mixed_inputs
         self._low_rank = noise == "low-rank"
         self._noise = Noise(seed, rank)

@@ -1,0 +1,267 @@
+"""What is decided by measuring when a run begins: number format, size of chunks, compiled parts. Always the same within a run."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from tandemtune import wiring
+from tandemtune.config import RunConfig
+from tandemtune.errors import ConfigError, ModelError, RunError
+from tandemtune.evaluators.label_words import rank_correlation
+from tandemtune.models import load as loading
+from tandemtune.models.backbone import Kind
+from tandemtune.problem import Problem, Progress, Scorer
+from tandemtune.runs.records import Facts
+from tandemtune.search.schedule import Stage
+from tandemtune.tasks.base import Task
+from tandemtune.types import Split
+
+FASTER = 1.2
+"""Formats with 16-bit products are tried where these are at least this much faster than float32's."""
+LOW_FORMATS = ("bfloat16", "mixed")
+"""Formats with 16-bit products, fastest first."""
+WORTH_COMPILING, COMPILED_FASTER, TIMED = 180.0, 0.97, 3
+"""Compiling is tried where a search will take so many seconds, and kept where a generation takes at most this share of the
+time; the fastest of so many timed generations counts."""
+TRIED_TOKENS = 8192
+"""What is timed at the start has as many candidates as make about so many tokens."""
+RELIABLE = 0.98
+"""A format is taken where its losses rank candidates at least this much like float32's (Spearman)."""
+
+
+def build(config: RunConfig, *, known: Facts | None = None, progress: Progress | None = None) -> Problem:
+    """Load and measure everything that a run works with.
+
+    Args:
+        config: a recipe.
+        known: what an earlier process decided on this machine (number format, threads), to decide the same again.
+        progress: called with a short line when something slow begins.
+
+    Raises:
+        TandemTuneError: something in the recipe, the data or the model cannot be used, or has changed since the run began.
+    """
+    section = config.model
+    place = loading.locate(section.name, progress)
+    kind = section.kind or loading.kind_of(loading.read_config(place, section.revision))
+    task = wiring.make_task(config.task, kind, progress)
+    problems = task.check()
+    if problems:
+        raise ConfigError(problems, f"task {task.name}")
+    split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
+    problem = wiring.make_problem(_chosen_scorer(config, task, kind, split, known, progress), split)
+    if known is not None:
+        _refuse_changes(known, problem.facts, task.name)
+    _settle_chunks(problem, known.chunk_tokens if known else None)
+    _settle_compiling(problem, known.compiled if known else None, progress)
+    return problem
+
+
+def _refuse_changes(before: Facts, now: Facts, task: str) -> None:
+    """A run goes on with the rows, the weights and the code that it began with."""
+    changed = [
+        what
+        for what, one, other in (
+            (f"the rows of task {task}", before.rows_sha256, now.rows_sha256),
+            ("the model's weights", before.weights_sha256, now.weights_sha256),
+            *(
+                (f"the code of {address}", sha256, now.plugins.get(address, ""))
+                for address, sha256 in before.plugins.items()
+            ),
+        )
+        if one != other
+    ]
+    if changed:
+        raise RunError(
+            f"{' and '.join(changed)} are no longer those that the run began with, so it cannot end as one run: "
+            "restore them, or start it anew"
+        )
+
+
+def _chosen_scorer(
+    config: RunConfig, task: Task, kind: Kind, split: Split, known: Facts | None, progress: Progress | None
+) -> Scorer:
+    """The scorer in the number format that was asked for or decided before; with "auto", decide it.
+
+    Of the formats with 16-bit products the fastest one is taken that ranks the first candidates of a middle layer as float32
+    does, or, for a method that follows gradients, whose gradient points where float32's does.
+    """
+
+    def made(dtype: str | None) -> Scorer:
+        return wiring.make_scorer(config, task, kind, known, progress, split.train, dtype)
+
+    method = config.method
+    if config.model.dtype != "auto" or known is not None:
+        return made(None)
+    if config.model.quantize is not None:
+        return made("mixed")
+    in_steps = method.tunable.all_weights and method.optimizer.searches  # too small for 16 bits
+    if in_steps or method.optimizer.uses == "none" or not mixed_is_faster(wiring.find_device(config.model.device)):
+        return made("float32")
+    scorer = made("float32")
+    exact = _trial(scorer, split, None)
+    calibrated = scorer.facts.calibrated  # one objective for all formats
+    del scorer
+    found: dict[str, float] = {}
+    for dtype in LOW_FORMATS:
+        gc.collect()  # two models at once would double the memory
+        scorer = made(dtype)
+        scorer.note(calibrated=calibrated)
+        losses = _trial(scorer, split, exact)
+        alike = _cosine if config.follows_gradient else rank_correlation
+        found[dtype] = round(alike(losses.values, exact.values), 4)
+        if found[dtype] >= RELIABLE:
+            break
+        del scorer
+    else:
+        gc.collect()
+        if progress:
+            said = ", ".join(f"{dtype} {value:.3f}" for dtype, value in found.items())
+            what = "gradient cosine" if config.follows_gradient else "rank correlation"
+            progress(f"{what} with float32: {said}; below {RELIABLE}, so float32 is used")
+        scorer = made("float32")
+        scorer.note(calibrated=calibrated)
+    scorer.note(**{"gradient_cosine" if config.follows_gradient else "rank_correlation": found})
+    scorer.engine.forget()
+    return scorer
+
+
+def _in_population(scorer: Scorer) -> bool:
+    """Whether candidates are scored side by side, and random ones could be made to time it."""
+    parameters = scorer.parameters
+    return scorer.config.method.optimizer.searches and parameters.side_by_side and parameters.directions is None
+
+
+def _few_candidates(problem: Problem) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """A point and a few candidates of the last block around it: enough to time, cheap beside a generation."""
+    parameters, block = problem.scorer.parameters, problem.searched[-1]
+    popsize = problem.scorer.config.method.optimizer.candidates
+    count = min(popsize, max(1, TRIED_TOKENS // problem.evaluator.train.tokens))
+    generator = torch.Generator().manual_seed(0)
+    return parameters.initial(), {block: torch.randn(count, parameters.dim(block), generator=generator) * 0.01}
+
+
+def _settle_chunks(problem: Problem, known: int | None) -> None:
+    """Let a search without gradient score its candidates in chunks of the size that is fastest here."""
+    if not _in_population(problem.scorer):
+        return
+    engine = problem.scorer.engine
+    if known is None:
+        known = engine.choose_chunk(problem.evaluator.train, *_few_candidates(problem))
+        engine.forget()
+    engine.chunk_tokens = known
+    problem.scorer.note(chunk_tokens=known)
+
+
+def _settle_compiling(problem: Problem, known: float | None, progress: Progress | None) -> None:
+    """Let what layers do between matrix products be compiled where that pays.
+
+    Compiling takes about as long as some generations, so it is tried where a search will take minutes, and kept if a generation
+    is faster with it. It changes the last bits, so a search in float32 is left exact unless it is wanted.
+    """
+    scorer, config = problem.scorer, problem.scorer.config
+    wanted, stack = config.model.compile, scorer.engine.stack
+    if wanted == "never" or not _in_population(scorer):
+        return
+    if known is not None:
+        stack.compile(known < 1.0)
+        return
+    if wanted == "auto" and scorer.facts.dtype == "float32":
+        return
+    origin, trial = _few_candidates(problem)
+
+    def timed() -> float:
+        begin = time.perf_counter()
+        problem.evaluator.evaluate(origin, trial)
+        return time.perf_counter() - begin
+
+    if wanted == "auto" and _planned_seconds(problem, timed(), trial) < WORTH_COMPILING:
+        scorer.note(compiled=1.0)
+        return
+    plain = min(timed() for _ in range(TIMED))
+    try:
+        changed = stack.compile()
+        timed()
+        ratio = min(timed() for _ in range(TIMED)) / plain if changed else 1.0
+    except Exception as error:  # whatever the compiler cannot do; there may be none
+        if wanted == "always":
+            raise ModelError(f"[model] compile: {str(error).splitlines()[0]}: set compile to never") from error
+        ratio = 1.0
+    if ratio > COMPILED_FASTER and wanted == "auto":
+        ratio = 1.0
+    stack.compile(ratio < 1.0 or wanted == "always")
+    scorer.note(compiled=round(min(ratio, 0.999), 3) if wanted == "always" else round(ratio, 3))
+    if progress:
+        progress(
+            f"compiled parts: a generation takes {ratio:.2f} of the time"
+            if ratio < 1
+            else "compiling does not pay here"
+        )
+    scorer.engine.forget()
+
+
+def _planned_seconds(problem: Problem, seconds: float, trial: dict[int, Tensor]) -> float:
+    """How long a search will take, from the time that a few candidates took."""
+    config, evaluator = problem.scorer.config, problem.evaluator
+    (block,), count = trial, len(next(iter(trial.values())))
+    popsize = config.method.optimizer.candidates
+    costs = [evaluator.cost((b,), popsize).forward for b in problem.searched]
+    work = config.method.budget / popsize * sum(costs) / len(costs)
+    if config.run.max_forward_tokens is not None:
+        work = min(work, config.run.max_forward_tokens * evaluator.depth)
+    return seconds * work / evaluator.cost((block,), count).forward
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """The first candidates of a middle block and their losses, or the first gradient."""
+
+    candidates: dict[int, Tensor]
+    values: NDArray[np.float64]
+
+
+def _trial(scorer: Scorer, split: Split, before: _Trial | None) -> _Trial:
+    """What a run's first turn would see; of the candidates that another format saw, if there was one."""
+    problem = wiring.make_problem(scorer, split)
+    origin = scorer.parameters.initial()
+    if scorer.config.follows_gradient:
+        found = problem.evaluator.gradient(origin, problem.searched, 0)
+        return _Trial({}, torch.cat([found.blocks[block] for block in problem.searched]).double().numpy())
+    if before is None:
+        phase = wiring.make_phase(problem, origin, Stage("tune"))
+        blocks = phase.turns[len(phase.turns) // 2]
+        trial = phase.up(blocks, phase.optimizer(blocks).ask())
+    else:
+        trial = before.candidates
+    return _Trial(trial, problem.evaluator.evaluate(origin, trial))
+
+
+def _cosine(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    sizes = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / sizes if sizes else 0.0
+
+
+def mixed_is_faster(device: str, repeats: int = 5) -> bool:
+    """Whether this device multiplies 16-bit matrices clearly faster, conversions included."""
+    x, weight = torch.ones(1024, 768, device=device), torch.ones(2048, 768, device=device)
+    low = weight.to(torch.bfloat16)
+    plain = _median_seconds(lambda: functional.linear(x, weight), repeats)
+    mixed = _median_seconds(lambda: functional.linear(x.to(torch.bfloat16), low).float(), repeats)
+    return plain > FASTER * mixed
+
+
+def _median_seconds(product: Callable[[], Tensor], repeats: int) -> float:
+    times: list[float] = []
+    for _ in range(repeats + 1):
+        begin = time.perf_counter()
+        product()[0, 0].item()
+        times.append(time.perf_counter() - begin)
+    return sorted(times[1:])[repeats // 2]

@@ -1,0 +1,111 @@
+"""The application: how it is called, how errors are said, and what commands share."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from tandemtune import __version__
+from tandemtune.errors import TandemTuneError
+
+app = typer.Typer(
+    add_completion=True,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Tune language models with forward passes only. Exit codes: 0 done, 1 failed, 2 wrong use, 3 waiting for a mentor's file, 130 stopped.",
+)
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value ...", metavar="[KEY=VALUE]...")]
+
+
+def main() -> None:
+    """Run the command line; turns errors into a message and an exit code."""
+    from tandemtune.cli import comparing, looking, running, using  # noqa: F401  (they register their commands)
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.captureWarnings(True)
+    try:
+        app()
+    except TandemTuneError as error:
+        fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        fail("stopped", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        fail(f"{error.strerror or error}{where}", 1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tandemtune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Tune language models with forward passes only. Exit codes: 0 done, 1 failed, 2 wrong use, 3 waiting for a mentor's file, 130 stopped."""
+
+
+def console() -> Console:
+    """The terminal, or wide lines where there is none."""
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+def say(text: str) -> None:
+    """A line beside the result."""
+    typer.echo(text, err=True)
+
+
+def echo_json(content: Any) -> None:
+    """Data for other programs."""
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Say what went wrong, and end with an exit code."""
+    typer.echo("tandemtune: " + "\n".join(map(_shown, message.split("\n"))), err=True)
+    sys.exit(code)
+
+
+def watched(place: Path, quiet: bool, work: Any, begun: bool = False) -> None:
+    """Do a run's work with its progress shown; Ctrl-C says how to go on.
+
+    Args:
+        place: the run folder.
+        quiet: say nothing but the result.
+        work: called with a callback.
+        begun: the run began in an earlier process.
+    """
+    from tandemtune.report.live import LiveReport
+
+    live = LiveReport(console(), quiet)
+    try:
+        with live:
+            work(live)
+    except KeyboardInterrupt:
+        if live.started or begun:
+            fail(f"stopped. Nothing that was finished is lost; go on with: tandemtune resume {place}", 130)
+        fail("stopped before the run began", 130)
+    say(f"the run lies in {place}; label texts with: tandemtune predict {place} --input texts.jsonl --output out.jsonl")
+
+
+def _shown(line: str) -> str:
+    """A line of a message without control characters, and not so long that nobody reads it."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    return line if len(line) <= 900 else f"{line[:500]} ... {line[-300:]}"

@@ -1,0 +1,52 @@
+"""The command that makes many runs: compare."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tandemtune.cli.app import app, console, fail, say
+
+
+@app.command()
+def compare(
+    plan: Annotated[Path, typer.Argument(help="A TOML file of methods, tasks, models and seeds.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="section.key=value for every run ...", metavar="[KEY=VALUE]...")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of all runs; default runs/PLAN.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Check all recipes and their data, and stop.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show what has ended so far, and start nothing.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes side by side, instead of the plan's.")] = None,
+    charts: Annotated[Path | None, typer.Option(help="Folder for the charts as SVG files.")] = None,
+) -> None:
+    """Run methods side by side on the same rows and budgets; may be stopped and started again.
+
+    Example: tandemtune compare plan.toml task.data=data --out runs/comparison
+    """
+    from tandemtune.compare import check_plan, execute, read_plan, records_of
+    from tandemtune.report.comparison import FILES, comparison_view, write
+    from tandemtune.report.comparison_page import comparison_charts, comparison_report, read_comparison
+    from tandemtune.runs.files import write_atomically
+
+    read = read_plan(plan, out or Path("runs") / plan.stem, overrides or [])
+    read = dataclasses.replace(read, jobs=jobs or read.jobs)
+    if not show:
+        check_plan(read, say)
+    if check:
+        typer.echo(f"{plan}: fine, {len(read.cells)} runs")
+        return
+    found = write(read, records_of(read) if show else execute(read, say))
+    console().print(comparison_view(found))
+    page = comparison_report(read.out).encode("utf-8")
+    write_atomically(read.out / "report.html", lambda file: file.write(page))
+    say(f"tables lie in {read.out}: {', '.join(FILES)}; charts in report.html")
+    if charts is not None:
+        charts.mkdir(parents=True, exist_ok=True)
+        for name, chart in comparison_charts(*read_comparison(read.out), read.out).items():
+            chart.save(charts / f"{name}.svg")
+    if found.missing and not show:
+        fail(f"{len(found.missing)} of {len(read.cells)} runs failed; the same command tries them again", 1)

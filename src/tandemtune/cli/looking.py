@@ -1,0 +1,231 @@
+"""Commands that show what there is: show, report, ls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from tandemtune.cli.app import app, console, echo_json
+from tandemtune.errors import UsageError
+
+Rows = list[dict[str, str]]
+
+
+@app.command()
+def show(
+    folder: Annotated[Path, typer.Argument(help="Run folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print data instead of tables.")] = False,
+) -> None:
+    """Show how a run went, finished or not.
+
+    Example: tandemtune show runs/mine
+    """
+    from tandemtune.report.text import summary, summary_view
+    from tandemtune.runs.store import RunFolder
+
+    found = summary(RunFolder.open(folder))
+    if as_json:
+        echo_json(found)
+    else:
+        console().print(summary_view(found))
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Run folder, or folder of a comparison.")],
+    out: Annotated[Path | None, typer.Option(help="HTML file to write; default FOLDER/report.html.")] = None,
+) -> None:
+    """Write how a run or a comparison went as one HTML page.
+
+    Example: tandemtune report runs/mine
+    """
+    from tandemtune.report.comparison_page import comparison_report
+    from tandemtune.report.run_page import run_page
+    from tandemtune.runs.files import write_atomically
+    from tandemtune.runs.store import RunFolder
+
+    place = out or folder / "report.html"
+    if place.is_dir() or (place.is_file() and not place.read_bytes().startswith(b"<!DOCTYPE html>")):
+        raise UsageError(f"{place} is there already and is no report: choose another --out")
+    if out and not out.absolute().parent.is_dir():
+        raise UsageError(f"folder {out.absolute().parent} does not exist: make it first")
+    many = (folder / "comparison.json").is_file()
+    text = comparison_report(folder) if many else run_page(RunFolder.open(folder))
+    write_atomically(place, lambda file: file.write(text.encode("utf-8")))
+    typer.echo(place)
+
+
+@app.command()
+def ls(
+    what: Annotated[str, typer.Argument(help="What to list; `tandemtune ls` alone says what there is.")] = "",
+    name: Annotated[str, typer.Argument(help="One of them, with all its options.")] = "",
+) -> None:
+    """List what a recipe may name, with the options of each.
+
+    Example: tandemtune ls optimizers cma-es
+    """
+    if not what:
+        for key in _LISTS:
+            typer.echo(key)
+        return
+    if what not in _LISTS:
+        from tandemtune.plugins import near
+
+        hint = near(what, _LISTS)
+        raise UsageError(f"nothing called {what!r} can be listed{hint}: choose {', '.join(_LISTS)}")
+    rows = _options(what, name) if name else _LISTS[what]()
+    if not rows:
+        typer.echo("no options" if name else "none")
+        return
+    there = console()
+    if not there.is_terminal:
+        for row in rows:
+            typer.echo("\t".join(row.values()))
+        return
+    table = Table(show_header=True, title=f"{what} {name}".strip())
+    for key in rows[0]:
+        table.add_column(key, overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
+    there.print(table)
+
+
+def _members(noun: str) -> Callable[[], Rows]:
+    def rows() -> Rows:
+        from tandemtune import plugins
+
+        return [
+            {
+                "name": name,
+                "what": member.summary,
+                "options": ", ".join(key for key, field in member.model_fields.items() if not field.exclude),
+                "source": member.source,
+            }
+            for name, member in plugins.members(noun).items()
+        ]
+
+    return rows
+
+
+def _options(what: str, name: str) -> Rows:
+    """The options of one member."""
+    import json
+
+    from tandemtune import plugins
+
+    noun = what.removesuffix("s")
+    if noun not in plugins.PACKAGES or what == "metrics":
+        raise UsageError(f"{what} have no options of their own: leave {name!r} out")
+    return [
+        {
+            "option": key,
+            "default": "" if field.default is None else json.dumps(field.default),
+            "meaning": field.description or "",
+        }
+        for key, field in plugins.find(noun, name).model_fields.items()
+        if not field.exclude
+    ]
+
+
+def _metrics() -> Rows:
+    from tandemtune import plugins
+
+    return [
+        {"name": name, "what": (getattr(found, "summary", "") or found.__doc__ or "").split("\n")[0]}
+        for name, found in plugins.members("metric").items()
+    ]
+
+
+def _methods() -> Rows:
+    from tandemtune.config import load_config
+    from tandemtune.methods import METHODS
+
+    rows: Rows = []
+    for name, method in METHODS.items():
+        config = load_config({"model": "m", "task": "sst2", "method": name})
+        made = config.method
+        order = f"{config.alternate.rounds} rounds with a proposer" if config.alternates else made.order
+        rows.append(
+            {
+                "name": name,
+                "what": method.summary,
+                "tunable": made.tunable.kind,
+                "optimizer": made.optimizer.kind,
+                "order": order if made.optimizer.searches or config.alternates else "-",
+                "source": method.source,
+            }
+        )
+    return rows
+
+
+def _assets(*kinds: str) -> Callable[[], Rows]:
+    def rows() -> Rows:
+        import tandemtune.assets as assets
+
+        return [
+            {
+                "name": assets.PREFIX + key,
+                "what": asset.summary,
+                "licence": asset.licence,
+                "MB": str(asset.download_mb),
+            }
+            for key, asset in assets.CATALOGUE.items()
+            if asset.kind in kinds
+        ]
+
+    return rows
+
+
+def _tasks() -> Rows:
+    import tandemtune.assets as assets
+    from tandemtune.tasks.catalogue import TASKS
+
+    known = [
+        {"name": name, "what": row.summary, "metric": row.metric, "labels": ", ".join(row.labels)}
+        for name, row in TASKS.items()
+    ]
+    return known + [
+        {"name": assets.PREFIX + key, "what": asset.summary, "metric": "accuracy", "labels": "negative, positive"}
+        for key, asset in assets.CATALOGUE.items()
+        if asset.kind == "data"
+    ]
+
+
+def _templates() -> Rows:
+    from tandemtune.tasks.catalogue import TASKS
+
+    return [
+        {"task": name, "model": kind, "template": template}
+        for name, row in TASKS.items()
+        for kind, template in (("masked", row.masked), ("causal", row.causal))
+    ]
+
+
+def _recipes() -> Rows:
+    from tandemtune.config import recipes
+
+    return [
+        {"name": name, "what": path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()}
+        for name, path in recipes().items()
+    ]
+
+
+_LISTS: dict[str, Callable[[], Rows]] = {
+    "methods": _methods,
+    "optimizers": _members("optimizer"),
+    "tunables": _members("tunable"),
+    "subspaces": _members("subspace"),
+    "objectives": _members("objective"),
+    "readouts": _members("readout"),
+    "proposers": _members("proposer"),
+    "metrics": _metrics,
+    "templates": _templates,
+    "tasks": _tasks,
+    "models": _assets("model", "embedding"),
+    "mentors": _assets("gguf"),
+    "recipes": _recipes,
+}

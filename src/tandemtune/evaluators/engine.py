@@ -1,0 +1,268 @@
+"""Scores a population of candidates in one pass over an unmodified model.
+
+What makes it fast, and equal to scoring them one by one:
+
+* candidates that differ from layer i on share the hidden states that enter layer i; those are computed once and kept until
+  the tunable says that something below has changed;
+* the candidates of a chunk are one batch, each with its own low-rank terms beside the shared projections;
+* there is no padding: prompts are laid end to end in one row of tokens, or grouped by length where a model or a tunable does
+  not allow that; the head sees the answer position and the label words only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from tandemtune.evaluators.batch import Batch, Group, end_to_end
+from tandemtune.models.layers import LayerStack
+from tandemtune.tunables.base import INPUT, Parameters, Point
+
+MEGABYTE = 1_000_000
+CHUNKS = (4096, 1024)
+"""Tokens of a chunk that are tried beside what the memory bound allows."""
+CLEARLY = 0.95
+"""A smaller chunk is chosen where it takes at most this share of the time."""
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    """Hidden states that enter one layer, piece by piece, and the point they were computed with."""
+
+    layer: int
+    states: list[Tensor]
+    point: dict[int, Tensor]
+
+
+class Engine:
+    """Label logits of candidates.
+
+    Args:
+        stack: the model as a pipeline of layers.
+        tunable: what the candidates change.
+        averaging: matrix [W, C] from label-word logits to label logits.
+        max_memory: bound on the activations of one chunk of candidates, in megabytes.
+        chunk_tokens: tokens of one chunk, within that bound; None for as many as it allows.
+    """
+
+    def __init__(
+        self,
+        stack: LayerStack,
+        tunable: Parameters,
+        averaging: Tensor,
+        max_memory: float = 256.0,
+        chunk_tokens: int | None = None,
+    ) -> None:
+        self.stack = stack
+        self.tunable = tunable
+        self.averaging = averaging.to(stack.device, torch.float32)
+        self.max_memory = max_memory
+        self.chunk_tokens = chunk_tokens
+        self._bytes_per_token = bytes_per_token(stack)
+        self._prefixes: WeakKeyDictionary[Batch, list[_Prefix]] = WeakKeyDictionary()  # gone with the batch
+        self._laid: WeakKeyDictionary[Batch, list[Group]] = WeakKeyDictionary()
+
+    def logits(self, batch: Batch, point: Point) -> Tensor:
+        """Label logits [N, C] of one point, through the whole model."""
+        result = self._empty(batch, 1)
+        with self.tunable.applied(point):
+            for piece in self.pieces(batch):
+                rows = self._rows_per_chunk(piece.ids.shape[1])
+                for part in _row_chunks(piece, rows):
+                    words = self.stack.logits(part.ids, part.answer, mask=part.mask, spans=part.spans)
+                    result[0, part.rows] = self.gathered(words)
+        return result[0]
+
+    def gradient_logits(self, group: Group, point: Point) -> Tensor:
+        """Label logits [B, C] of one group at one point, with what a backward pass to the point's tensors needs."""
+        with self.tunable.applied(point):
+            words = self.stack.logits(group.ids, group.answer, gradient=True, mask=group.mask)
+        return self.gathered(words)
+
+    def population_logits(self, batch: Batch, point: Point, candidates: Mapping[int, Tensor]) -> Tensor:
+        """Label logits of candidates that differ from `point` in some blocks.
+
+        Args:
+            batch: prompts; hidden states below the candidates' first layer are kept for the next call.
+            point: the incumbent, one vector for every block.
+            candidates: block -> vectors [P, dim]; all blocks have the same P.
+
+        Returns:
+            Float32 logits [P, N, C].
+        """
+        count = len(next(iter(candidates.values())))
+        start = self.tunable.first_layer(list(candidates))
+        pieces = self.pieces(batch)
+        kept_states: Sequence[Tensor | None] = [None] * len(pieces)
+        if start > INPUT:
+            kept_states = self._prefix(batch, point, start).states
+        result = self._empty(batch, count)
+        for whole, kept in zip(pieces, kept_states, strict=True):
+            fitting = self._rows_per_chunk(whole.ids.shape[1])
+            parts = _row_chunks(whole, fitting)
+            for group, states in zip(parts, _split(kept, fitting, len(parts)), strict=True):
+                rows = len(group.rows)
+                first = 0
+                for here in self.chunks(group, count):
+                    chunk = {block: vectors[first : first + here] for block, vectors in candidates.items()}
+                    with self.tunable.applied({**point, **chunk}):
+                        words = self.stack.logits(
+                            group.ids.repeat(here, 1),
+                            group.answer if group.spans else group.answer.repeat(here),
+                            start=max(start, 0),
+                            states=None if states is None else states.repeat(here, 1, 1),
+                            spans=group.spans,
+                        )
+                    result[first : first + here, group.rows] = self.gathered(words).view(here, rows, -1)
+                    first += here
+        return result
+
+    @property
+    def width(self) -> int:
+        """Numbers that are kept of each row: one for each label."""
+        return self.averaging.shape[1]
+
+    def gathered(self, words: Tensor) -> Tensor:
+        """What is kept [n, width] of the label words' logits [n, W]: their mean over the words of each label."""
+        return words @ self.averaging
+
+    def pieces(self, batch: Batch) -> Sequence[Group]:
+        """The prompts as they go through the model: laid end to end where model and tunable allow it, else group by group."""
+        if not (self.stack.packs and self.tunable.token_wise) or len(batch.groups) < 2:
+            return batch.groups
+        lengths = [group.ids.shape[1] for group in batch.groups]
+        if max(lengths) > (self.stack.longest_packed or max(lengths)) or any(g.mask is not None for g in batch.groups):
+            return batch.groups
+        if batch not in self._laid:
+            self._laid[batch] = end_to_end(batch.groups, min(self._most(), max(CHUNKS)))
+        return self._laid[batch]
+
+    def chunks(self, group: Group, count: int) -> list[int]:
+        """How many candidates go through the model together, chunk by chunk, for one piece of a batch."""
+        rows, length = group.ids.shape
+        size = max(1, self._rows_per_chunk(length) // rows) if self.tunable.side_by_side else 1
+        return [min(size, count - first) for first in range(0, count, size)]
+
+    def states(self, batch: Batch, point: Point, layer: int) -> list[Tensor]:
+        """Hidden states [B, T, h] that enter `layer`, one tensor for each group of the batch."""
+        states, pieces = self._prefix(batch, point, layer).states, self.pieces(batch)
+        if not pieces or not pieces[0].spans:
+            return states
+        found: dict[int, Tensor] = {}
+        for piece, kept in zip(pieces, states, strict=True):
+            lengths = [length for rows, length in piece.spans for _ in range(rows)]
+            found.update(zip(piece.rows.tolist(), kept[0].split(lengths), strict=True))  # type: ignore[no-untyped-call]
+        return [torch.stack([found[row] for row in group.rows.tolist()]) for group in batch.groups]
+
+    def run_layer(self, group: Group, layer: int, states: Tensor) -> None:
+        """Run one layer on hidden states [B, T, h] that enter it, for those who watch its modules."""
+        rows = self._rows_per_chunk(group.ids.shape[1])
+        for part, here in zip(_row_chunks(group, rows), states.split(rows), strict=True):  # type: ignore[no-untyped-call]
+            if layer + 1 < len(self.stack):
+                self.stack.hidden(part.ids, layer + 1, start=layer, states=here)
+            else:
+                self.stack.logits(part.ids, part.answer, start=layer, states=here)
+
+    def forget(self) -> None:
+        """Drop all kept hidden states."""
+        self._prefixes.clear()
+
+    def _prefix(self, batch: Batch, point: Point, layer: int) -> _Prefix:
+        """Kept hidden states if the tunable calls them valid, else computed from the nearest valid ones below."""
+        kept = [p for p in self._prefixes.get(batch, []) if self.tunable.same_below(p.layer, p.point, point)]
+        usable = [p for p in kept if p.layer <= layer]
+        nearest = max(usable, key=lambda p: p.layer, default=None)
+        if nearest is not None and nearest.layer == layer:
+            return nearest
+        states: list[Tensor] = []
+        with self.tunable.applied(point):
+            for index, piece in enumerate(self.pieces(batch)):
+                begin = nearest.states[index] if nearest else None
+                start = nearest.layer if nearest else 0
+                states.append(self._advance(piece, start, begin, layer))
+        made = _Prefix(layer, states, {block: vector.clone() for block, vector in point.items()})
+        lowest = min([*kept, made], key=lambda p: p.layer)
+        self._prefixes[batch] = [made] if lowest is made else [lowest, made]
+        return made
+
+    def _advance(self, group: Group, start: int, begin: Tensor | None, layer: int) -> Tensor:
+        rows = self._rows_per_chunk(group.ids.shape[1])
+        parts = [
+            self.stack.hidden(
+                group.ids[first : first + rows],
+                layer,
+                start=start,
+                states=None if begin is None else begin[first : first + rows],
+                spans=group.spans,
+            )
+            for first in range(0, len(group.ids), rows)
+        ]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def choose_chunk(self, batch: Batch, point: Point, candidates: Mapping[int, Tensor], repeats: int = 3) -> int:
+        """Find by measuring how many tokens a chunk should have, and keep to it from now on.
+
+        Sizes from the memory bound downwards take turns on the same candidates; a smaller one has to be clearly faster.
+
+        Args:
+            batch: the prompts that will be scored.
+            point: the incumbent.
+            candidates: a few candidates.
+            repeats: how often every size is timed; the fastest time counts.
+        """
+        count = len(next(iter(candidates.values())))
+        one = max(piece.ids.numel() for piece in self.pieces(batch))
+        least = 0 if self.pieces(batch) is batch.groups else one  # rows of several prompts are not cut
+        most = self._most()
+        sizes = [most] + [size for size in CHUNKS if least <= size < min(most, one * count)]
+        times = dict.fromkeys(sizes, float("inf"))
+        for _ in range(repeats):
+            for size in sizes:
+                self.chunk_tokens = size
+                begin = time.perf_counter()
+                self.population_logits(batch, point, candidates).sum().item()  # waits for the device
+                times[size] = min(times[size], time.perf_counter() - begin)
+        self.chunk_tokens = most
+        for size in sizes[1:]:
+            if times[size] < CLEARLY * times[self.chunk_tokens]:
+                self.chunk_tokens = size
+        return self.chunk_tokens
+
+    def _rows_per_chunk(self, length: int) -> int:
+        """Rows of `length` tokens that fit the memory bound and the chosen chunk."""
+        most = self._most()
+        return max(1, min(most, self.chunk_tokens or most) // length)
+
+    def _most(self) -> int:
+        """Tokens whose activations fit the memory bound."""
+        return int(self.max_memory * MEGABYTE / self._bytes_per_token)
+
+    def _empty(self, batch: Batch, count: int) -> Tensor:
+        return torch.empty(count, len(batch), self.width, dtype=torch.float32, device=self.stack.device)
+
+
+def bytes_per_token(stack: LayerStack) -> int:
+    """Upper estimate of the activations that one token holds at the widest place of a layer."""
+    config = stack.model.config
+    hidden = int(config.hidden_size)  # type: ignore[union-attr,arg-type]
+    wide = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None)
+    wide = wide or getattr(config, "n_inner", None) or getattr(config, "hidden_dim", None) or 4 * hidden
+    size = torch.empty(0, dtype=stack.dtype).element_size()
+    return size * (8 * hidden + 4 * int(wide)) + 4 * hidden
+
+
+def _split(states: Tensor | None, size: int, count: int) -> Sequence[Tensor | None]:
+    return [None] * count if states is None else states.split(size)  # type: ignore[no-untyped-call]
+
+
+def _row_chunks(group: Group, size: int) -> Sequence[Group]:
+    if len(group.ids) <= size:
+        return [group]
+    cuts = [slice(first, first + size) for first in range(0, len(group.ids), size)]
+    masks = [None if group.mask is None else group.mask[cut] for cut in cuts]
+    return [Group(group.ids[cut], group.answer[cut], group.rows[cut], m) for cut, m in zip(cuts, masks, strict=True)]

@@ -1,0 +1,235 @@
+"""Losses of label words at the answer position, on one task's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tandemtune.evaluators.base import Gradient, Rows
+from tandemtune.evaluators.batch import Batch
+from tandemtune.evaluators.engine import Engine
+from tandemtune.objectives.base import LossFunction
+from tandemtune.runs.records import Costs, Evaluation, to_loss
+from tandemtune.tunables.base import INPUT, Point
+
+Score = Callable[[Sequence[int], Sequence[int]], float]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One point on one set of rows.
+
+    Args:
+        loss: mean loss (the evaluator's own).
+        score: the task's metric.
+        logits: label logits [N, C].
+    """
+
+    loss: float
+    score: float
+    logits: Tensor
+
+
+@dataclass(frozen=True)
+class KLPenalty:
+    """A penalty: weight times KL(untuned || candidate) of the label distributions, mean over some unlabelled rows.
+
+    Args:
+        batch: the rows.
+        untuned: label logits of the untuned model [N, C].
+        weight: factor of the penalty.
+    """
+
+    batch: Batch
+    untuned: Tensor
+    weight: float
+
+    def penalty(self, logits: Tensor) -> Tensor:
+        """Penalties [P] of candidates with label logits [P, N, C]."""
+        before = torch.log_softmax(self.untuned, dim=-1)
+        apart = (before.exp() * (before - torch.log_softmax(logits, dim=-1))).sum(dim=-1)
+        return self.weight * apart.mean(dim=-1)
+
+
+class LabelWordEvaluator:
+    """Losses of candidates on the training rows, evaluations on training and dev rows, gradients on drawn batches.
+
+    Args:
+        engine: the evaluation engine.
+        train: the training prompts.
+        loss: what is minimised.
+        score: the task's metric: (predictions, gold) -> number.
+        reading: the training prompts in the groups that suit a single point; None for those of `train`.
+        dev: the dev prompts; None where nobody looks at them.
+        empty: prompts without content, which every loss and score is calibrated by; None for no calibration.
+        kl: what holds candidates near the untuned model; None if nothing does.
+        step_rows: the training rows of a gradient step, by its number.
+        drawn_rows: the training rows of a generation, by its number, where each is scored on some rows only; None for all.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        train: Batch,
+        loss: LossFunction,
+        score: Score,
+        reading: Batch | None = None,
+        *,
+        dev: Batch | None = None,
+        empty: Batch | None = None,
+        kl: KLPenalty | None = None,
+        step_rows: Callable[[int], Batch] | None = None,
+        drawn_rows: Callable[[int], Batch] | None = None,
+    ) -> None:
+        self.engine = engine
+        self.train = train
+        self.reading = reading or train
+        self.dev = train if dev is None else dev
+        self.loss = loss
+        self.score = score
+        self.empty = empty
+        self.kl = kl
+        self.step_rows = step_rows
+        self._drawn = None if drawn_rows is None else lru_cache(maxsize=1)(drawn_rows)
+
+    @property
+    def depth(self) -> float:
+        """Layers that a token goes through, by their costs."""
+        return sum(self.engine.stack.costs)
+
+    def evaluate(
+        self, point: Point, candidates: Mapping[int, Tensor], generation: int | None = None
+    ) -> NDArray[np.float64]:
+        """Training losses [P] of candidates, see `Evaluator.evaluate`."""
+        return self.evaluate_on(self._rows_of(generation), point, candidates)
+
+    def evaluate_on(self, rows: Batch | None, point: Point, candidates: Mapping[int, Tensor]) -> NDArray[np.float64]:
+        """Losses [P] of candidates on some rows.
+
+        Args:
+            rows: score on these; None for all training rows.
+            point: the incumbent.
+            candidates: block -> vectors [P, dim].
+
+        Returns:
+            Losses [P]; NaN where the model gave none.
+        """
+        batch = rows or self.train
+        tunable = self.engine.tunable
+        if rows is None and not tunable.side_by_side and tunable.first_layer(list(candidates)) == INPUT:
+            # one by one through the whole model: the groups that suit a single point are fewer
+            count = len(next(iter(candidates.values())))
+            each = ({**point, **{block: vectors[p] for block, vectors in candidates.items()}} for p in range(count))
+            logits = torch.stack([self.engine.logits(self.reading, one) for one in each])
+        else:
+            logits = self.engine.population_logits(batch, point, candidates)
+        if self.empty is not None:
+            logits = calibrate(logits, self.engine.population_logits(self.empty, point, candidates))
+        losses = self.loss(logits, batch.labels)
+        if self.kl is not None:
+            found = self.engine.population_logits(self.kl.batch, point, candidates)
+            losses = losses + self.kl.penalty(found)
+        return losses.double().cpu().numpy()
+
+    def measure(self, point: Point, rows: Rows = "train") -> Evaluation:
+        """Loss and metric of one point on the training or dev rows."""
+        found = self.measure_on(self.reading if rows == "train" else self.dev, point)
+        return Evaluation(loss=to_loss(found.loss), score=found.score)
+
+    def measure_on(self, batch: Batch, point: Point) -> Measurement:
+        """Loss, metric and logits of one point on a labelled batch."""
+        logits = self.engine.logits(batch, point)
+        if self.empty is not None:
+            logits = calibrate(logits, self.engine.logits(self.empty, point))
+        return self.judged(logits, batch)
+
+    def judged(self, logits: Tensor, batch: Batch) -> Measurement:
+        """Loss and metric of label logits [N, C] of a labelled batch."""
+        return self.judged_rows(logits, batch.labels)
+
+    def judged_rows(self, logits: Tensor, labels: Tensor) -> Measurement:
+        """Loss and metric of label logits [N, C] of rows with labels [N]."""
+        loss = float(self.loss(logits.unsqueeze(0), labels)[0])
+        return Measurement(loss, self.score(logits.argmax(dim=-1).tolist(), labels.tolist()), logits)
+
+    def score_of(self, logits: Tensor, batch: Batch) -> float:
+        """The task's metric of label logits [N, C]."""
+        return self.score(logits.argmax(dim=-1).tolist(), batch.labels.tolist())
+
+    def gradient(self, point: Point, blocks: Sequence[int], step: int) -> Gradient:
+        """Loss and gradient on the rows of a step, see `Evaluator.gradient`."""
+        if self.step_rows is None:
+            raise ValueError("this evaluator draws no rows for gradient steps")
+        batch = self.step_rows(step)
+        loss, gradients = self.gradient_on(batch, point, blocks)
+        work = round(batch.tokens * self.depth)
+        return Gradient(loss, gradients, Costs(gradient_steps=1, forward=work, backward=work))
+
+    def gradient_on(self, batch: Batch, point: Point, blocks: Sequence[int]) -> tuple[float, dict[int, Tensor]]:
+        """Loss of one point on some rows, and its gradient.
+
+        Args:
+            batch: the rows.
+            point: where to differentiate.
+            blocks: the blocks whose gradient is wanted.
+
+        Returns:
+            The mean loss, and block -> gradient [dim].
+        """
+        leaves = {block: point[block].clone().requires_grad_() for block in blocks}
+        total = 0.0
+        for group in batch.groups:
+            logits = self.engine.gradient_logits(group, {**point, **leaves})
+            share = len(group.rows) / len(batch)
+            loss = self.loss(logits.unsqueeze(0), batch.labels[group.rows])[0] * share
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return total, {block: _gradient_of(leaf) for block, leaf in leaves.items()}
+
+    def cost(self, blocks: Sequence[int], count: int, generation: int | None = None, kept: int | None = None) -> Costs:
+        """Every candidate from its first layer on, and the hidden states that enter it, see `Evaluator.cost`."""
+        costs, rows = self.engine.stack.costs, self._rows_of(generation)
+        first = max(0, self.engine.tunable.first_layer(blocks))
+        begun = first if kept is None else min(max(0, kept), first)
+        beside = (self.empty.tokens if self.empty else 0) + (self.kl.batch.tokens if self.kl else 0)
+        scored = ((rows or self.train).tokens + beside) * count * sum(costs[first:])
+        fresh = self.train.tokens * sum(costs[begun:first]) if rows is None else rows.tokens * sum(costs[:first])
+        return Costs(candidates=count, forward=round(scored + fresh + beside * sum(costs[begun:first])))
+
+    def cost_to_measure(self, rows: Rows = "train") -> Costs:
+        """All tokens of the rows through the whole model."""
+        tokens = self.train.tokens if rows == "train" else self.dev.tokens
+        return Costs(forward=round(tokens * self.depth))
+
+    def _rows_of(self, generation: int | None) -> Batch | None:
+        return None if generation is None or self._drawn is None else self._drawn(generation)
+
+
+def _gradient_of(leaf: Tensor) -> Tensor:
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+
+
+def calibrate(logits: Tensor, content_free: Tensor) -> Tensor:
+    """Contextual calibration (Zhao et al., arXiv 2102.09690): divide by the label distribution of empty inputs.
+
+    Args:
+        logits: label logits [..., N, C].
+        content_free: label logits of inputs without content [..., M, C].
+
+    Returns:
+        Log probabilities up to a constant [..., N, C].
+    """
+    prior = torch.softmax(content_free, dim=-1).mean(dim=-2, keepdim=True)
+    return torch.log_softmax(logits, dim=-1) - prior.log()
+
+
+def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Spearman's correlation: how alike two sets of losses [P] rank the same candidates (ties by position)."""
+    ranks = [values.argsort(kind="stable").argsort(kind="stable") for values in (one, other)]
+    return float(np.asarray(np.corrcoef(ranks))[0, 1])

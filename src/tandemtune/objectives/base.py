@@ -1,0 +1,61 @@
+"""The interface of objectives over label logits. Lower is better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from tandemtune.plugins import Member
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tandemtune.tasks.base import Task
+
+LossFunction = Callable[["Tensor", "Tensor"], "Tensor"]
+"""(label logits [P, N, C] in float32, gold labels [N]) -> loss of each candidate [P]."""
+
+
+class Objective(Member):
+    """Base of what a recipe's ``[method.objective]`` may be.
+
+    Attributes:
+        differentiable: whether optimizers that follow gradients can use it.
+    """
+
+    noun: ClassVar[str] = "objective"
+    differentiable: ClassVar[bool] = False
+
+    calibrate: bool | Literal["auto"] = Field(
+        False,
+        description="losses and scores after contextual calibration (arXiv 2102.09690), in the search, too; auto where the dev "
+        "loss of the point that it begins with is lower so",
+    )
+    kl_penalty: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = Field(
+        0.0,
+        description="this times KL(untuned || tuned) of the label distribution on unlabelled rows is added to losses",
+    )
+    kl_rows: Annotated[int, Field(ge=1)] = Field(
+        32, description="unlabelled rows for kl_penalty, from the training file"
+    )
+
+    def loss(self, task: Task) -> LossFunction:
+        """The loss of a task's rows."""
+        raise NotImplementedError
+
+    def problems(self, recipe: Any) -> Iterator[str]:
+        """Penalties that only searches have, and an untuned model that there is not."""
+        method = recipe.method
+        for name in ("kl_penalty", "calibrate"):
+            if getattr(self, name) and not method.optimizer.searches:
+                yield (
+                    f"[method] {name}: {getattr(self, name)} is for searches without gradient, got optimizer "
+                    f"{method.optimizer.kind}"
+                )
+        if self.kl_penalty and method.tunable.words_only:
+            yield (
+                f"[method] kl_penalty: {self.kl_penalty}, but the words of {method.tunable.kind} change, so no model is the "
+                "untuned one"
+            )

@@ -1,0 +1,270 @@
+"""Members: the parts that a recipe may name, and the one mechanism by which they are found.
+
+A member is a class. Its annotated fields are its options, its class attributes say what it is and what it needs, and one method
+makes the working object. It is found by name after `register` has seen it: in this package, in a package with an entry point
+in the group ``tandemtune.plugins``, or straight from a recipe as ``"package.module:Name"`` or ``"file.py:Name"``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, overload
+
+from pydantic import BaseModel, ConfigDict
+
+from tandemtune.errors import UsageError
+
+GROUP = "tandemtune.plugins"
+"""Entry points of this group name modules that register members."""
+PACKAGES = {
+    "optimizer": "tandemtune.optimizers",
+    "tunable": "tandemtune.tunables",
+    "subspace": "tandemtune.subspace",
+    "objective": "tandemtune.objectives",
+    "readout": "tandemtune.readout",
+    "proposer": "tandemtune.proposers",
+    "metric": "tandemtune.tasks.metrics",
+    "task": "tandemtune.tasks.catalogue",
+    "asset": "tandemtune.assets.catalogue",
+}
+"""Nouns, and the package (one file each) or module that holds the members that come with this one."""
+
+
+class Options(BaseModel):
+    """Settings that are checked when they are made: no unknown names, no silent conversions, no later changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Member(Options):
+    """Base of members; the nouns' own bases derive from it.
+
+    Attributes:
+        noun: what kind of part it is, for example "optimizer".
+        kind: its name in recipes.
+        summary: one line for lists.
+        source: paper and equation, or "this project".
+    """
+
+    noun: ClassVar[str]
+    kind: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+
+    def problems(self, recipe: Any) -> Iterator[str]:
+        """What does not fit together in a recipe as far as this member can tell, one sentence for each problem.
+
+        Args:
+            recipe: the whole recipe (`tandemtune.config.RunConfig`), whose parts have been checked one by one.
+        """
+        yield from ()
+
+
+M = TypeVar("M")
+_MEMBERS: dict[str, dict[str, Any]] = {noun: {} for noun in PACKAGES}
+_LOADED: set[str] = set()
+
+
+@overload
+def register(member: type[M]) -> type[M]: ...
+@overload
+def register(member: str, name: str) -> Callable[[M], M]: ...
+def register(member: Any, name: str | None = None) -> Any:
+    """Make a member known by its name.
+
+    Use it as a decorator: ``@register`` on a member class, whose `noun` and `kind` name it, or ``@register("metric", "name")``
+    on a function.
+
+    Raises:
+        UsageError: the name is taken by another member, or the noun is unknown.
+    """
+    if isinstance(member, str):
+        noun = member
+
+        def decorate(found: M) -> M:
+            _add(noun, str(name), found)
+            return found
+
+        return decorate
+    _add(member.noun, member.kind, member)
+    return member
+
+
+def _add(noun: str, name: str, member: Any) -> None:
+    if noun not in _MEMBERS:
+        raise UsageError(f"cannot register a {noun!r}: expected one of {', '.join(_MEMBERS)}")
+    if not name or ":" in name:
+        raise UsageError(f"cannot register {member!r} under {name!r}: expected a short name without a colon")
+    there = _MEMBERS[noun].setdefault(name, member)
+    if there is not member and _home(there) != _home(member):
+        raise UsageError(
+            f"the {noun} {name!r} of {_home(member)} has the name of {_home(there)}: give it another one, or uninstall one"
+        )
+    _MEMBERS[noun][name] = member
+
+
+def _home(member: Any) -> str:
+    return f"{getattr(member, '__module__', '')}.{getattr(member, '__qualname__', member)}"
+
+
+def names(noun: str) -> list[str]:
+    """Names of all members of a noun, those of installed plug-ins among them."""
+    _load(noun)
+    return list(_MEMBERS[noun])
+
+
+def members(noun: str) -> dict[str, Any]:
+    """All members of a noun by name."""
+    _load(noun)
+    return dict(_MEMBERS[noun])
+
+
+def find(noun: str, name: str) -> Any:
+    """A member by its name or its address.
+
+    Args:
+        noun: for example "optimizer".
+        name: a registered name, ``"package.module:Name"`` or ``"path/file.py:Name"``.
+
+    Raises:
+        UsageError: there is no such member; says what was meant, or why the code cannot be loaded.
+    """
+    if is_address(name):
+        return _at(noun, name)
+    _load(noun)
+    if name not in _MEMBERS[noun]:
+        options = list(_MEMBERS[noun])
+        raise UsageError(f"unknown {noun} {name!r}{near(name, options)}, expected {', '.join(options)} or module:Name")
+    return _MEMBERS[noun][name]
+
+
+def is_address(name: str) -> bool:
+    """Whether a name says where the code lies."""
+    place, colon, attribute = name.rpartition(":")
+    return bool(colon and place) and attribute.isidentifier()
+
+
+def address_of(member: Any) -> str:
+    """What a recipe calls a member: its registered name, or where its code lies, so that another process finds it again.
+
+    Raises:
+        UsageError: the code lies in no file, so no other process could load it.
+    """
+    for noun in _MEMBERS:
+        for name, known in _MEMBERS[noun].items():
+            if known is member:
+                return name
+    module, name = member.__module__, member.__qualname__
+    if "." in name or "<" in name:
+        raise UsageError(
+            f"{name} is defined inside a function or class, so a resumed run could not find it: move it to the top"
+        )
+    if module != "__main__" and not module.startswith(_FILE_MODULE):
+        return f"{module}:{name}"
+    file = _source_file(member)
+    if file is None:
+        raise UsageError(
+            f"{name} was defined in an interactive session, so a resumed run could not find it: put it into a file and import it"
+        )
+    return f"{file}:{name}"
+
+
+def sha256_of(address: str) -> str:
+    """Hash of the file that an address leads to, by which a resumed run notices that the code has changed."""
+    place = address.rpartition(":")[0]
+    if place.endswith(".py"):
+        path = Path(place)
+    else:
+        file = inspect.getsourcefile(importlib.import_module(place))
+        if file is None:
+            return ""
+        path = Path(file)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def near(word: str, options: Iterable[str]) -> str:
+    """ " (did you mean 'x'?)" for the option that a word is close to, or nothing."""
+    close = difflib.get_close_matches(word, list(options), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+_FILE_MODULE = "tandemtune_file_"
+
+
+def _at(noun: str, address: str) -> Any:
+    place, _, attribute = address.rpartition(":")
+    try:
+        module = _file_module(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except Exception as error:  # whatever foreign code raises
+        raise UsageError(f"{noun} {address!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not hasattr(module, attribute):
+        options = [name for name in vars(module) if not name.startswith("_")]
+        raise UsageError(f"{noun} {address!r}: {place} has no {attribute!r}{near(attribute, options)}")
+    found = getattr(module, attribute)
+    if isinstance(found, type) and issubclass(found, Member):
+        if found.noun != noun:
+            raise UsageError(f"{noun} {address!r} is a member of another kind: {attribute} is a {found.noun}")
+    elif noun != "metric" or not callable(found):
+        raise UsageError(f"{noun} {address!r}: expected a class derived from {PACKAGES[noun]}'s base, found {found!r}")
+    return found
+
+
+def _file_module(path: Path) -> Any:
+    path = path.expanduser().resolve()
+    for module in list(sys.modules.values()):
+        if getattr(module, "__file__", None) and Path(str(module.__file__)) == path:
+            return module  # already imported, as a script or under its own name
+    name = _FILE_MODULE + hashlib.sha256(str(path).encode()).hexdigest()[:12]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise FileNotFoundError(f"no Python file {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _source_file(member: Any) -> str | None:
+    try:
+        file = inspect.getsourcefile(member)
+    except (OSError, TypeError):
+        return None
+    return str(Path(file).resolve()) if file and Path(file).is_file() else None
+
+
+def _load(noun: str) -> None:
+    """Import everything that registers members of a noun, once."""
+    if noun not in PACKAGES:
+        raise UsageError(f"unknown kind of part {noun!r}, expected one of {', '.join(PACKAGES)}")
+    if noun not in _LOADED:
+        _LOADED.add(noun)
+        package = importlib.import_module(PACKAGES[noun])
+        for found in pkgutil.iter_modules(getattr(package, "__path__", [])):
+            importlib.import_module(f"{package.__name__}.{found.name}")
+    _load_entry_points()
+
+
+@functools.cache
+def _load_entry_points() -> None:
+    for point in metadata.entry_points(group=GROUP):
+        try:
+            point.load()
+        except Exception as error:  # whatever foreign code raises
+            raise UsageError(
+                f"the plug-in {point.name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}; "
+                "mend it or uninstall it"
+            ) from error

@@ -1,0 +1,219 @@
+"""What a run works with: the model that can be asked, its few-shot rows, and the evaluator over them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tandemtune.config import RunConfig
+from tandemtune.errors import DataError, ModelError
+from tandemtune.evaluators import statistics
+from tandemtune.evaluators.batch import Batch, collate
+from tandemtune.evaluators.engine import Engine
+from tandemtune.evaluators.label_words import LabelWordEvaluator, calibrate
+from tandemtune.models.backbone import Backbone
+from tandemtune.readout.members import SolvedReadout
+from tandemtune.runs.records import Facts
+from tandemtune.subspace import LayerStatistics, scales
+from tandemtune.tasks.base import Task
+from tandemtune.tasks.verbalizers import Verbalizer
+from tandemtune.tunables.base import INPUT, Parameters, Point
+from tandemtune.tunables.vocabulary import Vocabulary
+from tandemtune.types import Encoded, Example, Split
+
+Progress = Callable[[str], None]
+CONTENT_FREE = ("N/A", "", "[MASK]")
+STRETCH = 1.5
+"""Where one point is scored or differentiated, rows up to this many times as long as the shortest run together with it."""
+
+
+@dataclass
+class Scorer:
+    """A model that can be asked: task, backbone, label words, parameters and engine."""
+
+    config: RunConfig
+    task: Task
+    backbone: Backbone
+    verbalizer: Verbalizer
+    parameters: Parameters
+    vocabulary: Vocabulary
+    engine: Engine
+    facts: Facts
+    readout: SolvedReadout | None = None
+
+    def label_logits(self, batch: Batch, point: Point, empty: Batch | None = None) -> Tensor:
+        """What is answered with: label logits [N, C] of a point, through the readout or calibrated where that is wanted.
+
+        Args:
+            batch: the prompts.
+            point: the setting of what is tuned.
+            empty: prompts without content, encoded as `batch` is; made anew if left out.
+        """
+        if self.readout is not None:
+            return self.readout.logits(self.engine, batch, point)
+        logits = self.engine.logits(batch, point)
+        if not self.calibrates:
+            return logits
+        return calibrate(logits, self.engine.logits(content_free(self) if empty is None else empty, point))
+
+    def note(self, **found: Any) -> None:
+        """Record what was found out or decided."""
+        self.facts = self.facts.model_copy(update=found)
+
+    def move_data(self, config: RunConfig) -> None:
+        """Read test rows from where a recipe's files lie now."""
+        if config.task.test is not None and config.task != self.config.task:
+            self.task = replace(self.task, test_source=config.task.test)
+        self.config = config
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether losses and scores are those after contextual calibration; "auto" was decided when the run began."""
+        wanted = self.config.method.objective.calibrate
+        return bool(self.facts.calibrated) if wanted == "auto" else wanted
+
+    def encoded(self, examples: Sequence[Example], plain: bool = False) -> tuple[list[Encoded], list[int]]:
+        """Prompts with room for what the parameters put into them (none if `plain`), and labels (-1 where unknown)."""
+        labels = [-1 if e.label is None else self.task.label_index(e.label) for e in examples]
+        room = len(self.parameters.reserve(Encoded((0,), 0)).ids) - 1
+        limit = min(self.config.task.max_tokens, self.backbone.longest - room)
+        prompts = [self.backbone.encode(self.task.template, example.fields, limit) for example in examples]
+        return (prompts if plain else [self.parameters.reserve(prompt) for prompt in prompts]), labels
+
+    def batch(self, examples: Sequence[Example], plain: bool = False) -> Batch:
+        """Encode labelled or unlabelled examples for this model, to be scored at one point; `plain` for the pretrained one."""
+        return self.together(*self.encoded(examples, plain))
+
+    def population_batch(self, examples: Sequence[Example]) -> Batch:
+        """Encode examples to be scored by a population: rows of one length only side by side."""
+        return collate(*self.encoded(examples), self.backbone.device)
+
+    def together(self, prompts: Sequence[Encoded], labels: Sequence[int]) -> Batch:
+        """Rows of nearly one length side by side, for one point; a population needs no such help."""
+        masked = self.backbone.kind != "causal"
+        return collate(prompts, labels, self.backbone.device, stretch=STRETCH, masked=masked)
+
+
+@dataclass
+class Problem:
+    """Everything that a run works with: a scorer, its few-shot rows and the evaluator over them."""
+
+    scorer: Scorer
+    split: Split
+    evaluator: LabelWordEvaluator
+    content_free: Batch
+
+    @property
+    def facts(self) -> Facts:
+        """What was found out or decided on this machine."""
+        return self.scorer.facts
+
+    @cached_property
+    def scales(self) -> dict[int, list[float]]:
+        """Scales of the random projections of each block that is searched, measured where the run begins.
+
+        Raises:
+            ModelError: the model gives no numbers on the training rows.
+        """
+        scorer, method = self.scorer, self.scorer.config.method
+        rule, measured = method.tunable.statistics(scorer.parameters, self, method.subspace.scale)
+        result: dict[int, list[float]] = {}
+        for block, known in measured.items():
+            numbers = (known.hidden_sd, *known.x_rms.values(), *known.y_sd.values())
+            if not all(math.isfinite(n) and n > 0 for n in numbers):
+                raise ModelError(
+                    f"{scorer.backbone.name} gives no usable numbers on training rows in {scorer.facts.dtype} (layer "
+                    f"{block}: {known}): set [model] dtype to float32, or choose a model whose weights are whole"
+                )
+            result[block] = scales(
+                rule,
+                known,
+                scorer.parameters.names,
+                self.factors(block),
+                d=method.subspace.d,
+                alpha=method.subspace.alpha,
+                sigma=method.optimizer.step_size,
+            )
+        return result
+
+    @property
+    def searched(self) -> tuple[int, ...]:
+        """Blocks that the optimizer moves."""
+        return self.scorer.config.method.tunable.searched(self.scorer.parameters)
+
+    def factors(self, block: int) -> tuple[tuple[int, int], ...]:
+        """Matrices that a block's search vector is cut into equal parts for."""
+        return self.scorer.config.method.tunable.factors(self.scorer.parameters, block)
+
+    def layer_statistics(self, blocks: Sequence[int]) -> dict[int, LayerStatistics]:
+        """What enters and leaves the projections of some layers on the training rows, where the run begins."""
+        scorer, train = self.scorer, self.evaluator.train
+        return statistics.measure(scorer.engine, scorer.backbone, train, scorer.parameters.initial(), blocks)
+
+    def hidden_sd(self, block: int) -> float:
+        """Spread of what enters a layer on the training rows; of the embeddings for the input."""
+        if block == INPUT:
+            return self.scorer.vocabulary.sd
+        states = self.scorer.engine.states(self.evaluator.train, self.scorer.parameters.initial(), block)
+        return statistics.clipped_sd(torch.cat([s.flatten() for s in states]))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The training rows of one turn: seeded, so that a resumed run draws the same.
+
+    Args:
+        scorer: encodes.
+        prompts: all training rows.
+        labels: of each.
+    """
+
+    scorer: Scorer
+    prompts: Sequence[Encoded]
+    labels: Sequence[int]
+
+    def for_generation(self, number: int) -> Batch:
+        """Rows of one generation, as many of each label as can be."""
+        config = self.scorer.config
+        generator = np.random.default_rng([config.task.seed, number, 8])
+        waiting = {
+            label: generator.permutation([i for i, other in enumerate(self.labels) if other == label])
+            for label in set(self.labels)
+        }
+        ranked = sorted((place, i) for members in waiting.values() for place, i in enumerate(members.tolist()))
+        first = [i for _, i in ranked[: config.method.subsample]]
+        return collate([self.prompts[i] for i in first], [self.labels[i] for i in first], self.scorer.backbone.device)
+
+    def for_step(self, number: int) -> Batch:
+        """Rows of a gradient step: seeded epochs without repetition, cut into batches."""
+        config = self.scorer.config
+        size = min(getattr(config.method.optimizer, "batch_size", len(self.prompts)), len(self.prompts))
+        epoch, place = divmod(number, len(self.prompts) // size)
+        order = np.random.default_rng([config.task.seed, epoch, 5]).permutation(len(self.prompts)).tolist()
+        chosen = order[place * size : (place + 1) * size]
+        return self.scorer.together([self.prompts[i] for i in chosen], [self.labels[i] for i in chosen])
+
+
+def content_free(scorer: Scorer, plain: bool = False, apart: bool = False) -> Batch:
+    """Prompts without content; one of a template and tokenizer that make no token of it is left out.
+
+    Args:
+        scorer: encodes them.
+        plain: as the pretrained model reads them.
+        apart: rows of one length only side by side, for a population.
+    """
+    examples: list[Example] = []
+    for text in CONTENT_FREE:
+        example = Example(dict.fromkeys(scorer.task.template.fields, text))
+        with suppress(DataError):
+            scorer.batch([example])
+            examples.append(example)
+    return scorer.population_batch(examples) if apart else scorer.batch(examples, plain)

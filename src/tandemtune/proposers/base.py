@@ -1,0 +1,173 @@
+"""Who proposes points to go on from: a language model, and the controls that a claim about it needs.
+
+A `Proposer` is what a recipe says, a `Source` is one that is ready to be asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from tandemtune.mentor import Brief
+from tandemtune.plugins import Member
+from tandemtune.tunables.vocabulary import Vocabulary, Words
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A prompt of words that was scored.
+
+    Args:
+        words: its tokens.
+        loss: on the training rows.
+        score: the task's metric on the training rows.
+    """
+
+    words: Words
+    loss: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One proposed point.
+
+    Args:
+        text: what a reader sees.
+        ids: its tokens [length]; None for a point that is no words.
+        seed: of the noise that makes a point out of the trained prompt; None for words.
+    """
+
+    text: str
+    ids: tuple[int, ...] | None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What came of asking.
+
+    Args:
+        drafts: candidates, in the order in which they were named.
+        refused: texts that were not taken, with the reason.
+        failure: why nobody answered; None if somebody did.
+        spent: what all asking so far has cost, as plain numbers.
+    """
+
+    drafts: tuple[Draft, ...]
+    refused: tuple[tuple[str, str], ...] = ()
+    failure: str | None = None
+    spent: dict[str, float] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Somebody who is ready to propose."""
+
+    def propose(self, round: int, tried: Sequence[Tried], known: Sequence[Tried]) -> Proposal:
+        """Propose points.
+
+        Args:
+            round: number of the round, from 1; the same round is answered in the same way.
+            tried: the best prompts of words so far, worst first.
+            known: all prompts of words so far.
+        """
+        ...
+
+    def vector(self, draft: Draft, incumbent: Tensor) -> Tensor:
+        """The point [dim] that a draft stands for; `incumbent` is the trained prompt [dim]."""
+        ...
+
+
+class Worded:
+    """Base of proposers whose drafts are words.
+
+    Args:
+        vocabulary: the tuned model's words.
+        length: tokens of a prompt.
+        count: candidates to propose.
+        seed: of the run.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, length: int, count: int, seed: int) -> None:
+        self.vocabulary, self.length, self.count, self.seed = vocabulary, length, count, seed
+
+    def vector(self, draft: Draft, incumbent: Tensor) -> Tensor:
+        """The embeddings of the draft's tokens."""
+        if draft.ids is None:
+            raise ValueError(f"expected a draft of words, got {draft}")
+        return self.vocabulary.vectors(draft.ids).reshape(-1)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a proposer is opened with.
+
+    Args:
+        vocabulary: the tuned model's words.
+        length: tokens of a prompt.
+        count: candidates to propose.
+        seed: of the run.
+        likely_token: (ids, position) -> logits [V] of the token at that position, by the tuned model.
+        brief: what a mentor is told, but for the trajectory.
+        conversations: where everything that is said to a mentor is written.
+        mentor: the recipe's ``[mentor]``.
+        tell: told what a person has to know.
+    """
+
+    vocabulary: Vocabulary
+    length: int
+    count: int
+    seed: int
+    likely_token: Callable[[Sequence[int], int], Tensor]
+    brief: Brief
+    conversations: Path
+    mentor: Any
+    tell: Callable[[str], None] | None = None
+
+
+class Proposer(Member):
+    """Base of what a recipe's ``[alternate.proposer]`` may be.
+
+    Attributes:
+        words: whether it proposes words; otherwise its points are vectors.
+        asks_model: whether it asks the tuned model which words are likely inside a text.
+        proposes: whether it proposes anything at all.
+    """
+
+    noun: ClassVar[str] = "proposer"
+    words: ClassVar[bool] = True
+    asks_model: ClassVar[bool] = False
+    proposes: ClassVar[bool] = True
+
+    def open(self, asked: Asked) -> AbstractContextManager[Source | None]:
+        """Get ready to be asked, until the context ends."""
+        return nullcontext(self.make(asked))
+
+    def make(self, asked: Asked) -> Source | None:
+        """A source that holds nothing open."""
+        raise NotImplementedError
+
+    def check(self, recipe: Any, progress: Callable[[str], None] | None = None) -> None:
+        """Find out whether it can be asked, before anything is written.
+
+        Raises:
+            TandemTuneError: a package, a key, a file or a model is missing.
+        """
+
+    def problems(self, recipe: Any) -> Iterator[str]:
+        """Proposals that the tunable has no place for."""
+        tunable, section = recipe.method.tunable, recipe.alternate
+        if not recipe.alternates:
+            return
+        if not tunable.takes_words:
+            yield (
+                f"[alternate] rounds: {section.rounds}, but proposals are words, and {tunable.kind} is no prompt at the "
+                "input: set [method] tunable to prompt or lora+prompt, or rounds to 0"
+            )
+        if tunable.words_only and not self.words:
+            yield f"[alternate] proposer: {self.kind} makes no words, and the prompt of {tunable.kind} is words"

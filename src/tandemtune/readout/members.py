@@ -1,0 +1,231 @@
+"""Readouts that a recipe may name, and a solved one beside an adapter: what it says, saved and read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tandemtune.errors import DataError, RunError, UsageError
+from tandemtune.evaluators.batch import Batch
+from tandemtune.evaluators.engine import Engine
+from tandemtune.evaluators.features import View, read
+from tandemtune.models.backbone import Backbone
+from tandemtune.plugins import Member, register
+from tandemtune.readout import adapter
+from tandemtune.readout.design import Design
+from tandemtune.readout.fitting import FORMS, Form, FormName, Readout, Settings, choose, leave_one_out, solve
+from tandemtune.tasks.verbalizers import Verbalizer
+from tandemtune.tunables.base import Point
+
+FOLDER = "readout"
+"""Folder of a readout inside an adapter's."""
+
+
+class ReadoutMember(Member):
+    """Base of what a recipe's ``[method.readout]`` may be: what is solved on the labelled rows after a search, or alone.
+
+    Attributes:
+        form: what the readout is made of; None for no readout.
+    """
+
+    noun: ClassVar[str] = "readout"
+    form: ClassVar[FormName | None] = None
+
+    prior: Literal["balanced", "train"] | list[float] = Field(
+        "balanced",
+        description="how often each label is assumed to come up: equally often, as in the labelled rows, or shares",
+    )
+
+    @property
+    def seen(self) -> tuple[View, ...]:
+        """Views of each row that it reads beside the label logits."""
+        return ()
+
+    def problems(self, recipe: Any) -> Iterator[str]:
+        """Views that are none; calibration beside a readout, which holds it."""
+        try:
+            _ = self.seen
+        except UsageError as error:
+            yield f"[method] views: {error}"
+        if self.form and recipe.method.objective.calibrate:
+            yield f"[method] readout: {self.kind} corrects the label words' bias itself: leave calibrate out"
+
+
+class FeatureReadout(ReadoutMember):
+    """Base of readouts that read what the model knows of a row, not its label logits alone."""
+
+    views: list[str] = Field(
+        ["answer"],
+        description='what is read of each row: "answer" (what enters the output embedding), "mean" (the text\'s mean), or one of '
+        'them at a layer, such as "mean@6"; several are weighted by the leave-one-out loss',
+    )
+
+    @property
+    def seen(self) -> tuple[View, ...]:
+        """The views by name."""
+        return tuple(View.parse(text) for text in self.views)
+
+
+@register
+class NoReadout(ReadoutMember):
+    """The label words' own logits."""
+
+    kind: ClassVar[str] = "none"
+    summary: ClassVar[str] = "the label words' own logits"
+
+
+@register
+class BiasReadout(ReadoutMember):
+    """A shift of each label's logit."""
+
+    kind: ClassVar[str] = "bias"
+    summary: ClassVar[str] = "a shift of each label's logit"
+    source: ClassVar[str] = "arXiv 2102.09690, with labelled rows"
+    form: ClassVar[FormName | None] = "bias"
+
+
+@register
+class AffineReadout(ReadoutMember):
+    """Label logits as a linear map of label logits."""
+
+    kind: ClassVar[str] = "affine"
+    summary: ClassVar[str] = "a linear map of the label logits, and a shift"
+    source: ClassVar[str] = "arXiv 2505.23783, in closed form"
+    form: ClassVar[FormName | None] = "affine"
+
+
+@register
+class LogisticReadout(FeatureReadout):
+    """New rows of the output embedding for the label words, by penalised logistic regression."""
+
+    kind: ClassVar[str] = "logistic"
+    summary: ClassVar[str] = "the label words' rows of the output embedding, by logistic regression that starts at them"
+    form: ClassVar[FormName | None] = "logistic"
+
+
+@register
+class RidgeReadout(FeatureReadout):
+    """New rows of the output embedding for the label words, by ridge regression."""
+
+    kind: ClassVar[str] = "ridge"
+    summary: ClassVar[str] = "the label words' rows of the output embedding, by ridge regression on labels"
+    source: ClassVar[str] = "Rasmussen and Williams 2006, eq. 5.10-5.12 and section 6.5"
+    form: ClassVar[FormName | None] = "ridge"
+
+
+@register
+class KernelReadout(FeatureReadout):
+    """Ridge regression on features and label log-probabilities."""
+
+    kind: ClassVar[str] = "kernel"
+    summary: ClassVar[str] = "ridge regression on features and label log-probabilities; no ordinary adapter"
+    source: ClassVar[str] = "Rasmussen and Williams 2006, eq. 5.10-5.12 and section 6.5"
+    form: ClassVar[FormName | None] = "kernel"
+
+
+@dataclass(frozen=True)
+class SolvedReadout:
+    """A readout of one point on some labelled rows.
+
+    Args:
+        member: what the recipe said.
+        settings: what was chosen by the leave-one-out loss.
+        readout: the solution.
+        without: logits [N, C] of each labelled row by a readout of all others.
+        loss: their loss.
+    """
+
+    member: ReadoutMember
+    settings: Settings | None
+    readout: Readout
+    without: Tensor
+    loss: float
+
+    def logits(self, engine: Engine, batch: Batch, point: Point) -> Tensor:
+        """Label logits [N, C] of a point, float32."""
+        reading = read(engine, batch, point, self.member.seen)
+        return self.readout.logits([reading.views[view] for view in self.member.seen], reading.logits).float()
+
+    def save(self, folder: Path, backbone: Backbone, engine: Engine, verbalizer: Verbalizer, base: str) -> None:
+        """Write the solution, and as a PEFT adapter on the output embedding where it is one.
+
+        Args:
+            folder: the adapter's folder; a folder inside it is made.
+            backbone: the model.
+            engine: its engine.
+            verbalizer: the label words.
+            base: name of the base model.
+        """
+        place = folder / FOLDER
+        place.mkdir(parents=True, exist_ok=True)
+        parts = {f"features.{number}": weight for number, weight in enumerate(self.readout.features)}
+        tensors = {**parts, "labels": self.readout.labels, "bias": self.readout.bias}
+        save_file({k: v.contiguous() for k, v in tensors.items()}, place / "readout.safetensors", {"format": "pt"})
+        told: dict[str, Any] = {
+            "kind": self.member.kind,
+            "label_view": self.readout.label_view,
+            "views": [str(view) for view in self.member.seen],
+            "loss": self.loss,
+        }
+        try:
+            shift = adapter.save(self.readout, backbone, engine.stack, verbalizer, place, base)
+            told["label_bias"] = dict(zip(verbalizer.labels, shift.tolist(), strict=True))
+        except DataError as error:
+            told["no_adapter"] = str(error)
+        (place / "readout.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def solve_readout(
+    member: ReadoutMember, engine: Engine, batch: Batch, point: Point, labels: Sequence[str]
+) -> SolvedReadout:
+    """Solve a readout at one point, its strength by the leave-one-out loss.
+
+    Args:
+        member: what the recipe says; not ``none``.
+        engine: the model.
+        batch: the labelled rows.
+        point: the setting of what is tuned; empty for the pretrained model.
+        labels: names of the labels, for errors.
+
+    Raises:
+        DataError: a label has no row, or features are no numbers.
+    """
+    form = form_of(member)
+    reading = read(engine, batch, point, member.seen)
+    design = Design([reading.views[view] for view in member.seen], reading.logits, batch.labels, member.prior, labels)
+    settings = choose(design, form)
+    return SolvedReadout(member, settings, solve(design, settings), leave_one_out(design, settings), settings.loss)
+
+
+def form_of(member: ReadoutMember) -> Form:
+    """What a readout is made of."""
+    if member.form is None:
+        raise ValueError("there is no readout to solve")
+    return FORMS[member.form]
+
+
+def load_readout(member: ReadoutMember, folder: Path) -> SolvedReadout | None:
+    """Read what `SolvedReadout.save` wrote; None where the recipe has no readout.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    if member.form is None:
+        return None
+    path = folder / FOLDER / "readout.safetensors"
+    try:
+        tensors = load_file(path)
+        told = json.loads((folder / FOLDER / "readout.json").read_text(encoding="utf-8"))
+        features = tuple(tensors[f"features.{number}"] for number in range(len(told["views"])))
+        readout = Readout(features, tensors["labels"], tensors["bias"], told["label_view"])
+        return SolvedReadout(member, None, readout, torch.empty(0), float(told["loss"]))
+    except Exception as error:  # safetensors raises its own, undocumented types
+        raise RunError(f"readout {path} cannot be read: {error}") from error

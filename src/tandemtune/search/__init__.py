@@ -1,0 +1,9 @@
+"""The search: who moves what in which order, and what is remembered of it.
+
+`loop`      the loop that everything goes through
+`turns`     what one turn does: a generation, a gradient step, a proposal
+`state`     where a search stands; what a checkpoint holds
+`replay`    records that are there already, and those that are made now
+`schedule`  stages, phases, and whose turn it is
+`words`     points read as prompts of words
+"""

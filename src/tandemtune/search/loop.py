@@ -1,0 +1,234 @@
+"""The loop: one turn after the other, an evaluation on dev now and then, and the point that is best on dev is the result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from tandemtune.callbacks import Callback, Planned, TurnView
+from tandemtune.errors import RunError
+from tandemtune.evaluators.base import Evaluator
+from tandemtune.proposers.base import Source
+from tandemtune.runs.records import SCHEMA, EndRecord, ProposalRecord, StartRecord, to_loss
+from tandemtune.runs.store import RunFolder
+from tandemtune.search.replay import Replay
+from tandemtune.search.schedule import Phase, Stage
+from tandemtune.search.state import SearchState
+from tandemtune.search.turns import Acceptance, Desk, GenerationTurn, GradientTurn, ProposalTurn, Rules, Turn
+from tandemtune.search.words import WordReader
+from tandemtune.system import peak_rss_mb
+
+SAVE_SHARE = 0.02
+"""Checkpoints take at most this share of the time, unless one is asked for after every generation."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What ends a search before its stages do.
+
+    Args:
+        candidates: that may be scored; None if turns are counted instead.
+        patience: evaluations on dev without a better one.
+        forward_tokens: tokens through the whole model, forwards and backwards.
+        seconds: of search, over all processes.
+        stop_on_failures: proposals in a row that failed; None to go on without.
+        checkpoint_seconds: least time between checkpoints; 0 writes one after every turn.
+    """
+
+    candidates: int | None = None
+    patience: int | None = None
+    forward_tokens: int | None = None
+    seconds: float | None = None
+    stop_on_failures: int | None = None
+    checkpoint_seconds: float = 20.0
+
+
+@dataclass
+class Search:
+    """The stages of one run over its folder, new or resumed.
+
+    Args:
+        evaluator: scores candidates, takes gradients, and looks at dev.
+        stages: what happens in which order.
+        origin: the point to begin with.
+        make_phase: (starting point, stage) -> the optimizer's phase.
+        folder: where the journal and the checkpoint lie.
+        name: what the journal calls the method.
+        rules: how turns are judged.
+        limits: what ends the search.
+        planned: how much work there will be, for those who watch.
+        callback: told what happens.
+        reader: reads points as words, where somebody proposes.
+        source: who proposes.
+        proposer: what the journal calls who proposes.
+        acceptance: how proposals are taken.
+        reset_moments: whether an optimizer's moments begin anew in each stage.
+    """
+
+    evaluator: Evaluator
+    stages: tuple[Stage, ...]
+    origin: Mapping[int, Tensor]
+    make_phase: Callable[[Mapping[int, Tensor], Stage], Phase]
+    folder: RunFolder
+    name: str
+    rules: Rules
+    limits: Limits
+    planned: Planned
+    callback: Callback
+    reader: WordReader | None = None
+    source: Source | None = None
+    proposer: str = ""
+    acceptance: Acceptance | None = None
+    reset_moments: bool = True
+    _phase: Phase | None = field(default=None, init=False)
+    _saved_at: float = field(default=0.0, init=False)
+    _save_cost: float = field(default=0.0, init=False)
+
+    def run(self) -> SearchState:
+        """Search until a limit is reached or the stages end.
+
+        Returns:
+            Where the search ended; `best` is its result.
+        """
+        journal = self.folder.open_journal()
+        self._spent, self._begin = self.folder.read_seconds(), time.perf_counter()
+        self._saved_at = self._begin
+        resumed = len(journal.records)
+        if journal.torn:
+            self.callback.on_progress("the journal's last line was torn by a kill; its turn is taken again")
+        self._desk = Desk(self.evaluator, Replay(journal), self.rules, self.reader)
+        start = self._desk.replay.record(0, StartRecord, self._start)
+        state = self._restored(start, len(journal.records))
+        self.callback.on_start(start, resumed, self._spent)
+        while not (reason := self._stop_reason(state)):
+            self._turn(state)
+            self._checkpoint(state)
+        state.take(self._desk.replay.record(state.records, EndRecord, lambda: self._end(state, reason)))
+        self._tick(state)
+        return state
+
+    def _start(self) -> StartRecord:
+        point = dict(self.origin)
+        return StartRecord(
+            event="start",
+            schema_=SCHEMA,
+            phase=self.name,
+            train_loss=self.evaluator.measure(point).loss,
+            dev=self.evaluator.measure(point, "dev"),
+            words=self.reader.read(point, []) if self.reader is not None else None,
+        )
+
+    def _turn(self, state: SearchState) -> None:
+        """One turn of whoever's turn it is, and what follows from it."""
+        stage = self.stages[state.stage]
+        recorded = self._desk.replay.knows(state.records)
+        record = self._turn_of(stage).run(state)
+        state.costs = record.costs
+        if isinstance(record, ProposalRecord):
+            state.take(record)
+            self._next_stage(state)
+            self.callback.on_proposal(record, self._view(state), self._seconds(), recorded)
+            return
+        state.step += 1
+        state.stage_step += 1
+        if record.words is not None:
+            state.tried.append(record.words)
+        state.take(record)
+        if not recorded:
+            self._tick(state)
+        self.callback.on_turn(record, self._view(state), self._seconds(), recorded)
+        if state.stage_step == stage.steps:
+            self._next_stage(state)
+
+    def _turn_of(self, stage: Stage) -> Turn:
+        if stage.kind == "propose":
+            assert self.source is not None and self.acceptance is not None
+            return ProposalTurn(self._desk, stage, self.source, self.proposer, self.acceptance)
+        assert self._phase is not None
+        return (GradientTurn if self._phase.gradient else GenerationTurn)(self._desk, self._phase, stage)
+
+    def _next_stage(self, state: SearchState) -> None:
+        """Go to the next stage; the optimizer begins anew at the incumbent, or keeps its moments where that is wanted."""
+        state.enter_next_stage()
+        if state.stage < len(self.stages) and self.stages[state.stage].kind == "tune":
+            self._enter(state)
+
+    def _enter(self, state: SearchState) -> None:
+        before, self._phase = self._phase, self.make_phase(state.origin, self.stages[state.stage])
+        if before is not None and not self.reset_moments:
+            self._phase.carry_on(before)
+
+    def _end(self, state: SearchState, reason: str) -> EndRecord:
+        dev = self.evaluator.measure(state.judged, "dev") if state.evaluated < state.records else None
+        return EndRecord(event="end", step=state.step, stop_reason=reason, dev=dev)
+
+    def _stop_reason(self, state: SearchState) -> str:
+        """Why to stop now, or "" to go on; while records are walked through, what was decided then."""
+        if self._desk.replay.knows(state.records):
+            return self._desk.replay.stop_reason(state.records)
+        limits, phase = self.limits, self._phase
+        tokens = (state.costs.forward + state.costs.backward) / self.evaluator.depth
+        if state.stage == len(self.stages):
+            return "steps"
+        if limits.candidates is not None and phase and state.costs.candidates + phase.candidates > limits.candidates:
+            return "budget"
+        if limits.patience is not None and state.stale >= limits.patience:
+            return "patience"
+        if limits.forward_tokens is not None and tokens >= limits.forward_tokens:
+            return "max_forward_tokens"
+        if limits.seconds is not None and self._seconds() >= limits.seconds:
+            return "max_seconds"
+        if limits.stop_on_failures is not None and state.failures >= limits.stop_on_failures:
+            return "mentor"
+        return ""
+
+    def _view(self, state: SearchState) -> TurnView:
+        planned = self.planned
+        return TurnView(
+            to_loss(state.train_loss),
+            state.dev,
+            state.best_dev,
+            state.best_step,
+            state.costs,
+            planned.total,
+            planned.unit,
+        )
+
+    def _seconds(self) -> float:
+        return self._spent + time.perf_counter() - self._begin
+
+    def _tick(self, state: SearchState) -> None:
+        self.folder.tick(step=state.step, seconds=self._seconds(), peak_rss_mb=peak_rss_mb())
+
+    def _checkpoint(self, state: SearchState) -> None:
+        begin, wanted = time.perf_counter(), self.limits.checkpoint_seconds
+        pause = max(wanted, self._save_cost / SAVE_SHARE) if wanted else 0.0
+        if self._desk.replay.knows(state.records) or begin - self._saved_at < pause:
+            return
+        optimizers = self._phase.state() if self._phase else []
+        self.folder.save_checkpoint({"state": state.plain(), "optimizers": optimizers})
+        self._saved_at = time.perf_counter()
+        self._save_cost = self._saved_at - begin
+
+    def _restored(self, start: StartRecord, written: int) -> SearchState:
+        """The state of the last checkpoint, or of the beginning."""
+        saved = self.folder.load_checkpoint()
+        if saved is None:
+            state = SearchState.beginning(self.origin, start)
+            if self.stages and self.stages[0].kind == "tune":
+                self._enter(state)
+            return state
+        state = SearchState.from_plain(saved["state"], str(self.folder.checkpoint))
+        if state.records > written:
+            raise RunError(
+                f"{self.folder.journal} holds {written} lines, fewer than the checkpoint was made after ({state.records}): "
+                f"restore it, or delete {self.folder.checkpoint} to go on from the journal"
+            )
+        if saved["optimizers"] or (state.stage < len(self.stages) and self.stages[state.stage].kind == "tune"):
+            last = next(s for s in reversed(self.stages[: state.stage + 1]) if s.kind == "tune")
+            self._phase = self.make_phase(state.origin, last)
+            self._phase.restore(saved["optimizers"])
+        return state

@@ -1,0 +1,63 @@
+"""Records that are there already, and those that are made now.
+
+A resumed search loads the last checkpoint and walks through the records behind it: the optimizers propose the same candidates
+again and are told the recorded losses. Only gradients are taken again, and have to agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+from tandemtune.errors import RunError
+from tandemtune.runs.journal import Journal
+from tandemtune.runs.records import JournalRecord
+
+R = TypeVar("R", bound=JournalRecord)
+
+
+class Replay:
+    """A journal that is read as long as it lasts, and written afterwards.
+
+    Args:
+        journal: of the run.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def knows(self, index: int) -> bool:
+        """Whether a record is there already."""
+        return index < len(self._journal.records)
+
+    def record(self, index: int, kind: type[R], make: Callable[[], R]) -> R:
+        """The record with this number: the one that is there, else made, written and flushed.
+
+        Raises:
+            RunError: the record that is there is of another kind, so the journal is not this search's.
+        """
+        if not self.knows(index):
+            self._journal.append(make())
+        found = self._journal.records[index]
+        if not isinstance(found, kind):
+            raise RunError(
+                f"{self._journal.path}, line {index + 1}: expected a record of {kind.__name__}, found {found.event!r}: the "
+                "journal was written by another recipe or version; start the run anew"
+            )
+        return cast(R, found)
+
+    def stop_reason(self, index: int) -> str:
+        """Why the search stopped before the record with this number, or nothing if it went on."""
+        return str(getattr(self._journal.records[index], "stop_reason", ""))
+
+    def check_again(self, index: int, recorded: float | None, now: float | None) -> None:
+        """Compare a gradient step's loss with the recorded one.
+
+        Raises:
+            RunError: they differ.
+        """
+        if recorded != now:
+            raise RunError(
+                f"{self._journal.path}: line {index + 1} was recorded with the loss {recorded}, and taken again it is {now}: "
+                "this machine does not compute as the one that began the run, so it cannot end as one run"
+            )

@@ -1,0 +1,193 @@
+"""Who searches where, and when: phases of one optimizer or one for each block, and stages that take turns with proposals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tandemtune.optimizers.base import AskTell
+from tandemtune.subspace import RandomProjection
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of a run.
+
+    Args:
+        kind: "tune" (the optimizer's turns) or "propose" (somebody proposes points to go on from).
+        round: its number, from 1; 0 where nobody proposes.
+        steps: turns of the optimizer; None until a budget ends the run.
+        snapshots: turns of the stage after which the point is read as words.
+    """
+
+    kind: Literal["tune", "propose"]
+    round: int = 0
+    steps: int | None = None
+    snapshots: frozenset[int] = frozenset()
+
+
+def alternating(rounds: int, round_steps: int, final_steps: int, snapshots: int) -> tuple[Stage, ...]:
+    """Rounds of tuning and proposing, and a last stretch of tuning (arXiv 2405.19732).
+
+    Args:
+        rounds: N.
+        round_steps: turns m in each round; 0 leaves proposals alone.
+        final_steps: turns M after the last round.
+        snapshots: points of each round that are read as words, evenly spread, the last one among them.
+    """
+    count = min(snapshots, round_steps)
+    marks = frozenset(round((i + 1) * round_steps / count) for i in range(count))
+    stages: list[Stage] = []
+    for number in range(1, rounds + 1):
+        if round_steps:
+            stages.append(Stage("tune", number, round_steps, marks))
+        stages.append(Stage("propose", number))
+    if final_steps:
+        stages.append(Stage("tune", rounds + 1, final_steps))
+    return tuple(stages)
+
+
+class Bandit:
+    """Chooses the turn whose block promises most for its cost: discounted mean gain plus a bonus for being seldom chosen,
+    as discounted UCB (Garivier and Moulines, arXiv 0805.3415) with gains as shares of the largest, divided by the cost.
+
+    Every turn is taken once before any is preferred. Gains shrink as a search goes on, so old ones are forgotten.
+
+    Args:
+        costs: cost of each turn, in any unit.
+        discount: what remains of an observation after one more turn.
+        bonus: weight of the bonus.
+    """
+
+    def __init__(self, costs: Sequence[float], discount: float = 0.95, bonus: float = 0.3) -> None:
+        self._costs = np.asarray(costs, dtype=np.float64) / max(costs)
+        self._discount, self._bonus = discount, bonus
+        self._gains, self._turns = np.zeros(len(costs)), np.zeros(len(costs))
+
+    def choose(self) -> int:
+        """The next turn; the same until a gain is told."""
+        if (self._turns == 0).any():
+            return int(np.argmin(self._turns))
+        means = self._gains / self._turns
+        shares = means / means.max() if means.max() > 0 else means
+        bonuses = np.sqrt(np.log(1.0 + self._turns.sum()) / self._turns)
+        return int(np.argmax((shares + self._bonus * bonuses) / self._costs))
+
+    def reward(self, turn: int, gain: float) -> None:
+        """Say by how much the loss fell in a turn."""
+        self._gains *= self._discount
+        self._turns *= self._discount
+        self._turns[turn] += 1.0
+        if np.isfinite(gain) and gain > 0:
+            self._gains[turn] += gain
+
+    def state(self) -> dict[str, Any]:
+        """Everything that is needed to go on."""
+        return {"gains": self._gains.copy(), "turns": self._turns.copy()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self._gains, self._turns = np.array(state["gains"]), np.array(state["turns"])
+
+
+@dataclass
+class Phase:
+    """One stretch of an optimizer around a starting point: block by block in turn, or all blocks at once.
+
+    Args:
+        name: what the journal calls it.
+        turns: the blocks of each turn, in the order of the turns.
+        origin: the point that z = 0 stands for.
+        projections: random subspace of each block; empty where an optimizer moves the parameters themselves.
+        make_optimizer: the blocks of a turn -> a fresh optimizer; called at their first turn.
+        candidates: candidates that one turn scores.
+        read: turns what an optimizer of texts proposes into the only block's parameters [P, dim].
+        bandit: who chooses the turn by its gain; None for one turn after another.
+        keeps_best: whether the incumbent is scored beside each generation and only replaced by what is better.
+        gradient: whether the optimizer follows gradients.
+        show: what an optimizer of texts has found so far, as text.
+    """
+
+    name: str
+    turns: tuple[tuple[int, ...], ...]
+    origin: Mapping[int, Tensor]
+    projections: Mapping[int, RandomProjection]
+    make_optimizer: Callable[[tuple[int, ...]], AskTell[Any]]
+    candidates: int
+    read: Callable[[Any], Tensor] | None = None
+    bandit: Bandit | None = None
+    keeps_best: bool = True
+    gradient: bool = False
+    show: Callable[[Any], str] | None = None
+    optimizers: dict[tuple[int, ...], AskTell[Any]] = field(default_factory=dict)
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """All blocks, in the order of their turns."""
+        return tuple(block for turn in self.turns for block in turn)
+
+    def turn(self, step: int) -> tuple[int, tuple[int, ...]]:
+        """Sweep and blocks of a step."""
+        sweep, position = divmod(step, len(self.turns))
+        return sweep, self.turns[position if self.bandit is None else self.bandit.choose()]
+
+    def below(self, blocks: tuple[int, ...]) -> int:
+        """The block whose hidden states are surely kept when a turn begins: the one of the turn before, or the lowest one
+        where turns jump; the turn's own for the lowest one itself."""
+        lower = [block for block in self.blocks if block < min(blocks)]
+        if not lower:
+            return min(blocks)
+        return min(lower) if self.bandit is not None else max(lower)
+
+    def reward(self, blocks: tuple[int, ...], gain: float) -> None:
+        """Say by how much a turn lowered the loss."""
+        if self.bandit is not None:
+            self.bandit.reward(self.turns.index(blocks), gain)
+
+    def optimizer(self, blocks: tuple[int, ...]) -> AskTell[Any]:
+        """The optimizer of a turn, made when it is first needed."""
+        if blocks not in self.optimizers:
+            self.optimizers[blocks] = self.make_optimizer(blocks)
+        return self.optimizers[blocks]
+
+    def shown(self, optimizer: AskTell[Any]) -> str | None:
+        """The best text so far, where texts are searched."""
+        return None if self.show is None else self.show(optimizer)
+
+    def carry_on(self, before: Phase) -> None:
+        """Take over the optimizers of the phase before, at this phase's origin but with their moments."""
+        for blocks, optimizer in before.optimizers.items():
+            restart = getattr(optimizer, "restart", None)
+            if restart is not None:
+                restart(torch.cat([self.origin[block] for block in blocks]).numpy(), reset_moments=False)
+                self.optimizers[blocks] = optimizer
+
+    def up(self, blocks: tuple[int, ...], z: Any) -> dict[int, Tensor]:
+        """Parameters [P, dim] of each block of a turn for candidates z [P, d], or for P texts."""
+        if self.read is not None:
+            (block,) = blocks
+            return {block: self.read(z)}
+        if self.projections:
+            (block,) = blocks
+            return {block: self.origin[block] + self.projections[block].up(z)}
+        sizes = [len(self.origin[block]) for block in blocks]
+        pieces = torch.from_numpy(z.astype(np.float32)).split(sizes, dim=1)  # type: ignore[no-untyped-call]
+        return dict(zip(blocks, pieces, strict=True))
+
+    def state(self) -> list[dict[str, Any]]:
+        """States of all optimizers that have had a turn, and of who chooses among them."""
+        held = [{"blocks": list(blocks), "state": optimizer.state()} for blocks, optimizer in self.optimizers.items()]
+        return held if self.bandit is None else [*held, {"blocks": [], "state": self.bandit.state()}]
+
+    def restore(self, state: list[dict[str, Any]]) -> None:
+        """Go on from what `state` returned."""
+        for saved in state:
+            if saved["blocks"]:
+                self.optimizer(tuple(saved["blocks"])).restore(saved["state"])
+            elif self.bandit is not None:
+                self.bandit.restore(saved["state"])

@@ -1,0 +1,140 @@
+"""Where a search stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tandemtune.runs.records import Costs, Evaluation, JournalRecord, PromptRecord, StartRecord, from_loss
+
+
+@dataclass
+class SearchState:
+    """Where a search stands; with the optimizers' states this is all that a checkpoint holds.
+
+    Args:
+        incumbent: the point that candidates are compared with, or that gradients are taken at.
+        best: the point with the lowest dev loss so far: the result.
+        origin: the point where the present stage began.
+        train_loss: the incumbent's training loss when it was last measured.
+        dev: the last evaluation on dev.
+        best_dev: the evaluation of `best` on dev.
+        best_step: turn after which `best` was found.
+        best_record: number of the journal's record that found it; 0 is the starting point.
+        step: turns of the optimizers so far.
+        costs: spent so far, for everything but the final scores.
+        stale: evaluations on dev since the last better one.
+        evaluated: records up to the last evaluation on dev.
+        records: records that led here.
+        stage: number of the present stage.
+        stage_step: turns of the present stage.
+        penalty: by block, what the incumbent pays for being far from where the stage began.
+        averaged: the exponential moving average of the incumbents; None where none is kept.
+        tried: prompts of words that were scored, in order.
+        failures: times in a row that nobody proposed anything usable.
+        spent: what asking for proposals has cost.
+    """
+
+    incumbent: dict[int, Tensor]
+    best: dict[int, Tensor]
+    origin: dict[int, Tensor]
+    train_loss: float
+    dev: Evaluation
+    best_dev: Evaluation
+    best_step: int = 0
+    best_record: int = 0
+    step: int = 0
+    costs: Costs = field(default_factory=Costs)
+    stale: int = 0
+    evaluated: int = 1
+    records: int = 1
+    stage: int = 0
+    stage_step: int = 0
+    penalty: dict[int, float] = field(default_factory=dict)
+    averaged: dict[int, Tensor] | None = None
+    tried: list[PromptRecord] = field(default_factory=list)
+    failures: int = 0
+    spent: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def beginning(cls, origin: Mapping[int, Tensor], start: StartRecord) -> SearchState:
+        """The state before the first turn."""
+        point = dict(origin)
+        tried = [start.words] if start.words else []
+        return cls(
+            point, dict(point), dict(point), from_loss(start.train_loss), start.dev, start.dev, tried=list(tried)
+        )
+
+    @property
+    def judged(self) -> dict[int, Tensor]:
+        """The point that dev is asked about: the moving average where one is kept, else the incumbent."""
+        return self.incumbent if self.averaged is None else self.averaged
+
+    def take(self, record: JournalRecord) -> None:
+        """Count a record, and keep the judged point if the record's evaluation on dev is the best so far."""
+        self.records += 1
+        if record.dev is None:
+            return
+        self.dev, self.evaluated = record.dev, self.records
+        self.stale += 1
+        if from_loss(record.dev.loss) < from_loss(self.best_dev.loss):
+            self.best, self.best_dev, self.best_step, self.stale = dict(self.judged), record.dev, self.step, 0
+            self.best_record = self.records - 1
+
+    def enter_next_stage(self) -> None:
+        """The next stage begins at the incumbent."""
+        self.stage += 1
+        self.stage_step = 0
+        self.origin = dict(self.incumbent)
+        self.penalty, self.averaged = {}, None
+
+    def plain(self) -> dict[str, Any]:
+        """The state as plain data and arrays."""
+        return {
+            **vars(self),
+            **{name: _arrays(getattr(self, name)) for name in _POINTS},
+            "averaged": None if self.averaged is None else _arrays(self.averaged),
+            "penalty": {str(block): penalty for block, penalty in self.penalty.items()},
+            "dev": self.dev.plain(),
+            "best_dev": self.best_dev.plain(),
+            "costs": self.costs.plain(),
+            "tried": [entry.plain() for entry in self.tried],
+        }
+
+    @classmethod
+    def from_plain(cls, saved: Mapping[str, Any], where: str) -> SearchState:
+        """The state that `plain` gave.
+
+        Args:
+            saved: what it gave.
+            where: the file, for messages.
+        """
+        return cls(
+            **{
+                **saved,
+                **{name: _tensors(saved[name]) for name in _POINTS},
+                "averaged": None if saved["averaged"] is None else _tensors(saved["averaged"]),
+                "penalty": {int(block): penalty for block, penalty in saved["penalty"].items()},
+                "dev": Evaluation.read(saved["dev"], where),
+                "best_dev": Evaluation.read(saved["best_dev"], where),
+                "costs": Costs.read(saved["costs"], where),
+                "tried": [PromptRecord.read(entry, where) for entry in saved["tried"]],
+            }
+        )
+
+
+_POINTS = ("incumbent", "best", "origin")
+
+
+def _arrays(point: Mapping[int, Tensor]) -> dict[str, NDArray[np.float32]]:
+    return {str(block): vector.numpy() for block, vector in point.items()}
+
+
+def _tensors(arrays: Mapping[str, NDArray[np.float32]]) -> dict[int, Tensor]:
+    return {int(block): torch.from_numpy(array) for block, array in arrays.items()}

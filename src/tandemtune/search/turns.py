@@ -1,0 +1,417 @@
+"""What one turn does: a generation of candidates, a gradient step, a proposal. Each has one shape: ``run(state) -> record``.
+
+`run` makes the record (or takes it from the journal), moves the state's incumbent, and leaves counting, looking at dev and
+stages to the loop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tandemtune.evaluators.base import Evaluator
+from tandemtune.optimizers.base import AskTell
+from tandemtune.proposers.base import Draft, Proposal, Source, Tried
+from tandemtune.runs.records import (
+    Costs,
+    Evaluation,
+    GenerationRecord,
+    Loss,
+    PromptRecord,
+    ProposalRecord,
+    StepRecord,
+    TurnRecord,
+    from_loss,
+    to_loss,
+)
+from tandemtune.search.replay import Replay
+from tandemtune.search.schedule import Phase, Stage
+from tandemtune.search.state import SearchState
+from tandemtune.search.words import WordReader
+from tandemtune.tunables.base import INPUT, Point
+from tandemtune.tunables.vocabulary import Words
+from tandemtune.types import seed_for
+
+
+class Turn(Protocol):
+    """One turn of whoever's turn it is."""
+
+    def run(self, state: SearchState) -> TurnRecord:
+        """Do it, or take it from the journal, and move the incumbent."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How turns are judged.
+
+    Args:
+        dev_every: turns between evaluations on dev.
+        elites: best candidates of a generation that are scored again, on all training rows, before one is accepted.
+        l2_penalty: times the mean square of z / sigma: what a candidate pays for being far from where the stage began.
+        ema: decay of the exponential moving average of the incumbents that dev is asked about; 0 for the incumbent itself.
+        sigma: unit of z.
+    """
+
+    dev_every: int = 5
+    elites: int = 0
+    l2_penalty: float = 0.0
+    ema: float = 0.0
+    sigma: float = 1.0
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What all turns work with."""
+
+    evaluator: Evaluator
+    replay: Replay
+    rules: Rules
+    reader: WordReader | None = None
+
+    def notes(
+        self, state: SearchState, stage: Stage, moved: Point
+    ) -> tuple[Evaluation | None, PromptRecord | None, Costs]:
+        """An evaluation on dev and a reading as words, when it is time for them, and what they cost."""
+        dev, words, costs = None, None, Costs()
+        if (state.step + 1) % self.rules.dev_every == 0 or state.stage_step + 1 == stage.steps:
+            dev = self.evaluator.measure(moved, "dev")
+            costs += self.evaluator.cost_to_measure("dev")
+        if self.reader is not None and state.stage_step + 1 in stage.snapshots:
+            words = self.reader.read(moved, state.tried)
+            costs += self.reader.cost(words, state.tried)
+        return dev, words, costs
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Losses of a generation; the incumbent's where one is kept; the best ones again on all rows, where that is wanted."""
+
+    losses: tuple[Loss, ...]
+    incumbent: Loss = None
+    elites: tuple[tuple[int, Loss], ...] | None = None
+    incumbent_again: Loss = None
+
+
+@dataclass(frozen=True)
+class _Move:
+    """Where a generation leads."""
+
+    best: int
+    accepted: bool
+    incumbent: dict[int, Tensor]
+    train_loss: float
+
+
+class GenerationTurn:
+    """Candidates are asked for, scored and told; the incumbent becomes the best one if that is better, or the optimizer's point.
+
+    Args:
+        desk: what turns work with.
+        phase: the optimizers, and whose turn it is.
+        stage: the present stage.
+    """
+
+    def __init__(self, desk: Desk, phase: Phase, stage: Stage) -> None:
+        self._desk, self._phase, self._stage = desk, phase, stage
+
+    def run(self, state: SearchState) -> GenerationRecord:
+        """Score a generation, or take its losses from the journal; tell them, and move the incumbent."""
+        sweep, blocks = self._phase.turn(state.stage_step)
+        optimizer = self._phase.optimizer(blocks)
+        asked = optimizer.ask()
+        vectors = self._phase.up(blocks, asked)
+        penalties = self._penalties(asked)
+        scored = self._recorded(state) or self._scored(state, vectors, penalties)
+        losses = np.array([from_loss(loss) for loss in scored.losses], dtype=np.float64)
+        optimizer.tell(losses + penalties)
+        moving = self._keep_best if self._phase.keeps_best else self._follow
+        move = moving(state, blocks, vectors, scored, losses, penalties, optimizer)
+        averaged = self._averaged(state, blocks, move.incumbent)
+
+        def make() -> GenerationRecord:
+            judged = move.incumbent if averaged is None else averaged
+            dev, words, costs = self._desk.notes(state, self._stage, judged)
+            return GenerationRecord(
+                event="generation",
+                step=state.step + 1,
+                phase=self._phase.name,
+                sweep=sweep,
+                layer=blocks[0] if len(blocks) == 1 else None,
+                **vars(scored),
+                best=to_loss(losses[move.best]),
+                accepted=move.accepted,
+                train_loss=to_loss(move.train_loss),
+                dev=dev,
+                costs=state.costs + costs + self._costs(state, blocks, scored),
+                text=self._phase.shown(optimizer),
+                words=words,
+            )
+
+        record = self._desk.replay.record(state.records, GenerationRecord, make)
+        state.incumbent, state.train_loss, state.averaged = move.incumbent, move.train_loss, averaged
+        return record
+
+    def _recorded(self, state: SearchState) -> _Scored | None:
+        if not self._desk.replay.knows(state.records):
+            return None
+        record = self._desk.replay.record(state.records, GenerationRecord, _impossible)
+        return _Scored(record.losses, record.incumbent, record.elites, record.incumbent_again)
+
+    def _scored(self, state: SearchState, vectors: Mapping[int, Tensor], penalties: NDArray[np.float64]) -> _Scored:
+        """Where a best candidate is kept, the incumbent is scored as one more of them."""
+        evaluator = self._desk.evaluator
+        if not self._phase.keeps_best:
+            return _Scored(tuple(map(to_loss, evaluator.evaluate(state.incumbent, vectors, state.step))))
+        together = {block: torch.cat([v, state.incumbent[block].unsqueeze(0)]) for block, v in vectors.items()}
+        *losses, incumbent = map(to_loss, evaluator.evaluate(state.incumbent, together, state.step))
+        if not self._desk.rules.elites:
+            return _Scored(tuple(losses), incumbent)
+        known = np.array([from_loss(loss) for loss in losses])
+        chosen = np.argsort(known + penalties, kind="stable")[: self._desk.rules.elites].tolist()
+        *elites, again = map(
+            to_loss, evaluator.evaluate(state.incumbent, {b: v[[*chosen, -1]] for b, v in together.items()})
+        )
+        return _Scored(tuple(losses), incumbent, tuple(zip(chosen, elites, strict=True)), again)
+
+    def _keep_best(
+        self,
+        state: SearchState,
+        blocks: tuple[int, ...],
+        vectors: Mapping[int, Tensor],
+        scored: _Scored,
+        losses: NDArray[np.float64],
+        penalties: NDArray[np.float64],
+        optimizer: AskTell[Any],
+    ) -> _Move:
+        """The best candidate, if it is better than the incumbent on the same rows."""
+        again = {index: from_loss(loss) for index, loss in scored.elites or ()}
+        judged = np.array([again.get(i, math.inf) for i in range(len(losses))]) if again else losses
+        best = int(np.argmin(judged + penalties))
+        there = from_loss(scored.incumbent_again if again else scored.incumbent)
+        accepted = bool((judged + penalties)[best] < there + state.penalty.get(blocks[0], 0.0))
+        incumbent, train_loss = state.incumbent, there
+        if accepted:
+            incumbent = {**state.incumbent, **{block: v[best].clone() for block, v in vectors.items()}}
+            train_loss = again.get(best, float(losses[best]))
+            state.penalty = {**state.penalty, blocks[0]: float(penalties[best])}
+        self._phase.reward(blocks, there - train_loss)
+        return _Move(best, accepted, incumbent, train_loss)
+
+    def _follow(
+        self,
+        state: SearchState,
+        blocks: tuple[int, ...],
+        vectors: Mapping[int, Tensor],
+        scored: _Scored,
+        losses: NDArray[np.float64],
+        penalties: NDArray[np.float64],
+        optimizer: AskTell[Any],
+    ) -> _Move:
+        """The point that the optimizer has moved."""
+        moved = self._phase.up(blocks, optimizer.point[np.newaxis])  # type: ignore[attr-defined]
+        finite = losses[np.isfinite(losses)]
+        train_loss = float(np.mean(finite)) if len(finite) else math.inf
+        return _Move(int(np.argmin(losses)), True, {**state.incumbent, **_only(moved)}, train_loss)
+
+    def _penalties(self, asked: Any) -> NDArray[np.float64]:
+        """What candidates z [P, d] pay for being far from where the stage began."""
+        rules = self._desk.rules
+        if not rules.l2_penalty:
+            return np.zeros(len(asked))
+        return np.asarray(rules.l2_penalty * np.mean(np.square(asked / rules.sigma), axis=1))
+
+    def _averaged(
+        self, state: SearchState, blocks: tuple[int, ...], moved: Mapping[int, Tensor]
+    ) -> dict[int, Tensor] | None:
+        """The moving average of the incumbents, of which only the blocks of this turn have changed."""
+        decay = self._desk.rules.ema
+        if not decay:
+            return None
+        before = state.averaged or dict(state.origin)
+        return {**before, **{b: torch.lerp(moved[b], before[b], decay) for b in blocks}}
+
+    def _costs(self, state: SearchState, blocks: tuple[int, ...], scored: _Scored) -> Costs:
+        evaluator, count = self._desk.evaluator, len(scored.losses) + self._phase.keeps_best
+        costs = evaluator.cost(blocks, count, state.step, self._phase.below(blocks))
+        return costs if scored.elites is None else costs + evaluator.cost(blocks, len(scored.elites) + 1)
+
+
+class GradientTurn:
+    """The gradient of some rows is followed. It is taken anew when recorded turns are walked through, and has to agree.
+
+    Args:
+        desk: what turns work with.
+        phase: the only optimizer, of all blocks.
+        stage: the present stage.
+    """
+
+    def __init__(self, desk: Desk, phase: Phase, stage: Stage) -> None:
+        self._desk, self._phase, self._stage = desk, phase, stage
+
+    def run(self, state: SearchState) -> StepRecord:
+        """Take a gradient, tell it, and move to the optimizer's point."""
+        _, blocks = self._phase.turn(state.stage_step)
+        optimizer: Any = self._phase.optimizer(blocks)
+        rate = optimizer.lr
+        point = {**state.incumbent, **_only(self._phase.up(blocks, optimizer.ask()))}
+        found = self._desk.evaluator.gradient(point, blocks, state.costs.gradient_steps)
+        flat = torch.cat([found.blocks[block] for block in blocks])
+        optimizer.tell(np.array([found.loss]), flat.numpy()[np.newaxis])
+        point = optimizer.point[np.newaxis].astype(np.float64)
+        moved = {**state.incumbent, **_only(self._phase.up(blocks, point))}
+
+        def make() -> StepRecord:
+            dev, words, costs = self._desk.notes(state, self._stage, moved)
+            return StepRecord(
+                event="step",
+                step=state.step + 1,
+                phase=self._phase.name,
+                loss=to_loss(found.loss),
+                gradient_norm=to_loss(float(flat.norm())),
+                lr=rate,
+                dev=dev,
+                costs=state.costs + found.costs + costs,
+                words=words,
+            )
+
+        record = self._desk.replay.record(state.records, StepRecord, make)
+        self._desk.replay.check_again(state.records, record.loss, to_loss(found.loss))
+        state.incumbent, state.train_loss = moved, found.loss
+        return record
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """How proposals are taken.
+
+    Args:
+        shown: tried prompts K that a proposer is shown.
+        select: which draft, "best" (lowest dev loss) or "first".
+        accept: when it replaces the trained point, compared by dev loss.
+        heat: of metropolis: a loss higher by this much is taken with probability 1/e.
+        max_failures: failures in a row after which nobody is asked any more.
+        seed: of the run.
+    """
+
+    shown: int
+    select: Literal["best", "first"]
+    accept: Literal["always", "if_better", "metropolis"]
+    heat: float
+    max_failures: int
+    seed: int
+
+    def taken(self, drafts: Sequence[PromptRecord], trained: Evaluation, round: int) -> int | None:
+        """Which draft to go on from, or None for the trained point."""
+        if not drafts:
+            return None
+        losses = [from_loss(None if draft.dev is None else draft.dev.loss) for draft in drafts]
+        chosen = 0 if self.select == "first" else int(np.argmin(losses))
+        worse = losses[chosen] - from_loss(trained.loss)
+        if self.accept == "always" or worse < 0:
+            return chosen
+        chance = np.random.default_rng(seed_for(self.seed, round, 4)).random()
+        return chosen if self.accept == "metropolis" and chance < math.exp(-worse / self.heat) else None
+
+
+class ProposalTurn:
+    """Somebody is asked for points to go on from; all are scored, and one of them or the trained point is taken.
+
+    Args:
+        desk: what turns work with.
+        stage: the present stage.
+        source: who is asked.
+        name: what the journal calls who is asked.
+        acceptance: how proposals are taken.
+    """
+
+    def __init__(self, desk: Desk, stage: Stage, source: Source, name: str, acceptance: Acceptance) -> None:
+        self._desk, self._stage, self._source, self._name = desk, stage, source, name
+        self._acceptance = acceptance
+
+    def run(self, state: SearchState) -> ProposalRecord:
+        """Ask, or take the answer from the journal, and go on from what was taken."""
+        record = self._desk.replay.record(state.records, ProposalRecord, lambda: self._ask(state))
+        state.spent = dict(record.spent)
+        state.failures = state.failures + 1 if record.failure else 0
+        state.tried += [entry for entry in record.drafts if entry.ids is not None]
+        if record.taken is not None:
+            taken = record.drafts[record.taken]
+            state.incumbent = self._point(state, Draft(taken.text, taken.ids, taken.seed))
+            state.train_loss = from_loss(taken.loss)
+        return record
+
+    def _ask(self, state: SearchState) -> ProposalRecord:
+        asking = state.failures < self._acceptance.max_failures
+        known = [_tried(entry) for entry in state.tried]
+        shown = sorted({entry.words.ids: entry for entry in known}.values(), key=lambda e: -e.loss)
+        shown = shown[-self._acceptance.shown :]
+        costs = Costs()
+        reader = self._desk.reader
+        if reader is not None and reader.always_words and asking:  # what they cost with the model as it is now
+            shown = [self._scored_again(reader, entry, state) for entry in shown]
+            shown.sort(key=lambda entry: -entry.loss)
+            costs = self._desk.evaluator.cost_to_measure().times(len(shown))
+        proposal = (
+            self._source.propose(self._stage.round, shown, known)
+            if asking
+            else Proposal((), failure="not asked: it failed before", spent=state.spent)
+        )
+        drafts = tuple(self._scored(state, draft) for draft in proposal.drafts)
+        taken = self._acceptance.taken(drafts, state.dev, self._stage.round)
+        each = self._desk.evaluator.cost_to_measure() + self._desk.evaluator.cost_to_measure("dev")
+        return ProposalRecord(
+            event="proposal",
+            round=self._stage.round,
+            proposer=self._name,
+            shown=tuple(_shown(entry) for entry in shown) if asking else (),
+            refused=proposal.refused,
+            failure=proposal.failure,
+            spent=proposal.spent,
+            trained_loss=to_loss(state.train_loss),
+            trained_dev=state.dev,  # looked at when the stage ended
+            drafts=drafts,
+            taken=taken,
+            dev=None if taken is None else drafts[taken].dev,
+            costs=state.costs + costs + each.times(len(drafts)) + Costs(candidates=len(drafts)),
+        )
+
+    def _scored_again(self, reader: WordReader, entry: Tried, state: SearchState) -> Tried:
+        found = reader.score(entry.words, state.incumbent)
+        return Tried(entry.words, from_loss(found.loss), found.score)
+
+    def _scored(self, state: SearchState, draft: Draft) -> PromptRecord:
+        """A draft with its losses and scores on the training and the dev rows."""
+        point = self._point(state, draft)
+        train = self._desk.evaluator.measure(point)
+        dev = self._desk.evaluator.measure(point, "dev")
+        return PromptRecord(
+            text=draft.text, ids=draft.ids, seed=draft.seed, loss=train.loss, score=train.score, dev=dev
+        )
+
+    def _point(self, state: SearchState, draft: Draft) -> dict[int, Tensor]:
+        return {**state.incumbent, INPUT: self._source.vector(draft, state.incumbent[INPUT])}
+
+
+def _tried(entry: PromptRecord) -> Tried:
+    return Tried(Words(entry.ids or (), entry.text, entry.distance), from_loss(entry.loss), entry.score)
+
+
+def _shown(entry: Tried) -> PromptRecord:
+    return PromptRecord(text=entry.words.text, ids=entry.words.ids, loss=to_loss(entry.loss), score=entry.score)
+
+
+def _only(vectors: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """The only candidate of a generation of one."""
+    return {block: v[0].clone() for block, v in vectors.items()}
+
+
+def _impossible() -> GenerationRecord:
+    raise AssertionError("a record that is known is not made")

@@ -1,0 +1,75 @@
+"""Points read as prompts of words, and words scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from tandemtune.evaluators.base import Evaluator
+from tandemtune.runs.records import Costs, Evaluation, PromptRecord
+from tandemtune.tunables.base import INPUT
+from tandemtune.tunables.vocabulary import Vocabulary, Words
+
+
+class WordReader:
+    """Reads the input block of a point as words, and scores words in its place.
+
+    Args:
+        evaluator: scores.
+        vocabulary: the tuned model's words.
+        length: tokens of a prompt.
+        measure: what nearest means, "cosine" or "l2".
+        always_words: the block is words anyway, and what they cost changes with the rest of the point.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        vocabulary: Vocabulary,
+        length: int,
+        measure: Literal["cosine", "l2"],
+        always_words: bool,
+    ) -> None:
+        self._evaluator, self._vocabulary = evaluator, vocabulary
+        self._length, self._measure = length, measure
+        self.always_words = always_words
+
+    def read(self, point: Mapping[int, Tensor], tried: Sequence[PromptRecord]) -> PromptRecord:
+        """The nearest words to a point, scored as words, beside the point's own loss: what is lost by reading it.
+
+        Args:
+            point: its block `INPUT` is read.
+            tried: words that are not scored again.
+        """
+        vectors = point[INPUT].reshape(self._length, -1)
+        soft = self._evaluator.measure(point)
+        if self.always_words:
+            words, found = self._vocabulary.exact(vectors), soft
+        else:
+            words = self._vocabulary.nearest(vectors, self._measure)
+            before = next((entry for entry in tried if entry.ids == words.ids), None)
+            found = Evaluation(loss=before.loss, score=before.score) if before else self.score(words, point)
+        return PromptRecord(
+            text=words.text,
+            ids=words.ids,
+            loss=found.loss,
+            score=found.score,
+            distance=words.distance,
+            soft_loss=soft.loss,
+        )
+
+    def score(self, words: Words, point: Mapping[int, Tensor]) -> Evaluation:
+        """Words in the place of a point's input block, on the training rows."""
+        vector = self._vocabulary.vectors(words.ids).reshape(-1)
+        return self._evaluator.measure({**point, INPUT: vector})
+
+    def cost(self, read: PromptRecord, tried: Sequence[PromptRecord]) -> Costs:
+        """What `read` has cost: the point, and its words where they were new."""
+        new = not self.always_words and all(entry.ids != read.ids for entry in tried)
+        return self._evaluator.cost_to_measure().times(1 + new)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Tokens as text."""
+        return self._vocabulary.words(ids).text

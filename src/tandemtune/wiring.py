@@ -1,0 +1,646 @@
+"""The only wiring: a recipe becomes a task, a model with parameters beside it, an evaluator, and a search over them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import tandemtune.assets as assets
+from tandemtune.callbacks import Callback, Planned
+from tandemtune.config.schema import UNBOUNDED, ModelSection, RunConfig, TaskSection
+from tandemtune.errors import ConfigError, DataError, ModelError, UsageError
+from tandemtune.evaluators.batch import Batch
+from tandemtune.evaluators.engine import Engine
+from tandemtune.evaluators.label_words import KLPenalty, LabelWordEvaluator, calibrate
+from tandemtune.mentor import Brief
+from tandemtune.models import load as loading
+from tandemtune.models.backbone import Backbone, Kind
+from tandemtune.models.lean import keep_freed_memory
+from tandemtune.optimizers.base import Optimizer, Space
+from tandemtune.problem import Drawn, Problem, Progress, Scorer, content_free
+from tandemtune.proposers.base import Asked, Source
+from tandemtune.proposers.mutation import Mutation
+from tandemtune.runs.records import Facts, TunableFacts
+from tandemtune.runs.store import RunFolder
+from tandemtune.search.loop import Limits, Search
+from tandemtune.search.schedule import Bandit, Phase, Stage, alternating
+from tandemtune.search.turns import Acceptance, Rules
+from tandemtune.search.words import WordReader
+from tandemtune.subspace import RandomProjection
+from tandemtune.system import cores
+from tandemtune.tasks import metrics
+from tandemtune.tasks.base import Task
+from tandemtune.tasks.catalogue import TASKS, build_task, get
+from tandemtune.tasks.fewshot import subsample
+from tandemtune.tasks.templates import Template
+from tandemtune.tasks.verbalizers import resolve
+from tandemtune.tunables.base import INPUT, Given, Parameters
+from tandemtune.tunables.vocabulary import Vocabulary
+from tandemtune.types import Example, Split, seed_for
+
+MOST_GENERATIONS = 20_000
+"""Generations of a search among all weights: its points have a number for each direction."""
+FULL_LIMIT = 2000
+"""Longest vector of parameters that a full covariance is learned of."""
+
+
+# ---- the task ----------------------------------------------------------------------------------------------------
+
+
+def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None) -> Task:
+    """The task of a recipe, for one kind of model.
+
+    Raises:
+        UsageError: rows, template or label words cannot be used.
+        AssetError: a ``pypi:`` data set could not be fetched.
+    """
+    words = None
+    metric = metrics.get(section.metric) if section.metric is not None else None
+    if section.labels is not None:
+        words = {label: (w,) if isinstance(w, str) else tuple(w) for label, w in section.labels.items()}
+    name, train, test = section.name, section.train, section.test
+    if name is not None and name.startswith(assets.PREFIX):
+        folder = assets.fetch(name, progress=progress)
+        name = name.removeprefix(assets.PREFIX)
+        train, test = train or str(folder / "train.jsonl"), test or str(folder / "test.jsonl")
+    if name is not None and (train is None or name in TASKS):
+        return build_task(
+            get(name),
+            kind=kind,
+            data=section.data,
+            template=section.template,
+            words=words,
+            metric=metric or section.metric,
+            positive=section.positive,
+            train=train,
+            test=test,
+            dev=section.dev,
+            label_column=section.label_column,
+            test_share=section.test_share,
+        )
+    if train is None or section.template is None or words is None:  # the recipe was checked before
+        raise ConfigError(["[task] needs a known name, or train, template and labels"])
+    return Task(
+        name=name or Path(train).stem,
+        template=Template.parse(section.template),
+        labels=tuple(words),
+        words=words,
+        metric=section.metric or "accuracy",
+        positive=section.positive,
+        train_source=train,
+        test_source=None if section.test_share is not None else test,
+        dev_source=section.dev,
+        label_column=section.label_column or "label",
+        test_share=section.test_share,
+        own_metric=metric,
+    )
+
+
+def task_of_run(config: RunConfig, facts: Facts) -> Task:
+    """The task of a run that has begun, from what it recorded; its data files are not needed any more."""
+    return Task(
+        name=config.task.name or "task",
+        template=Template.parse(facts.template),
+        labels=tuple(facts.labels),
+        words=facts.labels,
+        metric=config.task.metric or "accuracy",
+        positive=config.task.positive,
+        train_source="",
+        own_metric=metrics.get(config.task.metric) if config.task.metric is not None else None,
+    )
+
+
+def check(config: RunConfig, progress: Progress | None = None) -> Task:
+    """Find everything that can be found without loading a model: files, columns, labels, enough rows, a proposer.
+
+    Args:
+        config: a recipe.
+        progress: called with a short line while something is fetched.
+
+    Returns:
+        The task, for the kind of model that the recipe names, or for a causal model where it cannot be told yet.
+
+    Raises:
+        ConfigError: lists every problem.
+    """
+    config = config.with_absolute_paths()
+    kind = _kind_without_loading(config.model) or config.model.kind or "causal"
+    task = make_task(config.task, kind, progress)
+    problems = task.check()
+    if not problems:
+        try:
+            task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
+        except DataError as error:
+            problems = [str(error)]
+    if problems:
+        raise ConfigError(problems, f"task {task.name}")
+    return task
+
+
+# ---- the model with parameters beside it -------------------------------------------------------------------------
+
+
+def make_scorer(
+    config: RunConfig,
+    task: Task,
+    kind: Kind,
+    known: Facts | None = None,
+    progress: Progress | None = None,
+    rows: Sequence[Example] | Path = (),
+    dtype: str | None = None,
+) -> Scorer:
+    """Load the model of a recipe and prepare it for a task.
+
+    Args:
+        config: the recipe.
+        task: the task of that recipe.
+        kind: "masked", "causal" or "seq2seq".
+        known: what was decided before: number format, threads, device.
+        progress: called with a short line when something slow begins.
+        rows: training rows that may be shown as demonstrations, or the folder of a run that has shown some.
+        dtype: number format, above what the recipe or `known` say.
+
+    Raises:
+        TandemTuneError: the model cannot be loaded, or does not fit the template, the label words or the layers.
+    """
+    section = config.model
+    threads = (known.threads if known else 0) or section.threads or cores()
+    torch.set_num_threads(threads)
+    device = (known.device if known else "") or find_device(section.device)
+    dtype = dtype or (known.dtype if known else "") or (section.dtype if section.dtype != "auto" else "float32")
+    if progress:
+        progress(f"loading {section.name} ({dtype})")
+    backbone = loading.load(
+        section.name,
+        kind=kind,
+        dtype=dtype,
+        device=device,
+        target=section.target,
+        revision=section.revision,
+        quantize=section.quantize,
+    )
+    keep_freed_memory()  # what loading freed is gone by now
+    fingerprint = fingerprint_of(backbone)
+    backbone.check_template(task.template)
+    verbalizer = resolve(backbone.tokenizer, task.template, task.words)
+    method = config.method
+    vocabulary = Vocabulary(backbone, method.tunable.allowed_words, verbalizer.token_ids)
+    parameters = method.tunable.make(
+        Given(
+            backbone,
+            vocabulary,
+            task,
+            verbalizer,
+            method.optimizer,
+            method.subspace,
+            config.task.seed,
+            _most_generations(config),
+            config.task.max_tokens,
+            rows,
+        )
+    )
+    _check_covariance(config, parameters)
+    averaging = torch.tensor(verbalizer.weights())
+    engine = Engine(
+        backbone.stack(verbalizer), parameters, averaging, max_memory=config.run.max_memory or default_memory(device)
+    )
+    described = parameters.describe()
+    pieces = backbone.tokenizer.convert_ids_to_tokens
+    decided: dict[str, Any] = {
+        "kind": kind,
+        "dtype": dtype,
+        "device": device,
+        "threads": threads,
+        "layers": len(backbone.layers),
+        "depth": round(sum(engine.stack.costs), 6),
+        "tunable": TunableFacts(
+            parameters=described.pop("parameters"), layers=tuple(described.pop("layers")), details=described
+        ),
+        "template": str(task.template),
+        "labels": {label: tuple(words) for label, words in task.words.items()},
+        "pieces": tuple(pieces(list(verbalizer.token_ids))),
+        "label_pieces": {
+            label: tuple(pieces([verbalizer.token_ids[i] for i in members]))
+            for label, members in zip(verbalizer.labels, verbalizer.members, strict=True)
+        },
+        "notes": tuple(verbalizer.notes),
+        "weights_sha256": fingerprint,
+        "plugins": config.plugins(),
+        "lr": _learning_rate(method.optimizer, config, vocabulary),
+    }
+    facts = known.model_copy(update=decided) if known else Facts(**decided)
+    return Scorer(config, task, backbone, verbalizer, parameters, vocabulary, engine, facts)
+
+
+def fingerprint_of(backbone: Backbone) -> str:
+    """What tells one set of weights from another: a hash over the names, shapes and sums of bits of all tensors."""
+    found = hashlib.sha256()
+    for name, tensor in backbone.model.state_dict().items():
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(tensor.element_size())
+        if type(tensor) is Tensor and whole is not None and tensor.is_contiguous():
+            bits = tensor.detach().view(whole).reshape(-1)
+            found.update(f"{int(bits.sum(dtype=torch.int64))} {int(bits[::7].sum(dtype=torch.int64))}".encode())
+    return found.hexdigest()
+
+
+def _learning_rate(optimizer: Optimizer, config: RunConfig, vocabulary: Vocabulary) -> float | None:
+    if optimizer.uses in ("none", "text"):
+        return None
+    given = optimizer.lr_given
+    return config.method.tunable.lr(optimizer, vocabulary) if given is None else given
+
+
+def _most_generations(config: RunConfig) -> int:
+    method = config.method
+    candidates = max(1, method.optimizer.candidates)
+    return min(MOST_GENERATIONS, method.steps or MOST_GENERATIONS, method.budget // candidates)
+
+
+def _check_covariance(config: RunConfig, parameters: Parameters) -> None:
+    """Refuse a full covariance of more parameters than can be decomposed between two generations."""
+    method = config.method
+    if getattr(method.optimizer, "covariance", "") != "full" or method.subspace.projects:
+        return
+    sizes = [parameters.dim(block) for block in method.tunable.searched(parameters)]
+    longest = sum(sizes) if method.order == "together" else max(sizes)
+    if longest > FULL_LIMIT:
+        raise ConfigError(
+            [
+                f"[method] subspace: none makes vectors of {longest} numbers, too long for a full covariance (at most "
+                f"{FULL_LIMIT}): set covariance to separable, or subspace to random"
+            ]
+        )
+
+
+def default_memory(device: str) -> float:
+    """Megabytes for the activations of scored candidates: what suits a processor's caches, or half of what an accelerator has."""
+    if torch.device(device).type != "cuda":
+        return 256.0
+    free, _ = torch.cuda.mem_get_info(torch.device(device))
+    return free / 2e6
+
+
+def find_device(wanted: str) -> str:
+    """The device that a recipe means.
+
+    Raises:
+        UsageError: it cannot be used here.
+    """
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(1, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"[model] device: {wanted!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    return wanted
+
+
+def _kind_without_loading(section: ModelSection) -> Kind | None:
+    """The kind of a model whose configuration lies on this machine; None where that would need a download."""
+    if section.name.startswith(assets.PREFIX):
+        asset = assets.CATALOGUE[section.name.removeprefix(assets.PREFIX)]
+        known: dict[str, Kind] = {"ForCausalLM": "causal", "ForConditionalGeneration": "seq2seq"}
+        return next((kind for ending, kind in known.items() if asset.architecture.endswith(ending)), "masked")
+    place = Path(loading.locate(section.name))
+    if not place.is_dir():
+        return None
+    found = loading.read_config(str(place), None)
+    return section.kind or loading.kind_of(found)
+
+
+# ---- rows and evaluator ------------------------------------------------------------------------------------------
+
+
+def make_problem(scorer: Scorer, split: Split) -> Problem:
+    """The evaluator of a scorer over few-shot rows."""
+    section, method = scorer.config.task, scorer.config.method
+    scored = subsample(split.train, section.scored_rows, section.seed)
+    train, dev = scorer.population_batch(scored), scorer.batch(split.dev)
+    drawn = Drawn(scorer, *scorer.encoded(split.train))
+    some = method.subsample is not None and method.subsample < len(split.train)
+    evaluator = LabelWordEvaluator(
+        scorer.engine,
+        train,
+        method.objective.loss(scorer.task),
+        scorer.task.score,
+        scorer.batch(scored),
+        dev=dev,
+        step_rows=drawn.for_step,
+        drawn_rows=drawn.for_generation if some else None,
+    )
+    scorer.parameters.settle(scorer.engine.stack, [group.ids for group in train.groups])
+    if method.objective.calibrate == "auto" and scorer.facts.calibrated is None:
+        scorer.note(calibrated=_better_calibrated(scorer, evaluator))
+    if scorer.calibrates:
+        evaluator.empty = content_free(scorer, apart=True)
+    if method.objective.kl_penalty:
+        evaluator.kl = _kl_penalty(scorer, split)
+    scorer.note(
+        train_rows=len(split.train),
+        train_tokens=train.tokens,
+        dev_rows=len(dev),
+        dev_tokens=dev.tokens,
+        rows_sha256=_digest(scorer.population_batch(split.train), dev),
+        calibrated=scorer.calibrates if method.objective.calibrate else None,
+    )
+    return Problem(scorer, split, evaluator, content_free(scorer))
+
+
+def _better_calibrated(scorer: Scorer, evaluator: LabelWordEvaluator) -> bool:
+    """Whether the point that a search begins with has a lower dev loss after contextual calibration."""
+    origin, engine, dev = scorer.parameters.initial(), scorer.engine, evaluator.dev
+    logits, empty = engine.logits(dev, origin), engine.logits(content_free(scorer), origin)
+    return evaluator.judged(calibrate(logits, empty), dev).loss < evaluator.judged(logits, dev).loss
+
+
+def _kl_penalty(scorer: Scorer, split: Split) -> KLPenalty:
+    """What holds candidates near the untuned model: rows of the training file that are in no split, without their labels."""
+    objective, section = scorer.config.method.objective, scorer.config.task
+    rows = scorer.task.unlabelled(objective.kl_rows, section.seed, split)
+    if not rows:
+        raise ConfigError(
+            [
+                f"[method] kl_penalty: {objective.kl_penalty} needs rows beside the split, but the training file holds no "
+                "more: set kl_penalty to 0"
+            ]
+        )
+    batch = scorer.population_batch(rows)
+    return KLPenalty(batch, scorer.engine.logits(batch, scorer.parameters.initial()), objective.kl_penalty)
+
+
+def check_start(problem: Problem) -> None:
+    """Refuse what would show only after a run has begun.
+
+    Raises:
+        ModelError: the model gives no numbers on the training rows, or cannot do what the recipe's proposer needs.
+    """
+    scorer = problem.scorer
+    config, backbone = scorer.config, scorer.backbone
+    mutates = config.alternates and config.alternate.proposer.asks_model
+    optimizer = config.method.optimizer
+    if (mutates or optimizer.uses == "text") and backbone.kind != "causal" and backbone.filler is None:
+        instead = "choose another [alternate] proposer than mutation" if mutates else "choose another model or method"
+        raise ModelError(
+            f"{backbone.name} has no mask token and no sentinel, so it cannot say how likely a word is inside a text: {instead}"
+        )
+    if optimizer.uses == "none":
+        return
+    if config.in_subspace and scorer.parameters.directions is None:
+        _ = problem.scales
+        return
+    ids = problem.evaluator.train.groups[0].ids
+    with scorer.parameters.applied(scorer.parameters.initial()):
+        states = scorer.engine.stack.hidden(ids, len(scorer.engine.stack) - 1)
+    if not (torch.isfinite(states).all() and math.isfinite(scorer.facts.lr or 0.0)):
+        raise ModelError(
+            f"{backbone.name} gives no usable numbers on training rows in {scorer.facts.dtype}: set [model] dtype to "
+            "float32, or choose a model whose weights are whole"
+        )
+
+
+def _digest(*batches: Batch) -> str:
+    """What tells one set of encoded rows from another."""
+    found = hashlib.sha256()
+    for batch in batches:
+        for tensor in (batch.labels, *(part for g in batch.groups for part in (g.ids, g.answer, g.rows))):
+            found.update(f"{tuple(tensor.shape)}".encode())
+            found.update(tensor.cpu().numpy().tobytes())
+    return found.hexdigest()
+
+
+# ---- the search --------------------------------------------------------------------------------------------------
+
+
+def make_search(problem: Problem, folder: RunFolder, source: Source | None, callback: Callback) -> Search:
+    """The search of a recipe over a run's folder."""
+    scorer, config = problem.scorer, problem.scorer.config
+    method, section = config.method, config.alternate
+    mentor = config.mentor
+    return Search(
+        problem.evaluator,
+        make_stages(config),
+        scorer.parameters.initial(),
+        lambda origin, stage: make_phase(problem, origin, stage),
+        folder,
+        method.name,
+        Rules(method.dev_every, method.elites, method.l2_penalty, method.ema, method.optimizer.step_size),
+        Limits(
+            method.budget if config.bounded_by_budget else None,
+            method.patience,
+            config.run.max_forward_tokens,
+            config.run.max_seconds,
+            mentor.max_failures if mentor.on_failure == "stop" else None,
+            config.run.checkpoint_seconds,
+        ),
+        planned(config),
+        callback,
+        _reader(problem),
+        source,
+        section.proposer.kind,
+        Acceptance(
+            section.snapshots, section.select, section.accept, section.heat, mentor.max_failures, config.task.seed
+        ),
+        section.reset_moments,
+    )
+
+
+def planned(config: RunConfig) -> Planned:
+    """How much work a recipe's search will be at most."""
+    method = config.method
+    if config.bounded_by_budget and not method.steps:
+        return Planned(0 if method.budget >= UNBOUNDED else method.budget, "candidates")
+    if config.bounded_by_budget and method.steps:
+        fewer = min(method.steps, method.budget // method.turn_candidates)
+        return Planned(0 if fewer >= UNBOUNDED // method.turn_candidates else fewer, "steps")
+    return Planned(0 if config.turns >= UNBOUNDED else config.turns, "steps")
+
+
+def _reader(problem: Problem) -> WordReader | None:
+    scorer, config = problem.scorer, problem.scorer.config
+    tunable: Any = config.method.tunable
+    if not config.alternates:
+        return None
+    return WordReader(
+        problem.evaluator, scorer.vocabulary, tunable.prompt_tokens, tunable.projection, tunable.words_only
+    )
+
+
+def make_stages(config: RunConfig) -> tuple[Stage, ...]:
+    """The order of a recipe's stages; none where nothing is tuned."""
+    section, method = config.alternate, config.method
+    if method.optimizer.uses == "none":
+        return ()
+    if not config.alternates:
+        steps = config.turns if config.follows_gradient else method.steps
+        if method.tunable.all_weights and method.optimizer.searches:
+            steps = min(steps or MOST_GENERATIONS, MOST_GENERATIONS)
+        return (Stage("tune", steps=steps),)
+    if not section.proposer.proposes:
+        return (Stage("tune", steps=config.turns),)
+    return alternating(section.rounds, section.round_steps, section.final_steps, section.snapshots)
+
+
+def make_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) -> Phase:
+    """The method's optimizer around a point: gradients or texts of all blocks at once, or one search for each block or for all."""
+    config, scorer = problem.scorer.config, problem.scorer
+    method, blocks = config.method, problem.searched
+    if method.optimizer.uses == "gradient":
+        return Phase(
+            method.name,
+            (blocks,),
+            origin,
+            {},
+            lambda blocks: method.optimizer.start(_space_of_gradient(problem, origin, stage, blocks)),
+            1,
+            keeps_best=False,
+            gradient=True,
+        )
+    if method.optimizer.uses == "text":
+        return _text_phase(problem, origin, stage)
+    projections = {}
+    if config.in_subspace and scorer.parameters.directions is None:
+        for block in blocks:
+            numbers = (config.task.seed, *_numbers((block,), stage))
+            projections[block] = RandomProjection(
+                problem.factors(block), method.subspace.d, tuple(problem.scales[block]), numbers
+            )
+    turns = (blocks,) if method.order == "together" else tuple((block,) for block in blocks)
+    bandit = None
+    if method.order == "bandit":
+        count = method.optimizer.candidates + 1
+        bandit = Bandit([problem.evaluator.cost(turn, count).forward for turn in turns])
+
+    def start(blocks: tuple[int, ...]) -> Any:
+        inside = bool(projections)
+        beginning = None if inside else torch.cat([origin[block] for block in blocks]).double().numpy()
+        return method.optimizer.start(
+            Space(
+                method.subspace.d if beginning is None else len(beginning),
+                seed_for(config.task.seed, *_numbers(blocks, stage)),
+                beginning,
+                scorer.facts.lr or 0.0,
+                _generations(config, stage, len(turns)),
+                directions=scorer.parameters.directions,
+            )
+        )
+
+    return Phase(
+        method.name,
+        turns,
+        origin,
+        projections,
+        start,
+        method.turn_candidates,
+        bandit=bandit,
+        keeps_best=method.optimizer.keeps_best,
+    )
+
+
+def _space_of_gradient(problem: Problem, origin: Mapping[int, Tensor], stage: Stage, blocks: Sequence[int]) -> Space:
+    config = problem.scorer.config
+    start = torch.cat([origin[block] for block in blocks]).numpy()
+    steps = (stage.steps or 0) if config.alternate.reset_moments else config.turns
+    return Space(len(start), 0, start, problem.scorer.facts.lr or 0.0, steps=steps)
+
+
+def _text_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) -> Phase:
+    """A search over prompts of words."""
+    scorer, config = problem.scorer, problem.scorer.config
+    method, vocabulary, seed = config.method, scorer.vocabulary, config.task.seed
+    length = len(origin[INPUT]) // scorer.backbone.embedding_weight.shape[1]
+    mutation = Mutation(vocabulary, length, 1, seed, scorer.backbone.likely_token, share=0.2)
+
+    def read(texts: Sequence[Sequence[int]]) -> Tensor:
+        return torch.stack([vocabulary.vectors(text).reshape(-1) for text in texts])
+
+    def start(blocks: tuple[int, ...]) -> Any:
+        first = vocabulary.exact(origin[INPUT].reshape(length, -1)).ids
+        numbers = seed_for(seed, stage.round, 9)
+        return method.optimizer.start(Space(length, numbers, texts=(first,), mutate=mutation.mutated))
+
+    def show(optimizer: Any) -> str:
+        return vocabulary.words(optimizer.best[0]).text
+
+    return Phase(method.name, ((INPUT,),), origin, {}, start, method.turn_candidates, read=read, show=show)
+
+
+def _generations(config: RunConfig, stage: Stage, turns: int) -> int | None:
+    """How many generations one turn's optimizer will have, where that is known."""
+    if stage.steps is not None:
+        return None if stage.steps >= UNBOUNDED else -(-stage.steps // turns)
+    if config.method.budget >= UNBOUNDED:
+        return None
+    return -(-config.method.budget // (config.method.turn_candidates * turns))
+
+
+def _numbers(blocks: tuple[int, ...], stage: Stage) -> tuple[int, ...]:
+    """What tells the random streams of blocks and rounds apart; without rounds the block's own number."""
+    named = tuple(block if block != INPUT else 10_000 for block in blocks)
+    return named if stage.round == 0 else (*named, stage.round)
+
+
+# ---- proposals ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def proposing(problem: Problem, conversations: Path, tell: Progress | None = None) -> Iterator[Source | None]:
+    """Who proposes points in a run, ready to be asked; None where nobody proposes.
+
+    Args:
+        problem: what the run works with.
+        conversations: where everything that is said to a mentor is written.
+        tell: told what a person has to know.
+    """
+    scorer, config = problem.scorer, problem.scorer.config
+    section = config.alternate
+    if not config.alternates:
+        yield None
+        return
+    asked = Asked(
+        scorer.vocabulary,
+        getattr(config.method.tunable, "prompt_tokens", 0),
+        section.proposals,
+        config.task.seed,
+        scorer.backbone.likely_token,
+        _brief(problem),
+        conversations,
+        config.mentor,
+        tell,
+    )
+    with section.proposer.open(asked) as source:
+        yield source
+
+
+def check_proposer(config: RunConfig, progress: Progress | None = None) -> None:
+    """Find out whether a run's proposer can be asked, before anything is written; fetches a local mentor.
+
+    Raises:
+        TandemTuneError: a package, a key, a file or the model is missing.
+    """
+    if config.alternates:
+        config.alternate.proposer.check(config, progress)
+
+
+def _brief(problem: Problem) -> Brief:
+    """What a mentor is told about a task, but for the trajectory."""
+    config, task = problem.scorer.config, problem.scorer.task
+    row = TASKS.get(task.name)
+    return Brief(
+        definition=config.alternate.definition or (row.summary if row else f"Tell {', '.join(task.labels)} apart."),
+        labels=task.labels,
+        label_words=tuple(word for choices in task.words.values() for word in choices),
+        metric=task.metric,
+        manual=config.alternate.manual,
+        usage="[PROMPT] " + str(task.template).replace("{mask}", "[ANSWER]"),
+        tried=(),
+        wanted=1,
+        limit=max(1, getattr(config.method.tunable, "prompt_tokens", 1)),
+    )
