@@ -11,7 +11,7 @@ help:
 	@echo "make quickstart-maao  the same model and a small local mentor in turns (set-up, then about 5 minutes)"
 	@echo "make test        lint, types and tests (under 10 minutes on two cores)"
 	@echo "make test-slow   the tests that take longer"
-	@echo "make bench       timings and memory, as ratios"
+	@echo "make bench       timings and memory of the evaluation engine, as ratios (about 5 minutes)"
 
 setup: $(VENV)/.ready
 
@@ -43,7 +43,7 @@ lint: setup
 	$(BIN)/ruff format .
 
 bench: setup
-	$(RUN) bench engine pypi:smollm2-135m-instruct --memory
+	$(BIN)/python benchmarks/engine.py pypi:smollm2-135m-instruct --memory
 
 clean:
 	rm -rf $(VENV) build dist

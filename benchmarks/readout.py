@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from tandemtune.evaluators.objective import calibrate
 from torch import Tensor
 from torch.nn import functional
 
 from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.features import ANSWER, MEAN, read
+from tandemtune.evaluators.label_words import calibrate
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.load import load
 from tandemtune.readout import FORMS, Design, Form, choose, leave_one_out, solve
@@ -211,7 +211,8 @@ class Reader:
         task = build_task(name, kind="seq2seq", data=self.data, template=text)
         named = dict(zip(task.labels, words, strict=True))
         unseen = {part: self.data / f"unseen_{name}.{part}.jsonl" for part in ("train", "test")}
-        files = unseen if "flan" in self.name and all(path.exists() for path in unseen.values()) else {}
+        usable = "flan" in self.name and all(path.exists() for path in unseen.values())
+        files: dict[str, Any] = {part: str(path) for part, path in unseen.items()} if usable else {}
         return build_task(
             name, kind="seq2seq", data=self.data, template=text, words={k: (v,) for k, v in named.items()}, **files
         )
@@ -233,7 +234,7 @@ class Reader:
         found = {one: torch.from_numpy(array) for one, array in np.load(path).items()}
         cut = [len(rows), len(test)]
         place = {one: index for index, one in enumerate(rows)}
-        two = {one: tuple(found[one].split(cut)) for one in ("logits", "answer", "mean")}
+        two = {one: torch.split(found[one], cut) for one in ("logits", "answer", "mean")}
         gold = tuple(torch.tensor(task.gold(part)) for part in ([by_key[one] for one in rows], test))
         return Seen({s: [place[key(r)] for r in c] for s, c in drawn.items()}, gold, **two, empty=found["empty"])  # type: ignore[arg-type]
 
@@ -247,7 +248,7 @@ class Reader:
         masked = backbone.kind != "causal"
         batch = collate(prompts, [-1] * len(prompts), backbone.device, stretch=1.5, masked=masked)
         reading = read(engine, batch, {}, [ANSWER, MEAN])
-        logits, empty = reading.logits.split([len(prompts) - len(EMPTY), len(EMPTY)])  # type: ignore[no-untyped-call]
+        logits, empty = torch.split(reading.logits, [len(prompts) - len(EMPTY), len(EMPTY)])
         views = {"answer": reading.views[ANSWER], "mean": reading.views[MEAN]}
         kept = {one: view[: len(logits)].numpy() for one, view in views.items()}
         return {"logits": logits.numpy(), "empty": empty.numpy(), **kept}

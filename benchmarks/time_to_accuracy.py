@@ -1,6 +1,6 @@
 """What the engine buys: minutes until a run reaches a dev accuracy, with the engine and with a plain loop.
 
-    python benchmarks/time_to_accuracy.py [--generations 24] [--threads N] [--out FOLDER] [section.key=value ...]
+    python benchmarks/time_to_accuracy.py [--generations 24] [--threads N] [--dtype FORMAT] [--out FOLDER] [section.key=value ...]
 
 The plain loop scores candidate after candidate in float32, each with a whole forward pass over one padded batch. With the same
 seed it has to take the same candidates as the engine in float32, generation by generation. Finished runs are not repeated.
@@ -9,17 +9,19 @@ seed it has to take the same candidates as the engine in float32, generation by 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import tandemtune.build as wiring
-from tandemtune.bench import naive
-from tandemtune.runner import tune
+from contenders import FORMATS, naive
+from tandemtune import autotune, tune
+from tandemtune.problem import Problem
+from tandemtune.runs.journal import read_lines
+from tandemtune.runs.records import GenerationRecord, from_loss
+from tandemtune.runs.store import RunFolder
 
-CONTENDERS = {"engine": "mixed", "engine, float32": "float32", "plain loop": "float32"}
+CONTENDERS = ("engine", "engine, float32", "plain loop")
 
 
 def main() -> None:
@@ -27,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--generations", type=int, default=24)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", default="auto", choices=FORMATS, help="the engine's; what a run takes if left out")
     parser.add_argument("--out", type=Path, default=Path("runs/time-to-accuracy"))
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*")
@@ -42,6 +45,8 @@ def main() -> None:
                 str(options.generations),
                 "--threads",
                 str(options.threads),
+                "--dtype",
+                options.dtype,
                 "--out",
                 str(options.out),
             ]
@@ -57,41 +62,40 @@ def folder(out: Path, name: str) -> Path:
 def one(name: str, options: argparse.Namespace) -> None:
     """Run one contender."""
     if name == "plain loop":
-        build = wiring.build
+        build = autotune.build
 
-        def built(*args: Any, **kwargs: Any) -> wiring.Bench:
-            bench = build(*args, **kwargs)
+        def built(*args: Any, **kwargs: Any) -> Problem:
+            problem = build(*args, **kwargs)
 
-            def evaluate(point: Any, candidates: Any, rows: Any = None) -> Any:
+            def evaluate(point: Any, candidates: Any, generation: int | None = None) -> Any:
                 ((block, vectors),) = candidates.items()
-                return naive(bench, dict(point), block, vectors).double().numpy()
+                return naive(problem, dict(point), block, vectors).double().cpu().numpy()
 
-            bench.objective.evaluate = evaluate  # type: ignore[method-assign]
-            return bench
+            problem.evaluator.evaluate = evaluate  # type: ignore[method-assign]
+            return problem
 
-        wiring.build = built
+        autotune.build = built
     settings = [
         "method.name=c-lora",
-        f"model.dtype={CONTENDERS[name]}",
+        f"model.dtype={options.dtype if name == 'engine' else 'float32'}",
         f"model.threads={options.threads}",
         "dev_every=2",
     ]
     settings += [f"budget={21 * options.generations}", "test_rows=50", *options.overrides]
-    tune("quickstart", folder(options.out, name), overrides=settings, overwrite=True)
+    tune("quickstart", folder(options.out, name), overrides=settings, progress="none", overwrite=True)
 
 
 def report(out: Path) -> None:
     """Minutes until each dev accuracy that all contenders reach, and whether the two float32 runs are one."""
     looks: dict[str, list[tuple[float, float]]] = {}
-    taken: dict[str, list[Any]] = {}
+    taken: dict[str, list[int]] = {}
     for name in CONTENDERS:
-        place = folder(out, name)
-        lines = [json.loads(line) for line in (place / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
-        clock = [json.loads(line) for line in (place / "clock.jsonl").read_text(encoding="utf-8").splitlines()]
-        seconds = {tick["step"]: tick["seconds"] for tick in reversed(clock)}
-        turns = [line for line in lines if line["event"] == "generation"]
-        looks[name] = [(seconds[line["step"]], line["dev"]["score"]) for line in turns if line["dev"]]
-        taken[name] = [line["accepted"] and line["losses"].index(min(line["losses"])) for line in turns]
+        made = RunFolder.open(folder(out, name))
+        seconds = {tick["step"]: tick["seconds"] for tick in reversed(read_lines(made.clock))}
+        turns = [record for record in made.read_records() if isinstance(record, GenerationRecord)]
+        looks[name] = [(seconds[turn.step], turn.dev.score) for turn in turns if turn.dev]
+        losses = [[from_loss(loss) for loss in turn.losses] for turn in turns]
+        taken[name] = [turn.accepted and found.index(min(found)) for turn, found in zip(turns, losses, strict=True)]
     same = [a == b for a, b in zip(taken["engine, float32"], taken["plain loop"], strict=True)]
     print(
         f"generations in which the float32 engine and the plain loop take the same candidate: {sum(same)} of {len(same)}"

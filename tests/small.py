@@ -20,8 +20,11 @@ from typing import Any
 
 import transformers
 
+import tandemtune
 import tiny
 from tandemtune import cli
+from tandemtune.callbacks import Callback
+from tandemtune.runs.journal import read_journal
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
@@ -92,14 +95,57 @@ def write_recipe(path: Path, content: Mapping[str, Any]) -> Path:
     return path
 
 
+def tune(recipe: Mapping[str, Any], folder: str | Path, *callbacks: Callback, **options: Any) -> dict[str, Any]:
+    """A run of a recipe without anything on the screen; its result as JSON has it."""
+    return _result(tandemtune.tune(recipe, out=folder, callbacks=callbacks, progress="none", **options))
+
+
+def resume(folder: str | Path, *callbacks: Callback) -> dict[str, Any]:
+    """The rest of a run; its result as JSON has it."""
+    return _result(tandemtune.resume(folder, callbacks=callbacks, progress="none"))
+
+
+def _result(run: tandemtune.Run) -> dict[str, Any]:
+    assert run.result is not None
+    return run.result.plain()
+
+
+class Stop(Callback):
+    """Stops a run as Ctrl-C does.
+
+    Args:
+        step: after this turn.
+        lines: when its journal holds so many lines.
+    """
+
+    def __init__(self, step: int | None = None, lines: int | None = None) -> None:
+        self._step, self._wanted, self._lines = step, lines, 0
+
+    def on_start(self, record: Any, resumed: int, seconds: float) -> None:
+        self._lines = max(1, resumed)
+
+    def on_turn(self, record: Any, state: Any, seconds: float, recorded: bool) -> None:
+        self._one_more(recorded)
+        if record.step == self._step:
+            raise KeyboardInterrupt
+
+    def on_proposal(self, record: Any, state: Any, seconds: float, recorded: bool) -> None:
+        self._one_more(recorded)
+
+    def _one_more(self, recorded: bool) -> None:
+        self._lines += not recorded
+        if self._wanted is not None and self._lines >= self._wanted:
+            raise KeyboardInterrupt
+
+
 def journal(folder: Path) -> list[dict[str, Any]]:
-    """Lines of a run's journal."""
-    return [json.loads(line) for line in (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+    """Records of a run's journal, with all their fields."""
+    return [record.model_dump(mode="json", by_alias=True) for record in read_journal(folder / "journal.jsonl")]
 
 
 def artefacts(folder: Path) -> dict[str, bytes]:
     """Every file of a run that may not depend on when it was stopped, as bytes; times are taken out of the results."""
-    found = {"journal.jsonl": (folder / "journal.jsonl").read_bytes()}
+    found = {name: (folder / name).read_bytes() for name in ("journal.jsonl", "predictions.jsonl")}
     files = sorted(path for path in (folder / "adapter").rglob("*") if path.is_file())
     found |= {str(path.relative_to(folder)): path.read_bytes() for path in files}
     for name in ("result.json", "task_card.json"):

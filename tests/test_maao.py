@@ -14,15 +14,23 @@ import pytest
 
 import small
 from mentor import loopback
-from tandemtune import resume, tune
+from small import resume, tune
 from tandemtune.errors import TandemTuneError
 
 ROUNDS = [["the movie was", "a good plot", "so dull"], ["we saw this film", "is it fine", "they loved acting"]]
 
 
+YES = loopback.say("yes")  # before a search begins the endpoint is asked whether it is there
+
+
 def answers() -> list[loopback.Answer]:
     """What the server says in two rounds."""
     return [loopback.say(json.dumps({"prompts": prompts})) for prompts in ROUNDS]
+
+
+def asked(server: loopback.Loopback) -> list[dict[str, Any]]:
+    """Requests for prompts."""
+    return [each for each in server.seen if "Answer with one word" not in json.dumps(each["body"])]
 
 
 def recipe(place: Path, url: str, **changes: Any) -> dict[str, Any]:
@@ -38,7 +46,7 @@ def recipe(place: Path, url: str, **changes: Any) -> dict[str, Any]:
 def server(monkeypatch):
     monkeypatch.setenv("MENTOR_KEY", loopback.KEY)
     with loopback.serving() as running:
-        running.answers = answers()
+        running.answers = [YES, *answers()]
         yield running
 
 
@@ -58,13 +66,13 @@ def test_a_run_goes_on_from_what_the_mentor_says(server, tmp_path):
     losses = [draft["dev"]["loss"] for draft in first["drafts"]]
     assert first["taken"] == losses.index(min(losses))  # of the paper's method: always taken, the best on dev
     assert result["cost"]["gradient_steps"] == 2 * 2 + 3
-    assert result["cost"]["mentor_calls"] == 2 and result["cost"]["mentor_prompt_tokens"] == 22
+    assert result["cost"]["proposer"]["calls"] == 2 and result["cost"]["proposer"]["prompt_tokens"] == 22
     assert result["cost"]["candidates"] == 6
 
 
 def test_the_mentor_is_told_the_task_and_the_trajectory_worst_first(server, tmp_path):
     tune(recipe(tmp_path, server.url), tmp_path / "run")
-    said = [json.dumps(body["messages"]) for body in server.bodies]
+    said = [json.dumps(body["messages"]) for body in (each["body"] for each in asked(server))]
     assert "Is it good?" in said[0]
     shown = proposals(tmp_path / "run")[1]["shown"]
     assert len(shown) == 2
@@ -74,7 +82,7 @@ def test_the_mentor_is_told_the_task_and_the_trajectory_worst_first(server, tmp_
 
 
 def test_the_key_is_nowhere(server, tmp_path):
-    server.answers = [loopback.error(401, f"wrong key {loopback.KEY}"), *answers()]
+    server.answers = [YES, loopback.error(401, f"wrong key {loopback.KEY}"), *answers()]
     tune(recipe(tmp_path, server.url), tmp_path / "run")
     assert "401" in proposals(tmp_path / "run")[0]["failure"] or "key" in proposals(tmp_path / "run")[0]["failure"]
     assert loopback.KEY.encode() not in everything(tmp_path / "run")
@@ -94,37 +102,38 @@ def test_a_recorded_run_replays_to_the_bit_without_a_server(server, tmp_path):
 def test_a_kill_during_a_call_asks_only_what_was_not_answered(server, tmp_path):
     tune(recipe(tmp_path, server.url), tmp_path / "whole")
     server.seen.clear()
-    server.answers = [answers()[0], loopback.hang]
+    server.answers = [YES, answers()[0], loopback.hang]
     content = small.write_recipe(tmp_path / "recipe.json", recipe(tmp_path, server.url))
     command = [sys.executable, "-m", "tandemtune", "run", str(content), "--out", str(tmp_path / "run")]
     child = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
-    server.wait_for(2, 60)
+    server.wait_for(3, 60)
     child.send_signal(signal.SIGKILL)
     child.wait()
     server.answers = [answers()[1]]
     resume(tmp_path / "run")
-    assert len(server.seen) == 3  # the first was answered; the second was on its way, and is sent with the same key
-    assert server.bodies[1] == server.bodies[2]
-    keys = [each["headers"].get("Idempotency-Key") for each in server.seen]
+    requests = asked(server)
+    assert len(requests) == 3  # the first was answered; the second was on its way, and is sent with the same key
+    assert requests[1]["body"] == requests[2]["body"]
+    keys = [each["headers"].get("Idempotency-Key") for each in requests]
     assert keys[1] == keys[2] != keys[0] and None not in keys
     assert (tmp_path / "run" / "journal.jsonl").read_bytes() == (tmp_path / "whole" / "journal.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize("answer", [loopback.error(500), loopback.drop, loopback.cut, loopback.raw(b"{")])
 def test_after_failures_in_a_row_the_doer_goes_on_alone(server, tmp_path, answer):
-    server.answers = [answer]
+    server.answers = [YES, answer]
     made = recipe(tmp_path, server.url)
     made["mentor"]["max_failures"] = 1
     result = tune(made, tmp_path / "run")
     first, second = proposals(tmp_path / "run")
     assert first["failure"] and first["taken"] is None and not first["drafts"]
     assert "not asked" in second["failure"]
-    assert len(server.seen) == 1
+    assert len(asked(server)) == 1
     assert result["cost"]["gradient_steps"] == 7 and result["stop_reason"] == "steps"
 
 
 def test_or_the_run_stops_if_that_is_wanted(server, tmp_path):
-    server.answers = [loopback.error(500)]
+    server.answers = [YES, loopback.error(500)]
     made = recipe(tmp_path, server.url)
     made["mentor"] |= {"max_failures": 1, "on_failure": "stop"}
     result = tune(made, tmp_path / "run")
@@ -132,12 +141,12 @@ def test_or_the_run_stops_if_that_is_wanted(server, tmp_path):
 
 
 def test_a_transient_failure_is_not_remembered(server, tmp_path):
-    server.answers = [loopback.error(429, retry_after="0"), *answers()]
+    server.answers = [YES, loopback.error(429, retry_after="0"), *answers()]
     made = recipe(tmp_path, server.url)
     made["mentor"]["retries"] = 1
     tune(made, tmp_path / "run")
     assert [line["failure"] for line in proposals(tmp_path / "run")] == [None, None]
-    assert len(server.seen) == 3
+    assert len(asked(server)) == 3
 
 
 @pytest.mark.parametrize(
@@ -146,7 +155,7 @@ def test_a_transient_failure_is_not_remembered(server, tmp_path):
     ids=["empty", "10,000 lines", "injection", "label words"],
 )
 def test_answers_that_cannot_be_used_are_survived(server, tmp_path, text):
-    server.answers = [loopback.say(text)]
+    server.answers = [YES, loopback.say(text)]
     tune(recipe(tmp_path, server.url), tmp_path / "run")
     for line in proposals(tmp_path / "run"):
         for draft in line["drafts"]:
@@ -158,7 +167,7 @@ def test_a_spent_budget_leaves_the_doer_alone(server, tmp_path):
     made = recipe(tmp_path, server.url)
     made["mentor"]["token_cap"] = 10
     result = tune(made, tmp_path / "run")
-    assert not server.seen and result["cost"]["gradient_steps"] == 7
+    assert not asked(server) and result["cost"]["gradient_steps"] == 7
     assert all(line["failure"] for line in proposals(tmp_path / "run"))
 
 

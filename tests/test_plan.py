@@ -24,10 +24,8 @@ def test_a_plan_is_the_product_of_its_members(tmp_path):
     ]
     assert (plan.baseline, plan.jobs, plan.title, plan.methods) == ("lora", 1, "plan", ["lora", "bbt"])
     lora, _, bbt, _ = plan.cells
-    assert lora.config.method.name == "lora" and lora.config.method.optimizer == "adamw", (
-        "a known name needs no setting"
-    )
-    assert (bbt.config.method.name, bbt.config.method.d, bbt.config.task.seed) == ("bbt", 40, 1)
+    assert lora.config.method.name == "lora" and lora.config.method.optimizer.kind == "adamw", "no setting"
+    assert (bbt.config.method.name, bbt.config.method.subspace.d, bbt.config.task.seed) == ("bbt", 40, 1)
     assert bbt.folder == tmp_path / "out" / "small" / "bbt" / "1"
 
 
@@ -58,7 +56,8 @@ def test_every_way_to_write_a_setting(tmp_path):
     task.labels = { "a b" = ["c", "d"], e = "f" }
     """
     config = plan_of(tmp_path, text, "method.r=3").cells[0].config
-    assert (config.method.budget, config.method.popsize, config.method.d, config.method.r) == (200, 5, 40, 3)
+    method = config.method
+    assert (method.budget, method.optimizer.popsize, method.subspace.d, method.tunable.r) == (200, 5, 40, 3)
     assert config.run.max_seconds == 9 and config.task.labels == {"a b": ["c", "d"], "e": "f"}
     assert config.task.template == '{text} \x7f é 😀 " {mask}'
 
@@ -181,9 +180,9 @@ def test_wrong_expectations(tmp_path, lines, tells):
 
 
 def test_wrong_settings_are_told_once_with_the_runs_that_have_them(tmp_path):
-    found = problems_of(tmp_path, "[methods]\nlora = {}\nbbt = { 'method.bugdet' = 3, 'method.r' = 0 }\n" + OWN)
+    found = problems_of(tmp_path, "[methods]\nlora = {}\nbbt = { 'method.bugdet' = 3, 'method.d' = 1 }\n" + OWN)
     assert len(found) == 2 and all(line.startswith("small / bbt / 13 (and 2 more runs): ") for line in found)
-    assert "did you mean 'budget'?" in "".join(found) and "[method] r" in "".join(found)
+    assert "did you mean 'budget'?" in "".join(found) and "[method] d" in "".join(found)
 
 
 @pytest.mark.parametrize("text", ["a = ", "[a\n", "\x00", "[" * 5000])
@@ -244,13 +243,12 @@ def test_a_sweep_of_a_method(tmp_path):
     """
     plan = plan_of(tmp_path, text + OWN)
     assert plan.methods == ["c-lora, d=100", "c-lora, d=200", "c-lora, alpha=1e-05", "lora"]
-    assert [(cell.config.method.d, cell.config.method.alpha) for cell in plan.cells] == [
+    assert [(cell.config.method.subspace.d, cell.config.method.subspace.alpha) for cell in plan.cells[:3]] == [
         (100, 0.2),
         (200, 0.2),
         (100, 1e-5),
-        (100, 0.2),
     ]
-    assert [cell.config.method.r for cell in plan.cells] == [4, 4, 4, 2]
+    assert [cell.config.method.tunable.r for cell in plan.cells] == [4, 4, 4, 2]
     assert [cell.config.method.name for cell in plan.cells] == ["c-lora"] * 3 + ["lora"]
     assert plan.cells[1].folder.parts[-2] == "c-lora-d=200"
 
@@ -258,7 +256,7 @@ def test_a_sweep_of_a_method(tmp_path):
 def test_a_sweep_of_the_plan(tmp_path):
     plan = plan_of(tmp_path, "seeds = [1]\nsweep.method = { d = [100, 200], layers = ['all', [0, 1]] }\n" + OWN)
     assert plan.methods == ["d=100", "d=200", "layers=all", "layers=[0, 1]"]
-    assert plan.cells[3].config.method.layers == [0, 1] and plan.baseline == "d=100"
+    assert plan.cells[3].config.method.tunable.layers == [0, 1] and plan.baseline == "d=100"
     plan = plan_of(tmp_path, "seeds = [1]\nsweep = { d = [100, 200] }\n[methods]\nbbt = {}\nc-lora = {}\n" + OWN)
     assert plan.methods == ["bbt, d=100", "bbt, d=200", "c-lora, d=100", "c-lora, d=200"]
 

@@ -11,7 +11,8 @@ import transformers
 
 import small
 import tiny
-from tandemtune import DataError, RunError, load, tune
+from small import tune
+from tandemtune import DataError, RunError, load
 from tandemtune.predict import TunedModel
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.templates import Template
@@ -72,13 +73,13 @@ def test_other_methods_keep_what_they_found(trained):
     assert again.predict([text])[0] == answer
     moved = {block: vector + torch.linspace(-1, 1, len(vector)) for block, vector in model.point.items()}
     assert TunedModel(model.scorer, moved).predict([text])[0].probabilities != answer.probabilities
-    begin = model.scorer.tunable.initial()
+    begin = model.scorer.parameters.initial()
     if len(begin) == 1 or result["method"] == "lora":  # deep prompts begin as what the training rows make of them
         same = all(torch.equal(model.point[block], vector) for block, vector in begin.items())
         assert same == (result["best_record"] == 0)
     card = json.loads((folder / "task_card.json").read_text(encoding="utf-8"))
     readme = (folder / "adapter" / "README.md").read_text(encoding="utf-8")
-    assert card["scores"]["tuned"] == result["tuned"] and f"found by `{result['method']}`" in readme
+    assert card["tuned"] == result["tuned"] and f"found by `{result['method']}`" in readme
     peft = (folder / "adapter" / "adapter_config.json").exists()
     assert ("peft.PeftModel" in readme) == peft and ("prompt.json" in readme) == (not peft)
 
@@ -276,8 +277,10 @@ def test_label_words_that_are_averaged(tmp_path):
 
 
 def test_what_cannot_be_loaded(tmp_path, runs):
-    with pytest.raises(RunError, match="is no run folder"):
+    with pytest.raises(RunError, match="does not exist"):
         load(tmp_path / "nothing")
+    with pytest.raises(RunError, match="is no run folder"):
+        load(tmp_path)
     unfinished = tmp_path / "unfinished"
     shutil.copytree(runs["bert"][0], unfinished)
     (unfinished / "result.json").unlink()

@@ -195,13 +195,3 @@ def test_a_model_without_numbers_substitutes_nothing():
     scorer = Scorer()
     scorer.logits[:] = torch.nan
     assert mutation(scorer).propose(1, TRIED, TRIED) == Proposal(())
-
-
-def test_a_journal_line():
-    proposal = Proposal((), (("too long", "9 tokens"),), "nobody there", {"calls": 2.0})
-    assert as_line(proposal, taken=None) == {
-        "refused": [["too long", "9 tokens"]],
-        "failure": "nobody there",
-        "spent": {"calls": 2.0},
-        "taken": None,
-    }

@@ -17,9 +17,9 @@ from filelock import FileLock
 
 import small
 from dying import begun, forking, in_child, picked
-from tandemtune import resume, tune
+from small import resume, tune
+from tandemtune.callbacks import Callback
 from tandemtune.errors import RunError
-from tandemtune.runs.store import RunFolder
 
 BUDGET = 35  # seven generations: the last one has no look at dev of its own
 
@@ -67,7 +67,7 @@ def test_killed_at_every_kind_of_moment(place, straight, moments):
         folder, what = place / f"killed-{stop}", f"moment {stop}: {moments[stop]}"
         assert in_child(lambda folder=folder: tune(recipe_in(place), folder), stop) == -signal.SIGKILL, what
         if begun(folder):
-            lines = len(RunFolder.open(folder).read_lines())
+            lines = len(small.journal(folder))
             resume(folder)
             assert len(small.journal(folder)) >= lines, what
         else:
@@ -117,12 +117,8 @@ def test_replayed_from_the_journal_alone(place, straight, moments):
 def stopped(place: Path, folder: Path, after: int, **changes: Any) -> None:
     """A run that was stopped after some generations."""
 
-    def observe(event, facts):
-        if event == "generation" and facts["line"]["step"] == after:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        tune(recipe_in(place, **changes), folder, observer=observe)
+        tune(recipe_in(place, **changes), folder, small.Stop(step=after))
 
 
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 1000.0], ids=["checkpoints", "journal only"])
@@ -178,13 +174,13 @@ def test_other_bounds_hold_over_a_stop(place, tmp_path, changes, reason):
 def test_a_reason_to_stop_that_was_recorded_stays(place, tmp_path):
     """Time runs out in the search; a resumed run does not search on, whatever the clock says now."""
 
-    def observe(event, facts):
-        if event == "testing":
+    class BeforeTesting(Callback):
+        def on_testing(self):
             raise KeyboardInterrupt
 
     recipe = recipe_in(place, run__max_seconds=0.05, method__budget=100_000)
     with pytest.raises(KeyboardInterrupt):
-        tune(recipe, tmp_path / "run", observer=observe)
+        tune(recipe, tmp_path / "run", BeforeTesting())
     before = (tmp_path / "run" / "journal.jsonl").read_bytes()
     (tmp_path / "run" / "clock.jsonl").unlink()
     assert resume(tmp_path / "run")["stop_reason"] == "max_seconds"
@@ -202,9 +198,8 @@ def test_seconds_add_up_over_a_stop(place, tmp_path):
 def test_a_finished_run_is_left_alone(place, straight):
     folder = place / "straight"
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*"))}
-    events: list[str] = []
-    result = resume(folder, observer=lambda event, facts: events.append(event))
-    assert result == json.loads((folder / "result.json").read_text(encoding="utf-8")) and events == []
+    result = resume(folder, small.Stop(lines=1))
+    assert result == json.loads((folder / "result.json").read_text(encoding="utf-8"))
     assert {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(folder.rglob("*"))} == before
 
 
@@ -224,13 +219,10 @@ def test_a_folder_is_locked_while_a_run_works_in_it(place, tmp_path):
     """The second process really is one: forked from inside the first one's search."""
     codes: list[int] = []
 
-    def refused():
-        with pytest.raises(RunError, match="another process"):
-            resume(tmp_path / "run")
-
-    def observe(event, facts):
-        if event == "generation" and facts["line"]["step"] == 2:
-            codes.append(subprocess_resume(tmp_path / "run"))
+    class Second(Callback):
+        def on_turn(self, record, state, seconds, recorded):
+            if record.step == 2:
+                codes.append(subprocess_resume(tmp_path / "run"))
 
     def subprocess_resume(folder):
         script = f"import sys; sys.path.insert(0, {str(Path(small.__file__).parent)!r})\nfrom pathlib import Path\n"
@@ -239,7 +231,7 @@ def test_a_folder_is_locked_while_a_run_works_in_it(place, tmp_path):
         assert "another process is working" in made.stderr
         return made.returncode
 
-    tune(recipe_in(place), tmp_path / "run", observer=observe)
+    tune(recipe_in(place), tmp_path / "run", Second())
     assert codes == [1]
 
 
@@ -273,12 +265,8 @@ def test_resume_from_another_folder(place, straight, tmp_path, monkeypatch):
     recipe = recipe_in(place)
     recipe["task"] |= {"train": "train.jsonl", "test": "./test.jsonl"}
 
-    def observe(event, facts):
-        if event == "generation":
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        tune(recipe, tmp_path / "run", observer=observe)
+        tune(recipe, tmp_path / "run", small.Stop(step=1))
     monkeypatch.chdir(tmp_path)
     resume("run")
     assert small.artefacts(tmp_path / "run") == straight
@@ -287,13 +275,13 @@ def test_resume_from_another_folder(place, straight, tmp_path, monkeypatch):
 def test_interrupted_at_the_command_line(place, straight, tmp_path, monkeypatch):
     from tandemtune.report.live import LiveReport
 
-    def stop(self, facts):
-        if facts["line"]["step"] == 3:
+    def stop(self, record, *rest):
+        if record.step == 3:
             raise KeyboardInterrupt
 
     recipe = small.write_recipe(tmp_path / "r.json", recipe_in(place))
     with monkeypatch.context() as patched:
-        patched.setattr(LiveReport, "_on_generation", stop)
+        patched.setattr(LiveReport, "on_turn", stop)
         called = small.call("run", recipe, "--out", tmp_path / "run")
     assert called.code == 130
     assert called.err.startswith("tandemtune: stopped.") and f"tandemtune resume {tmp_path / 'run'}" in called.err

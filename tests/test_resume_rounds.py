@@ -10,8 +10,8 @@ import pytest
 
 import small
 from dying import begun, forking, in_child, picked
-from tandemtune import build as wiring
-from tandemtune import resume, tune
+from small import resume, tune
+from tandemtune import wiring
 from tandemtune.config import load_config
 from tandemtune.errors import RunError
 from tandemtune.proposers.mutation import Mutation
@@ -109,13 +109,8 @@ def test_killed_at_many_kinds_of_moment(runs, tmp_path):
 
 def stopped(place, folder, name, lines, **changes):
     """A run that was stopped when its journal had so many lines."""
-
-    def observe(event, facts):
-        if event in ("generation", "proposal") and facts["standing"].lines >= lines:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        tune(recipe_in(place, name, **changes), folder, observer=observe)
+        tune(recipe_in(place, name, **changes), folder, small.Stop(lines=lines))
     assert len(small.journal(folder)) == lines
 
 
@@ -162,14 +157,14 @@ def nobody_taken(line):
 
 
 @pytest.mark.parametrize(
-    ("index", "change", "step"), [(1, other_loss, 1), (2, other_loss, 2), (3, other_draft, 3), (3, nobody_taken, 3)]
+    ("index", "change", "line"), [(1, other_loss, 2), (2, other_loss, 3), (3, other_draft, 5), (3, nobody_taken, 5)]
 )
-def test_a_journal_that_does_not_come_out_again_is_refused(runs, tmp_path, index, change, step):
+def test_a_journal_that_does_not_come_out_again_is_refused(runs, tmp_path, index, change, line):
     """Gradients are taken again; one whose loss is not the recorded one says where, and writes nothing."""
     stopped(runs.place, tmp_path / "run", "mutation", 5, run__checkpoint_seconds=1000.0, alternate__accept="always")
     tampered(tmp_path / "run", index, change)
     before = (tmp_path / "run" / "journal.jsonl").read_bytes()
-    with pytest.raises(RunError, match=rf"step {step} was recorded with the loss .* cannot end as one run"):
+    with pytest.raises(RunError, match=rf"line {line} was recorded with the loss .* cannot end as one run"):
         resume(tmp_path / "run")
     assert (tmp_path / "run" / "journal.jsonl").read_bytes() == before
     called = small.call("resume", tmp_path / "run")

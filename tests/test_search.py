@@ -13,29 +13,14 @@ import torch
 
 import small
 import tiny
-from tandemtune import tune
+from small import resume, tune
 from tandemtune.errors import ConfigError, DataError, ModelError, RunError
 from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.base import Task
 
-START_KEYS = ["event", "phase", "train_loss", "dev"]
-LINE_KEYS = [
-    "event",
-    "step",
-    "phase",
-    "sweep",
-    "layer",
-    "losses",
-    "incumbent",
-    "best",
-    "accepted",
-    "train_loss",
-    "dev",
-    "candidates",
-    "token_layers",
-]
 SCORE_KEYS = {"train_loss", "train", "dev_loss", "dev", "test", "calibrated", "prior"}
 RESULT_KEYS = {
+    "schema",
     "method",
     "model",
     "task",
@@ -43,6 +28,8 @@ RESULT_KEYS = {
     "seed",
     "shots",
     "zero_shot",
+    "zero_shot_readout",
+    "tuned_words",
     "tuned",
     "majority",
     "best_step",
@@ -53,7 +40,7 @@ RESULT_KEYS = {
     "stop_reason",
     "versions",
 }
-TIMES = ("seconds", "peak_rss_mb")
+NOTHING = {"candidates": 0, "gradient_steps": 0, "forward": 0, "backward": 0}
 
 
 def generations(folder):
@@ -62,30 +49,26 @@ def generations(folder):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """One finished run: recipe, folder, result, events."""
+    """One finished run: recipe, folder, result."""
     place = tmp_path_factory.mktemp("done")
-    events: list[tuple[str, dict]] = []
     recipe = small.recipe(place, method__budget=123, method__dev_every=3)
-    result = tune(recipe, place / "run", observer=lambda event, facts: events.append((event, dict(facts))))
-    return recipe, place / "run", result, events
+    return recipe, place / "run", tune(recipe, place / "run")
 
 
 def test_the_journal_has_one_line_for_each_generation(done):
-    recipe, folder, _, _ = done
+    recipe, folder, _ = done
     lines = small.journal(folder)
-    assert list(lines[0]) == START_KEYS and lines[0]["event"] == "start"
-    assert list(lines[-1]) == ["event", "step", "stop_reason", "dev"] and lines[-1]["event"] == "end"
+    assert (lines[0]["event"], lines[0]["schema"], lines[-1]["event"]) == ("start", 2, "end")
     middle = lines[1:-1]
     assert [line["event"] for line in middle] == ["generation"] * (123 // 5)
     assert [line["step"] for line in middle] == list(range(1, len(middle) + 1))
     for line in middle:
-        assert list(line) == LINE_KEYS and line["phase"] == "c-lora"
+        assert line["phase"] == "c-lora" and line["elites"] is None and line["words"] is None
         assert len(line["losses"]) == recipe["method"]["popsize"]
         assert (line["sweep"], line["layer"]) == divmod(line["step"] - 1, 4)
         assert line["best"] == min(line["losses"])
         assert line["accepted"] == (line["best"] < line["incumbent"])
         assert (line["dev"] is not None) == (line["step"] % 3 == 0)
-        assert line["dev"] is None or list(line["dev"]) == ["loss", "score"]
     assert any(line["accepted"] for line in middle) and not all(line["accepted"] for line in middle)
     assert lines[-1]["dev"] is None, "a look was due at the last generation"
 
@@ -96,7 +79,7 @@ def tokens_of(rows):
 
 
 def test_costs_add_up(done):
-    recipe, folder, result, _ = done
+    recipe, folder, result = done
     facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     train = [json.loads(line) for line in (folder.parent / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     split = Task("t", template_of(recipe), tuple(small.LABELS), {}, "accuracy", recipe["task"]["train"]).split(4, 5)
@@ -109,7 +92,7 @@ def test_costs_add_up(done):
         token_layers += by_hand["train"] * (5 * (4 - line["layer"]) + (line["layer"] > 0))
         if line["step"] % 3 == 0:
             token_layers += by_hand["dev"] * 4
-        assert (line["candidates"], line["token_layers"]) == (candidates, token_layers)
+        assert line["costs"] == {**NOTHING, "candidates": candidates, "forward": token_layers}
     assert result["cost"]["candidates"] == candidates == 120
     assert result["cost"]["forward_tokens"] == round(token_layers / 4)
 
@@ -130,7 +113,7 @@ def test_the_incumbent_never_gets_worse(done):
 
 
 def test_kept_is_the_lowest_dev_loss(done):
-    _, folder, result, _ = done
+    _, folder, result = done
     looks = {0: small.journal(folder)[0]["dev"]} | {x["step"]: x["dev"] for x in generations(folder) if x["dev"]}
     best = min(looks, key=lambda step: (looks[step]["loss"], step))
     assert result["best_step"] == best > 0
@@ -141,7 +124,7 @@ def test_kept_is_the_lowest_dev_loss(done):
 
 
 def test_result_has_exactly_the_documented_keys(done):
-    recipe, folder, result, _ = done
+    recipe, folder, result = done
     assert json.loads((folder / "result.json").read_text(encoding="utf-8")) == result
     assert set(result) == RESULT_KEYS
     for point in ("zero_shot", "tuned"):
@@ -149,7 +132,7 @@ def test_result_has_exactly_the_documented_keys(done):
         assert set(scores) == SCORE_KEYS and set(scores["calibrated"]) == {"train_loss", "dev_loss", "dev", "test"}
         assert all(0 <= scores[split] <= 1 for split in ("train", "dev", "test"))
         assert sum(scores["prior"]) == pytest.approx(1, abs=1e-5) and len(scores["prior"]) == 2
-    names = {"candidates", "gradient_steps", "forward_tokens", "backward_tokens", "seconds", "peak_rss_mb"}
+    names = {"candidates", "gradient_steps", "forward_tokens", "backward_tokens", "seconds", "peak_rss_mb", "proposer"}
     assert set(result["cost"]) == names
     assert result["cost"]["seconds"] > 0 and result["cost"]["peak_rss_mb"] > 50
     assert result["rows"] == {"train": 8, "dev": 8, "test": 24}
@@ -160,22 +143,17 @@ def test_result_has_exactly_the_documented_keys(done):
 
 def test_the_folder_holds_what_is_promised_and_nothing_else(done):
     names = sorted(path.name for path in done[1].iterdir() if path.name != ".lock")
-    expected = "adapter checkpoint.npz clock.jsonl journal.jsonl recipe.json result.json run.json task_card.json"
-    assert names == expected.split()
+    expected = "adapter checkpoint.npz clock.jsonl journal.jsonl predictions.jsonl recipe.json result.json run.json"
+    assert names == [*expected.split(), "task_card.json"]
     adapter = sorted(path.name for path in (done[1] / "adapter").iterdir())
     assert adapter == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
     card = json.loads((done[1] / "task_card.json").read_text(encoding="utf-8"))
     assert card["label_words"] == {"negative": ["terrible"], "positive": ["great"]}
     assert card["template"] == small.TEMPLATES["masked"] and card["pieces"] == card["label_words"]
-    assert card["scores"]["tuned"] == done[2]["tuned"] and card["method"]["budget"] == 123
+    assert card["tuned"] == done[2]["tuned"] and card["method"]["budget"] == 123
     clock = [json.loads(line) for line in (done[1] / "clock.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [c["step"] for c in clock] == [*range(1, 25), 24]
     assert all(a["seconds"] <= b["seconds"] for a, b in pairwise(clock))
-
-
-def test_the_observer_is_told_in_order(done):
-    events = [event for event, _ in done[3] if event != "progress"]
-    assert events == ["ready", "start", *["generation"] * 24, "testing", "result"]
 
 
 def test_same_seed_same_bytes_and_another_seed_others(tmp_path):
@@ -209,7 +187,7 @@ def test_bounds(tmp_path, changes, reason):
     if reason == "budget":
         assert recipe["method"]["budget"] - 5 < result["cost"]["candidates"] <= recipe["method"]["budget"]
     if reason == "max_forward_tokens":
-        spent = [0, *(line["token_layers"] / 4 for line in done)]
+        spent = [0, *(line["costs"]["forward"] / 4 for line in done)]
         bound = recipe["run"]["max_forward_tokens"]
         assert spent[-1] >= bound > spent[-2]
     if reason == "max_seconds":
@@ -262,6 +240,20 @@ def test_bad_test_rows_are_found_before_the_search(tmp_path):
     with pytest.raises(ConfigError, match=r"test\.jsonl, line 1, field 'label': unknown label 'none'"):
         tune(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_test_rows_that_are_spoilt_meanwhile_do_not_cost_the_search(tmp_path):
+    recipe = small.recipe(tmp_path)
+    good = (tmp_path / "test.jsonl").read_text(encoding="utf-8")
+    with pytest.raises(KeyboardInterrupt):
+        tune(recipe, tmp_path / "run", small.Stop(step=5))
+    (tmp_path / "test.jsonl").write_text('{"text": "good", "label": "none"}\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"test\.jsonl, line 1"):
+        resume(tmp_path / "run")
+    (tmp_path / "test.jsonl").write_text(good, encoding="utf-8")
+    resume(tmp_path / "run")
+    tune(recipe, tmp_path / "straight")
+    assert small.artefacts(tmp_path / "run") == small.artefacts(tmp_path / "straight")
 
 
 @pytest.mark.parametrize(

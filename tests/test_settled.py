@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 import small
-from tandemtune import resume, tune
+from small import resume, tune
 from tandemtune.errors import ModelError
 from tandemtune.evaluators.label_words import LabelWordEvaluator
 from tandemtune.models.layers import LayerStack
@@ -24,16 +24,16 @@ def scored(monkeypatch):
     counts = []
     plain = LabelWordEvaluator.evaluate
 
-    def counted(self, point, candidates, rows=None):
+    def counted(self, point, candidates, generation=None):
         counts.append(len(next(iter(candidates.values()))))
-        return plain(self, point, candidates, rows)
+        return plain(self, point, candidates, generation)
 
     monkeypatch.setattr(LabelWordEvaluator, "evaluate", counted)
     return counts
 
 
 def test_a_short_search_is_not_held_up_by_trials(tmp_path, scored, monkeypatch):
-    monkeypatch.setattr("tandemtune.build.TRIED_TOKENS", 1)
+    monkeypatch.setattr("tandemtune.autotune.TRIED_TOKENS", 1)
     tune(small.recipe(tmp_path, model__dtype="mixed", method__popsize=12, method__budget=26), tmp_path / "run")
     assert scored == [1, 13, 13]  # one candidate to see that compiling cannot pay, then the search
     assert facts(tmp_path / "run")["compiled"] == 1.0
@@ -47,7 +47,7 @@ def broken(self, wanted=True):
 
 def test_without_a_compiler_a_search_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(LayerStack, "compile", broken)
-    monkeypatch.setattr("tandemtune.build.WORTH_COMPILING", 0.0)
+    monkeypatch.setattr("tandemtune.autotune.WORTH_COMPILING", 0.0)
     tune(small.recipe(tmp_path, model__dtype="mixed"), tmp_path / "run")
     assert facts(tmp_path / "run")["compiled"] == 1.0
     with pytest.raises(ModelError, match=r"no compiler was found: set compile to never"):
@@ -56,12 +56,12 @@ def test_without_a_compiler_a_search_goes_on(tmp_path, monkeypatch):
 
 
 def test_float32_and_never_try_nothing(tmp_path, scored, monkeypatch):
-    monkeypatch.setattr("tandemtune.build.WORTH_COMPILING", 0.0)
+    monkeypatch.setattr("tandemtune.autotune.WORTH_COMPILING", 0.0)
     for index, changes in enumerate(({}, {"model__dtype": "mixed", "model__compile": "never"})):
         scored.clear()
         tune(small.recipe(tmp_path, method__budget=10, **changes), tmp_path / f"run-{index}")
         assert scored == [5, 5]
-        assert "compiled" not in facts(tmp_path / f"run-{index}")
+        assert facts(tmp_path / f"run-{index}")["compiled"] is None
 
 
 @pytest.mark.slow
@@ -71,11 +71,7 @@ def test_a_compiled_run_resumes_to_the_bit(tmp_path):
     tune(recipe, tmp_path / "straight")
     assert facts(tmp_path / "straight")["compiled"] < 1.0
 
-    def observe(event, facts):
-        if event == "generation" and facts["line"]["step"] == 3:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        tune(recipe, tmp_path / "stopped", observer=observe)
+        tune(recipe, tmp_path / "stopped", small.Stop(step=3))
     resume(tmp_path / "stopped")
     assert small.artefacts(tmp_path / "stopped") == small.artefacts(tmp_path / "straight")

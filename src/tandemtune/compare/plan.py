@@ -186,7 +186,7 @@ def read_plan(plan: Path | Mapping[str, Any], out: Path, overrides: Sequence[str
         ConfigError: lists every problem.
     """
     tables = dict(plan) if isinstance(plan, Mapping) else _read(plan)
-    name = "plan" if isinstance(plan, Mapping) else str(plan)
+    source = "plan" if isinstance(plan, Mapping) else str(plan)
     problems = [f"{key}: unknown{near(key, KEYS)}, expected {', '.join(KEYS)}" for key in tables if key not in KEYS]
     seeds, jobs = tables.get("seeds", [13, 21, 42]), tables.get("jobs", 1)
     whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
@@ -211,12 +211,12 @@ def read_plan(plan: Path | Mapping[str, Any], out: Path, overrides: Sequence[str
             problems.append(f"{name}: {_stranger(named, 'method', methods)}")
     expected = _expected(tables, methods, members["tasks"], problems)
     if problems:
-        raise ConfigError(problems, name)
+        raise ConfigError(problems, source)
     cells, problems = _cells(shared, methods, members, seeds, budget, out, overrides)
     problems += _twice(cells) + _same_folder(cells)
     if problems:
-        raise ConfigError(problems, name)
-    title, reference = tables.get("title", Path(name).stem), tables.get("reference") or baseline
+        raise ConfigError(problems, source)
+    title, reference = tables.get("title", Path(source).stem), tables.get("reference") or baseline
     return Plan(tuple(cells), baseline, jobs, title, out, reference, budget, expected)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -24,6 +24,8 @@ RECIPES = "tandemtune.recipes"
 SECTIONS: dict[str, type[Options]] = {
     name: owner for name, f in RunConfig.model_fields.items() if isinstance(owner := f.annotation, type)
 }
+NEEDED = ("model", "task")
+"""Sections that every recipe has; the others have defaults throughout."""
 S = TypeVar("S", bound=Options)
 Tables = dict[str, Any]
 Override = str | tuple[str, Any]
@@ -96,21 +98,23 @@ def _checked(tables: Mapping[str, Any], found: _Findings) -> RunConfig | None:
     made: dict[str, Any] = {}
     for name, owner in SECTIONS.items():
         given = tables.get(name, {})
-        if name not in tables and any(f.is_required() for f in owner.model_fields.values()) and name not in PARTS:
-            found.problems.append(f"[{name}]: missing")
-            continue
         if not isinstance(given, Mapping):
             found.problems.append(f"[{name}]: expected a section, got {shortened(given)}")
+        elif name in NEEDED and name not in tables:
+            found.problems.append(f"[{name}]: missing")
+        else:
+            table = arranged(name, given, preset.settings.get(name, {}) if preset else {}, found)
+            made[name] = _section(name, owner, table, found)
             continue
-        table = arranged(name, given, preset.settings.get(name, {}) if preset else {}, found)
-        made[name] = _section(name, owner, table, found)
-    if any(section is None for section in made.values()) or len(made) < len(SECTIONS):
+        made[name] = _stand_in(owner, {})
+    if any(section is None for section in made.values()):
         return None
-    config = RunConfig(**made)
+    config = RunConfig.model_construct(**made)  # the sections have been checked, or stand in for one that is wrong
     for line in config.problems():
         words = set(re.findall(r"\w+", line))
         section = line[1:].partition("]")[0]
-        if not words & found.wrong.get(section, set()):  # else a consequence of what is told already
+        named = any(key in found.wrong.get(other, ()) for other, key in re.findall(r"\[(\w+)\] (\w+)", line))
+        if not named and not words & found.wrong.get(section, set()):  # else a consequence of what is told already
             found.problems.append(line)
     return config
 
@@ -141,16 +145,13 @@ def arranged(
         if key in own or not parts:
             table[key] = value
         else:
-            _give(section, key, value, parts, found)
+            _give(section, key, value, parts, given, found)
     return {**table, **parts}
 
 
 def _part(noun: str, default: str, given: Any, preset: Any) -> Any:
     """A part's table: the recipe's over the method's where both mean the same member."""
-    if isinstance(given, Member):
-        given = {"kind": plugins.address_of(type(given)), **given.model_dump(exclude_unset=True)}
-    if isinstance(given, str):
-        given = {"kind": given}
+    given = _as_table(given)
     if not (given is None or isinstance(given, Mapping)):
         return given  # explained when it is checked
     base = {"kind": default, **(preset or {})}
@@ -159,8 +160,17 @@ def _part(noun: str, default: str, given: Any, preset: Any) -> Any:
     return dict(given)
 
 
-def _give(section: str, key: str, value: Any, parts: Tables, found: _Findings) -> None:
-    """Put a setting that stands in the section itself where it belongs."""
+def _as_table(part: Any) -> Any:
+    """A part as the table of what was said about it: of a name, of a member, or of a table; anything else as it is."""
+    if isinstance(part, Member):
+        return {"kind": plugins.address_of(type(part)), **part.model_dump(exclude_unset=True)}
+    if isinstance(part, str):
+        return {"kind": part}
+    return dict(part) if isinstance(part, Mapping) else part
+
+
+def _give(section: str, key: str, value: Any, parts: Tables, given: Mapping[str, Any], found: _Findings) -> None:
+    """Put a setting that stands in the section itself where it belongs, above what a method's name stands for."""
     classes = {noun: _class_of(noun, part) for noun, part in parts.items()}
     owners = [noun for noun, owner in classes.items() if owner is not None and key in owner.model_fields]
     owners = [noun for noun in owners if not classes[noun].model_fields[key].exclude]  # type: ignore[union-attr]
@@ -168,7 +178,13 @@ def _give(section: str, key: str, value: Any, parts: Tables, found: _Findings) -
         full = " or ".join(f"{section}.{noun}.{key}" for noun in owners)
         found.problems.append(f"[{section}] {key}: an option of the {' and of the '.join(owners)}, too: write {full}")
     elif owners:
-        parts[owners[0]].setdefault(key, value)
+        (noun,) = owners
+        said = _as_table(given.get(noun))
+        if isinstance(said, Mapping) and key in said and said[key] != value:
+            found.problems.append(
+                f"[{section}] {key}: {shortened(value)} here and {shortened(said[key])} in {section}.{noun}: leave one out"
+            )
+        parts[noun][key] = value
     elif None in classes.values():
         return  # the unknown member is a problem of its own
     else:
@@ -205,9 +221,10 @@ def _section(name: str, owner: type[S], table: Tables, found: _Findings) -> S | 
         try:
             return owner.model_validate(table)
         except ValidationError as error:
-            before = len(wrong)
+            before = set(wrong)
             for detail in error.errors():
-                found.problems += _explained(name, owner, detail)
+                lines = _explained(name, owner, detail)
+                found.problems += [line for line in lines if not _follows(line, name, before)]
                 place = [str(part) for part in detail["loc"]]
                 if place and _removed(table, place):
                     wrong.add(place[1] if place[0] in PARTS.get(name, {}) and len(place) > 1 else place[0])
@@ -217,9 +234,23 @@ def _section(name: str, owner: type[S], table: Tables, found: _Findings) -> S | 
                         if key in table and key in owner.model_fields:
                             del table[key]
                             wrong.add(key)
-            if len(wrong) == before:
-                return None
+            if wrong == before:
+                return _stand_in(owner, table)
     return None
+
+
+def _stand_in(owner: type[S], table: Mapping[str, Any]) -> S | None:
+    """A section whose required settings are missing or wrong, so that what does not fit elsewhere can be found all the same."""
+    required = [key for key, f in owner.model_fields.items() if f.is_required()]
+    if any(key in parts for key in required for parts in PARTS.values()):
+        return None
+    return owner.model_construct(**{**dict.fromkeys(required, ""), **table})
+
+
+def _follows(line: str, section: str, wrong: set[str]) -> bool:
+    """Whether a problem is that something is missing which was only left out because it is wrong, or because of its name."""
+    key, _, said = line.removeprefix(f"[{section}] ").partition(": ")
+    return said.startswith("missing") and (key in wrong or "name" in wrong)
 
 
 def _removed(table: Tables, place: Sequence[str]) -> bool:
@@ -298,17 +329,34 @@ def _set(tables: Tables, path: Sequence[str], value: Any, item: str) -> list[str
         table = tables[section] = {"name": table}
     if not isinstance(table, dict):
         return [f"[{section}] is no section, so {item!r} cannot be applied"]
-    if len(inner) == 2:
-        part = table.get(inner[0], {})
-        part = {"kind": part} if isinstance(part, str) else dict(part) if isinstance(part, Mapping) else part
-        if isinstance(part, Member):
-            part = {"kind": plugins.address_of(type(part)), **part.model_dump(exclude_unset=True)}
-        table[inner[0]] = part
-        table = part
-    elif isinstance(value, str) and isinstance(table.get(inner[0]), Mapping) and inner[0] in PARTS.get(section, {}):
-        value = {"kind": value}
-    table[inner[-1]] = value
+    nouns = PARTS.get(section, {})
+    if len(inner) == 2:  # an option of a part, which may also stand in the section itself
+        noun, option = inner
+        part = _as_table(table.get(noun, {}))
+        if not isinstance(part, dict):
+            return [f"[{section}] {noun} is no table, so {item!r} cannot be applied"]
+        table[noun] = {**part, option: value}
+        _forget(table, section, [option])
+        return []
+    (key,) = inner
+    if key in nouns:  # a whole part
+        said = _as_table(value)
+        _forget(table, section, said if isinstance(said, dict) else ())
+        value = said if isinstance(table.get(key), Mapping) else value
+    for noun in nouns:
+        part = _as_table(table.get(noun))
+        if isinstance(part, dict) and key in part:
+            del part[key]
+            table[noun] = part
+    table[key] = value
     return []
+
+
+def _forget(table: Tables, section: str, options: Iterable[str]) -> None:
+    """Take out of a section what it says itself of options of its parts."""
+    for option in options:
+        if option not in SECTIONS[section].model_fields:
+            table.pop(option, None)
 
 
 def _path(key: str) -> list[str] | str | None:

@@ -310,37 +310,6 @@ def summary_view(found: Summary) -> RenderableType:
     return Group(*parts)
 
 
-def bench_view(found: dict[str, Any]) -> RenderableType:
-    """What `bench engine` prints.
-
-    Args:
-        found: what `bench.measure` returned.
-    """
-    plan = found["plan"]
-    table = Table(
-        title=f"{plan['model']}: {found['rows']} rows, {found['tokens']} tokens, population {plan['popsize']}"
-    )
-    for name in ("", "milliseconds", "from", "to"):
-        table.add_column(name, justify="left" if not name else "right")
-    for name, spread in found["seconds_per_candidate"].items():
-        table.add_row(name.replace("_", " "), *(f"{1000 * spread[key]:.1f}" for key in ("median", "min", "max")))
-    ratios = Table(title="ratios, over a sweep")
-    for name in ("", "median", "from", "to"):
-        ratios.add_column(name, justify="left" if not name else "right")
-    for name, spread in found["ratios"].items():
-        ratios.add_row(name, *(f"{spread[key]:.2f}" for key in ("median", "min", "max")))
-    layers = Table(title="milliseconds a candidate, by layer")
-    names = list(next(iter(found["by_layer"].values())))
-    for name in ("layer", *names):
-        layers.add_column(name.replace("_", " "), justify="right")
-    for block, row in found["by_layer"].items():
-        layers.add_row(block, *(f"{1000 * row[name]:.1f}" for name in names))
-    lines = [f"{name}: {value:.2g}" for name, value in found["agreement"].items()]
-    if "peak_mb" in found:
-        lines += [f"peak memory, {name}: {value:.0f} MB" for name, value in found["peak_mb"].items()]
-    return Group(table, ratios, layers, *(Text(line) for line in lines))
-
-
 def _chart(looks: Sequence[Look]) -> str:
     """Losses at the evaluations on dev, drawn in letters."""
     steps = [look.step for look in looks]

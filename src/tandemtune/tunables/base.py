@@ -258,7 +258,7 @@ class Tunable(Member):
         parts, d = self.parts(recipe.model.target), method.subspace.d
         if recipe.in_subspace and d % parts:
             yield (
-                f"[method] d: {d} cannot be cut into {parts} equal parts (A and B of each projection): "
+                f"[method] d: {d} cannot be cut into {parts} equal parts (A and B of each module, see [model] target): "
                 f"choose a multiple of {parts}, for example {max(parts, round(d / parts) * parts)}"
             )
 
