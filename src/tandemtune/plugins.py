@@ -38,6 +38,10 @@ PACKAGES = {
     "asset": "tandemtune.assets.catalogue",
 }
 """Nouns, and the package (one file each) or module that holds the members that come with this one."""
+_BASES = {noun: f"{noun.capitalize()} of {place}.base" for noun, place in PACKAGES.items()} | {
+    "subspace": "Subspace of tandemtune.subspace",
+    "readout": "ReadoutMember of tandemtune.readout.members",
+}
 
 
 class Options(BaseModel):
@@ -103,8 +107,13 @@ def register(member: Any, name: str | None = None) -> Any:
 def _add(noun: str, name: str, member: Any) -> None:
     if noun not in _MEMBERS:
         raise UsageError(f"cannot register a {noun!r}: expected one of {', '.join(_MEMBERS)}")
-    if not name or ":" in name:
-        raise UsageError(f"cannot register {member!r} under {name!r}: expected a short name without a colon")
+    if not isinstance(name, str) or not name or ":" in name:
+        raise UsageError(
+            f"cannot register the {noun} {_home(member)} under {name!r}: give it a short name without a colon, "
+            'for example kind = "mine"'
+        )
+    if _module_of(member).startswith(_FILE_MODULE):
+        return  # found by its address; the same file may be loaded from several places
     there = _MEMBERS[noun].setdefault(name, member)
     if there is not member and _home(there) != _home(member):
         raise UsageError(
@@ -160,11 +169,12 @@ def address_of(member: Any) -> str:
     Raises:
         UsageError: the code lies in no file, so no other process could load it.
     """
-    for noun in _MEMBERS:
-        for name, known in _MEMBERS[noun].items():
-            if known is member:
-                return name
     module, name = member.__module__, member.__qualname__
+    if module.partition(".")[0] in _packages_that_register():
+        for noun in _MEMBERS:
+            for short, known in _MEMBERS[noun].items():
+                if known is member:
+                    return short
     if "." in name or "<" in name:
         raise UsageError(
             f"{name} is defined inside a function or class, so a resumed run could not find it: move it to the top"
@@ -179,17 +189,41 @@ def address_of(member: Any) -> str:
     return f"{file}:{name}"
 
 
-def sha256_of(address: str) -> str:
-    """Hash of the file that an address leads to, by which a resumed run notices that the code has changed."""
-    place = address.rpartition(":")[0]
-    if place.endswith(".py"):
-        path = Path(place)
-    else:
-        file = inspect.getsourcefile(importlib.import_module(place))
-        if file is None:
-            return ""
-        path = Path(file)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def absolute(address: str) -> str:
+    """An address that leads to the same file from any folder; a name stays what it is."""
+    place, _, attribute = address.rpartition(":")
+    if not is_address(address) or not place.endswith(".py"):
+        return address
+    return f"{Path(place).expanduser().resolve()}:{attribute}"
+
+
+def outside_code(noun: str, name: str) -> dict[str, str]:
+    """What a resumed run notices changed code by.
+
+    Args:
+        noun: for example "optimizer".
+        name: as in a recipe.
+
+    Returns:
+        Where the member's code lies -> hash of its file; empty for a member that comes with this package.
+    """
+    member = find(noun, name)
+    if not is_address(name) and _module_of(member).partition(".")[0] == "tandemtune":
+        return {}
+    file = _source_file(member)
+    sha256 = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+    return {name if is_address(name) else f"{noun} {name}": sha256}
+
+
+def _module_of(member: Any) -> str:
+    return str(getattr(member, "__module__", ""))
+
+
+@functools.cache
+def _packages_that_register() -> frozenset[str]:
+    """Packages whose members any other process finds by their short names."""
+    points = metadata.entry_points(group=GROUP)
+    return frozenset({"tandemtune", *(point.module.partition(".")[0] for point in points)})
 
 
 def near(word: str, options: Iterable[str]) -> str:
@@ -206,7 +240,9 @@ def _at(noun: str, address: str) -> Any:
     try:
         module = _file_module(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except Exception as error:  # whatever foreign code raises
-        raise UsageError(f"{noun} {address!r} cannot be loaded: {type(error).__name__}: {error}") from error
+        here = Path(f"{place.replace('.', '/')}.py")
+        hint = f"; for the file in this folder write '{here}:{attribute}'" if here.is_file() else ""
+        raise UsageError(f"{noun} {address!r} cannot be loaded: {type(error).__name__}: {error}{hint}") from error
     if not hasattr(module, attribute):
         options = [name for name in vars(module) if not name.startswith("_")]
         raise UsageError(f"{noun} {address!r}: {place} has no {attribute!r}{near(attribute, options)}")
@@ -214,8 +250,12 @@ def _at(noun: str, address: str) -> Any:
     if isinstance(found, type) and issubclass(found, Member):
         if found.noun != noun:
             raise UsageError(f"{noun} {address!r} is a member of another kind: {attribute} is a {found.noun}")
-    elif noun != "metric" or not callable(found):
-        raise UsageError(f"{noun} {address!r}: expected a class derived from {PACKAGES[noun]}'s base, found {found!r}")
+        if not found.kind:
+            found.kind = attribute
+    elif noun == "metric" and not callable(found):
+        raise UsageError(f"metric {address!r}: expected a function (predictions, gold) -> number, found {found!r}")
+    elif noun != "metric":
+        raise UsageError(f"{noun} {address!r}: expected a class derived from {_BASES[noun]}, found {found!r}")
     return found
 
 

@@ -141,11 +141,11 @@ class RandomSubspace(Subspace):
     source: ClassVar[str] = "arXiv 2403.01754"
     projects: ClassVar[bool] = True
 
-    d: Annotated[int, Field(ge=2, le=10_000)] = Field(100, description="length of one block's search vector")
+    d: Annotated[int, Field(ge=2, le=10_000)] = Field(default=100, description="length of one block's search vector")
     alpha: Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)] = Field(
-        0.2, description="size of the first steps, see scale"
+        default=0.2, description="size of the first steps, see scale"
     )
-    scale: Rule = Field("activation", description="rule that scales the random projections")
+    scale: Rule = Field(default="activation", description="rule that scales the random projections")
 
 
 @register
@@ -155,6 +155,6 @@ class WholeSpace(Subspace):
     kind: ClassVar[str] = "none"
     summary: ClassVar[str] = "the optimizer moves the parameters themselves"
 
-    d: Literal[0] = Field(0, exclude=True, repr=False)
-    alpha: Literal[0] = Field(0, exclude=True, repr=False)
-    scale: Literal["normal"] = Field("normal", exclude=True, repr=False)
+    d: Literal[0] = Field(default=0, exclude=True, repr=False)
+    alpha: Literal[0] = Field(default=0, exclude=True, repr=False)
+    scale: Literal["normal"] = Field(default="normal", exclude=True, repr=False)

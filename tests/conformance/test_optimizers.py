@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,8 @@ from tandemtune.optimizers.gradient import Gradient
 from tandemtune.optimizers.random_search import RandomSampling
 from tandemtune.optimizers.spsa import SPSASearch
 from tandemtune.optimizers.warm_start import WarmStart
-from tandemtune.runs import checkpoint
+from tandemtune.testing import OPTIMIZER_PROMISES, OptimizerCase
+from tandemtune.testing.promises import same
 
 D = 8
 
@@ -147,29 +147,6 @@ def best(optimizer, function, generations):
     return min(step(optimizer, function)[1].min() for _ in range(generations))
 
 
-def made_up(row):
-    return np.arange(float(row.popsize))
-
-
-def same(one, other):
-    """Equality to the bit, through nested plain data."""
-    if isinstance(one, np.ndarray):
-        return isinstance(other, np.ndarray) and one.dtype == other.dtype and one.tobytes() == other.tobytes()
-    if isinstance(one, Mapping):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
-    return type(one) is type(other) and (one == other or one != one)
-
-
-def spoil(state):
-    for value in state.values():
-        if isinstance(value, Mapping):
-            spoil(value)
-        elif isinstance(value, np.ndarray):
-            value[...] = 7
-
-
 def test_shapes_and_a_constant_number_of_candidates(make, row):
     optimizer = make()
     for _ in range(7):
@@ -180,9 +157,11 @@ def test_shapes_and_a_constant_number_of_candidates(make, row):
             assert len({candidate.tobytes() for candidate in candidates}) == row.popsize
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_improves_on_a_sphere(make, row, seed):
-    assert best(make(seed), SPHERE, row.generations) < SPHERE(START) / row.sphere
+@pytest.mark.parametrize("promise", OPTIMIZER_PROMISES, ids=lambda promise: promise.__name__)
+def test_keeps_its_promises(row, promise):
+    """The suite that others run on optimizers of their own."""
+    case = OptimizerCase(row.make, D, row.popsize, row.generations, row.sphere, seeded=row.seeded)
+    promise(case)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -208,89 +187,6 @@ def test_first_generation_has_the_stated_step_size(name):
     assert np.abs(candidates.mean(axis=0)).max() < 0.3 * row.spread
 
 
-def test_ask_twice_is_refused(make):
-    optimizer = make()
-    optimizer.ask()
-    with pytest.raises(RuntimeError, match="twice"):
-        optimizer.ask()
-
-
-def test_tell_without_ask_is_refused(make, row):
-    optimizer = make()
-    with pytest.raises(RuntimeError, match="before ask"):
-        optimizer.tell(np.zeros(row.popsize), np.zeros((row.popsize, D)))
-    step(optimizer)
-    with pytest.raises(RuntimeError, match="before ask"):
-        optimizer.tell(np.zeros(row.popsize), np.zeros((row.popsize, D)))
-
-
-@pytest.mark.parametrize("change", [-1, 1])
-def test_wrong_number_of_losses_is_refused_and_can_be_mended(make, row, change):
-    optimizer, other = make(), make()
-    candidates = optimizer.ask()
-    for shape in [(row.popsize + change,), (row.popsize, 1), (2, row.popsize), ()]:
-        with pytest.raises(ValueError, match="expected losses"):
-            answer(optimizer, candidates, np.zeros(shape))
-    answer(optimizer, candidates, made_up(row))
-    answer(other, other.ask(), made_up(row))
-    assert same(optimizer.ask(), other.ask())
-
-
-def test_gradients_are_wanted_or_not_looked_at(make, row):
-    optimizer, other = make(), make()
-    candidates = optimizer.ask()
-    other.ask()
-    if optimizer.wants_gradient:
-        with pytest.raises(ValueError, match="follows gradients"):
-            optimizer.tell(made_up(row))
-        with pytest.raises(ValueError, match="expected gradients"):
-            optimizer.tell(made_up(row), np.zeros(D))
-        optimizer.tell(made_up(row), SPHERE.gradients(candidates))
-    else:
-        optimizer.tell(made_up(row))
-        other.tell(made_up(row), np.full((1, 1), np.nan))
-        assert same(optimizer.ask(), other.ask())
-
-
-@pytest.mark.parametrize("between", [False, True], ids=["after-tell", "between-ask-and-tell"])
-def test_goes_on_to_the_bit_through_the_checkpoint_file(make, row, between, tmp_path):
-    whole, part, fresh = make(), make(), make(99)
-    for turn in range(12):
-        candidates = whole.ask()
-        assert same(part.ask(), candidates)
-        if turn == 5 and between:
-            part = through_file(part, fresh, tmp_path)
-            with pytest.raises(RuntimeError):
-                part.ask()
-        losses = ELLIPSOID(candidates)
-        losses[turn % row.popsize] = np.nan if turn % 4 == 3 else losses[turn % row.popsize]
-        answer(whole, candidates, losses, ELLIPSOID)
-        answer(part, candidates, losses, ELLIPSOID)
-        if turn == 5 and not between:
-            part = through_file(part, fresh, tmp_path)
-    assert same(part.state(), whole.state())
-
-
-def through_file(one, fresh, folder):
-    """The same optimizer after a process died; the new one was used before."""
-    step(fresh)
-    checkpoint.save(folder / "checkpoint", {"optimizers": {"3": one.state()}})
-    fresh.restore(checkpoint.load(folder / "checkpoint")["optimizers"]["3"])
-    return fresh
-
-
-def test_restore_rewinds_a_used_object(make):
-    optimizer = make()
-    step(optimizer)
-    state = optimizer.state()
-    first = [step(optimizer)[0] for _ in range(3)]
-    optimizer.ask()
-    optimizer.restore(state)
-    assert same([step(optimizer)[0] for _ in range(3)], first)
-    optimizer.restore(state)  # a state may be used again
-    assert same([step(optimizer)[0] for _ in range(3)], first)
-
-
 def test_the_state_of_another_kind_is_refused(row, make):
     optimizer, untouched = make(), make()
     for other in OPTIMIZERS.values():
@@ -298,64 +194,6 @@ def test_the_state_of_another_kind_is_refused(row, make):
             with pytest.raises(ValueError, match="the state was saved"):
                 optimizer.restore(other.make(1).state())
     assert same(optimizer.ask(), untouched.ask())
-
-
-def test_state_is_a_snapshot(make, row):
-    optimizer = make()
-    step(optimizer)
-    candidates = optimizer.ask()
-    state = optimizer.state()
-    kept = copy.deepcopy(state)
-    answer(optimizer, candidates, made_up(row))
-    for _ in range(3):
-        step(optimizer)
-    assert same(state, kept)
-
-
-def test_state_is_plain_data(make):
-    def plain(value):
-        if isinstance(value, Mapping):
-            return all(isinstance(key, str) and plain(item) for key, item in value.items())
-        if isinstance(value, list | tuple):
-            return all(plain(item) for item in value)
-        if isinstance(value, np.ndarray):
-            return value.dtype != object
-        return value is None or isinstance(value, bool | int | float | str | np.generic)
-
-    optimizer = make()
-    assert plain(optimizer.state())
-    step(optimizer)
-    optimizer.ask()
-    assert plain(optimizer.state())
-
-
-def test_what_was_handed_in_stays_unchanged_and_is_not_held(make, row):
-    optimizer, other = make(), make()
-    candidates = optimizer.ask()
-    other.ask()
-    losses, gradients = made_up(row)[::-1].copy(), SPHERE.gradients(candidates)
-    losses[0] = np.nan if row.popsize > 1 else 0.0
-    kept = losses.copy(), gradients.copy()
-    optimizer.tell(losses, gradients)
-    assert same((losses, gradients), kept)
-    losses[:], gradients[:] = 1e6, 1e6
-    other.tell(*kept)
-    for _ in range(4):
-        assert same(step(optimizer)[0], step(other)[0])
-
-
-def test_what_was_returned_stays_unchanged_and_is_not_read_back(make):
-    optimizer, other = make(), make()
-    candidates, spoilt = optimizer.ask(), other.ask()
-    kept = candidates.copy()
-    spoilt[:] = 1e3
-    answer(optimizer, kept, SPHERE(kept))
-    answer(other, kept, SPHERE(kept))
-    assert same(candidates, kept)
-    spoil(other.state())
-    for _ in range(4):
-        assert same(step(optimizer)[0], step(other)[0])
-    assert same(candidates, kept)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -394,26 +232,3 @@ def test_a_generation_without_one_good_loss_breaks_nothing(make, row, bad):
     assert np.isfinite(candidates).all()
     answer(optimizer, candidates, np.full(row.popsize, 1e3), Flat())
     assert best(optimizer, SPHERE, row.generations) < SPHERE(START) / min(row.sphere, 1e3)
-
-
-def test_same_seed_same_candidates_whatever_numpys_own_seed(make):
-    np.random.seed(5)
-    first = [step(make(4))[0] for _ in range(2)]
-    one, other = make(4), make(4)
-    assert same(first[0], first[1])
-    for _ in range(5):
-        np.random.seed(None)
-        assert same(step(one)[0], step(other)[0])
-
-
-def test_different_seeds_differ(make, row):
-    assert same(make(1).ask(), make(2).ask()) is not row.seeded
-
-
-def test_integer_losses_and_lists_are_taken(make, row):
-    one, other = make(), make()
-    candidates = one.ask()
-    other.ask()
-    answer(one, candidates, list(range(row.popsize)))
-    answer(other, candidates, made_up(row))
-    assert same(one.ask(), other.ask())

@@ -418,11 +418,11 @@ class RunConfig(Options):
         return self.alternate.rounds > 0
 
     def plugins(self) -> dict[str, str]:
-        """Members that come from outside the package: address -> hash of their file."""
-        used = [plugins.address_of(type(part)) for part in self.parts]
-        if self.task.metric is not None:
-            used.append(self.task.metric)
-        return {address: plugins.sha256_of(address) for address in used if plugins.is_address(address)}
+        """Members that come from outside the package: where their code lies -> hash of the file."""
+        used = [(part.noun, plugins.address_of(type(part))) for part in self.parts]
+        if self.task.metric is not None and self.task.metric not in METRICS:
+            used.append(("metric", self.task.metric))
+        return {place: sha256 for noun, name in used for place, sha256 in plugins.outside_code(noun, name).items()}
 
     def with_data_in(self, before: Path, after: Path) -> RunConfig:
         """The same recipe whose row files have moved from one folder to another."""
@@ -447,6 +447,7 @@ class RunConfig(Options):
                 raise ConfigError([f"{place}: {shortened(source)} is no usable path: {reason}"]) from None
 
         task = {key: absolute(f"[task] {key}", getattr(self.task, key)) for key in ("data", "train", "test", "dev")}
+        task["metric"] = self.task.metric and plugins.absolute(self.task.metric)
         name = absolute("[model] name", self.model.name, folders_only=True)
         return self.model_copy(
             update={"task": self.task.model_copy(update=task), "model": self.model.model_copy(update={"name": name})}

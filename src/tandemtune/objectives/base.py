@@ -29,16 +29,16 @@ class Objective(Member):
     differentiable: ClassVar[bool] = False
 
     calibrate: bool | Literal["auto"] = Field(
-        False,
+        default=False,
         description="losses and scores after contextual calibration (arXiv 2102.09690), in the search, too; auto where the dev "
         "loss of the point that it begins with is lower so",
     )
     kl_penalty: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = Field(
-        0.0,
+        default=0.0,
         description="this times KL(untuned || tuned) of the label distribution on unlabelled rows is added to losses",
     )
     kl_rows: Annotated[int, Field(ge=1)] = Field(
-        32, description="unlabelled rows for kl_penalty, from the training file"
+        default=32, description="unlabelled rows for kl_penalty, from the training file"
     )
 
     def loss(self, task: Task) -> LossFunction:

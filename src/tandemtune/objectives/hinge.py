@@ -42,7 +42,7 @@ class Hinge(Objective):
     differentiable: ClassVar[bool] = True
 
     margin: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        MARGIN, description="by which the gold label's logit should be above each other one"
+        default=MARGIN, description="by which the gold label's logit should be above each other one"
     )
 
     def loss(self, task: Task) -> LossFunction:

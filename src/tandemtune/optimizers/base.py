@@ -6,7 +6,7 @@ Optimizers see vectors (or texts) and numbers only. Losses are minimised; NaN an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
@@ -69,13 +69,24 @@ class Optimizer(Member):
     """
 
     noun: ClassVar[str] = "optimizer"
-    uses: ClassVar[Uses]
+    uses: ClassVar[Uses] = "sampler"
     lr_default: ClassVar[float] = 1e-3
     lr_weights: ClassVar[float] = 1e-4
 
     def start(self, space: Space) -> AskTell[Any]:
         """A fresh optimizer in a space."""
         raise NotImplementedError
+
+    def problems(self, recipe: Any) -> Iterator[str]:
+        """Generations of unknown size, an objective without gradient for who follows one."""
+        if self.searches and self.candidates < 1:
+            yield (
+                f"[method] optimizer: {self.kind} does not say how many candidates a generation has: call that option popsize, or "
+                f"override `candidates` in {type(self).__name__}"
+            )
+        objective = recipe.method.objective
+        if self.uses == "gradient" and not objective.differentiable:
+            yield f"[method] objective: {objective.kind!r} has no gradient for {self.kind} to follow: choose ce or hinge"
 
     @property
     def searches(self) -> bool:
@@ -94,17 +105,17 @@ class Optimizer(Member):
 
     @property
     def candidates(self) -> int:
-        """Candidates in one generation."""
+        """Candidates in one generation: the option popsize, where an optimizer has one; others override this."""
         return int(getattr(self, "popsize", 0))
 
     @property
     def step_size(self) -> float:
-        """Standard deviation of the first steps, in units of z."""
+        """Standard deviation of the first steps, in units of z: the option sigma, where an optimizer has one."""
         return float(getattr(self, "sigma", 1.0))
 
     @property
     def lr_given(self) -> float | None:
-        """The recipe's learning rate."""
+        """The recipe's learning rate: the option lr, where an optimizer has one."""
         found: float | None = getattr(self, "lr", None)
         return found
 
@@ -131,7 +142,7 @@ class AskTell(ABC, Generic[C]):
 
     A subclass says how to propose (`_propose`), how to learn (`_learn`), and what its state is (`_save`, `_load`): plain data
     with the random generator in it, so that another process goes on to the bit. An optimizer whose result is a point that it
-    moves, not a candidate, has it as `point` [d].
+    moves, not a candidate, has it as `point` [d]; one that follows gradients also has the learning rate of its next step as `lr`.
 
     Attributes:
         wants_gradient: whether `tell` must be given gradients.

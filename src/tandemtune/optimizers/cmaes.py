@@ -93,11 +93,11 @@ class CMAES(Optimizer):
     source: ClassVar[str] = "arXiv 1604.00772"
     uses: ClassVar[Uses] = "sampler"
 
-    popsize: Annotated[int, Field(ge=4, le=10_000)] = Field(20, description="candidates in one generation")
-    sigma: Size = Field(1.0, description="initial step size")
-    covariance: Covariance = Field("full", description="what it learns: a d x d matrix, or its diagonal only")
+    popsize: Annotated[int, Field(ge=4, le=10_000)] = Field(default=20, description="candidates in one generation")
+    sigma: Size = Field(default=1.0, description="initial step size")
+    covariance: Covariance = Field(default="full", description="what it learns: a d x d matrix, or its diagonal only")
     warm_start: Annotated[int, Field(ge=0)] = Field(
-        0, description="pairs of candidates whose difference quotients choose where each search begins"
+        default=0, description="pairs of candidates whose difference quotients choose where each search begins"
     )
 
     def start(self, space: Space) -> VectorAskTell:
@@ -112,6 +112,7 @@ class CMAES(Optimizer):
 
     def problems(self, recipe: Any) -> Iterator[str]:
         """A covariance that is too large, a warm start that has nowhere to begin."""
+        yield from super().problems(recipe)
         subspace = recipe.method.subspace
         if self.covariance == "full" and subspace.projects and subspace.d > FULL_LIMIT:
             yield (

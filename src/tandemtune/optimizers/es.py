@@ -158,11 +158,13 @@ class ES(Optimizer):
     lr_default: ClassVar[float] = 1e-2
     lr_weights: ClassVar[float] = 1e-3
 
-    popsize: Even = Field(20, description="candidates in one generation, in pairs")
-    sigma: Size = Field(1.0, description="standard deviation of the noise")
-    lr: LearningRate | None = Field(None, description="learning rate; 1e-2, or 1e-3 among all weights, if left out")
+    popsize: Even = Field(default=20, description="candidates in one generation, in pairs")
+    sigma: Size = Field(default=1.0, description="standard deviation of the noise")
+    lr: LearningRate | None = Field(
+        default=None, description="learning rate; 1e-2, or 1e-3 among all weights, if left out"
+    )
     noise_rank: Annotated[int, Field(ge=1, le=64)] | None = Field(
-        None, description="noise of this rank on full weights instead of full noise"
+        default=None, description="noise of this rank on full weights instead of full noise"
     )
 
     def start(self, space: Space) -> VectorAskTell:
@@ -173,5 +175,6 @@ class ES(Optimizer):
 
     def problems(self, recipe: Any) -> Iterator[str]:
         """Low-rank noise where no matrices are."""
+        yield from super().problems(recipe)
         if self.noise_rank is not None and not recipe.method.tunable.all_weights:
             yield f"[method] noise_rank: {self.noise_rank}, but only es on full weights knows low-rank noise"

@@ -253,11 +253,11 @@ class Fireworks(Optimizer):
     source: ClassVar[str] = "Li and Tan, IEEE TEVC 2018 (LoTFWA)"
     uses: ClassVar[Uses] = "sampler"
 
-    popsize: Annotated[int, Field(ge=4, le=10_000)] = Field(20, description="candidates in one generation")
-    sigma: Size = Field(1.0, description="unit of amplitude and box")
-    variant: Variant = Field("lotfwa", description="which fireworks algorithm")
-    amplitude: Positive = Field(0.5, description="first amplitude of fireworks, in units of sigma")
-    shrink: Annotated[float, Field(gt=0, le=1)] = Field(0.7, description="of the amplitude after a failure")
+    popsize: Annotated[int, Field(ge=4, le=10_000)] = Field(default=20, description="candidates in one generation")
+    sigma: Size = Field(default=1.0, description="unit of amplitude and box")
+    variant: Variant = Field(default="lotfwa", description="which fireworks algorithm")
+    amplitude: Positive = Field(default=0.5, description="first amplitude of fireworks, in units of sigma")
+    shrink: Annotated[float, Field(gt=0, le=1)] = Field(default=0.7, description="of the amplitude after a failure")
 
     def start(self, space: Space) -> VectorAskTell:
         """Fireworks around the space's start; the box is `BOX` sigma wide on either side of a subspace's origin."""

@@ -162,7 +162,7 @@ class Genetic(Optimizer):
     source: ClassVar[str] = "IJCAI 2023 (GAP3)"
     uses: ClassVar[Uses] = "text"
 
-    popsize: Annotated[int, Field(ge=2, le=10_000)] = Field(20, description="texts in one generation")
+    popsize: Annotated[int, Field(ge=2, le=10_000)] = Field(default=20, description="texts in one generation")
 
     def start(self, space: Space) -> GeneticSearch:
         """From the space's texts, by its mutation."""

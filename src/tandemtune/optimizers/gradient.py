@@ -249,16 +249,16 @@ class Descending(Optimizer):
     uses: ClassVar[Uses] = "gradient"
 
     lr: LearningRate | None = Field(
-        None,
+        default=None,
         description="learning rate; if left out, a tenth of the embeddings' standard deviation for prompts, 1e-4 for full "
         "weights, 1e-3 else",
     )
-    batch_size: Annotated[int, Field(ge=1)] = Field(8, description="training rows of one gradient step")
-    schedule: Schedule = Field("constant", description="how the learning rate falls")
-    warmup: Annotated[int, Field(ge=0)] = Field(0, description="steps in which the learning rate rises")
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(0.0, description="of the weights")
-    clip: Positive | None = Field(1.0, description="largest norm of a gradient")
-    accumulate: Annotated[int, Field(ge=1)] = Field(1, description="batches whose gradients make one step")
+    batch_size: Annotated[int, Field(ge=1)] = Field(default=8, description="training rows of one gradient step")
+    schedule: Schedule = Field(default="constant", description="how the learning rate falls")
+    warmup: Annotated[int, Field(ge=0)] = Field(default=0, description="steps in which the learning rate rises")
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(default=0.0, description="of the weights")
+    clip: Positive | None = Field(default=1.0, description="largest norm of a gradient")
+    accumulate: Annotated[int, Field(ge=1)] = Field(default=1, description="batches whose gradients make one step")
 
     def start(self, space: Space) -> Gradient:
         """From the space's start, float32 [d]."""
@@ -282,12 +282,8 @@ class Descending(Optimizer):
         raise NotImplementedError
 
     def problems(self, recipe: Any) -> Iterator[str]:
-        """An objective without gradient, a schedule that is all warm-up."""
-        method = recipe.method
-        if not method.objective.differentiable:
-            yield (
-                f"[method] objective: {method.objective.kind!r} has no gradient for {self.kind} to follow: choose ce or hinge"
-            )
+        """A schedule that is all warm-up."""
+        yield from super().problems(recipe)
         lengths = recipe.schedule_lengths
         if self.schedule != "constant" and lengths and min(lengths) // self.accumulate <= self.warmup:
             yield (

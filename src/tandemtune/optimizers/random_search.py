@@ -107,8 +107,8 @@ class RandomSearch(Optimizer):
     source: ClassVar[str] = "Rastrigin 1963"
     uses: ClassVar[Uses] = "sampler"
 
-    popsize: Annotated[int, Field(ge=4, le=10_000)] = Field(20, description="candidates in one generation")
-    sigma: Size = Field(1.0, description="standard deviation of the steps")
+    popsize: Annotated[int, Field(ge=4, le=10_000)] = Field(default=20, description="candidates in one generation")
+    sigma: Size = Field(default=1.0, description="standard deviation of the steps")
 
     def start(self, space: Space) -> VectorAskTell:
         """Steps around the space's start."""

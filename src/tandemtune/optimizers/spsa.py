@@ -137,10 +137,10 @@ class SPSA(Optimizer):
     uses: ClassVar[Uses] = "estimator"
     lr_weights: ClassVar[float] = 1e-6
 
-    popsize: Even = Field(20, description="candidates in one generation, in pairs")
-    sigma: Size = Field(1.0, description="size of the steps aside (the paper's epsilon)")
+    popsize: Even = Field(default=20, description="candidates in one generation, in pairs")
+    sigma: Size = Field(default=1.0, description="size of the steps aside (the paper's epsilon)")
     lr: LearningRate | None = Field(
-        None,
+        default=None,
         description="learning rate; if left out, a tenth of the embeddings' standard deviation for prompts, 1e-6 for full "
         "weights, 1e-3 else",
     )

@@ -48,7 +48,7 @@ class PerturbedProposer(Proposer):
     words: ClassVar[bool] = False
 
     noise: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        0.5, description="standard deviation, as a share of the embeddings' own"
+        default=0.5, description="standard deviation, as a share of the embeddings' own"
     )
 
     def make(self, asked: Asked) -> Source:

@@ -40,7 +40,7 @@ class ReadoutMember(Member):
     form: ClassVar[FormName | None] = None
 
     prior: Literal["balanced", "train"] | list[float] = Field(
-        "balanced",
+        default="balanced",
         description="how often each label is assumed to come up: equally often, as in the labelled rows, or shares",
     )
 
@@ -63,7 +63,7 @@ class FeatureReadout(ReadoutMember):
     """Base of readouts that read what the model knows of a row, not its label logits alone."""
 
     views: list[str] = Field(
-        ["answer"],
+        default=["answer"],
         description='what is read of each row: "answer" (what enters the output embedding), "mean" (the text\'s mean), or one of '
         'them at a layer, such as "mean@6"; several are weighted by the leave-one-out loss',
     )

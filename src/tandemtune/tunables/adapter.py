@@ -53,7 +53,7 @@ class Adapter(Layerwise):
         self.width = width
         self.blocks = tuple(sorted(layers))
         self._start_seed = start_seed
-        self._hidden = int(backbone.model.config.hidden_size)  # type: ignore[union-attr,arg-type]
+        self._hidden = backbone.width
         self._paths = {block: backbone.layer_path(block) for block in self.blocks}
         every = backbone.layers
         self._layers = {block: every[block] for block in self.blocks}
@@ -179,7 +179,7 @@ class BottleneckAdapter(Tunable):
     source: ClassVar[str] = "arXiv 1902.00751"
     card: ClassVar[str] = "Bottleneck adapters"
 
-    width: Annotated[int, Field(ge=1, le=4096)] = Field(8, description="bottleneck of an adapter")
+    width: Annotated[int, Field(ge=1, le=4096)] = Field(default=8, description="bottleneck of an adapter")
     layers: Layers = LAST_THIRD
 
     def make(self, given: Given) -> Adapter:

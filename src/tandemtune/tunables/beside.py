@@ -115,7 +115,7 @@ class LoRAWithPrompt(PromptOptions):
     takes_words: ClassVar[bool] = True
     words_only: ClassVar[bool] = True
 
-    r: Annotated[int, Field(ge=1, le=1024)] = Field(2, description="LoRA rank")
+    r: Annotated[int, Field(ge=1, le=1024)] = Field(default=2, description="LoRA rank")
     layers: Layers = LAST_THIRD
 
     def make(self, given: Given) -> LoRABesidePrompt:
