@@ -20,7 +20,7 @@ from tandemtune.report.standings import (
     CONTROLS,
     COSTS,
     RATIOS,
-    Cell,
+    ColumnScore,
     ComparisonTable,
     Standing,
     Sweep,
@@ -382,7 +382,7 @@ def _missing(found: ComparisonTable) -> list[str]:
     return lines if len(lines) <= MISSING else [*lines[:MISSING], f"and {len(lines) - MISSING} more, see runs.csv"]
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: ColumnScore) -> str:
     text, count = _with_std(cell.mean, cell.std), len(cell.values)
     return f"{text} ({count} of {cell.of})" if 0 < count < cell.of else text
 

@@ -56,7 +56,7 @@ class Column(Record):
     task: str
 
 
-class Cell(Record):
+class ColumnScore(Record):
     """What one method reaches in one column.
 
     Args:
@@ -117,7 +117,7 @@ class Standing(Record):
         ratios: costs as ratios to the reference's, over the runs that both have.
     """
 
-    columns: dict[str, Cell]
+    columns: dict[str, ColumnScore]
     average: float | None
     average_std: float | None
     averages: tuple[float, ...] = ()
@@ -321,7 +321,7 @@ def _row(
     for column in columns:
         values = [value for (name, _), value in tests.items() if name == column]
         dev = [value for (name, _), value in devs.items() if name == column]
-        cells[column] = Cell(
+        cells[column] = ColumnScore(
             values=tuple(values),
             mean=mean(values) if values else None,
             std=_std(values),

@@ -139,7 +139,7 @@ def answers_a_round_in_the_same_way(case: ProposerCase) -> None:
     with case.source() as source:
         _asked(source, case, 1)
         second = _asked(source, case, 2).drafts
-    random.seed(5), torch.manual_seed(5), np.random.seed(5)  # noqa: NPY002
+    random.seed(5), torch.manual_seed(5), np.random.seed(5)
     with case.source() as source:
         again = _asked(source, case, 2).drafts
     expect(

@@ -19,10 +19,52 @@ from tandemtune.tasks.verbalizers import Verbalizer, resolve
 from tandemtune.tunables.base import Parameters
 from tandemtune.types import Encoded
 
-WORDS = (
-    "a an the it was is film movie plot acting great terrible good bad fine dull review news question i we they loved hated saw "
-    "never always this that and but not very so of to in . , ? : yes no maybe"
-).split()
+WORDS = [
+    "a",
+    "an",
+    "the",
+    "it",
+    "was",
+    "is",
+    "film",
+    "movie",
+    "plot",
+    "acting",
+    "great",
+    "terrible",
+    "good",
+    "bad",
+    "fine",
+    "dull",
+    "review",
+    "news",
+    "question",
+    "i",
+    "we",
+    "they",
+    "loved",
+    "hated",
+    "saw",
+    "never",
+    "always",
+    "this",
+    "that",
+    "and",
+    "but",
+    "not",
+    "very",
+    "so",
+    "of",
+    "to",
+    "in",
+    ".",
+    ",",
+    "?",
+    ":",
+    "yes",
+    "no",
+    "maybe",
+]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TEXTS = ("a great movie", "the plot was dull and the acting terrible", "a review", "they saw news")
 LABELS = (1, 0, 1, 0)
