@@ -29,7 +29,7 @@ def show(
 
     found = summary(RunFolder.open(folder))
     if as_json:
-        echo_json(found)
+        echo_json(found.plain())
     else:
         console().print(summary_view(found))
 
