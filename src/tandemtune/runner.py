@@ -93,6 +93,8 @@ def go_on(path: Path, callback: Callback) -> Result:
 def _prepared(config: RunConfig, known: Facts | None, callback: Callback) -> Problem:
     """Load and measure everything that a search needs; writes nothing."""
     problem = autotune.build(config, known=known, progress=callback.on_progress)
+    planned = wiring.planned(config)
+    problem.scorer.note(planned=planned.total, unit=planned.unit)
     callback.on_ready(problem.facts, config.model_dump(mode="json"))
     wiring.check_start(problem)
     return problem
