@@ -385,17 +385,17 @@ def bears_nan_and_infinity(case: OptimizerCase) -> None:
 def is_driven_by_its_seed(case: OptimizerCase) -> None:
     """The same seed gives the same candidates, whatever numpy's own seed; another seed gives others."""
     one, other = case.make(4), case.make(4)
-    kept = np.random.get_state()  # noqa: NPY002
+    kept = np.random.get_state()
     try:
         for turn in range(5):
-            np.random.seed(turn)  # noqa: NPY002
+            np.random.seed(turn)
             asked = _step(one)
-            np.random.seed(turn + 100)  # noqa: NPY002
+            np.random.seed(turn + 100)
             expect(
                 same(asked, _step(other)), "two optimizers of one seed differ: draw from default_rng(space.seed) only"
             )
     finally:
-        np.random.set_state(kept)  # noqa: NPY002
+        np.random.set_state(kept)
     if case.seeded:
         expect(not same(case.make(1).ask(), case.make(2).ask()), "seeds 1 and 2 give the same candidates")
 
