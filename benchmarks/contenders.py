@@ -161,7 +161,7 @@ def naive(problem: Problem, point: Point, block: int, vectors: Tensor) -> Tensor
     for vector in vectors:
         with torch.inference_mode(), ExitStack() as stack:
             stack.enter_context(parameters.applied({**point, block: vector}))
-            stack.enter_context(hooked(engine.stack.trunk.register_forward_hook(at_answer)))
+            stack.enter_context(hooked((engine.stack.trunk or model.base_model).register_forward_hook(at_answer)))
             label_logits = model(**given).logits[:, 0, words].float() @ engine.averaging
             losses.append(evaluator.loss(label_logits.unsqueeze(0), evaluator.train.labels)[0])
     return torch.stack(losses)

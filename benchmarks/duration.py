@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from contenders import Plan, evenly, loaded, padded, timed
 from tandemtune.errors import UsageError
@@ -11,8 +13,11 @@ from tandemtune.problem import Problem
 
 ENOUGH = 0.5
 """Prompts are added until a pass takes so many seconds."""
-NAIVE_CANDIDATES = 2
-"""The plain loop costs the same for every candidate, so only so many are timed."""
+NAIVE_CANDIDATES, COMPARED = 2, 4
+"""The plain loop costs the same for every candidate, so only so many are timed, and compared with the engine's losses."""
+
+SHORTER = {"repeats": (2, 1), "layers": (4, 3, 2), "shots": (8, 4)}
+"""What is given up, in this order, where a benchmark would take too long."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +29,14 @@ class Pace:
         engine: seconds in the engine's number format.
         padding: tokens of the padded batch, as a ratio to those of the prompts.
         depth: layers of the model.
+        shots: rows of each class among those prompts.
     """
 
     exact: float
     engine: float
     padding: float
     depth: int
+    shots: int
 
 
 def pace(plan: Plan) -> Pace:
@@ -43,7 +50,7 @@ def pace(plan: Plan) -> Pace:
     padding, depth = ids.numel() / problem.evaluator.train.tokens, len(problem.scorer.engine.stack)
     del problem
     engine = exact if plan.dtype in ("auto", "float32") else _pass_seconds(loaded(plan, plan.dtype))
-    return Pace(exact, engine, padding, depth)
+    return Pace(exact, engine, padding, depth, plan.shots)
 
 
 def seconds(plan: Plan, found: Pace, memory: bool = False) -> float:
@@ -58,20 +65,20 @@ def seconds(plan: Plan, found: Pace, memory: bool = False) -> float:
     rounds, count = plan.repeats + 1, plan.popsize
     remaining = sum(1 - block / found.depth for block in blocks) * count * rounds
     below = sum(block / found.depth for block in blocks)
-    engine = remaining + below + count / 2
+    engine = remaining + below + COMPARED
     floor = remaining + count
-    naive = found.padding * (2 * NAIVE_CANDIDATES * rounds + count)
+    naive = found.padding * (2 * NAIVE_CANDIDATES * rounds + COMPARED)
     adamw = 3.0 * rounds  # forwards, and backwards twice as much
     exact = engine + naive + adamw + (found.padding + 6.0 if memory else 0.0)
     other = floor + (0.0 if plan.dtype in ("auto", "float32") else engine) + (count + 1.0 if memory else 0.0)
-    return exact * found.exact + other * found.engine
+    return (exact * found.exact + other * found.engine) * plan.shots / found.shots
 
 
 def shortened(plan: Plan, found: Pace, limit: float, memory: bool = False) -> Plan:
-    """The plan with as few turns and layers less as make it fit a limit in seconds.
+    """The plan with as few turns, layers and rows less as make it fit a limit in seconds.
 
     Raises:
-        UsageError: one turn over two layers would still take longer.
+        UsageError: one turn over two layers with a few rows would still take longer.
     """
     plans = list(_ever_shorter(plan))
     for shorter in plans:
@@ -81,20 +88,21 @@ def shortened(plan: Plan, found: Pace, limit: float, memory: bool = False) -> Pl
     slow = found.engine / found.exact
     cause = f" ({plan.dtype} takes {slow:.0f} times as long as float32 here: leave the format open)" if slow > 2 else ""
     raise UsageError(
-        f"{plan.model}: one turn over {len(evenly(found.depth, plans[-1].layers))} layers would take about {least / 60:.0f} "
-        f"minutes, more than {limit / 60:.0f}{cause}: allow that many with --minutes, or choose fewer --shots or a smaller "
-        "--popsize"
+        f"{plan.model}: one turn over {len(evenly(found.depth, plans[-1].layers))} layers with {plans[-1].shots} rows of each class "
+        f"would take about {least / 60:.0f} minutes, more than {limit / 60:.0f}{cause}: allow that many with --minutes, or choose "
+        "a smaller --popsize or model"
     )
 
 
 def _ever_shorter(plan: Plan) -> Iterator[Plan]:
+    """The plan, then with ever fewer turns, layers and rows."""
     yield plan
-    for repeats in (2, 1):
-        if repeats < plan.repeats:
-            yield replace(plan, repeats=repeats)
-    for layers in (4, 3, 2):
-        if plan.layers == 0 or layers < plan.layers:
-            yield replace(plan, repeats=1, layers=layers)
+    for name, values in SHORTER.items():
+        for value in values:
+            if value < (getattr(plan, name) or math.inf):  # no layers named are all layers
+                changed: dict[str, Any] = {name: value}
+                plan = replace(plan, **changed)
+                yield plan
 
 
 def _pass_seconds(problem: Problem) -> float:

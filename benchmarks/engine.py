@@ -4,7 +4,7 @@
 
 The contenders run in turn in one process; what is reported are ratios with median and spread. Peak memory is measured with
 one fresh process for each. How long it will take is estimated first: what would take more than `--minutes` is shortened
-to fewer turns and layers, or refused.
+to fewer turns, layers and rows, or refused.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from contenders import (
     processor,
     settled,
 )
-from duration import NAIVE_CANDIDATES, pace, seconds, shortened
+from duration import COMPARED, NAIVE_CANDIDATES, pace, seconds, shortened
 from tandemtune.errors import RunError, TandemTuneError
 from tandemtune.problem import Problem
 from tandemtune.runs.files import write_json
@@ -100,14 +100,14 @@ def measured(plan: Plan, limit: float, memory: bool = False, say: Say = lambda l
         say: called with a short line.
 
     Raises:
-        UsageError: it would take longer, even with less turns and layers.
+        UsageError: it would take longer, even with fewer turns, layers and rows.
     """
     found = pace(plan)
     fitting = shortened(plan, found, limit, memory)
     if fitting != plan:
         say(
-            f"this would take about {_span(seconds(plan, found, memory))}, more than {_span(limit)} (--minutes allows more): repeats "
-            f"{fitting.repeats} in place of {plan.repeats}, layers {fitting.layers} in place of {plan.layers}"
+            f"this would take about {_span(seconds(plan, found, memory))}, more than {_span(limit)} (--minutes allows more): "
+            + ", ".join(f"{name} {new} in place of {old}" for name, (old, new) in _changed(plan, fitting).items())
         )
     say(f"this takes about {_span(seconds(fitting, found, memory))}, loading aside")
     result = measure(fitting, say)
@@ -129,7 +129,7 @@ def measure(plan: Plan, say: Say = lambda line: None) -> dict[str, Any]:
     fast = settled(plan, plan.dtype)
     plain = fast if fast.facts.dtype == "float32" else settled(plan, "float32")
     point, count = incumbent(fast), plan.popsize
-    same = _agreement(plain, fast, point, count)
+    same = _agreement(plain, fast, point)
     floor = Floor(fast, count)
     blocks = evenly(len(fast.scorer.engine.stack), plan.layers)
     table: dict[int, Times] = {}
@@ -261,11 +261,11 @@ def _summary(
     }
 
 
-def _agreement(plain: Problem, fast: Problem, point: Point, count: int) -> dict[str, float]:
+def _agreement(plain: Problem, fast: Problem, point: Point) -> dict[str, float]:
     """How far the engine's losses are from one-by-one evaluation, and how far the engine's format is from float32."""
     blocks = plain.scorer.parameters.blocks
     block = blocks[len(blocks) // 2]
-    vectors = candidates(plain, block, count) * 5
+    vectors = candidates(plain, block, COMPARED) * 5
     batch = plain.evaluator.evaluate(point, {block: vectors})
     one_by_one = naive(plain, point, block, vectors).double().cpu().numpy()
     found = {"largest difference to one by one, float32": float(abs(batch - one_by_one).max())}
@@ -273,6 +273,11 @@ def _agreement(plain: Problem, fast: Problem, point: Point, count: int) -> dict[
         other = fast.evaluator.evaluate(point, {block: vectors})
         found["largest difference to float32"] = float(abs(other - batch).max())
     return found
+
+
+def _changed(one: Plan, other: Plan) -> dict[str, tuple[Any, Any]]:
+    before, after = asdict(one), asdict(other)
+    return {name: (before[name], after[name]) for name in before if before[name] != after[name]}
 
 
 def _span(took: float) -> str:

@@ -67,7 +67,7 @@ def main() -> None:
     )
     console = Console(width=100)
     for name, curve in curves.items():
-        console.print(Text(line_text(f"cost over {name}", name, "seconds a generation", series(curve))))
+        console.print(Text(line_text(f"seconds a generation over {name}", name, series(curve))))
     for name, line in fits.items():
         print(f"{name}: R2 of engine over work {line['r2']:.4f}; engine / bare layer calls {line['ratio']:.3f}")
     print(f"written to {options.out}")
@@ -146,7 +146,7 @@ def series(curve: list[dict[str, Any]]) -> list[Series]:
 
 def as_page(what: str, curves: dict[str, Any], fits: dict[str, dict[str, float]]) -> str:
     """All curves as one HTML page."""
-    rows = [[name, line["r2"], line["ratio"]] for name, line in fits.items()]
+    rows: list[list[str | float]] = [[name, line["r2"], line["ratio"]] for name, line in fits.items()]
     headers = ["curve", "R2 over work", "engine / bare layer calls"]
     sections = [Section("fit", "Fit", [what, Table(headers, rows, "The engine over its work")])]
     for name, curve in curves.items():

@@ -169,20 +169,22 @@ def test_without_fast_16_bit_products_the_engine_is_measured_in_float32(
 
 
 def test_what_fits_is_left_as_it_is_and_what_does_not_is_shortened() -> None:
-    plan, fast = Plan("m"), Pace(exact=0.1, engine=0.02, padding=1.5, depth=30)
+    plan, fast = Plan("m"), Pace(exact=0.1, engine=0.02, padding=1.5, depth=30, shots=16)
     assert duration.shortened(plan, fast, 300) == plan
-    slow = Pace(exact=1.0, engine=0.3, padding=1.5, depth=30)
+    slow = Pace(exact=1.0, engine=0.3, padding=1.5, depth=30, shots=16)
     shorter = duration.shortened(plan, slow, 300)
     assert (shorter.repeats, shorter.layers) < (plan.repeats, plan.layers)
     assert duration.seconds(shorter, slow) <= 300 < duration.seconds(plan, slow)
     assert duration.shortened(plan, slow, 3600) == plan, "more time was asked for"
+    slower = duration.shortened(plan, Pace(exact=2.5, engine=2.5, padding=1.5, depth=30, shots=16), 300)
+    assert slower == replace(plan, repeats=1, layers=2, shots=8)
 
 
 def test_a_format_that_takes_hours_is_refused_before_it_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a processor without products of 16 bits."""
-    monkeypatch.setattr(engine, "pace", lambda plan: Pace(exact=0.7, engine=70.0, padding=1.5, depth=30))
+    monkeypatch.setattr(engine, "pace", lambda plan: Pace(exact=0.7, engine=70.0, padding=1.5, depth=30, shots=16))
     monkeypatch.setattr(engine, "measure", lambda *_: pytest.fail("it began"))
     with pytest.raises(UsageError, match=r"mixed takes 100 times as long as float32 here.*--minutes"):
         engine.measured(plan_of(tmp_path, dtype="mixed"), 300)
@@ -198,13 +200,13 @@ def test_the_estimate_is_that_of_the_format_that_was_asked_for(
     assert seen == ["float32"] if dtype == "auto" else ["float32", "bfloat16"]
     assert (found.exact, found.engine) == (1, len(seen))
     assert found.padding > 1
-    assert found.depth == 4
+    assert (found.depth, found.shots) == (4, 4)
 
 
 def test_the_estimate_grows_with_everything_that_is_measured() -> None:
-    plan, found = Plan("m", dtype="mixed"), Pace(exact=1.0, engine=0.3, padding=1.5, depth=30)
+    plan, found = Plan("m", dtype="mixed"), Pace(exact=1.0, engine=0.3, padding=1.5, depth=30, shots=16)
     least = duration.seconds(plan, found)
-    longer = ({"popsize": 40}, {"repeats": 4}, {"layers": 0})
+    longer = ({"popsize": 40}, {"repeats": 4}, {"layers": 0}, {"shots": 32})
     assert all(duration.seconds(replace(plan, **more), found) > least for more in longer)
     assert duration.seconds(plan, found, memory=True) > least
 

@@ -14,7 +14,6 @@ import torch
 import small
 import tiny
 from small import resume, tune
-from tandemtune.callbacks import Callback
 from tandemtune.errors import ConfigError, DataError, ModelError, RunError
 from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.base import Task
@@ -29,6 +28,8 @@ RESULT_KEYS = {
     "seed",
     "shots",
     "zero_shot",
+    "zero_shot_readout",
+    "tuned_words",
     "tuned",
     "majority",
     "best_step",
@@ -241,17 +242,14 @@ def test_bad_test_rows_are_found_before_the_search(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_test_rows_that_change_meanwhile_do_not_cost_the_search(tmp_path):
+def test_test_rows_that_are_spoilt_meanwhile_do_not_cost_the_search(tmp_path):
     recipe = small.recipe(tmp_path)
     good = (tmp_path / "test.jsonl").read_text(encoding="utf-8")
-
-    class Spoil(Callback):
-        def on_testing(self):
-            (tmp_path / "test.jsonl").write_text('{"text": "good", "label": "none"}
-', encoding="utf-8")
-
-    with pytest.raises(DataError, match=r"test\.jsonl, line 1.*tandemtune resume"):
-        tune(recipe, tmp_path / "run", Spoil())
+    with pytest.raises(KeyboardInterrupt):
+        tune(recipe, tmp_path / "run", small.Stop(step=5))
+    (tmp_path / "test.jsonl").write_text('{"text": "good", "label": "none"}\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"test\.jsonl, line 1"):
+        resume(tmp_path / "run")
     (tmp_path / "test.jsonl").write_text(good, encoding="utf-8")
     resume(tmp_path / "run")
     tune(recipe, tmp_path / "straight")

@@ -189,7 +189,7 @@ def make_scorer(
     keep_freed_memory()  # what loading freed is gone by now
     fingerprint = fingerprint_of(backbone)
     backbone.check_template(task.template)
-    verbalizer = resolve(backbone.tokenizer, task.template, task.words)
+    verbalizer = resolve(backbone.tokenizer, task.template, task.words, alone=kind == "seq2seq")
     method = config.method
     vocabulary = Vocabulary(backbone, method.tunable.allowed_words, verbalizer.token_ids)
     parameters = method.tunable.make(

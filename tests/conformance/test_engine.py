@@ -12,7 +12,6 @@ from torch.testing import assert_close
 
 import oracle
 import tiny
-from tandemtune.errors import ModelError
 from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine, bytes_per_token
 from tandemtune.models import architectures
@@ -360,19 +359,10 @@ def test_any_linear_module_can_be_tuned_also_in_the_last_layer(name):
         assert_close(engine.logits(home.batch, {1: one, 3: other}), expected, atol=3e-5, rtol=3e-5)
 
 
-def test_shared_inputs_in_an_unlisted_model_are_not_scored_wrongly():
-    """DeBERTa's relative positions under another name: the library cannot know, but it must notice."""
-    home = house("deberta-v2")
-    model = tiny.model("deberta-v2")
-    model.config.model_type = "strange"
-    found = architectures.find(model, ["attention.self.query_proj", "attention.self.key_proj"])
-    backbone = Backbone("strange", model, home.backbone.tokenizer, "masked", found)
-    tunable = LoRATerms(backbone, RANK, LAYERS)
-    engine = Engine(backbone.stack(home.verbalizer), tunable, home.averaging)
-    with pytest.raises(ModelError, match="all rows share"):
-        engine.population_logits(home.batch, home.point(), {1: home.candidates(1)})
-    alone = engine.population_logits(home.batch, home.point(), {1: home.candidates(1, 1)})
-    assert_close(alone[0], home.oracle({**home.point(), 1: home.candidates(1, 1)[0]}), **TOLERANCE)
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_what_all_rows_share_is_noticed(name):
+    """DeBERTa's relative positions go through the maps that LoRA is put on: there candidates are scored one by one."""
+    assert house(name).tunable.side_by_side == (name != "deberta-v2")
 
 
 def test_groups_cut_in_pieces_do_not_change_results(many_home):

@@ -22,7 +22,6 @@ import tiny
 from tandemtune.errors import ModelError, RunError
 from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine
-from tandemtune.models import architectures
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import hooked
 from tandemtune.models.precision import mix
@@ -614,19 +613,15 @@ def test_biases_in_a_file_have_the_names_of_the_model(name, tmp_path):
         assert_close(outputs(home, tunable, point), expected, **TOLERANCE)
 
 
-def test_biases_of_what_all_rows_share_are_not_changed_wrongly():
-    """DeBERTa's relative positions under another name: the library cannot know, but it must notice."""
-    model = tiny.model("deberta-v2")
-    model.config.model_type = "strange"
-    found = architectures.find(model, ["attention.self.query_proj", "attention.self.key_proj"])
-    home = Backbone("strange", model, tiny.tokenizer("masked"), "masked", found)
-    tunable = Bias(home, [0, 2])
-    engine, _, batch, _ = make_engine(home, tunable)
+def test_biases_of_what_all_rows_share_are_changed_one_by_one():
+    """DeBERTa's relative positions go through maps that have biases."""
+    tunable = Bias(tiny.backbone("deberta-v2"), [0, 2])
+    assert not tunable.side_by_side
+    engine, _, batch, _ = make_engine(tiny.backbone("deberta-v2"), tunable)
     point = random_point(tunable)
-    with pytest.raises(ModelError, match="all rows share"):
-        engine.population_logits(batch, point, {2: torch.stack([point[2], -point[2]])})
-    alone = engine.population_logits(batch, point, {2: point[2].unsqueeze(0)})
-    assert_close(alone[0], engine.logits(batch, point), **TOLERANCE)
+    both = engine.population_logits(batch, point, {2: torch.stack([point[2], -point[2]])})
+    assert_close(both[0], engine.logits(batch, point), **TOLERANCE)
+    assert_close(both[1], engine.logits(batch, {**point, 2: -point[2]}), **TOLERANCE)
 
 
 # adapters

@@ -6,16 +6,20 @@ import functools
 
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 import oracle
 import tiny
 from tandemtune.errors import DataError, ModelError
+from tandemtune.models import architectures
 from tandemtune.models.backbone import Backbone
+from tandemtune.models.layers import LayerStack
 from tandemtune.tasks.templates import Template
+from tandemtune.tasks.verbalizers import resolve
 
 SINGLE = "a review : {text} it was {mask} ."
 PAIR = "{text} ? {mask} , {text_b} so maybe"
@@ -51,7 +55,8 @@ def byte_level(kind):
         )
         names["mask_token"] = "<mask>"
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
-    base = backbone("bert" if kind == "masked" else "gpt2")
+    base = tiny.backbone("bert" if kind == "masked" else "gpt2")
+    base.model.resize_token_embeddings(len(fast))
     return Backbone("bytes", base.model, fast, kind, base.architecture)
 
 
@@ -229,8 +234,14 @@ def test_longest_prompt_runs(name):
         oracle.all_logits(home.model, torch.tensor([encoded.ids]))
 
 
-def test_roberta_keeps_its_reserved_positions():
-    assert backbone("roberta").longest == 62
+def test_positions_before_the_first_are_no_room_for_tokens():
+    """RoBERTa counts from behind its padding's number, OPT and BART from 2, whatever they are called."""
+    assert backbone("roberta").longest == 63
+    assert backbone("opt").longest == backbone("bart").longest == backbone("bert").longest == 64
+    model = tiny.model("roberta")
+    model.config.model_type = "strange"
+    model.roberta.embeddings.padding_idx = 4
+    assert architectures.find(model).positions == 59
 
 
 @pytest.mark.parametrize(
@@ -331,11 +342,6 @@ def test_a_masked_model_needs_a_mask_token():
         Backbone("odd", base.model, tiny.tokenizer("causal"), "masked", base.architecture)
 
 
-def test_head_dim_is_found():
-    for name in tiny.CONFIGS:
-        assert backbone(name).head_dim == 8
-
-
 def with_gap(name, mask):
     """A tiny encoder-decoder whose tokenizer has T5's sentinel or a mask, and ends a text with a mark."""
     tokenizer = tiny.tokenizer("causal")
@@ -402,3 +408,153 @@ def test_how_likely_a_token_is_to_an_encoder_with_a_decoder(name, place):
 def test_likelihoods_are_plain_numbers():
     found = backbone("bert").likely_token(text_ids(), 1)
     assert found.dtype == torch.float32 and found.shape == (52,) and not found.requires_grad
+
+
+# marks that a text spells out
+
+
+def with_added(kind, *tokens):
+    """A tiny backbone whose tokenizer was given more tokens."""
+    words = tiny.tokenizer(kind)
+    words.add_tokens(list(tokens))
+    base = tiny.backbone({"masked": "bert", "causal": "gpt2", "seq2seq": "t5"}[kind])
+    base.model.resize_token_embeddings(len(words))
+    return Backbone("added", base.model, words, kind, base.architecture)
+
+
+@pytest.mark.parametrize("kind", ["masked", "causal", "seq2seq"])
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("mark", ["<think>", "<filename>", "[INST]", "<|user|>", "<extra_id_0>"])
+def test_marks_in_a_text_are_words_whatever_they_were_added_as(kind, special, mark):
+    home = with_added(kind, AddedToken(mark, special=special))
+    index = home.tokenizer.convert_tokens_to_ids(mark)
+    for text in (mark, f"a{mark}film", f"{mark}{mark} {mark} was", f"a film {mark}", f"<{mark}>"):
+        encoded = home.encode(Template.parse("{text} it was {mask}"), {"text": text}, 64)
+        assert index not in encoded.ids
+    wanted = home.encode(Template.parse(f"{mark} {{text}} it was {{mask}}"), {"text": f"a {mark}"}, 64)
+    assert wanted.ids.count(index) == 1, "the template may hold marks"
+
+
+def test_a_mark_that_only_normalization_makes_is_a_word():
+    words = tiny.tokenizer("causal")
+    words.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    words.add_tokens([AddedToken("<think>", normalized=True)])
+    base = tiny.backbone("gpt2")
+    base.model.resize_token_embeddings(len(words))
+    home = Backbone("folded", base.model, words, "causal", base.architecture)
+    index = words.convert_tokens_to_ids("<think>")
+    for text in ("a <THINK>", "a \uff1cthink\uff1e"):
+        assert index in words(text)["input_ids"]
+        assert index not in home.encode(Template.parse("{text} it was {mask}"), {"text": text}, 64).ids
+
+
+def test_a_mark_of_a_tokenizer_that_sees_no_blanks_is_no_mark_either():
+    words = tiny.tokenizer("causal")
+    words.backend_tokenizer.normalizer = normalizers.Replace(" ", "")
+    words.add_tokens([AddedToken("<think>", normalized=True)])
+    base = tiny.backbone("gpt2")
+    base.model.resize_token_embeddings(len(words))
+    home = Backbone("joined", base.model, words, "causal", base.architecture)
+    encoded = home.encode(Template.parse("{text} {mask}"), {"text": "a<think>"}, 64)
+    assert words.convert_tokens_to_ids("<think>") not in encoded.ids
+
+
+def test_a_mark_half_of_which_stands_in_the_template_is_no_mark():
+    home = with_added("causal", AddedToken("<think>"))
+    encoded = home.encode(Template.parse("<{text}> it was {mask}"), {"text": "think"}, 64)
+    assert home.tokenizer.convert_tokens_to_ids("<think>") not in encoded.ids
+
+
+def test_added_words_blanks_and_unknown_words_stay_what_they_are():
+    home = with_added("causal", AddedToken("covid"), AddedToken("\n\n"), AddedToken("  "))
+    ids = home.tokenizer.convert_tokens_to_ids(["covid", "\n\n", "[UNK]"])
+    encoded = home.encode(Template.parse("{text} it was {mask}"), {"text": "covid\n\nzzz"}, 64)
+    assert list(encoded.ids[:3]) == ids
+
+
+def test_tokens_that_the_model_does_not_know_are_named():
+    base = backbone("gpt2")
+    words = tiny.tokenizer("causal")
+    words.add_tokens(["covid"])
+    home = Backbone("beyond", base.model, words, "causal", base.architecture)
+    home.encode(Template.parse("{text} it was {mask}"), {"text": "a film"}, 64)
+    with pytest.raises(ModelError, match=r"makes token 52 \('covid'\).*knows 52 tokens"):
+        home.encode(Template.parse("{text} it was {mask}"), {"text": "covid"}, 64)
+    verbalizer = resolve(words, Template.parse("{text} it was {mask}"), {"bad": ["covid"], "good": ["great"]})
+    with pytest.raises(ModelError, match="token 52"):
+        home.stack(verbalizer)
+
+
+# where the answer stands
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_any_mark_that_the_tokenizer_appends_is_stripped_for_causal(named):
+    home = with_special_ends("causal", "[CLS] $A [SEP]")
+    if not named:
+        home.tokenizer.eos_token = home.tokenizer.sep_token = None
+    encoded = home.encode(Template.parse(CAUSAL_SINGLE), {"text": "a movie"}, 64)
+    assert words_of(home, encoded) == ["[CLS]", "a", "review", ":", "a", "movie", "it", "was"]
+    two = with_special_ends("causal", "$A [SEP] [CLS]").encode(Template.parse(CAUSAL_SINGLE), {"text": "a movie"}, 64)
+    assert len(two.ids) == 7
+
+
+def writes_first(home, token):
+    """The decoder writes one token first, whatever it has read."""
+    bias = torch.zeros(1, home.model.config.vocab_size)
+    bias[0, token] = 1e4
+    home.model.final_logits_bias = bias
+
+
+def test_what_a_decoder_has_written_before_its_answer():
+    def bart(single="[CLS] $A [SEP]"):
+        made = with_special_ends("seq2seq", single)
+        return Backbone("bart", tiny.model("bart"), made.tokenizer, "seq2seq", backbone("bart").architecture)
+
+    forced = bart()
+    forced.model.generation_config.forced_bos_token_id = 9
+    assert forced.prefix == (3, 9)
+    wrote = bart()
+    writes_first(wrote, 2)
+    assert wrote.prefix == (3, 2), "the mark that the tokenizer puts before a target, too"
+    assert wrote.encode(Template.parse("{text} it was {mask}"), {"text": "a"}, 64).answer == 1
+    never = bart()
+    writes_first(never, 20)
+    assert never.prefix == (3,)
+    plain = bart("$A [SEP]")
+    writes_first(plain, 2)
+    assert plain.prefix == (3,), "that tokenizer has no such mark"
+
+
+def test_a_decoder_that_does_not_say_what_it_begins_with_is_refused():
+    home = Backbone("odd", tiny.model("bart"), tiny.tokenizer("causal"), "seq2seq", backbone("bart").architecture)
+    home.model.config.decoder_start_token_id = home.model.generation_config.decoder_start_token_id = None
+    with pytest.raises(ModelError, match="decoder_start_token_id"):
+        _ = home.prefix
+
+
+def checked(home, forced=None):
+    if forced is not None:
+        home.model.generation_config.forced_bos_token_id = forced
+    template = Template.parse("{text} it was {mask}")
+    stack = home.stack(resolve(home.tokenizer, template, {"bad": ["terrible"], "good": ["great"]}))
+    home.check_reading(stack, home.encode(template, {"text": "a film"}, 64))
+    return home, stack, template
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_scores_are_those_of_the_models_own_answer(name):
+    home, stack, template = checked(tiny.backbone(name), 9 if name == "bart" else None)
+    read = home.encode(template, {"text": "a film"}, 64)
+    if name not in tiny.MASKED and name != "t5":  # whose decoder is given one mark only
+        elsewhere = torch.tensor([read.answer - 1])
+        stack.logits = lambda ids, answer: LayerStack.logits(stack, ids, elsewhere)
+        with pytest.raises(ModelError, match="wrong place"):
+            home.check_reading(stack, read)
+
+
+def test_a_model_that_looks_ahead_is_no_causal_one():
+    model = transformers.BertLMHeadModel(transformers.BertConfig(**tiny.COMMON)).eval()
+    home = Backbone("ahead", model, tiny.tokenizer("causal"), "causal", architectures.find(model))
+    with pytest.raises(ModelError, match="from left to right"):
+        checked(home)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers
@@ -15,32 +17,24 @@ from tandemtune.models.layers import LayerStack, replaced_forward
 IDS = torch.tensor([6, 7])
 
 
-def test_trunk_that_the_model_does_not_call_is_refused():
-    """OPT's head reads the decoder and never calls the base model: its answer position would go unheeded."""
-    model = tiny.model("opt")
-    path = architectures.ARCHITECTURES["opt"].layers
-
-    class Wrapped(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model, self.config, self.base_model = model, model.config, nn.Identity()
-
-        def get_output_embeddings(self):
-            return model.get_output_embeddings()
-
-        def forward(self, **arguments):
-            return model(**arguments)
-
-    with pytest.raises(ModelError, match="does not call its trunk"):
-        LayerStack(Wrapped(), f"model.{path}", None, IDS)
-    LayerStack(Wrapped(), f"model.{path}", "model.model.decoder", IDS)
-
-
-def test_layers_that_the_model_does_not_call_are_refused():
+def test_a_model_that_works_beside_its_layers_is_refused():
+    """The second layer adds what has left the first one once more: hidden states alone do not say what it makes of them."""
     model = tiny.model("llama")
-    model.spare = nn.ModuleList([nn.Linear(2, 2)])
-    with pytest.raises(ModelError, match="does not call its first layer"):
-        LayerStack(model, "spare", None, IDS)
+    first, second = model.model.layers[:2]
+    seen = []
+    first.register_forward_hook(lambda module, args, output: seen.append(output))
+    second.register_forward_hook(lambda module, args, output: output + seen[-1].mean(dim=1, keepdim=True))
+    with pytest.raises(ModelError, match=r"layer by layer.*not supported"):
+        LayerStack(model, architectures.find(model), IDS)
+
+
+def test_a_model_whose_trunk_is_no_module_of_its_own_is_read_at_the_head():
+    model = tiny.model("opt")
+    found = architectures.find(model)
+    assert found.trunk == "model.decoder"
+    ids, answer = torch.tensor([[6, 8, 9, 12], [7, 5, 11, 20]]), torch.tensor([2, 3])
+    expected = LayerStack(model, found, IDS).logits(ids, answer)
+    assert torch.allclose(LayerStack(model, replace(found, trunk=None), IDS).logits(ids, answer), expected, atol=1e-6)
 
 
 def test_head_that_is_not_the_last_step_is_refused():
@@ -48,14 +42,27 @@ def test_head_that_is_not_the_last_step_is_refused():
     config_name, options = tiny.CONFIGS["deberta-v2"]
     config = getattr(transformers, config_name)(**options, legacy=False)
     model = transformers.AutoModelForMaskedLM.from_config(config).eval()
-    with pytest.raises(ModelError, match="output embedding"):
-        LayerStack(model, "deberta.encoder.layer", None, IDS)
+    with pytest.raises(ModelError, match="label words"):
+        LayerStack(model, architectures.find(model), IDS)
 
 
 def test_model_without_a_head_is_refused():
-    config = transformers.BertConfig(**tiny.COMMON)
+    model = transformers.BertModel(transformers.BertConfig(**tiny.COMMON)).eval()
     with pytest.raises(ModelError, match="no linear output embedding"):
-        LayerStack(transformers.BertModel(config).eval(), "encoder.layer", None, IDS)
+        LayerStack(model, architectures.find(model), IDS)
+
+
+def test_modules_are_narrowed_only_where_that_changes_nothing():
+    """A "feed-forward part" that mixes tokens needs to see all of them."""
+    model = tiny.model("llama")
+    plain = LayerStack(model, architectures.find(model), IDS)
+    assert plain._narrow
+    mlp = model.model.layers[-1].mlp
+    own = mlp.forward
+    mlp.forward = lambda hidden: own(hidden.cumsum(dim=1))
+    mixing = LayerStack(model, architectures.find(model), IDS)
+    ids, answer = torch.tensor([[6, 8, 9, 12]]), torch.tensor([3])
+    assert torch.allclose(mixing.logits(ids, answer), model(input_ids=ids).logits[:, 3, IDS], atol=1e-5)
 
 
 def test_replaced_forward_puts_back_what_was_there():

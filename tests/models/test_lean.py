@@ -20,8 +20,7 @@ GATED = ("llama", "qwen3", "gemma3_text")
 
 def stack_of(name):
     home = tiny.backbone(name)
-    found = home.architecture
-    return home, LayerStack(home.model, found.layers, found.trunk, torch.tensor([3, 4]), found.narrow)
+    return home, LayerStack(home.model, home.architecture, torch.tensor([3, 4]))
 
 
 def plain_logits(home):

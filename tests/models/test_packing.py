@@ -11,17 +11,33 @@ import tiny
 from tandemtune.evaluators.batch import collate, end_to_end
 from tandemtune.evaluators.engine import Engine
 from tandemtune.models.layers import replaced_forward
-from tandemtune.models.packing import homes, lay, longest, packs, positions
+from tandemtune.models.packing import first_position, homes, lay, longest, positions
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.lora import LoRATerms
 from tandemtune.tunables.prompt import Prompt
 from tandemtune.types import Encoded
 
-PACKING = {"bert", "roberta", "electra", "gpt2", "opt", "gpt_neox", "llama", "qwen2", "qwen3", "gemma3_text"}
+PACKING = {
+    "bert",
+    "roberta",
+    "distilbert",
+    "electra",
+    "gpt2",
+    "opt",
+    "gpt_neox",
+    "llama",
+    "qwen2",
+    "qwen3",
+    "gemma3_text",
+}
 LENGTHS = (3, 5, 5, 8)
 SPANS = ((1, 3), (2, 5), (1, 8))
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def near(one, other):
+    return torch.allclose(one, other, atol=1e-4)
 
 
 def stack_of(name):
@@ -113,13 +129,20 @@ def test_a_window_that_all_prompts_fit_in_changes_nothing():
 def test_an_attention_that_needs_masks_is_left_alone():
     home, _ = stack_of("llama")
     home.model.config._attn_implementation = "eager"
-    assert not packs(home.model, 4)
+    assert first_position(home.model, 4, near) is None
 
 
 def test_a_model_that_asks_for_another_number_of_attentions_is_left_alone():
     home, _ = stack_of("llama")
-    assert packs(home.model, 4)
-    assert not packs(home.model, 5)
+    assert first_position(home.model, 4, near) == 0
+    assert first_position(home.model, 5, near) is None
+
+
+@pytest.mark.parametrize(("name", "first"), [("bert", 0), ("roberta", 1), ("llama", 0)])
+def test_what_a_model_calls_the_first_position_is_asked_of_it(name, first):
+    home, _ = stack_of(name)
+    home.model.config.model_type = "strange"
+    assert first_position(home.model, 4, near) == first
 
 
 def test_what_was_chosen_is_put_back_also_after_an_error(monkeypatch):

@@ -18,9 +18,9 @@ from tandemtune.report.page import (
     LIGHT_PAPER,
     Code,
     Details,
-    Facts,
     Heading,
     Matrix,
+    Pairs,
     Quote,
     Section,
     Table,
@@ -45,7 +45,7 @@ def sample() -> str:
     return page(
         "A report",
         [
-            Section("summary", "Summary", ["Text.", Facts([("model", "m"), ("candidates", 2000), ("loss", 0.25)])]),
+            Section("summary", "Summary", ["Text.", Pairs([("model", "m"), ("candidates", 2000), ("loss", 0.25)])]),
             Section("scores", "Scores", [scores, Matrix(["a", "b"], [[3, 1], [0, 0]], "Confusion")]),
             Section("charts", "Charts", [chart(), chart(), bars]),
             Section("repeat", "Repeat", [Code("tandemtune run x\n"), Details("more", [chart(), Heading("h")])]),
@@ -138,7 +138,7 @@ def test_hostile_text_stays_text():
     drawing = LineChart(title=HOSTILE, x_label=HOSTILE, y_label=HOSTILE, series=[Series(HOSTILE, [1, 2], [1, 2])] * 2)
     blocks = [
         HOSTILE,
-        Facts([(HOSTILE, HOSTILE)]),
+        Pairs([(HOSTILE, HOSTILE)]),
         Code(HOSTILE, label=HOSTILE),
         Heading(HOSTILE),
         Quote(HOSTILE, HOSTILE),
@@ -159,7 +159,7 @@ def test_hostile_text_stays_text():
 @settings(deadline=None)
 @given(st.text(), st.text())
 def test_any_text_makes_a_whole_page(title, text):
-    blocks = [text, Code(text), Facts([(text, text)]), Table([text], [[text]], text), Quote(text, text)]
+    blocks = [text, Code(text), Pairs([(text, text)]), Table([text], [[text]], text), Quote(text, text)]
     made = page(title, [Section("a", text, blocks)])
     check_alone(Page(made))
     made.encode()

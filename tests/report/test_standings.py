@@ -27,7 +27,7 @@ from tandemtune.report.comparison import (
     sweep_rows,
     table_rows,
 )
-from tandemtune.report.standings import SAMPLE, Cell, ComparisonTable, Paired, compared, mean_interval, paired
+from tandemtune.report.standings import SAMPLE, ColumnScore, ComparisonTable, Paired, compared, mean_interval, paired
 
 
 def scored(table: dict[str, dict[str, list[float | None]]], baseline: str = "a") -> ComparisonTable:
@@ -338,5 +338,5 @@ def test_a_comparison_survives_its_file():
     found = compared(runs, "d=20", title="T", expected=expected)
     again = ComparisonTable.read(json.loads(json.dumps(found.plain())), "comparison.json")
     assert again == found and found.plain()["schema"] == 2
-    assert isinstance(again.methods["d=20"].columns["t"], Cell)
+    assert isinstance(again.methods["d=20"].columns["t"], ColumnScore)
     assert not re.search("NaN|Infinity", json.dumps(found.plain()))

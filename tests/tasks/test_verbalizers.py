@@ -137,3 +137,34 @@ def test_a_blank_that_is_a_piece_of_its_own_is_no_label_word(bpe):
     assert "leave out the blank before {mask}" in str(caught.value)
     close = resolve(bpe, Template.parse("{text} it was:{mask}"), {"neg": ["xyz"], "pos": ["great"]})
     assert pieces(bpe, close)[0] == "x"
+
+
+@pytest.fixture(scope="module")
+def letters():
+    """A tokenizer of letters that keeps the blank in one piece with few words only."""
+    pieces = ["<unk>", *sorted("▁01adhpsy:"), "▁h", "▁ha", "▁hap", "▁happ", "▁happy"]
+    merges = [("▁", "h"), ("▁h", "a"), ("▁ha", "p"), ("▁hap", "p"), ("▁happ", "y")]
+    inner = Tokenizer(models.BPE({piece: number for number, piece in enumerate(pieces)}, merges, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first")
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+
+
+@pytest.mark.parametrize("words", [{"neg": ["0"], "pos": ["1"]}, {"neg": ["sad"], "pos": ["happy"]}])
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_word_that_is_cut_behind_its_blank_is_no_label_word(letters, words, alone):
+    with pytest.raises(DataError, match=r"cut behind the blank.*choose another word"):
+        resolve(letters, Template.parse("{text} a: {mask}"), words, alone=alone)
+
+
+def test_without_the_blank_it_is_one(letters):
+    assert pieces(letters, resolve(letters, Template.parse("{text} a:{mask}"), {"neg": ["0"], "pos": ["1"]})) == [
+        "0",
+        "1",
+    ]
+
+
+def test_a_decoders_word_begins_a_text(bpe):
+    """Whatever stands before the mask: the decoder begins anew."""
+    verbalizer = resolve(bpe, Template.parse("{text} it was {mask}"), TWO, alone=True)
+    assert list(verbalizer.token_ids) == [bpe(word)["input_ids"][0] for word in ("terrible", "great")]
+    assert not any(piece.startswith("Ġ") for piece in pieces(bpe, verbalizer))

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from own_files import FILES, write_files
+from written_pages import FILES, write_files
 
 import small
 from tandemtune import plugins

@@ -227,7 +227,8 @@ def lines(begin=False, end=False):
 )
 def test_lines_whole_words_and_marks_only_around_everything(name, begin, end):
     """With a tokenizer that has line breaks, the prompt is the text that one would write."""
-    tokenizer, base = lines(begin, end), backbone(name)
+    tokenizer, base = lines(begin, end), tiny.backbone(name)
+    base.model.resize_token_embeddings(len(tokenizer))
     home = Backbone("bytes", base.model, tokenizer, base.kind, base.architecture)
     task = make_task("{text}\nIt was {mask}", {"bad": ("awful",), "good": ("great",)})
     rows = [Example({"text": "ab"}, "good")]
@@ -237,7 +238,7 @@ def test_lines_whole_words_and_marks_only_around_everything(name, begin, end):
     text = "ab\nIt was great\ncd\nIt was"
     stop = [1] if base.kind == "seq2seq" else []
     assert list(prompt.ids) == [0] * begin + tokenizer(text, add_special_tokens=False)["input_ids"] + stop
-    assert prompt.answer == (0 if base.kind == "seq2seq" else len(prompt.ids) - 1)
+    assert prompt.answer == (len(home.prefix) - 1 if base.kind == "seq2seq" else len(prompt.ids) - 1)
 
 
 def test_what_stands_between():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -29,7 +30,7 @@ def show(
 
     found = summary(RunFolder.open(folder))
     if as_json:
-        echo_json(found)
+        echo_json(found.plain())
     else:
         console().print(summary_view(found))
 
@@ -113,8 +114,6 @@ def _members(noun: str) -> Callable[[], Rows]:
 
 def _options(what: str, name: str) -> Rows:
     """The options of one member."""
-    import json
-
     from tandemtune import plugins
 
     noun = what.removesuffix("s")
@@ -123,12 +122,16 @@ def _options(what: str, name: str) -> Rows:
     return [
         {
             "option": key,
-            "default": "" if field.default is None else json.dumps(field.default),
+            "default": "required" if field.is_required() else _default(field.get_default(call_default_factory=True)),
             "meaning": field.description or "",
         }
         for key, field in plugins.find(noun, name).model_fields.items()
         if not field.exclude
     ]
+
+
+def _default(value: Any) -> str:
+    return "" if value is None else json.dumps(value)
 
 
 def _metrics() -> Rows:

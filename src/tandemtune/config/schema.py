@@ -288,7 +288,7 @@ class MentorSection(Options):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(
         None, description="most tokens of one answer, thoughts included; as many as it needs if left out"
     )
-    wait: Annotated[float, Field(ge=0)] = Field(
+    wait: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.0, description="of client file: seconds to wait for an answer before the run ends, to be resumed later"
     )
     base_url: str | None = Field(None, description="of an endpoint, for example one that runs on your machine")

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tandemtune.evaluators.batch import Batch, Group, end_to_end
 from tandemtune.models.layers import LayerStack
+from tandemtune.models.survey import text_config
 from tandemtune.tunables.base import INPUT, Parameters, Point
 
 MEGABYTE = 1_000_000
@@ -248,8 +249,8 @@ class Engine:
 
 def bytes_per_token(stack: LayerStack) -> int:
     """Upper estimate of the activations that one token holds at the widest place of a layer."""
-    config = stack.model.config
-    hidden = int(config.hidden_size)  # type: ignore[union-attr,arg-type]
+    config = text_config(stack.model)
+    hidden = int(config.hidden_size)
     wide = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None)
     wide = wide or getattr(config, "n_inner", None) or getattr(config, "hidden_dim", None) or 4 * hidden
     size = torch.empty(0, dtype=stack.dtype).element_size()

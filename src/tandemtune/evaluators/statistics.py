@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.engine import Engine
-from tandemtune.models.architectures import columns
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import hooked
 from tandemtune.subspace import LayerStatistics
@@ -63,7 +62,7 @@ def _layer(engine: Engine, backbone: Backbone, batch: Batch, point: Point, block
         stack.enter_context(engine.tunable.applied(point))
         for projection in projections:
             module = layer.get_submodule(projection.module)
-            chosen = columns(projection, module, backbone.head_dim)
+            chosen = projection.outputs(module)
             stack.enter_context(hooked(module.register_forward_hook(watch(projection.name, chosen))))
         for group, hidden in zip(batch.groups, states, strict=True):
             engine.run_layer(group, block, hidden)

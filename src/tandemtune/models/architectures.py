@@ -1,16 +1,38 @@
-"""Where attention lives in each architecture: a table, so that a new one is a row and not a branch."""
+"""Where the layers of a model lie, and query and key in them: found by watching it run, for any architecture.
+
+What does not fit is refused in one line: layers that run more than once, or are spread over several lists, and layers in which
+query and key cannot be told.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tandemtune.errors import ModelError
+from tandemtune.models.survey import ANSWERS, ROWS, TOKENS, Survey, has_decoder, plain_ids, plain_inputs, survey
+
+QUERY_AND_KEY = (
+    ("q_proj", "k_proj"),
+    ("query", "key"),
+    ("query_proj", "key_proj"),
+    ("q_lin", "k_lin"),
+    ("q", "k"),
+    ("Wq", "Wk"),
+)
+"""What models call the two maps where each is a module of its own."""
+FUSED = ("c_attn", "query_key_value", "qkv_proj", "Wqkv", "qkv")
+"""What models call one map that makes query, key and value."""
+NARROW = (
+    *("mlp", "ffn", "feed_forward", "intermediate", "output.dense", "attention.output.dense", "attention.dense"),
+    *("self_attn.o_proj", "self_attn.out_proj", "attn.c_proj", "attention.out_lin"),
+)
+"""What models call modules behind a layer's attention that map every token by itself."""
 
 
 @dataclass(frozen=True)
@@ -20,104 +42,79 @@ class Projection:
     Args:
         name: short name, "q" or "k", or the module's own name where the user named it.
         module: path of the module inside a layer.
-        part: which third of a fused module's output it is (0 query, 1 key, 2 value), or None for a module of its own.
-        interleaved: the fused output is laid out head by head (GPT-NeoX) instead of as three blocks (GPT-2).
+        columns: the outputs of a module that also makes others; None for all outputs.
     """
 
     name: str
     module: str
-    part: int | None = None
-    interleaved: bool = False
+    columns: tuple[int, ...] | None = None
+
+    def outputs(self, module: nn.Module) -> Tensor:
+        """Numbers of the outputs of `module` that belong to it [n_out], int64."""
+        return torch.arange(sizes(module)[1]) if self.columns is None else torch.tensor(self.columns)
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to find the parts of one model type.
+    """How to find the parts of one model.
 
     Args:
-        layers: path of the list of layers inside the model.
-        projections: the maps that LoRA is put on, by default query and key.
-        trunk: path of the module that returns the last hidden state to the head; None for the model's base model.
-        mixed_inputs: the projections also map something that all rows share (DeBERTa's relative positions), so the
-            candidates of a population cannot stand side by side in one batch.
-        narrow: modules of a layer behind its attention that map every token by itself; in the last layer they need to
-            see the answer position only.
-        decoder: path of the decoder's list of layers, for models that read with one stack and answer with another.
-        decoder_projections: the maps of a decoder layer that LoRA is put on: those of its attention to the text, since
-            the one position that is decoded has nothing else to attend to.
-        decoder_reads: maps of a decoder layer that read the encoder's output: the keys and values of that attention.
-        embeddings: path of the module that embeds the prompt's tokens; None for the model's input embeddings.
-        positions: what the model calls the first position of a text, "zero" or "behind padding"; None where it cannot be told
-            positions or attends by them, so that prompts cannot be laid end to end.
+        paths: the lists of layers, in the order in which the model runs them: one, or an encoder's and a decoder's.
+        projections: for each layer the maps that LoRA is put on; none where a layer has no such map. Of a decoder's layers
+            those of its attention to the text, since what it is given there is one mark and little else to attend to.
+        trunk: the module that returns the last hidden state to the head; None if there is no such module.
+        mixed: modules for which candidates cannot stand side by side in one batch, since they also map something that all
+            rows share (DeBERTa's relative positions), or lay out rows in another way.
+        narrow: modules of the last layer behind its attention that map every token by itself.
+        reads: maps of the decoder's layers that read the text's tokens: keys and values of the attention to them.
+        embeddings: the module that embeds the prompt's tokens; None for the model's input embeddings.
+        positions: how many tokens the table of positions has room for; None if there is no such table.
     """
 
-    layers: str
-    projections: tuple[Projection, ...]
+    paths: tuple[str, ...]
+    projections: tuple[tuple[Projection, ...], ...]
     trunk: str | None = None
-    mixed_inputs: bool = False
+    mixed: frozenset[str] = frozenset()
     narrow: tuple[str, ...] = ()
-    decoder: str | None = None
-    decoder_projections: tuple[Projection, ...] = ()
-    decoder_reads: tuple[str, ...] = ()
+    reads: frozenset[str] = frozenset()
     embeddings: str | None = None
-    positions: Literal["zero", "behind padding"] | None = None
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """Paths of all lists of layers, in the order in which the model runs them."""
-        return (self.layers,) if self.decoder is None else (self.layers, self.decoder)
+    positions: int | None = None
 
 
-def _pair(layers: str, query: str, key: str, narrow: tuple[str, ...]) -> Architecture:
-    return Architecture(layers, (Projection("q", query), Projection("k", key)), narrow=narrow, positions="zero")
+def find(model: nn.Module, target: Sequence[str] | None = None) -> Architecture:
+    """The architecture of a loaded model.
 
+    Args:
+        model: a masked, causal or sequence-to-sequence language model of `transformers`.
+        target: module names inside a layer (``["self_attn.q_proj", ...]``), instead of query and key.
 
-def _fused(layers: str, module: str, narrow: tuple[str, ...], *, interleaved: bool = False) -> Architecture:
-    parts = tuple(Projection(name, module, part, interleaved) for part, name in enumerate("qk"))
-    return Architecture(layers, parts, narrow=narrow, positions="zero")
-
-
-def _bert_like(layers: str, query: str = "query", key: str = "key") -> Architecture:
-    narrow = ("attention.output.dense", "intermediate", "output.dense")
-    return _pair(layers, f"attention.self.{query}", f"attention.self.{key}", narrow)
-
-
-def _seq2seq(root: str, layers: str, own: str, other: str, query: str, key: str) -> Architecture:
-    """An encoder whose layers have their own attention, and a decoder whose layers attend to the encoder's output."""
+    Raises:
+        ModelError: its layers cannot be entered one by one, query and key cannot be told, or the target is not there.
+    """
+    seen = survey(model)
+    paths = _paths(model, seen)
+    layers = {f"{path}.{name}": layer for path in paths for name, layer in _children(model, path)}
+    called = {place: _called(place, layer, seen) for place, layer in layers.items()}
+    if target is not None:
+        projections = _named(called, target)
+    else:
+        fused = _fused(model, layers, called)
+        found = (_query_and_key(place, names, seen, fused.get(place, ())) for place, names in called.items())
+        projections = dict(zip(called, found, strict=True))
+        if not any(projections.values()):
+            raise ModelError(_advice(model, called))
+    _check_own(layers, projections)
+    last = list(layers)[-1]
     return Architecture(
-        f"{root}encoder.{layers}",
-        (Projection("q", f"{own}.{query}"), Projection("k", f"{own}.{key}")),
-        trunk=f"{root}decoder",
-        decoder=f"{root}decoder.{layers}",
-        decoder_projections=(Projection("q", f"{other}.{query}"), Projection("k", f"{other}.{key}")),
-        decoder_reads=(f"{other}.{key}", f"{other}.{key.replace('k', 'v', 1)}"),
-        embeddings=f"{root}encoder.embed_tokens",
+        paths,
+        tuple(projections.values()),
+        _trunk(paths[-1], seen),
+        seen.mixed,
+        tuple(name for name in NARROW if f"{last}.{name}" in seen.modules) if len(paths) == 1 else (),
+        _readers(called, paths[-1], seen) if len(paths) > 1 else frozenset(),
+        seen.embeddings,
+        seen.positions,
     )
-
-
-_LLAMA_LIKE = _pair("model.layers", "self_attn.q_proj", "self_attn.k_proj", ("self_attn.o_proj", "mlp"))
-_OPT = _pair("model.decoder.layers", "self_attn.q_proj", "self_attn.k_proj", ("self_attn.out_proj",))
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "bert": _bert_like("bert.encoder.layer"),
-    **dict.fromkeys(
-        ("roberta", "xlm-roberta"), replace(_bert_like("roberta.encoder.layer"), positions="behind padding")
-    ),
-    "electra": _bert_like("electra.encoder.layer"),
-    "deberta-v2": replace(
-        _bert_like("deberta.encoder.layer", "query_proj", "key_proj"), mixed_inputs=True, positions=None
-    ),
-    "distilbert": replace(
-        _pair("distilbert.transformer.layer", "attention.q_lin", "attention.k_lin", ("attention.out_lin", "ffn")),
-        positions=None,
-    ),
-    "gpt2": _fused("transformer.h", "attn.c_attn", ("attn.c_proj", "mlp")),
-    "gpt_neox": _fused("gpt_neox.layers", "attention.query_key_value", ("attention.dense", "mlp"), interleaved=True),
-    "opt": replace(_OPT, trunk="model.decoder"),
-    **dict.fromkeys(("t5", "mt5"), _seq2seq("", "block", "layer.0.SelfAttention", "layer.1.EncDecAttention", "q", "k")),
-    **dict.fromkeys(("bart", "mbart"), _seq2seq("model.", "layers", "self_attn", "encoder_attn", "q_proj", "k_proj")),
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), _LLAMA_LIKE),
-}
 
 
 def linear_names(layer: nn.Module) -> list[str]:
@@ -137,83 +134,234 @@ def sizes(module: nn.Module) -> tuple[int, int]:
     return (columns, rows) if isinstance(module, nn.Linear) else (rows, columns)
 
 
-def columns(projection: Projection, module: nn.Module, head_dim: int) -> torch.Tensor:
-    """Output columns of `module` that belong to `projection`.
+def _children(model: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
+    """Names and modules of a list, each as often as it stands there."""
+    return [(name, module) for name, module in model.get_submodule(path)._modules.items() if module is not None]
 
-    Args:
-        projection: the table's row.
-        module: the linear module that it names.
-        head_dim: width of one attention head, needed for an interleaved layout.
 
-    Returns:
-        Column numbers [n_out], int64.
+def _paths(model: nn.Module, seen: Survey) -> tuple[str, ...]:
+    """The lists whose modules the hidden states of the text (and of the answer) go through, one after the other, each once."""
+    found: list[tuple[str, int]] = []
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or any(path.startswith(f"{other}.") for other, _ in found):
+            continue
+        names = [f"{path}.{name}" for name, _ in _children(model, path)]
+        runs = [seen.modules[name] for name in names if name in seen.modules]
+        if not runs or not all(_is_layer(run.entered, run.left) for run in runs):
+            continue
+        if len(runs) < len(names) or any(run.times > 1 for run in runs):
+            most = max(run.times for run in runs)
+            how = f"run {most} times with the same weights" if most > 1 else "do not run one after the other"
+            raise ModelError(
+                f"the layers of {type(model).__name__} at {path!r} {how}, so a candidate for one layer would change others as "
+                "well: layers that share weights are not supported"
+            )
+        found.append((path, runs[0].entered[1]))
+    wanted = [TOKENS, ANSWERS] if has_decoder(model) else [TOKENS]
+    if [tokens for _, tokens in found] == wanted:
+        return tuple(path for path, _ in found)
+    what = ", ".join(path for path, _ in found) or "none found"
+    raise ModelError(
+        f"the layers of {type(model).__name__} (model type {model.config.model_type!r}) cannot be entered one by one: expected "  # type: ignore[union-attr]
+        f"{'a list of encoder layers and one of decoder layers' if len(wanted) > 1 else 'one list of layers'} that each take and "
+        f"return hidden states [rows, tokens, width], found: {what}. This architecture is not supported"
+    )
+
+
+def _is_layer(entered: tuple[int, ...], left: tuple[int, ...]) -> bool:
+    return entered == left and len(entered) == 3 and entered[0] == ROWS and entered[1] in (TOKENS, ANSWERS)
+
+
+def _called(place: str, layer: nn.Module, seen: Survey) -> dict[str, nn.Module]:
+    """The linear maps that a layer calls, by their names in it."""
+    return {
+        name: module
+        for name, module in layer.named_modules()
+        if is_linear(module) and f"{place}.{name}" in seen.modules
+    }
+
+
+def _readers(called: Mapping[str, Iterable[str]], decoder: str, seen: Survey) -> frozenset[str]:
+    every = (f"{place}.{name}" for place, names in called.items() if place.startswith(f"{decoder}.") for name in names)
+    return frozenset(name for name in every if _reads(name, seen))
+
+
+def _reads(name: str, seen: Survey) -> bool:
+    """Whether a decoder's map reads the text, and not what is decoded."""
+    entered = seen.modules[name].entered
+    return len(entered) == 3 and entered[1] == TOKENS
+
+
+def _query_and_key(
+    place: str, called: Mapping[str, nn.Module], seen: Survey, fused: tuple[Projection, ...]
+) -> tuple[Projection, ...]:
+    """Query and key of a layer's attention: to the text, where there are two; nothing where there is none."""
+    pairs = [
+        (name, f"{name.removesuffix(query)}{key}")
+        for query, key in QUERY_AND_KEY
+        for name in called
+        if name.rpartition(".")[2] == query and f"{name.removesuffix(query)}{key}" in called
+    ]
+    if len(pairs) > 1:
+        across = [
+            pair for pair in pairs if _reads(f"{place}.{pair[1]}", seen) and not _reads(f"{place}.{pair[0]}", seen)
+        ]
+        pairs = across or pairs
+    if len(pairs) == 1:
+        return Projection("q", pairs[0][0]), Projection("k", pairs[0][1])
+    return fused if not pairs else ()
+
+
+def _fused(
+    model: nn.Module, layers: Mapping[str, nn.Module], called: Mapping[str, Mapping[str, nn.Module]]
+) -> dict[str, tuple[Projection, ...]]:
+    """Query and key in the maps that also make the value, for each layer that has such a map.
+
+    Which outputs are the query's is asked of the attention: they are those that the query it is given depends on.
     """
-    width = sizes(module)[1]
-    every = torch.arange(width)
-    if projection.part is None:
-        return every
-    if projection.interleaved:
-        return every.view(-1, 3, head_dim)[:, projection.part].reshape(-1)
-    return every.view(3, width // 3)[projection.part]
+    found = {
+        place: (name, module)
+        for place, names in called.items()
+        for name, module in names.items()
+        if name.rpartition(".")[2] in FUSED
+    }
+    if not found or has_decoder(model):
+        return {}
+    made: list[Tensor] = []
+    given: list[tuple[Tensor, Tensor]] = []
+
+    def leaf(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        made.append(output.detach().float().requires_grad_())
+        return made[-1].to(output.dtype)
+
+    with torch.enable_grad(), _attention_told(model, given):
+        handles = [module.register_forward_hook(leaf) for _, module in found.values()]
+        try:
+            model(**plain_inputs(model, plain_ids(model, ROWS * TOKENS).view(ROWS, TOKENS), None))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # an attention of another form than could be told
+            return {}
+        finally:
+            for handle in handles:
+                handle.remove()
+    if not len(made) == len(given) == len(found):
+        return {}
+    result: dict[str, tuple[Projection, ...]] = {}
+    for (place, (name, _)), output, parts in zip(found.items(), made, given, strict=True):
+        columns = [_columns(part, output) for part in parts]
+        if not all(columns) or set(columns[0]) & set(columns[1]):
+            return {}
+        result[place] = tuple(Projection(short, name, own) for short, own in zip("qk", columns, strict=True))
+    return result
 
 
-def find(model: nn.Module, target: Sequence[str] | None = None) -> Architecture:
-    """The architecture of a loaded model, from the table or from the user's own module names.
+def _columns(part: Tensor, output: Tensor) -> tuple[int, ...]:
+    """The columns of `output` [n, T, width] that `part` was made of."""
+    unlike = torch.arange(part.numel(), device=part.device).cos().view(part.shape)  # or slopes could cancel out
+    (slope,) = torch.autograd.grad((part.float() * unlike).sum(), output, retain_graph=True)
+    return tuple(slope.abs().flatten(0, -2).sum(dim=0).nonzero().flatten().tolist())
 
-    Args:
-        model: a masked, causal or sequence-to-sequence language model of `transformers`.
-        target: module names inside a layer (``["self_attn.q_proj", ...]``), instead of the table's Q and K.
 
-    Raises:
-        ModelError: unknown model type without `target`, or a target that the layers do not have.
-    """
-    config = model.config
-    model_type = str(getattr(config, "model_type", ""))
-    known = ARCHITECTURES.get(model_type)
-    if known is None and target is None:
-        found = _layer_lists(model)
-        names = linear_names(found[0][1][0]) if found else []
-        raise ModelError(
-            f"model type {model_type!r} is not in the table of architectures ({', '.join(sorted(ARCHITECTURES))}). "
-            f"Its layers hold these linear modules: {', '.join(names) or 'none found'}. "
-            "Name the query and key projections in the recipe, for example "
-            f"[model] target = {names[:2] or ['self_attn.q_proj', 'self_attn.k_proj']}"
-        )
-    if target is None:
-        return known  # type: ignore[return-value]
+class _attention_told:  # noqa: N801
+    """Keeps the queries and keys that a model's attention is given, until the context ends."""
+
+    _name = "tandemtune-told"
+
+    def __init__(self, model: nn.Module, given: list[tuple[Tensor, Tensor]]) -> None:
+        self._config: Any = model.config
+        self._given = given
+
+    def __enter__(self) -> None:
+        from transformers import AttentionInterface
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+        self._before = self._config._attn_implementation
+        own = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+        def told(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
+            self._given.append((query, key))
+            return own(module, query, key, value, None, **kwargs)
+
+        AttentionInterface.register(self._name, told)
+        self._config._attn_implementation = self._name
+
+    def __exit__(self, *_: object) -> None:
+        self._config._attn_implementation = self._before
+
+
+def _named(called: Mapping[str, Mapping[str, nn.Module]], target: Sequence[str]) -> dict[str, tuple[Projection, ...]]:
+    """The modules that a user named, in all layers that have them."""
     if not target or len(set(target)) != len(target):
         raise ModelError(f"target {list(target)} must name at least one module, and each only once")
-    path = known.layers if known else _list_with(model, target)
-    names = linear_names(model.get_submodule(path)[0])  # type: ignore[index]
+    every = sorted({name for names in called.values() for name in names})
     for name in target:
-        if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
+        if name not in every:
+            close = difflib.get_close_matches(name, every, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ModelError(
-                f"target {name!r} is no linear module of the layers at {path!r}, which hold: {', '.join(names)}.{hint}"
-            )
+            raise ModelError(f"target {name!r} is no linear module of the layers, which hold: {_held(called)}.{hint}")
     chosen = tuple(Projection(name, name) for name in target)
-    if known is None:
-        return Architecture(path, chosen)
-    inside = linear_names(model.get_submodule(known.decoder)[0]) if known.decoder else []  # type: ignore[index]
-    missing = [name for name in target if known.decoder and name not in inside]
-    if missing:
-        raise ModelError(
-            f"target {missing[0]!r} is no linear module of the decoder's layers at {known.decoder!r}, which hold: "
-            f"{', '.join(inside)}"
+    for place, names in called.items():
+        missing = [name for name in target if name not in names]
+        if 0 < len(missing) < len(target):
+            raise ModelError(
+                f"target {missing[0]!r} is no linear module of the layer {place}, which has other ones of the target: name "
+                f"modules that a layer has all or none of. The layers hold: {_held(called)}"
+            )
+    return {place: chosen if target[0] in names else () for place, names in called.items()}
+
+
+def _held(called: Mapping[str, Mapping[str, nn.Module]]) -> str:
+    """Linear modules of the layers: those that every layer has, then those that some have."""
+    every = list(dict.fromkeys(name for names in called.values() for name in names))
+    common = [name for name in every if all(name in names for names in called.values())]
+    rest = [name for name in every if name not in common]
+    some = f"; in some layers: {', '.join(rest)}" if rest else ""
+    return f"{', '.join(common) or 'no linear module in all'}{some}" if every else "none"
+
+
+def _advice(model: nn.Module, called: Mapping[str, Mapping[str, nn.Module]]) -> str:
+    every = list(dict.fromkeys(name for names in called.values() for name in names))
+    if not every:
+        return (
+            f"{type(model).__name__} (model type {model.config.model_type!r}) has no linear modules in its layers that LoRA could be "  # type: ignore[union-attr]
+            "put on: this architecture is not supported"
         )
-    return replace(known, projections=chosen, decoder_projections=chosen if known.decoder else ())
+    likely = [name for name in every if "attn" in name.lower() or "attention" in name.lower()] or every
+    return (
+        f"query and key of {type(model).__name__} (model type {model.config.model_type!r}) cannot be told from its other "  # type: ignore[union-attr]
+        f"modules. Its layers hold these linear modules: {_held(called)}. Name those that LoRA is to be put on in the recipe, "
+        f"for example [model] target = {likely[:2]}"
+    )
 
 
-def _layer_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
-    lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 0]
-    return sorted(lists, key=lambda item: -len(item[1]))
+def _check_own(layers: Mapping[str, nn.Module], projections: Mapping[str, Sequence[Projection]]) -> None:
+    """Refuse modules that several layers call."""
+    owner: dict[nn.Module, str] = {}
+    for place, chosen in projections.items():
+        for module in {layers[place].get_submodule(one.module) for one in chosen}:
+            other = owner.setdefault(module, place)
+            if other != place:
+                raise ModelError(
+                    f"the layers {other} and {place} share a module, so a candidate for one layer would change others as well: "
+                    "layers that share weights are not supported"
+                )
+            weight = getattr(module, "weight", None)
+            wanted = (getattr(module, "out_features", None), getattr(module, "in_features", None))
+            if isinstance(module, nn.Linear) and isinstance(weight, Tensor) and tuple(weight.shape) != wanted:
+                raise ModelError(
+                    f"the weights in {place} are packed by a quantization ({type(module).__name__}): choose a model that is not "
+                    'quantized; [model] quantize = "int8" can keep its weights in 8 bits'
+                )
 
 
-def _list_with(model: nn.Module, target: Sequence[str]) -> str:
-    lists = _layer_lists(model)
-    for path, layers in lists:
-        if target[0] in linear_names(layers[0]):
-            return path
-    names = linear_names(lists[0][1][0]) if lists else []
-    raise ModelError(f"target {target[0]!r} is in no list of layers of this model; its layers hold: {', '.join(names)}")
+def _trunk(path: str, seen: Survey) -> str | None:
+    """The outermost module around the last list of layers that returns the hidden states that leave them."""
+    parts = path.split(".")
+    tokens = seen.modules[f"{path}.0"].left[1]
+    around = (".".join(parts[:count]) for count in range(1, len(parts)))
+    return next((name for name in around if name in seen.modules and _returns(seen.modules[name].left, tokens)), None)
+
+
+def _returns(left: Iterable[int], tokens: int) -> bool:
+    return tuple(left)[:2] == (ROWS, tokens) and len(tuple(left)) == 3

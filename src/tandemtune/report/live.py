@@ -14,7 +14,7 @@ from rich.segment import ControlType
 
 from tandemtune.callbacks import Callback, TurnView
 from tandemtune.report.numbers import fitted
-from tandemtune.report.progress import Progress, fixed
+from tandemtune.report.progress import RunProgress, fixed
 from tandemtune.report.text import proposal_story, result_table
 from tandemtune.runs.records import Facts, GenerationRecord, ProposalRecord, Result, StartRecord, StepRecord
 
@@ -43,7 +43,7 @@ class LiveReport(Callback):
     def __init__(self, console: Console, quiet: bool = False) -> None:
         self._console = console
         self._quiet = quiet
-        self._progress = Progress()
+        self._progress = RunProgress()
         self._drawn: list[int] = []  # widths of the lines that are on the screen
         self._last = float("-inf")
         self.started = False

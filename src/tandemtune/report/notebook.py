@@ -10,7 +10,7 @@ from typing import Any
 from tandemtune.callbacks import Callback, TurnView
 from tandemtune.report.numbers import score
 from tandemtune.report.page import render
-from tandemtune.report.progress import Progress
+from tandemtune.report.progress import RunProgress
 from tandemtune.report.text import proposal_story
 from tandemtune.runs.records import Facts, GenerationRecord, ProposalRecord, Result, StartRecord, StepRecord
 
@@ -22,7 +22,7 @@ class NotebookReport(Callback):
     """Shows a run in one output cell that is drawn anew: a bar with the time left, numbers, proposals, at last the scores."""
 
     def __init__(self) -> None:
-        self._progress = Progress()
+        self._progress = RunProgress()
         self._handle: Any = None
         self._said = ""
         self._stories: list[str] = []

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 
-Cell = str | int | float | None
+Content = str | int | float | None
 HUGE = 1e100
 """Beyond it, axes overflow."""
 
@@ -49,7 +49,7 @@ def drawable(value: float | None) -> float | None:
     return plain if math.isfinite(plain) and abs(plain) <= HUGE else None
 
 
-def number(value: Cell, digits: int = 6) -> str:
+def number(value: Content, digits: int = 6) -> str:
     """A number for people: "1,234", "0.0713", "2.5e-7", "NaN", "–" for None.
 
     Args:
@@ -93,7 +93,7 @@ def score(value: float | None) -> str:
     return "–" if value is None else f"{value:z.3f}"
 
 
-def aligned(values: Sequence[Cell], digits: int = 4) -> list[str]:
+def aligned(values: Sequence[Content], digits: int = 4) -> list[str]:
     """Numbers that stand together, with the same decimals where that loses nothing.
 
     Args:

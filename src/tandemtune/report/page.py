@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tandemtune.report.numbers import Cell, aligned, clean, number
+from tandemtune.report.numbers import Content, aligned, clean, number
 
 # The first four stay far apart (CIE76 distance 30 or more) for red-, green- and blue-blind eyes; all have a contrast
 # of 3.5 or more on their background. Charts vary dashes and markers as well.
@@ -53,7 +53,7 @@ class Table:
 
     kind: ClassVar[str] = "table"
     headers: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[Content]]
     caption: str
     numeric: AbstractSet[int] | None = None
     best: AbstractSet[tuple[int, int]] = frozenset()
@@ -103,11 +103,11 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class Facts:
+class Pairs:
     """Names with their values, side by side where there is room."""
 
     kind: ClassVar[str] = "facts"
-    pairs: Sequence[tuple[str, Cell]]
+    pairs: Sequence[tuple[str, Content]]
 
     @property
     def texts(self) -> list[tuple[str, str]]:
@@ -150,7 +150,7 @@ class Details:
     blocks: Sequence[Block]
 
 
-Block = str | Table | Matrix | Facts | Code | Heading | Quote | Details | Drawn
+Block = str | Table | Matrix | Pairs | Code | Heading | Quote | Details | Drawn
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tandemtune.report.terminal import sparkline
 from tandemtune.runs.records import Evaluation, Facts, GenerationRecord, StartRecord, StepRecord
 
 
-class Progress:
+class RunProgress:
     """Collects what a run says of itself.
 
     Attributes:

@@ -13,16 +13,18 @@ from tandemtune.errors import RunError
 from tandemtune.report import predictions as told
 from tandemtune.report.charts import BarChart, Chart, DotChart, Dots, LineChart, Mark, Series
 from tandemtune.report.history import Spot, best_spot, ticks, trail, unit_of
-from tandemtune.report.numbers import Cell, duration, rough, score, shortened
-from tandemtune.report.page import Block, Code, Details, Facts, Heading, Matrix, Quote, Section, Table, page, render
+from tandemtune.report.numbers import Content, duration, rough, score, shortened
+from tandemtune.report.page import Block, Code, Details, Heading, Matrix, Pairs, Quote, Section, Table, page, render
 from tandemtune.report.recipes import as_toml, proposer, rounds, setting, used
 from tandemtune.report.text import layer_gains, spent_pairs, stood_still
 from tandemtune.runs.journal import read_lines
 from tandemtune.runs.records import (
     Costs,
     EndRecord,
+    Facts,
     GenerationRecord,
     JournalRecord,
+    NamedScores,
     PredictionRecord,
     PromptRecord,
     ProposalRecord,
@@ -30,7 +32,6 @@ from tandemtune.runs.records import (
     StartRecord,
     StepRecord,
 )
-from tandemtune.runs.records import Facts as RunFacts
 from tandemtune.runs.store import RunFolder
 
 LONGEST = 400
@@ -38,7 +39,7 @@ LONGEST = 400
 
 
 @dataclass(frozen=True)
-class Run:
+class RunView:
     """Everything that is known of a run.
 
     Args:
@@ -53,14 +54,14 @@ class Run:
 
     folder: RunFolder
     recipe: Mapping[str, Any]
-    facts: RunFacts | None
+    facts: Facts | None
     result: Result | None
     records: Sequence[JournalRecord]
     spots: Sequence[Spot]
     predictions: Sequence[PredictionRecord]
 
     @classmethod
-    def read(cls, folder: RunFolder) -> Run:
+    def read(cls, folder: RunFolder) -> RunView:
         """Read a run's folder.
 
         Raises:
@@ -104,7 +105,7 @@ def run_page(folder: RunFolder) -> str:
     Raises:
         RunError: a file of the run is damaged.
     """
-    run = Run.read(folder)
+    run = RunView.read(folder)
     sections = [
         Section("result", "Result", _reached(run) if run.result else _standing(run)),
         Section("errors", "Where it errs", _errors(run)),
@@ -127,7 +128,7 @@ def run_charts(folder: RunFolder) -> dict[str, Chart]:
     Returns:
         Those that have something to show: "scores", "classes", "loss", "dev-score", "loss-over-tokens", "loss-over-time", "layers".
     """
-    run = Run.read(folder)
+    run = RunView.read(folder)
     found: dict[str, Chart | None] = {
         "scores": _scores_chart(run.result, run) if run.result else None,
         "classes": _classes_chart(run),
@@ -146,7 +147,7 @@ def run_html_summary(folder: RunFolder | Path) -> str:
     Returns:
         A fragment: the title, scores with intervals if the run is finished, the loss curve.
     """
-    run = Run.read(folder if isinstance(folder, RunFolder) else RunFolder.open(folder))
+    run = RunView.read(folder if isinstance(folder, RunFolder) else RunFolder.open(folder))
     blocks: list[Block] = []
     if run.result:
         blocks += [_headline(run.result)[0], _scores_chart(run.result, run)]
@@ -159,11 +160,11 @@ def run_html_summary(folder: RunFolder | Path) -> str:
 # ---- what was reached ---------------------------------------------------------------------------------------------
 
 
-def _reached(run: Run) -> list[Block]:
+def _reached(run: RunView) -> list[Block]:
     result = run.result
     assert result is not None
     rows = result.rows
-    pairs: list[tuple[str, Cell]] = [
+    pairs: list[tuple[str, Content]] = [
         ("task", result.task),
         ("model", result.model),
         ("method", result.method),
@@ -175,10 +176,10 @@ def _reached(run: Run) -> list[Block]:
         ("stopped by", result.stop_reason),
     ]
     still: list[Block] = [stood_still()] if result.best_record == 0 else []
-    return [*_headline(result), *still, _scores_chart(result, run), _score_table(result), Facts(pairs)]
+    return [*_headline(result), *still, _scores_chart(result, run), _score_table(result), Pairs(pairs)]
 
 
-def _where(run: Run, result: Result) -> str:
+def _where(run: RunView, result: Result) -> str:
     """Which point the search ended with."""
     record = run.records[result.best_record] if result.best_record < len(run.records) else None
     if isinstance(record, ProposalRecord) and record.taken is not None:
@@ -214,11 +215,19 @@ def _headline(result: Result) -> list[str]:
     ]
 
 
-def _scores_chart(result: Result, run: Run) -> DotChart:
+def _scores_chart(result: Result, run: RunView) -> DotChart:
     """The tuned model beside what needs no tuning, with intervals."""
     split = _split(result)
     rows = result.rows.test if split == "test" else result.rows.dev
-    entries: list[tuple[str, float | None]] = [(row.name, getattr(row, split)) for row in reversed(result.scores())]
+    groups: list[list[NamedScores]] = []  # a point's score, then what stands beside it
+    for row in result.scores():
+        if row.aside and groups:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    entries: list[tuple[str, float | None]] = [
+        (row.name, getattr(row, split)) for group in reversed(groups) for row in group
+    ]
     entries.append(("most frequent class", result.majority if split == "test" else None))
     dots = []
     for name, value in entries:
@@ -238,7 +247,7 @@ def _scores_chart(result: Result, run: Run) -> DotChart:
     )
 
 
-def _f1_interval(run: Run, value: float) -> tuple[float, float] | None:
+def _f1_interval(run: RunView, value: float) -> tuple[float, float] | None:
     """An interval of a kind of F1 out of the predictions, where these are the ones that were scored."""
     if not run.predictions or run.metric not in ("f1", "macro_f1"):
         return None
@@ -255,7 +264,7 @@ def _f1_interval(run: Run, value: float) -> tuple[float, float] | None:
 
 def _score_table(result: Result) -> Table:
     metric = result.metric
-    rows: list[list[Cell]] = [
+    rows: list[list[Content]] = [
         [row.name, *map(score, (row.test, row.dev, row.dev_loss, row.train, row.train_loss))] for row in result.scores()
     ]
     if result.majority is not None:
@@ -267,7 +276,7 @@ def _score_table(result: Result) -> Table:
     return Table(headers, rows, "Before and after", set(range(1, 6)), best)
 
 
-def _progress(run: Run) -> str:
+def _progress(run: RunView) -> str:
     """How far a run that is not finished has come."""
     costs, last = _spent(run.records), run.spots[-1] if run.spots else None
     steps = last.step if last else 0
@@ -280,7 +289,7 @@ def _progress(run: Run) -> str:
     return f"{said}."
 
 
-def _standing(run: Run) -> list[Block]:
+def _standing(run: RunView) -> list[Block]:
     """What there is to say of a run that is not finished."""
     parts: list[Block] = [
         f"{_progress(run)} The test rows have not been scored.",
@@ -290,7 +299,7 @@ def _standing(run: Run) -> list[Block]:
     if best is not None:
         last = next(spot for spot in reversed(run.spots) if spot.dev is not None)
         entries = [("start", run.spots[0]), ("lowest dev loss", best), ("last evaluation", last)]
-        rows: list[list[Cell]] = [
+        rows: list[list[Content]] = [
             [name, spot.step, score(spot.dev.loss), score(spot.dev.score)]
             for name, spot in entries
             if spot.dev is not None
@@ -303,7 +312,7 @@ def _standing(run: Run) -> list[Block]:
 # ---- where it errs ------------------------------------------------------------------------------------------------
 
 
-def _errors(run: Run) -> list[Block]:
+def _errors(run: RunView) -> list[Block]:
     """Confusion matrix, scores by class, and the most confident errors on test rows."""
     rows = [row for row in run.predictions if row.gold is not None]
     if not rows:
@@ -311,7 +320,7 @@ def _errors(run: Run) -> list[Block]:
     labels = told.labels_of(rows, run.facts.labels if run.facts else {})
     counts = told.confusion(rows, labels)
     found = told.class_scores(counts, labels)
-    classes: list[list[Cell]] = [
+    classes: list[list[Content]] = [
         [one.label, one.rows, one.predicted, score(one.precision), score(one.recall), score(one.f1)] for one in found
     ]
     headers = ["class", "rows", "predicted", "precision", "recall", "F1"]
@@ -323,7 +332,7 @@ def _errors(run: Run) -> list[Block]:
     chart = _classes_chart(run)
     parts += [chart] if chart is not None else []
     parts.append(Table(headers, classes, "Precision, recall and F1 of each class", {1, 2, 3, 4, 5}))
-    errors: list[list[Cell]] = [
+    errors: list[list[Content]] = [
         [_text_of(row), row.gold, row.label, score(row.probabilities.get(row.label)), place]
         for place, row in told.confident_errors(rows)
     ]
@@ -334,7 +343,7 @@ def _errors(run: Run) -> list[Block]:
     return parts
 
 
-def _classes_chart(run: Run) -> BarChart | None:
+def _classes_chart(run: RunView) -> BarChart | None:
     rows = [row for row in run.predictions if row.gold is not None]
     if not rows:
         return None
@@ -358,13 +367,13 @@ def _text_of(row: PredictionRecord) -> str:
 # ---- how it got there ---------------------------------------------------------------------------------------------
 
 
-def _search(run: Run) -> list[Block]:
+def _search(run: RunView) -> list[Block]:
     if not run.spots:
         return ["Nothing has been recorded yet."]
     return [_reading(run), *_curves(run).values()]
 
 
-def _curves(run: Run) -> dict[str, Chart]:
+def _curves(run: RunView) -> dict[str, Chart]:
     """Losses over work, tokens and time, and dev scores over work."""
     spots, unit = run.spots, unit_of(run.records)
     work: list[float | None] = [float(spot.work) for spot in spots]
@@ -390,7 +399,7 @@ def _curves(run: Run) -> dict[str, Chart]:
     return found
 
 
-def _reading(run: Run) -> str:
+def _reading(run: RunView) -> str:
     """What the curves show."""
     spots = run.spots
     said = ["Dev loss is that of the point where the search stands; the point with the lowest one is kept."]
@@ -451,7 +460,7 @@ def _marks(xs: Sequence[float | None], spots: Sequence[Spot]) -> list[Mark]:
     return [Mark(x, ", ".join(said)) for x, said in texts.items() if said]
 
 
-def _layers_chart(run: Run) -> BarChart | None:
+def _layers_chart(run: RunView) -> BarChart | None:
     gains = layer_gains(run.records)
     if len(gains) < 2:
         return None
@@ -459,12 +468,12 @@ def _layers_chart(run: Run) -> BarChart | None:
     return BarChart(title="What each layer's turns brought", x_label="training loss fell by", bars=bars)
 
 
-def _layers(run: Run) -> list[Block]:
+def _layers(run: RunView) -> list[Block]:
     """How much each layer's turns brought; nothing where only one block is searched."""
     chart, gains = _layers_chart(run), layer_gains(run.records)
     if chart is None:
         return []
-    rows: list[list[Cell]] = [
+    rows: list[list[Content]] = [
         [_block(layer), gains[layer].turns, gains[layer].taken, gains[layer].gain] for layer in sorted(gains)
     ]
     return [
@@ -480,7 +489,7 @@ def _block(layer: int) -> str:
 # ---- round by round -----------------------------------------------------------------------------------------------
 
 
-def _rounds(run: Run) -> list[Block]:
+def _rounds(run: RunView) -> list[Block]:
     """The story of a run in which somebody proposes; what the points say in words where nobody does."""
     parts: list[Block] = []
     read: list[tuple[int, PromptRecord]] = []
@@ -517,7 +526,7 @@ def _rule(recipe: Mapping[str, Any]) -> str:
     return f"In each round the search goes on from {which}{when}. The point with the lowest dev loss of all is kept."
 
 
-def _rounds_chart(run: Run, proposals: Sequence[ProposalRecord]) -> LineChart:
+def _rounds_chart(run: RunView, proposals: Sequence[ProposalRecord]) -> LineChart:
     alone = not setting(run.recipe, "alternate.round_steps", 1)
     numbers = [record.round for record in proposals]
     trained = Series(
@@ -532,7 +541,7 @@ def _rounds_chart(run: Run, proposals: Sequence[ProposalRecord]) -> LineChart:
     )
 
 
-def _round(run: Run, record: ProposalRecord, read: Sequence[tuple[int, PromptRecord]]) -> list[Block]:
+def _round(run: RunView, record: ProposalRecord, read: Sequence[tuple[int, PromptRecord]]) -> list[Block]:
     """One round, in the order in which it happened."""
     metric, who = run.metric, _who(run.recipe, record.proposer)
     alone = not setting(run.recipe, "alternate.round_steps", 1)
@@ -546,7 +555,7 @@ def _round(run: Run, record: ProposalRecord, read: Sequence[tuple[int, PromptRec
         parts.append(_read_table(read, metric))
     if record.failure:
         parts.append(f"{who[:1].upper()}{who[1:]} proposed nothing: {record.failure}.")
-    rows: list[list[Cell]] = []
+    rows: list[list[Content]] = []
     for index, draft in enumerate(record.drafts):
         looked = (draft.dev.loss, draft.dev.score) if draft.dev is not None else (None, None)
         outcome = "taken" if index == record.taken else "not taken"
@@ -555,10 +564,10 @@ def _round(run: Run, record: ProposalRecord, read: Sequence[tuple[int, PromptRec
         headers = ["proposal", "outcome", "train loss", f"train {metric}", "dev loss", f"dev {metric}"]
         parts.append(Table(headers, rows, f"What {who} proposed", {2, 3, 4, 5}))
     if record.refused:
-        refused: list[list[Cell]] = [[text, reason] for text, reason in record.refused]
+        refused: list[list[Content]] = [[text, reason] for text, reason in record.refused]
         parts.append(Table(["refused", "because"], refused, "What was said and could not be tried", set()))
     if record.shown:
-        shown: list[list[Cell]] = [[entry.text, score(entry.loss), score(entry.score)] for entry in record.shown]
+        shown: list[list[Content]] = [[entry.text, score(entry.loss), score(entry.score)] for entry in record.shown]
         listed = Table(["prompt", "train loss", f"train {metric}"], shown, "Worst first", {1, 2})
         parts.append(Details(f"The best prompts of words so far ({len(shown)}), which a proposer may see", [listed]))
     return [*parts, _outcome(record)]
@@ -574,7 +583,7 @@ def _outcome(record: ProposalRecord) -> str:
 
 def _read_table(read: Sequence[tuple[int, PromptRecord]], metric: str) -> Table:
     """Points read as words."""
-    rows: list[list[Cell]] = [
+    rows: list[list[Content]] = [
         [step, score(words.soft_loss), words.text, *map(score, (words.distance, words.loss, words.score))]
         for step, words in read
     ]
@@ -640,7 +649,7 @@ def _said(line: Mapping[str, Any], asked: dict[str, int]) -> list[Block]:
 
 def _costs(result: Result) -> list[Block]:
     cost = result.cost
-    pairs: list[tuple[str, Cell]] = [
+    pairs: list[tuple[str, Content]] = [
         ("candidates", cost.candidates),
         ("gradient steps", cost.gradient_steps),
         ("steps", result.steps),
@@ -657,7 +666,7 @@ def _costs(result: Result) -> list[Block]:
     ]
     if cost.proposer:
         notes.append("Memory includes a mentor that runs in this process; its tokens are counted apart.")
-    return [Facts(shown), *notes]
+    return [Pairs(shown), *notes]
 
 
 def _spent(records: Sequence[JournalRecord]) -> Costs:
@@ -666,9 +675,9 @@ def _spent(records: Sequence[JournalRecord]) -> Costs:
     return counted[-1] if counted else Costs()
 
 
-def _costs_so_far(run: Run) -> list[Block]:
+def _costs_so_far(run: RunView) -> list[Block]:
     costs, clock = _spent(run.records), ticks(run.folder)
-    pairs: list[tuple[str, Cell]] = [("candidates", costs.candidates), ("gradient steps", costs.gradient_steps)]
+    pairs: list[tuple[str, Content]] = [("candidates", costs.candidates), ("gradient steps", costs.gradient_steps)]
     if run.facts and run.facts.depth:
         pairs.append(("forward tokens", round(costs.forward / run.facts.depth)))
         pairs.append(("backward tokens", round(costs.backward / run.facts.depth)))
@@ -677,10 +686,10 @@ def _costs_so_far(run: Run) -> list[Block]:
         pairs.append(("peak memory of the process", f"{rough(max(peak for _, _, peak in clock))} MB"))
     spent = [record.spent for record in run.records if isinstance(record, ProposalRecord)]
     pairs += spent_pairs(spent[-1]) if spent else []
-    return ["So far:", Facts(pairs)]
+    return ["So far:", Pairs(pairs)]
 
 
-def _repeat(run: Run) -> list[Block]:
+def _repeat(run: RunView) -> list[Block]:
     facts, recipe = run.facts, run.recipe
     chosen = [("dtype", "auto", facts.dtype), ("threads", None, facts.threads)] if facts else []
     decided = [f"model.{key}={value}" for key, left, value in chosen if recipe.get("model", {}).get(key) == left]
@@ -699,7 +708,7 @@ def _repeat(run: Run) -> list[Block]:
     if facts:
         parts.append(Heading("Decided here"))
         labels = facts.label_pieces or facts.labels
-        pairs: list[tuple[str, Cell]] = [
+        pairs: list[tuple[str, Content]] = [
             ("kind of model", facts.kind),
             ("number format", facts.dtype),
             ("device", facts.device),
@@ -711,10 +720,10 @@ def _repeat(run: Run) -> list[Block]:
             ("label words", "; ".join(f"{label}: {', '.join(pieces)}" for label, pieces in labels.items())),
             ("rows (SHA-256)", facts.rows_sha256 or None),
         ]
-        parts.append(Facts([pair for pair in pairs if pair[1] is not None]))
+        parts.append(Pairs([pair for pair in pairs if pair[1] is not None]))
         parts.append(Code(facts.template, "Template"))
         parts += [f"Note: {note}" for note in facts.notes]
     versions = run.result.versions if run.result else facts.versions if facts else {}
     if versions:
-        parts += [Heading("Versions"), Facts(list(versions.items()))]
+        parts += [Heading("Versions"), Pairs(list(versions.items()))]
     return parts

@@ -8,13 +8,15 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist, mean, stdev
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, JsonValue
 
-from tandemtune.compare.plan import Expected
 from tandemtune.report.ranks import ROUNDING, Ranking, against_expected, ranks
 from tandemtune.runs.records import ComparedRun, Record, Result, Versioned
+
+if TYPE_CHECKING:
+    from tandemtune.compare.plan import Expected
 
 EXACT = 14
 """Pairs up to which all sign flips are counted; above, a seeded sample of them."""
@@ -56,7 +58,7 @@ class Column(Record):
     task: str
 
 
-class Cell(Record):
+class ColumnScore(Record):
     """What one method reaches in one column.
 
     Args:
@@ -117,7 +119,7 @@ class Standing(Record):
         ratios: costs as ratios to the reference's, over the runs that both have.
     """
 
-    columns: dict[str, Cell]
+    columns: dict[str, ColumnScore]
     average: float | None
     average_std: float | None
     averages: tuple[float, ...] = ()
@@ -321,7 +323,7 @@ def _row(
     for column in columns:
         values = [value for (name, _), value in tests.items() if name == column]
         dev = [value for (name, _), value in devs.items() if name == column]
-        cells[column] = Cell(
+        cells[column] = ColumnScore(
             values=tuple(values),
             mean=mean(values) if values else None,
             std=_std(values),

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tandemtune.report.charts import Series, thinned
-from tandemtune.report.numbers import Cell, duration, rough, score
+from tandemtune.report.numbers import Content, duration, rough, score
 from tandemtune.report.terminal import line_text
 from tandemtune.runs.records import (
     Assessment,
@@ -160,12 +160,12 @@ def stood_still() -> str:
     return "No point was better on dev than the one that the search began with, so that one was kept."
 
 
-def spent_pairs(spent: Mapping[str, float]) -> list[tuple[str, Cell]]:
+def spent_pairs(spent: Mapping[str, float]) -> list[tuple[str, Content]]:
     """What asking a proposer has cost, as facts for a page."""
     return [(f"proposer: {name}", value) for name, value in _spent(spent)]
 
 
-def _spent(spent: Mapping[str, float]) -> list[tuple[str, Cell]]:
+def _spent(spent: Mapping[str, float]) -> list[tuple[str, Content]]:
     """Names and values; what is zero and nobody expects is left out."""
     expected = ("calls", "prompt_tokens", "completion_tokens")
     known = {key: value for key, value in spent.items() if value or key in expected}

@@ -38,7 +38,9 @@ class Verbalizer:
         return table
 
 
-def resolve(tokenizer: Any, template: Template, words: Mapping[str, Sequence[str]]) -> Verbalizer:
+def resolve(
+    tokenizer: Any, template: Template, words: Mapping[str, Sequence[str]], *, alone: bool = False
+) -> Verbalizer:
     """Find the piece of each label word that would really follow the template.
 
     A word behind a blank is another vocabulary entry than the bare word in most tokenizers, so the word is tokenized in
@@ -48,15 +50,16 @@ def resolve(tokenizer: Any, template: Template, words: Mapping[str, Sequence[str
         tokenizer: a tokenizer of `transformers`.
         template: the task's template.
         words: label words by label.
+        alone: the answer is a text of its own, which a decoder writes; else it follows the template's words.
 
     Raises:
         DataError: a word the tokenizer does not know or cuts behind its blank, or two labels whose words begin with the same
             piece.
     """
-    before = template.before_mask
+    before = "" if alone else template.before_mask
     spaced = before.endswith(" ")
     stem = before.rstrip(" ")
-    first_piece = template.pieces[0] == ("slot", "mask")
+    first_piece = alone or template.pieces[0] == ("slot", "mask")
     if not stem and not first_piece:
         stem = "text"  # some words stand before the mask; which ones does not change how a word is cut
     stem_ids = _ids(tokenizer, stem) if stem else []
@@ -75,10 +78,15 @@ def resolve(tokenizer: Any, template: Template, words: Mapping[str, Sequence[str
                 )
             if not tokenizer.convert_ids_to_tokens(piece).strip(_BLANKS):
                 rest = "".join(tokenizer.convert_ids_to_tokens(pieces[1:]))
+                way = (
+                    "choose another word"
+                    if alone
+                    else "leave out the blank before {mask} in the template, or choose a word that"
+                )
                 raise DataError(
                     f"label word {word!r} of label {label!r}: the tokenizer cuts the blank before it off as a piece of its own, "
-                    f"{tokenizer.convert_ids_to_tokens(piece)!r} and {rest!r}, and a blank alone stands for no word: leave out "
-                    "the blank before {mask} in the template, or choose a word that is one piece with its blank"
+                    f"{tokenizer.convert_ids_to_tokens(piece)!r} and {rest!r}, and a blank alone stands for no word: "
+                    f"{way if alone else way + ' is one piece with its blank'}"
                 )
             if piece in owner and owner[piece][0] != label:
                 other_label, other_word = owner[piece]

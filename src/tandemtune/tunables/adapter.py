@@ -53,7 +53,7 @@ class Adapter(Layerwise):
         self.width = width
         self.blocks = tuple(sorted(layers))
         self._start_seed = start_seed
-        self._hidden = int(backbone.model.config.hidden_size)  # type: ignore[union-attr,arg-type]
+        self._hidden = backbone.width
         self._paths = {block: backbone.layer_path(block) for block in self.blocks}
         every = backbone.layers
         self._layers = {block: every[block] for block in self.blocks}

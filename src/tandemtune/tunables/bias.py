@@ -41,13 +41,13 @@ class Bias(Layerwise):
 
     def __init__(self, backbone: Backbone, layers: Sequence[int]) -> None:
         self.blocks = tuple(sorted(layers))
-        self.side_by_side = not backbone.architecture.mixed_inputs
         self._paths = {block: backbone.layer_path(block) for block in self.blocks}
         every = backbone.layers
         self._modules = {
             block: {name: module for name, module in every[block].named_modules() if _width(module)}
             for block in self.blocks
         }
+        self.side_by_side = backbone.side_by_side(m for found in self._modules.values() for m in found.values())
         self._widths = {block: [_width(module) for module in self._modules[block].values()] for block in self.blocks}
 
     def shapes(self, block: int) -> list[tuple[int, int]]:
@@ -144,7 +144,7 @@ def _term(change: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], T
             raise ModelError(
                 f"a {type(module).__name__} whose bias is tuned also maps something that all rows share (shape "
                 f"{tuple(output.shape)}), so {count} candidates cannot stand side by side: "
-                "this model type needs a row with mixed_inputs in the table of architectures"
+                "this architecture is not supported"
             )
         term = change.to(output.dtype).view(count, *[1] * (output.ndim - 1), -1)
         output.unflatten(0, (count, -1)).add_(term)  # type: ignore[no-untyped-call]

@@ -63,7 +63,7 @@ class Demonstrations(Parameters):
     def __init__(self, backbone: Backbone, demonstrations: Sequence[Demonstration]) -> None:
         self.demonstrations = tuple(demonstrations)
         self.separator = separator(backbone.tokenizer)
-        self.place = _marks(backbone.tokenizer)[0]
+        self.place = len(backbone.around.before)
         self.room = tuple(i for shown in self.demonstrations for i in (*shown.ids, *self.separator))
         self._kind = backbone.kind
 
@@ -234,13 +234,6 @@ def _saved(folder: Path) -> tuple[tuple[int, tuple[int, ...]], list[Demonstratio
         raise RunError(f"demonstrations {folder / FILE} cannot be read: {error!r}") from error
 
 
-def _marks(tokenizer: Any) -> tuple[int, int]:
-    """How many special tokens stand before and behind every text."""
-    plain, marked = (tokenizer("a", add_special_tokens=marks)["input_ids"] for marks in (False, True))
-    first = next(i for i in range(len(marked)) if marked[i : i + len(plain)] == plain)
-    return first, len(marked) - first - len(plain)
-
-
 def _in_turn(examples: Sequence[Example], gold: Sequence[int], seed: int) -> list[tuple[Example, int]]:
     """Examples with their class numbers in a seeded order, one of each class at a time."""
     source = random.Random(seed)
@@ -256,7 +249,7 @@ def _solved(
     backbone: Backbone, task: Task, verbalizer: Verbalizer, example: Example, label: int, limit: int
 ) -> Demonstration:
     encoded = backbone.encode(task.template, example.fields, limit)
-    before, behind = _marks(backbone.tokenizer)
+    before, behind = (len(marks) for marks in (backbone.around.before, backbone.around.behind))
     word = _pieces(backbone.tokenizer, task, verbalizer, label)
     ids = encoded.ids
     if backbone.kind == "masked":

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tandemtune.errors import ModelError, RunError
-from tandemtune.models.architectures import Projection, columns, sizes
+from tandemtune.models.architectures import sizes
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import hooked
 from tandemtune.plugins import register
@@ -38,7 +38,7 @@ class LoRATerms(Layerwise):
     Args:
         backbone: the model to tune.
         rank: rank r of each projection's term.
-        layers: layer indices that may change, ascending.
+        layers: layer indices that may change; those that have no such projections are left out.
         start_seed: draws A at the start, for gradients, which cannot leave the point where both factors are zero; B is
             zero, so the first point is the pretrained model all the same.
     """
@@ -48,27 +48,27 @@ class LoRATerms(Layerwise):
     def __init__(self, backbone: Backbone, rank: int, layers: Sequence[int], start_seed: int | None = None) -> None:
         self.rank = rank
         self._start_seed = start_seed
-        self.blocks = tuple(sorted(layers))
-        self.names = tuple(projection.name for projection in backbone.architecture.projections)
-        self.side_by_side = not backbone.architecture.mixed_inputs
+        self.blocks = tuple(block for block in sorted(layers) if backbone.projections(block))
+        if not self.blocks:
+            raise ModelError(f"none of the layers {list(layers)} has a map that LoRA is put on: choose other layers")
         self._kind = backbone.kind
         self._paths = {block: backbone.layer_path(block) for block in self.blocks}
         self._projections = {block: backbone.projections(block) for block in self.blocks}
         self._modules: dict[int, dict[str, nn.Module]] = {}
-        self._columns: dict[str, Tensor] = {}
+        self._columns: dict[int, dict[str, Tensor]] = {}
         every = backbone.layers
         for block in self.blocks:
             self._modules[block] = {p.module: every[block].get_submodule(p.module) for p in self._projections[block]}
-        for projection in self._projections[self.blocks[0]]:
-            module = self._modules[self.blocks[0]][projection.module]
-            self._columns[projection.name] = columns(projection, module, backbone.head_dim)
+            self._columns[block] = {p.name: p.outputs(self._modules[block][p.module]) for p in self._projections[block]}
+        self.names = tuple(projection.name for projection in self._projections[self.blocks[0]])
+        self.side_by_side = backbone.side_by_side(m for found in self._modules.values() for m in found.values())
 
     def shapes(self, block: int) -> list[tuple[int, int]]:
         """Shapes of A and B of each projection, in order."""
         shapes: list[tuple[int, int]] = []
         for projection in self._projections[block]:
             n_in, _ = sizes(self._modules[block][projection.module])
-            shapes += [(n_in, self.rank), (self.rank, len(self._columns[projection.name]))]
+            shapes += [(n_in, self.rank), (self.rank, len(self._columns[block][projection.name]))]
         return shapes
 
     def dim(self, block: int) -> int:
@@ -184,7 +184,7 @@ class LoRATerms(Layerwise):
                 first = used.get(projection.module, 0)
                 used[projection.module] = first + self.rank
                 ranks = slice(first, first + self.rank)
-                pieces += [a[:, ranks].reshape(-1), b[ranks][:, self._columns[projection.name]].reshape(-1)]
+                pieces += [a[:, ranks].reshape(-1), b[ranks][:, self._columns[block][projection.name]].reshape(-1)]
             point[block] = torch.cat(pieces)
         return point
 
@@ -220,19 +220,21 @@ class LoRATerms(Layerwise):
         module = self._modules[block][module_name]
         factors = self.factors(block, vector)
         inside = [p for p in self._projections[block] if p.module == module_name]
-        if len(inside) == 1 and inside[0].part is None:
+        if len(inside) == 1 and inside[0].columns is None:
             a, b = factors[inside[0].name]
         else:
             a = torch.cat([factors[p.name][0] for p in inside], dim=-1)
-            b = torch.cat([self._spread(p, module, factors[p.name][1]) for p in inside], dim=-2)
+            b = torch.cat(
+                [self._spread(self._columns[block][p.name], module, factors[p.name][1]) for p in inside], dim=-2
+            )
         if not cast:
             return a, b
         weight: Tensor = module.weight  # type: ignore[assignment]
         return a.to(weight.device), b.to(weight.device)
 
-    def _spread(self, projection: Projection, module: nn.Module, b: Tensor) -> Tensor:
+    def _spread(self, columns: Tensor, module: nn.Module, b: Tensor) -> Tensor:
         whole = b.new_zeros((*b.shape[:-1], sizes(module)[1]))
-        whole[..., self._columns[projection.name]] = b
+        whole[..., columns] = b
         return whole
 
 
@@ -252,7 +254,7 @@ def _term(a: Tensor, b: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tens
             raise ModelError(
                 f"a {type(module).__name__} that LoRA is put on also maps something that all rows share (shape "
                 f"{tuple(args[0].shape)}), so {len(a)} candidates cannot stand side by side: "
-                "this model type needs a row with mixed_inputs in the table of architectures"
+                "this architecture is not supported"
             )
         parts = args[0].reshape(len(a), -1, a.shape[-2])
         output.view(len(a), -1, b.shape[-1]).baddbmm_(torch.bmm(parts, a.to(parts.dtype)), b.to(output.dtype))

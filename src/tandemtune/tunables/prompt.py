@@ -7,6 +7,7 @@ that enter its layer at the same places. So the model is called as always, and k
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from tandemtune.errors import ConfigError, RunError
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import LayerStack, hooked
+from tandemtune.models.survey import text_config
 from tandemtune.optimizers.base import Optimizer, Uses
 from tandemtune.plugins import register
 from tandemtune.subspace import LayerStatistics, Rule
@@ -55,9 +57,9 @@ class Prompt(Layerwise):
         self.blocks = (INPUT, *sorted(layers))
         self.start = start.reshape(-1).float()
         self.deep: dict[int, Tensor] = {}
-        self.place = 1 if backbone.kind == "masked" and backbone.begins_with_a_mark else 0
+        self.place = 1 if backbone.kind == "masked" and backbone.around.before else 0
         self.width = backbone.embedding_weight.shape[1]
-        self._hidden = int(backbone.model.config.hidden_size)  # type: ignore[union-attr,arg-type]
+        self._hidden = backbone.width
         self._backbone = backbone
         self._embeddings = backbone.embeddings
         self._layers = {block: backbone.layers[block] for block in self.blocks if block != INPUT}
@@ -148,7 +150,7 @@ class Prompt(Layerwise):
             }
             (folder / "prompt.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             return
-        model_config: Any = self._backbone.model.config
+        model_config: Any = text_config(self._backbone.model)
         config = {
             "peft_type": "PROMPT_TUNING",
             "task_type": TASK_TYPES[self._backbone.kind],
@@ -226,10 +228,11 @@ def _in_embeddings(matrix: Tensor, place: int) -> Callable[[nn.Module, tuple[Any
 
 def _in_hidden_states(matrix: Tensor, place: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        entering = args[0] if args else kwargs["hidden_states"]
+        name = next(iter(inspect.signature(module.forward).parameters))
+        entering = args[0] if args else kwargs[name]
         changed = entering.clone()
         changed[:, place : place + matrix.shape[-2]] = _spread(matrix, len(entering), entering)
-        return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
+        return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, name: changed})
 
     return hook
 
@@ -326,7 +329,7 @@ class DeepPrompt(PromptOptions):
             ConfigError: none of the chosen layers can have one.
         """
         backbone, layers = given.backbone, given.layers(self.layers)
-        first = len(list(backbone.model.get_submodule(backbone.architecture.layers).children()))
+        first = backbone.depths[0]
         deep = [layer for layer in layers if 0 < layer < first]
         if not deep:
             raise ConfigError(

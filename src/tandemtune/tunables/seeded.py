@@ -77,11 +77,11 @@ class SeededDirections(Parameters):
             )
         self.groups, self.group = groups, group
         self.directions = groups, group
-        self.side_by_side = noise == "low-rank" and not backbone.architecture.mixed_inputs
         self._low_rank = noise == "low-rank"
         self._noise = Noise(seed, rank)
         self._backbone = backbone
         self._owners = owners(backbone)
+        self.side_by_side = noise == "low-rank" and backbone.side_by_side(owner.module for owner in self._owners)
         self._weights = list({w.index: w for owner in self._owners for w in owner.weights.values()}.values())
         disk = None if reload else from_disk(backbone, self._weights)
         self._reload = reload or disk or from_memory(self._weights)
@@ -356,7 +356,7 @@ def _check_parts(module: nn.Module, hidden: Tensor, count: int) -> None:
     if len(hidden) % count:
         raise ModelError(
             f"a {type(module).__name__} also maps something that all rows share (shape {tuple(hidden.shape)}), so {count} "
-            "candidates cannot stand side by side: this model type needs a row with mixed_inputs in the table of architectures"
+            "candidates cannot stand side by side: this architecture is not supported"
         )
 
 

@@ -17,6 +17,7 @@ from tandemtune.errors import ModelError, RunError
 from tandemtune.models.architectures import is_linear
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import hooked
+from tandemtune.models.survey import plain_inputs
 
 Reload = Callable[[], Iterator[tuple[str, Tensor]]]
 """Yields the pretrained weights, one at a time: their names in the model, and their values."""
@@ -152,11 +153,7 @@ def _called(backbone: Backbone) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     model: Any = backbone.model
     ids = torch.tensor([backbone.tokenizer("a")["input_ids"][:1]], device=backbone.device)
-    given = {"input_ids": ids}
-    if backbone.kind == "seq2seq":
-        given["decoder_input_ids"] = torch.full(
-            (1, 1), int(model.config.decoder_start_token_id), device=backbone.device
-        )
+    decoder = torch.tensor([backbone.prefix], device=backbone.device) if backbone.prefix else None
 
     def note(name: str) -> Callable[..., None]:
         def seen(module: nn.Module, args: Any) -> None:
@@ -167,7 +164,7 @@ def _called(backbone: Backbone) -> dict[str, nn.Module]:
     with ExitStack() as stack:
         for name, module in model.named_modules():
             stack.enter_context(hooked(module.register_forward_pre_hook(note(name))))
-        model(**given)
+        model(**plain_inputs(model, ids, decoder))
     return found
 
 
