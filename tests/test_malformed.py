@@ -232,9 +232,7 @@ PROMPT, ADAMW = {"tunable": "prompt"}, {"optimizer": "adamw"}
 OWNERS: dict[str, dict[str, str]] = {
     "noise_rank": {"optimizer": "es", "tunable": "full", "subspace": "none", "order": "together"},
     **dict.fromkeys(("variant", "amplitude", "shrink"), {"optimizer": "fireworks"}),
-    **dict.fromkeys(
-        ("lr", "batch_size", "schedule", "warmup", "weight_decay", "clip", "accumulate", "steps"), ADAMW
-    ),
+    **dict.fromkeys(("lr", "batch_size", "schedule", "warmup", "weight_decay", "clip", "accumulate", "steps"), ADAMW),
     **dict.fromkeys(("prompt_tokens", "prompt_text", "vocabulary", "projection"), PROMPT),
     "width": {"tunable": "adapter"},
     "demonstrations": {"tunable": "demonstrations", "optimizer": "none"},
