@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 
 from tandemtune.errors import UsageError
 
@@ -224,6 +226,14 @@ def _packages_that_register() -> frozenset[str]:
     """Packages whose members any other process finds by their short names."""
     points = metadata.entry_points(group=GROUP)
     return frozenset({"tandemtune", *(point.module.partition(".")[0] for point in points)})
+
+
+def default_of(field: FieldInfo) -> str:
+    """The default of an option as a recipe would write it: "required" where there is none, nothing where it may be left out."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    return "" if value is None else json.dumps(value)
 
 
 def near(word: str, options: Iterable[str]) -> str:

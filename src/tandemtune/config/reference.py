@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from tandemtune import plugins
 from tandemtune.config.load import SECTIONS
@@ -34,8 +33,7 @@ def _table(owner: type[Options], nouns: dict[str, str]) -> list[str]:
     for key, field in owner.model_fields.items():
         if field.exclude:
             continue
-        value: Any = nouns.get(key) if key in nouns else field.default
-        required = field.is_required() and key not in nouns
-        default = "required" if required else "" if value is None else f"`{json.dumps(value)}`"
+        told = json.dumps(nouns[key]) if key in nouns else plugins.default_of(field)
+        default = f"`{told}`" if told and told != "required" else told
         lines.append(f"| `{key}` | {default} | {field.description or ''} |")
     return lines
