@@ -151,7 +151,8 @@ def arranged(
 
 def _part(noun: str, default: str, given: Any, preset: Any) -> Any:
     """A part's table: the recipe's over the method's where both mean the same member."""
-    given = _as_table(given)
+    misplaced = isinstance(given, Member) and given.noun != noun
+    given = given if misplaced else _as_table(given)
     if not (given is None or isinstance(given, Mapping)):
         return given  # explained when it is checked
     base = {"kind": default, **(preset or {})}
