@@ -233,7 +233,8 @@ def test_callbacks_hear_every_event_with_what_it_promises(tmp_path: Path) -> Non
         assert not wrong, name
     steps = heard.of("on_turn")
     assert [facts["record"].step for facts in steps] == [1, 2, 3, 4, 5]
-    assert all(facts["state"].planned == Planned(5, "steps") and not facts["recorded"] for facts in steps)
+    assert {(facts["state"].planned, facts["state"].unit) for facts in steps} == {(5, "steps")}
+    assert not any(facts["recorded"] for facts in steps)
     assert [facts["state"].costs.gradient_steps for facts in steps] == [1, 2, 3, 4, 5]
     assert heard.of("on_result")[0]["result"].plain() == result
     assert heard.of("on_start")[0]["resumed"] == 0
