@@ -138,7 +138,9 @@ def test_a_run_of_objects_that_is_killed_goes_on_in_another_process(tmp_path: Pa
 
 def with_code(place: Path, weight: float) -> str:
     """A member in a file of its own, by its address."""
-    source = Path(members.__file__).read_text(encoding="utf-8").replace("weight: float = 2.0", f"weight: float = {weight}")
+    source = (
+        Path(members.__file__).read_text(encoding="utf-8").replace("weight: float = 2.0", f"weight: float = {weight}")
+    )
     (place / "mine.py").write_text(source, encoding="utf-8")
     return f"{place / 'mine.py'}:Doubled"
 
@@ -228,7 +230,9 @@ def test_callbacks_hear_every_event_with_what_it_promises(tmp_path: Path) -> Non
     kinds = {"text": str, "facts": Facts, "record": (StartRecord, StepRecord, ProposalRecord), "state": TurnView}
     kinds |= {"resumed": int, "seconds": float, "recorded": bool, "result": Result, "recipe": dict}
     for name, facts in heard.events:
-        assert set(facts) == set(get_type_hints(getattr(Callback, name), globals() | vars(tandemtune.callbacks))) - {"return"}
+        assert set(facts) == set(get_type_hints(getattr(Callback, name), globals() | vars(tandemtune.callbacks))) - {
+            "return"
+        }
         wrong = {key: value for key, value in facts.items() if not isinstance(value, kinds[key])}
         assert not wrong, name
     steps = heard.of("on_turn")

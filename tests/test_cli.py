@@ -20,7 +20,6 @@ from tandemtune.report.live import LiveReport
 from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.catalogue import TASKS
 
-
 NOUNS = ("optimizer", "tunable", "subspace", "objective", "readout", "proposer", "metric")
 TURNS = ("step", "generation")
 
@@ -236,7 +235,14 @@ def test_packaged_recipes_are_valid(name):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["run"], ["nonsense"], ["run", "quickstart", "--nonsense"], ["predict"], ["show", "--json"], ["ls", "a", "b", "c"]],
+    [
+        ["run"],
+        ["nonsense"],
+        ["run", "quickstart", "--nonsense"],
+        ["predict"],
+        ["show", "--json"],
+        ["ls", "a", "b", "c"],
+    ],
 )
 def test_wrong_use(arguments):
     called = small.call(*arguments)
@@ -402,9 +408,7 @@ def test_show_tells_the_story(told):
     proposals = [line for line in lines if line["event"] == "proposal"]
     assert bool(found["story"]) == bool(proposals) == ("round by round" in shown)
     for line in proposals:
-        assert (
-            f"round {line['round']}: the trained prompt has a dev loss of {line['trained_dev']['loss']:.3f}" in shown
-        )
+        assert f"round {line['round']}: the trained prompt has a dev loss of {line['trained_dev']['loss']:.3f}" in shown
     taken = [line["taken"] for line in proposals]
     assert sum(entry.endswith("-> taken") for entry in found["story"]) == sum(index is not None for index in taken)
     assert sum("the search goes on from the trained prompt" in entry for entry in found["story"]) == taken.count(None)
