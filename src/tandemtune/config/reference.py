@@ -34,7 +34,10 @@ def _table(owner: type[Options], nouns: dict[str, str]) -> list[str]:
     for key, field in owner.model_fields.items():
         if field.exclude:
             continue
-        value: Any = nouns.get(key) if key in nouns else field.default
+        if key in nouns:
+            value: Any = nouns[key]
+        else:
+            value = None if field.is_required() else field.get_default(call_default_factory=True)
         required = field.is_required() and key not in nouns
         default = "required" if required else "" if value is None else f"`{json.dumps(value)}`"
         lines.append(f"| `{key}` | {default} | {field.description or ''} |")
