@@ -203,7 +203,7 @@ def _give(section: str, key: str, value: Any, parts: Tables, given: Mapping[str,
             return
         options = [*SECTIONS[section].model_fields, *(k for c in classes.values() if c for k in c.model_fields)]
         found.problems.append(
-            f"[{section}] {key}: unknown key{near(key, options)}, expected {', '.join(dict.fromkeys(options))}"
+            f"[{section}] {key}: unknown key{near(key, _keys(section))}, expected {', '.join(dict.fromkeys(options))}"
         )
 
 
