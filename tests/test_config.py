@@ -45,6 +45,7 @@ DEFAULTS = {
         "test": None,
         "dev": None,
         "template": "{text} it was {mask}",
+        "templates": None,
         "labels": {"no": "bad", "yes": "good"},
         "label_column": None,
         "test_share": None,

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from written_pages import FILES, write_files
 
 import small
-from written_pages import FILES, write_files
 from tandemtune import plugins
 from tandemtune.callbacks import Callback
 from tandemtune.config import load_config
@@ -101,7 +101,12 @@ def test_each_is_resumed_by_another_process_to_the_bit(place):
 
 
 def test_the_run_says_whose_code_it_was(place):
-    for name, file in (("optimizer", "annealing"), ("metric", "balanced"), ("tunable", "gains"), ("proposer", "phrases")):
+    for name, file in (
+        ("optimizer", "annealing"),
+        ("metric", "balanced"),
+        ("tunable", "gains"),
+        ("proposer", "phrases"),
+    ):
         facts = json.loads((place / name / "whole" / "run.json").read_text(encoding="utf-8"))
         (address,) = facts["plugins"]
         assert address.startswith(f"{place / file}.py:") and len(facts["plugins"][address]) == 64
@@ -167,7 +172,10 @@ def test_it_is_compared_with_ours(place, tmp_path):
         ({"method__optimizer": "missing.py:Annealing"}, "no Python file"),
         ({"method__optimizer": "broken.py:Annealing"}, "cannot be loaded: ZeroDivisionError"),
         ({"method__optimizer": "gains.py:GainsOfLayers"}, "GainsOfLayers is a tunable"),
-        ({"method__optimizer": "annealing.py:Walk"}, "expected a class derived from Optimizer of tandemtune.optimizers.base"),
+        (
+            {"method__optimizer": "annealing.py:Walk"},
+            "expected a class derived from Optimizer of tandemtune.optimizers.base",
+        ),
         ({"method__optimizer": {"kind": "annealing.py:Annealing", "cold": 1}}, "cold: unknown key"),
         ({"method__optimizer": {"kind": "annealing.py:Annealing", "cooling": 2.0}}, "less than or equal to 1"),
         ({"method__optimizer": "annealing.py:Annealing", "method__popsize": 1}, "greater than or equal to 2"),
@@ -209,7 +217,9 @@ def install(place: Path) -> None:
             (place / f"{name}.py").unlink()
     info = place / "tandemtune_annealing-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tandemtune-annealing\nVersion: 1.0\n", encoding="utf-8")
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: tandemtune-annealing\nVersion: 1.0\n", encoding="utf-8"
+    )
     (info / "entry_points.txt").write_text("[tandemtune.plugins]\nannealing = annealing\n", encoding="utf-8")
 
 
