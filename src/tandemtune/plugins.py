@@ -129,15 +129,15 @@ def _home(member: Any) -> str:
 
 
 def names(noun: str) -> list[str]:
-    """Names of all members of a noun, those of installed plug-ins among them."""
+    """Names of all members of a noun in alphabetical order, those of installed plug-ins among them."""
     _load(noun)
-    return list(_MEMBERS[noun])
+    return sorted(_MEMBERS[noun])
 
 
 def members(noun: str) -> dict[str, Any]:
-    """All members of a noun by name."""
+    """All members of a noun by name, in alphabetical order: which module was imported first does not matter."""
     _load(noun)
-    return dict(_MEMBERS[noun])
+    return dict(sorted(_MEMBERS[noun].items()))
 
 
 def find(noun: str, name: str) -> Any:
@@ -154,7 +154,7 @@ def find(noun: str, name: str) -> Any:
         return _at(noun, name)
     _load(noun)
     if name not in _MEMBERS[noun]:
-        options = list(_MEMBERS[noun])
+        options = sorted(_MEMBERS[noun])
         raise UsageError(f"unknown {noun} {name!r}{near(name, options)}, expected {', '.join(options)} or module:Name")
     return _MEMBERS[noun][name]
 
