@@ -43,6 +43,7 @@ from tandemtune.tasks.fewshot import subsample
 from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
+from tandemtune.tasks.wording import counted
 from tandemtune.tunables.base import INPUT, Given, Parameters
 from tandemtune.tunables.vocabulary import Vocabulary
 from tandemtune.types import Example, Split, seed_for
@@ -410,6 +411,29 @@ def _kl_penalty(scorer: Scorer, split: Split) -> KLPenalty:
         )
     batch = scorer.population_batch(rows)
     return KLPenalty(batch, scorer.engine.logits(batch, scorer.parameters.initial()), objective.kl_penalty)
+
+
+def check_rows(problem: Problem) -> None:
+    """Read the test rows as the model will, and note what a user should know of all rows before they are searched on.
+
+    Raises:
+        UsageError: a test row cannot be used; it would show only when the search is over.
+    """
+    scorer, split = problem.scorer, problem.split
+    task, section = scorer.task, scorer.config.task
+    parts = {"train": split.train, "dev": split.dev}
+    if task.has_test:
+        parts["test"] = tuple(task.test(section.test_rows, section.seed))
+    found = [*scorer.facts.notes, *task.notes(), *task.report(split).notes()]
+    for name, rows in parts.items():
+        prompts, _ = scorer.encoded(rows, plain=True)
+        lost = [prompt.lost for prompt in prompts if prompt.lost]
+        if lost:
+            found.append(
+                f"{name}: {len(lost):,} of the {counted(len(rows), 'row')} that are used {'is' if len(lost) == 1 else 'are'} "
+                f"longer than {scorer.limit} tokens and cut at the end, by {sum(lost) / len(lost):.0f} tokens on average"
+            )
+    scorer.note(notes=tuple(found))
 
 
 def check_start(problem: Problem) -> None:

@@ -86,7 +86,10 @@ def validate(
     if data:
         from tandemtune.wiring import check
 
-        check(config, say)
+        task = check(config, say)
+        split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
+        for note in (*task.notes(), *task.report(split).notes()):
+            say(f"note: {note}")
     typer.echo(f"{recipe}: fine")
 
 

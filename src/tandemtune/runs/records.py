@@ -343,6 +343,7 @@ class Result(Versioned):
             then those of each row by a readout of all others (leave one out).
         zero_shot_readout: the readout solved on the pretrained model.
         tuned_words: the best point with its label words alone, where `tuned` has a readout.
+        notes: what a reader of the scores should know, one sentence each.
     """
 
     method: str
@@ -363,6 +364,7 @@ class Result(Versioned):
     rows: RowCounts
     stop_reason: str
     versions: dict[str, str]
+    notes: tuple[str, ...] = ()
 
     def scores(self) -> list[NamedScores]:
         """What was measured, in the order of a table: each row should be above those before it."""
