@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic.fields import FieldInfo
 from rich.table import Table
 
 from tandemtune.cli.app import app, console, echo_json
@@ -113,8 +115,6 @@ def _members(noun: str) -> Callable[[], Rows]:
 
 def _options(what: str, name: str) -> Rows:
     """The options of one member."""
-    import json
-
     from tandemtune import plugins
 
     noun = what.removesuffix("s")
@@ -123,12 +123,18 @@ def _options(what: str, name: str) -> Rows:
     return [
         {
             "option": key,
-            "default": "" if field.default is None else json.dumps(field.default),
+            "default": _default(field),
             "meaning": field.description or "",
         }
         for key, field in plugins.find(noun, name).model_fields.items()
         if not field.exclude
     ]
+
+
+def _default(field: FieldInfo) -> str:
+    """An option's default as a recipe has it; nothing where there is none."""
+    value = None if field.is_required() else field.get_default(call_default_factory=True)
+    return "" if value is None else json.dumps(value)
 
 
 def _metrics() -> Rows:
