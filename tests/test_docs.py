@@ -85,9 +85,8 @@ def test_imports_go_one_way() -> None:
     for path in sorted(package.rglob("*.py")):
         own = path.relative_to(package).with_suffix("").parts[0]
         if own not in ("__init__", "__main__"):
-            for other in imported(path) - {own, "__version__"}:
-                if place[other] >= place[own]:
-                    wrong.append(f"{path.relative_to(package)} imports {other}")
+            others = imported(path) - {own, "__version__"}
+            wrong += [f"{path.relative_to(package)} imports {other}" for other in others if place[other] >= place[own]]
     assert wrong == []
     assert set(place) == {p.stem for p in package.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()} - {
         "__init__",
