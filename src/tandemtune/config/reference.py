@@ -11,21 +11,28 @@ from tandemtune.plugins import Options
 
 
 def reference() -> str:
-    """Tables of all sections, and of the options of all members of their parts."""
+    """Tables of all sections, and of the options of all members that come with this package."""
     lines: list[str] = []
     for section, owner in SECTIONS.items():
         nouns = PARTS.get(section, {})
-        lines += [f"## [{section}]", "", (owner.__doc__ or "").partition(": ")[2], ""]
-        lines += _table(owner, nouns)
+        lines += [f"## [{section}]", "", _sentence((owner.__doc__ or "").partition(": ")[2]), ""]
+        lines += [*_table(owner, nouns), ""]
         for noun in nouns:
-            lines += ["", f"### [{section}.{noun}]", ""]
-            for name, member in plugins.members(noun).items():
-                source = f" ({member.source})" if member.source else ""
-                lines += [f"**`{name}`** {member.summary}{source}", ""]
-                table = _table(member, {})
-                lines += [*table, ""] if len(table) > 2 else []
-        lines.append("")
+            lines += [f"### [{section}.{noun}]", "", *_members(noun)]
     return "\n".join(lines)
+
+
+def _members(noun: str) -> list[str]:
+    """All members by name, those with the same options before one table."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, member in sorted(plugins.members(noun).items()):
+        if member.__module__.startswith("tandemtune."):
+            source = f" ({member.source})" if member.source else ""
+            groups.setdefault(tuple(_table(member, {})), []).append(f"- `{name}`: {member.summary}{source}")
+    lines: list[str] = []
+    for table, names in sorted(groups.items(), key=lambda group: group[1]):
+        lines += [*names, "", *([*table, ""] if len(table) > 2 else [])]
+    return lines
 
 
 def _table(owner: type[Options], nouns: dict[str, str]) -> list[str]:
@@ -35,5 +42,10 @@ def _table(owner: type[Options], nouns: dict[str, str]) -> list[str]:
             continue
         told = json.dumps(nouns[key]) if key in nouns else plugins.default_of(field)
         default = f"`{told}`" if told and told != "required" else told
-        lines.append(f"| `{key}` | {default} | {field.description or ''} |")
+        meaning = (field.description or "").replace("|", r"\|")
+        lines.append(f"| `{key}` | {default} | {meaning} |")
     return lines
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
