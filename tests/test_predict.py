@@ -366,7 +366,6 @@ def test_command_line_replaces_nothing_unasked(tmp_path, runs):
     [
         ("in.jsonl", b'{"text": "fine"}\n{"txt": "fine"}\n', "line 2: no column 'text'"),
         ("in.jsonl", b'{"text": "fine"}\n{"text": 1', "line 2: not valid JSON"),
-        ("in.jsonl", b'{"text": "fine"}\n{"text": null}\n', "line 2, field 'text'"),
         ("in.jsonl", b"\xff\xfe\x00", "in.jsonl"),
         ("in.jsonl", b"", "empty"),
         ("in.csv", b"id,other\n1,2\n", "no column 'text'"),
@@ -380,6 +379,14 @@ def test_command_line_writes_nothing_on_bad_input(tmp_path, runs, name, content,
     called = small.call("predict", runs["bert"][0], "--input", tmp_path / name, "--output", tmp_path / "out.jsonl")
     assert called.code == 2 and called.err.splitlines()[-1].startswith("tandemtune: ") and tells in called.err
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_command_line_leaves_blank_rows_without_a_label(tmp_path, runs):
+    given = small.write_rows(tmp_path / "in.jsonl", [{"text": "fine"}, {"text": None}, {"text": " "}])
+    called = small.call("predict", runs["bert"][0], "--input", given, "--output", tmp_path / "out.jsonl")
+    assert called.code == 0 and "2 blank rows have an empty label" in called.err
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [bool(line["label"]) for line in written] == [True, False, False]
 
 
 def test_command_line_names_what_is_missing(tmp_path, runs):
