@@ -306,6 +306,13 @@ def _load(noun: str) -> None:
         for found in pkgutil.iter_modules(getattr(package, "__path__", [])):
             importlib.import_module(f"{package.__name__}.{found.name}")
     _load_entry_points()
+    _MEMBERS[noun] = dict(sorted(_MEMBERS[noun].items(), key=_place))  # whatever was imported first
+
+
+def _place(named: tuple[str, Any]) -> tuple[bool, str]:
+    """Ours first, by file; a stable sort keeps the order inside a file."""
+    module = _module_of(named[1])
+    return module.partition(".")[0] != "tandemtune", module
 
 
 @functools.cache
