@@ -93,6 +93,8 @@ def go_on(path: Path, callback: Callback) -> Result:
 def _prepared(config: RunConfig, known: Facts | None, callback: Callback) -> Problem:
     """Load and measure everything that a search needs; writes nothing."""
     problem = autotune.build(config, known=known, progress=callback.on_progress)
+    planned = wiring.planned(config)
+    problem.scorer.note(planned=planned.total, unit=planned.unit)
     callback.on_ready(problem.facts, config.model_dump(mode="json"))
     wiring.check_start(problem)
     return problem
@@ -101,7 +103,8 @@ def _prepared(config: RunConfig, known: Facts | None, callback: Callback) -> Pro
 def _run(folder: RunFolder, problem: Problem, callback: Callback) -> Result:
     """Search in a folder that this process has locked, and write what was found."""
     if not folder.facts.exists():
-        problem.scorer.note(versions=versions())
+        planned = wiring.planned(problem.scorer.config)
+        problem.scorer.note(versions=versions(), planned=planned.total, unit=planned.unit)
         write_json(folder.facts, problem.facts.plain())
     scorer = problem.scorer
     with wiring.proposing(problem, folder.conversations, callback.on_progress) as source:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import FILES, write_files
+from written_pages import FILES, write_files
 
 import small
 from tandemtune import plugins
@@ -147,22 +147,18 @@ def test_each_keeps_the_promises_that_the_page_says_it_keeps(place, monkeypatch)
 def test_it_is_compared_with_ours(place, tmp_path):
     from tandemtune import compare
 
-    made = small.recipe(tmp_path)
-    fixed = {f"{section}.{key}": value for section, table in made.items() for key, value in table.items()}
+    made = small.recipe(tmp_path, method__budget=20, task__metric=f"{place / 'balanced.py'}:balanced_accuracy")
+    task = {f"task.{key}": value for key, value in made.pop("task").items() if key != "seed"}
     plan = {
-        "all": fixed,
-        "seeds": [1, 2],
-        "methods": {
-            "ours": {},
-            "annealing": {"method.optimizer": f"{place / 'annealing.py'}:Annealing"},
-            "balanced": {"task.metric": f"{place / 'balanced.py'}:balanced_accuracy"},
-        },
+        "all": {f"{section}.{key}": value for section, table in made.items() for key, value in table.items()},
+        "tasks": {"small": task},
+        "seeds": [1],
+        "methods": {"ours": {}, "own": {"method.optimizer": f"{place / 'annealing.py'}:Annealing"}},
     }
-    found = compare(plan, out=tmp_path / "out", jobs=1)
-    assert {row["method"] for row in json.loads((tmp_path / "out" / "records.json").read_text())} == set(
-        plan["methods"]
-    )
-    assert found.table["methods"]
+    compare(plan, out=tmp_path / "out", jobs=1)
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "out").rglob("result.json")]
+    assert len(results) == len(plan["methods"]) * len(plan["seeds"])
+    assert {result["metric"] for result in results} == {"balanced_accuracy"}
 
 
 # what goes wrong

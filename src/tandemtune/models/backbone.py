@@ -344,11 +344,8 @@ class Backbone:
         offsets: list[tuple[int, int]] = list(encoding["offset_mapping"])
         if masked:
             start, end = rendered.mask
-            answers = [
-                i
-                for i, (a, b) in enumerate(offsets)
-                if ids[i] == self.tokenizer.mask_token_id and a < end and b > start
-            ]
+            mask = self.tokenizer.mask_token_id  # looked up once: texts may be long
+            answers = [i for i, (a, b) in enumerate(offsets) if ids[i] == mask and a < end and b > start]
             if len(answers) != 1:
                 raise DataError(f"the tokenizer of {self.name} lost the mask of {text[:80]!r}")
             answer = answers[0]

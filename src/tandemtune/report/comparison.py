@@ -6,13 +6,12 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tandemtune.compare.plan import Plan
 from tandemtune.report.charts import BarChart, LineChart, Series
 from tandemtune.report.numbers import rough, score
 from tandemtune.report.ranks import rank_rows, rank_sentences
@@ -30,6 +29,9 @@ from tandemtune.report.standings import (
 from tandemtune.report.terminal import bar_text, line_text
 from tandemtune.runs.files import write_atomically, write_json
 from tandemtune.runs.records import ComparedRun, ComparedRuns, Result
+
+if TYPE_CHECKING:
+    from tandemtune.compare.plan import Plan
 
 __all__ = [
     "FILES",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from statistics import StatisticsError, correlation, mean
+from typing import TYPE_CHECKING
 
-from tandemtune.compare.plan import Expected
 from tandemtune.runs.records import Record
+
+if TYPE_CHECKING:
+    from tandemtune.compare.plan import Expected
 
 ROUNDING = 1.5e-6
 """Scores are recorded to six digits: differences up to this are none."""

@@ -24,6 +24,7 @@ from tandemtune.runs.records import (
     Facts,
     GenerationRecord,
     JournalRecord,
+    NamedScores,
     PredictionRecord,
     PromptRecord,
     ProposalRecord,
@@ -218,7 +219,15 @@ def _scores_chart(result: Result, run: RunView) -> DotChart:
     """The tuned model beside what needs no tuning, with intervals."""
     split = _split(result)
     rows = result.rows.test if split == "test" else result.rows.dev
-    entries: list[tuple[str, float | None]] = [(row.name, getattr(row, split)) for row in reversed(result.scores())]
+    groups: list[list[NamedScores]] = []  # a point's score, then what stands beside it
+    for row in result.scores():
+        if row.aside and groups:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    entries: list[tuple[str, float | None]] = [
+        (row.name, getattr(row, split)) for group in reversed(groups) for row in group
+    ]
     entries.append(("most frequent class", result.majority if split == "test" else None))
     dots = []
     for name, value in entries:

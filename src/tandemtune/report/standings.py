@@ -8,13 +8,15 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist, mean, stdev
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, JsonValue
 
-from tandemtune.compare.plan import Expected
 from tandemtune.report.ranks import ROUNDING, Ranking, against_expected, ranks
 from tandemtune.runs.records import ComparedRun, Record, Result, Versioned
+
+if TYPE_CHECKING:
+    from tandemtune.compare.plan import Expected
 
 EXACT = 14
 """Pairs up to which all sign flips are counted; above, a seeded sample of them."""
