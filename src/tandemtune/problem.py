@@ -84,8 +84,11 @@ class Scorer:
         """Prompts with room for what the parameters put into them (none if `plain`), and labels (-1 where unknown)."""
         labels = [-1 if e.label is None else self.task.label_index(e.label) for e in examples]
         room = len(self.parameters.reserve(Encoded((0,), 0)).ids) - 1
-        limit = min(self.config.task.max_tokens, self.backbone.longest - room)
-        prompts = [self.backbone.encode(self.task.template, example.fields, limit) for example in examples]
+        section = self.config.task
+        limit = min(section.max_tokens, self.backbone.longest - room)
+        prompts = [
+            self.backbone.encode(self.task.template, example.fields, limit, section.truncate) for example in examples
+        ]
         return (prompts if plain else [self.parameters.reserve(prompt) for prompt in prompts]), labels
 
     def batch(self, examples: Sequence[Example], plain: bool = False) -> Batch:

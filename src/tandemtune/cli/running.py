@@ -8,12 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from tandemtune.cli.app import Overrides, Quiet, app, console, say, watched
+from tandemtune.cli.starting import recipe_of_rows
 from tandemtune.errors import RunError, UsageError
+
+ROWS = (".csv", ".tsv", ".jsonl", ".ndjson", ".jsonlines", ".parquet")
+"""Endings of files that are rows and no recipe."""
 
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or one of `tandemtune ls recipes`.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe file, one of `tandemtune ls recipes`, or a file of labelled texts (csv, tsv, jsonl, parquet)."
+        ),
+    ],
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make; default runs/RECIPE-seedN.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that lies there.")] = False,
@@ -21,17 +30,21 @@ def run(
 ) -> None:
     """Tune a model as a recipe says.
 
+    A file of texts is run with the recipe that `tandemtune init` proposes, which is written beside the run.
+
     Example: tandemtune run quickstart seed=21 method.budget=1000 --out runs/mine
     """
     from tandemtune.config.load import load_with_notes
-    from tandemtune.runs.store import RunFolder
 
-    config, unused = load_with_notes(recipe, overrides or [])
-    place = out or Path("runs") / f"{Path(recipe).stem}-seed{config.task.seed}"
-    try:
-        RunFolder.check_free(place, overwrite=overwrite)
-    except RunError as error:
-        raise UsageError(str(error)) from None
+    if Path(recipe).suffix.lower() in ROWS:
+        place = out or Path("runs") / Path(recipe).stem
+        _check_free(place, overwrite)
+        recipe = str(recipe_of_rows(Path(recipe), place, overrides or [], quiet))
+        config, unused = load_with_notes(recipe, overrides or [])
+    else:
+        config, unused = load_with_notes(recipe, overrides or [])
+        place = out or Path("runs") / f"{Path(recipe).stem}-seed{config.task.seed}"
+        _check_free(place, overwrite)
     for line in unused:
         say(f"note: {line}")
 
@@ -41,6 +54,15 @@ def run(
         make(config, place, callback, overwrite=overwrite)
 
     watched(place, quiet, work)
+
+
+def _check_free(place: Path, overwrite: bool) -> None:
+    from tandemtune.runs.store import RunFolder
+
+    try:
+        RunFolder.check_free(place, overwrite=overwrite)
+    except RunError as error:
+        raise UsageError(str(error)) from None
 
 
 @app.command()
