@@ -120,3 +120,94 @@ SENTENCES = [f"the parcel number {i} came {'late' if i % 2 else 'early'} and nob
 def test_columns_are_told_by_their_cells(rows, texts, label):
     found = sniff(Table.of(rows))
     assert (found.texts, found.label) == (texts, label)
+
+
+# ---- runs that end early ------------------------------------------------------------------------------------------
+
+
+def stopped(place, **changes):
+    """A run that was stopped after three turns."""
+    content = small.recipe(place, **changes)
+    with pytest.raises(KeyboardInterrupt):
+        small.tune(content, place / "run", small.Stop(step=3))
+    return place / "run"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"method__name": "lora", "method__steps": 9, "method__lr": 0.05},
+        {
+            "method__name": "maao",
+            "method__prompt_tokens": 3,
+            "method__lr": 0.25,
+            "alternate__proposer": "mutation",
+            "alternate__rounds": 2,
+            "alternate__round_steps": 2,
+            "alternate__final_steps": 6,
+        },
+    ],
+    ids=["c-lora", "lora", "rounds"],
+)
+def test_finish_keeps_what_was_found(here, changes):
+    folder = stopped(here, **changes)
+    before = small.journal(folder)
+    called = small.call("finish", folder, "--quiet")
+    assert called.code == 0, called.err
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    assert result["stop_reason"] == "finished by hand" and result["steps"] == 3
+    after = small.journal(folder)
+    assert after[: len(before)] == before and len(after) == len(before) + 1
+    assert small.call("predict", folder, "--text", "the plot was great").code == 0
+    again = small.call("finish", folder)
+    assert again.code == 0 and "has ended already" in again.out
+
+
+def test_finish_before_the_first_turn(here):
+    content = small.recipe(here)
+    with pytest.raises(KeyboardInterrupt):
+        small.tune(content, here / "run", small.Stop(step=1))
+    journal = here / "run" / "journal.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:1]))
+    (here / "run" / "checkpoint.npz").unlink(missing_ok=True)
+    assert small.call("finish", here / "run", "-q").code == 0
+    result = json.loads((here / "run" / "result.json").read_text(encoding="utf-8"))
+    assert result["best_step"] == 0 and result["zero_shot"]["dev_loss"] == result["tuned"]["dev_loss"]
+
+
+def test_test_rows_can_be_left_out(here):
+    recipe = small.write_recipe(here / "mine.json", small.recipe(here, method__budget=10))
+    called = small.call("run", recipe, "--out", "one", "--no-test", "-q")
+    assert called.code == 0, called.err
+    result = json.loads((here / "one" / "result.json").read_text(encoding="utf-8"))
+    assert result["tuned"]["test"] is None and result["rows"]["test"] == 0
+    folder = stopped(here)
+    (here / "test.jsonl").write_text('{"text": "good", "label": "nonsense"}\n', encoding="utf-8")
+    assert small.call("resume", folder, "-q").code == 2
+    assert small.call("resume", folder, "-q", "--no-test").code == 0
+    assert small.call("run", recipe, "--out", "two", "-q").code == 2
+    assert small.call("run", recipe, "--out", "two", "-q", "--no-test").code == 0
+
+
+@pytest.mark.parametrize(
+    "where", ["tandemtune.autotune.build", "tandemtune.evaluators.label_words.LabelWordEvaluator.measure"]
+)
+def test_a_run_that_was_stopped_before_it_began_leaves_nothing(here, monkeypatch, where):
+    recipe = small.write_recipe(here / "mine.json", small.recipe(here))
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, stop)
+    called = small.call("run", recipe, "--out", "run")
+    assert called.code == 130 and called.err.endswith("tandemtune: stopped before the run began\n")
+    assert not (here / "run").exists()
+
+
+def test_threads_are_those_of_the_environment(monkeypatch):
+    from tandemtune.system import cores, default_threads
+
+    for said, expected in (("3", 3), ("2,1", 2), ("", cores()), ("many", cores()), ("0", cores())):
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+        assert default_threads() == expected

@@ -14,7 +14,7 @@ import tomli_w
 
 from tandemtune.errors import DataError
 from tandemtune.models import load as loading
-from tandemtune.models.prompts import UNBOUNDED, longest_of, token_counter
+from tandemtune.models.prompts import longest_of, token_counter
 from tandemtune.problem import Progress
 from tandemtune.tasks.fewshot import text_key
 from tandemtune.tasks.files import examples_of

@@ -34,7 +34,7 @@ from tandemtune.search.schedule import Bandit, Phase, Stage, alternating
 from tandemtune.search.turns import Acceptance, Rules
 from tandemtune.search.words import WordReader
 from tandemtune.subspace import RandomProjection
-from tandemtune.system import cores
+from tandemtune.system import default_threads
 from tandemtune.tasks import metrics
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS, build_task, get
@@ -117,12 +117,13 @@ def task_of_run(config: RunConfig, facts: Facts) -> Task:
     )
 
 
-def check(config: RunConfig, progress: Progress | None = None) -> Task:
+def check(config: RunConfig, progress: Progress | None = None, *, test: bool = True) -> Task:
     """Find everything that can be found without loading a model: files, columns, labels, enough rows, a proposer.
 
     Args:
         config: a recipe.
         progress: called with a short line while something is fetched.
+        test: whether rows for test will be needed.
 
     Returns:
         The task, for the kind of model that the recipe names, or for a causal model where it cannot be told yet.
@@ -133,6 +134,7 @@ def check(config: RunConfig, progress: Progress | None = None) -> Task:
     config = config.with_absolute_paths()
     kind = _kind_without_loading(config.model) or config.model.kind or "causal"
     task = make_task(config.task, kind, progress)
+    task = task if test else task.without_test()
     problems = task.check()
     if not problems:
         try:
@@ -171,7 +173,7 @@ def make_scorer(
         TandemTuneError: the model cannot be loaded, or does not fit the template, the label words or the layers.
     """
     section = config.model
-    threads = (known.threads if known else 0) or section.threads or cores()
+    threads = (known.threads if known else 0) or section.threads or default_threads()
     torch.set_num_threads(threads)
     device = (known.device if known else "") or find_device(section.device)
     dtype = dtype or (known.dtype if known else "") or (section.dtype if section.dtype != "auto" else "float32")

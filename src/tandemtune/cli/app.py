@@ -75,6 +75,7 @@ def say(text: str) -> None:
     typer.echo(text, err=True)
 
 
+LOADING = "loading torch and transformers"
 PATIENCE = 5.0
 """Seconds that may go by before a command says what it is waiting for."""
 

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from tandemtune.cli.app import Overrides, Quiet, app, console, say, watched
+from tandemtune.cli.app import LOADING, Overrides, Quiet, app, console, patient, say, watched
 from tandemtune.cli.starting import recipe_of_rows
 from tandemtune.errors import RunError, UsageError
 
 ROWS = (".csv", ".tsv", ".jsonl", ".ndjson", ".jsonlines", ".parquet")
 """Endings of files that are rows and no recipe."""
+NoTest = Annotated[bool, typer.Option("--no-test", help="Leave the test rows unread.")]
 
 
 @app.command()
@@ -26,6 +27,7 @@ def run(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make; default runs/RECIPE-seedN.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that lies there.")] = False,
+    no_test: NoTest = False,
     quiet: Quiet = False,
 ) -> None:
     """Tune a model as a recipe says.
@@ -49,9 +51,9 @@ def run(
         say(f"note: {line}")
 
     def work(callback: Any) -> None:
-        from tandemtune.runner import run as make
-
-        make(config, place, callback, overwrite=overwrite)
+        with patient(LOADING):
+            from tandemtune.runner import run as make
+        make(config, place, callback, overwrite=overwrite, test=not no_test)
 
     watched(place, quiet, work)
 
@@ -66,11 +68,29 @@ def _check_free(place: Path, overwrite: bool) -> None:
 
 
 @app.command()
-def resume(folder: Annotated[Path, typer.Argument(help="Run folder.")], quiet: Quiet = False) -> None:
+def resume(
+    folder: Annotated[Path, typer.Argument(help="Run folder.")], no_test: NoTest = False, quiet: Quiet = False
+) -> None:
     """Go on with a run that was stopped or killed.
 
     Example: tandemtune resume runs/mine
     """
+    _end(folder, no_test, quiet, by_hand=False)
+
+
+@app.command()
+def finish(
+    folder: Annotated[Path, typer.Argument(help="Run folder.")], no_test: NoTest = False, quiet: Quiet = False
+) -> None:
+    """Score and keep what an unfinished run has found so far, and search no further.
+
+    Example: tandemtune finish runs/mine
+    """
+    _end(folder, no_test, quiet, by_hand=True)
+
+
+def _end(folder: Path, no_test: bool, quiet: bool, *, by_hand: bool) -> None:
+    """Bring a run to its end, after more search or at once."""
     from tandemtune.runs.store import RunFolder
 
     done = RunFolder.open(folder).read_result()
@@ -83,9 +103,9 @@ def resume(folder: Annotated[Path, typer.Argument(help="Run folder.")], quiet: Q
         return
 
     def work(callback: Any) -> None:
-        from tandemtune.runner import go_on
-
-        go_on(folder, callback)
+        with patient(LOADING):
+            from tandemtune.runner import go_on
+        go_on(folder, callback, test=not no_test, by_hand=by_hand)
 
     watched(folder, quiet, work, begun=True)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tandemtune.cli.app import app, patient, say
+from tandemtune.cli.app import LOADING, app, patient, say
 from tandemtune.errors import UsageError
 
 MODEL_KEYS = ("model", "model.name")
@@ -72,7 +72,7 @@ def recipe_of_rows(file: Path, run: Path, overrides: Sequence[str], quiet: bool)
 
 
 def _proposed(file: Path, model: str | None, texts: Sequence[str], label: str | None, quiet: bool) -> str:
-    with patient("loading torch and transformers"):
+    with patient(LOADING):
         from tandemtune.starting import MODEL, draft
     found = draft(file, model=model or MODEL, texts=texts, label=label, progress=None if quiet else say)
     for line in () if quiet else found.says:

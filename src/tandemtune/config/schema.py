@@ -91,7 +91,7 @@ class ModelSection(Options):
     )
     revision: str | None = Field(None, description="hub revision")
     threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
-        None, description="processor threads; those really given if left out"
+        None, description="processor threads; OMP_NUM_THREADS or those really given if left out"
     )
     compile: Literal["auto", "always", "never"] = Field(
         "auto",
