@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import tomllib
+import warnings
 
 import pytest
+import torch
 
 import small
+from tandemtune import load
+from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.sniffing import sniff
 from tandemtune.tasks.table import Table
 
@@ -211,3 +216,109 @@ def test_threads_are_those_of_the_environment(monkeypatch):
     for said, expected in (("3", 3), ("2,1", 2), ("", cores()), ("many", cores()), ("0", cores())):
         monkeypatch.setenv("OMP_NUM_THREADS", said)
         assert default_threads() == expected
+
+
+# ---- export -------------------------------------------------------------------------------------------------------
+
+LORA = {"method__name": "lora", "method__steps": 6, "method__lr": 0.1}
+READOUT = {"method__name": "readout"}
+BOTH = {**LORA, "method__readout": "ridge"}
+PROMPT = {"method__name": "prompt-tuning", "method__steps": 6, "method__lr": 0.1, "method__prompt_tokens": 3}
+FULL = {"method__name": "full", "method__steps": 3, "method__lr": 0.01}
+CALIBRATED = {"method__name": "c-lora", "method__calibrate": True}
+SHAPES = [
+    ("bert", LORA, False),
+    ("bert", LORA, True),
+    ("gpt2", LORA, True),
+    ("t5", LORA, False),
+    ("bert", READOUT, False),
+    ("gpt2", READOUT, False),
+    ("t5", READOUT, False),
+    ("gpt_neox", READOUT, True),
+    ("llama", BOTH, False),
+    ("gpt_neox", BOTH, True),
+    ("gpt2", PROMPT, False),
+    ("t5", PROMPT, False),
+    ("bert", FULL, False),
+    ("gpt_neox", {**FULL, "method__readout": "ridge"}, False),
+    ("bert", CALIBRATED, False),
+    ("bert", {"method__name": "manual"}, False),
+]
+
+
+@pytest.mark.parametrize(("model", "changes", "merged"), SHAPES, ids=str)
+def test_the_snippet_of_an_export_answers_as_the_run_does(here, model, changes, merged, monkeypatch):
+    pytest.importorskip("peft")
+    small.tune(small.recipe(here, model, **changes), here / "run")
+    called = small.call("export", "run", "--to", "out", *(["--merged"] if merged else []))
+    assert called.code == 0, called.err
+    out = here / "out"
+    assert not merged or ((out / "model").is_dir() and not (out / "adapter").exists())
+    readme = (out / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert "import tandemtune" not in code
+    monkeypatch.chdir(out)
+    names: dict = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(code, names)
+    texts = ["the film was dull", "i loved this movie and the plot"]
+    for text, said in zip(texts, load(here / "run").predict(texts), strict=True):
+        found = names["scores"]({"text": text})
+        logs = torch.log_softmax(torch.tensor(list(found.values())), 0)
+        wanted = torch.tensor([said.probabilities[label] for label in found]).log()
+        assert torch.allclose(logs, wanted.to(logs.dtype), atol=2e-4), (logs, wanted)
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "merged", "said"),
+    [
+        ("bert", {"method__name": "bitfit", "method__steps": 3}, False, "neither transformers nor PEFT"),
+        ("bert", PROMPT, False, "neither transformers nor PEFT"),
+        ("gpt2", {**PROMPT}, True, "is no change of weights"),
+        ("gpt2", READOUT, True, "is the input embedding"),
+        ("gpt2", {"method__name": "readout", "method__readout": "kernel"}, False, "cannot be exported"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_exported_is_said(here, model, changes, merged, said):
+    small.tune(small.recipe(here, model, **changes), here / "run")
+    called = small.call("export", "run", "--to", "out", *(["--merged"] if merged else []))
+    assert called.code == 2 and said in called.err, called.err
+    assert sorted(path.name for path in here.iterdir()) == ["run", "test.jsonl", "train.jsonl"]
+
+
+# ---- lists and help -----------------------------------------------------------------------------------------------
+
+
+def test_ls_runs(here):
+    small.tune(small.recipe(here, method__budget=10), here / "runs" / "whole")
+    stopped_run = here / "runs" / "many" / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        small.tune(small.recipe(here), stopped_run, small.Stop(step=1))
+    (here / "runs" / "bad").mkdir()
+    (here / "runs" / "bad" / "recipe.json").write_text("{}", encoding="utf-8")
+    called = small.call("ls", "runs")
+    assert called.code == 0, called.err
+    rows = {line.split("\t")[0]: line.split("\t")[1:] for line in called.out.splitlines()}
+    assert set(rows) == {"whole", "many/stopped", "bad"}
+    assert rows["whole"][:4] == ["c-lora", "small", "5", "finished"] and rows["whole"][6] == "test accuracy"
+    result = json.loads((here / "runs" / "whole" / "result.json").read_text(encoding="utf-8"))
+    assert rows["whole"][5] == f"{result['tuned']['test']:.3f}"
+    assert rows["many/stopped"][3] == "unfinished" and rows["bad"][3] == "damaged"
+    with RunFolder.open(stopped_run).locked():
+        assert "running" in small.call("ls", "runs", here / "runs" / "many").out
+    assert small.call("ls", "runs", "nowhere").code == 1
+
+
+def test_every_command_has_an_example():
+    from typer.main import get_command
+
+    from tandemtune.cli import comparing, looking, running, starting, using  # noqa: F401
+    from tandemtune.cli.app import app
+
+    commands = get_command(app).commands
+    assert {"init", "run", "finish", "export"} <= set(commands)
+    for name, command in commands.items():
+        if name != "mentor":
+            assert f"Example: tandemtune {name} " in (command.help or ""), name

@@ -63,11 +63,15 @@ def report(
 @app.command()
 def ls(
     what: Annotated[str, typer.Argument(help="What to list; `tandemtune ls` alone says what there is.")] = "",
-    name: Annotated[str, typer.Argument(help="One of them, with all its options.")] = "",
+    name: Annotated[
+        str, typer.Argument(help="One of them, with all its options; of runs the folder that they lie in.")
+    ] = "",
 ) -> None:
-    """List what a recipe may name, with the options of each.
+    """List what a recipe may name, with the options of each, or the runs in a folder.
 
     Example: tandemtune ls optimizers cma-es
+
+    Example: tandemtune ls runs runs/comparison
     """
     if not what:
         for key in _LISTS:
@@ -78,9 +82,9 @@ def ls(
 
         hint = near(what, _LISTS)
         raise UsageError(f"nothing called {what!r} can be listed{hint}: choose {', '.join(_LISTS)}")
-    rows = _options(what, name) if name else _LISTS[what]()
+    rows = _LISTS[what]() if not name else _runs(Path(name)) if what == RUNS else _options(what, name)
     if not rows:
-        typer.echo("no options" if name else "none")
+        typer.echo("no options" if name and what != RUNS else "none")
         return
     there = console()
     if not there.is_terminal:
@@ -217,6 +221,26 @@ def _recipes() -> Rows:
     ]
 
 
+def _runs(folder: Path) -> Rows:
+    from tandemtune.runs.listing import listed_runs
+
+    return [
+        {
+            "name": run.name,
+            "method": run.method,
+            "task": run.task,
+            "seed": run.seed,
+            "state": run.state,
+            "zero-shot": "" if run.zero_shot is None else f"{run.zero_shot:.3f}",
+            "tuned": "" if run.tuned is None else f"{run.tuned:.3f}",
+            "of": f"{run.rows} {run.metric}".strip(),
+            "when": run.when,
+        }
+        for run in listed_runs(folder)
+    ]
+
+
+RUNS = "runs"
 _LISTS: dict[str, Callable[[], Rows]] = {
     "methods": _methods,
     "optimizers": _members("optimizer"),
@@ -231,4 +255,5 @@ _LISTS: dict[str, Callable[[], Rows]] = {
     "models": _assets("model", "embedding"),
     "mentors": _assets("gguf"),
     "recipes": _recipes,
+    RUNS: lambda: _runs(Path("runs")),
 }

@@ -43,6 +43,24 @@ def init(
     typer.echo(place)
 
 
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Run folder.")],
+    to: Annotated[Path, typer.Option(help="Folder to make.")],
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Whole weights with LoRA adapters merged into them, in place of adapters.")
+    ] = False,
+) -> None:
+    """Write a finished run as a folder that transformers and PEFT load by themselves, with a snippet in its README.
+
+    Example: tandemtune export runs/mine --to mine-for-others
+    """
+    with patient(LOADING):
+        from tandemtune.export import export as write
+
+    typer.echo(write(folder, to, merged=merged, progress=say))
+
+
 def recipe_of_rows(file: Path, run: Path, overrides: Sequence[str], quiet: bool) -> Path:
     """Propose a recipe for a file of rows, and write it beside the run's folder.
 

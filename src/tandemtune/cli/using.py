@@ -96,7 +96,10 @@ def embeds(
     input: Annotated[Path, typer.Option(help="Texts: jsonl, csv, tsv or parquet with the template's fields.")],
     output: Annotated[Path, typer.Option(help="Folder to make: one tensor a text, 00000.pt and so on.")],
 ) -> None:
-    """Write whole prompts as embeddings, as vLLM's prompt_embeds takes them."""
+    """Write whole prompts as embeddings, as vLLM's prompt_embeds takes them.
+
+    Example: tandemtune embeds runs/prompt --input mails.csv --output tensors
+    """
     import torch
 
     from tandemtune.predict import load
