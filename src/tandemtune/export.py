@@ -175,8 +175,8 @@ def _merge(model: TunedModel, parts: Parts, to: Path, progress: Progress | None)
         UsageError: an adapter is no change of weights, or PEFT is missing.
     """
     section = model.scorer.config.model
-    for place in parts.adapters.values():
-        kind = json.loads((place / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"]
+    for path in parts.adapters.values():
+        kind = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"]
         if kind != "LORA":
             raise UsageError(f"the run tuned a {kind} adapter, which is no change of weights: leave --merged out")
     try:
@@ -191,8 +191,8 @@ def _merge(model: TunedModel, parts: Parts, to: Path, progress: Progress | None)
     auto = getattr(transformers, AUTO[model.scorer.backbone.kind])
     with quiet():
         whole = auto.from_pretrained(place, revision=section.revision, dtype=torch.float32)
-        for adapter in parts.adapters.values():
-            whole = peft.PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload()
+        for path in parts.adapters.values():
+            whole = peft.PeftModel.from_pretrained(whole, str(path)).merge_and_unload()
         whole.save_pretrained(to)
     model.scorer.backbone.tokenizer.save_pretrained(to)
 

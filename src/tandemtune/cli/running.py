@@ -116,7 +116,7 @@ def validate(
     overrides: Overrides = None,
     data: Annotated[bool, typer.Option("--data/--no-data", help="Read the data files too.")] = True,
 ) -> None:
-    """Check a recipe and its data without loading a model.
+    """Check a recipe and its data without loading a model, and say what it makes of the rows.
 
     Example: tandemtune validate my.toml optimizer=fireworks
     """
@@ -126,9 +126,12 @@ def validate(
     for line in unused:
         say(f"note: {line}")
     if data:
-        from tandemtune.wiring import check
-
-        check(config, say)
+        with patient(LOADING):
+            from tandemtune.data_card import data_card
+            from tandemtune.wiring import check
+        with patient("reading the rows and counting tokens"):
+            for line in data_card(config, check(config, say)).lines():
+                typer.echo(line)
     typer.echo(f"{recipe}: fine")
 
 

@@ -67,8 +67,13 @@ def kind_of(config: Any) -> Kind:
     )
 
 
-def read_config(place: str, revision: str | None) -> Any:
+def read_config(place: str, revision: str | None, *, local: bool = False) -> Any:
     """A model's configuration, without its weights.
+
+    Args:
+        place: what `locate` gave.
+        revision: hub revision.
+        local: refuse to download anything.
 
     Raises:
         ModelError: there is none, or `transformers` does not know the model type.
@@ -77,7 +82,9 @@ def read_config(place: str, revision: str | None) -> Any:
 
     faults.check_folder(place)
     with faults.explained(place), quiet():
-        return transformers.AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+        return transformers.AutoConfig.from_pretrained(
+            place, revision=revision, local_files_only=local, trust_remote_code=False
+        )
 
 
 def read_tokenizer(place: str, revision: str | None = None, *, local: bool = False) -> Any:

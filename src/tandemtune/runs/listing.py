@@ -58,7 +58,7 @@ def _listed(run: RunFolder, name: str) -> ListedRun:
     try:
         recipe = run.read_recipe()
         task: dict[str, Any] = recipe["task"]
-        known = {
+        known: dict[str, Any] = {
             "method": str(recipe["method"]["name"]),
             "task": str(task["name"] or Path(task["train"] or "").stem),
             "seed": str(task["seed"]),
