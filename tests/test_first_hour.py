@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import tomllib
 import warnings
 
@@ -12,6 +13,8 @@ import pytest
 import torch
 
 import small
+import tandemtune.assets as assets
+import tandemtune.assets.manifest as manifest
 from tandemtune import load
 from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.sniffing import sniff
@@ -364,3 +367,46 @@ def test_truncate_is_a_setting_of_the_recipe(here):
     assert len(set(found.values())) == 3
     refused = small.call("validate", small.write_recipe(here / "x.json", small.recipe(here)), "truncate=left")
     assert refused.code == 2 and "[task] truncate" in refused.err
+
+
+# ---- waiting, and Python -------------------------------------------------------------------------------------------
+
+
+def test_a_long_wait_says_what_it_is_for(monkeypatch, capsys):
+    import time
+
+    from tandemtune.cli import app
+
+    monkeypatch.setattr(app, "PATIENCE", 0.01)
+    with app.patient("counting"):
+        time.sleep(0.2)
+    with app.patient("nothing to say"):
+        pass
+    time.sleep(0.05)
+    assert capsys.readouterr().err == "counting ...\n"
+
+
+def test_finish_and_export_in_python(here):
+    from tandemtune import finish
+
+    run = finish(stopped(here), progress="none")
+    assert run.result is not None and run.result.stop_reason == "finished by hand"
+    assert (run.export(here / "out") / "adapter" / "adapter_config.json").is_file()
+
+
+def test_a_pypi_model_that_no_hub_holds_is_copied(here, monkeypatch):
+    """The base of the snippet is a folder beside it."""
+    monkeypatch.setenv("TANDEMTUNE_CACHE", str(here / "cache"))
+    asset = assets.lookup("smollm2-135m-instruct")
+    ready = here / "cache" / "assets" / asset.key
+    shutil.copytree(small.model_folder("llama"), ready)
+    manifest.write(ready, asset)
+    small.tune(small.recipe(here, "llama", model__name=f"pypi:{asset.key}", **LORA), here / "run")
+    called = small.call("export", "run", "--to", "out")
+    assert called.code == 0, called.err
+    readme = (here / "out" / "README.md").read_text(encoding="utf-8")
+    assert 'from_pretrained("base")' in readme and "unpacked from 4 bits" not in readme
+    assert (here / "out" / "base" / "config.json").is_file()
+    shutil.rmtree(here / "out")
+    assert small.call("export", "run", "--to", "out", "--merged").code == 0
+    assert sorted(path.name for path in (here / "out").iterdir()) == ["README.md", "labels.json", "model"]

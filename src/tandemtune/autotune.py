@@ -63,7 +63,10 @@ def build(
     if problems:
         raise ConfigError(problems, f"task {task.name}")
     split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
-    problem = wiring.make_problem(_chosen_scorer(config, task, kind, split, known, progress), split)
+    scorer = _chosen_scorer(config, task, kind, split, known, progress)
+    if progress:
+        progress(f"preparing {len(split.train):,} training and {len(split.dev):,} dev rows")
+    problem = wiring.make_problem(scorer, split)
     if known is not None:
         _refuse_changes(known, problem.facts, task.name)
     _settle_chunks(problem, known.chunk_tokens if known else None)

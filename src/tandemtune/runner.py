@@ -126,6 +126,7 @@ def _run(folder: RunFolder, problem: Problem, callback: Callback, test: bool, by
     scorer.engine.forget()
     callback.on_testing()
     result, predictions = _measured(problem, found, folder, callback, test)
+    callback.on_progress(f"writing what was found to {folder.path}")
     with folder.replacing_adapter() as place:
         base = base_name(scorer.config.model.name).name
         scorer.parameters.save(found.best, place, base)

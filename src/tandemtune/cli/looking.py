@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from tandemtune.cli.app import app, console, echo_json
+from tandemtune.cli.app import app, console, echo_json, patient
 from tandemtune.errors import UsageError
 
 Rows = list[dict[str, str]]
@@ -55,7 +55,8 @@ def report(
     if out and not out.absolute().parent.is_dir():
         raise UsageError(f"folder {out.absolute().parent} does not exist: make it first")
     many = (folder / "comparison.json").is_file()
-    text = comparison_report(folder) if many else run_page(RunFolder.open(folder))
+    with patient("drawing the charts"):
+        text = comparison_report(folder) if many else run_page(RunFolder.open(folder))
     write_atomically(place, lambda file: file.write(text.encode("utf-8")))
     typer.echo(place)
 
