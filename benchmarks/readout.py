@@ -38,6 +38,7 @@ from tandemtune.readout.design import centred
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import build_task
 from tandemtune.tasks.fewshot import draw
+from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.nothing import Identity
 from tandemtune.types import Example
@@ -46,118 +47,7 @@ MODELS = ("pypi:flan-t5-small", "pypi:smollm2-135m-instruct")
 SEEDS, SHOTS, MOST_TOKENS = (13, 21, 42, 87, 100), 16, 128
 EMPTY = ("N/A", "", "[MASK]")
 
-Words = tuple[str, ...]
-_TONE: Words = ("negative", "positive")
-_TOPIC: Words = ("world", "sports", "business", "technology")
-_TITLE: Words = ("World", "Sports", "Business", "Technology")
-_ASKED: Words = ("abbreviation", "description", "thing", "person", "place", "number")
-_THREE: Words = ("Yes", "Maybe", "No")
-_TWO: Words = ("Yes", "No")
-_SAME: Words = ("No", "Yes")
-
-TEMPLATES: dict[str, tuple[tuple[str, Words], ...]] = {
-    "sst2": (
-        ("Review: {text}\nSentiment: {mask}", _TONE),
-        ("{text}\nIs this review positive or negative? {mask}", _TONE),
-        ("{text} It was {mask}", ("terrible", "great")),
-        ("Movie review: {text}\nDid the reviewer like the movie, yes or no? {mask}", ("no", "yes")),
-        ("{text}\nWhat is the sentiment of this sentence? {mask}", _TONE),
-        ("Is the following sentence positive or negative?\n{text}\nAnswer: {mask}", _TONE),
-        ("{text} All in all, the movie was {mask}", ("bad", "good")),
-        ("Sentence: {text}\nThe tone of this sentence is {mask}", _TONE),
-    ),
-    "agnews": (
-        ("News: {text}\nSection: {mask}", _TITLE),
-        ("{text}\nWhat is this news article about: world, sports, business or technology? {mask}", _TOPIC),
-        ("{text}\nWhich section of a newspaper would this article appear in? {mask}", _TITLE),
-        ("Article: {text}\nTopic: {mask}", _TITLE),
-        ("Classify the article as world, sports, business or technology.\n{text}\nClass: {mask}", _TOPIC),
-        ("{text}\nThis is a piece of news about {mask}", _TOPIC),
-        ("Summary: {text}\nCategory (world, sports, business, technology): {mask}", _TOPIC),
-        ("Pick one: world, sports, business, technology.\nText: {text}\nAnswer: {mask}", _TOPIC),
-    ),
-    "trec": (
-        ("Question: {text}\nThis question asks for a {mask}", _ASKED),
-        (
-            "{text}\nWhat kind of answer does this question ask for: abbreviation, description, thing, person, place or number? "
-            "{mask}",
-            _ASKED,
-        ),
-        ("Question: {text}\nThe answer to this question is a {mask}", _ASKED),
-        (
-            "Is this question about an abbreviation, a description, a thing, a person, a place or a number?\n{text}\nAnswer: {mask}",
-            _ASKED,
-        ),
-        ("{text}\nQuestion type: {mask}", _ASKED),
-        ("Question: {text}\nCategory (abbreviation, description, thing, person, place, number): {mask}", _ASKED),
-        ("{text} To answer this, one would name a {mask}", _ASKED),
-        (
-            "Classify the question as abbreviation, description, thing, person, place or number.\nQuestion: {text}\nClass: {mask}",
-            _ASKED,
-        ),
-    ),
-    "snli": (
-        ("{text}\nQuestion: {text_b} Yes, no or maybe?\nAnswer: {mask}", _THREE),
-        ("Premise: {text}\nHypothesis: {text_b}\nDoes the premise entail the hypothesis? {mask}", _THREE),
-        ('{text}\nBased on the sentence above, is it true that "{text_b}"? Yes, no or maybe? {mask}', _THREE),
-        ("Suppose: {text} Can we infer that: {text_b} Yes, no or maybe? {mask}", _THREE),
-        (
-            "Premise: {text}\nHypothesis: {text_b}\nRelation (entailment, neutral, contradiction): {mask}",
-            ("entailment", "neutral", "contradiction"),
-        ),
-        ("Text: {text}\nClaim: {text_b}\nIs the claim true, false or unknown? {mask}", ("true", "unknown", "false")),
-        (
-            "Given: {text}\nIs it always, sometimes or never correct that: {text_b} {mask}",
-            ("always", "sometimes", "never"),
-        ),
-        (
-            'If "{text}", does this mean that "{text_b}"? Say yes, no, or it is not possible to tell. {mask}',
-            ("yes", "it", "no"),
-        ),
-    ),
-    "rte": (
-        ("{text}\nQuestion: {text_b} Yes or no?\nAnswer: {mask}", _TWO),
-        ("Premise: {text}\nHypothesis: {text_b}\nDoes the premise entail the hypothesis? {mask}", _TWO),
-        ('{text}\nBased on the paragraph above, is it true that "{text_b}"? {mask}', _TWO),
-        ("Suppose: {text} Can we infer that: {text_b} Yes or no? {mask}", _TWO),
-        ("Text: {text}\nClaim: {text_b}\nThe claim is true or false? {mask}", ("true", "false")),
-        ('{text}\nDoes it follow that "{text_b}"? yes or no: {mask}', ("yes", "no")),
-        ("Read the text: {text}\nCan one conclude: {text_b} {mask}", _TWO),
-        ('If "{text}", does this mean that "{text_b}"? Say yes, or it is not possible to tell. {mask}', ("yes", "it")),
-    ),
-    "mrpc": (
-        ("{text}\nQuestion: {text_b} Do both sentences mean the same?\nAnswer: {mask}", _SAME),
-        ("Sentence 1: {text}\nSentence 2: {text_b}\nDo the two sentences have the same meaning? {mask}", _SAME),
-        ('Is "{text}" a paraphrase of "{text_b}"? {mask}', _SAME),
-        ("{text}\n{text_b}\nAre these sentences equivalent, yes or no? {mask}", ("no", "yes")),
-        ("{text}\nIn other words, {text_b}\nTrue or false? {mask}", ("false", "true")),
-        ("Can one sentence stand in for the other?\n{text}\n{text_b}\nAnswer: {mask}", _SAME),
-        ("{text}\n{text_b}\nThe meaning of these two sentences is {mask}", ("different", "same")),
-        ("Do these say the same thing?\n1. {text}\n2. {text_b}\nAnswer: {mask}", _SAME),
-    ),
-    "cb": (
-        ("{premise}\nQuestion: {hypothesis}. Yes, no or maybe?\nAnswer: {mask}", _THREE),
-        ("Premise: {premise}\nHypothesis: {hypothesis}\nDoes the premise entail the hypothesis? {mask}", _THREE),
-        ('{premise}\nBased on the text above, is it true that "{hypothesis}"? Yes, no or maybe? {mask}', _THREE),
-        ("Suppose: {premise} Can we infer that {hypothesis}? Yes, no or maybe? {mask}", _THREE),
-        (
-            "Premise: {premise}\nHypothesis: {hypothesis}\nRelation (entailment, neutral, contradiction): {mask}",
-            ("entailment", "neutral", "contradiction"),
-        ),
-        (
-            "Text: {premise}\nClaim: {hypothesis}\nIs the claim true, false or unknown? {mask}",
-            ("true", "unknown", "false"),
-        ),
-        (
-            "Given: {premise}\nIs it always, sometimes or never correct that {hypothesis}? {mask}",
-            ("always", "sometimes", "never"),
-        ),
-        (
-            'If "{premise}", does this mean that "{hypothesis}"? Say yes, no, or it is not possible to tell. {mask}',
-            ("yes", "it", "no"),
-        ),
-    ),
-}
+TEMPLATES = known_templates()
 """Eight templates for models that answer behind the text, with a word for each label in the catalogue's order; the first is the
 catalogue's."""
 
@@ -207,7 +97,7 @@ class Reader:
 
     def task(self, name: str, template: int) -> Task:
         """A task with one of its templates, and rows that the model has not been trained on where there are some."""
-        text, words = TEMPLATES[name][template]
+        text, words = TEMPLATES[name][template].template, TEMPLATES[name][template].words
         task = build_task(name, kind="seq2seq", data=self.data, template=text)
         named = dict(zip(task.labels, words, strict=True))
         unseen = {part: self.data / f"unseen_{name}.{part}.jsonl" for part in ("train", "test")}

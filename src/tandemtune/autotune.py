@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,9 +20,12 @@ from tandemtune.evaluators.label_words import rank_correlation
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Kind
 from tandemtune.problem import Problem, Progress, Scorer
-from tandemtune.runs.records import Facts
+from tandemtune.readout.ranking import best_of, rank_templates
+from tandemtune.runs.records import Facts, TemplateScore
 from tandemtune.search.schedule import Stage
+from tandemtune.system import default_threads
 from tandemtune.tasks.base import Task
+from tandemtune.tasks.templates import Template
 from tandemtune.types import Split
 
 FASTER = 1.2
@@ -63,15 +66,49 @@ def build(
     if problems:
         raise ConfigError(problems, f"task {task.name}")
     split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
+    task, templates = _chosen_template(config, task, kind, split, known, progress)
     scorer = _chosen_scorer(config, task, kind, split, known, progress)
     if progress:
         progress(f"preparing {len(split.train):,} training and {len(split.dev):,} dev rows")
     problem = wiring.make_problem(scorer, split)
+    problem.scorer.note(templates=templates)
     if known is not None:
         _refuse_changes(known, problem.facts, task.name)
     _settle_chunks(problem, known.chunk_tokens if known else None)
     _settle_compiling(problem, known.compiled if known else None, progress)
     return problem
+
+
+def _chosen_template(
+    config: RunConfig, task: Task, kind: Kind, split: Split, known: Facts | None, progress: Progress | None
+) -> tuple[Task, tuple[TemplateScore, ...]]:
+    """The template that a readout of the labelled rows does best with; what was chosen when the run began."""
+    if known is not None:
+        return replace(task, template=Template.parse(known.template), words=known.labels), known.templates
+    tasks = wiring.candidate_tasks(config.task, task, kind)
+    if len(tasks) == 1:
+        return tasks[0], ()
+    scores = ranked(config, tasks, kind, split, progress)
+    chosen = best_of(scores)
+    if progress:
+        progress(f"template {scores[chosen].template!r} has the lowest leave-one-out loss, {scores[chosen].loss:.4f}")
+    return tasks[chosen], tuple(scores)
+
+
+def ranked(
+    config: RunConfig, tasks: Sequence[Task], kind: Kind, split: Split, progress: Progress | None
+) -> list[TemplateScore]:
+    """All templates, judged on the rows of a split.
+
+    Raises:
+        TandemTuneError: the model cannot be loaded.
+    """
+    torch.set_num_threads(config.model.threads or default_threads())
+    if progress:
+        progress(f"loading {config.model.name} to judge {len(tasks)} templates")
+    dtype = "float32" if config.model.dtype == "auto" else config.model.dtype
+    backbone = wiring.load_backbone(config, kind, dtype, wiring.find_device(config.model.device))
+    return rank_templates(backbone, tasks, [*split.train, *split.dev], config.task.max_tokens, progress)
 
 
 def _refuse_changes(before: Facts, now: Facts, task: str) -> None:

@@ -23,13 +23,17 @@ class DataCard:
         rows: by part ("train", "dev", "test"), how many a run uses; those that there are not are left out.
         report: what the rows are like.
         pieces: the pieces of each label's words; None where the tokenizer does not lie on this machine.
-        notes: what a user should know of how files are read and words are cut.
+        remarks: what a user should know of how files are read and words are cut.
     """
 
     rows: dict[str, int]
     report: DataReport
     pieces: dict[str, list[str]] | None
-    notes: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    def notes(self) -> list[str]:
+        """One sentence for each thing that a user should know before a run."""
+        return [*self.remarks, *self.report.notes()]
 
     def lines(self) -> list[str]:
         """The card as lines of text."""
@@ -45,7 +49,6 @@ class DataCard:
         for name, found in lengths.items():
             cut = f"{found.cut:,} cut" if found.cut else "none cut"
             lines.append(f"{name}: longest prompt {found.longest:,} tokens of {found.limit}, {cut}")
-        lines += [f"note: {note}" for note in (*report.notes(), *self.notes)]
         if self.pieces is None:
             return [*lines, "tokens and label pieces: not counted, the model does not lie on this machine yet"]
         return [*lines, *(f"label {label!r}: pieces {', '.join(found)}" for label, found in self.pieces.items())]

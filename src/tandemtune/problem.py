@@ -80,14 +80,18 @@ class Scorer:
         wanted = self.config.method.objective.calibrate
         return bool(self.facts.calibrated) if wanted == "auto" else wanted
 
+    @property
+    def limit(self) -> int:
+        """Tokens of the longest prompt that is not cut: what the recipe allows, or the model beside what is put into it."""
+        room = len(self.parameters.reserve(Encoded((0,), 0)).ids) - 1
+        return min(self.config.task.max_tokens, self.backbone.longest - room)
+
     def encoded(self, examples: Sequence[Example], plain: bool = False) -> tuple[list[Encoded], list[int]]:
         """Prompts with room for what the parameters put into them (none if `plain`), and labels (-1 where unknown)."""
         labels = [-1 if e.label is None else self.task.label_index(e.label) for e in examples]
-        room = len(self.parameters.reserve(Encoded((0,), 0)).ids) - 1
-        section = self.config.task
-        limit = min(section.max_tokens, self.backbone.longest - room)
+        truncate = self.config.task.truncate
         prompts = [
-            self.backbone.encode(self.task.template, example.fields, limit, section.truncate) for example in examples
+            self.backbone.encode(self.task.template, example.fields, self.limit, truncate) for example in examples
         ]
         return (prompts if plain else [self.parameters.reserve(prompt) for prompt in prompts]), labels
 

@@ -25,6 +25,7 @@ from tandemtune.runs.records import (
     CalibratedScores,
     Facts,
     FinalCosts,
+    GenerationRecord,
     PredictionRecord,
     Result,
     RowCounts,
@@ -107,6 +108,7 @@ def _prepared(config: RunConfig, known: Facts | None, callback: Callback, test: 
     problem = autotune.build(config, known=known, progress=callback.on_progress, test=test)
     planned = wiring.planned(config)
     problem.scorer.note(planned=planned.total, unit=planned.unit)
+    wiring.check_rows(problem)
     callback.on_ready(problem.facts, config.model_dump(mode="json"))
     wiring.check_start(problem)
     return problem
@@ -193,8 +195,21 @@ def _measured(
         rows=RowCounts(train=len(problem.split.train), dev=len(problem.split.dev), test=len(examples or ())),
         stop_reason=folder.read_stop_reason(),
         versions=versions(),
+        notes=(*problem.facts.notes, *_flat(folder)),
     )
     return result, predictions
+
+
+def _flat(folder: RunFolder) -> list[str]:
+    """What there is to say where nothing that was tried made any difference."""
+    turns = [record for record in folder.read_records() if isinstance(record, GenerationRecord)]
+    losses = {loss for turn in turns for loss in turn.losses}
+    if len(losses) != 1 or sum(len(turn.losses) for turn in turns) < 2:
+        return []
+    return [
+        "every candidate had the same loss, so the search had nothing to follow: what it moves does not change the answers "
+        "to these prompts (too short for [method] target to matter?), or the objective does not tell them apart"
+    ]
 
 
 def _scores(

@@ -43,10 +43,12 @@ class Encoded:
     Args:
         ids: token ids, special tokens included.
         answer: index in `ids` whose hidden state predicts the label word.
+        lost: tokens by which the prompt was too long before its texts were cut.
     """
 
     ids: tuple[int, ...]
     answer: int
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)

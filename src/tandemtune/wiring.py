@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,10 @@ from tandemtune.tasks import metrics
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS, build_task, get
 from tandemtune.tasks.fewshot import subsample
+from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
+from tandemtune.tasks.wording import counted
 from tandemtune.tunables.base import INPUT, Given, Parameters
 from tandemtune.tunables.vocabulary import Vocabulary
 from tandemtune.types import Example, Split, seed_for
@@ -85,11 +88,12 @@ def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None
             label_column=section.label_column,
             test_share=section.test_share,
         )
-    if train is None or section.template is None or words is None:  # the recipe was checked before
+    text = section.template or (section.templates[0] if isinstance(section.templates, list) else None)
+    if train is None or text is None or words is None:  # the recipe was checked before
         raise ConfigError(["[task] needs a known name, or train, template and labels"])
     return Task(
         name=name or Path(train).stem,
-        template=Template.parse(section.template),
+        template=Template.parse(text),
         labels=tuple(words),
         words=words,
         metric=section.metric or "accuracy",
@@ -100,6 +104,47 @@ def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None
         label_column=section.label_column or "label",
         test_share=section.test_share,
         own_metric=metric,
+    )
+
+
+def candidate_tasks(section: TaskSection, task: Task, kind: Kind) -> list[Task]:
+    """A task with each of the templates that a recipe wants to choose from; just itself if it names none.
+
+    Args:
+        section: the recipe's ``[task]``.
+        task: the task with the recipe's own template, which is one of them.
+        kind: of the model; what is known suits models that answer behind the text.
+    """
+    if section.templates is None:
+        return [task]
+    own = [] if section.template is None and section.templates != "known" else [task]
+    if section.templates == "known":
+        known = known_templates()[task.name] if kind != "masked" else ()
+        words = [dict(zip(task.labels, ((word,) for word in row.words), strict=True)) for row in known]
+        several = [
+            replace(task, template=Template.parse(row.template), words=w) for row, w in zip(known, words, strict=True)
+        ]
+    else:
+        several = [replace(task, template=Template.parse(text)) for text in section.templates]
+    unique = {(str(one.template), tuple(one.words.values())): one for one in [*own, *several]}
+    return list(unique.values())
+
+
+def load_backbone(config: RunConfig, kind: Kind, dtype: str, device: str) -> Backbone:
+    """The model of a recipe.
+
+    Raises:
+        TandemTuneError: it cannot be loaded.
+    """
+    section = config.model
+    return loading.load(
+        section.name,
+        kind=kind,
+        dtype=dtype,
+        device=device,
+        target=section.target,
+        revision=section.revision,
+        quantize=section.quantize,
     )
 
 
@@ -179,15 +224,7 @@ def make_scorer(
     dtype = dtype or (known.dtype if known else "") or (section.dtype if section.dtype != "auto" else "float32")
     if progress:
         progress(f"loading {section.name} ({dtype})")
-    backbone = loading.load(
-        section.name,
-        kind=kind,
-        dtype=dtype,
-        device=device,
-        target=section.target,
-        revision=section.revision,
-        quantize=section.quantize,
-    )
+    backbone = load_backbone(config, kind, dtype, device)
     keep_freed_memory()  # what loading freed is gone by now
     fingerprint = fingerprint_of(backbone)
     backbone.check_template(task.template)
@@ -376,6 +413,30 @@ def _kl_penalty(scorer: Scorer, split: Split) -> KLPenalty:
         )
     batch = scorer.population_batch(rows)
     return KLPenalty(batch, scorer.engine.logits(batch, scorer.parameters.initial()), objective.kl_penalty)
+
+
+def check_rows(problem: Problem) -> None:
+    """Read the test rows as the model will, and note what a user should know of all rows before they are searched on.
+
+    Raises:
+        UsageError: a test row cannot be used; it would show only when the search is over.
+    """
+    scorer, split = problem.scorer, problem.split
+    task, section = scorer.task, scorer.config.task
+    parts = {"train": split.train, "dev": split.dev}
+    if task.has_test:
+        parts["test"] = tuple(task.test(section.test_rows, section.seed))
+    found = [*scorer.facts.notes, *task.notes(), *task.report(split).notes()]
+    where = "in the middle" if section.truncate == "middle" else f"at the {section.truncate}"
+    for name, rows in parts.items():
+        prompts, _ = scorer.encoded(rows, plain=True)
+        lost = [prompt.lost for prompt in prompts if prompt.lost]
+        if lost:
+            found.append(
+                f"{name}: {len(lost):,} of the {counted(len(rows), 'row')} that are used {'is' if len(lost) == 1 else 'are'} "
+                f"longer than {scorer.limit} tokens and cut {where}, by {sum(lost) / len(lost):.0f} tokens on average"
+            )
+    scorer.note(notes=tuple(found))
 
 
 def check_start(problem: Problem) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from tandemtune.cli.app import app, console, echo_json, patient
+from tandemtune.cli.app import Overrides, app, console, echo_json, patient, say
 from tandemtune.errors import UsageError
 
 Rows = list[dict[str, str]]
@@ -59,6 +58,51 @@ def report(
         text = comparison_report(folder) if many else run_page(RunFolder.open(folder))
     write_atomically(place, lambda file: file.write(text.encode("utf-8")))
     typer.echo(place)
+
+
+@app.command()
+def templates(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or one of `tandemtune ls recipes`.")],
+    overrides: Overrides = None,
+    also: Annotated[
+        list[str] | None, typer.Option("--template", help="Judge this template, too; may be given several times.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a table.")] = False,
+) -> None:
+    """Rank templates and their label words on a recipe's labelled rows, best first; test rows are never read.
+
+    Example: tandemtune templates my.toml templates=known --template "Review: {text} Sentiment: {mask}"
+    """
+    import math
+    from dataclasses import replace
+
+    from tandemtune import autotune, wiring
+    from tandemtune.config import load_config
+    from tandemtune.models import load as loading
+    from tandemtune.tasks.templates import Template
+
+    config = load_config(recipe, overrides or []).with_absolute_paths()
+    kind = config.model.kind or loading.kind_of(loading.read_config(loading.locate(config.model.name, say), None))
+    task = wiring.make_task(config.task, kind, say)
+    wanted = wiring.candidate_tasks(config.task, task, kind)
+    wanted += [replace(task, template=Template.parse(text)) for text in also or []]
+    split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
+    found = autotune.ranked(config, wanted, kind, split, say)
+    found.sort(key=lambda one: math.inf if one.loss is None else one.loss)
+    if as_json:
+        echo_json([one.model_dump(mode="json") for one in found])
+        return
+    table = Table(title=f"{task.name}: {len(split.train) + len(split.dev)} labelled rows, each judged by all others")
+    for name in ("loss", "+-", task.metric, "zero-shot", "template", "label words"):
+        table.add_column(name, justify="left" if name in ("template", "label words") else "right", overflow="fold")
+    for one in found:
+        if one.loss is None:
+            table.add_row("-", "", "", "", f"{one.template!r}: {one.refused}", "")
+            continue
+        words = ", ".join("/".join(w) for w in one.labels.values())
+        numbers = (f"{one.loss:.3f}", f"{one.standard_error or 0:.3f}", f"{one.score:.3f}", f"{one.zero_shot:.3f}")
+        table.add_row(*numbers, repr(one.template), words)
+    console().print(table)
 
 
 @app.command()
@@ -127,16 +171,12 @@ def _options(what: str, name: str) -> Rows:
     return [
         {
             "option": key,
-            "default": "required" if field.is_required() else _default(field.get_default(call_default_factory=True)),
+            "default": plugins.default_of(field),
             "meaning": field.description or "",
         }
         for key, field in plugins.find(noun, name).model_fields.items()
         if not field.exclude
     ]
-
-
-def _default(value: Any) -> str:
-    return "" if value is None else json.dumps(value)
 
 
 def _metrics() -> Rows:

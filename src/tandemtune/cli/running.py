@@ -130,8 +130,11 @@ def validate(
             from tandemtune.data_card import data_card
             from tandemtune.wiring import check
         with patient("reading the rows and counting tokens"):
-            for line in data_card(config, check(config, say)).lines():
-                typer.echo(line)
+            card = data_card(config, check(config, say))
+        for note in card.notes():
+            say(f"note: {note}")
+        for line in card.lines():
+            typer.echo(line)
     typer.echo(f"{recipe}: fine")
 
 

@@ -20,6 +20,7 @@ from tandemtune.proposers.base import Proposer
 from tandemtune.readout.members import ReadoutMember
 from tandemtune.subspace import Subspace
 from tandemtune.tasks.catalogue import TASKS
+from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.metrics import METRICS
 from tandemtune.tasks.templates import Template
 from tandemtune.tunables.base import Tunable
@@ -55,7 +56,7 @@ class PartOf:
         """The member that a recipe names, with its options checked."""
         if isinstance(value, Member):
             if value.noun != self.noun:
-                raise ValueError(f"expected a {self.noun}, got {type(value).__name__}, which is a {value.noun}")
+                raise ValueError(f"{type(value).__name__}(...) is a {value.noun}, expected one of kind {self.noun}")
             return value
         table = {"kind": value} if isinstance(value, str) else value
         if not isinstance(table, Mapping) or not isinstance(table.get("kind"), str):
@@ -114,6 +115,11 @@ class TaskSection(Options):
     test: str | None = Field(None, description="file of test rows")
     dev: str | None = Field(None, description="file to draw dev rows from, in place of the training rows")
     template: str | None = Field(None, description='for example "{text} It was {mask}."')
+    templates: Literal["known"] | list[str] | None = Field(
+        None,
+        description="several templates; the one with the lowest leave-one-out loss of a readout on the labelled rows is taken, one "
+        'pass each (`tandemtune templates`); "known" takes all that the package knows for a task',
+    )
     labels: dict[str, str | list[str]] | None = Field(None, description="label -> label word, or several to average")
     label_column: str | None = Field(None, description="column of the label")
     test_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
@@ -482,7 +488,8 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
         )
     if not known:
         for key in ("train", "template", "labels"):
-            if getattr(task, key) is None and (name is None or task.train is not None):
+            given = getattr(task, key) or (key == "template" and isinstance(task.templates, list) and task.templates)
+            if not given and (name is None or task.train is not None):
                 yield f"{key}: missing; a task of your own needs train, template and labels (or set name to a known task)"
     if task.metric is not None and task.metric not in METRICS:
         yield from _metric_problems(task.metric)
@@ -490,11 +497,16 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
         yield f"positive: missing; metric {task.metric} needs the label that it counts"
     if task.test_share is not None and task.test is not None:
         yield f"test_share: {task.test_share}, but there is a test file: leave one of them out"
-    if task.template is not None:
-        try:
-            Template.parse(task.template)
-        except DataError as error:
-            yield f"template: {error}"
+    if task.templates == "known" and name not in known_templates():
+        options = ", ".join(known_templates())
+        yield f"templates: none are known for {name or 'a task of your own'}, only for {options}: list your own"
+    several = task.templates if isinstance(task.templates, list) else []
+    for key, text in (("template", task.template), *(("templates", text) for text in several)):
+        if text is not None:
+            try:
+                Template.parse(text)
+            except DataError as error:
+                yield f"{key}: {error}"
     if task.labels is not None and len(task.labels) < 2:
         yield f"labels: {len(task.labels)} given, expected at least two"
 

@@ -291,17 +291,19 @@ class Backbone:
         """
         limit = min(max_tokens, self.longest)
         kept = {name: fields[name] for name in template.fields if name in fields}
+        lost = 0
         for attempt in itertools.count():
             ids, answer, cuts, marks = self._tokenize(template, kept)
             excess = len(ids) - limit
             if any(marks.values()):  # a text that spells out a mark ("[SEP]", "<think>") is words like any other
                 kept |= {name: broken(kept[name], spans, shorter=attempt > 2) for name, spans in marks.items()}
             elif excess > 0:
+                lost = lost or excess
                 kept = self._shorten(template, kept, cuts, excess, limit, truncate)
             else:
                 break
         self._check_known(ids)
-        return Encoded(tuple(ids), answer)
+        return Encoded(tuple(ids), answer, lost)
 
     def _check_known(self, ids: Sequence[int], rows: int | None = None) -> None:
         """Refuse tokens that the model has no vectors for."""

@@ -176,6 +176,7 @@ def _reached(run: RunView) -> list[Block]:
         ("stopped by", result.stop_reason),
     ]
     still: list[Block] = [stood_still()] if result.best_record == 0 else []
+    still += [f"Note: {note}" for note in result.notes]
     return [*_headline(result), *still, _scores_chart(result, run), _score_table(result), Pairs(pairs)]
 
 
@@ -722,7 +723,8 @@ def _repeat(run: RunView) -> list[Block]:
         ]
         parts.append(Pairs([pair for pair in pairs if pair[1] is not None]))
         parts.append(Code(facts.template, "Template"))
-        parts += [f"Note: {note}" for note in facts.notes]
+        if run.result is None:
+            parts += [f"Note: {note}" for note in facts.notes]
     versions = run.result.versions if run.result else facts.versions if facts else {}
     if versions:
         parts += [Heading("Versions"), Pairs(list(versions.items()))]

@@ -128,7 +128,7 @@ def _result_lines(result: Result) -> list[str]:
         lines.append(f"proposer: {said}")
     if result.best_record == 0:
         lines.append(stood_still())
-    return lines
+    return [*lines, *(f"note: {note}" for note in result.notes)]
 
 
 def assessment_view(found: Assessment) -> RenderableType:

@@ -343,6 +343,7 @@ class Result(Versioned):
             then those of each row by a readout of all others (leave one out).
         zero_shot_readout: the readout solved on the pretrained model.
         tuned_words: the best point with its label words alone, where `tuned` has a readout.
+        notes: what a reader of the scores should know, one sentence each.
     """
 
     method: str
@@ -363,6 +364,7 @@ class Result(Versioned):
     rows: RowCounts
     stop_reason: str
     versions: dict[str, str]
+    notes: tuple[str, ...] = ()
 
     def scores(self) -> list[NamedScores]:
         """What was measured, in the order of a table: each row should be above those before it."""
@@ -498,6 +500,28 @@ class TunableFacts(Record):
     details: dict[str, JsonValue] = {}
 
 
+class TemplateScore(Record):
+    """A template with its label words, judged by a readout of all other labelled rows.
+
+    Args:
+        template: the template.
+        labels: label words by label.
+        loss: leave-one-out loss of a ridge readout; None where the template cannot be used.
+        standard_error: of the mean loss over rows.
+        score: the metric of the leave-one-out predictions.
+        zero_shot: the metric of the label words alone, on the same rows.
+        refused: why it cannot be used.
+    """
+
+    template: str
+    labels: dict[str, tuple[str, ...]]
+    loss: Loss = None
+    standard_error: Loss = None
+    score: float = 0.0
+    zero_shot: float = 0.0
+    refused: str = ""
+
+
 class Facts(Versioned):
     """``run.json``: versions, and what was found out or decided on this machine when the run began.
 
@@ -526,6 +550,7 @@ class Facts(Versioned):
     rows_sha256: str = ""
     weights_sha256: str = ""
     plugins: dict[str, str] = {}
+    templates: tuple[TemplateScore, ...] = ()
     calibrated: bool | None = None
     chunk_tokens: int | None = None
     compiled: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from tandemtune.errors import DataError, UsageError
@@ -144,12 +145,12 @@ class Task:
             DataError: rows cannot be read.
         """
         parts: dict[str, Sequence[Example]] = {"train": self.train_rows()}
-        sources = {"train": _named(self.train_source)}
+        sources = {"train": _short(self.train_source)}
         if self.dev_source is not None:
-            parts["dev"], sources["dev"] = self._open_rows(self.dev_source), _named(self.dev_source)
+            parts["dev"], sources["dev"] = self._open_rows(self.dev_source), _short(self.dev_source)
         if self.has_test:
             parts["test"] = self._test_rows()
-            sources["test"] = _named(self.train_source if self.test_source is None else self.test_source)
+            sources["test"] = _short(self.train_source if self.test_source is None else self.test_source)
         used: dict[str, Sequence[Example]] = {}
         if split is not None:
             used = {"train": split.train, "dev": split.dev}
@@ -355,6 +356,12 @@ class Task:
 
 def _named(source: Source) -> str:
     return source.name if isinstance(source, Table) else str(source)
+
+
+def _short(source: Source) -> str:
+    """The name of a source without its folder, for what may be shown to others."""
+    name = _named(source)
+    return name if name.startswith(HUB) else Path(name).name
 
 
 def _problem(step: Callable[[Source], object], source: Source) -> list[str]:

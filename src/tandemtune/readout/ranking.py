@@ -1,0 +1,93 @@
+"""Templates and label words judged before anything is searched: by the leave-one-out loss of a readout, one pass each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+
+from tandemtune.errors import ConfigError, DataError, ModelError
+from tandemtune.evaluators.batch import collate
+from tandemtune.evaluators.engine import Engine
+from tandemtune.evaluators.features import ANSWER, read
+from tandemtune.models.backbone import Backbone
+from tandemtune.readout.design import Design
+from tandemtune.readout.fitting import FORMS, choose, leave_one_out
+from tandemtune.runs.records import TemplateScore, rounded
+from tandemtune.tasks.base import Task
+from tandemtune.tasks.verbalizers import resolve
+from tandemtune.tunables.nothing import Identity
+from tandemtune.types import Example
+
+STRETCH = 1.5
+"""Rows up to this many times as long as the shortest run together with it."""
+
+
+def rank_templates(
+    backbone: Backbone,
+    tasks: Sequence[Task],
+    rows: Sequence[Example],
+    max_tokens: int,
+    progress: Callable[[str], None] | None = None,
+) -> list[TemplateScore]:
+    """Score each task's template and label words on labelled rows; test rows are never seen.
+
+    Args:
+        backbone: the model.
+        tasks: one task with several templates.
+        rows: labelled rows.
+        max_tokens: longest prompt.
+        progress: told which one is next.
+
+    Returns:
+        As many as there are tasks, in their order; a template that cannot be used has a reason and no loss.
+    """
+    found: list[TemplateScore] = []
+    for number, task in enumerate(tasks, 1):
+        if progress:
+            progress(f"template {number} of {len(tasks)}: {str(task.template)!r}")
+        try:
+            found.append(_score(backbone, task, rows, max_tokens))
+        except (DataError, ModelError) as error:
+            found.append(TemplateScore(template=str(task.template), labels=dict(task.words), refused=str(error)))
+    return found
+
+
+def best_of(scores: Sequence[TemplateScore]) -> int:
+    """The one with the lowest loss.
+
+    Raises:
+        ConfigError: none can be used.
+    """
+    losses = [math.inf if score.loss is None else score.loss for score in scores]
+    best = min(range(len(losses)), key=losses.__getitem__)
+    if not math.isfinite(losses[best]):
+        raise ConfigError([f"[task] templates: {score.template!r}: {score.refused}" for score in scores])
+    return best
+
+
+def _score(backbone: Backbone, task: Task, rows: Sequence[Example], max_tokens: int) -> TemplateScore:
+    backbone.check_template(task.template)
+    verbalizer = resolve(backbone.tokenizer, task.template, task.words, alone=backbone.kind == "seq2seq")
+    engine = Engine(backbone.stack(verbalizer), Identity(), torch.tensor(verbalizer.weights()))
+    limit = min(max_tokens, backbone.longest)
+    prompts = [backbone.encode(task.template, row.fields, limit) for row in rows]
+    labels = task.gold(rows)
+    batch = collate(prompts, labels, backbone.device, stretch=STRETCH, masked=backbone.kind != "causal")
+    reading = read(engine, batch, {}, [ANSWER])
+    design = Design([reading.views[ANSWER]], reading.logits, batch.labels, names=task.labels)
+    settings = choose(design, FORMS["ridge"])
+    without = leave_one_out(design, settings)
+    gold = batch.labels
+    log_p = torch.log_softmax(without, dim=-1)
+    each = -log_p.gather(1, gold[:, None]).squeeze(1)
+    plain = task.score(reading.logits.argmax(dim=-1).tolist(), gold.tolist())
+    return TemplateScore(
+        template=str(task.template),
+        labels={label: tuple(words) for label, words in task.words.items()},
+        loss=rounded(settings.loss),
+        standard_error=rounded(float(each.std() / math.sqrt(len(each)))),
+        score=round(task.score(without.argmax(dim=-1).tolist(), gold.tolist()), 6),
+        zero_shot=round(plain, 6),
+    )
