@@ -16,7 +16,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "api": ("Comparison", "Run", "compare", "load", "resume", "tune"),
+    "api": ("Comparison", "Run", "compare", "finish", "load", "resume", "tune"),
     "predict": ("Prediction", "TunedModel"),
     "callbacks": ("Callback",),
     "plugins": ("register",),

@@ -94,6 +94,17 @@ class Run:
         """
         return self.model.evaluate(rows)
 
+    def export(self, to: str | Path, *, merged: bool = False) -> Path:
+        """Write the run as a folder that `transformers` and PEFT load by themselves; see `tandemtune.export.export`.
+
+        Args:
+            to: the folder to make.
+            merged: whole weights, with LoRA adapters merged into them.
+        """
+        from tandemtune.export import export
+
+        return export(self.path, to, merged=merged)
+
     def plot(self, path: str | Path | None = None, chart: str = "loss") -> Any:
         """A chart of the run as a matplotlib figure.
 
@@ -230,6 +241,27 @@ def resume(path: str | Path, *, callbacks: Sequence[Callback] = (), progress: Pr
 
     with _shown(progress, callbacks) as callback:
         go_on(Path(path), callback)
+    return Run(path)
+
+
+def finish(path: str | Path, *, callbacks: Sequence[Callback] = (), progress: Progress = "auto") -> Run:
+    """Score and keep what an unfinished run has found so far, and search no further.
+
+    Args:
+        path: the run folder.
+        callbacks: told what happens.
+        progress: how progress is shown.
+
+    Returns:
+        The finished run; at once if it had ended.
+
+    Raises:
+        RunError: no run lies there, another process works on it, or what it began with has changed.
+    """
+    from tandemtune.runner import go_on
+
+    with _shown(progress, callbacks) as callback:
+        go_on(Path(path), callback, by_hand=True)
     return Run(path)
 
 

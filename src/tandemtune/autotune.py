@@ -23,7 +23,7 @@ from tandemtune.problem import Problem, Progress, Scorer
 from tandemtune.readout.ranking import best_of, rank_templates
 from tandemtune.runs.records import Facts, TemplateScore
 from tandemtune.search.schedule import Stage
-from tandemtune.system import cores
+from tandemtune.system import default_threads
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.templates import Template
 from tandemtune.types import Split
@@ -41,13 +41,16 @@ RELIABLE = 0.98
 """A format is taken where its losses rank candidates at least this much like float32's (Spearman)."""
 
 
-def build(config: RunConfig, *, known: Facts | None = None, progress: Progress | None = None) -> Problem:
+def build(
+    config: RunConfig, *, known: Facts | None = None, progress: Progress | None = None, test: bool = True
+) -> Problem:
     """Load and measure everything that a run works with.
 
     Args:
         config: a recipe.
         known: what an earlier process decided on this machine (number format, threads), to decide the same again.
         progress: called with a short line when something slow begins.
+        test: whether rows for test will be needed.
 
     Raises:
         TandemTuneError: something in the recipe, the data or the model cannot be used, or has changed since the run began.
@@ -56,12 +59,18 @@ def build(config: RunConfig, *, known: Facts | None = None, progress: Progress |
     place = loading.locate(section.name, progress)
     kind = section.kind or loading.kind_of(loading.read_config(place, section.revision))
     task = wiring.make_task(config.task, kind, progress)
+    task = task if test else task.without_test()
+    if progress:
+        progress(f"reading the rows of {task.name}")
     problems = task.check()
     if problems:
         raise ConfigError(problems, f"task {task.name}")
     split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
     task, templates = _chosen_template(config, task, kind, split, known, progress)
-    problem = wiring.make_problem(_chosen_scorer(config, task, kind, split, known, progress), split)
+    scorer = _chosen_scorer(config, task, kind, split, known, progress)
+    if progress:
+        progress(f"preparing {len(split.train):,} training and {len(split.dev):,} dev rows")
+    problem = wiring.make_problem(scorer, split)
     problem.scorer.note(templates=templates)
     if known is not None:
         _refuse_changes(known, problem.facts, task.name)
@@ -94,7 +103,7 @@ def ranked(
     Raises:
         TandemTuneError: the model cannot be loaded.
     """
-    torch.set_num_threads(config.model.threads or cores())
+    torch.set_num_threads(config.model.threads or default_threads())
     if progress:
         progress(f"loading {config.model.name} to judge {len(tasks)} templates")
     dtype = "float32" if config.model.dtype == "auto" else config.model.dtype

@@ -94,7 +94,10 @@ class Scorer:
     def encoded(self, examples: Sequence[Example], plain: bool = False) -> tuple[list[Encoded], list[int]]:
         """Prompts with room for what the parameters put into them (none if `plain`), and labels (-1 where unknown)."""
         labels = [-1 if e.label is None else self.task.label_index(e.label) for e in examples]
-        prompts = [self.backbone.encode(self.task.template, example.fields, self.limit) for example in examples]
+        truncate = self.config.task.truncate
+        prompts = [
+            self.backbone.encode(self.task.template, example.fields, self.limit, truncate) for example in examples
+        ]
         return (prompts if plain else [self.parameters.reserve(prompt) for prompt in prompts]), labels
 
     def batch(self, examples: Sequence[Example], plain: bool = False) -> Batch:

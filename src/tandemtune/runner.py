@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -39,7 +40,13 @@ from tandemtune.types import Example
 
 
 def run(
-    config: RunConfig, out: Path, callback: Callback, *, overwrite: bool = False, data: Path | None = None
+    config: RunConfig,
+    out: Path,
+    callback: Callback,
+    *,
+    overwrite: bool = False,
+    data: Path | None = None,
+    test: bool = True,
 ) -> Result:
     """Run a recipe and write its run folder.
 
@@ -49,28 +56,33 @@ def run(
         callback: told what happens.
         overwrite: replace a run that lies at `out`.
         data: a folder of row files that the recipe names; it is moved into the run's folder, and the recipe with it.
+        test: score the test rows at the end.
 
     Raises:
         TandemTuneError: the data or the model cannot be used, or the folder cannot be written.
     """
     config = config.with_absolute_paths()
     RunFolder.check_free(out, overwrite=overwrite)
-    wiring.check(config, callback.on_progress)
+    wiring.check(config, callback.on_progress, test=test)
     wiring.check_proposer(config, callback.on_progress)
-    problem = _prepared(config, None, callback)  # before the folder is made: what cannot run leaves nothing behind
+    problem = _prepared(
+        config, None, callback, test
+    )  # before the folder is made: what cannot run leaves nothing behind
     final = config if data is None else config.with_data_in(data, out.absolute() / RunFolder.DATA)
     folder = RunFolder.create(out, final.model_dump(mode="json"), overwrite=overwrite, data=data)
     problem.scorer.move_data(final)
-    with folder.locked():
-        return _run(folder, problem, callback)
+    with folder.locked(), folder.gone_unless_begun():
+        return _run(folder, problem, callback, test)
 
 
-def go_on(path: Path, callback: Callback) -> Result:
+def go_on(path: Path, callback: Callback, *, test: bool = True, by_hand: bool = False) -> Result:
     """Go on with a run that was stopped; it ends as if it never had been.
 
     Args:
         path: the run folder.
         callback: told what happens.
+        test: score the test rows at the end.
+        by_hand: do not search any further: score and keep what has been found.
 
     Returns:
         The result; at once if the run had ended.
@@ -87,13 +99,13 @@ def go_on(path: Path, callback: Callback) -> Result:
         facts = folder.read_facts()
         if facts is not None:
             _refuse_other_versions(folder.path, facts)
-        problem = _prepared(load_config(folder.read_recipe()), facts, callback)
-        return _run(folder, problem, callback)
+        problem = _prepared(load_config(folder.read_recipe()), facts, callback, test)
+        return _run(folder, problem, callback, test, by_hand)
 
 
-def _prepared(config: RunConfig, known: Facts | None, callback: Callback) -> Problem:
+def _prepared(config: RunConfig, known: Facts | None, callback: Callback, test: bool) -> Problem:
     """Load and measure everything that a search needs; writes nothing."""
-    problem = autotune.build(config, known=known, progress=callback.on_progress)
+    problem = autotune.build(config, known=known, progress=callback.on_progress, test=test)
     planned = wiring.planned(config)
     problem.scorer.note(planned=planned.total, unit=planned.unit)
     wiring.check_rows(problem)
@@ -102,7 +114,7 @@ def _prepared(config: RunConfig, known: Facts | None, callback: Callback) -> Pro
     return problem
 
 
-def _run(folder: RunFolder, problem: Problem, callback: Callback) -> Result:
+def _run(folder: RunFolder, problem: Problem, callback: Callback, test: bool, by_hand: bool = False) -> Result:
     """Search in a folder that this process has locked, and write what was found."""
     if not folder.facts.exists():
         planned = wiring.planned(problem.scorer.config)
@@ -110,10 +122,13 @@ def _run(folder: RunFolder, problem: Problem, callback: Callback) -> Result:
         write_json(folder.facts, problem.facts.plain())
     scorer = problem.scorer
     with wiring.proposing(problem, folder.conversations, callback.on_progress) as source:
-        found = wiring.make_search(problem, folder, source, callback).run()
+        search = wiring.make_search(problem, folder, source, callback)
+        search.limits = replace(search.limits, by_hand=by_hand)
+        found = search.run()
     scorer.engine.forget()
     callback.on_testing()
-    result, predictions = _measured(problem, found, folder, callback)
+    result, predictions = _measured(problem, found, folder, callback, test)
+    callback.on_progress(f"writing what was found to {folder.path}")
     with folder.replacing_adapter() as place:
         base = base_name(scorer.config.model.name).name
         scorer.parameters.save(found.best, place, base)
@@ -128,20 +143,21 @@ def _run(folder: RunFolder, problem: Problem, callback: Callback) -> Result:
 
 
 def _measured(
-    problem: Problem, found: SearchState, folder: RunFolder, callback: Callback
+    problem: Problem, found: SearchState, folder: RunFolder, callback: Callback, test: bool
 ) -> tuple[Result, list[PredictionRecord]]:
     """The pretrained and the best point on train, dev and (once, here) test."""
     scorer = problem.scorer
     config, task = scorer.config, scorer.task
     section = config.task
     examples = None
-    if task.has_test:
+    if test and task.has_test:
         try:
             examples = task.test(section.test_rows, section.seed)
             scorer.encoded(examples)
         except DataError as error:
             raise DataError(
-                f"{error}. The search is saved: correct the test rows, then `tandemtune resume {folder.path}`"
+                f"{error}. The search is saved: correct the test rows, then `tandemtune resume {folder.path}`, or leave "
+                "them out with --no-test"
             ) from None
     zero_shot, predictions = _scores(problem, None, examples)
     tuned, same = zero_shot, scorer.is_pretrained

@@ -22,6 +22,12 @@ def cores() -> int:
     return given
 
 
+def default_threads() -> int:
+    """Processor threads where nobody names them: what OMP_NUM_THREADS says, else all cores that this process may use."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(wanted) if wanted.isdecimal() and int(wanted) > 0 else cores()
+
+
 def peak_rss_mb() -> float:
     """Largest resident memory of this program so far, in megabytes.
 

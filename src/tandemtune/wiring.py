@@ -35,7 +35,7 @@ from tandemtune.search.schedule import Bandit, Phase, Stage, alternating
 from tandemtune.search.turns import Acceptance, Rules
 from tandemtune.search.words import WordReader
 from tandemtune.subspace import RandomProjection
-from tandemtune.system import cores
+from tandemtune.system import default_threads
 from tandemtune.tasks import metrics
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS, build_task, get
@@ -162,12 +162,13 @@ def task_of_run(config: RunConfig, facts: Facts) -> Task:
     )
 
 
-def check(config: RunConfig, progress: Progress | None = None) -> Task:
+def check(config: RunConfig, progress: Progress | None = None, *, test: bool = True) -> Task:
     """Find everything that can be found without loading a model: files, columns, labels, enough rows, a proposer.
 
     Args:
         config: a recipe.
         progress: called with a short line while something is fetched.
+        test: whether rows for test will be needed.
 
     Returns:
         The task, for the kind of model that the recipe names, or for a causal model where it cannot be told yet.
@@ -178,6 +179,7 @@ def check(config: RunConfig, progress: Progress | None = None) -> Task:
     config = config.with_absolute_paths()
     kind = _kind_without_loading(config.model) or config.model.kind or "causal"
     task = make_task(config.task, kind, progress)
+    task = task if test else task.without_test()
     problems = task.check()
     if not problems:
         try:
@@ -216,7 +218,7 @@ def make_scorer(
         TandemTuneError: the model cannot be loaded, or does not fit the template, the label words or the layers.
     """
     section = config.model
-    threads = (known.threads if known else 0) or section.threads or cores()
+    threads = (known.threads if known else 0) or section.threads or default_threads()
     torch.set_num_threads(threads)
     device = (known.device if known else "") or find_device(section.device)
     dtype = dtype or (known.dtype if known else "") or (section.dtype if section.dtype != "auto" else "float32")
@@ -425,13 +427,14 @@ def check_rows(problem: Problem) -> None:
     if task.has_test:
         parts["test"] = tuple(task.test(section.test_rows, section.seed))
     found = [*scorer.facts.notes, *task.notes(), *task.report(split).notes()]
+    where = "in the middle" if section.truncate == "middle" else f"at the {section.truncate}"
     for name, rows in parts.items():
         prompts, _ = scorer.encoded(rows, plain=True)
         lost = [prompt.lost for prompt in prompts if prompt.lost]
         if lost:
             found.append(
                 f"{name}: {len(lost):,} of the {counted(len(rows), 'row')} that are used {'is' if len(lost) == 1 else 'are'} "
-                f"longer than {scorer.limit} tokens and cut at the end, by {sum(lost) / len(lost):.0f} tokens on average"
+                f"longer than {scorer.limit} tokens and cut {where}, by {sum(lost) / len(lost):.0f} tokens on average"
             )
     scorer.note(notes=tuple(found))
 

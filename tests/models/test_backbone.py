@@ -558,3 +558,22 @@ def test_a_model_that_looks_ahead_is_no_causal_one():
     home = Backbone("ahead", model, tiny.tokenizer("causal"), "causal", architectures.find(model))
     with pytest.raises(ModelError, match="from left to right"):
         checked(home)
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "t5"])
+def test_a_long_text_loses_the_part_that_is_wanted(name):
+    """The template stays whole, and what is left of the text is its beginning, its end, or both."""
+    home = tiny.backbone(name)
+    template = Template.parse("{text} . it was {mask}")
+    words = [tiny.WORDS[i % 40] for i in range(60)]
+    for limit in (12, 13, 20):
+        for truncate in ("end", "start", "middle"):
+            ids = home.encode(template, {"text": " ".join(words)}, limit, truncate).ids
+            assert len(ids) <= limit
+            shown = [w for w in home.tokenizer.convert_ids_to_tokens(list(ids)) if not w.startswith("[")]
+            assert shown[-3:] == [".", "it", "was"]
+            kept = shown[:-3]
+            count = len(kept)
+            head = count if truncate == "end" else 0 if truncate == "start" else count // 2
+            assert count >= limit - 6
+            assert kept[:head] == words[:head] and kept[head:] == words[60 - (count - head) :], (truncate, kept)

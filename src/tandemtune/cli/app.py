@@ -6,6 +6,9 @@ import json
 import logging
 import os
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -27,7 +30,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value .
 
 def main() -> None:
     """Run the command line; turns errors into a message and an exit code."""
-    from tandemtune.cli import comparing, looking, running, using  # noqa: F401  (they register their commands)
+    from tandemtune.cli import comparing, looking, running, starting, using  # noqa: F401  (they register their commands)
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -70,6 +73,23 @@ def console() -> Console:
 def say(text: str) -> None:
     """A line beside the result."""
     typer.echo(text, err=True)
+
+
+LOADING = "loading torch and transformers"
+PATIENCE = 5.0
+"""Seconds that may go by before a command says what it is waiting for."""
+
+
+@contextmanager
+def patient(what: str) -> Iterator[None]:
+    """Say what is being done, if it takes more than a few seconds."""
+    timer = threading.Timer(PATIENCE, say, [f"{what} ..."])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def echo_json(content: Any) -> None:

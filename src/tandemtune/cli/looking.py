@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tandemtune.cli.app import Overrides, app, console, echo_json, say
+from tandemtune.cli.app import Overrides, app, console, echo_json, patient, say
 from tandemtune.errors import UsageError
 
 Rows = list[dict[str, str]]
@@ -54,7 +54,8 @@ def report(
     if out and not out.absolute().parent.is_dir():
         raise UsageError(f"folder {out.absolute().parent} does not exist: make it first")
     many = (folder / "comparison.json").is_file()
-    text = comparison_report(folder) if many else run_page(RunFolder.open(folder))
+    with patient("drawing the charts"):
+        text = comparison_report(folder) if many else run_page(RunFolder.open(folder))
     write_atomically(place, lambda file: file.write(text.encode("utf-8")))
     typer.echo(place)
 
@@ -107,11 +108,15 @@ def templates(
 @app.command()
 def ls(
     what: Annotated[str, typer.Argument(help="What to list; `tandemtune ls` alone says what there is.")] = "",
-    name: Annotated[str, typer.Argument(help="One of them, with all its options.")] = "",
+    name: Annotated[
+        str, typer.Argument(help="One of them, with all its options; of runs the folder that they lie in.")
+    ] = "",
 ) -> None:
-    """List what a recipe may name, with the options of each.
+    """List what a recipe may name, with the options of each, or the runs in a folder.
 
     Example: tandemtune ls optimizers cma-es
+
+    Example: tandemtune ls runs runs/comparison
     """
     if not what:
         for key in _LISTS:
@@ -122,9 +127,9 @@ def ls(
 
         hint = near(what, _LISTS)
         raise UsageError(f"nothing called {what!r} can be listed{hint}: choose {', '.join(_LISTS)}")
-    rows = _options(what, name) if name else _LISTS[what]()
+    rows = _LISTS[what]() if not name else _runs(Path(name)) if what == RUNS else _options(what, name)
     if not rows:
-        typer.echo("no options" if name else "none")
+        typer.echo("no options" if name and what != RUNS else "none")
         return
     there = console()
     if not there.is_terminal:
@@ -257,6 +262,26 @@ def _recipes() -> Rows:
     ]
 
 
+def _runs(folder: Path) -> Rows:
+    from tandemtune.runs.listing import listed_runs
+
+    return [
+        {
+            "name": run.name,
+            "method": run.method,
+            "task": run.task,
+            "seed": run.seed,
+            "state": run.state,
+            "zero-shot": "" if run.zero_shot is None else f"{run.zero_shot:.3f}",
+            "tuned": "" if run.tuned is None else f"{run.tuned:.3f}",
+            "of": f"{run.rows} {run.metric}".strip(),
+            "when": run.when,
+        }
+        for run in listed_runs(folder)
+    ]
+
+
+RUNS = "runs"
 _LISTS: dict[str, Callable[[], Rows]] = {
     "methods": _methods,
     "optimizers": _members("optimizer"),
@@ -271,4 +296,5 @@ _LISTS: dict[str, Callable[[], Rows]] = {
     "models": _assets("model", "embedding"),
     "mentors": _assets("gguf"),
     "recipes": _recipes,
+    RUNS: lambda: _runs(Path("runs")),
 }

@@ -7,48 +7,90 @@ from typing import Annotated, Any
 
 import typer
 
-from tandemtune.cli.app import Overrides, Quiet, app, console, say, watched
+from tandemtune.cli.app import LOADING, Overrides, Quiet, app, console, patient, say, watched
+from tandemtune.cli.starting import recipe_of_rows
 from tandemtune.errors import RunError, UsageError
+
+ROWS = (".csv", ".tsv", ".jsonl", ".ndjson", ".jsonlines", ".parquet")
+"""Endings of files that are rows and no recipe."""
+NoTest = Annotated[bool, typer.Option("--no-test", help="Leave the test rows unread.")]
 
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or one of `tandemtune ls recipes`.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe file, one of `tandemtune ls recipes`, or a file of labelled texts (csv, tsv, jsonl, parquet)."
+        ),
+    ],
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make; default runs/RECIPE-seedN.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that lies there.")] = False,
+    no_test: NoTest = False,
     quiet: Quiet = False,
 ) -> None:
     """Tune a model as a recipe says.
 
+    A file of texts is run with the recipe that `tandemtune init` proposes, which is written beside the run.
+
     Example: tandemtune run quickstart seed=21 method.budget=1000 --out runs/mine
     """
     from tandemtune.config.load import load_with_notes
-    from tandemtune.runs.store import RunFolder
 
-    config, unused = load_with_notes(recipe, overrides or [])
-    place = out or Path("runs") / f"{Path(recipe).stem}-seed{config.task.seed}"
-    try:
-        RunFolder.check_free(place, overwrite=overwrite)
-    except RunError as error:
-        raise UsageError(str(error)) from None
+    if Path(recipe).suffix.lower() in ROWS:
+        place = out or Path("runs") / Path(recipe).stem
+        _check_free(place, overwrite)
+        recipe = str(recipe_of_rows(Path(recipe), place, overrides or [], quiet))
+        config, unused = load_with_notes(recipe, overrides or [])
+    else:
+        config, unused = load_with_notes(recipe, overrides or [])
+        place = out or Path("runs") / f"{Path(recipe).stem}-seed{config.task.seed}"
+        _check_free(place, overwrite)
     for line in unused:
         say(f"note: {line}")
 
     def work(callback: Any) -> None:
-        from tandemtune.runner import run as make
-
-        make(config, place, callback, overwrite=overwrite)
+        with patient(LOADING):
+            from tandemtune.runner import run as make
+        make(config, place, callback, overwrite=overwrite, test=not no_test)
 
     watched(place, quiet, work)
 
 
+def _check_free(place: Path, overwrite: bool) -> None:
+    from tandemtune.runs.store import RunFolder
+
+    try:
+        RunFolder.check_free(place, overwrite=overwrite)
+    except RunError as error:
+        raise UsageError(str(error)) from None
+
+
 @app.command()
-def resume(folder: Annotated[Path, typer.Argument(help="Run folder.")], quiet: Quiet = False) -> None:
+def resume(
+    folder: Annotated[Path, typer.Argument(help="Run folder.")], no_test: NoTest = False, quiet: Quiet = False
+) -> None:
     """Go on with a run that was stopped or killed.
 
     Example: tandemtune resume runs/mine
     """
+    _end(folder, no_test, quiet, by_hand=False)
+
+
+@app.command()
+def finish(
+    folder: Annotated[Path, typer.Argument(help="Run folder.")], no_test: NoTest = False, quiet: Quiet = False
+) -> None:
+    """Score and keep what an unfinished run has found so far, and search no further.
+
+    Example: tandemtune finish runs/mine
+    """
+    _end(folder, no_test, quiet, by_hand=True)
+
+
+def _end(folder: Path, no_test: bool, quiet: bool, *, by_hand: bool) -> None:
+    """Bring a run to its end, after more search or at once."""
     from tandemtune.runs.store import RunFolder
 
     done = RunFolder.open(folder).read_result()
@@ -61,9 +103,9 @@ def resume(folder: Annotated[Path, typer.Argument(help="Run folder.")], quiet: Q
         return
 
     def work(callback: Any) -> None:
-        from tandemtune.runner import go_on
-
-        go_on(folder, callback)
+        with patient(LOADING):
+            from tandemtune.runner import go_on
+        go_on(folder, callback, test=not no_test, by_hand=by_hand)
 
     watched(folder, quiet, work, begun=True)
 
@@ -74,7 +116,7 @@ def validate(
     overrides: Overrides = None,
     data: Annotated[bool, typer.Option("--data/--no-data", help="Read the data files too.")] = True,
 ) -> None:
-    """Check a recipe and its data without loading a model.
+    """Check a recipe and its data without loading a model, and say what it makes of the rows.
 
     Example: tandemtune validate my.toml optimizer=fireworks
     """
@@ -84,12 +126,15 @@ def validate(
     for line in unused:
         say(f"note: {line}")
     if data:
-        from tandemtune.wiring import check
-
-        task = check(config, say)
-        split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
-        for note in (*task.notes(), *task.report(split).notes()):
+        with patient(LOADING):
+            from tandemtune.data_card import data_card
+            from tandemtune.wiring import check
+        with patient("reading the rows and counting tokens"):
+            card = data_card(config, check(config, say))
+        for note in card.notes():
             say(f"note: {note}")
+        for line in card.lines():
+            typer.echo(line)
     typer.echo(f"{recipe}: fine")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tandemtune.cli.app import app, console, echo_json, say
+from tandemtune.cli.app import LOADING, app, console, echo_json, patient, say
 from tandemtune.errors import UsageError
 
 
@@ -31,7 +31,8 @@ def predict(
 
     Example: tandemtune predict runs/mine --input mails.csv --output labelled.csv
     """
-    from tandemtune.predict import load, predict_table
+    with patient(LOADING):
+        from tandemtune.predict import load, predict_table
     from tandemtune.tasks.table import Table, read_table, write_table
 
     if (input is None) == (not text):
@@ -44,7 +45,8 @@ def predict(
     table = (
         read_table(input) if lines is None else Table.of([{model.fields[0]: line} for line in lines], "the given texts")
     )
-    found = predict_table(model, table)
+    with patient(f"labelling {len(table.rows):,} rows"):
+        found = predict_table(model, table)
     if output is None:
         for row in found.table.rows:
             typer.echo(f"{row['label']}\t{row.get(model.fields[0], '')}")
@@ -67,11 +69,14 @@ def evaluate(
 
     Example: tandemtune evaluate runs/mine labelled.csv
     """
-    from tandemtune.predict import evaluate_table, load
+    with patient(LOADING):
+        from tandemtune.predict import evaluate_table, load
     from tandemtune.report.text import assessment_view
     from tandemtune.tasks.table import read_table
 
-    found = evaluate_table(load(folder, progress=say), read_table(input))
+    model, table = load(folder, progress=say), read_table(input)
+    with patient(f"labelling {len(table.rows):,} rows"):
+        found = evaluate_table(model, table)
     if as_json:
         echo_json({**found.model_dump(mode="json"), "by_label": found.by_label()})
     else:
@@ -96,17 +101,22 @@ def embeds(
     input: Annotated[Path, typer.Option(help="Texts: jsonl, csv, tsv or parquet with the template's fields.")],
     output: Annotated[Path, typer.Option(help="Folder to make: one tensor a text, 00000.pt and so on.")],
 ) -> None:
-    """Write whole prompts as embeddings, as vLLM's prompt_embeds takes them."""
+    """Write whole prompts as embeddings, as vLLM's prompt_embeds takes them.
+
+    Example: tandemtune embeds runs/prompt --input mails.csv --output tensors
+    """
     import torch
 
-    from tandemtune.predict import load
+    with patient(LOADING):
+        from tandemtune.predict import load
     from tandemtune.tasks.files import read_examples
 
     if output.exists():
         raise UsageError(f"{output} exists already: choose another --output")
     model = load(folder, progress=say)
     rows = read_examples(input, fields=model.fields, label=None, labels=None)
-    tensors = model.prompt_embeds([dict(row.fields) for row in rows])
+    with patient(f"embedding {len(rows):,} prompts"):
+        tensors = model.prompt_embeds([dict(row.fields) for row in rows])
     output.mkdir(parents=True)
     for index, tensor in enumerate(tensors):
         torch.save(tensor.clone(), output / f"{index:05}.pt")

@@ -92,7 +92,7 @@ class ModelSection(Options):
     )
     revision: str | None = Field(None, description="hub revision")
     threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
-        None, description="processor threads; those really given if left out"
+        None, description="processor threads; OMP_NUM_THREADS or those really given if left out"
     )
     compile: Literal["auto", "always", "never"] = Field(
         "auto",
@@ -141,7 +141,10 @@ class TaskSection(Options):
         description="score candidates and words on a seeded sample of the training rows only (gradients and subsample draw from all)",
     )
     seed: Annotated[int, Field(ge=0)] = Field(13, description="draws the rows and drives the search")
-    max_tokens: Annotated[int, Field(ge=4)] = Field(128, description="longer prompts lose the end of their text")
+    max_tokens: Annotated[int, Field(ge=4)] = Field(128, description="longer prompts lose a part of their text")
+    truncate: Literal["end", "start", "middle"] = Field(
+        "end", description="the part that a text loses where a prompt is longer than max_tokens"
+    )
     test_rows: Annotated[int, Field(ge=1)] | None = Field(
         None, description="score a seeded sample of the test rows only"
     )

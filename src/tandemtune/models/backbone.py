@@ -16,6 +16,7 @@ from tandemtune.errors import DataError, ModelError
 from tandemtune.models.architectures import Architecture, Projection
 from tandemtune.models.layers import LayerStack
 from tandemtune.models.marks import Around, around, broken, control_ids
+from tandemtune.models.prompts import Truncate, longest_of, prompt_text
 from tandemtune.models.quiet import quiet
 from tandemtune.models.survey import TOKENS, plain_ids, plain_inputs, text_config
 from tandemtune.tasks.templates import Template
@@ -24,8 +25,6 @@ from tandemtune.types import Encoded
 
 Kind = Literal["masked", "causal", "seq2seq"]
 _WORD = re.compile(r"\w")
-_LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx", "context_length")
-"""What configurations call the largest number of tokens."""
 
 
 @dataclass(frozen=True)
@@ -146,9 +145,7 @@ class Backbone:
     @cached_property
     def longest(self) -> int:
         """How many tokens the model's position table allows (a large number if it has none)."""
-        config = text_config(self.model)
-        bounds = [getattr(config, name, None) for name in _LENGTHS]
-        stated = next((int(bound) for bound in bounds if bound), 1_000_000)
+        stated = longest_of(self.model.config)
         return min(stated, self.architecture.positions or stated)
 
     def stack(self, verbalizer: Verbalizer) -> LayerStack:
@@ -278,13 +275,16 @@ class Backbone:
                 f"the template, but {str(template)!r} goes on after it"
             )
 
-    def encode(self, template: Template, fields: Mapping[str, str], max_tokens: int) -> Encoded:
-        """Turn one example into token ids; a text that is too long loses its end, the template loses nothing.
+    def encode(
+        self, template: Template, fields: Mapping[str, str], max_tokens: int, truncate: Truncate = "end"
+    ) -> Encoded:
+        """Turn one example into token ids; a text that is too long loses a part, the template loses nothing.
 
         Args:
             template: the task's template.
             fields: the example's texts.
             max_tokens: upper bound on the number of ids, special tokens included.
+            truncate: the part that a text loses.
 
         Raises:
             DataError: the template alone is longer than `max_tokens`.
@@ -299,7 +299,7 @@ class Backbone:
                 kept |= {name: broken(kept[name], spans, shorter=attempt > 2) for name, spans in marks.items()}
             elif excess > 0:
                 lost = lost or excess
-                kept = self._shorten(template, kept, cuts, excess, limit)
+                kept = self._shorten(template, kept, cuts, excess, limit, truncate)
             else:
                 break
         self._check_known(ids)
@@ -316,9 +316,15 @@ class Backbone:
         )
 
     def _shorten(
-        self, template: Template, kept: dict[str, str], cuts: dict[str, list[int]], excess: int, limit: int
+        self,
+        template: Template,
+        kept: dict[str, str],
+        cuts: dict[str, list[int]],
+        excess: int,
+        limit: int,
+        truncate: Truncate,
     ) -> dict[str, str]:
-        """Drop tokens from the end of the longest field, down to the second longest or by its share of the excess."""
+        """Drop tokens of the longest field, down to the second longest or by its share of the excess."""
         lengths = sorted(((len(ends), name) for name, ends in cuts.items()), reverse=True)
         longest, name = lengths[0] if lengths else (0, "")
         if longest == 0:
@@ -328,19 +334,14 @@ class Backbone:
             )
         second = lengths[1][0] if len(lengths) > 1 else 0
         drop = min(excess, max(1, longest - second, excess // len(lengths)))
-        ends = cuts[name]
-        keep = longest - drop
-        while keep > 0 and ends[keep - 1] == ends[keep]:
-            keep -= 1  # pieces of one character stay or go together
-        return {**kept, name: kept[name][: ends[keep - 1]] if keep > 0 else ""}
+        return {**kept, name: _without(kept[name], cuts[name], drop, truncate)}
 
     def _tokenize(
         self, template: Template, fields: Mapping[str, str]
     ) -> tuple[list[int], int, dict[str, list[int]], dict[str, list[tuple[int, int]]]]:
         """Ids, answer position, and for each field the character ends of its tokens and the spans of marks (inside it)."""
         masked = self.kind == "masked"
-        rendered = template.render(fields, self.tokenizer.mask_token if masked else "")
-        text = rendered.text if masked else rendered.text[: rendered.mask[0]].rstrip(" ")
+        text, rendered = prompt_text(self.tokenizer, self.kind, template, fields)
         encoding = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
         ids: list[int] = list(encoding["input_ids"])
         offsets: list[tuple[int, int]] = list(encoding["offset_mapping"])
@@ -381,6 +382,28 @@ class Backbone:
     @cached_property
     def _controls(self) -> frozenset[int]:
         return control_ids(self.tokenizer)
+
+
+def _without(text: str, ends: Sequence[int], drop: int, truncate: Truncate) -> str:
+    """A text without some of its tokens; pieces of one character stay or go together.
+
+    Args:
+        text: the text.
+        ends: where each of its tokens ends.
+        drop: how many tokens go, at least 1.
+        truncate: which ones.
+    """
+    first = len(ends) - drop if truncate == "end" else 0 if truncate == "start" else (len(ends) - drop) // 2
+    last = first + drop
+    while first > 0 and ends[first - 1] == ends[first]:
+        first -= 1
+    while last < len(ends) and ends[last - 1] == ends[last]:
+        last += 1
+    before = text[: ends[first - 1]] if first > 0 else ""
+    if truncate == "end":
+        return before
+    behind = text[ends[last - 1] :] if last < len(ends) else ""
+    return f"{before} {behind.lstrip()}" if before and behind else before or behind.lstrip()
 
 
 def _setting(settings: Sequence[Any], name: str) -> int | None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import tandemtune.assets as assets
+import tandemtune.assets.manifest as manifest
+import tandemtune.assets.workspace as workspace
 from tandemtune.errors import ModelError
 from tandemtune.models import architectures, faults
 from tandemtune.models.backbone import Backbone, Kind
@@ -65,8 +67,13 @@ def kind_of(config: Any) -> Kind:
     )
 
 
-def read_config(place: str, revision: str | None) -> Any:
+def read_config(place: str, revision: str | None, *, local: bool = False) -> Any:
     """A model's configuration, without its weights.
+
+    Args:
+        place: what `locate` gave.
+        revision: hub revision.
+        local: refuse to download anything.
 
     Raises:
         ModelError: there is none, or `transformers` does not know the model type.
@@ -75,7 +82,40 @@ def read_config(place: str, revision: str | None) -> Any:
 
     faults.check_folder(place)
     with faults.explained(place), quiet():
-        return transformers.AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+        return transformers.AutoConfig.from_pretrained(
+            place, revision=revision, local_files_only=local, trust_remote_code=False
+        )
+
+
+def read_tokenizer(place: str, revision: str | None = None, *, local: bool = False) -> Any:
+    """A model's tokenizer, without its weights.
+
+    Args:
+        place: what `locate` gave.
+        revision: hub revision.
+        local: refuse to download anything.
+
+    Raises:
+        ModelError: there is none, or it cannot be used.
+    """
+    import transformers
+
+    with faults.explained(place), quiet():
+        found = transformers.AutoTokenizer.from_pretrained(
+            place, revision=revision, local_files_only=local, trust_remote_code=False
+        )
+        faults.check_tokenizer(place, found)
+    return found
+
+
+def lies_here(name: str) -> str | None:
+    """Where a model lies on this machine: a folder, or an id that `transformers` can be asked for without a network; None
+    where it would have to be fetched first (an id is not looked up)."""
+    if not name.startswith(assets.PREFIX):
+        return locate(name)
+    asset = assets.lookup(name)
+    folder = workspace.assets_folder() / asset.key
+    return str(folder) if manifest.is_ready(folder, asset) else None
 
 
 def load(
@@ -112,9 +152,8 @@ def load(
     config = read_config(place, revision)
     kind = kind or kind_of(config)
     wanted = str(getattr(config, "_attn_implementation", None) or "")
+    tokenizer = read_tokenizer(place, revision)
     with faults.explained(place), quiet():
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
-        faults.check_tokenizer(place, tokenizer)
         auto = getattr(transformers, _AUTO[kind])
         model, report = auto.from_pretrained(
             place,

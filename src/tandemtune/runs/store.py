@@ -132,6 +132,16 @@ class RunFolder:
         finally:
             lock.release()
 
+    @contextmanager
+    def gone_unless_begun(self) -> Iterator[None]:
+        """Take the folder away if what happens in it ends by an error or an interrupt before the journal has its first line."""
+        try:
+            yield
+        except BaseException:
+            if not self.journal.is_file() or b"\n" not in self.journal.read_bytes():
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise
+
     def clean(self) -> None:
         """Remove temporary files that a killed process left."""
         for path in self.path.glob(".*.tmp"):

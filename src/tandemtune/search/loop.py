@@ -23,6 +23,8 @@ from tandemtune.system import peak_rss_mb
 
 SAVE_SHARE = 0.02
 """Checkpoints take at most this share of the time, unless one is asked for after every generation."""
+BY_HAND = "finished by hand"
+"""Why a search ended that somebody did not want to go on."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Limits:
         seconds: of search, over all processes.
         stop_on_failures: proposals in a row that failed; None to go on without.
         checkpoint_seconds: least time between checkpoints; 0 writes one after every turn.
+        by_hand: end where the journal ends, with what has been found.
     """
 
     candidates: int | None = None
@@ -44,6 +47,7 @@ class Limits:
     seconds: float | None = None
     stop_on_failures: int | None = None
     checkpoint_seconds: float = 20.0
+    by_hand: bool = False
 
 
 @dataclass
@@ -183,7 +187,7 @@ class Search:
             return "max_seconds"
         if limits.stop_on_failures is not None and state.failures >= limits.stop_on_failures:
             return "mentor"
-        return ""
+        return BY_HAND if limits.by_hand else ""
 
     def _view(self, state: SearchState) -> TurnView:
         planned = self.planned

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -81,6 +81,10 @@ class Task:
     def has_test(self) -> bool:
         """Whether there are rows for the final report."""
         return self.test_source is not None or self.test_share is not None
+
+    def without_test(self) -> Task:
+        """The task without a file of test rows; rows that are set aside stay so."""
+        return self if self.test_share is not None else replace(self, test_source=None)
 
     def train_rows(self) -> tuple[Example, ...]:
         """All training rows but those that are set aside for test; read once per task.

@@ -1,0 +1,104 @@
+"""Commands for the first hour: init, export; and how a file of rows becomes a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tandemtune.cli.app import LOADING, app, patient, say
+from tandemtune.errors import UsageError
+
+MODEL_KEYS = ("model", "model.name")
+"""What an override of the model may be called."""
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="Labelled texts: csv, tsv, jsonl, json or parquet.")],
+    out: Annotated[Path | None, typer.Option(help="Recipe to write; default FILE.toml in this folder.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="pypi:KEY, a local folder or a hub id; pypi:flan-t5-small if left out.")
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="Column of the text; may be given several times.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a recipe that is there.")] = False,
+) -> None:
+    """Look at a file of labelled texts, and write a recipe for it.
+
+    Example: tandemtune init mails.csv --out mails.toml
+    """
+    place = out or Path(f"{file.stem}.toml")
+    if place.exists() and not overwrite:
+        raise UsageError(f"{place} exists already: choose another --out, or add --overwrite")
+    if not place.absolute().parent.is_dir():
+        raise UsageError(f"folder {place.absolute().parent} does not exist: make it first")
+    _write(place, _proposed(file, model, text or (), label, quiet=False))
+    say("other columns: --text COLUMN --label COLUMN; another model: --model NAME; all else: change it in the recipe")
+    say(f"next: tandemtune validate {place}, then tandemtune run {place}")
+    typer.echo(place)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Run folder.")],
+    to: Annotated[Path, typer.Option(help="Folder to make.")],
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Whole weights with LoRA adapters merged into them, in place of adapters.")
+    ] = False,
+) -> None:
+    """Write a finished run as a folder that transformers and PEFT load by themselves, with a snippet in its README.
+
+    Example: tandemtune export runs/mine --to mine-for-others
+    """
+    with patient(LOADING):
+        from tandemtune.export import export as write
+
+    typer.echo(write(folder, to, merged=merged, progress=say))
+
+
+def recipe_of_rows(file: Path, run: Path, overrides: Sequence[str], quiet: bool) -> Path:
+    """Propose a recipe for a file of rows, and write it beside the run's folder.
+
+    Args:
+        file: the rows.
+        run: the run's folder, which need not exist.
+        overrides: of the recipe; one of the model chooses the tokenizer, too.
+        quiet: do not say what was chosen.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        UsageError: another recipe lies there.
+    """
+    pairs = (override.partition("=") for override in overrides)
+    model = next((value.strip().strip("\"'") for key, _, value in pairs if key.strip() in MODEL_KEYS), None)
+    text = _proposed(file, model, (), None, quiet)
+    place = run.with_name(f"{run.name}.toml")
+    if place.exists() and place.read_text(encoding="utf-8") != text:
+        raise UsageError(f"{place} is there already and says something else: run that recipe, or choose another --out")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _write(place, text)
+    if not quiet:
+        say(f"recipe: {place}")
+    return place
+
+
+def _proposed(file: Path, model: str | None, texts: Sequence[str], label: str | None, quiet: bool) -> str:
+    with patient(LOADING):
+        from tandemtune.starting import MODEL, draft
+    found = draft(file, model=model or MODEL, texts=texts, label=label, progress=None if quiet else say)
+    for line in () if quiet else found.says:
+        say(line)
+    return found.text
+
+
+def _write(place: Path, text: str) -> None:
+    from tandemtune.runs.files import write_atomically
+
+    write_atomically(place, lambda opened: opened.write(text.encode("utf-8")))

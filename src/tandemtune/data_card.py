@@ -1,0 +1,100 @@
+"""What a recipe makes of its rows, told before a run: rows used and idle, classes, cut texts, duplicates, label pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tandemtune.config import RunConfig
+from tandemtune.errors import ModelError
+from tandemtune.models import load as loading
+from tandemtune.models.prompts import longest_of, token_counter
+from tandemtune.tasks.base import Task
+from tandemtune.tasks.report import DataReport
+from tandemtune.tasks.verbalizers import resolve
+from tandemtune.types import Example
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """What a recipe makes of its rows.
+
+    Args:
+        rows: by part ("train", "dev", "test"), how many a run uses; those that there are not are left out.
+        report: what the rows are like.
+        pieces: the pieces of each label's words; None where the tokenizer does not lie on this machine.
+        remarks: what a user should know of how files are read and words are cut.
+    """
+
+    rows: dict[str, int]
+    report: DataReport
+    pieces: dict[str, list[str]] | None
+    remarks: tuple[str, ...]
+
+    def notes(self) -> list[str]:
+        """One sentence for each thing that a user should know before a run."""
+        return [*self.remarks, *self.report.notes()]
+
+    def lines(self) -> list[str]:
+        """The card as lines of text."""
+        report = self.report
+        idle = report.parts["train"].rows + (report.parts["dev"].rows if "dev" in report.parts else 0)
+        idle -= self.rows["train"] + self.rows["dev"]
+        used = ", ".join(f"{count:,} {name}" for name, count in self.rows.items())
+        lines = [f"rows used: {used}; {idle:,} idle" if idle else f"rows used: {used}"]
+        for name, part in report.parts.items():
+            classes = ", ".join(f"{label} {count:,}" for label, count in sorted(part.classes.items()))
+            lines.append(f"{name}: {part.rows:,} rows in {part.source} ({classes})")
+        lengths = {name: part.lengths for name, part in report.parts.items() if part.lengths is not None}
+        for name, found in lengths.items():
+            cut = f"{found.cut:,} cut" if found.cut else "none cut"
+            lines.append(f"{name}: longest prompt {found.longest:,} tokens of {found.limit}, {cut}")
+        if self.pieces is None:
+            return [*lines, "tokens and label pieces: not counted, the model does not lie on this machine yet"]
+        return [*lines, *(f"label {label!r}: pieces {', '.join(found)}" for label, found in self.pieces.items())]
+
+
+def data_card(config: RunConfig, task: Task) -> DataCard:
+    """Count what a recipe makes of its rows; nothing is downloaded.
+
+    Args:
+        config: the recipe.
+        task: its task, checked.
+
+    Raises:
+        TandemTuneError: rows cannot be read, or label words not be told apart.
+    """
+    section = config.task
+    split = task.split(section.shots, section.seed, dev_k=section.dev_shots)
+    tokens = _tokens(config, task)
+    count, limit, pieces, notes = tokens or (None, None, None, ())
+    report = task.report(split, count_tokens=count, limit=limit)
+    rows = {"train": len(split.train), "dev": len(split.dev)}
+    if task.has_test:
+        rows["test"] = len(task.test(section.test_rows, section.seed))
+    return DataCard(rows, report, pieces, (*task.notes(), *notes))
+
+
+def _tokens(
+    config: RunConfig, task: Task
+) -> tuple[Callable[[Example], int], int, dict[str, list[str]], tuple[str, ...]] | None:
+    """What counts tokens, how many there may be, the pieces of label words and notes on them; None without the tokenizer."""
+    section = config.model
+    place = loading.lies_here(section.name)
+    if place is None:
+        return None
+    try:
+        settings = loading.read_config(place, section.revision, local=True)
+        tokenizer = loading.read_tokenizer(place, section.revision, local=True)
+    except ModelError:
+        if place == section.name:  # a hub id that is in no cache
+            return None
+        raise
+    kind = section.kind or loading.kind_of(settings)
+    found = resolve(tokenizer, task.template, task.words, alone=kind == "seq2seq")
+    pieces = {
+        label: [str(tokenizer.convert_ids_to_tokens(found.token_ids[position])) for position in members]
+        for label, members in zip(found.labels, found.members, strict=True)
+    }
+    limit = min(config.task.max_tokens, longest_of(settings))
+    return token_counter(tokenizer, kind, task.template), limit, pieces, found.notes

@@ -1,0 +1,330 @@
+"""A finished run as a folder that `transformers` and PEFT load by themselves: adapters or whole weights, and how to ask them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tandemtune.assets as assets
+from tandemtune.card import AUTO
+from tandemtune.errors import UsageError
+from tandemtune.models import load as loading
+from tandemtune.models.naming import BaseName, base_name
+from tandemtune.models.quiet import quiet
+from tandemtune.predict import TunedModel, load
+from tandemtune.problem import Progress, content_free
+from tandemtune.readout.members import FOLDER as READOUT
+from tandemtune.runs.files import write_json
+from tandemtune.runs.store import RunFolder
+
+ADAPTER, MODEL, BASE = "adapter", "model", "base"
+"""Folders of an export: what was tuned, whole weights, and the base model where no hub holds the very weights."""
+LABELS = "labels.json"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run left that others can load.
+
+    Args:
+        adapter: the PEFT adapter of what was tuned, if it is one.
+        readout: the PEFT adapter on the output embedding, if there is one.
+        model: whole tuned weights, if the run left some.
+        bias: what is added to the logit of each label.
+    """
+
+    adapter: Path | None
+    readout: Path | None
+    model: Path | None
+    bias: dict[str, float]
+
+    @property
+    def adapters(self) -> dict[str, Path]:
+        """The adapters by name."""
+        return {name: place for name, place in ((ADAPTER, self.adapter), (READOUT, self.readout)) if place is not None}
+
+
+def export(run: str | Path, to: str | Path, *, merged: bool = False, progress: Progress | None = None) -> Path:
+    """Write a finished run as a folder that does not need this library.
+
+    Args:
+        run: the run folder.
+        to: the folder to make.
+        merged: write whole weights in place of adapters.
+        progress: called with a short line when something slow begins.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: `to` is there already, or what the run tuned has no form that others can load; says what to do.
+        RunError: no finished run lies there.
+    """
+    to = Path(to)
+    if to.exists():
+        raise UsageError(f"{to} exists already: choose another folder")
+    if not to.absolute().parent.is_dir():
+        raise UsageError(f"folder {to.absolute().parent} does not exist: make it first")
+    model = load(run, progress=progress)
+    parts = _parts(model, RunFolder.open(Path(run)))
+    if merged and parts.readout is not None and _tied(model):
+        raise UsageError(
+            "the run's readout changes the output embedding, which is the input embedding of "
+            f"{model.scorer.backbone.name}, too: merged weights would read other words. Leave --merged out"
+        )
+    base = base_name(model.scorer.config.model.name)
+    temporary = to.absolute().with_name(f".{to.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        _write_parts(model, parts, base, temporary, merged, progress)
+        write_json(temporary / LABELS, _told(model, parts, base))
+        (temporary / "README.md").write_text(_readme(model, parts, base, temporary), encoding="utf-8")
+        temporary.rename(to)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return to
+
+
+# ---- what there is -----------------------------------------------------------------------------------------------
+
+
+def _parts(model: TunedModel, folder: RunFolder) -> Parts:
+    """What of a run others can load.
+
+    Raises:
+        UsageError: a part of it has no such form.
+    """
+    scorer, tuned = model.scorer, folder.adapter
+    tunable = scorer.config.method.tunable
+    readout, bias = _readout(model, tuned)
+    if (tuned / "config.json").is_file():
+        return Parts(None, readout, tuned, bias)
+    if (tuned / "adapter_config.json").is_file():
+        told = json.loads((tuned / "adapter_config.json").read_text(encoding="utf-8"))
+        if told["peft_type"] != "LORA" and readout is not None:
+            raise UsageError(
+                f"the run tuned {tunable.kind} and solved a readout: PEFT cannot load both at once. Make the run without "
+                "readout, or use it with `tandemtune predict`"
+            )
+        return Parts(tuned, readout, None, bias)
+    if scorer.parameters.blocks or tunable.kind != "none":
+        raise UsageError(
+            f"the run tuned {tunable.kind!r}, which neither transformers nor PEFT has in this form: use it with `tandemtune "
+            "predict`, or tune lora, full or (for a model that reads from left to right) prompt"
+        )
+    return Parts(None, readout, None, bias)
+
+
+def _readout(model: TunedModel, tuned: Path) -> tuple[Path | None, dict[str, float]]:
+    """The readout's adapter and what it, or calibration, adds to each label's logit."""
+    scorer = model.scorer
+    labels = scorer.task.labels
+    if scorer.readout is None:
+        if not scorer.calibrates:
+            return None, dict.fromkeys(labels, 0.0)
+        empty = scorer.engine.logits(content_free(scorer), model.point)
+        shift = -torch.softmax(empty.double(), dim=-1).mean(dim=0).log()
+        return None, dict(zip(labels, shift.tolist(), strict=True))
+    told = json.loads((tuned / READOUT / "readout.json").read_text(encoding="utf-8"))
+    if "no_adapter" in told:
+        raise UsageError(f"the run's readout cannot be exported: {told['no_adapter']}")
+    return tuned / READOUT, {label: float(told["label_bias"][label]) for label in labels}
+
+
+def _tied(model: TunedModel) -> bool:
+    """Whether input and output embedding are one."""
+    whole: Any = model.scorer.backbone.model
+    head = whole.get_output_embeddings()
+    return head is not None and head.weight.data_ptr() == model.scorer.backbone.embedding_weight.data_ptr()
+
+
+# ---- files -------------------------------------------------------------------------------------------------------
+
+
+def _write_parts(
+    model: TunedModel, parts: Parts, base: BaseName, folder: Path, merged: bool, progress: Progress | None
+) -> None:
+    """Adapters as they are, or whole weights; the base model where no hub holds it."""
+    section = model.scorer.config.model
+    if merged and (parts.adapter is not None or parts.readout is not None):
+        _merge(model, parts, folder / MODEL, progress)
+        return
+    for name, place in parts.adapters.items():
+        shutil.copytree(place, folder / name, ignore=shutil.ignore_patterns(READOUT, "README.md", "readout.*"))
+    if parts.model is not None:
+        skipped = shutil.ignore_patterns(READOUT, "README.md", "directions.*")
+        shutil.copytree(parts.model, folder / MODEL, ignore=skipped)
+    elif base.note and section.name.startswith(assets.PREFIX):
+        if progress:
+            progress(f"copying {section.name}, since no model hub holds the very weights")
+        shutil.copytree(loading.locate(section.name, progress), folder / BASE)
+
+
+def _merge(model: TunedModel, parts: Parts, to: Path, progress: Progress | None) -> None:
+    """Whole weights with the adapters in them.
+
+    Raises:
+        UsageError: an adapter is no change of weights, or PEFT is missing.
+    """
+    section = model.scorer.config.model
+    for path in parts.adapters.values():
+        kind = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"]
+        if kind != "LORA":
+            raise UsageError(f"the run tuned a {kind} adapter, which is no change of weights: leave --merged out")
+    try:
+        import peft
+    except ImportError:
+        raise UsageError("--merged needs peft: pip install 'tandemtune[peft]'") from None
+    import transformers
+
+    if progress:
+        progress(f"merging {' and '.join(parts.adapters)} into the weights of {section.name}")
+    place = str(parts.model or loading.locate(section.name, progress))
+    auto = getattr(transformers, AUTO[model.scorer.backbone.kind])
+    with quiet():
+        whole = auto.from_pretrained(place, revision=section.revision, dtype=torch.float32)
+        for path in parts.adapters.values():
+            whole = peft.PeftModel.from_pretrained(whole, str(path)).merge_and_unload()
+        whole.save_pretrained(to)
+    model.scorer.backbone.tokenizer.save_pretrained(to)
+
+
+def _told(model: TunedModel, parts: Parts, base: BaseName) -> dict[str, Any]:
+    """What has to be known to ask the model."""
+    scorer = model.scorer
+    backbone, words, section = scorer.backbone, scorer.verbalizer, scorer.config.task
+    return {
+        "base_model": base.name,
+        "revision": scorer.config.model.revision or base.revision,
+        "kind": backbone.kind,
+        "template": str(scorer.task.template),
+        "label_words": {label: list(found) for label, found in scorer.task.words.items()},
+        "label_tokens": {
+            label: [words.token_ids[position] for position in members]
+            for label, members in zip(words.labels, words.members, strict=True)
+        },
+        "label_bias": parts.bias,
+        "marks_behind": len(backbone.around.behind) if backbone.kind == "causal" else 0,
+        "decoder_begins_with": list(backbone.prefix),
+        "max_tokens": section.max_tokens,
+        "truncate": section.truncate,
+    }
+
+
+# ---- how to use it -----------------------------------------------------------------------------------------------
+
+
+def _readme(model: TunedModel, parts: Parts, base: BaseName, folder: Path) -> str:
+    scorer = model.scorer
+    words = ", ".join(f"{label}: {' / '.join(found)}" for label, found in scorer.task.words.items())
+    whole = (folder / MODEL).is_dir()
+    lines = [
+        f"# {scorer.task.name} on {Path(base.name).name if Path(base.name).is_absolute() else base.name}",
+        "",
+        f"- template: `{json.dumps(str(scorer.task.template), ensure_ascii=False)}`",
+        f"- label words: {words}",
+        f"- `{LABELS}` holds both, the tokens of the label words, and what is added to the logit of each label",
+        f"- in the run, texts were cut ({scorer.config.task.truncate}) where a prompt had more than "
+        f"{scorer.config.task.max_tokens} tokens",
+        *([f"- {base.note}"] if base.note and not whole and not (folder / BASE).is_dir() else []),
+        *_softcap(model, parts),
+        "",
+        "Run in this folder:",
+        "",
+        "```python",
+        *_snippet(model, parts, base, folder),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _softcap(model: TunedModel, parts: Parts) -> list[str]:
+    whole: Any = model.scorer.backbone.model
+    if parts.readout is None or not getattr(whole.config, "final_logit_softcapping", None):
+        return []
+    return ["- the model bends its logits, so label probabilities differ a little from those of the run"]
+
+
+def _snippet(model: TunedModel, parts: Parts, base: BaseName, folder: Path) -> list[str]:
+    """Code that labels a text with `transformers` (and PEFT) alone."""
+    kind = model.scorer.backbone.kind
+    whole = (folder / MODEL).is_dir()
+    adapters = [name for name in (ADAPTER, READOUT) if (folder / name).is_dir()]
+    place = MODEL if whole else BASE if (folder / BASE).is_dir() else base.name
+    revision = None if whole else model.scorer.config.model.revision or base.revision
+    given = f"{json.dumps(place)}" + (f", revision={json.dumps(revision)}" if revision else "")
+    example = dict.fromkeys(model.fields, "it was a good day")
+    return [
+        "import json",
+        "import re",
+        "",
+        "import torch",
+        *(["from peft import PeftModel"] if adapters else []),
+        f"from transformers import {AUTO[kind]}, AutoTokenizer",
+        "",
+        f'told = json.load(open("{LABELS}", encoding="utf-8"))',
+        f"tokenizer = AutoTokenizer.from_pretrained({given})",
+        f"model = {AUTO[kind]}.from_pretrained({given}, dtype=torch.float32)",
+        *_loading(adapters),
+        "model.eval()",
+        "",
+        "",
+        "def scores(fields):",
+        *(f"    {line}" for line in _asking(kind)),
+        '    found = {label: float(logits[tokens].mean()) for label, tokens in told["label_tokens"].items()}',
+        '    return {label: score + told["label_bias"][label] for label, score in found.items()}',
+        "",
+        "",
+        f"found = scores({json.dumps(example, ensure_ascii=False)})",
+        "print(max(found, key=found.get), found)",
+    ]
+
+
+def _loading(adapters: Sequence[str]) -> list[str]:
+    if not adapters:
+        return []
+    lines = [f'model = PeftModel.from_pretrained(model, "{adapters[0]}")']
+    if len(adapters) > 1:
+        lines += [
+            f'model.load_adapter("{adapters[1]}", adapter_name="{adapters[1]}")',
+            f'model.base_model.set_adapter(["default", "{adapters[1]}"])',
+        ]
+    return lines
+
+
+def _asking(kind: str) -> list[str]:
+    """Lines that give the logits of all words at the answer's place."""
+    filled = r're.sub(r"\{([^{}]+)\}", lambda slot: fields[slot[1]], '
+    if kind == "masked":
+        return [
+            'fields = {**fields, "mask": tokenizer.mask_token}',
+            f'prompt = {filled}told["template"])',
+            'ids = tokenizer(prompt, return_tensors="pt")["input_ids"]',
+            "with torch.inference_mode():",
+            "    logits = model(input_ids=ids).logits[0, ids[0].tolist().index(tokenizer.mask_token_id)]",
+        ]
+    lines = [f'prompt = {filled}told["template"].partition("{{mask}}")[0]).rstrip(" ")']
+    if kind == "causal":
+        return [
+            *lines,
+            'ids = tokenizer(prompt)["input_ids"]',
+            'ids = torch.tensor([ids[: len(ids) - told["marks_behind"]]])',
+            "with torch.inference_mode():",
+            "    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1]",
+        ]
+    return [
+        *lines,
+        'ids = tokenizer(prompt, return_tensors="pt")["input_ids"]',
+        'begin = torch.tensor([told["decoder_begins_with"]])',
+        "with torch.inference_mode():",
+        "    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=begin).logits[0, -1]",
+    ]

@@ -1,0 +1,49 @@
+"""What a model is given of an example: the words before they are cut, how many tokens they are, and how many may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from tandemtune.models.marks import around
+from tandemtune.tasks.templates import Template
+from tandemtune.types import Example, Rendered
+
+Truncate = Literal["end", "start", "middle"]
+_LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx", "context_length")
+"""What configurations call the largest number of tokens."""
+UNBOUNDED = 1_000_000
+
+
+def prompt_text(tokenizer: Any, kind: str, template: Template, fields: Mapping[str, str]) -> tuple[str, Rendered]:
+    """The words that a model reads, and where the texts stand in them: up to the answer, or all with the mask in its place."""
+    rendered = template.render(fields, tokenizer.mask_token if kind == "masked" else "")
+    return (rendered.text if kind == "masked" else rendered.text[: rendered.mask[0]].rstrip(" ")), rendered
+
+
+def token_counter(tokenizer: Any, kind: str, template: Template) -> Callable[[Example], int]:
+    """What counts the tokens of an example's whole prompt, uncut.
+
+    Args:
+        tokenizer: the model's.
+        kind: "masked", "causal" or "seq2seq".
+        template: the task's.
+    """
+    unread = len(around(tokenizer).behind) if kind == "causal" else 0
+
+    def count(example: Example) -> int:
+        text, _ = prompt_text(tokenizer, kind, template, example.fields)
+        return len(tokenizer(text, verbose=False)["input_ids"]) - unread
+
+    return count
+
+
+def longest_of(config: Any) -> int:
+    """How many tokens a model's configuration allows (a large number if it says nothing).
+
+    Args:
+        config: of the whole model, or of its language part.
+    """
+    settings = config.get_text_config() if hasattr(config, "get_text_config") else config
+    bounds = [getattr(settings, name, None) for name in _LENGTHS]
+    return next((int(bound) for bound in bounds if bound), UNBOUNDED)

