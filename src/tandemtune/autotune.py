@@ -41,13 +41,16 @@ RELIABLE = 0.98
 """A format is taken where its losses rank candidates at least this much like float32's (Spearman)."""
 
 
-def build(config: RunConfig, *, known: Facts | None = None, progress: Progress | None = None) -> Problem:
+def build(
+    config: RunConfig, *, known: Facts | None = None, progress: Progress | None = None, without_test: bool = False
+) -> Problem:
     """Load and measure everything that a run works with.
 
     Args:
         config: a recipe.
         known: what an earlier process decided on this machine (number format, threads), to decide the same again.
         progress: called with a short line when something slow begins.
+        without_test: leave a file of test rows unread.
 
     Raises:
         TandemTuneError: something in the recipe, the data or the model cannot be used, or has changed since the run began.
@@ -56,6 +59,8 @@ def build(config: RunConfig, *, known: Facts | None = None, progress: Progress |
     place = loading.locate(section.name, progress)
     kind = section.kind or loading.kind_of(loading.read_config(place, section.revision))
     task = wiring.make_task(config.task, kind, progress)
+    if without_test:
+        task = replace(task, test_source=None)
     problems = task.check()
     if problems:
         raise ConfigError(problems, f"task {task.name}")

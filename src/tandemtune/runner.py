@@ -12,7 +12,7 @@ from torch import Tensor
 from tandemtune import autotune, card, wiring
 from tandemtune.callbacks import Callback
 from tandemtune.config import RunConfig, load_config
-from tandemtune.errors import DataError, RunError
+from tandemtune.errors import RunError
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.label_words import Measurement, calibrate
 from tandemtune.models.naming import base_name
@@ -65,12 +65,13 @@ def run(
         return _run(folder, problem, callback)
 
 
-def go_on(path: Path, callback: Callback) -> Result:
+def go_on(path: Path, callback: Callback, *, without_test: bool = False) -> Result:
     """Go on with a run that was stopped; it ends as if it never had been.
 
     Args:
         path: the run folder.
         callback: told what happens.
+        without_test: end without a score on a file of test rows, which is not read.
 
     Returns:
         The result; at once if the run had ended.
@@ -87,13 +88,13 @@ def go_on(path: Path, callback: Callback) -> Result:
         facts = folder.read_facts()
         if facts is not None:
             _refuse_other_versions(folder.path, facts)
-        problem = _prepared(load_config(folder.read_recipe()), facts, callback)
+        problem = _prepared(load_config(folder.read_recipe()), facts, callback, without_test)
         return _run(folder, problem, callback)
 
 
-def _prepared(config: RunConfig, known: Facts | None, callback: Callback) -> Problem:
+def _prepared(config: RunConfig, known: Facts | None, callback: Callback, without_test: bool = False) -> Problem:
     """Load and measure everything that a search needs; writes nothing."""
-    problem = autotune.build(config, known=known, progress=callback.on_progress)
+    problem = autotune.build(config, known=known, progress=callback.on_progress, without_test=without_test)
     planned = wiring.planned(config)
     problem.scorer.note(planned=planned.total, unit=planned.unit)
     wiring.check_rows(problem)
@@ -136,13 +137,7 @@ def _measured(
     section = config.task
     examples = None
     if task.has_test:
-        try:
-            examples = task.test(section.test_rows, section.seed)
-            scorer.encoded(examples)
-        except DataError as error:
-            raise DataError(
-                f"{error}. The search is saved: correct the test rows, then `tandemtune resume {folder.path}`"
-            ) from None
+        examples = task.test(section.test_rows, section.seed)
     zero_shot, _ = _scores(problem, None, examples)
     tuned, predictions = _scores(problem, found.best, examples)
     zero_shot_readout = tuned_words = None

@@ -44,7 +44,13 @@ def run(
 
 
 @app.command()
-def resume(folder: Annotated[Path, typer.Argument(help="Run folder.")], quiet: Quiet = False) -> None:
+def resume(
+    folder: Annotated[Path, typer.Argument(help="Run folder.")],
+    no_test: Annotated[
+        bool, typer.Option("--no-test", help="End without a score on the test file, which cannot be read any more.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
     """Go on with a run that was stopped or killed.
 
     Example: tandemtune resume runs/mine
@@ -63,7 +69,7 @@ def resume(folder: Annotated[Path, typer.Argument(help="Run folder.")], quiet: Q
     def work(callback: Any) -> None:
         from tandemtune.runner import go_on
 
-        go_on(folder, callback)
+        go_on(folder, callback, without_test=no_test)
 
     watched(folder, quiet, work, begun=True)
 
