@@ -65,23 +65,32 @@ class Moments:
             self.watch(owner, name)
 
 
-def in_child(work: Callable[[], Any], stop: int | None = None, log: Path | None = None) -> int:
-    """Do something in a forked process that dies at a moment; its exit code, negative for a signal."""
+def forked(work: Callable[[], Any]) -> int:
+    """Begin something in a process of its own; the process's number. It ends with 0, or 70 where the work fails."""
     pid = os.fork()
     if pid == 0:
         code = 70
         try:
-            moments = Moments(stop)
-            moments.watch_all()
             work()
-            if log:
-                log.write_text(json.dumps(moments.names), encoding="utf-8")
             code = 0
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return pid
+
+
+def in_child(work: Callable[[], Any], stop: int | None = None, log: Path | None = None) -> int:
+    """Do something in a forked process that dies at a moment; its exit code, negative for a signal."""
+
+    def watched() -> None:
+        moments = Moments(stop)
+        moments.watch_all()
+        work()
+        if log:
+            log.write_text(json.dumps(moments.names), encoding="utf-8")
+
+    return os.waitstatus_to_exitcode(os.waitpid(forked(watched), 0)[1])
 
 
 def picked(names: Sequence[str]) -> list[int]:

@@ -295,7 +295,9 @@ def test_errors_of_the_machine_are_one_line(tmp_path, monkeypatch, done):
     recipe = small.write_recipe(tmp_path / "mine.json", small.recipe(tmp_path, method__budget=10))
     monkeypatch.setattr("tandemtune.runs.journal.Journal.append", full)
     called = small.call("run", recipe, "--out", tmp_path / "run")
-    assert called.code == 1 and called.err == "tandemtune: No space left on device (journal.jsonl)\n"
+    assert called.code == 1 and len(called.err.splitlines()) == 1
+    assert called.err.startswith("tandemtune: journal.jsonl cannot be read or written: No space left on device. ")
+    assert f"tandemtune resume {tmp_path / 'run'}" in called.err
 
 
 def test_interrupted_before_the_folder_is_made(tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ def run(
     final = config if data is None else config.with_data_in(data, out.absolute() / RunFolder.DATA)
     folder = RunFolder.create(out, final.model_dump(mode="json"), overwrite=overwrite, data=data)
     problem.scorer.move_data(final)
-    with folder.locked(), folder.gone_unless_begun():
+    with folder.working(), folder.gone_unless_begun():
         return _run(folder, problem, callback, test)
 
 
@@ -94,7 +94,7 @@ def go_on(path: Path, callback: Callback, *, test: bool = True, by_hand: bool = 
     done = folder.read_result()
     if done is not None:
         return done
-    with folder.locked():
+    with folder.working():
         folder.clean()
         facts = folder.read_facts()
         if facts is not None:

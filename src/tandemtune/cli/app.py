@@ -48,6 +48,20 @@ def main() -> None:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         fail(f"{error.strerror or error}{where}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        fail(
+            "out of memory: close other programs, or lower [run] max_memory, [task] max_tokens or the number of rows; a run "
+            "that was begun goes on with `tandemtune resume`",
+            1,
+        )
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether Python, or torch on any device, found no memory; on a processor torch has no type for that."""
+    said = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in said or "not enough memory" in said
 
 
 def _version(wanted: bool) -> None:

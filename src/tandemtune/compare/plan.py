@@ -16,11 +16,12 @@ from typing import Any
 import tandemtune.assets as assets
 from tandemtune.config import RunConfig, load_config
 from tandemtune.config.schema import UNBOUNDED
-from tandemtune.errors import ConfigError
+from tandemtune.errors import ConfigError, DataError
 from tandemtune.methods import METHODS
 from tandemtune.plugins import near
 from tandemtune.system import cores
 from tandemtune.tasks.catalogue import TASKS
+from tandemtune.tasks.encodings import decoded
 
 SECTIONS = ("all", "methods", "tasks", "models")
 KEYS = ("title", "seeds", "baseline", "reference", "jobs", "budget", "sweep", *SECTIONS, "expected")
@@ -261,8 +262,8 @@ def _cells(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        return tomllib.loads(decoded(path.read_bytes(), "the file")[0])
+    except (OSError, ValueError, RecursionError, DataError) as error:
         raise ConfigError([f"cannot be read as TOML: {getattr(error, 'strerror', None) or error}"], str(path)) from None
 
 

@@ -17,8 +17,9 @@ from pydantic_core import ErrorDetails
 import tandemtune.methods as methods
 from tandemtune import plugins
 from tandemtune.config.schema import PARTS, RunConfig, cut, shortened
-from tandemtune.errors import ConfigError, UsageError
+from tandemtune.errors import ConfigError, DataError, UsageError
 from tandemtune.plugins import Member, Options, near
+from tandemtune.tasks.encodings import decoded
 
 RECIPES = "tandemtune.recipes"
 SECTIONS: dict[str, type[Options]] = {
@@ -279,12 +280,12 @@ def _read(recipe: str | Path | Mapping[str, Any]) -> tuple[str, Tables]:
     try:
         if not path.exists() and str(recipe) in known:
             path = known[str(recipe)]
-        text = path.read_bytes().decode("utf-8-sig")
+        text, _ = decoded(path.read_bytes(), "the file")
         tables = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
         hint = near(str(recipe), known) or f": expected a file, or one of {', '.join(known)}"
         raise ConfigError([f"no recipe {str(recipe)!r}{hint}"], str(recipe)) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, DataError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
             [f"cannot be read as {'JSON' if path.suffix == '.json' else 'TOML'}: {reason}"], cut(str(path), 200)

@@ -71,7 +71,7 @@ def survey(model: nn.Module) -> Survey:
     """Have a model read two texts, and one of them alone.
 
     Raises:
-        ModelError: it cannot.
+        ModelError: it cannot, or what it computes is not a number.
     """
     ids = plain_ids(model, ROWS * TOKENS).view(ROWS, TOKENS)
     both, alone = _Watch(ids), _Watch(ids[:1])
@@ -84,6 +84,11 @@ def survey(model: nn.Module) -> Survey:
             raise ModelError(
                 f"{type(model).__name__} cannot be run on a text: {type(error).__name__}: {_first_line(error)}"
             ) from error
+    if any(seen.print_ is not None and bool(seen.print_.isnan().any()) for seen in alone.modules.values()):
+        raise ModelError(
+            f"{type(model).__name__} gives no usable numbers when it reads a text: set [model] dtype to float32, or choose a "
+            "model whose weights are whole"
+        )
     names = {module: name for name, module in model.named_modules()}
     for name, module in model.named_modules(remove_duplicate=False):
         if names[module] in both.modules:  # a module that lies in several places

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from tandemtune.errors import RunError
 from tandemtune.runs import checkpoint
@@ -120,13 +121,15 @@ class RunFolder:
         """Keep other processes from writing in this folder.
 
         Raises:
-            RunError: another process does so now.
+            RunError: another process does so now, or the folder cannot be written.
         """
         lock = FileLock(str(self.path / ".lock"))
         try:
             lock.acquire(timeout=0)
         except Timeout:
             raise RunError(f"another process is working in {self.path}: wait for it, or stop it first") from None
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be written: {error.strerror or error}") from error
         try:
             yield
         finally:
@@ -141,6 +144,25 @@ class RunFolder:
             if not self.journal.is_file() or b"\n" not in self.journal.read_bytes():
                 shutil.rmtree(self.path, ignore_errors=True)
             raise
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Work on the run: alone, and with a clear word where the disk is full, went away, or may not be written.
+
+        Raises:
+            RunError: another process works on it, or a file cannot be read or written.
+        """
+        with self.locked():
+            try:
+                yield
+            except ConnectionError:  # whoever reads what is printed has gone, not the disk
+                raise
+            except (OSError, SafetensorError) as error:
+                where = getattr(error, "filename", None) or self.path
+                raise RunError(
+                    f"{where} cannot be read or written: {getattr(error, 'strerror', None) or error}. Nothing that was "
+                    f"finished is lost: mend that, then `tandemtune resume {self.path}`"
+                ) from error
 
     def clean(self) -> None:
         """Remove temporary files that a killed process left."""
