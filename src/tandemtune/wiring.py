@@ -447,6 +447,8 @@ def check_start(problem: Problem) -> None:
     """
     scorer = problem.scorer
     config, backbone = scorer.config, scorer.backbone
+    prompts, _ = scorer.encoded(problem.split.train[:1], plain=True)
+    backbone.check_reading(scorer.engine.stack, prompts[0])
     mutates = config.alternates and config.alternate.proposer.asks_model
     optimizer = config.method.optimizer
     if (mutates or optimizer.uses == "text") and backbone.kind != "causal" and backbone.filler is None:
