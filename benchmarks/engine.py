@@ -45,7 +45,7 @@ from contenders import (
 from duration import COMPARED, NAIVE_CANDIDATES, pace, seconds, shortened
 from tandemtune.errors import RunError, TandemTuneError
 from tandemtune.problem import Problem
-from tandemtune.runs.files import write_json
+from tandemtune.runs.writing import write_json
 from tandemtune.system import peak_rss_mb, versions
 from tandemtune.tunables.base import Point
 

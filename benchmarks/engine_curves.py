@@ -24,9 +24,9 @@ from rich.text import Text
 from contenders import FORMATS, Floor, Plan, candidates, evenly, in_turn, incumbent, processor, settled
 from tandemtune.models.load import locate, read_config
 from tandemtune.report.charts import LineChart, Series
-from tandemtune.report.page import Section, Table, page
+from tandemtune.report.page import Grid, Section, page
 from tandemtune.report.terminal import line_text
-from tandemtune.runs.files import write_json
+from tandemtune.runs.writing import write_json
 
 
 def main() -> None:
@@ -148,7 +148,7 @@ def as_page(what: str, curves: dict[str, Any], fits: dict[str, dict[str, float]]
     """All curves as one HTML page."""
     rows: list[list[str | float]] = [[name, line["r2"], line["ratio"]] for name, line in fits.items()]
     headers = ["curve", "R2 over work", "engine / bare layer calls"]
-    sections = [Section("fit", "Fit", [what, Table(headers, rows, "The engine over its work")])]
+    sections = [Section("fit", "Fit", [what, Grid(headers, rows, "The engine over its work")])]
     for name, curve in curves.items():
         chart = LineChart(title=f"Cost over {name}", x_label=name, y_label="seconds a generation", series=series(curve))
         sections.append(Section(name.replace(" ", "-"), f"Over {name}", [chart]))

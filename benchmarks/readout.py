@@ -40,7 +40,7 @@ from tandemtune.tasks.catalogue import build_task
 from tandemtune.tasks.fewshot import draw
 from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.verbalizers import resolve
-from tandemtune.tunables.nothing import Identity
+from tandemtune.tunables.identity import Identity
 from tandemtune.types import Example
 
 MODELS = ("pypi:flan-t5-small", "pypi:smollm2-135m-instruct")

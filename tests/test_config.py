@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tandemtune import assets, plugins
 from tandemtune.config import RunConfig, load_config, recipes
-from tandemtune.config.load import arranged, load_with_notes
+from tandemtune.config.reading import arranged, load_with_notes
 from tandemtune.config.schema import PARTS
 from tandemtune.errors import ConfigError
 from tandemtune.optimizers.cmaes import CMAES

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import small
 import tiny
 from tandemtune import plugins
-from tandemtune.config.load import SECTIONS
+from tandemtune.config.reading import SECTIONS
 from tandemtune.config.schema import PARTS
 
 MOST = 3000

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
-from tandemtune.proposers.base import Draft, Proposal, Tried
+from tandemtune.proposers.base import Draft, Proposal, TriedWords
 from tandemtune.proposers.mutation import Mutation
 from tandemtune.proposers.perturbed import Perturbed
 from tandemtune.proposers.random_words import RandomWords
@@ -33,7 +33,7 @@ def ids_of(*words):
 
 
 def entry(ids, loss=1.0):
-    return Tried(vocabulary().words(ids), loss, 0.5)
+    return TriedWords(vocabulary().words(ids), loss, 0.5)
 
 
 WORST, BEST = ids_of("film", "movie", "plot", "acting", "news"), ids_of("good", "bad", "fine", "dull", "review")

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from tandemtune import plugins
 from tandemtune.callbacks import Callback, Callbacks
 from tandemtune.errors import RunError, UsageError
-from tandemtune.runs.files import write_lines
 from tandemtune.runs.records import Assessment, ComparedRun, GenerationRecord, JournalRecord, Result, StepRecord
 from tandemtune.runs.store import RunFolder
+from tandemtune.runs.writing import write_lines
 
 if TYPE_CHECKING:
     from tandemtune.predict import Prediction, TunedModel

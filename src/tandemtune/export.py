@@ -21,8 +21,8 @@ from tandemtune.models.quiet import quiet
 from tandemtune.predict import TunedModel, load
 from tandemtune.problem import Progress, content_free
 from tandemtune.readout.members import FOLDER as READOUT
-from tandemtune.runs.files import write_json
 from tandemtune.runs.store import RunFolder
+from tandemtune.runs.writing import write_json
 
 ADAPTER, MODEL, BASE = "adapter", "model", "base"
 """Folders of an export: what was tuned, whole weights, and the base model where no hub holds the very weights."""

@@ -179,7 +179,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnRows:
     """The training rows of one turn: seeded, so that a resumed run draws the same.
 
     Args:

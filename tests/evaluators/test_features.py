@@ -25,8 +25,8 @@ from tandemtune.evaluators.features import (
 from tandemtune.models.layers import hooked
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
+from tandemtune.tunables.identity import Identity
 from tandemtune.tunables.lora import LoRATerms
-from tandemtune.tunables.nothing import Identity
 
 CLOSE = {"atol": 2e-5, "rtol": 2e-5}
 WORDS = {"bad": ["terrible", "dull"], "good": ["great"], "other": ["fine", "news"]}

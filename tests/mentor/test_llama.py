@@ -17,7 +17,7 @@ from loopback import BRIEF, CHAT, words
 from real import fetched
 from tandemtune.errors import MentorRefused, MentorUnavailable, UsageError
 from tandemtune.mentor import EndpointClient, LlamaClient, Mentor, Request, Transcript
-from tandemtune.mentor.prompt import complete
+from tandemtune.mentor.requests import complete
 
 REAL = replace(BRIEF, wanted=4, limit=16)
 

@@ -13,7 +13,7 @@ import tiny
 from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.features import ANSWER, read, soft_cap, word_logits
-from tandemtune.readout import FORMS, Design, adapter, choose, solve
+from tandemtune.readout import FORMS, Design, as_adapter, choose, solve
 from tandemtune.readout.members import (
     BiasReadout,
     KernelReadout,
@@ -24,7 +24,7 @@ from tandemtune.readout.members import (
 )
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
-from tandemtune.tunables.nothing import Identity
+from tandemtune.tunables.identity import Identity
 
 WORDS = {"bad": ["terrible", "dull"], "good": ["great"], "other": ["fine", "news"]}
 TEMPLATE = Template.parse("{text} it was {mask} .")
@@ -64,7 +64,7 @@ def test_peft_gives_the_readouts_logits(name, form, tmp_path):
     design = Design(features, reading.logits, torch.tensor([0, 1, 2, 0, 1, 2]))
     readout = solve(design, choose(design, FORMS[form], [0.1]))
     said = readout.logits(features, reading.logits)
-    shift = adapter.save(readout, backbone, stack, verbalizer, tmp_path)
+    shift = as_adapter.save(readout, backbone, stack, verbalizer, tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tuned = peft.PeftModel.from_pretrained(backbone.model, str(tmp_path)).eval()
@@ -81,7 +81,7 @@ def test_peft_gives_the_readouts_logits(name, form, tmp_path):
 @pytest.mark.parametrize("name", tiny.CONFIGS)
 def test_label_rows_make_the_label_logits(name):
     _, stack, verbalizer, _, reading = made(name)
-    rows, bias = adapter.label_rows(stack, verbalizer)
+    rows, bias = as_adapter.label_rows(stack, verbalizer)
     vectors = reading.views[ANSWER]
     linear = word_logits(stack, vectors, bent=False) @ torch.tensor(verbalizer.weights())
     assert_close(vectors.double() @ rows.T + bias, linear.double(), atol=1e-4, rtol=1e-4)

@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tandemtune.runs.files import write_json
 from tandemtune.runs.records import (
     CalibratedScores,
     ComparedRun,
@@ -36,6 +35,7 @@ from tandemtune.runs.records import (
     to_line,
 )
 from tandemtune.runs.store import RunFolder
+from tandemtune.runs.writing import write_json
 
 LAYERS = 4
 LOST = math.inf

@@ -26,9 +26,9 @@ from tandemtune.report.comparison_page import (
 )
 from tandemtune.report.history import Spot
 from tandemtune.report.standings import CONTROLS
-from tandemtune.runs.files import write_json
 from tandemtune.runs.records import ComparedRuns, Evaluation
 from tandemtune.runs.store import RunFolder
+from tandemtune.runs.writing import write_json
 
 BASES = {"sweep": "d=16", "mixed": "prompt tuning"}
 

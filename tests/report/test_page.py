@@ -23,7 +23,7 @@ from tandemtune.report.page import (
     Pairs,
     Quote,
     Section,
-    Table,
+    Grid,
     page,
 )
 
@@ -41,7 +41,7 @@ def chart(title: str = "Loss") -> LineChart:
 def sample() -> str:
     bars = BarChart(title="Accuracy", x_label="accuracy", bars=[("a", 0.5)])
     rows = [["SST-2", 0.807, "0.823 ± 0.001"], ["TREC", 0.53, None]]
-    scores = Table(["task", "zero-shot", "tuned"], rows, "Test accuracy", best={(0, 2), (1, 1)})
+    scores = Grid(["task", "zero-shot", "tuned"], rows, "Test accuracy", best={(0, 2), (1, 1)})
     return page(
         "A report",
         [
@@ -93,7 +93,7 @@ def test_order_language_and_ways_in():
 
 def test_a_table_says_best_in_words_and_in_a_sign():
     rows = [["x", 0.5, "0.6 ± 0.1"], ["y", 0.25, None]]
-    made = one(Table(["task", "a", "b"], rows, "Scores", numeric={1, 2}, best={(0, 2)}))
+    made = one(Grid(["task", "a", "b"], rows, "Scores", numeric={1, 2}, best={(0, 2)}))
     tree = Page(made)
     assert made.count("★") == 2, "the cell and the key"
     assert "<strong>0.6 ±\u00a00.1</strong>" in made, "it breaks before the sign"
@@ -101,14 +101,14 @@ def test_a_table_says_best_in_words_and_in_a_sign():
     assert [given.get("class") for tag, given in tree.elements if tag == "td"] == ["number"] * 4
     assert [given.get("scope") for tag, given in tree.elements if tag == "th"] == ["col"] * 3 + ["row"] * 2
     assert tree.table("Scores") == [{"task": "x", "a": "0.50", "b": "0.6 ± 0.1"}, {"task": "y", "a": "0.25", "b": "–"}]
-    assert "★" not in one(Table(["a"], [[1]], "t"))
+    assert "★" not in one(Grid(["a"], [[1]], "t"))
 
 
 def test_columns_without_text_are_numbers():
-    tree = Page(one(Table(["name", "n", "empty", "mixed"], [["a", 1, None, 1], ["b", 2.5, "-", "x"]], "t")))
+    tree = Page(one(Grid(["name", "n", "empty", "mixed"], [["a", 1, None, 1], ["b", 2.5, "-", "x"]], "t")))
     classes = [given.get("class") for tag, given in tree.elements if tag == "td"]
     assert classes == ["number", "number", None] * 2
-    assert Page(one(Table(["a"], [], "Nothing yet"))).table("Nothing yet") == []
+    assert Page(one(Grid(["a"], [], "Nothing yet"))).table("Nothing yet") == []
 
 
 def test_a_matrix_shades_shares_of_its_rows():
@@ -125,7 +125,7 @@ def test_a_matrix_shades_shares_of_its_rows():
 
 def test_rows_must_fit():
     with pytest.raises(ValueError, match="1 cells, the table has 2 columns"):
-        Table(["a", "b"], [[1]], "t")
+        Grid(["a", "b"], [[1]], "t")
 
 
 @pytest.mark.parametrize("names", [["a", "a"], ["main"], ["1a"], ["a b"], [""], ['a"><script>']])
@@ -142,7 +142,7 @@ def test_hostile_text_stays_text():
         Code(HOSTILE, label=HOSTILE),
         Heading(HOSTILE),
         Quote(HOSTILE, HOSTILE),
-        Table([HOSTILE], [[HOSTILE]], HOSTILE, best={(0, 0)}),
+        Grid([HOSTILE], [[HOSTILE]], HOSTILE, best={(0, 0)}),
         Matrix([HOSTILE], [[1]], HOSTILE),
         BarChart(title=HOSTILE, x_label=HOSTILE, bars=[(HOSTILE, 1.0)], unit=HOSTILE),
         Details(HOSTILE, [drawing]),
@@ -159,7 +159,7 @@ def test_hostile_text_stays_text():
 @settings(deadline=None)
 @given(st.text(), st.text())
 def test_any_text_makes_a_whole_page(title, text):
-    blocks = [text, Code(text), Pairs([(text, text)]), Table([text], [[text]], text), Quote(text, text)]
+    blocks = [text, Code(text), Pairs([(text, text)]), Grid([text], [[text]], text), Quote(text, text)]
     made = page(title, [Section("a", text, blocks)])
     check_alone(Page(made))
     made.encode()

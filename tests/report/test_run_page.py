@@ -23,9 +23,9 @@ from tandemtune.errors import RunError
 from tandemtune.report.history import best_spot, trail, unit_of
 from tandemtune.report.recipes import as_toml, used
 from tandemtune.report.run_page import run_charts, run_html_summary, run_page
-from tandemtune.runs.files import write_json
 from tandemtune.runs.records import GenerationRecord, ProposalRecord, StartRecord, StepRecord
 from tandemtune.runs.store import RunFolder
+from tandemtune.runs.writing import write_json
 
 
 def read(folder) -> Page:

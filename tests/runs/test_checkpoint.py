@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from tandemtune.errors import RunError
 from tandemtune.optimizers.cmaes import CMAESSearch
 from tandemtune.runs import checkpoint
-from tandemtune.runs.files import write_atomically, write_json
+from tandemtune.runs.writing import write_atomically, write_json
 
 DTYPES = [np.float64, np.float32, np.float16, np.int64, np.int8, np.uint32, np.bool_, np.complex64, np.dtype("U3")]
 ARRAYS = st.sampled_from(DTYPES).flatmap(lambda d: hnp.arrays(d, hnp.array_shapes(min_dims=0, min_side=0, max_side=3)))

@@ -13,7 +13,6 @@ from tandemtune.objectives.base import Objective
 from tandemtune.optimizers.base import Optimizer, VectorAskTell, check_kind, start_point
 from tandemtune.proposers.base import Draft, Proposal, Proposer, Worded
 from tandemtune.testing import check_metric, check_objective, check_optimizer, check_proposer, check_tunable
-from tandemtune.tunables import files
 from tandemtune.tunables.base import Layerwise, Parameters, Tunable
 
 
@@ -292,7 +291,7 @@ class LoadsAnything(Scales):
 
 class SavesHalf(Scales):
     def save(self, point, folder, base_model):
-        files.write_blocks(folder, {block: vector.half().float() for block, vector in point.items()}, base_model)
+        storage.write_blocks(folder, {block: vector.half().float() for block, vector in point.items()}, base_model)
 
 
 class CountsWrong(Scales):

@@ -21,7 +21,7 @@ from tandemtune.errors import ConfigError, ModelError, RunError, UsageError
 from tandemtune.models.precision import mix
 from tandemtune.runner import go_on, run
 from tandemtune.testing import TUNABLE_PROMISES, TunableCase
-from tandemtune.testing.tiny import Desk, hooks_of, tiny_backbone
+from tandemtune.testing.tiny import TinyDesk, hooks_of, tiny_backbone
 from tandemtune.tunables.base import INPUT
 from tandemtune.tunables.peft import PEFT, PEFTAdapter, types
 
@@ -153,7 +153,7 @@ def test_states_below_the_lowest_layer_are_kept():
     home = tiny_backbone("causal")
     tunable = PEFTAdapter(home, "IA3", {"target_modules": r".*layers\.[23]\.self_attn\.q_proj"}, 0)
     assert tunable.first_layer([INPUT]) == 2 and tunable.describe()["layers"] == [2, 3]
-    desk, seen = Desk(home, tunable), []
+    desk, seen = TinyDesk(home, tunable), []
     handle = home.layers[0].self_attn.q_proj.register_forward_hook(lambda *given: seen.append(1))
     many = torch.stack([near(tunable, seed)[INPUT] for seed in range(4)])
     found = desk.engine.population_logits(desk.batch, tunable.initial(), {INPUT: many})

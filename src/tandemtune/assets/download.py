@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tandemtune.assets.entries import Wheel
 from tandemtune.assets.hashing import sha256_of
-from tandemtune.assets.records import Wheel
 from tandemtune.errors import AssetError
 
 _UNREACHABLE = (

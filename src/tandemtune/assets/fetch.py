@@ -9,10 +9,10 @@ from pathlib import Path
 
 import tandemtune.assets.manifest as manifest
 import tandemtune.assets.workspace as workspace
-from tandemtune.assets.catalogue import PREFIX, lookup
 from tandemtune.assets.download import download
+from tandemtune.assets.entries import CONTENTS, Asset
 from tandemtune.assets.hashing import sha256_of
-from tandemtune.assets.records import CONTENTS, Asset
+from tandemtune.assets.known import PREFIX, lookup
 from tandemtune.assets.unpack import unpack
 from tandemtune.assets.workspace import Workplace
 from tandemtune.errors import AssetError

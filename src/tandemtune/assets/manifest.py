@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tandemtune.assets.entries import Asset
 from tandemtune.assets.hashing import sha256_of
-from tandemtune.assets.records import Asset
 
 NAME = "asset.json"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import tandemtune.assets.convert as convert
 import tandemtune.assets.data as data
 import tandemtune.assets.t5 as t5
-from tandemtune.assets.records import Preparation
+from tandemtune.assets.entries import Preparation
 
 
 def _t5(raw: Path, made: Path) -> None:

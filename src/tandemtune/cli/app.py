@@ -30,7 +30,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value .
 
 def main() -> None:
     """Run the command line; turns errors into a message and an exit code."""
-    from tandemtune.cli import comparing, looking, running, starting, using  # noqa: F401  (they register their commands)
+    from tandemtune.cli import beginning, comparing, looking, running, using  # noqa: F401  (they register their commands)
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

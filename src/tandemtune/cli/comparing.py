@@ -30,7 +30,7 @@ def compare(
     from tandemtune.compare import check_plan, execute, read_plan, records_of
     from tandemtune.report.comparison import FILES, comparison_view, write
     from tandemtune.report.comparison_page import comparison_charts, comparison_report, read_comparison
-    from tandemtune.runs.files import write_atomically
+    from tandemtune.runs.writing import write_atomically
 
     read = read_plan(plan, out or Path("runs") / plan.stem, overrides or [])
     read = dataclasses.replace(read, jobs=jobs or read.jobs)

@@ -45,8 +45,8 @@ def report(
     """
     from tandemtune.report.comparison_page import comparison_report
     from tandemtune.report.run_page import run_page
-    from tandemtune.runs.files import write_atomically
     from tandemtune.runs.store import RunFolder
+    from tandemtune.runs.writing import write_atomically
 
     place = out or folder / "report.html"
     if place.is_dir() or (place.is_file() and not place.read_bytes().startswith(b"<!DOCTYPE html>")):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tandemtune.cli.app import LOADING, Overrides, Quiet, app, console, patient, say, watched
-from tandemtune.cli.starting import recipe_of_rows
+from tandemtune.cli.beginning import recipe_of_rows
 from tandemtune.errors import RunError, UsageError
 
 ROWS = (".csv", ".tsv", ".jsonl", ".ndjson", ".jsonlines", ".parquet")
@@ -36,7 +36,7 @@ def run(
 
     Example: tandemtune run quickstart seed=21 method.budget=1000 --out runs/mine
     """
-    from tandemtune.config.load import load_with_notes
+    from tandemtune.config.reading import load_with_notes
 
     if Path(recipe).suffix.lower() in ROWS:
         place = out or Path("runs") / Path(recipe).stem
@@ -120,7 +120,7 @@ def validate(
 
     Example: tandemtune validate my.toml optimizer=fireworks
     """
-    from tandemtune.config.load import load_with_notes
+    from tandemtune.config.reading import load_with_notes
 
     config, unused = load_with_notes(recipe, overrides or [])
     for line in unused:

@@ -21,9 +21,9 @@ from filelock import FileLock, Timeout
 from tandemtune.compare.plan import Cell, Plan
 from tandemtune.config import RunConfig, load_config
 from tandemtune.errors import ConfigError, RunError, TandemTuneError
-from tandemtune.runs.files import write_json
 from tandemtune.runs.records import ComparedRun, SweepPoint
 from tandemtune.runs.store import RunFolder
+from tandemtune.runs.writing import write_json
 from tandemtune.system import cores
 
 GRACE = 10.0

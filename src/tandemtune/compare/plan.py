@@ -32,7 +32,7 @@ _EXPECTED = (
 
 
 @dataclass(frozen=True)
-class Budget:
+class RunBudget:
     """What every run of a plan may spend.
 
     Args:
@@ -150,7 +150,7 @@ class Plan:
     title: str
     out: Path
     reference: str
-    budget: Budget | None = None
+    budget: RunBudget | None = None
     expected: Expected | None = None
 
     @property
@@ -226,7 +226,7 @@ def _cells(
     methods: Mapping[str, tuple[Pairs, Point | None]],
     members: Mapping[str, Mapping[str, Mapping[str, Any]]],
     seeds: Sequence[int],
-    budget: Budget | None,
+    budget: RunBudget | None,
     out: Path,
     overrides: Sequence[str],
 ) -> tuple[list[Cell], list[str]]:
@@ -334,7 +334,7 @@ def _swept(
     return methods
 
 
-def _budget(tables: Mapping[str, Any], problems: list[str]) -> Budget | None:
+def _budget(tables: Mapping[str, Any], problems: list[str]) -> RunBudget | None:
     if "budget" not in tables:
         return None
     found = tables["budget"]
@@ -342,7 +342,7 @@ def _budget(tables: Mapping[str, Any], problems: list[str]) -> Budget | None:
         name, amount = next(iter(found.items()))
         number = name in BUDGETS and type(amount) in (int, float) and 0 < amount < float("inf")
         if number and (name == "seconds" or amount == int(amount)):
-            return Budget(name, amount if name == "seconds" else int(amount))
+            return RunBudget(name, amount if name == "seconds" else int(amount))
     problems.append(
         f"budget: expected one of {', '.join(BUDGETS)}, for example {{ forward_tokens = 3e6 }}, got {found!r}"
     )
@@ -404,7 +404,7 @@ def _own_names(model: str, task: str, method: str) -> Pairs:
     return [(key, name) for key, (name, listed) in known.items() if listed or name.startswith(assets.PREFIX)]
 
 
-def _bounds(seed: int, budget: Budget | None) -> Pairs:
+def _bounds(seed: int, budget: RunBudget | None) -> Pairs:
     """What the plan says of every run; a table that says otherwise is found out by `_contradictions`."""
     pairs: Pairs = [("task.seed", seed)]
     if budget is not None:
@@ -414,7 +414,7 @@ def _bounds(seed: int, budget: Budget | None) -> Pairs:
     return pairs
 
 
-def _contradictions(config: RunConfig, seed: int, budget: Budget | None) -> Iterator[str]:
+def _contradictions(config: RunConfig, seed: int, budget: RunBudget | None) -> Iterator[str]:
     if config.task.seed != seed:
         yield f"task.seed: {config.task.seed}, but seeds sets it for every run: leave it out"
     if budget is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tandemtune import plugins
-from tandemtune.config.load import SECTIONS
+from tandemtune.config.reading import SECTIONS
 from tandemtune.config.schema import PARTS
 from tandemtune.plugins import Options
 

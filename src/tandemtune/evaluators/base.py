@@ -23,7 +23,7 @@ Rows = Literal["train", "dev"]
 
 
 @dataclass(frozen=True)
-class Gradient:
+class PointGradient:
     """A gradient at one point.
 
     Args:
@@ -64,7 +64,7 @@ class Evaluator(Protocol):
         """Loss and metric of one point on all rows of a split."""
         ...
 
-    def gradient(self, point: Point, blocks: Sequence[int], step: int) -> Gradient:
+    def gradient(self, point: Point, blocks: Sequence[int], step: int) -> PointGradient:
         """Loss of one point on the rows of a gradient step, and its gradient.
 
         Args:

@@ -61,7 +61,7 @@ ANSWER, MEAN = View("answer"), View("mean")
 
 
 @dataclass(frozen=True)
-class Reading:
+class PassReading:
     """What one pass tells.
 
     Args:
@@ -73,7 +73,7 @@ class Reading:
     views: Mapping[View, Tensor]
 
 
-def read(engine: Engine, batch: Batch, point: Point, views: Sequence[View] = (ANSWER,)) -> Reading:
+def read(engine: Engine, batch: Batch, point: Point, views: Sequence[View] = (ANSWER,)) -> PassReading:
     """Label logits and views of one point.
 
     Args:
@@ -94,7 +94,7 @@ def read(engine: Engine, batch: Batch, point: Point, views: Sequence[View] = (AN
 
 def read_population(
     engine: Engine, batch: Batch, point: Point, candidates: Mapping[int, Tensor], views: Sequence[View] = (ANSWER,)
-) -> Reading:
+) -> PassReading:
     """Label logits and views of candidates that differ from `point` in some blocks.
 
     A view of what enters a layer below all of the candidates' is the same for all of them: it is computed once.
@@ -120,10 +120,10 @@ def read_population(
     count = len(found.logits)
     kept = {view: _kept(engine, batch, point, view, layer).expand(count, -1, -1) for view, layer in shared.items()}
     every = {**found.views, **kept}
-    return Reading(found.logits, {view: every[view] for view in views})
+    return PassReading(found.logits, {view: every[view] for view in views})
 
 
-def read_with_gradient(engine: Engine, group: Group, point: Point, views: Sequence[View] = (ANSWER,)) -> Reading:
+def read_with_gradient(engine: Engine, group: Group, point: Point, views: Sequence[View] = (ANSWER,)) -> PassReading:
     """Label logits [B, C] and views [B, h] of one group, with what a backward pass to the point's tensors needs."""
     reader = _Reader(engine, views)
     return reader.cut(reader.gradient_logits(group, point))
@@ -199,10 +199,10 @@ class _Reader(Engine):
         """Label logits, and the views as they are."""
         return torch.cat([super().gathered(words[:, : self._words]), words[:, self._words :]], dim=1)
 
-    def cut(self, kept: Tensor) -> Reading:
+    def cut(self, kept: Tensor) -> PassReading:
         """The parts of what was kept [..., width]."""
         logits, *parts = kept.split([super().width, *self._widths], dim=-1)  # type: ignore[no-untyped-call]
-        return Reading(logits, dict(zip(self._views, parts, strict=True)))
+        return PassReading(logits, dict(zip(self._views, parts, strict=True)))
 
 
 class _Watched:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tandemtune.evaluators.base import Gradient, Rows
+from tandemtune.evaluators.base import PointGradient, Rows
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.engine import Engine
 from tandemtune.objectives.base import LossFunction
@@ -162,14 +162,14 @@ class LabelWordEvaluator:
         """The task's metric of label logits [N, C]."""
         return self.score(logits.argmax(dim=-1).tolist(), batch.labels.tolist())
 
-    def gradient(self, point: Point, blocks: Sequence[int], step: int) -> Gradient:
+    def gradient(self, point: Point, blocks: Sequence[int], step: int) -> PointGradient:
         """Loss and gradient on the rows of a step, see `Evaluator.gradient`."""
         if self.step_rows is None:
             raise ValueError("this evaluator draws no rows for gradient steps")
         batch = self.step_rows(step)
         loss, gradients = self.gradient_on(batch, point, blocks)
         work = round(batch.tokens * self.depth)
-        return Gradient(loss, gradients, Costs(gradient_steps=1, forward=work, backward=work))
+        return PointGradient(loss, gradients, Costs(gradient_steps=1, forward=work, backward=work))
 
     def gradient_on(self, batch: Batch, point: Point, blocks: Sequence[int]) -> tuple[float, dict[int, Tensor]]:
         """Loss of one point on some rows, and its gradient.

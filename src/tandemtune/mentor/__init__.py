@@ -1,11 +1,11 @@
 """A language model as mentor: it is told what a task is and which prompts did how well, and proposes new ones. Text only.
 
 `brief`       what it is told
-`prompt`      how, in two styles: `chat` for strong models, `complete` for small ones
+`requests`    how, in two styles: `chat` for strong models, `complete` for small ones
 `client`      a question, an answer, and the interface of whoever answers
 `endpoint`    an OpenAI-compatible endpoint
 `llama`       a local GGUF model
-`files`       a person, or a chat window without an API
+`letters`     a person, or a chat window without an API
 `transcript`  all that was said, in one file: record, replay, ledger and caps
 `thoughts`    from an answer to its final part
 `structured`  from JSON in it to prompts
@@ -19,7 +19,7 @@ Importing this loads neither the SDK nor llama.cpp.
 from tandemtune.mentor.brief import Brief, Tried
 from tandemtune.mentor.client import Client, Reply, Request
 from tandemtune.mentor.endpoint import EndpointClient
-from tandemtune.mentor.files import FileClient
+from tandemtune.mentor.letters import FileClient
 from tandemtune.mentor.llama import LlamaClient
 from tandemtune.mentor.mentor import Mentor, Proposals
 from tandemtune.mentor.transcript import Budget, Ledger, RecordedClient, Transcript

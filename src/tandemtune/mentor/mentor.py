@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-import tandemtune.mentor.prompt as prompt
+import tandemtune.mentor.requests as prompt
 from tandemtune.mentor.brief import Brief
 from tandemtune.mentor.client import Client, Reply, Request, Style
 from tandemtune.mentor.judge import judge, normal

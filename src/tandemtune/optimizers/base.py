@@ -126,7 +126,7 @@ Even = Annotated[int, Field(ge=2, le=10_000, multiple_of=2)]
 LearningRate = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 
 
-class Batch(Protocol):
+class Proposed(Protocol):
     """What can be proposed: an array of vectors or a list of texts."""
 
     def copy(self) -> Self: ...
@@ -134,7 +134,7 @@ class Batch(Protocol):
     def __len__(self) -> int: ...
 
 
-C = TypeVar("C", bound=Batch)
+C = TypeVar("C", bound=Proposed)
 
 
 class AskTell(ABC, Generic[C]):

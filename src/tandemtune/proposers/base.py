@@ -19,7 +19,7 @@ from tandemtune.tunables.vocabulary import Vocabulary, Words
 
 
 @dataclass(frozen=True)
-class Tried:
+class TriedWords:
     """A prompt of words that was scored.
 
     Args:
@@ -68,7 +68,7 @@ class Proposal:
 class Source(Protocol):
     """Somebody who is ready to propose."""
 
-    def propose(self, round: int, tried: Sequence[Tried], known: Sequence[Tried]) -> Proposal:
+    def propose(self, round: int, tried: Sequence[TriedWords], known: Sequence[TriedWords]) -> Proposal:
         """Propose points.
 
         Args:

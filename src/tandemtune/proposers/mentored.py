@@ -24,7 +24,7 @@ from tandemtune.mentor import (
 )
 from tandemtune.mentor import Tried as MentorTried
 from tandemtune.plugins import register
-from tandemtune.proposers.base import Asked, Draft, Proposal, Proposer, Source, Tried, Worded
+from tandemtune.proposers.base import Asked, Draft, Proposal, Proposer, Source, TriedWords, Worded
 from tandemtune.tunables.vocabulary import Vocabulary
 
 QUESTIONS = "mentor"
@@ -57,7 +57,7 @@ class Mentored(Worded):
         super().__init__(vocabulary, length, count, seed)
         self._mentor, self._transcript, self._brief = mentor, transcript, brief
 
-    def propose(self, round: int, tried: Sequence[Tried], known: Sequence[Tried]) -> Proposal:
+    def propose(self, round: int, tried: Sequence[TriedWords], known: Sequence[TriedWords]) -> Proposal:
         """Tell it what was tried, worst first, and take what may be tried next."""
         shown = tuple(MentorTried(entry.words.text, entry.loss, entry.score) for entry in tried)
         brief = replace(self._brief, tried=shown, wanted=self.count, limit=self.length)

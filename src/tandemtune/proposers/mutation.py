@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tandemtune.plugins import register
-from tandemtune.proposers.base import Asked, Draft, Proposal, Proposer, Source, Tried, Worded
+from tandemtune.proposers.base import Asked, Draft, Proposal, Proposer, Source, TriedWords, Worded
 from tandemtune.tunables.vocabulary import Vocabulary
 
 
@@ -40,7 +40,7 @@ class Mutation(Worded):
         super().__init__(vocabulary, length, count, seed)
         self._scores, self._share, self._top = scores, share, top
 
-    def propose(self, round: int, tried: Sequence[Tried], known: Sequence[Tried]) -> Proposal:
+    def propose(self, round: int, tried: Sequence[TriedWords], known: Sequence[TriedWords]) -> Proposal:
         """Substitute words of the best prompts, best first."""
         generator = np.random.default_rng([self.seed, round, 3])
         seen = {entry.words.ids for entry in known}

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tandemtune.plugins import register
-from tandemtune.proposers.base import Asked, Draft, Proposal, Proposer, Source, Tried
+from tandemtune.proposers.base import Asked, Draft, Proposal, Proposer, Source, TriedWords
 
 
 class Perturbed:
@@ -26,7 +26,7 @@ class Perturbed:
     def __init__(self, sd: float, count: int, seed: int) -> None:
         self.sd, self.count, self.seed = sd, count, seed
 
-    def propose(self, round: int, tried: Sequence[Tried], known: Sequence[Tried]) -> Proposal:
+    def propose(self, round: int, tried: Sequence[TriedWords], known: Sequence[TriedWords]) -> Proposal:
         """Name seeds; what was tried does not matter."""
         seeds = np.random.SeedSequence([self.seed, round, 2]).generate_state(self.count).tolist()
         return Proposal(tuple(Draft(f"noise of sd {self.sd:.3g}, seed {seed}", None, seed) for seed in seeds))

@@ -8,13 +8,13 @@ from typing import ClassVar
 import numpy as np
 
 from tandemtune.plugins import register
-from tandemtune.proposers.base import Asked, Draft, Proposal, Proposer, Source, Tried, Worded
+from tandemtune.proposers.base import Asked, Draft, Proposal, Proposer, Source, TriedWords, Worded
 
 
 class RandomWords(Worded):
     """Control: random words, as a multi-start would draw them."""
 
-    def propose(self, round: int, tried: Sequence[Tried], known: Sequence[Tried]) -> Proposal:
+    def propose(self, round: int, tried: Sequence[TriedWords], known: Sequence[TriedWords]) -> Proposal:
         """Draw words; what was tried does not matter."""
         generator = np.random.default_rng([self.seed, round, 1])
         drawn = [self.vocabulary.sample(generator, self.length) for _ in range(self.count)]

@@ -19,7 +19,7 @@ from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.features import ANSWER, View, read
 from tandemtune.models.backbone import Backbone
 from tandemtune.plugins import Member, register
-from tandemtune.readout import adapter
+from tandemtune.readout import as_adapter
 from tandemtune.readout.design import Design
 from tandemtune.readout.fitting import FORMS, Form, FormName, Readout, Settings, choose, leave_one_out, solve
 from tandemtune.tasks.verbalizers import Verbalizer
@@ -180,7 +180,7 @@ class SolvedReadout:
                 raise DataError(
                     f"a readout of {', '.join(told['views'])} is no change of the output embedding: take the answer view alone"
                 )
-            shift = adapter.save(self.readout, backbone, engine.stack, verbalizer, place, base)
+            shift = as_adapter.save(self.readout, backbone, engine.stack, verbalizer, place, base)
             told["label_bias"] = dict(zip(verbalizer.labels, shift.tolist(), strict=True))
         except DataError as error:
             told["no_adapter"] = str(error)

@@ -17,7 +17,7 @@ from tandemtune.readout.fitting import FORMS, choose, leave_one_out
 from tandemtune.runs.records import TemplateScore, rounded
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.verbalizers import resolve
-from tandemtune.tunables.nothing import Identity
+from tandemtune.tunables.identity import Identity
 from tandemtune.types import Example
 
 STRETCH = 1.5

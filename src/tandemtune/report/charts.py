@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 from markupsafe import Markup
 
 from tandemtune.report.numbers import Content, aligned, clean, drawable, fitted, number, rough
-from tandemtune.report.page import LIGHT, Table
+from tandemtune.report.page import LIGHT, Grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,7 +116,7 @@ class Chart(ABC):
         """Whether there is nothing to draw."""
 
     @abstractmethod
-    def table(self) -> Table:
+    def table(self) -> Grid:
         """The chart's numbers."""
 
     @abstractmethod
@@ -235,7 +235,7 @@ class LineChart(Chart):
         said += [f"{mark.text} at {number(mark.x)}." for mark in self.marks]
         return " ".join(said)
 
-    def table(self) -> Table:
+    def table(self) -> Grid:
         cells: dict[tuple[float, int], dict[int, Content]] = {}
         for column, one in enumerate(self.series):
             seen: dict[float, int] = {}
@@ -255,7 +255,7 @@ class LineChart(Chart):
         kept = thinned(rows, MOST_ROWS)
         caption = f"Data of: {self.title}" + (f" ({len(kept)} of {len(rows)} rows)" if len(kept) < len(rows) else "")
         headers = [self.x_label, *(one.name for one in self.series), *("mark" for _ in last)]
-        return Table(headers, kept, caption, set(range(len(self.series) + 1)))
+        return Grid(headers, kept, caption, set(range(len(self.series) + 1)))
 
     def draw(self, figure: Figure, width: int) -> None:
         axes = figure.add_subplot()
@@ -318,10 +318,10 @@ class BarChart(Chart):
         said = [f"{name}: {self._said(value)}." for name, value in self.bars]
         return " ".join([self.description or f"Bar chart of {self.x_label}.", *said])
 
-    def table(self) -> Table:
+    def table(self) -> Grid:
         name = f"{self.x_label} ({self.unit})" if self.unit else self.x_label
         rows: list[list[Content]] = [[bar, None if value is None else float(value)] for bar, value in self.bars]
-        return Table(["", name], rows, f"Data of: {self.title}", {1})
+        return Grid(["", name], rows, f"Data of: {self.title}", {1})
 
     def draw(self, figure: Figure, width: int) -> None:
         axes = figure.add_subplot()
@@ -377,7 +377,7 @@ class DotChart(Chart):
             said.append(f"{row.name}: {rough(row.middle)}{interval}.")
         return " ".join([self.description or f"Dot plot of {self.x_label}.", *said])
 
-    def table(self) -> Table:
+    def table(self) -> Grid:
         several = any(len(row.values) > 1 for row in self.rows)
         noted = any(row.note for row in self.rows)
         headers = ["", self.x_label, "from", "to", *(["single runs"] if several else []), *(["note"] if noted else [])]
@@ -386,7 +386,7 @@ class DotChart(Chart):
             single = [", ".join(rough(value) for value in row.values)] if several else []
             cells: list[Content] = [row.name, *map(_three, (row.middle, row.low, row.high)), *single]
             rows.append([*cells, *([row.note] if noted else [])])
-        return Table(headers, rows, f"Data of: {self.title}", {1, 2, 3})
+        return Grid(headers, rows, f"Data of: {self.title}", {1, 2, 3})
 
     def draw(self, figure: Figure, width: int) -> None:
         axes = figure.add_subplot()
@@ -444,11 +444,11 @@ class ScatterChart(Chart):
             said.append(f"On the Pareto front of {label}: {', '.join(self.points[i][0] for i in self.front(panel))}.")
         return " ".join(said)
 
-    def table(self) -> Table:
+    def table(self) -> Grid:
         rows: list[list[Content]] = [[name, _three(y), *map(rough, xs)] for name, y, xs in self.points]
         headers = ["", self.y_label, *self.x_labels]
         best = {(row, 2 + panel) for panel in range(len(self.x_labels)) for row in self.front(panel)}
-        return Table(headers, rows, f"Data of: {self.title} (★ on the Pareto front)", set(range(1, len(headers))), best)
+        return Grid(headers, rows, f"Data of: {self.title} (★ on the Pareto front)", set(range(1, len(headers))), best)
 
     def front(self, panel: int) -> list[int]:
         """The points that no other beats in both score and cost, from the cheapest to the dearest."""

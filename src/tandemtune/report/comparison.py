@@ -27,8 +27,8 @@ from tandemtune.report.standings import (
     paired,
 )
 from tandemtune.report.terminal import bar_text, line_text
-from tandemtune.runs.files import write_atomically, write_json
 from tandemtune.runs.records import ComparedRun, ComparedRuns, Result
+from tandemtune.runs.writing import write_atomically, write_json
 
 if TYPE_CHECKING:
     from tandemtune.compare.plan import Plan

@@ -15,7 +15,7 @@ from tandemtune.report.charts import Chart, DotChart, Dots, LineChart, ScatterCh
 from tandemtune.report.comparison import cost_rows, sweep_charts, sweep_rows, sweep_title, table_rows
 from tandemtune.report.history import Spot, trail
 from tandemtune.report.numbers import Content, duration, rough, score
-from tandemtune.report.page import Block, Code, Details, Heading, Pairs, Section, Table, page
+from tandemtune.report.page import Block, Code, Details, Grid, Heading, Pairs, Section, page
 from tandemtune.report.ranks import rank_rows, rank_sentences
 from tandemtune.report.recipes import as_toml, flat, value_text
 from tandemtune.report.standings import CONTROLS, ComparisonTable, column_of, mean_interval
@@ -125,7 +125,7 @@ def _scores(found: ComparisonTable, runs: Sequence[ComparedRun]) -> list[Block]:
         ("baseline", found.baseline),
     ]
     caption = f"Test {what}, mean ± standard deviation over seeds"
-    table = Table(headers[:keep], rows, caption, set(range(1, keep)), _best(found))
+    table = Grid(headers[:keep], rows, caption, set(range(1, keep)), _best(found))
     said = "Rank is the mean place among the methods, 1 for the best. Rows in parentheses need no search and have none."
     if found.ranked_by == "dev":
         said += (
@@ -218,7 +218,7 @@ def _tests(found: ComparisonTable) -> list[Block]:
         "differences; a draw is half a win. Each row is a test of its own: of many rows one may look good by chance."
     )
     caption = f"Test score minus {found.baseline}"
-    return [Table(["method", "difference", "p", "wins"], rows, caption, {1, 2, 3}), said]
+    return [Grid(["method", "difference", "p", "wins"], rows, caption, {1, 2, 3}), said]
 
 
 def _expected(found: ComparisonTable) -> list[Block]:
@@ -227,7 +227,7 @@ def _expected(found: ComparisonTable) -> list[Block]:
         return []
     headers, cells = rank_rows(found.expected)
     rows: list[list[Content]] = [list(row) for row in cells]
-    shown = Table(headers, rows, "Expected and measured ranks", set(range(1, len(headers))))
+    shown = Grid(headers, rows, "Expected and measured ranks", set(range(1, len(headers))))
     return [shown, *rank_sentences(found.expected)]
 
 
@@ -237,7 +237,7 @@ def _costs(found: ComparisonTable) -> list[Block]:
         return ["No run is finished yet."]
     rows: list[list[Content]] = [list(row) for row in cells]
     said = f"Ratios are to {found.reference}, over the runs that both have. Runs side by side on one machine slow each other down."
-    return [Table(headers, rows, "Mean cost of a run", set(range(1, len(headers)))), said]
+    return [Grid(headers, rows, "Mean cost of a run", set(range(1, len(headers)))), said]
 
 
 def _sweeps(found: ComparisonTable) -> list[Block]:
@@ -247,7 +247,7 @@ def _sweeps(found: ComparisonTable) -> list[Block]:
         headers, cells = sweep_rows(found, sweep)
         rows: list[list[Content]] = [list(row) for row in cells]
         best = {(index, 1) for index, name in enumerate(sweep.methods) if name == sweep.chosen}
-        parts.append(Table(headers, rows, f"Values of {sweep_title(sweep)}", {1, 2}, best))
+        parts.append(Grid(headers, rows, f"Values of {sweep_title(sweep)}", {1, 2}, best))
     parts += sweep_charts(found)
     said = "The dev rows choose the value; its test score is the one to report. Bands are one standard deviation over seeds."
     return [*parts, said] if parts else []
@@ -255,7 +255,7 @@ def _sweeps(found: ComparisonTable) -> list[Block]:
 
 def _missing(found: ComparisonTable) -> list[Block]:
     rows: list[list[Content]] = [[text] for text in found.missing]
-    return [Table(["run"], rows, "Runs without a result", set())] if rows else []
+    return [Grid(["run"], rows, "Runs without a result", set())] if rows else []
 
 
 # ---- curves -------------------------------------------------------------------------------------------------------
@@ -404,7 +404,7 @@ def _settings(runs: Sequence[ComparedRun], folders: Sequence[Path]) -> list[Bloc
             rows: list[list[Content]] = [
                 [key, *(next(iter(values[key][member])) for member in members)] for key in made
             ]
-            parts.append(Table(["setting", *members], rows, f"What differs between {axis}s", set()))
+            parts.append(Grid(["setting", *members], rows, f"What differs between {axis}s", set()))
             differing = [key for key in differing if key not in made]
     if differing:
         parts.append(f"Settings that differ otherwise: {', '.join(differing)}.")
@@ -420,7 +420,7 @@ def _settings(runs: Sequence[ComparedRun], folders: Sequence[Path]) -> list[Bloc
     return [*parts, Heading("The same in all runs"), Code(as_toml(same), "Settings that all runs share")]
 
 
-def _runs(runs: Sequence[ComparedRun]) -> Table:
+def _runs(runs: Sequence[ComparedRun]) -> Grid:
     rows: list[list[Content]] = []
     for run in runs:
         if run.result is None:
@@ -431,7 +431,7 @@ def _runs(runs: Sequence[ComparedRun]) -> Table:
             told = [*map(score, scores), rough(cost.peak_rss_mb), duration(cost.seconds)]
         rows.append([run.task, run.model, run.method, str(run.seed), *told])
     headers = ["task", "model", "method", "seed", "test", "dev", "zero-shot test", "peak MB", "search"]
-    return Table(headers, rows, "Every run", set(range(3, 8)))
+    return Grid(headers, rows, "Every run", set(range(3, 8)))
 
 
 # ---- reading ------------------------------------------------------------------------------------------------------

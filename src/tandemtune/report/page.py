@@ -40,7 +40,7 @@ class Drawn(Protocol):
 
 
 @dataclass(frozen=True)
-class Table:
+class Grid:
     """A table in a box that scrolls by itself where the window is narrow.
 
     Args:
@@ -150,7 +150,7 @@ class Details:
     blocks: Sequence[Block]
 
 
-Block = str | Table | Matrix | Pairs | Code | Heading | Quote | Details | Drawn
+Block = str | Grid | Matrix | Pairs | Code | Heading | Quote | Details | Drawn
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tandemtune.report import predictions as told
 from tandemtune.report.charts import BarChart, Chart, DotChart, Dots, LineChart, Mark, Series
 from tandemtune.report.history import Spot, best_spot, ticks, trail, unit_of
 from tandemtune.report.numbers import Content, duration, rough, score, shortened
-from tandemtune.report.page import Block, Code, Details, Heading, Matrix, Pairs, Quote, Section, Table, page, render
+from tandemtune.report.page import Block, Code, Details, Grid, Heading, Matrix, Pairs, Quote, Section, page, render
 from tandemtune.report.recipes import as_toml, proposer, rounds, setting, used
 from tandemtune.report.text import layer_gains, spent_pairs, stood_still
 from tandemtune.runs.journal import read_lines
@@ -263,7 +263,7 @@ def _f1_interval(run: RunView, value: float) -> tuple[float, float] | None:
     return told.f1_interval(counts, place) if math.isclose(again, value, abs_tol=1e-5) else None
 
 
-def _score_table(result: Result) -> Table:
+def _score_table(result: Result) -> Grid:
     metric = result.metric
     rows: list[list[Content]] = [
         [row.name, *map(score, (row.test, row.dev, row.dev_loss, row.train, row.train_loss))] for row in result.scores()
@@ -274,7 +274,7 @@ def _score_table(result: Result) -> Table:
     tests = [None if row[1] == "–" else float(str(row[1])) for row in rows]
     top = max((value for value in tests if value is not None), default=None)
     best = {(index, 1) for index, value in enumerate(tests) if value is not None and value == top}
-    return Table(headers, rows, "Before and after", set(range(1, 6)), best)
+    return Grid(headers, rows, "Before and after", set(range(1, 6)), best)
 
 
 def _progress(run: RunView) -> str:
@@ -306,7 +306,7 @@ def _standing(run: RunView) -> list[Block]:
             if spot.dev is not None
         ]
         headers = ["", "step", "dev loss", f"dev {run.metric}"]
-        parts.append(Table(headers, rows, "Evaluations on the dev rows", {1, 2, 3}))
+        parts.append(Grid(headers, rows, "Evaluations on the dev rows", {1, 2, 3}))
     return parts
 
 
@@ -332,7 +332,7 @@ def _errors(run: RunView) -> list[Block]:
     ]
     chart = _classes_chart(run)
     parts += [chart] if chart is not None else []
-    parts.append(Table(headers, classes, "Precision, recall and F1 of each class", {1, 2, 3, 4, 5}))
+    parts.append(Grid(headers, classes, "Precision, recall and F1 of each class", {1, 2, 3, 4, 5}))
     errors: list[list[Content]] = [
         [_text_of(row), row.gold, row.label, score(row.probabilities.get(row.label)), place]
         for place, row in told.confident_errors(rows)
@@ -340,7 +340,7 @@ def _errors(run: RunView) -> list[Block]:
     if errors:
         listed = ["text", "gold", "predicted", "probability", "row"]
         count = "The most confident errors" if len(errors) < wrong or wrong > 1 else "The only error"
-        parts.append(Table(listed, errors, count, {3, 4}))
+        parts.append(Grid(listed, errors, count, {3, 4}))
     return parts
 
 
@@ -479,7 +479,7 @@ def _layers(run: RunView) -> list[Block]:
     ]
     return [
         chart,
-        Table(["block", "turns", "better point found", "training loss fell by"], rows, "Turns of each layer"),
+        Grid(["block", "turns", "better point found", "training loss fell by"], rows, "Turns of each layer"),
     ]
 
 
@@ -563,13 +563,13 @@ def _round(run: RunView, record: ProposalRecord, read: Sequence[tuple[int, Promp
         rows.append([draft.text, outcome, *map(score, (draft.loss, draft.score, *looked))])
     if rows:
         headers = ["proposal", "outcome", "train loss", f"train {metric}", "dev loss", f"dev {metric}"]
-        parts.append(Table(headers, rows, f"What {who} proposed", {2, 3, 4, 5}))
+        parts.append(Grid(headers, rows, f"What {who} proposed", {2, 3, 4, 5}))
     if record.refused:
         refused: list[list[Content]] = [[text, reason] for text, reason in record.refused]
-        parts.append(Table(["refused", "because"], refused, "What was said and could not be tried", set()))
+        parts.append(Grid(["refused", "because"], refused, "What was said and could not be tried", set()))
     if record.shown:
         shown: list[list[Content]] = [[entry.text, score(entry.loss), score(entry.score)] for entry in record.shown]
-        listed = Table(["prompt", "train loss", f"train {metric}"], shown, "Worst first", {1, 2})
+        listed = Grid(["prompt", "train loss", f"train {metric}"], shown, "Worst first", {1, 2})
         parts.append(Details(f"The best prompts of words so far ({len(shown)}), which a proposer may see", [listed]))
     return [*parts, _outcome(record)]
 
@@ -582,14 +582,14 @@ def _outcome(record: ProposalRecord) -> str:
     return f"The search goes on from “{draft.text}”: dev loss {score(record.trained_dev.loss)} → {score(after)}."
 
 
-def _read_table(read: Sequence[tuple[int, PromptRecord]], metric: str) -> Table:
+def _read_table(read: Sequence[tuple[int, PromptRecord]], metric: str) -> Grid:
     """Points read as words."""
     rows: list[list[Content]] = [
         [step, score(words.soft_loss), words.text, *map(score, (words.distance, words.loss, words.score))]
         for step, words in read
     ]
     headers = ["step", "train loss", "nearest words", "distance", "train loss as words", f"train {metric} as words"]
-    return Table(headers, rows, "The trained prompt, read as words", {0, 1, 3, 4, 5})
+    return Grid(headers, rows, "The trained prompt, read as words", {0, 1, 3, 4, 5})
 
 
 def _who(recipe: Mapping[str, Any], name: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tandemtune.errors import RunError
-from tandemtune.runs.files import write_atomically
+from tandemtune.runs.writing import write_atomically
 
 _ARRAY = "__array__"
 _TREE = "tree"

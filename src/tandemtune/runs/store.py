@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 
 from tandemtune.errors import RunError
 from tandemtune.runs import checkpoint
-from tandemtune.runs.files import write_json
 from tandemtune.runs.journal import Journal, Lines, read_journal, read_lines
 from tandemtune.runs.records import EndRecord, Facts, JournalRecord, PredictionRecord, Result
+from tandemtune.runs.writing import write_json
 
 
 class RunFolder:

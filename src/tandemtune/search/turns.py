@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tandemtune.evaluators.base import Evaluator
 from tandemtune.optimizers.base import AskTell
-from tandemtune.proposers.base import Draft, Proposal, Source, Tried
+from tandemtune.proposers.base import Draft, Proposal, Source, TriedWords
 from tandemtune.runs.records import (
     Costs,
     Evaluation,
@@ -383,9 +383,9 @@ class ProposalTurn:
             costs=state.costs + costs + each.times(len(drafts)) + Costs(candidates=len(drafts)),
         )
 
-    def _scored_again(self, reader: WordReader, entry: Tried, state: SearchState) -> Tried:
+    def _scored_again(self, reader: WordReader, entry: TriedWords, state: SearchState) -> TriedWords:
         found = reader.score(entry.words, state.incumbent)
-        return Tried(entry.words, from_loss(found.loss), found.score)
+        return TriedWords(entry.words, from_loss(found.loss), found.score)
 
     def _scored(self, state: SearchState, draft: Draft) -> PromptRecord:
         """A draft with its losses and scores on the training and the dev rows."""
@@ -400,11 +400,11 @@ class ProposalTurn:
         return {**state.incumbent, INPUT: self._source.vector(draft, state.incumbent[INPUT])}
 
 
-def _tried(entry: PromptRecord) -> Tried:
-    return Tried(Words(entry.ids or (), entry.text, entry.distance), from_loss(entry.loss), entry.score)
+def _tried(entry: PromptRecord) -> TriedWords:
+    return TriedWords(Words(entry.ids or (), entry.text, entry.distance), from_loss(entry.loss), entry.score)
 
 
-def _shown(entry: Tried) -> PromptRecord:
+def _shown(entry: TriedWords) -> PromptRecord:
     return PromptRecord(text=entry.words.text, ids=entry.words.ids, loss=to_loss(entry.loss), score=entry.score)
 
 

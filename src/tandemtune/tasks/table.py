@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tandemtune.errors import DataError
-from tandemtune.runs.files import write_atomically
+from tandemtune.runs.writing import write_atomically
 from tandemtune.tasks import delimited
 from tandemtune.tasks.encodings import decoded
 from tandemtune.tasks.wording import counted, did_you_mean, first_line, kind, listed, nfc, show, shown_name

@@ -13,7 +13,7 @@ Who wants one test for each promise takes the list: ``pytest.mark.parametrize("p
 
 from __future__ import annotations
 
-from tandemtune.testing.metrics import check_metric
+from tandemtune.testing.metric_suite import check_metric
 from tandemtune.testing.objectives import check_objective
 from tandemtune.testing.optimizers import OPTIMIZER_PROMISES, OptimizerCase, check_optimizer
 from tandemtune.testing.proposers import PROPOSER_PROMISES, ProposerCase, check_proposer

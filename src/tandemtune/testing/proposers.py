@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tandemtune.mentor import Brief
-from tandemtune.proposers.base import Asked, Proposal, Proposer, Source, Tried
+from tandemtune.proposers.base import Asked, Proposal, Proposer, Source, TriedWords
 from tandemtune.testing.promises import expect, keep
 from tandemtune.testing.tiny import WORDS, tiny_backbone, tiny_task, verbalizer_of
 from tandemtune.tunables.vocabulary import Vocabulary
@@ -70,10 +70,12 @@ class ProposerCase:
                 expect(source is not None, "open() gives nobody to ask; set proposes = False if that is meant")
                 yield source
 
-    def tried(self) -> list[Tried]:
+    def tried(self) -> list[TriedWords]:
         """Three prompts that were scored, worst first."""
         texts = ["the plot is", "a good movie", "they loved it"]
-        return [Tried(self.vocabulary.fit(text, LENGTH), 1.0 - 0.2 * i, 0.5 + 0.1 * i) for i, text in enumerate(texts)]
+        return [
+            TriedWords(self.vocabulary.fit(text, LENGTH), 1.0 - 0.2 * i, 0.5 + 0.1 * i) for i, text in enumerate(texts)
+        ]
 
 
 def check_proposer(spec: Proposer, *, mentor: Any = None) -> None:
@@ -164,7 +166,7 @@ def answers_rounds_anew(case: ProposerCase) -> None:
 def leaves_what_it_is_shown(case: ProposerCase) -> None:
     """The trajectory that it is shown is not changed."""
     tried = case.tried()
-    kept: Sequence[Tried] = list(tried)
+    kept: Sequence[TriedWords] = list(tried)
     with case.source() as source:
         source.propose(1, tried, tried)
     expect(tried == kept, "it changes the list of prompts that it is shown")

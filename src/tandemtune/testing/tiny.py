@@ -84,7 +84,7 @@ def verbalizer_of(backbone: Backbone) -> Verbalizer:
     return resolve(backbone.tokenizer, task.template, task.words)
 
 
-class Desk:
+class TinyDesk:
     """A tunable's parameters beside a tiny model, with an engine over four prompts.
 
     Args:

@@ -24,7 +24,7 @@ from tandemtune.optimizers.cmaes import CMAES
 from tandemtune.optimizers.gradient import AdamW
 from tandemtune.subspace import RandomSubspace, WholeSpace
 from tandemtune.testing.promises import expect, keep, refuses
-from tandemtune.testing.tiny import LABELS, Desk, hooks_of, tiny_backbone, tiny_task, verbalizer_of
+from tandemtune.testing.tiny import LABELS, TinyDesk, hooks_of, tiny_backbone, tiny_task, verbalizer_of
 from tandemtune.tunables.base import Given, Parameters, Point, Tunable
 from tandemtune.tunables.vocabulary import Vocabulary
 from tandemtune.types import Encoded
@@ -71,9 +71,9 @@ class TunableCase:
         )
 
     @cached_property
-    def desk(self) -> Desk:
+    def desk(self) -> TinyDesk:
         """Parameters beside the model, and an engine over four prompts."""
-        return Desk(self.backbone, self.make(self.backbone))
+        return TinyDesk(self.backbone, self.make(self.backbone))
 
     @property
     def parameters(self) -> Parameters:
@@ -183,7 +183,7 @@ def has_a_first_point(case: TunableCase) -> None:
     kept = copy.deepcopy(first)
     for vector in first.values():
         vector += 1
-    fresh = Desk(case.backbone, case.make(case.backbone)).parameters
+    fresh = TinyDesk(case.backbone, case.make(case.backbone)).parameters
     for what, other in (("initial()", p), ("initial() of fresh parameters", fresh)):
         found = other.initial()
         same = all(torch.equal(found[block], kept[block]) for block in p.blocks)
@@ -314,7 +314,7 @@ def has_gradients_of_the_loss(case: TunableCase) -> None:
         return
     home = copy.deepcopy(case.backbone)
     home.model.double()
-    desk = Desk(home, case.make(home))
+    desk = TinyDesk(home, case.make(home))
     point, gold = case.point(parameters=desk.parameters), torch.tensor(LABELS)
 
     def loss(at: Point) -> Tensor:

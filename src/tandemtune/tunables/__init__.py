@@ -5,5 +5,5 @@
 `prompt`   vectors before the text, at every layer, too `adapter`  a bottleneck behind every layer
 `bias`     biases alone                                 `full`     all weights; `weights`, `seeded`, `noise` search them
 `peft`     any adapter of the PEFT library              `demonstrations`  solved examples before the text
-`nothing`  the model as it is
+`identity` the model as it is
 """

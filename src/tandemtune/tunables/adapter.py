@@ -25,7 +25,7 @@ from torch.nn import functional
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import replaced_forward
 from tandemtune.plugins import register
-from tandemtune.tunables import files
+from tandemtune.tunables import storage
 from tandemtune.tunables.base import LAST_THIRD, Given, Layers, Layerwise, Point, Tunable
 
 PARTS = ("down.weight", "down.bias", "up.weight", "up.bias")
@@ -122,12 +122,12 @@ class Adapter(Layerwise):
             RunError: the file is missing, damaged or made for another model, width or other layers.
         """
         path = folder / "adapter.safetensors"
-        tensors = files.read(path, "adapter")
+        tensors = storage.read(path, "adapter")
         expected: dict[str, tuple[int, ...]] = {}
         for block in self.blocks:
             for name, (rows, columns) in zip(self._keys(block), self.shapes(block), strict=True):
                 expected[name] = (columns, rows) if name.endswith("weight") else (columns,)
-        files.check(tensors, expected, path, "adapter")
+        storage.check(tensors, expected, path, "adapter")
         return {
             block: torch.cat([tensors[n].t().float().reshape(-1) for n in self._keys(block)]) for block in self.blocks
         }

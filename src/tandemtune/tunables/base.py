@@ -21,7 +21,7 @@ from tandemtune.plugins import Member
 from tandemtune.subspace import LayerStatistics, Rule, Subspace
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.verbalizers import Verbalizer
-from tandemtune.tunables import files
+from tandemtune.tunables import storage
 from tandemtune.types import Encoded, Example, seed_for
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Parameters(ABC):
             folder: where the files go; made if it is not there.
             base_model: name of the base model, for the record.
         """
-        files.write_blocks(folder, {block: point[block] for block in self.blocks}, base_model)
+        storage.write_blocks(folder, {block: point[block] for block in self.blocks}, base_model)
 
     def load(self, folder: Path) -> dict[int, Tensor]:
         """Read a point that `save` wrote.
@@ -108,7 +108,7 @@ class Parameters(ABC):
         Raises:
             RunError: the files are missing, damaged or made for another model.
         """
-        return files.read_blocks(folder, {block: self.dim(block) for block in self.blocks})
+        return storage.read_blocks(folder, {block: self.dim(block) for block in self.blocks})
 
     def describe(self) -> dict[str, Any]:
         """Sizes to show and to record: `layers`, `parameters` and what else is worth knowing."""

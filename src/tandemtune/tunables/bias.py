@@ -21,7 +21,7 @@ from tandemtune.models.architectures import is_linear, sizes
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import hooked
 from tandemtune.plugins import register
-from tandemtune.tunables import files
+from tandemtune.tunables import storage
 from tandemtune.tunables.base import LAST_THIRD, Given, Layers, Layerwise, Point, Tunable
 
 
@@ -98,10 +98,10 @@ class Bias(Layerwise):
             RunError: the file is missing, damaged or made for another model or other layers.
         """
         path = folder / "bias.safetensors"
-        tensors = files.read(path, "biases")
+        tensors = storage.read(path, "biases")
         keys = {block: self._keys(block) for block in self.blocks}
         widths = {n: (width,) for b in self.blocks for n, width in zip(keys[b], self._widths[b], strict=True)}
-        files.check(tensors, widths, path, "biases")
+        storage.check(tensors, widths, path, "biases")
         return {block: torch.cat([tensors[name].float() for name in keys[block]]) for block in self.blocks}
 
     def describe(self) -> dict[str, Any]:

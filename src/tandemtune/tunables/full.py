@@ -14,7 +14,7 @@ from tandemtune.errors import ModelError
 from tandemtune.models.backbone import Backbone
 from tandemtune.optimizers.base import Optimizer, Uses
 from tandemtune.plugins import register
-from tandemtune.tunables import files
+from tandemtune.tunables import storage
 from tandemtune.tunables.base import INPUT, Given, Parameters, Point, Tunable
 from tandemtune.tunables.seeded import SeededDirections
 from tandemtune.tunables.vocabulary import Vocabulary
@@ -135,7 +135,7 @@ class Full(Parameters):
             RunError: the file is missing, damaged or of another model.
         """
         path = folder / "model.safetensors"
-        tensors = files.read(path, "model")
+        tensors = storage.read(path, "model")
         called: dict[int, str] = {}
         others: set[str] = set()
         owned = {id(parameter) for parameter in self._parameters.values()}
@@ -146,7 +146,7 @@ class Full(Parameters):
                 called[id(value)] = name
         names = [called[id(parameter)] for parameter in self._parameters.values()]
         expected = {name: tuple(value.shape) for name, value in zip(names, self._parameters.values(), strict=True)}
-        files.check({name: tensors[name] for name in tensors.keys() - others}, expected, path, "model")
+        storage.check({name: tensors[name] for name in tensors.keys() - others}, expected, path, "model")
         return {INPUT: torch.cat([tensors[name].float().reshape(-1) for name in names])}
 
     def describe(self) -> dict[str, Any]:

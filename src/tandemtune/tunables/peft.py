@@ -25,7 +25,7 @@ from tandemtune.errors import ModelError, UsageError
 from tandemtune.models.architectures import is_linear
 from tandemtune.models.backbone import Backbone
 from tandemtune.plugins import near, register
-from tandemtune.tunables import files
+from tandemtune.tunables import storage
 from tandemtune.tunables.base import INPUT, Given, Parameters, Point, Tunable
 from tandemtune.tunables.lora import TASK_TYPES
 from tandemtune.types import seed_for
@@ -152,10 +152,12 @@ class PEFTAdapter(Parameters):
         from peft.utils import set_peft_model_state_dict
 
         path = folder / "adapter_model.safetensors"
-        tensors = files.read(path, "adapter")
+        tensors = storage.read(path, "adapter")
         values = [value.clone() for value in self._values(self._first)]
         with self._in_place(values):
-            files.check(tensors, {name: tuple(tensor.shape) for name, tensor in self._state().items()}, path, "adapter")
+            storage.check(
+                tensors, {name: tuple(tensor.shape) for name, tensor in self._state().items()}, path, "adapter"
+            )
             set_peft_model_state_dict(self._wrapped, tensors)
         return {INPUT: torch.cat([value.float().cpu().reshape(-1) for value in values])}
 

@@ -23,7 +23,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class PackagedFile:
     """One file inside a wheel.
 
     Args:
@@ -49,7 +49,7 @@ class Wheel:
     name: str
     version: str
     sha256: str
-    members: tuple[Member, ...]
+    members: tuple[PackagedFile, ...]
 
     @property
     def pin(self) -> str:

@@ -99,6 +99,6 @@ def _proposed(file: Path, model: str | None, texts: Sequence[str], label: str | 
 
 
 def _write(place: Path, text: str) -> None:
-    from tandemtune.runs.files import write_atomically
+    from tandemtune.runs.writing import write_atomically
 
     write_atomically(place, lambda opened: opened.write(text.encode("utf-8")))

