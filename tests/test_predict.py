@@ -378,7 +378,7 @@ def test_command_line_writes_nothing_on_bad_input(tmp_path, runs, name, content,
     if content is not None:
         (tmp_path / name).write_bytes(content)
     called = small.call("predict", runs["bert"][0], "--input", tmp_path / name, "--output", tmp_path / "out.jsonl")
-    assert called.code == 2 and called.err.startswith("tandemtune: ") and tells in called.err
+    assert called.code == 2 and called.err.splitlines()[-1].startswith("tandemtune: ") and tells in called.err
     assert not (tmp_path / "out.jsonl").exists()
 
 
@@ -388,3 +388,17 @@ def test_command_line_names_what_is_missing(tmp_path, runs):
     assert called.code == 1 and "is no run folder" in called.err
     called = small.call("predict", runs["bert"][0], "--input", given, "--output", tmp_path / "no" / "out.jsonl")
     assert called.code == 2 and "does not exist: make it first" in called.err
+
+
+@pytest.mark.parametrize("name", ["labelled.xyz", "labelled", "nowhere/labelled.csv"])
+def test_an_output_that_cannot_be_written_is_refused_before_a_model_is_loaded(tmp_path, name, monkeypatch):
+    """Labelling may take hours."""
+
+    def loaded(*_, **__):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("tandemtune.predict.load", loaded)
+    small.write_rows(tmp_path / "in.jsonl", [{"text": "a film"}])
+    called = small.call("predict", tmp_path, "--input", tmp_path / "in.jsonl", "--output", tmp_path / name)
+    assert called.code == 2 and len(called.err.splitlines()) == 1
+    assert "ending" in called.err or "does not exist: make it first" in called.err

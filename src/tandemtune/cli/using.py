@@ -37,13 +37,13 @@ def predict(
     if (input is None) == (not text):
         raise UsageError("expected either --input FILE or --text TEXT")
     _check_output(output, input, overwrite)
-    model = load(folder, progress=say)
     lines = text or ([line.rstrip("\n") for line in sys.stdin] if str(input) == "-" else None)
+    table = read_table(input) if lines is None else None
+    model = load(folder, progress=say)
     if lines is not None and len(model.fields) > 1:
         raise UsageError(f"the task needs {', '.join(model.fields)} of each row: give a file with these columns")
-    table = (
-        read_table(input) if lines is None else Table.of([{model.fields[0]: line} for line in lines], "the given texts")
-    )
+    if table is None:
+        table = Table.of([{model.fields[0]: line} for line in lines or ()], "the given texts")
     found = predict_table(model, table)
     if output is None:
         for row in found.table.rows:
@@ -71,7 +71,8 @@ def evaluate(
     from tandemtune.report.text import assessment_view
     from tandemtune.tasks.table import read_table
 
-    found = evaluate_table(load(folder, progress=say), read_table(input))
+    table = read_table(input)
+    found = evaluate_table(load(folder, progress=say), table)
     if as_json:
         echo_json({**found.model_dump(mode="json"), "by_label": found.by_label()})
     else:
@@ -79,15 +80,16 @@ def evaluate(
 
 
 def _check_output(output: Path | None, input: Path | None, overwrite: bool) -> None:
-    """Refuse an output that would replace the input or something else, or has nowhere to go."""
+    """Refuse an output that would replace the input or something else, or cannot be written."""
+    from tandemtune.tasks.table import check_output
+
     if output is None:
         return
     if input is not None and output.absolute() == input.absolute():
         raise UsageError(f"{output} is the input: choose another --output")
     if output.exists() and not overwrite:
         raise UsageError(f"{output} exists already: choose another --output, or add --overwrite")
-    if not output.absolute().parent.is_dir():
-        raise UsageError(f"folder {output.absolute().parent} does not exist: make it first")
+    check_output(output)
 
 
 @app.command()
