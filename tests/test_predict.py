@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 
@@ -332,11 +333,11 @@ def test_command_line_keeps_the_fields_of_each_row(tmp_path, runs):
         written = [json.loads(line) for line in output.read_text(encoding="utf-8").split("\n")[:-1]]
         answers = load(folder).predict([row["text"] for row in rows])
         for row, line, answer in zip(rows, written, answers, strict=True):
-            assert line == {
-                **{("gold" if key == "label" else key): value for key, value in row.items()},
-                "label": answer.label,
-                "probabilities": pytest.approx(answer.probabilities, abs=1e-6),
-            }
+            kept = {("gold" if key == "label" else key): value for key, value in row.items()}
+            said = {f"probability {label}": pytest.approx(p, abs=1e-6) for label, p in answer.probabilities.items()}
+            expected = {**kept, "label": answer.label, **said}
+            assert {key: line.get(key) for key in expected} == expected
+            assert all(line[key] is None for key in line.keys() - expected.keys()), "columns of other rows are empty"
 
 
 @pytest.mark.parametrize("separator", [",", "\t"])
@@ -347,7 +348,7 @@ def test_command_line_reads_tables(tmp_path, runs, separator):
     assert called.code == 0, called.err
     written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["text"] for line in written] == ["a good film", "bad"]
-    assert all(set(line["probabilities"]) == set(small.LABELS) for line in written)
+    assert all({f"probability {label}" for label in small.LABELS} < line.keys() for line in written)
 
 
 def test_command_line_replaces_nothing_unasked(tmp_path, runs):
@@ -366,7 +367,7 @@ def test_command_line_replaces_nothing_unasked(tmp_path, runs):
     [
         ("in.jsonl", b'{"text": "fine"}\n{"txt": "fine"}\n', "line 2: no column 'text'"),
         ("in.jsonl", b'{"text": "fine"}\n{"text": 1', "line 2: not valid JSON"),
-        ("in.jsonl", b'{"text": "fine"}\n{"text": null}\n', "line 2, field 'text'"),
+        ("in.jsonl", b'{"text": "fine"}\n{"text": 3}\n', "line 2, field 'text'"),
         ("in.jsonl", b"\xff\xfe\x00", "in.jsonl"),
         ("in.jsonl", b"", "empty"),
         ("in.csv", b"id,other\n1,2\n", "no column 'text'"),
@@ -402,3 +403,13 @@ def test_an_output_that_cannot_be_written_is_refused_before_a_model_is_loaded(tm
     called = small.call("predict", tmp_path, "--input", tmp_path / "in.jsonl", "--output", tmp_path / name)
     assert called.code == 2 and len(called.err.splitlines()) == 1
     assert "ending" in called.err or "does not exist: make it first" in called.err
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "rows"), [("a good film\nbad\n".encode("utf-16"), 0, 2), (b"a \x00\x00 film\n", 2, 0)]
+)
+def test_command_line_reads_lines_in_any_encoding(tmp_path, runs, monkeypatch, data, code, rows):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+    called = small.call("predict", runs["gpt2"][0], "--input", "-")
+    assert called.code == code and len(called.out.splitlines()) == rows
+    assert not code or "standard input" in called.err

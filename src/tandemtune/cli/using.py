@@ -37,7 +37,7 @@ def predict(
     if (input is None) == (not text):
         raise UsageError("expected either --input FILE or --text TEXT")
     _check_output(output, input, overwrite)
-    lines = text or ([line.rstrip("\n") for line in sys.stdin] if str(input) == "-" else None)
+    lines = text or (_lines_of_stdin() if str(input) == "-" else None)
     table = read_table(input) if lines is None else None
     model = load(folder, progress=say)
     if lines is not None and len(model.fields) > 1:
@@ -77,6 +77,13 @@ def evaluate(
         echo_json({**found.model_dump(mode="json"), "by_label": found.by_label()})
     else:
         console().print(assessment_view(found))
+
+
+def _lines_of_stdin() -> list[str]:
+    """Lines of text on standard input, in whatever encoding they are."""
+    from tandemtune.tasks.encodings import decoded
+
+    return decoded(sys.stdin.buffer.read(), "standard input")[0].splitlines()
 
 
 def _check_output(output: Path | None, input: Path | None, overwrite: bool) -> None:
