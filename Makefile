@@ -9,7 +9,7 @@ RUN := $(BIN)/tandemtune
 help:
 	@echo "make quickstart  tune a real model on real movie reviews (set-up, then under 4 minutes)"
 	@echo "make quickstart-maao  the same model and a small local mentor in turns (set-up, then about 5 minutes)"
-	@echo "make test        lint, types and tests (under 10 minutes on two cores)"
+	@echo "make test        lint, types and tests, two at a time"
 	@echo "make test-slow   the tests that take longer"
 	@echo "make bench       timings and memory of the evaluation engine, as ratios (about 5 minutes)"
 
@@ -32,7 +32,7 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torchao"

@@ -18,7 +18,8 @@ from tandemtune.models.load import locate
 
 run = Path(sys.argv[1])
 card = json.loads((run / "task_card.json").read_text(encoding="utf-8"))
-place = locate(card["base_model"])
+recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+place = locate(recipe["model"]["name"])  # the very weights: card["base_model"] is what a model hub calls them
 tokenizer = AutoTokenizer.from_pretrained(place)
 model = PeftModel.from_pretrained(
     AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32), run / "adapter"

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 
-from tandemtune import load, tune
+from tandemtune import tune
 
 folder = sys.argv[1] if len(sys.argv) > 1 else "runs/example"
-result = tune("quickstart", out=folder, overrides=sys.argv[2:])
-print("test accuracy:", result["zero_shot"]["test"], "->", result["tuned"]["test"])
+run = tune("quickstart", out=folder, overrides=sys.argv[2:])
+assert run.result is not None  # `tune` returns a finished run
+print("test accuracy:", run.result.zero_shot.test, "->", run.result.tuned.test)
 
-model = load(folder)
 for text in ("a warm , funny and moving film", "two hours that i will never get back"):
-    print(text, "->", model.predict([text])[0])
+    print(text, "->", run.predict([text])[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -12,13 +13,15 @@ import pytest
 from rich.console import Console
 
 import small
-from tandemtune import assets, cli
+from tandemtune import assets, plugins
 from tandemtune.config import recipes
 from tandemtune.methods import METHODS
-from tandemtune.report import text as report
 from tandemtune.report.live import LiveReport
 from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.catalogue import TASKS
+
+NOUNS = ("optimizer", "tunable", "subspace", "objective", "readout", "proposer", "metric")
+TURNS = ("step", "generation")
 
 
 @pytest.fixture(scope="module")
@@ -36,32 +39,31 @@ def test_run_says_what_happens(done):
         f"the run lies in {folder}; label texts with: tandemtune predict {folder} --input texts.jsonl "
         "--output out.jsonl\n"
     )
-    assert "masked model of 4 layers, float32 on cpu, 1 threads" in called.out
+    assert "masked model of 4 layers, float32 on cpu, 1 thread;" in called.out
     assert "label words terrible, great" in called.out and "8 training rows" in called.out
     assert "start: train loss " in called.out and "stopped by budget" in called.out
     assert "zero-shot" in called.out and "\x1b" not in called.out
 
 
 def test_lines_off_the_terminal_can_be_parsed(done):
-    lines = [line for line in done[1].out.splitlines() if line.startswith("generation=")]
+    lines = [line for line in done[1].out.splitlines() if line.startswith("step=")]
     looks = [line for line in small.journal(done[0]) if line["event"] == "generation" and line["dev"]]
     assert len(lines) == len(looks) == 6
     for line, look in zip(lines, looks, strict=True):
         facts = dict(pair.split("=", 1) for pair in line.split(" "))
-        assert (int(facts["generation"]), int(facts["layer"])) == (look["step"], look["layer"])
-        assert int(facts["candidates"]) == look["candidates"] and facts["phase"] == "c-lora"
+        assert (int(facts["step"]), int(facts["layer"])) == (look["step"], look["layer"])
+        assert int(facts["candidates"]) == look["costs"]["candidates"] and facts["phase"] == "c-lora"
         assert float(facts["dev_loss"]) == pytest.approx(look["dev"]["loss"], abs=1e-4)
-        assert float(facts["candidates_per_second"]) >= 0
         assert set(facts) == {
-            *("generation", "phase", "sweep", "layer", "candidates", "train_loss", "dev_loss", "dev"),
-            *("best_dev_loss", "candidates_per_second"),
+            *("step", "phase", "sweep", "layer", "candidates", "train_loss", "dev_loss", "dev"),
+            *("best_dev_loss", "left"),
         }
 
 
 def test_quiet_says_the_result_only(tmp_path):
     recipe = small.write_recipe(tmp_path / "mine.json", small.recipe(tmp_path, method__budget=10))
     called = small.call("run", recipe, "--out", tmp_path / "run", "--quiet")
-    assert called.code == 0 and "generation=" not in called.out and "loading" not in called.out
+    assert called.code == 0 and "step=" not in called.out and "loading" not in called.out
     assert called.out.splitlines()[0].strip().startswith("small · ") and "zero-shot" in called.out
 
 
@@ -114,10 +116,9 @@ def test_show_a_finished_run(done):
         assert words in called.out
     found = json.loads(small.call("show", "--json", done[0]).out)
     lines = small.journal(done[0])
-    assert found["finished"] and found["generations"] == 12 and found["candidates"] == 60 and found["budget"] == 60
-    assert found["start"] == lines[0]
+    assert found["finished"] and found["steps"] == 12 and found["candidates"] == found["planned"] == 60
     assert found["result"] == json.loads((done[0] / "result.json").read_text(encoding="utf-8"))
-    assert [look["step"] for look in found["looks"]] == [2, 4, 6, 8, 10, 12]
+    assert [look["step"] for look in found["looks"]] == [0, 2, 4, 6, 8, 10, 12]
     generations = lines[1:-1]
     for layer, entry in found["layers"].items():
         mine = [line for line in generations if line["layer"] == int(layer)]
@@ -131,11 +132,12 @@ def test_show_an_unfinished_run(tmp_path, done):
     lines = (done[0] / "journal.jsonl").read_bytes().splitlines(keepends=True)
     folder = tmp_path / "run"
     RunFolder.create(folder, RunFolder.open(done[0]).read_recipe())
+    shutil.copy(done[0] / "run.json", folder)
     called = small.call("show", folder)
     assert called.code == 0 and "not finished: 0 of 60 candidates" in called.out
     assert f"tandemtune resume {folder}" in called.out.replace("\n", "")
     found = json.loads(small.call("show", folder, "--json").out)
-    assert (found["finished"], found["result"], found["start"], found["looks"]) == (False, None, None, [])
+    assert (found["finished"], found["result"], found["looks"]) == (False, None, [])
     (folder / "journal.jsonl").write_bytes(b"".join(lines[:6]) + lines[6][:20])
     called = small.call("show", folder)
     assert called.code == 0 and "not finished: 25 of 60 candidates" in called.out and "on the way" in called.out
@@ -158,6 +160,7 @@ def test_show_a_damaged_run(tmp_path, done):
         ("tasks", [*TASKS]),
         ("methods", [*METHODS]),
         ("recipes", [*recipes()]),
+        *((f"{noun}s", plugins.names(noun)) for noun in NOUNS),
     ],
 )
 def test_ls(what, names, monkeypatch):
@@ -167,7 +170,7 @@ def test_ls(what, names, monkeypatch):
     assert [row[0] for row in rows][: len(names)] == names and len({len(row) for row in rows}) == 1
     assert all(len(row[1]) > 8 for row in rows)
     shown = Console(file=io.StringIO(), force_terminal=True, width=300)
-    monkeypatch.setattr(cli, "_console", lambda: shown)
+    monkeypatch.setattr("tandemtune.cli.looking.console", lambda: shown)
     assert small.call("ls", what).code == 0
     assert all(name in shown.file.getvalue() for name in names)
 
@@ -176,8 +179,34 @@ def test_ls_nonsense():
     called = small.call("ls", "nonsense")
     assert called.code == 2 and called.out == ""
     assert called.err == (
-        "tandemtune: nothing called 'nonsense' can be listed: choose models, mentors, tasks, methods or recipes\n"
+        "tandemtune: nothing called 'nonsense' can be listed: choose methods, optimizers, tunables, subspaces, objectives, "
+        "readouts, proposers, metrics, templates, tasks, models, mentors, recipes\n"
     )
+    assert "(did you mean 'optimizers'?)" in small.call("ls", "optimizer").err
+
+
+def test_ls_alone_says_what_there_is():
+    nouns = small.call("ls").out.split()
+    assert {"methods", "templates", "mentors", *(f"{noun}s" for noun in NOUNS)} <= set(nouns)
+    for noun in nouns:
+        called = small.call("ls", noun)
+        assert called.code == 0 and len(called.out.splitlines()) >= 1 and called.out != "none\n", noun
+
+
+@pytest.mark.parametrize("noun", ["optimizer", "tunable", "subspace", "objective", "readout", "proposer"])
+def test_ls_of_one_member(noun):
+    """All of its options, with defaults and what they mean; nothing that another part owns."""
+    for name, member in plugins.members(noun).items():
+        called = small.call("ls", f"{noun}s", name)
+        options = [key for key, field in member.model_fields.items() if not field.exclude]
+        rows = [line.split("\t") for line in called.out.splitlines()]
+        assert called.code == 0 and ([row[0] for row in rows] == options or called.out == "no options\n"), name
+        assert all(len(row[2]) > 5 for row in rows if options), name
+
+
+def test_ls_of_one_that_is_not_there():
+    assert "unknown optimizer 'cmaes' (did you mean 'cma-es'?)" in small.call("ls", "optimizers", "cmaes").err
+    assert "metrics have no options of their own" in small.call("ls", "metrics", "accuracy").err
 
 
 def test_validate(tmp_path):
@@ -206,7 +235,14 @@ def test_packaged_recipes_are_valid(name):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["run"], ["nonsense"], ["run", "quickstart", "--nonsense"], ["predict", "folder"], ["ls"], ["show", "--json"]],
+    [
+        ["run"],
+        ["nonsense"],
+        ["run", "quickstart", "--nonsense"],
+        ["predict"],
+        ["show", "--json"],
+        ["ls", "a", "b", "c"],
+    ],
 )
 def test_wrong_use(arguments):
     called = small.call(*arguments)
@@ -234,8 +270,8 @@ def test_python_m():
 
 def test_importing_costs_no_torch():
     script = (
-        "import sys, tandemtune, tandemtune.cli, tandemtune.config, tandemtune.report.text, tandemtune.report.live\n"
-        "import tandemtune.registry, tandemtune.system, tandemtune.runs.store\n"
+        "import sys, tandemtune, tandemtune.cli, tandemtune.report.text, tandemtune.report.live\n"
+        "import tandemtune.api, tandemtune.plugins, tandemtune.callbacks, tandemtune.system, tandemtune.runs.store\n"
         "heavy = {'torch', 'transformers', 'peft', 'datasets'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "assert set(tandemtune.__all__) >= {'tune', 'resume', 'load'}\n"
@@ -270,7 +306,7 @@ def test_interrupted_before_the_folder_is_made(tmp_path, monkeypatch):
     def stop(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tandemtune.build.build", stop)
+    monkeypatch.setattr("tandemtune.autotune.build", stop)
     called = small.call("run", recipe, "--out", tmp_path / "run")
     assert called.code == 130 and called.err == "tandemtune: stopped before the run began\n"
     assert not (tmp_path / "run").exists()
@@ -289,41 +325,20 @@ def test_names_with_brackets_are_shown_as_they_are(tmp_path):
     assert str(place / "run") in called.out
 
 
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [
-        (0.04, "0.0 s"),
-        (9.96, "10.0 s"),
-        (48.4, "48 s"),
-        (59.6, "1 min 00 s"),
-        (200, "3 min 20 s"),
-        (7500, "2 h 05 min"),
-    ],
-)
-def test_durations(seconds, shown):
-    assert report.duration(seconds) == shown
-
-
-def test_a_live_panel_on_a_terminal(tmp_path):
-    from tandemtune import tune
-
+def panel(monkeypatch):
+    """A terminal, and the report on it that draws every turn."""
+    monkeypatch.setattr("tandemtune.report.live.REFRESH", 0.0)
     console = Console(file=io.StringIO(), force_terminal=True, width=140)
-    with LiveReport(console) as observer:
-        tune(small.recipe(tmp_path), tmp_path / "run", observer=observer)
-    shown = console.file.getvalue()
-    assert "c-lora: 60 of 60 candidates" in shown and "kept dev loss" in shown and "generation=" not in shown
+    return console.file, LiveReport(console)
+
+
+def test_a_live_panel_on_a_terminal(tmp_path, monkeypatch):
+    screen, live = panel(monkeypatch)
+    with live:
+        small.tune(small.recipe(tmp_path), tmp_path / "run", live)
+    shown = screen.getvalue()
+    assert "60 of 60 candidates" in shown and "best dev loss" in shown and "step=" not in shown
     assert "small · " in shown
-
-
-def test_a_panel_is_taken_down_when_the_run_fails(tmp_path):
-    console = Console(file=io.StringIO(), force_terminal=True, width=140)
-    with pytest.raises(ZeroDivisionError), LiveReport(console) as observer:
-        observer("progress", {"text": "loading [x]"})
-        line = {"train_loss": None, "dev": {"loss": 0.5, "score": 0.5}}
-        observer("start", {"line": line, "resumed": 3, "seconds": 0.0})
-        raise ZeroDivisionError
-    assert observer._live is None
-    assert "loading [x]" in console.file.getvalue() and "resumed: 3 journal lines" in console.file.getvalue()
 
 
 ROUNDS = {
@@ -365,18 +380,18 @@ def test_run_tells_every_method(told):
     """A line for each look at dev, and each proposal with its drafts."""
     _, lines, called = told
     looks = [line for line in lines if line["event"] in ("step", "generation") and line["dev"]]
-    said = [line for line in called.out.splitlines() if line.startswith(("step=", "generation="))]
+    said = [line for line in called.out.splitlines() if line.startswith("step=")]
     assert len(said) == len(looks)
     for line, look in zip(said, looks, strict=True):
         facts = dict(pair.split("=", 1) for pair in line.split(" "))
-        assert int(facts["step" if look["event"] == "step" else "generation"]) == look["step"]
+        assert int(facts["step"]) == look["step"]
         assert float(facts["dev_loss"]) == pytest.approx(look["dev"]["loss"], abs=1e-4)
         assert facts["phase"] == look["phase"]
     rounds = [line for line in called.out.splitlines() if line.startswith("round ")]
     assert len(rounds) == sum(line["event"] == "proposal" for line in lines)
     for line in lines:
         for draft in line.get("drafts", ()):
-            assert f"proposed {draft['text']!r}: dev loss {draft['dev']['loss']:.4f}" in called.out
+            assert f"proposed {draft['text']!r}: dev loss {draft['dev']['loss']:.3f}" in called.out
 
 
 def test_show_tells_the_story(told):
@@ -386,22 +401,20 @@ def test_show_tells_the_story(told):
     shown = " ".join(called.out.split())
     found = json.loads(small.call("show", folder, "--json").out)
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    assert found["finished"] and found["result"] == result and found["start"] == lines[0]
+    assert found["finished"] and found["result"] == result
     assert f"stopped by {result['stop_reason']}" in shown
     turns = [line for line in lines if line["event"] in ("step", "generation")]
-    assert found["generations"] == result["steps"] == len(turns)
-    assert [look["step"] for look in found["looks"]] == [line["step"] for line in turns if line["dev"]]
+    assert found["steps"] == result["steps"] == len(turns)
+    assert [look["step"] for look in found["looks"]] == [0, *(line["step"] for line in turns if line["dev"])]
     assert found["candidates"] == result["cost"]["candidates"]
     proposals = [line for line in lines if line["event"] == "proposal"]
     assert bool(found["story"]) == bool(proposals) == ("round by round" in shown)
     for line in proposals:
-        assert (
-            f"round {line['round']}: the trained prompt has a dev loss of {line['trained']['dev']['loss']:.4f}" in shown
-        )
+        assert f"round {line['round']}: the trained prompt has a dev loss of {line['trained_dev']['loss']:.3f}" in shown
     taken = [line["taken"] for line in proposals]
     assert sum(entry.endswith("-> taken") for entry in found["story"]) == sum(index is not None for index in taken)
-    assert sum("the trained prompt goes on" in entry for entry in found["story"]) == taken.count(None)
-    words = [line["words"]["text"] for line in lines if "words" in line and proposals]
+    assert sum("the search goes on from the trained prompt" in entry for entry in found["story"]) == taken.count(None)
+    words = [line["words"]["text"] for line in lines if line.get("words") and proposals]
     readings = [entry for entry in found["story"] if "in words" in entry]
     assert len(readings) == len(words)
     assert all(repr(text) in entry for entry, text in zip(readings, words, strict=True))
@@ -413,30 +426,29 @@ def test_show_tells_an_unfinished_story(told, tmp_path):
     """After every line that it may have been stopped at, and with the next line torn."""
     folder, lines, _ = told
     whole = (folder / "journal.jsonl").read_bytes().splitlines(keepends=True)
-    recipe = RunFolder.open(folder).read_recipe()
-    for count in range(len(whole)):
+    recipe, planned = RunFolder.open(folder).read_recipe(), sum(line["event"] in TURNS for line in lines)
+    for count in sorted({0, 1, 2, len(whole) // 2, len(whole) - 1}):
         place = tmp_path / f"run-{count}"
         RunFolder.create(place, recipe)
+        shutil.copy(folder / "run.json", place)
         (place / "journal.jsonl").write_bytes(b"".join(whole[:count]) + whole[count][:20])
         called = small.call("show", place)
         assert called.code == 0 and called.err == "", called.err
         assert "not finished: " in called.out and f"tandemtune resume {place}" in called.out.replace("\n", "")
         found = json.loads(small.call("show", place, "--json").out)
         turns = [line for line in lines[:count] if line["event"] in ("step", "generation")]
-        assert not found["finished"] and found["generations"] == len(turns) and found["result"] is None
-        said = re.search(r"not finished: (\d+) of (\d+) turns", " ".join(called.out.split()))
-        assert said and (int(said[1]), int(said[2])) == (len(turns), sum("step" in x for x in lines[:-1]))
+        assert not found["finished"] and found["steps"] == len(turns) and found["result"] is None
+        said = re.search(r"not finished: (\d+)(?: of (\d+))? steps", " ".join(called.out.split()))
+        assert said and (int(said[1]), int(said[2] or 0)) == (len(turns), planned)
 
 
-def test_a_live_panel_counts_in_one_unit(tmp_path):
+def test_a_live_panel_counts_in_one_unit(tmp_path, monkeypatch):
     """What is done is never more than there is to do, also where generations take turns with proposals."""
-    from tandemtune import tune
-
     for name in ("mutation", "cma-es doer", "prompt-tuning"):
-        console = Console(file=io.StringIO(), force_terminal=True, width=140)
-        with LiveReport(console) as observer:
-            tune(small.recipe(tmp_path, **STORIES[name]), tmp_path / name, observer=observer)
-        counts = re.findall(r"(\d+) of (\d+) (\w+), (\S+) ", console.file.getvalue())
-        assert counts and all(int(done) <= int(total) for done, total, _, _ in counts), name
+        screen, live = panel(monkeypatch)
+        with live:
+            small.tune(small.recipe(tmp_path, **STORIES[name]), tmp_path / name, live)
+        counts = re.findall(r"(\d+) of (\d+) (\w+) · (\S+) ", screen.getvalue())
+        assert counts and all(int(done) <= int(total) for done, total, *_ in counts), name
         assert all(not left.startswith("-") for *_, left in counts), name
         assert counts[-1][0] == counts[-1][1] == "7", name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import importlib
 import io
 import json
 import os
@@ -13,16 +14,17 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from filelock import FileLock
 
 import small
-import tandemtune.compare.plan
 from plans import OWN, plan_of
-from tandemtune import compare
+from report import made
 from tandemtune.compare import StoppedError, check_plan, execute, records_of
 from tandemtune.compare.plan import Plan
 from tandemtune.errors import ConfigError, RunError
@@ -30,6 +32,8 @@ from tandemtune.report.comparison import as_markdown, compared, write
 from tandemtune.report.comparison_page import comparison_report
 from tandemtune.runs.store import RunFolder
 
+running = importlib.import_module("tandemtune.compare.execute")  # the package has a function of that name
+planning = importlib.import_module("tandemtune.compare.plan")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 
 
@@ -37,7 +41,7 @@ def test_a_huge_plan_is_read_in_seconds(tmp_path):
     begin = time.monotonic()
     plan = plan_of(tmp_path, f"seeds = {list(range(300))}\nsweep = {{ d = {list(range(20, 220, 20))} }}\n" + OWN)
     records = records_of(plan)
-    assert len(plan.cells) == 3000 and {record["failure"] for record in records} == {"not run"}
+    assert len(plan.cells) == 3000 and {record.failure for record in records} == {"not run"}
     found = compared(records, plan.baseline)
     assert len(as_markdown(found).splitlines()) < 60 and time.monotonic() - begin < 20
 
@@ -55,7 +59,7 @@ if words[0] == "run":
     recipe.write_text(Path(words[1]).read_text())
 seen = {"threads": os.environ["OMP_NUM_THREADS"], "words": words, "session": os.getsid(0) == os.getpid()}
 (folder / "seen.json").write_text(json.dumps(seen))
-steps = json.loads(recipe.read_text())["method"]["warmup"]
+steps = json.loads(recipe.read_text())["method"]["patience"]
 if steps == 1:
     sys.exit("Traceback\\nValueError: bad")
 if steps == 2:
@@ -68,19 +72,17 @@ if steps == 4:
     sys.exit(130)
 if steps == 5:
     time.sleep(0.4)
-split = {"dev": 0.5, "test": 0.5, "calibrated": {"dev": 0.5, "test": 0.5}}
-cost = {"candidates": 1, "forward_tokens": 10, "seconds": 6.0, "peak_rss_mb": 10.0}
-result = {"metric": "accuracy", "zero_shot": split, "tuned": split, "majority": 0.5, "cost": cost, "stop_reason": "budget"}
-(folder / "result.json").write_text(json.dumps(result))
+(folder / "result.json").write_text(RESULT)
 """
+RESULT = json.dumps(made.result(test=0.5, seconds=6.0).plain())
 
 
 @pytest.fixture
 def played(tmp_path, monkeypatch):
     """Plans whose runs are played: (text of [methods], further top-level lines) -> plan."""
-    monkeypatch.setattr(compare, "_CHILD", PLAYED)
-    monkeypatch.setattr(compare, "GRACE", 3.0)
-    for module in (compare, tandemtune.plan):
+    monkeypatch.setattr(running, "_CHILD", f"RESULT = {RESULT!r}\n{PLAYED}")
+    monkeypatch.setattr(running, "GRACE", 3.0)
+    for module in (running, planning):
         monkeypatch.setattr(module, "cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return lambda methods, more="", *overrides: plan_of(
@@ -99,7 +101,7 @@ def stamps(plan: Plan) -> dict[Path, int]:
 def test_ended_runs_are_not_repeated(played):
     plan, said = played("lora = {}"), []
     records = execute(plan, said.append)
-    assert [record["result"]["tuned"]["test"] for record in records] == [0.5, 0.5]
+    assert [record.result.tuned.test for record in records] == [0.5, 0.5]
     assert said[0] == "2 runs, 1 at a time, 8 threads each"
     assert said[2] == "2 of 2: small / lora / 2: accuracy 0.5 on test, 6 s"
     before = stamps(plan)
@@ -117,15 +119,15 @@ def test_a_run_of_several_sweeps_is_made_once(played):
     plan, said = played("c-lora = {}\nx = { sweep = { d = [100, 20], r = [1, 2] } }"), []
     assert [cell.folder.parts[-2] for cell in plan.cells][::2] == ["c-lora", "c-lora", "x-d=20", "x-r=1", "c-lora"]
     records = execute(plan, said.append)
-    assert len(list(plan.out.rglob("result.json"))) == 6 and all("result" in record for record in records)
-    assert [record["method"] for record in records][::2] == plan.methods
+    assert len(list(plan.out.rglob("result.json"))) == 6 and all(record.result for record in records)
+    assert [record.method for record in records][::2] == plan.methods
     assert said[0].startswith("10 runs") and said[1].startswith("3 of 10: small / c-lora / 1, small / x, d=100 / 1, ")
     assert execute(plan, said.append) == records and said[-1] == "all 10 runs have ended already; nothing to do"
 
 
 def test_failing_runs_leave_the_others_alone(played):
-    plan = played("a = { warmup = 1 }\nb = { warmup = 2 }\nc = { warmup = 3 }\nd = {}", "jobs = 3")
-    found = [record.get("failure") for record in execute(plan, lambda line: None)][::2]
+    plan = played("a = { patience = 1 }\nb = { patience = 2 }\nc = { patience = 3 }\nd = {}", "jobs = 3")
+    found = [record.failure for record in execute(plan, lambda line: None)][::2]
     log = plan.out / "small" / "a" / "1.log"
     assert found == [f"ValueError: bad (all of it in {log})", "recipe: 2 problems - one - two", found[2], None]
     assert found[2].startswith("killed by SIGKILL") and "Traceback" in log.read_text(encoding="utf-8")
@@ -142,7 +144,8 @@ def test_what_a_plan_expects_is_in_the_files_and_starts_no_run_again(played):
     before = stamps(plan)
     files = [plan.out / name for name in ("table.md", "comparison.json", "report.html")]
     write(plan, records_of(plan))
-    assert not any("xpected" in path.read_text(encoding="utf-8") for path in files[:2])
+    assert "xpected" not in files[0].read_text(encoding="utf-8")
+    assert json.loads(files[1].read_text(encoding="utf-8"))["expected"] is None
     more, said = played("lora = {}\nbbt = {}", f"reference = 'bbt'\n{text}"), []
     write(more, execute(more, said.append))
     files[2].write_text(comparison_report(plan.out), encoding="utf-8")
@@ -158,7 +161,7 @@ def test_begun_runs_are_resumed(played):
     plan = played("lora = {}")
     folder = plan.cells[0].folder
     RunFolder.create(folder, plan.cells[0].config.model_dump(mode="json"))
-    assert records_of(plan)[0]["failure"] == "begun, not ended"
+    assert records_of(plan)[0].failure == "begun, not ended"
     execute(plan, lambda line: None)
     assert seen(plan)["words"][:2] == ["resume", str(folder)] and seen(plan, 1)["words"][0] == "run"
 
@@ -178,7 +181,7 @@ def test_processes_share_the_cores(played, more, overrides, threads, recipe):
     assert seen(plan)["threads"] == threads
     assert RunFolder(plan.cells[0].folder).read_recipe()["model"]["threads"] == recipe
     assert any("share 8 processor cores" in line for line in said) == (more == "jobs = 9")
-    assert all("result" in record for record in records_of(played("lora = {}", "jobs = 4", *overrides)))
+    assert all(record.result for record in records_of(played("lora = {}", "jobs = 4", *overrides)))
 
 
 def test_the_environment_bounds_threads(played, monkeypatch):
@@ -187,7 +190,7 @@ def test_the_environment_bounds_threads(played, monkeypatch):
 
 
 def test_jobs_run_side_by_side(played):
-    plan = played("a = { warmup = 5, d = 20 }\nb = { warmup = 5, d = 40 }", "jobs = 4")
+    plan = played("a = { patience = 5, d = 20 }\nb = { patience = 5, d = 40 }", "jobs = 4")
     begin = time.monotonic()
     execute(plan, lambda line: None)
     assert time.monotonic() - begin < 1.4, "four times 0.4 s one after the other, with starts of their own"
@@ -197,7 +200,7 @@ def test_jobs_run_side_by_side(played):
 def test_interrupted(played):
     """Ctrl-C ends all processes once, starts no other, and says how to go on."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
-    plan, said = played("quick = {}\nslow = { warmup = 4 }\nlater = { d = 20 }", "jobs = 2"), []
+    plan, said = played("quick = {}\nslow = { patience = 4 }\nlater = { d = 20 }", "jobs = 2"), []
     slow = [cell.folder / "seen.json" for cell in plan.cells if cell.method == "slow"]
 
     def press():
@@ -232,15 +235,15 @@ def test_a_run_that_another_process_works_on(played, monkeypatch):
     plan = played("lora = {}")
     cell = plan.cells[0]
     folder = RunFolder.create(cell.folder, cell.config.model_dump(mode="json"))
-    monkeypatch.setattr(compare, "GRACE", -4.0)
+    monkeypatch.setattr(running, "GRACE", -4.0)
     with folder.locked():
         records = execute(plan, lambda line: None)
-    assert records[0]["failure"] == f"another process is working in {cell.folder}" and "result" in records[1]
-    monkeypatch.setattr(compare, "GRACE", 5.0)
+    assert records[0].failure == f"another process is working in {cell.folder}" and records[1].result
+    monkeypatch.setattr(running, "GRACE", 5.0)
     lock = FileLock(str(cell.folder / ".lock"), thread_local=False)
     lock.acquire()
     threading.Timer(0.5, lock.release).start()
-    assert "result" in execute(plan, lambda line: None)[0], "what a killed comparison left has a moment to end"
+    assert execute(plan, lambda line: None)[0].result, "what a killed comparison left has a moment to end"
 
 
 def test_a_changed_plan_overwrites_nothing(played):
@@ -252,7 +255,7 @@ def test_a_changed_plan_overwrites_nothing(played):
         execute(changed, lambda line: None)
     lines = str(caught.value).splitlines()
     assert [line.partition(":")[0] for line in lines] == ["small / lora / 1", "small / lora / 2"]
-    assert "(method.steps 60 there, 9 in the plan; method.r 2 there, 1 in the plan)" in lines[0]
+    assert "(method.tunable.r 2 there, 1 in the plan; method.steps 60 there, 9 in the plan)" in lines[0]
     with pytest.raises(ConfigError, match="small / lora / 2"):
         check_plan(changed, lambda line: None)
     assert stamps(changed) == before
@@ -267,34 +270,50 @@ def rewritten(plan: Plan, change: Any) -> None:
         path.write_text(json.dumps(recipe), encoding="utf-8")
 
 
-def test_runs_of_an_older_version_stay_usable(played):
-    plan = played("lora = { 'method.warmup' = 0 }")
+def test_what_a_recipe_does_not_say_has_its_default(played):
+    plan = played("lora = {}")
     execute(plan, lambda line: None)
 
-    def older(recipe):
-        del recipe["method"]["warmup"], recipe["task"]["shots"], recipe["mentor"]
-        recipe["method"] |= {"gone": None, "left": 3}
+    def shorter(recipe):
+        del recipe["method"]["patience"], recipe["method"]["optimizer"]["warmup"], recipe["task"]["shots"]
+        del recipe["mentor"]
 
-    rewritten(plan, older)
-    records = records_of(plan)
-    assert all("result" in record for record in records)
-    assert (
-        "Some runs were made with settings that this version does not know: method.left."
-        in compared(records, "lora").notes
-    )
+    rewritten(plan, shorter)
+    assert all(record.result for record in records_of(plan))
     for change in ("warmup = 1", "'task.shots' = 3", "'mentor.retries' = 1"):
         with pytest.raises(RunError, match="has another recipe"):
             records_of(played(f"lora = {{ {change} }}"))
-    rewritten(plan, lambda recipe: recipe["model"].pop("name"))
-    with pytest.raises(RunError, match=r"model\.name"):
+    rewritten(plan, lambda recipe: recipe["method"].update(gone=3))
+    with pytest.raises(RunError, match=r"\[method\] gone: unknown key"):
         records_of(plan)
+    rewritten(plan, lambda recipe: [recipe["method"].pop("gone"), recipe["model"].pop("name")])
+    with pytest.raises(RunError, match=r"\[model\] name: missing"):
+        records_of(plan)
+
+
+def test_a_comparison_whose_last_runs_another_one_has_just_ended(played, monkeypatch):
+    """Between the first look and the lock: nothing is left to do, and nothing is started."""
+    plan = played("lora = {}")
+    alone = running._alone
+
+    @contextmanager
+    def late(out):
+        for cell in plan.cells:
+            RunFolder.create(cell.folder, cell.config.model_dump(mode="json"))
+            (cell.folder / "result.json").write_text(RESULT, encoding="utf-8")
+        with alone(out):
+            yield
+
+    monkeypatch.setattr(running, "_alone", late)
+    assert all(record.result for record in execute(plan, lambda line: None))
+    assert not any((cell.folder / "seen.json").exists() for cell in plan.cells)
 
 
 def test_damaged_runs_are_named(played):
     plan = played("lora = {}")
     execute(plan, lambda line: None)
     (plan.cells[0].folder / "result.json").write_text("{", encoding="utf-8")
-    assert "cannot be read" in records_of(plan)[0]["failure"] and "result" in records_of(plan)[1]
+    assert "cannot be read" in records_of(plan)[0].failure and records_of(plan)[1].result
     (plan.cells[1].folder / "recipe.json").write_text("[]", encoding="utf-8")
     with pytest.raises(RunError, match=r"small / lora / 2: .*is damaged"):
         records_of(plan)
@@ -321,9 +340,8 @@ def real_plan(place: Path) -> Path:
     [methods]
     c-lora = { "method.budget" = 400, d = 8, r = 1, popsize = 4, layers = "all", dev_every = 2 }
     lora = { "method.steps" = 4, dev_every = 2 }
-    [tasks.small.task]
     """
-    path.write_text(text + "\n".join(f"{key} = {json.dumps(value)}" for key, value in task.items()), encoding="utf-8")
+    path.write_text(text + tomli_w.dumps({"tasks": {"small": {"task": task}}}), encoding="utf-8")
     return path
 
 
@@ -348,7 +366,7 @@ def test_a_comparison_killed_resumed_failing_and_complete(tmp_path, monkeypatch)
         process.kill()
         said = process.communicate()[1]
     assert "1 of 4: small / c-lora / 5: accuracy" in said
-    with FileLock(str(second / ".lock"), timeout=compare.GRACE + 5):
+    with FileLock(str(second / ".lock"), timeout=running.GRACE + 5):
         lines = journal.read_bytes()
     done = results(tmp_path)
     assert [*done] == ["runs/real/small/c-lora/5/result.json"] and not (second / "result.json").exists()
@@ -413,7 +431,7 @@ def tables_say_what_the_runs_say(runs: Path) -> None:
             assert float(row[column]) == pytest.approx(value, abs=1e-6), column
         assert (row["stop_reason"], row["failure"]) == (result["stop_reason"], "")
     records = json.loads((runs / "records.json").read_text(encoding="utf-8"))
-    assert [record["result"] for record in records] == [*found.values()]
+    assert [record["result"] for record in records["runs"]] == [*found.values()]
     content = json.loads((runs / "comparison.json").read_text(encoding="utf-8"))
     assert content["title"] == "A small comparison"
     markdown = (runs / "table.md").read_text(encoding="utf-8")

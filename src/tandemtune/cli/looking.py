@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -167,16 +166,12 @@ def _options(what: str, name: str) -> Rows:
     return [
         {
             "option": key,
-            "default": "required" if field.is_required() else _default(field.get_default(call_default_factory=True)),
+            "default": plugins.default_of(field),
             "meaning": field.description or "",
         }
         for key, field in plugins.find(noun, name).model_fields.items()
         if not field.exclude
     ]
-
-
-def _default(value: Any) -> str:
-    return "" if value is None else json.dumps(value)
 
 
 def _metrics() -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -83,7 +84,8 @@ def _lines_of_stdin() -> list[str]:
     """Lines of text on standard input, in whatever encoding they are."""
     from tandemtune.tasks.encodings import decoded
 
-    return decoded(sys.stdin.buffer.read(), "standard input")[0].splitlines()
+    text, _ = decoded(sys.stdin.buffer.read(), "standard input")
+    return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
 
 
 def _check_output(output: Path | None, input: Path | None, overwrite: bool) -> None:

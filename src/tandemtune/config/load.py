@@ -152,7 +152,8 @@ def arranged(
 
 def _part(noun: str, default: str, given: Any, preset: Any) -> Any:
     """A part's table: the recipe's over the method's where both mean the same member."""
-    given = _as_table(given)
+    misplaced = isinstance(given, Member) and given.noun != noun
+    given = given if misplaced else _as_table(given)
     if not (given is None or isinstance(given, Mapping)):
         return given  # explained when it is checked
     base = {"kind": default, **(preset or {})}
@@ -203,7 +204,7 @@ def _give(section: str, key: str, value: Any, parts: Tables, given: Mapping[str,
             return
         options = [*SECTIONS[section].model_fields, *(k for c in classes.values() if c for k in c.model_fields)]
         found.problems.append(
-            f"[{section}] {key}: unknown key{near(key, options)}, expected {', '.join(dict.fromkeys(options))}"
+            f"[{section}] {key}: unknown key{near(key, _keys(section))}, expected {', '.join(dict.fromkeys(options))}"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from tandemtune import plugins
 from tandemtune.config.load import SECTIONS
@@ -12,21 +11,28 @@ from tandemtune.plugins import Options
 
 
 def reference() -> str:
-    """Tables of all sections, and of the options of all members of their parts."""
+    """Tables of all sections, and of the options of all members that come with this package."""
     lines: list[str] = []
     for section, owner in SECTIONS.items():
         nouns = PARTS.get(section, {})
-        lines += [f"## [{section}]", "", (owner.__doc__ or "").partition(": ")[2], ""]
-        lines += _table(owner, nouns)
+        lines += [f"## [{section}]", "", _sentence((owner.__doc__ or "").partition(": ")[2]), ""]
+        lines += [*_table(owner, nouns), ""]
         for noun in nouns:
-            lines += ["", f"### [{section}.{noun}]", ""]
-            for name, member in plugins.members(noun).items():
-                source = f" ({member.source})" if member.source else ""
-                lines += [f"**`{name}`** {member.summary}{source}", ""]
-                table = _table(member, {})
-                lines += [*table, ""] if len(table) > 2 else []
-        lines.append("")
+            lines += [f"### [{section}.{noun}]", "", *_members(noun)]
     return "\n".join(lines)
+
+
+def _members(noun: str) -> list[str]:
+    """All members by name, those with the same options before one table."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, member in sorted(plugins.members(noun).items()):
+        if member.__module__.startswith("tandemtune."):
+            source = f" ({member.source})" if member.source else ""
+            groups.setdefault(tuple(_table(member, {})), []).append(f"- `{name}`: {member.summary}{source}")
+    lines: list[str] = []
+    for table, names in sorted(groups.items(), key=lambda group: group[1]):
+        lines += [*names, "", *([*table, ""] if len(table) > 2 else [])]
+    return lines
 
 
 def _table(owner: type[Options], nouns: dict[str, str]) -> list[str]:
@@ -34,8 +40,12 @@ def _table(owner: type[Options], nouns: dict[str, str]) -> list[str]:
     for key, field in owner.model_fields.items():
         if field.exclude:
             continue
-        value: Any = nouns.get(key) if key in nouns else field.default
-        required = field.is_required() and key not in nouns
-        default = "required" if required else "" if value is None else f"`{json.dumps(value)}`"
-        lines.append(f"| `{key}` | {default} | {field.description or ''} |")
+        told = json.dumps(nouns[key]) if key in nouns else plugins.default_of(field)
+        default = f"`{told}`" if told and told != "required" else told
+        meaning = (field.description or "").replace("|", r"\|")
+        lines.append(f"| `{key}` | {default} | {meaning} |")
     return lines
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -56,7 +56,7 @@ class PartOf:
         """The member that a recipe names, with its options checked."""
         if isinstance(value, Member):
             if value.noun != self.noun:
-                raise ValueError(f"expected a {self.noun}, got {type(value).__name__}, which is a {value.noun}")
+                raise ValueError(f"{type(value).__name__}(...) is a {value.noun}, expected one of kind {self.noun}")
             return value
         table = {"kind": value} if isinstance(value, str) else value
         if not isinstance(table, Mapping) or not isinstance(table.get("kind"), str):

@@ -77,7 +77,7 @@ def first_position(model: nn.Module, layers: int, same: Callable[[Tensor, Tensor
     Returns:
         The position; None where prompts cannot be laid end to end.
     """
-    if "position_ids" not in accepted(type(model)):  # type: ignore[arg-type]
+    if "position_ids" not in accepted(model):
         return None
     if getattr(model.config, "_attn_implementation", None) != FITTING:
         return None

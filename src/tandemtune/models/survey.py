@@ -6,7 +6,7 @@ What a model says of itself when it runs holds for every architecture; a table o
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -117,17 +117,21 @@ def plain_inputs(model: nn.Module, ids: Tensor, decoder: Tensor | None) -> dict[
         decoder: what a decoder is given [n, D]; None for a model of one stack.
     """
     given: dict[str, Any] = {"input_ids": ids}
-    if "use_cache" in accepted(type(model)):  # type: ignore[arg-type]
+    if "use_cache" in accepted(model):
         given["use_cache"] = False
     if decoder is not None:
         given["decoder_input_ids"] = decoder
     return given
 
 
+def accepted(model: nn.Module) -> frozenset[str]:
+    """Names of what the forward of a model takes."""
+    return _parameters(type(model).forward)
+
+
 @lru_cache(maxsize=8)
-def accepted(kind: type[nn.Module]) -> frozenset[str]:
-    """Names of what the forward of a class of models takes."""
-    return frozenset(inspect.signature(kind.forward).parameters)
+def _parameters(forward: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)
 
 
 def has_decoder(model: nn.Module) -> bool:

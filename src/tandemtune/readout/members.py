@@ -16,7 +16,7 @@ from torch import Tensor
 from tandemtune.errors import DataError, RunError, UsageError
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.features import View, read
+from tandemtune.evaluators.features import ANSWER, View, read
 from tandemtune.models.backbone import Backbone
 from tandemtune.plugins import Member, register
 from tandemtune.readout import adapter
@@ -176,6 +176,10 @@ class SolvedReadout:
             "loss": self.loss,
         }
         try:
+            if self.member.seen not in ((), (ANSWER,)):
+                raise DataError(
+                    f"a readout of {', '.join(told['views'])} is no change of the output embedding: take the answer view alone"
+                )
             shift = adapter.save(self.readout, backbone, engine.stack, verbalizer, place, base)
             told["label_bias"] = dict(zip(verbalizer.labels, shift.tolist(), strict=True))
         except DataError as error:

@@ -139,9 +139,11 @@ def answers_a_round_in_the_same_way(case: ProposerCase) -> None:
     with case.source() as source:
         _asked(source, case, 1)
         second = _asked(source, case, 2).drafts
-    random.seed(5), torch.manual_seed(5), np.random.seed(5)
-    with case.source() as source:
+    kept = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]), case.source() as source:
+        random.seed(5), torch.manual_seed(5), np.random.seed(5)
         again = _asked(source, case, 2).drafts
+    random.setstate(kept[0]), np.random.set_state(kept[1])
     expect(
         second == again,
         f"round 2 is answered by {[d.text for d in second]}, and after a restart by {[d.text for d in again]}: draw from "

@@ -19,52 +19,11 @@ from tandemtune.tasks.verbalizers import Verbalizer, resolve
 from tandemtune.tunables.base import Parameters
 from tandemtune.types import Encoded
 
-WORDS = [
-    "a",
-    "an",
-    "the",
-    "it",
-    "was",
-    "is",
-    "film",
-    "movie",
-    "plot",
-    "acting",
-    "great",
-    "terrible",
-    "good",
-    "bad",
-    "fine",
-    "dull",
-    "review",
-    "news",
-    "question",
-    "i",
-    "we",
-    "they",
-    "loved",
-    "hated",
-    "saw",
-    "never",
-    "always",
-    "this",
-    "that",
-    "and",
-    "but",
-    "not",
-    "very",
-    "so",
-    "of",
-    "to",
-    "in",
-    ".",
-    ",",
-    "?",
-    ":",
-    "yes",
-    "no",
-    "maybe",
-]
+_WORDS = (
+    "a an the it was is film movie plot acting great terrible good bad fine dull review news question i we they loved hated saw "
+    "never always this that and but not very so of to in . , ? : yes no maybe"
+)
+WORDS = _WORDS.split()
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TEXTS = ("a great movie", "the plot was dull and the acting terrible", "a review", "they saw news")
 LABELS = (1, 0, 1, 0)
@@ -85,6 +44,7 @@ _MODELS: dict[Kind, tuple[str, str, dict[str, Any]]] = {
             "num_decoder_layers": 2,
             "num_heads": 4,
             "decoder_start_token_id": 0,
+            "feed_forward_proj": "gated-gelu",  # smooth, so that differences say what a gradient is
         },
     ),
 }
@@ -145,7 +105,8 @@ class Desk:
         """What the model itself is called with for one prompt."""
         given = {"input_ids": torch.tensor([prompt.ids])}
         if self.backbone.kind == "seq2seq":
-            given["decoder_input_ids"] = torch.zeros(1, 1, dtype=torch.long)
+            begin: Any = self.backbone.model.config
+            given["decoder_input_ids"] = torch.tensor([[begin.decoder_start_token_id]])
         return given
 
     @torch.no_grad()

@@ -149,8 +149,8 @@ def _apart(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max()) if one.numel() else 0.0
 
 
-def _expect_close(one: Tensor, other: Tensor, what: str, factor: float = 1.0) -> None:
-    limit = factor * CLOSE * (1.0 + float(other.abs().max()))
+def _expect_close(one: Tensor, other: Tensor, what: str) -> None:
+    limit = CLOSE * (1.0 + float(other.abs().max()))
     expect(_apart(one, other) <= limit, f"{what}: {_apart(one, other):.3g} apart, expected at most {limit:.3g}")
 
 
@@ -231,7 +231,7 @@ def means_the_same_to_the_engine(case: TunableCase) -> None:
     """The engine's one pass gives what the model itself says, prompt by prompt (is `token_wise` right?)."""
     point, desk = case.point(), case.desk
     averaged = case.plain(point) @ desk.engine.averaging
-    _expect_close(desk.engine.logits(desk.batch, point), averaged, "logits of the engine and of the model", factor=10)
+    _expect_close(desk.engine.logits(desk.batch, point), averaged, "logits of the engine and of the model")
 
 
 def is_a_population_one_by_one(case: TunableCase) -> None:
@@ -244,7 +244,7 @@ def is_a_population_one_by_one(case: TunableCase) -> None:
             [engine.logits(batch, {**point, **{b: v[i] for b, v in candidates.items()}}) for i in range(3)]
         )
         together = engine.population_logits(batch, point, candidates)
-        _expect_close(together, alone, f"blocks {chosen}: candidates together and alone", factor=10)
+        _expect_close(together, alone, f"blocks {chosen}: candidates together and alone")
         expect(_apart(alone[0], alone[1]) > 1e-7, f"blocks {chosen}: two candidates give the same logits")
 
 

@@ -390,7 +390,7 @@ class PEFT(Tunable):
 
     type: str = Field(description="PEFT's name for it: IA3, VERA, LOKR, LOHA, OFT, BOFT, LORA (with use_dora), ...")
     config: dict[str, Any] = Field(
-        default_factory=dict,
+        default={},
         description="PEFT's own options of that type; target_modules are query and key (or [model] target) where none are named",
     )
 

@@ -1,0 +1,181 @@
+"""Readouts as part of a run: solved once, saved, loaded, and said by PEFT alone; templates chosen by them."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+
+import pytest
+import torch
+
+import small
+import tiny
+from tandemtune import load, tune
+from tandemtune.config import load_config
+from tandemtune.errors import ConfigError
+from tandemtune.runs.store import RunFolder
+from tandemtune.tasks.known_templates import known_templates
+
+TEXTS = ["a great film", "the plot was dull and bad", "we loved it"]
+
+
+def rows_with_a_signal(place):
+    """Rows whose label can be read off one word."""
+    for name, seed in (("train", 1), ("test", 2)):
+        plain = small.rows(20, seed)
+        for row in plain:
+            row["text"] += " good" if row["label"] == "positive" else " dull"
+        small.write_rows(place / f"{name}.jsonl", plain)
+
+
+def readout_recipe(place, model="llama", **changes):
+    rows_with_a_signal(place)
+    made = small.recipe(place, model, **changes)
+    made["method"] = {
+        "name": "readout",
+        **{k: v for k, v in made["method"].items() if k not in ("budget", "d", "r", "popsize", "layers")},
+    }
+    made["task"]["shots"] = 8
+    return made
+
+
+@pytest.mark.parametrize("model", ["gpt2", "llama", "t5"])
+def test_a_readout_learns_from_one_pass_and_predicts_what_it_measured(model, tmp_path):
+    run = tune(readout_recipe(tmp_path, model), tmp_path / "run")
+    result = run.result
+    assert result.cost.candidates == result.cost.gradient_steps == result.steps == 0
+    assert result.tuned.test > result.zero_shot.test + 0.1
+    assert result.tuned_words == result.zero_shot
+    rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    answers = load(tmp_path / "run").predict([row["text"] for row in rows])
+    right = sum(answer.label == row["label"] for answer, row in zip(answers, rows, strict=True))
+    assert right / len(rows) == pytest.approx(result.tuned.test, abs=1e-6)
+    assert [row.name for row in result.scores()] == ["zero-shot", "zero-shot, calibrated", "readout"]
+
+
+def test_scores_on_labelled_rows_are_those_of_rows_left_out(tmp_path):
+    """With shuffled labels the readout fits its rows, but what it says of each without that row is near chance."""
+    recipe = readout_recipe(tmp_path)
+    labels = ["negative", "positive"]
+    noise = [{**row, "label": labels[i // 2 % 2]} for i, row in enumerate(small.rows(40, 3))]
+    small.write_rows(tmp_path / "train.jsonl", noise)
+    recipe["task"]["shots"] = 20
+    result = tune(recipe, tmp_path / "run").result
+    assert result.tuned.dev < 0.8 and result.tuned.train < 0.8
+
+
+@pytest.mark.parametrize("kind", ["bias", "affine", "logistic", "ridge"])
+def test_peft_alone_says_what_the_run_says(kind, tmp_path):
+    peft = pytest.importorskip("peft")
+    tune(readout_recipe(tmp_path, method__readout=kind), tmp_path / "run")
+    folder = tmp_path / "run" / "adapter" / "readout"
+    told = json.loads((folder / "readout.json").read_text())
+    ours = load(tmp_path / "run")
+    base = tiny.model("llama")
+    base.load_state_dict(ours.scorer.backbone.model.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = peft.PeftModel.from_pretrained(base, str(folder)).eval()
+    for text, answer in zip(TEXTS, ours.predict(TEXTS), strict=True):
+        (prompt,), _ = ours.scorer.encoded(ours._examples([text]))
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt.ids])).logits[0, prompt.answer]
+        words = logits[list(ours.scorer.verbalizer.token_ids)]
+        bias = torch.tensor([told["label_bias"][label] for label in ours.scorer.task.labels])
+        found = torch.softmax(words.double() + bias, dim=0)
+        expected = torch.tensor(list(answer.probabilities.values()), dtype=torch.float64)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_every_method_takes_a_readout_at_its_end(tmp_path):
+    rows_with_a_signal(tmp_path)
+    recipe = small.recipe(tmp_path, "llama", method__readout="ridge", task__shots=8)
+    result = tune(recipe, tmp_path / "run").result
+    names = [row.name for row in result.scores()]
+    assert names == [
+        "zero-shot",
+        "zero-shot, calibrated",
+        "zero-shot, readout",
+        "tuned, label words alone",
+        "tuned, readout",
+    ]
+    assert (tmp_path / "run" / "adapter" / "adapter_config.json").is_file()
+    assert (tmp_path / "run" / "adapter" / "readout" / "adapter_config.json").is_file()
+
+
+def test_several_views_are_weighted_and_are_no_adapter(tmp_path):
+    run = tune(readout_recipe(tmp_path, method__views=["answer", "mean"]), tmp_path / "run")
+    told = json.loads((tmp_path / "run" / "adapter" / "readout" / "readout.json").read_text())
+    assert told["views"] == ["answer", "mean"] and "several views" in told["no_adapter"]
+    assert run.predict(TEXTS) == load(tmp_path / "run").predict(TEXTS)
+
+
+def test_a_damaged_readout_is_told(tmp_path):
+    from tandemtune.errors import RunError
+
+    tune(readout_recipe(tmp_path), tmp_path / "run")
+    (tmp_path / "run" / "adapter" / "readout" / "readout.safetensors").write_bytes(b"nothing")
+    with pytest.raises(RunError, match=r"readout\.safetensors cannot be read"):
+        load(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"readout": "rigde"}, "did you mean 'ridge'"),
+        ({"readout": "ridge", "views": ["means"]}, "expected answer or mean"),
+        ({"readout": "ridge", "calibrate": True}, "leave calibrate out"),
+        ({"readout": "ridge", "prior": "even"}, "prior"),
+    ],
+)
+def test_what_cannot_be_solved_is_told_before_anything_is_loaded(changes, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load_config({"model": "pypi:flan-t5-small", "task": "trec", "method": {"name": "c-lora", **changes}})
+
+
+def test_the_template_with_the_lowest_leave_one_out_loss_is_taken_and_kept(tmp_path):
+    # the second template shows the words that tell; the first one hides the end of the text behind its own words
+    recipe = readout_recipe(tmp_path)
+    recipe["task"]["templates"] = ["{text} . it was {mask}", "the film {text} and so it was very {mask}"]
+    del recipe["task"]["template"]
+    run = tune(recipe, tmp_path / "run")
+    facts = RunFolder.open(tmp_path / "run").read_facts()
+    assert len(facts.templates) == 2
+    best = min(facts.templates, key=lambda one: one.loss)
+    assert facts.template == best.template
+    assert run.result.tuned.dev_loss is not None
+    again = load(tmp_path / "run")
+    assert str(again.scorer.task.template) == facts.template
+
+
+def test_a_template_that_cannot_be_used_is_passed_over(tmp_path):
+    recipe = readout_recipe(tmp_path)
+    recipe["task"]["templates"] = ["{mask} : {text}"]
+    tune(recipe, tmp_path / "run")
+    facts = RunFolder.open(tmp_path / "run").read_facts()
+    assert [bool(one.refused) for one in facts.templates] == [False, True]
+    assert facts.template == recipe["task"]["template"]
+
+
+def test_templates_are_ranked_on_the_command_line_without_test_rows(tmp_path):
+    recipe = readout_recipe(tmp_path)
+    (tmp_path / "test.jsonl").unlink()
+    del recipe["task"]["test"]
+    path = small.write_recipe(tmp_path / "recipe.json", recipe)
+    called = small.call("templates", path, "--template", "{text} it is so {mask}", "--json")
+    assert called.code == 0, called.err
+    found = json.loads(called.out)
+    assert len(found) == 2 and found[0]["loss"] <= found[1]["loss"]
+    assert all(0 <= one["score"] <= 1 and one["standard_error"] > 0 for one in found)
+
+
+def test_known_templates_fit_their_tasks():
+    from tandemtune.tasks.catalogue import TASKS
+    from tandemtune.tasks.templates import Template
+
+    for name, several in known_templates().items():
+        assert len(several) >= 4
+        for one in several:
+            assert len(one.words) == len(TASKS[name].labels)
+            assert Template.parse(one.template).pieces[-1] == ("slot", "mask")
