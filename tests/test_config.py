@@ -574,6 +574,15 @@ def test_an_option_that_is_said_twice() -> None:
     assert load_config(changed(method__popsize=8, method__optimizer={"popsize": 8})).method.optimizer.popsize == 8
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+@pytest.mark.parametrize("suffix", ["toml", "json"])
+def test_recipes_in_the_encodings_of_editors(tmp_path, encoding, suffix):
+    text = '[model]\nname = "some/model"\n[task]\nname = "sst2"\n' if suffix == "toml" else json.dumps(KNOWN)
+    path = tmp_path / f"r.{suffix}"
+    path.write_text(text, encoding=encoding)
+    assert load_config(path).task.name == "sst2"
+
+
 OPTIONS = [
     (section, noun, name, key)
     for section, nouns in PARTS.items()

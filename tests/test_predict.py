@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 
@@ -395,3 +396,27 @@ def test_command_line_names_what_is_missing(tmp_path, runs):
     assert called.code == 1 and "is no run folder" in called.err
     called = small.call("predict", runs["bert"][0], "--input", given, "--output", tmp_path / "no" / "out.jsonl")
     assert called.code == 2 and "does not exist: make it first" in called.err
+
+
+@pytest.mark.parametrize("name", ["labelled.xyz", "labelled", "nowhere/labelled.csv"])
+def test_an_output_that_cannot_be_written_is_refused_before_a_model_is_loaded(tmp_path, name, monkeypatch):
+    """Labelling may take hours."""
+
+    def loaded(*_, **__):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("tandemtune.predict.load", loaded)
+    small.write_rows(tmp_path / "in.jsonl", [{"text": "a film"}])
+    called = small.call("predict", tmp_path, "--input", tmp_path / "in.jsonl", "--output", tmp_path / name)
+    assert called.code == 2 and len(called.err.splitlines()) == 1
+    assert "ending" in called.err or "does not exist: make it first" in called.err
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "rows"), [("a good film\nbad\n".encode("utf-16"), 0, 2), (b"a \x00\x00 film\n", 2, 0)]
+)
+def test_command_line_reads_lines_in_any_encoding(tmp_path, runs, monkeypatch, data, code, rows):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+    called = small.call("predict", runs["gpt2"][0], "--input", "-")
+    assert called.code == code and len(called.out.splitlines()) == rows
+    assert not code or "standard input" in called.err

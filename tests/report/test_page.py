@@ -18,12 +18,12 @@ from tandemtune.report.page import (
     LIGHT_PAPER,
     Code,
     Details,
+    Grid,
     Heading,
     Matrix,
     Pairs,
     Quote,
     Section,
-    Grid,
     page,
 )
 

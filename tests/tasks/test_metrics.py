@@ -77,7 +77,7 @@ def test_others_by_hand():
 @pytest.mark.parametrize(
     ("metric", "predictions", "gold", "positive", "said"),
     [
-        ("f2", [0], [0], None, "unknown metric 'f2', expected one of accuracy, f1, macro_f1"),
+        ("f2", [0], [0], None, "unknown metric 'f2', expected accuracy, f1, macro_f1"),
         ("f1", [0], [0], None, "needs a positive label"),
         ("f1", [0], [0], 2, "positive class 2"),
         ("accuracy", [], [], None, "no rows"),

@@ -8,4 +8,15 @@ from tandemtune.assets.entries import Asset, Kind, PackagedFile, Preparation, Wh
 from tandemtune.assets.fetch import fetch
 from tandemtune.assets.known import CATALOGUE, PREFIX, lookup, register
 
-__all__ = ["CATALOGUE", "PREFIX", "Asset", "Kind", "PackagedFile", "Preparation", "Wheel", "fetch", "lookup", "register"]
+__all__ = [
+    "CATALOGUE",
+    "PREFIX",
+    "Asset",
+    "Kind",
+    "PackagedFile",
+    "Preparation",
+    "Wheel",
+    "fetch",
+    "lookup",
+    "register",
+]

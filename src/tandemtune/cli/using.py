@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -38,13 +39,13 @@ def predict(
     if (input is None) == (not text):
         raise UsageError("expected either --input FILE or --text TEXT")
     _check_output(output, input, overwrite)
+    lines = text or (_lines_of_stdin() if str(input) == "-" else None)
+    table = read_table(input) if lines is None else None
     model = load(folder, progress=say)
-    lines = text or ([line.rstrip("\n") for line in sys.stdin] if str(input) == "-" else None)
     if lines is not None and len(model.fields) > 1:
         raise UsageError(f"the task needs {', '.join(model.fields)} of each row: give a file with these columns")
-    table = (
-        read_table(input) if lines is None else Table.of([{model.fields[0]: line} for line in lines], "the given texts")
-    )
+    if table is None:
+        table = Table.of([{model.fields[0]: line} for line in lines or ()], "the given texts")
     with patient(f"labelling {len(table.rows):,} rows"):
         found = predict_table(model, table)
     if output is None:
@@ -74,7 +75,8 @@ def evaluate(
     from tandemtune.report.text import assessment_view
     from tandemtune.tasks.table import read_table
 
-    model, table = load(folder, progress=say), read_table(input)
+    table = read_table(input)
+    model = load(folder, progress=say)
     with patient(f"labelling {len(table.rows):,} rows"):
         found = evaluate_table(model, table)
     if as_json:
@@ -83,16 +85,25 @@ def evaluate(
         console().print(assessment_view(found))
 
 
+def _lines_of_stdin() -> list[str]:
+    """Lines of text on standard input, in whatever encoding they are."""
+    from tandemtune.tasks.encodings import decoded
+
+    text, _ = decoded(sys.stdin.buffer.read(), "standard input")
+    return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
+
+
 def _check_output(output: Path | None, input: Path | None, overwrite: bool) -> None:
-    """Refuse an output that would replace the input or something else, or has nowhere to go."""
+    """Refuse an output that would replace the input or something else, or cannot be written."""
+    from tandemtune.tasks.table import check_output
+
     if output is None:
         return
     if input is not None and output.absolute() == input.absolute():
         raise UsageError(f"{output} is the input: choose another --output")
     if output.exists() and not overwrite:
         raise UsageError(f"{output} exists already: choose another --output, or add --overwrite")
-    if not output.absolute().parent.is_dir():
-        raise UsageError(f"folder {output.absolute().parent} does not exist: make it first")
+    check_output(output)
 
 
 @app.command()

@@ -125,6 +125,11 @@ def _advice(place: str, error: Exception) -> str:
         return "Install the package that is missing, or choose another model"
     if "Corrupt" in str(error) or "deserializ" in text or "pickle" in text or "unpickling" in text:
         return "A file is damaged or incomplete: fetch the model again"
+    if (Path(place) / "config.json").is_file():
+        return (
+            "One of its files is damaged, or its config.json says what this version of `transformers` does not know: mend it, "
+            "or fetch the model again"
+        )
     return _EXPECTED
 
 
@@ -146,4 +151,6 @@ def _is_adapter(place: str, base: str | None) -> str:
 
 def _said(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300].rstrip(".") or type(error).__name__
+    said = " ".join(lines[:2])[:300].rstrip(".")
+    terse = len(said.split()) < 6  # a KeyError holds nothing but the key
+    return f"{type(error).__name__}: {said}".rstrip(": ") if terse else said

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -195,12 +196,9 @@ def write_table(path: str | Path, table: Table) -> None:
         DataError: the ending is not known, a value cannot be written, or pyarrow is missing for Parquet.
         OSError: the file cannot be written.
     """
+    check_output(path)
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise DataError(
-            f"{shown_name(path)}: ending {show(path.suffix)} is not known, expected one of {', '.join(SUFFIXES)}"
-        )
     if suffix == ".parquet":
         _write_parquet(path, table)
         return
@@ -218,6 +216,26 @@ def write_table(path: str | Path, table: Table) -> None:
     else:
         data = "".join(f"{_json(row)}\n" for row in table.rows).encode()
     write_atomically(path, lambda file: file.write(data))
+
+
+def check_output(path: str | Path) -> None:
+    """Find out, before there is anything to write, whether a table can be written to a file.
+
+    Raises:
+        DataError: the ending is not known, pyarrow is missing for Parquet, or the folder is missing or may not be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(
+            f"{shown_name(path)}: ending {show(path.suffix)} is not known, expected one of {', '.join(SUFFIXES)}"
+        )
+    if path.suffix.lower() == ".parquet":
+        _pyarrow(shown_name(path))
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise DataError(f"folder {shown_name(folder)} does not exist: make it first")
+    if not os.access(folder, os.W_OK):
+        raise DataError(f"folder {shown_name(folder)} may not be written: choose another one")
 
 
 def check_source(source: Any) -> None:
