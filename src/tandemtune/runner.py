@@ -159,14 +159,18 @@ def _measured(
                 f"{error}. The search is saved: correct the test rows, then `tandemtune resume {folder.path}`, or leave "
                 "them out with --no-test"
             ) from None
-    zero_shot, _ = _scores(problem, None, examples)
-    tuned, predictions = _scores(problem, found.best, examples)
+    zero_shot, predictions = _scores(problem, None, examples)
+    tuned, same = zero_shot, scorer.is_pretrained
+    if not same:
+        tuned, predictions = _scores(problem, found.best, examples)
     zero_shot_readout = tuned_words = None
     if config.method.readout.form is not None:
         callback.on_progress(f"solving the readout ({config.method.readout.kind}) on all labelled rows")
-        zero_shot_readout, _, _ = _readout_scores(problem, None, examples)
         tuned_words = tuned
-        tuned, predictions, scorer.readout = _readout_scores(problem, found.best, examples)
+        zero_shot_readout, predictions, scorer.readout = _readout_scores(problem, None, examples)
+        tuned = zero_shot_readout
+        if not same:
+            tuned, predictions, scorer.readout = _readout_scores(problem, found.best, examples)
     depth = problem.evaluator.depth
     result = Result(
         method=config.method.name,
