@@ -180,7 +180,7 @@ def test_ls_nonsense():
     assert called.code == 2 and called.out == ""
     assert called.err == (
         "tandemtune: nothing called 'nonsense' can be listed: choose methods, optimizers, tunables, subspaces, objectives, "
-        "readouts, proposers, metrics, templates, tasks, models, mentors, recipes\n"
+        "readouts, proposers, metrics, templates, tasks, models, mentors, recipes, runs\n"
     )
     assert "(did you mean 'optimizers'?)" in small.call("ls", "optimizer").err
 
@@ -188,7 +188,7 @@ def test_ls_nonsense():
 def test_ls_alone_says_what_there_is():
     nouns = small.call("ls").out.split()
     assert {"methods", "templates", "mentors", *(f"{noun}s" for noun in NOUNS)} <= set(nouns)
-    for noun in nouns:
+    for noun in set(nouns) - {"runs"}:
         called = small.call("ls", noun)
         assert called.code == 0 and len(called.out.splitlines()) >= 1 and called.out != "none\n", noun
 
@@ -212,7 +212,8 @@ def test_ls_of_one_that_is_not_there():
 def test_validate(tmp_path):
     recipe = small.write_recipe(tmp_path / "mine.json", small.recipe(tmp_path))
     called = small.call("validate", recipe)
-    assert (called.code, called.out, called.err) == (0, f"{recipe}: fine\n", "")
+    assert (called.code, called.out.splitlines()[-1], called.err) == (0, f"{recipe}: fine", "")
+    assert called.out.startswith("rows used: 8 train, 8 dev, 24 test; 8 idle\n")
     called = small.call("validate", recipe, "shots=100")
     assert called.code == 2 and "too few rows" in called.err and called.out == ""
     assert small.call("validate", recipe, "shots=100", "--no-data").code == 0

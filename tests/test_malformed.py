@@ -405,28 +405,28 @@ case("an empty label", set_task(labels={"": "good", "positive": "bad"}), tells="
 case("positive is no label", set_task(metric="f1", positive="posit"), tells="not one of the labels")
 case("a known task without files", lambda place, recipe: recipe.update(task={"name": "sst2", "data": str(place)}))
 
-# --- what only the model can tell ---------------------------------------------------------------------------
+# --- what the tokenizer can tell ---------------------------------------------------------------------------
 
 case(
     "unknown label word",
     set_task(labels={"negative": "xyzzy", "positive": "great"}),
-    late=True,
     tells="unknown to the tokenizer",
 )
-case("one of several unknown", set_task(labels={"negative": ["bad", "xyzzy"], "positive": "great"}), late=True)
+case("one of several unknown", set_task(labels={"negative": ["bad", "xyzzy"], "positive": "great"}))
 case(
     "the same first piece",
     set_task(labels={"negative": "great film", "positive": "great plot"}),
-    late=True,
     tells="begin with the same piece",
 )
-case("a template longer than max_tokens", set_task(max_tokens=4), late=True, tells="alone is longer than max_tokens")
+case("a template longer than max_tokens", set_task(max_tokens=4), tells="alone is longer than max_tokens")
 case(
     "a template longer than the model",
     set_task(template="{text} " + "it was " * 50 + "{mask}"),
-    late=True,
     tells="alone is longer",
 )
+
+# --- what only the model can tell ---------------------------------------------------------------------------
+
 case("layers beyond the model", lambda p, r: put(r, "method.layers", [4]), late=True, tells="beyond the model's last")
 case("more layers than the model has", lambda p, r: put(r, "method.layers", "last:5"), late=True, tells="has 4 layers")
 case("a target that is none", lambda p, r: put(r, "model.target", ["q_proj", "v_proj"]), late=True, tells="q_proj")

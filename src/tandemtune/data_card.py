@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tandemtune.config import RunConfig
 from tandemtune.errors import ModelError
 from tandemtune.models import load as loading
-from tandemtune.models.prompts import longest_of, token_counter
+from tandemtune.models.prompts import longest_of, no_room, token_counter
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.report import DataReport
 from tandemtune.tasks.verbalizers import resolve
@@ -96,5 +96,9 @@ def _tokens(
         label: [str(tokenizer.convert_ids_to_tokens(found.token_ids[position])) for position in members]
         for label, members in zip(found.labels, found.members, strict=True)
     }
-    limit = min(config.task.max_tokens, longest_of(settings))
-    return token_counter(tokenizer, kind, task.template), limit, pieces, found.notes
+    longest = longest_of(settings)
+    limit = min(config.task.max_tokens, longest)
+    count = token_counter(tokenizer, kind, task.template)
+    if count(Example(dict.fromkeys(task.template.fields, ""))) > limit:
+        raise no_room(task.template, limit, longest)
+    return count, limit, pieces, found.notes

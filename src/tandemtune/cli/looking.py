@@ -296,5 +296,5 @@ _LISTS: dict[str, Callable[[], Rows]] = {
     "models": _assets("model", "embedding"),
     "mentors": _assets("gguf"),
     "recipes": _recipes,
-    RUNS: lambda: _runs(Path("runs")),
+    RUNS: lambda: _runs(Path(RUNS)) if Path(RUNS).is_dir() else [],
 }

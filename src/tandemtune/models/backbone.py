@@ -16,7 +16,7 @@ from tandemtune.errors import DataError, ModelError
 from tandemtune.models.architectures import Architecture, Projection
 from tandemtune.models.layers import LayerStack
 from tandemtune.models.marks import Around, around, broken, control_ids
-from tandemtune.models.prompts import Truncate, longest_of, prompt_text
+from tandemtune.models.prompts import Truncate, longest_of, no_room, prompt_text
 from tandemtune.models.quiet import quiet
 from tandemtune.models.survey import TOKENS, plain_ids, plain_inputs, text_config
 from tandemtune.tasks.templates import Template
@@ -328,10 +328,7 @@ class Backbone:
         lengths = sorted(((len(ends), name) for name, ends in cuts.items()), reverse=True)
         longest, name = lengths[0] if lengths else (0, "")
         if longest == 0:
-            raise DataError(
-                f"the template {str(template)!r} alone is longer than max_tokens = {limit}: "
-                f"raise [task] max_tokens (the model allows {self.longest}) or shorten the template"
-            )
+            raise no_room(template, limit, self.longest)
         second = lengths[1][0] if len(lengths) > 1 else 0
         drop = min(excess, max(1, longest - second, excess // len(lengths)))
         return {**kept, name: _without(kept[name], cuts[name], drop, truncate)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from tandemtune.errors import DataError
 from tandemtune.models.marks import around
 from tandemtune.tasks.templates import Template
 from tandemtune.types import Example, Rendered
@@ -36,6 +37,20 @@ def token_counter(tokenizer: Any, kind: str, template: Template) -> Callable[[Ex
         return len(tokenizer(text, verbose=False)["input_ids"]) - unread
 
     return count
+
+
+def no_room(template: Template, limit: int, longest: int) -> DataError:
+    """The error of a template that leaves no room for texts.
+
+    Args:
+        template: the task's.
+        limit: tokens that a prompt may have.
+        longest: tokens that the model allows.
+    """
+    return DataError(
+        f"the template {str(template)!r} alone is longer than max_tokens = {limit}: "
+        f"raise [task] max_tokens (the model allows {longest}) or shorten the template"
+    )
 
 
 def longest_of(config: Any) -> int:
