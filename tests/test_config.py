@@ -640,12 +640,3 @@ def test_parts_and_options_that_do_not_exist_are_told_together() -> None:
         "[method] margn: unknown key (did you mean 'margin'?)",
         "[alternate] proposer: unknown proposer 'mentr' (did you mean 'mentor'?)",
     ]
-
-
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
-@pytest.mark.parametrize("suffix", ["toml", "json"])
-def test_recipes_in_the_encodings_of_editors(tmp_path, encoding, suffix):
-    text = '[model]\nname = "some/model"\n[task]\nname = "sst2"\n' if suffix == "toml" else json.dumps(KNOWN)
-    path = tmp_path / f"r.{suffix}"
-    path.write_text(text, encoding=encoding)
-    assert load_config(path).task.name == "sst2"

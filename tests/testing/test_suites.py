@@ -13,6 +13,7 @@ from tandemtune.objectives.base import Objective
 from tandemtune.optimizers.base import Optimizer, VectorAskTell, check_kind, start_point
 from tandemtune.proposers.base import Draft, Proposal, Proposer, Worded
 from tandemtune.testing import check_metric, check_objective, check_optimizer, check_proposer, check_tunable
+from tandemtune.tunables import storage
 from tandemtune.tunables.base import Layerwise, Parameters, Tunable
 
 
