@@ -25,7 +25,7 @@ def test_create_makes_the_folder_and_writes_the_recipe(tmp_path, depth):
     assert folder.read_recipe() == RECIPE
     assert RunFolder.open(tmp_path / depth).read_recipe() == RECIPE
     assert folder.read_facts() is None and folder.read_result() is None
-    assert folder.read_lines() == [] and folder.read_seconds() == 0.0 and folder.load_checkpoint() is None
+    assert folder.read_records() == [] and folder.read_seconds() == 0.0 and folder.load_checkpoint() is None
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
