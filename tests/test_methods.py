@@ -39,7 +39,7 @@ CHANGES = {
     "gap3": {"method__budget": 28, "method__prompt_tokens": 3},
 }
 PROMPTS = {"prompt-tuning", "p-tuning-v2", "bbt", "bbtv2", "maao", "opro", "tandem"}
-NOBODY = {"manual", "icl"}
+NOBODY = {"manual", "icl", "label-bias", "readout"}
 
 
 def recipe_of(name, place, model="bert", **changes):

@@ -592,7 +592,7 @@ def test_a_whole_epoch_sees_every_row_once(tmp_path):
         ({"method__tunable": "deep-prompt"}, r"deep-prompt is no prompt at the input"),
         ({"method__objective": "accuracy"}, r"\[method\] objective: 'accuracy' has no gradient for adamw"),
         ({"method__objective": "f1", "method__optimizer": "sgd"}, r"'f1' has no gradient for sgd"),
-        ({"alternate__proposer": "nobody"}, r"\[alternate\] proposer: unknown proposer 'nobody', expected mutation, "),
+        ({"alternate__proposer": "nobody"}, r"\[alternate\] proposer: unknown proposer 'nobody', expected mentor, mutation, "),
         ({"alternate__accept": "sometimes"}, r"\[alternate\] accept"),
         ({"alternate__rounds": -1}, r"\[alternate\] rounds"),
         ({"alternate__round": 3}, r"unknown key.*did you mean 'rounds'"),

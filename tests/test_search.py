@@ -20,6 +20,7 @@ from tandemtune.tasks.base import Task
 
 SCORE_KEYS = {"train_loss", "train", "dev_loss", "dev", "test", "calibrated", "prior"}
 RESULT_KEYS = {
+    "notes",
     "schema",
     "method",
     "model",
@@ -213,7 +214,8 @@ def test_the_test_rows_are_checked_before_the_search_and_scored_once_after_it(tm
     real, read = Task.test, Path.read_bytes
 
     def test(self, *arguments):
-        scored.append((small.journal(tmp_path / "run")[-1]["event"], arguments))
+        begun = (tmp_path / "run" / "journal.jsonl").exists()
+        scored.append((small.journal(tmp_path / "run")[-1]["event"] if begun else None, arguments))
         return real(self, *arguments)
 
     def read_bytes(path):
@@ -223,7 +225,7 @@ def test_the_test_rows_are_checked_before_the_search_and_scored_once_after_it(tm
     monkeypatch.setattr(Task, "test", test)
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
     result = tune(small.recipe(tmp_path, task__test_rows=10), tmp_path / "run")
-    assert scored == [("end", (10, 5))] and result["rows"]["test"] == 10
+    assert scored == [(None, (10, 5)), ("end", (10, 5))] and result["rows"]["test"] == 10
     assert ("test.jsonl", False) in opened and ("test.jsonl", True) not in opened
 
 

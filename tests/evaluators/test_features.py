@@ -103,7 +103,7 @@ def test_the_head_makes_the_engines_label_logits_of_the_answer_view(name):
 def test_the_mean_view_is_the_mean_of_the_texts_hidden_states(name):
     h = house(name)
     if h.backbone.kind == "seq2seq":
-        decoder = h.backbone.model.get_submodule(h.backbone.architecture.trunk)
+        decoder = h.backbone.model.get_decoder()
         catch = (decoder, lambda args, kwargs: kwargs["encoder_hidden_states"])
     else:
         catch = (h.backbone.layers[-1], entering)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tandemtune.errors import RunError
-from tandemtune.runs.journal import Journal, read_journal
+from tandemtune.runs.journal import Lines, read_lines
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -27,24 +27,24 @@ def path(tmp_path):
 
 
 def filled(path, lines=THREE):
-    journal = Journal(path)
+    journal = Lines(path)
     for line in lines:
         journal.append(line)
     return path.read_bytes()
 
 
 def test_a_new_journal_is_empty_and_makes_no_file(path):
-    journal = Journal(path)
+    journal = Lines(path)
     assert journal.lines == [] and not journal.torn and not path.exists()
-    assert read_journal(path) == []
+    assert read_lines(path) == []
 
 
 def test_lines_come_back_and_more_can_follow(path):
     filled(path)
-    journal = Journal(path)
+    journal = Lines(path)
     assert journal.lines == THREE and not journal.torn
     journal.append({"step": 4})
-    assert read_journal(path) == journal.lines == [*THREE, {"step": 4}]
+    assert read_lines(path) == journal.lines == [*THREE, {"step": 4}]
     assert len(path.read_bytes().split(b"\n")) == 5
 
 
@@ -52,16 +52,16 @@ def test_lines_come_back_and_more_can_follow(path):
 @settings(max_examples=100, deadline=None)
 def test_any_plain_lines_come_back(tmp_path_factory, lines):
     path = tmp_path_factory.mktemp("j") / "journal.jsonl"
-    journal = Journal(path)
+    journal = Lines(path)
     for line in lines:
         journal.append(line)
-    assert Journal(path).lines == lines
+    assert Lines(path).lines == lines
 
 
 def test_floats_come_back_to_the_bit(path):
     values = [0.1 + 0.2, 5e-324, 1.7976931348623157e308, -0.0, float(2**53 + 1)]
     filled(path, [{"losses": values}])
-    found = read_journal(path)[0]["losses"]
+    found = read_lines(path)[0]["losses"]
     assert [v.hex() for v in found] == [v.hex() for v in values]
 
 
@@ -69,7 +69,7 @@ def test_floats_come_back_to_the_bit(path):
 def test_what_json_does_not_have_is_refused_before_anything_is_written(path, value):
     before = filled(path)
     with pytest.raises(ValueError):
-        Journal(path).append({"loss": value})
+        Lines(path).append({"loss": value})
     assert path.read_bytes() == before
 
 
@@ -82,7 +82,7 @@ def test_each_line_is_on_the_disk_before_append_returns(path, monkeypatch):
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    journal = Journal(path)
+    journal = Lines(path)
     for count, line in enumerate(THREE, start=1):
         journal.append(line)
         assert len(seen) == count and seen[-1] == path.stat().st_size
@@ -95,20 +95,20 @@ def test_torn_at_every_byte(path):
         path.write_bytes(whole[:length])
         good = max(end for end in ends if end <= length)
         expected = THREE[: ends.index(good)]
-        assert read_journal(path) == expected
+        assert read_lines(path) == expected
         assert path.read_bytes() == whole[:length], "reading for a report changes nothing"
-        journal = Journal(path)
+        journal = Lines(path)
         assert (journal.lines, journal.torn) == (expected, length != good)
         assert path.read_bytes() == whole[:good]
         journal.append({"step": "new"})
-        assert Journal(path).lines == [*expected, {"step": "new"}]
+        assert Lines(path).lines == [*expected, {"step": "new"}]
 
 
 @pytest.mark.parametrize("rest", [b"\0\0\0\0", b'{"step": 4', b"\xff\xfe", b"{}{}\n", b"[1]\n", b"nonsense\n", b"\n"])
 def test_a_last_line_that_is_no_object_is_cut_off(path, rest):
     whole = filled(path)
     path.write_bytes(whole + rest)
-    journal = Journal(path)
+    journal = Lines(path)
     assert journal.lines == THREE and journal.torn and path.read_bytes() == whole
 
 
@@ -119,7 +119,7 @@ def test_damage_before_the_end_names_the_line(path, number, damage):
     lines[number - 1] = damage
     content = b"\n".join(lines) + b"\n"
     path.write_bytes(content)
-    for read in (Journal, read_journal):
+    for read in (Lines, read_lines):
         with pytest.raises(RunError, match=rf"journal\.jsonl, line {number}: damaged"):
             read(path)
     assert path.read_bytes() == content
