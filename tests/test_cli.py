@@ -419,7 +419,7 @@ def test_show_tells_the_story(told):
     readings = [entry for entry in found["story"] if "in words" in entry]
     assert len(readings) == len(words)
     assert all(repr(text) in entry for entry, text in zip(readings, words, strict=True))
-    if result["best_record"] > 0:
+    if result["kept_record"] > 0:
         assert "No point was better on dev" not in shown
 
 

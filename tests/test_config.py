@@ -57,6 +57,7 @@ DEFAULTS = {
         "seed": 13,
         "max_tokens": 128,
         "test_rows": None,
+        "truncate": "end",
     },
     "method": {
         "name": "c-lora",

@@ -51,7 +51,7 @@ def test_every_packaged_recipe_is_complete() -> None:
 def test_commands_in_the_readme_exist() -> None:
     from typer.main import get_command
 
-    from tandemtune.cli import comparing, looking, running, using  # noqa: F401
+    from tandemtune.cli import beginning, comparing, looking, running, using  # noqa: F401
     from tandemtune.cli.app import app
 
     named = set(re.findall(r"^tandemtune (\w+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))

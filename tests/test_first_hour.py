@@ -181,7 +181,7 @@ def test_finish_before_the_first_turn(here):
     (here / "run" / "checkpoint.npz").unlink(missing_ok=True)
     assert small.call("finish", here / "run", "-q").code == 0
     result = json.loads((here / "run" / "result.json").read_text(encoding="utf-8"))
-    assert result["best_step"] == 0 and result["zero_shot"]["dev_loss"] == result["tuned"]["dev_loss"]
+    assert result["kept_step"] == 0 and result["zero_shot"]["dev_loss"] == result["tuned"]["dev_loss"]
 
 
 def test_test_rows_can_be_left_out(here):
@@ -317,7 +317,7 @@ def test_ls_runs(here):
 def test_every_command_has_an_example():
     from typer.main import get_command
 
-    from tandemtune.cli import comparing, looking, running, starting, using  # noqa: F401
+    from tandemtune.cli import beginning, beginning, comparing, looking, running, using  # noqa: F401
     from tandemtune.cli.app import app
 
     commands = get_command(app).commands

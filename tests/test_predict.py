@@ -48,7 +48,7 @@ def runs(tmp_path_factory):
         place = tmp_path_factory.mktemp(name)
         result = tune(small.recipe(place, name, method__budget=100, method__alpha=2.0), place / "run")
         found[name] = (place / "run", result)
-    assert any(result["best_step"] > 0 for _, result in found.values())
+    assert any(result["kept_step"] > 0 for _, result in found.values())
     return found
 
 
@@ -77,7 +77,7 @@ def test_other_methods_keep_what_they_found(trained):
     begin = model.scorer.parameters.initial()
     if len(begin) == 1 or result["method"] == "lora":  # deep prompts begin as what the training rows make of them
         same = all(torch.equal(model.point[block], vector) for block, vector in begin.items())
-        assert same == (result["best_record"] == 0)
+        assert same == (result["kept_record"] == 0)
     card = json.loads((folder / "task_card.json").read_text(encoding="utf-8"))
     readme = (folder / "adapter" / "README.md").read_text(encoding="utf-8")
     assert card["tuned"] == result["tuned"] and f"found by `{result['method']}`" in readme
@@ -336,7 +336,7 @@ def test_command_line_keeps_the_fields_of_each_row(tmp_path, runs):
             assert line == {
                 **{("gold" if key == "label" else key): value for key, value in row.items()},
                 "label": answer.label,
-                **{f"probability {key}": pytest.approx(p, abs=1e-6) for key, p in answer.probabilities.items()},
+                "probabilities": {key: pytest.approx(p, abs=1e-6) for key, p in answer.probabilities.items()},
             }
 
 
@@ -348,7 +348,7 @@ def test_command_line_reads_tables(tmp_path, runs, separator):
     assert called.code == 0, called.err
     written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["text"] for line in written] == ["a good film", "bad"]
-    assert all(sum(line[f"probability {label}"] for label in small.LABELS) == pytest.approx(1) for line in written)
+    assert all(sum(line["probabilities"][label] for label in small.LABELS) == pytest.approx(1) for line in written)
 
 
 def test_command_line_replaces_nothing_unasked(tmp_path, runs):

@@ -425,9 +425,9 @@ def test_the_best_on_dev_is_kept(each):
     trained = [line["trained_dev"]["loss"] for line in of(lines, "proposal")]
     assert result["tuned"]["dev_loss"] == pytest.approx(min(looks), abs=1e-6)
     assert min(looks) <= min(trained)
-    kept = lines[result["best_record"]]
+    kept = lines[result["kept_record"]]
     assert kept["dev"]["loss"] == min(looks)
-    assert result["best_step"] == max((line.get("step", 0) for line in lines[: result["best_record"] + 1]), default=0)
+    assert result["kept_step"] == max((line.get("step", 0) for line in lines[: result["kept_record"] + 1]), default=0)
     problem = problem_of(recipe)  # the kept point itself, not only its number
     assert problem.evaluator.measure(load(folder).point, "dev").loss == pytest.approx(min(looks), abs=1e-6)
 
@@ -495,7 +495,7 @@ def test_proposals_alone(tmp_path, proposer, last):
     assert first["dev"]["loss"] <= lines[0]["dev"]["loss"]
     looks = [line["dev"]["loss"] for line in lines if line["dev"]]
     assert result["tuned"]["dev_loss"] == pytest.approx(min(looks), abs=1e-6)
-    assert lines[result["best_record"]]["dev"]["loss"] == min(looks)
+    assert lines[result["kept_record"]]["dev"]["loss"] == min(looks)
 
 
 @pytest.mark.parametrize(
@@ -592,7 +592,10 @@ def test_a_whole_epoch_sees_every_row_once(tmp_path):
         ({"method__tunable": "deep-prompt"}, r"deep-prompt is no prompt at the input"),
         ({"method__objective": "accuracy"}, r"\[method\] objective: 'accuracy' has no gradient for adamw"),
         ({"method__objective": "f1", "method__optimizer": "sgd"}, r"'f1' has no gradient for sgd"),
-        ({"alternate__proposer": "nobody"}, r"\[alternate\] proposer: unknown proposer 'nobody', expected mentor, mutation, "),
+        (
+            {"alternate__proposer": "nobody"},
+            r"\[alternate\] proposer: unknown proposer 'nobody', expected mentor, mutation, ",
+        ),
         ({"alternate__accept": "sometimes"}, r"\[alternate\] accept"),
         ({"alternate__rounds": -1}, r"\[alternate\] rounds"),
         ({"alternate__round": 3}, r"unknown key.*did you mean 'rounds'"),
@@ -663,7 +666,7 @@ def test_a_head_without_numbers_ends_in_nulls(tmp_path):
     _, folder, result, lines = ran(tmp_path, model__name=name, alternate__proposer="mutation")
     assert lines[0]["train_loss"] is None and {line["loss"] for line in of(lines, "step")} == {None}
     assert [line["drafts"] for line in of(lines, "proposal")] == [[], []]
-    assert result["best_step"] == result["best_record"] == 0 and result["cost"]["gradient_steps"] == TOTAL
+    assert result["kept_step"] == result["kept_record"] == 0 and result["cost"]["gradient_steps"] == TOTAL
     assert "NaN" not in (folder / "result.json").read_text(encoding="utf-8")
     assert small.call("show", folder).code == 0
 

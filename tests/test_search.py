@@ -33,8 +33,8 @@ RESULT_KEYS = {
     "tuned_words",
     "tuned",
     "majority",
-    "best_step",
-    "best_record",
+    "kept_step",
+    "kept_record",
     "steps",
     "cost",
     "rows",
@@ -117,7 +117,7 @@ def test_kept_is_the_lowest_dev_loss(done):
     _, folder, result = done
     looks = {0: small.journal(folder)[0]["dev"]} | {x["step"]: x["dev"] for x in generations(folder) if x["dev"]}
     best = min(looks, key=lambda step: (looks[step]["loss"], step))
-    assert result["best_step"] == best > 0
+    assert result["kept_step"] == best > 0
     assert result["tuned"]["dev_loss"] == pytest.approx(looks[best]["loss"], abs=1e-5)
     assert result["tuned"]["dev"] == pytest.approx(looks[best]["score"], abs=1e-6)
     assert result["zero_shot"]["dev_loss"] == pytest.approx(looks[0]["loss"], abs=1e-5)
@@ -205,7 +205,7 @@ def test_a_last_look_is_taken_where_none_was_due(tmp_path):
     lines = small.journal(tmp_path / "run")
     assert [line["dev"] for line in lines[1:-1]] == [None] * 7
     better = lines[-1]["dev"]["loss"] < lines[0]["dev"]["loss"]
-    assert result["best_step"] == (7 if better else 0)
+    assert result["kept_step"] == (7 if better else 0)
     assert result["tuned"]["dev_loss"] == pytest.approx(lines[-1 if better else 0]["dev"]["loss"], abs=1e-5)
 
 
@@ -352,7 +352,7 @@ def test_a_head_without_numbers_ends_in_nulls(tmp_path):
     result = tune(small.recipe(tmp_path, model__name=name, method__budget=10), tmp_path / "run")
     lines = small.journal(tmp_path / "run")
     assert lines[0]["train_loss"] is None and lines[1]["losses"] == [None] * 4 and not lines[1]["accepted"]
-    assert result["tuned"]["train_loss"] is None and result["best_step"] == 0
+    assert result["tuned"]["train_loss"] is None and result["kept_step"] == 0
     assert "NaN" not in (tmp_path / "run" / "result.json").read_text(encoding="utf-8")
 
 

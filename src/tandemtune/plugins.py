@@ -37,7 +37,6 @@ PACKAGES = {
     "proposer": "tandemtune.proposers",
     "metric": "tandemtune.tasks.metrics",
     "task": "tandemtune.tasks.catalogue",
-    "asset": "tandemtune.assets.known",
 }
 """Nouns, and the package (one file each) or module that holds the members that come with this one."""
 _BASES = {noun: f"{noun.capitalize()} of {place}.base" for noun, place in PACKAGES.items()} | {
@@ -305,7 +304,7 @@ def _load(noun: str) -> None:
         package = importlib.import_module(PACKAGES[noun])
         for found in pkgutil.iter_modules(getattr(package, "__path__", [])):
             importlib.import_module(f"{package.__name__}.{found.name}")
-    _load_entry_points()
+    load_plugins()
     _MEMBERS[noun] = dict(sorted(_MEMBERS[noun].items(), key=_place))  # whatever was imported first
 
 
@@ -316,7 +315,12 @@ def _place(named: tuple[str, Any]) -> tuple[bool, str]:
 
 
 @functools.cache
-def _load_entry_points() -> None:
+def load_plugins() -> None:
+    """Import the modules that installed packages name in the group `GROUP`, once; they register what they bring.
+
+    Raises:
+        UsageError: one of them cannot be imported.
+    """
     for point in metadata.entry_points(group=GROUP):
         try:
             point.load()

@@ -136,7 +136,7 @@ class PredictedTable:
     """A table with answers.
 
     Args:
-        table: all rows and columns with ``label`` and ``probability NAME`` of each label behind; a label column that was there
+        table: all rows and columns with ``label`` and ``probabilities`` (in CSV a column for each label) behind; a label column that was there
             is called ``gold``.
         blank: rows without a text, whose label is empty.
         scored: rows whose label was known.
@@ -177,9 +177,11 @@ def predict_table(model: TunedModel, table: Table) -> PredictedTable:
         score = task.score([task.label_index(a) for a, _ in both], [task.label_index(g) for _, g in both])
     made = table if column is None else table.renamed(column, "gold")
     made = made.with_column("label", ["" if answer is None else answer.label for answer in given])
-    for label in task.labels:
-        values = [None if answer is None else round(answer.probabilities[label], 6) for answer in given]
-        made = made.with_column(f"probability {label}", values)
+    rounded = [
+        None if answer is None else {label: round(p, 6) for label, p in answer.probabilities.items()}
+        for answer in given
+    ]
+    made = made.with_column("probabilities", rounded)
     return PredictedTable(made, given.count(None), len(both), score, task.metric)
 
 

@@ -184,8 +184,8 @@ def _measured(
         majority=_majority(problem, examples),
         zero_shot_readout=zero_shot_readout,
         tuned_words=tuned_words,
-        best_step=found.best_step,
-        best_record=found.best_record,
+        kept_step=found.best_step,
+        kept_record=found.best_record,
         steps=found.step,
         cost=FinalCosts(
             candidates=found.costs.candidates,

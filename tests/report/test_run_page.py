@@ -75,7 +75,7 @@ def test_the_first_chart_has_scores_with_intervals_on_a_full_axis():
 
 
 def test_a_run_that_is_no_better_than_no_tuning_says_so(tmp_path):
-    folder = made.write_run(tmp_path / "run", tuned=made.scores(0.55, 0.5, 0.7), best_record=0, best_step=0)
+    folder = made.write_run(tmp_path / "run", tuned=made.scores(0.55, 0.5, 0.7), kept_record=0, kept_step=0)
     page = read(folder.path)
     assert (
         "No tuning does at least as well here: the pretrained model (0.600), the pretrained model with calibration (0.590), "

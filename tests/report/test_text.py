@@ -58,7 +58,7 @@ def test_stories():
 
 
 def test_a_result():
-    shown = printed(result_table(made.result("mentor", best_record=0)))
+    shown = printed(result_table(made.result("mentor", kept_record=0)))
     assert "mails · /models/small · maao · seed 5" in shown and "most frequent class" in shown
     assert "20 gradient steps, 20,000 forward tokens (20,000 of them backwards, too), 1 min 15 s of search" in shown
     assert "kept the point of step 14 of 20 (lowest dev loss) · stopped by budget" in shown

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -213,7 +213,9 @@ def _methods() -> Rows:
 def _assets(*kinds: str) -> Callable[[], Rows]:
     def rows() -> Rows:
         import tandemtune.assets as assets
+        from tandemtune.plugins import load_plugins
 
+        load_plugins()
         return [
             {
                 "name": assets.PREFIX + key,
@@ -245,12 +247,24 @@ def _tasks() -> Rows:
 
 def _templates() -> Rows:
     from tandemtune.tasks.catalogue import TASKS
+    from tandemtune.tasks.known_templates import known_templates
 
-    return [
-        {"task": name, "model": kind, "template": template}
+    kinds: tuple[Literal["masked", "causal"], ...] = ("masked", "causal")
+    first = [
+        {"task": name, "model": kind, "template": repr(str(row.template(kind))), "words": _words(row.words_for(kind))}
         for name, row in TASKS.items()
-        for kind, template in (("masked", row.masked), ("causal", row.causal))
+        for kind in kinds
     ]
+    more = [
+        {"task": name, "model": "causal", "template": repr(one.template), "words": ", ".join(one.words)}
+        for name, several in known_templates().items()
+        for one in several
+    ]
+    return [*first, *more]
+
+
+def _words(words: Mapping[str, Sequence[str]]) -> str:
+    return ", ".join("/".join(several) for several in words.values())
 
 
 def _recipes() -> Rows:

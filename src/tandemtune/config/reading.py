@@ -68,6 +68,7 @@ def load_with_notes(
     Raises:
         ConfigError: lists every problem that was found.
     """
+    plugins.load_plugins()
     source, tables = _read(recipe)
     found = _Findings()
     found.problems += _apply(tables, overrides)

@@ -175,17 +175,17 @@ def _reached(run: RunView) -> list[Block]:
         ("best point", _where(run, result)),
         ("stopped by", result.stop_reason),
     ]
-    still: list[Block] = [stood_still()] if result.best_record == 0 else []
+    still: list[Block] = [stood_still()] if result.kept_record == 0 else []
     still += [f"Note: {note}" for note in result.notes]
     return [*_headline(result), *still, _scores_chart(result, run), _score_table(result), Pairs(pairs)]
 
 
 def _where(run: RunView, result: Result) -> str:
     """Which point the search ended with."""
-    record = run.records[result.best_record] if result.best_record < len(run.records) else None
+    record = run.records[result.kept_record] if result.kept_record < len(run.records) else None
     if isinstance(record, ProposalRecord) and record.taken is not None:
         return f"the proposal of round {record.round}"
-    return f"after step {result.best_step} of {result.steps}"
+    return f"after step {result.kept_step} of {result.steps}"
 
 
 def _split(result: Result) -> str:

@@ -119,14 +119,14 @@ def _result_lines(result: Result) -> list[str]:
         f"{cost.candidates:,} candidates, {steps}, {cost.forward_tokens:,} forward tokens{backward}, "
         f"{duration(cost.seconds)} of search, peak memory {cost.peak_rss_mb:,.0f} MB",
         f"rows: {rows.train:,} train, {rows.dev:,} dev, {rows.test:,} test · "
-        f"kept the point of step {result.best_step} of {result.steps} (lowest dev loss) · stopped by {result.stop_reason}",
+        f"kept the point of step {result.kept_step} of {result.steps} (lowest dev loss) · stopped by {result.stop_reason}",
     ]
     if cost.proposer:
         said = ", ".join(
             f"{value if isinstance(value, str) else rough(value)} {name}" for name, value in _spent(cost.proposer)
         )
         lines.append(f"proposer: {said}")
-    if result.best_record == 0:
+    if result.kept_record == 0:
         lines.append(stood_still())
     return [*lines, *(f"note: {note}" for note in result.notes)]
 

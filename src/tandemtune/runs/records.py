@@ -343,6 +343,8 @@ class Result(Versioned):
             then those of each row by a readout of all others (leave one out).
         zero_shot_readout: the readout solved on the pretrained model.
         tuned_words: the best point with its label words alone, where `tuned` has a readout.
+        kept_step: turn after which the kept point was found: the best one on dev.
+        kept_record: number of the journal's record that found it; 0 is the starting point.
         notes: what a reader of the scores should know, one sentence each.
     """
 
@@ -357,8 +359,8 @@ class Result(Versioned):
     majority: float | None
     zero_shot_readout: Scores | None = None
     tuned_words: Scores | None = None
-    best_step: int
-    best_record: int
+    kept_step: int
+    kept_record: int
     steps: int
     cost: FinalCosts
     rows: RowCounts

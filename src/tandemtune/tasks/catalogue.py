@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
 from tandemtune.errors import DataError, UsageError
+from tandemtune.plugins import members, register
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.metrics import Metric
 from tandemtune.tasks.table import HUB, Source
@@ -436,4 +437,22 @@ _ROWS = (
     ),
 )
 
-TASKS: dict[str, TaskRow] = {row.name: row for row in _ROWS}
+for _row in _ROWS:
+    register("task", _row.name)(_row)
+
+
+class _Known(Mapping[str, TaskRow]):
+    """All registered tasks, those of installed plug-ins among them."""
+
+    def __getitem__(self, name: str) -> TaskRow:
+        row: TaskRow = members("task")[name]
+        return row
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(members("task"))
+
+    def __len__(self) -> int:
+        return len(members("task"))
+
+
+TASKS: Mapping[str, TaskRow] = _Known()
