@@ -317,7 +317,7 @@ def test_ls_runs(here):
 def test_every_command_has_an_example():
     from typer.main import get_command
 
-    from tandemtune.cli import beginning, beginning, comparing, looking, running, using  # noqa: F401
+    from tandemtune.cli import beginning, comparing, looking, running, using  # noqa: F401
     from tandemtune.cli.app import app
 
     commands = get_command(app).commands

@@ -131,6 +131,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "task.labels": (3, [], {}, {"a": "b"}, {"a": 1, "b": 2}, {"a": {}, "b": "c"}, {"a": [], "b": []}, None),
     "task.label_column": (*TEXT, "none"),
     "task.test_share": (*NUMBER, 0.0, 1.0),
+    "task.truncate": CHOICE,
     "task.metric": (*CHOICE, "f1"),
     "task.positive": TEXT,
     "task.shots": (*COUNT, 0, 10**30),
