@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tandemtune.compare.plan import Plan, read_plan
+from tandemtune.comparisons.plan import Plan, read_plan
 from tandemtune.errors import ConfigError
 
 OWN = """

@@ -21,7 +21,7 @@ import small
 import tiny
 from contenders import Plan
 from duration import Pace
-from tandemtune import runner
+from tandemtune import plugins, runner
 from tandemtune.callbacks import Callback
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError, UsageError
@@ -36,13 +36,14 @@ SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py"))
 @pytest.fixture(autouse=True)
 def known_words(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny vocabulary does not hold the words of the catalogue's row."""
-    from tandemtune.tasks.catalogue import TASKS, TaskRow
+    from tandemtune.tasks.catalogue import TaskRow
 
     words = {"negative": ("terrible",), "positive": ("great",)}
     row = TaskRow(
         name="sst2", summary="", words=words, masked="{text} . it was {mask} .", causal="{text} . it was {mask}"
     )
-    monkeypatch.setitem(TASKS, "sst2", row)
+    known = plugins.members("task")
+    monkeypatch.setitem(plugins._MEMBERS, "task", {**known, "sst2": row})
 
 
 def plan_of(place: Path, model: str = "llama", **changes: Any) -> Plan:

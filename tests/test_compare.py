@@ -25,15 +25,15 @@ from filelock import FileLock
 import small
 from plans import OWN, plan_of
 from report import made
-from tandemtune.compare import StoppedError, check_plan, execute, records_of
-from tandemtune.compare.plan import Plan
+from tandemtune.comparisons import StoppedError, check_plan, execute, records_of
+from tandemtune.comparisons.plan import Plan
 from tandemtune.errors import ConfigError, RunError
 from tandemtune.report.comparison import as_markdown, compared, write
 from tandemtune.report.comparison_page import comparison_report
 from tandemtune.runs.store import RunFolder
 
-running = importlib.import_module("tandemtune.compare.execute")  # the package has a function of that name
-planning = importlib.import_module("tandemtune.compare.plan")
+running = importlib.import_module("tandemtune.comparisons.execute")
+planning = importlib.import_module("tandemtune.comparisons.plan")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import tandemtune
+
 ROOT = Path(__file__).parent.parent / "src" / "tandemtune"
 LAYERS = (
     ("errors", "types", "system"),
@@ -24,7 +26,7 @@ LAYERS = (
     ("card", "data_card", "predict", "starting", "testing"),
     ("export",),
     ("runner",),
-    ("compare",),
+    ("comparisons",),
     ("report",),
     ("api",),
     ("cli",),
@@ -65,3 +67,8 @@ def test_every_part_has_a_layer() -> None:
 def test_imports_go_down_only(part: str) -> None:
     upward = {other: places for other, places in imported(part).items() if LEVEL[other] >= LEVEL[part]}
     assert not upward, f"{part} (layer {LEVEL[part]}) imports what lies beside or above it"
+
+
+def test_no_public_name_is_a_module_too() -> None:
+    """An imported module becomes an attribute of its package, and what had that name before is gone."""
+    assert not set(tandemtune.__all__) & set(parts())

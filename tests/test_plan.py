@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from plans import OWN, plan_of, problems_of
-from tandemtune.compare.plan import BUDGETS, KEYS, read_plan
+from tandemtune.comparisons.plan import BUDGETS, KEYS, read_plan
 from tandemtune.config.schema import UNBOUNDED
 from tandemtune.errors import ConfigError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tandemtune.compare.plan import read_plan
+from tandemtune.comparisons.plan import read_plan
 from tandemtune.methods import METHODS
 
 PLANS = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.toml"))

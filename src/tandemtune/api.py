@@ -308,7 +308,7 @@ def compare(
         ConfigError: lists every problem of the plan.
         RunError: what lies in the folder belongs to another plan.
     """
-    from tandemtune.compare import check_plan, execute, read_plan
+    from tandemtune.comparisons import check_plan, execute, read_plan
     from tandemtune.report.comparison import write
 
     say = progress or (lambda text: None)

@@ -27,7 +27,7 @@ def compare(
 
     Example: tandemtune compare plan.toml task.data=data --out runs/comparison
     """
-    from tandemtune.compare import check_plan, execute, read_plan, records_of
+    from tandemtune.comparisons import check_plan, execute, read_plan, records_of
     from tandemtune.report.comparison import FILES, comparison_view, write
     from tandemtune.report.comparison_page import comparison_charts, comparison_report, read_comparison
     from tandemtune.runs.writing import write_atomically

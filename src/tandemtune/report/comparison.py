@@ -31,7 +31,7 @@ from tandemtune.runs.records import ComparedRun, ComparedRuns, Result
 from tandemtune.runs.writing import write_atomically, write_json
 
 if TYPE_CHECKING:
-    from tandemtune.compare.plan import Plan
+    from tandemtune.comparisons.plan import Plan
 
 __all__ = [
     "FILES",

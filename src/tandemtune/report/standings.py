@@ -16,7 +16,7 @@ from tandemtune.report.ranks import ROUNDING, Ranking, against_expected, ranks
 from tandemtune.runs.records import ComparedRun, Record, Result, Versioned
 
 if TYPE_CHECKING:
-    from tandemtune.compare.plan import Expected
+    from tandemtune.comparisons.plan import Expected
 
 EXACT = 14
 """Pairs up to which all sign flips are counted; above, a seeded sample of them."""

@@ -4,7 +4,7 @@
 `execute`  makes every run that has not ended, each in a process of its own
 """
 
-from tandemtune.compare.execute import StoppedError, check_plan, execute, records_of
-from tandemtune.compare.plan import Plan, read_plan
+from tandemtune.comparisons.execute import StoppedError, check_plan, execute, records_of
+from tandemtune.comparisons.plan import Plan, read_plan
 
 __all__ = ["Plan", "StoppedError", "check_plan", "execute", "read_plan", "records_of"]

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tandemtune.compare.plan import Cell, Plan
+from tandemtune.comparisons.plan import Cell, Plan
 from tandemtune.config import RunConfig, load_config
 from tandemtune.errors import ConfigError, RunError, TandemTuneError
 from tandemtune.runs.records import ComparedRun, SweepPoint
@@ -323,7 +323,7 @@ import sys
 root = sys.argv.pop(1)
 if root not in sys.path:
     sys.path.insert(0, root)
-from tandemtune.compare.execute import end_with_parent
+from tandemtune.comparisons.execute import end_with_parent
 end_with_parent()
 from tandemtune.cli import main
 main()
