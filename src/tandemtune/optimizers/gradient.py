@@ -244,9 +244,14 @@ def _check(
 
 
 class Descending(Optimizer):
-    """Base of the optimizers that follow gradients of all blocks at once."""
+    """Base of the optimizers that follow gradients of all blocks at once.
+
+    Attributes:
+        algorithm: what `Gradient` calls it.
+    """
 
     uses: ClassVar[Uses] = "gradient"
+    algorithm: ClassVar[Algorithm]
 
     lr: LearningRate | None = Field(
         default=None,
@@ -276,11 +281,6 @@ class Descending(Optimizer):
             accumulate=self.accumulate,
         )
 
-    @property
-    def algorithm(self) -> Algorithm:
-        """Its name in `Gradient`."""
-        raise NotImplementedError
-
     def problems(self, recipe: Any) -> Iterator[str]:
         """A schedule that is all warm-up."""
         yield from super().problems(recipe)
@@ -299,11 +299,7 @@ class AdamW(Descending):
     kind: ClassVar[str] = "adamw"
     summary: ClassVar[str] = "follows gradients; decoupled weight decay"
     source: ClassVar[str] = "arXiv 1711.05101"
-
-    @property
-    def algorithm(self) -> Algorithm:
-        """AdamW."""
-        return "adamw"
+    algorithm: ClassVar[Algorithm] = "adamw"
 
 
 @register
@@ -313,11 +309,7 @@ class Adam(Descending):
     kind: ClassVar[str] = "adam"
     summary: ClassVar[str] = "follows gradients with moments of the first and second order"
     source: ClassVar[str] = "arXiv 1412.6980"
-
-    @property
-    def algorithm(self) -> Algorithm:
-        """Adam."""
-        return "adam"
+    algorithm: ClassVar[Algorithm] = "adam"
 
 
 @register
@@ -327,8 +319,4 @@ class SGD(Descending):
     kind: ClassVar[str] = "sgd"
     summary: ClassVar[str] = "follows gradients with momentum"
     source: ClassVar[str] = "Robbins and Monro 1951"
-
-    @property
-    def algorithm(self) -> Algorithm:
-        """SGD."""
-        return "sgd"
+    algorithm: ClassVar[Algorithm] = "sgd"
