@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 
@@ -73,34 +72,3 @@ def test_tables_have_as_many_cells_as_their_heads() -> None:
     rows = [line for line in lines if line.startswith("|")]
     assert len(rows) > 100
     assert [row for row in rows if len(re.findall(r"(?<!\\)\|", row)) != 4] == []
-
-
-def test_imports_go_one_way() -> None:
-    """Whoever imports stands in a lower line of CONTRIBUTING's layers than what it imports."""
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```text\n(errors .*?)```", text, re.DOTALL)
-    place = {name: number for number, line in enumerate(block.splitlines()) for name in line.split()}
-    package = ROOT / "src" / "tandemtune"
-    wrong: list[str] = []
-    for path in sorted(package.rglob("*.py")):
-        own = path.relative_to(package).with_suffix("").parts[0]
-        if own not in ("__init__", "__main__"):
-            others = imported(path) - {own, "__version__"}
-            wrong += [f"{path.relative_to(package)} imports {other}" for other in others if place[other] >= place[own]]
-    assert wrong == []
-    assert set(place) == {p.stem for p in package.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()} - {
-        "__init__",
-        "__main__",
-    }
-
-
-def imported(path: Path) -> set[str]:
-    """Modules and packages right inside of ours that a file imports, at its top or later."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            inner = [f"tandemtune.{alias.name}" for alias in node.names]
-            names |= set(inner) if node.module == "tandemtune" else {node.module}
-    return {name.split(".")[1] for name in names if name.startswith("tandemtune.")}

@@ -10,26 +10,10 @@ import pytest
 import tandemtune
 
 ROOT = Path(__file__).parent.parent / "src" / "tandemtune"
-LAYERS = (
-    ("errors", "types", "system"),
-    ("plugins",),
-    ("runs",),
-    ("callbacks", "assets", "tasks", "optimizers"),
-    ("models", "subspace", "mentor", "methods"),
-    ("tunables", "objectives"),
-    ("evaluators", "proposers"),
-    ("readout",),
-    ("config", "search"),
-    ("problem",),
-    ("wiring",),
-    ("autotune",),
-    ("card", "data_card", "predict", "starting", "testing"),
-    ("export",),
-    ("runner",),
-    ("comparisons",),
-    ("report",),
-    ("api",),
-    ("cli",),
+GUIDE = Path(__file__).parent.parent / "CONTRIBUTING.md"
+LAYERS = tuple(
+    tuple(line.split())
+    for line in GUIDE.read_text(encoding="utf-8").partition("```text\n")[2].partition("\n```")[0].splitlines()
 )
 """Modules and packages from the lowest to the highest; those of one layer know each other as little as any higher one."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -179,3 +179,28 @@ def test_known_templates_fit_their_tasks():
         for one in several:
             assert len(one.words) == len(TASKS[name].labels)
             assert Template.parse(one.template).pieces[-1] == ("slot", "mask")
+
+
+def test_what_was_tuned_is_kept_only_where_the_dev_rows_gain_from_it(tmp_path):
+    """Labels that have nothing to do with the texts: whatever a search finds on the training rows, the dev rows do not gain."""
+    rows_with_a_signal(tmp_path)
+    recipe = small.recipe(tmp_path, "llama", method__readout={"kind": "ridge", "keep": "better"}, task__shots=8)
+    noise = [{**row, "label": ["negative", "positive"][i // 2 % 2]} for i, row in enumerate(small.rows(40, 3))]
+    small.write_rows(tmp_path / "train.jsonl", noise)
+    run = tune(recipe, tmp_path / "run")
+    gain = run.result.gain
+    assert gain is not None and gain.rows == 16
+    assert gain.kept == (gain.mean > gain.standard_error)
+    assert not gain.kept and run.result.kept_step == 0
+    assert run.result.tuned == run.result.zero_shot_readout
+    assert run.predict(TEXTS) == load(tmp_path / "run").predict(TEXTS)
+
+
+def test_a_gain_beyond_its_standard_error_is_kept(tmp_path):
+    rows_with_a_signal(tmp_path)
+    recipe = small.recipe(tmp_path, "llama", task__shots=8)
+    recipe["method"] = {"name": "lora", "lr": 0.03, "steps": 30, "readout": {"kind": "bias", "keep": "better"}}
+    result = tune(recipe, tmp_path / "run").result
+    assert result.gain is not None and result.gain.mean > result.gain.standard_error > 0
+    assert result.gain.kept and result.kept_step > 0
+    assert result.tuned.dev_loss < result.zero_shot_readout.dev_loss

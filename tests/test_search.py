@@ -31,6 +31,7 @@ RESULT_KEYS = {
     "zero_shot",
     "zero_shot_readout",
     "tuned_words",
+    "gain",
     "tuned",
     "majority",
     "kept_step",

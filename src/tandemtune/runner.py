@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from tandemtune import autotune, card, wiring
+from tandemtune import autotune, card, scoring, wiring
 from tandemtune.callbacks import Callback
 from tandemtune.config import RunConfig, load_config
-from tandemtune.errors import DataError, RunError
-from tandemtune.evaluators.batch import Batch
-from tandemtune.evaluators.label_words import Measurement, calibrate
+from tandemtune.errors import RunError
 from tandemtune.models.naming import base_name
-from tandemtune.problem import Problem, content_free
-from tandemtune.readout.members import SolvedReadout, solve_readout
-from tandemtune.runs.records import (
-    DIGITS,
-    CalibratedScores,
-    Facts,
-    FinalCosts,
-    GenerationRecord,
-    PredictionRecord,
-    Result,
-    RowCounts,
-    Scores,
-    rounded,
-)
+from tandemtune.problem import Problem
+from tandemtune.runs.records import Facts, FinalCosts, Gain, GenerationRecord, PredictionRecord, Result, RowCounts
 from tandemtune.runs.store import RunFolder
 from tandemtune.runs.writing import write_json, write_lines
 from tandemtune.search.state import SearchState
 from tandemtune.system import peak_rss_mb, versions
-from tandemtune.tasks.fewshot import subsample
-from tandemtune.types import Example
 
 
 def run(
@@ -127,7 +106,8 @@ def _run(folder: RunFolder, problem: Problem, callback: Callback, test: bool, by
         found = search.run()
     scorer.engine.forget()
     callback.on_testing()
-    result, predictions = _measured(problem, found, folder, callback, test)
+    found, gain = scoring.guarded(problem, found, callback.on_progress)
+    result, predictions = _measured(problem, found, gain, folder, callback, test)
     callback.on_progress(f"writing what was found to {folder.path}")
     with folder.replacing_adapter() as place:
         base = base_name(scorer.config.model.name).name
@@ -143,34 +123,24 @@ def _run(folder: RunFolder, problem: Problem, callback: Callback, test: bool, by
 
 
 def _measured(
-    problem: Problem, found: SearchState, folder: RunFolder, callback: Callback, test: bool
+    problem: Problem, found: SearchState, gain: Gain | None, folder: RunFolder, callback: Callback, test: bool
 ) -> tuple[Result, list[PredictionRecord]]:
     """The pretrained and the best point on train, dev and (once, here) test."""
     scorer = problem.scorer
     config, task = scorer.config, scorer.task
-    section = config.task
+    section, readout = config.task, config.method.readout
     examples = None
     if test and task.has_test:
-        try:
-            examples = task.test(section.test_rows, section.seed)
-            scorer.encoded(examples)
-        except DataError as error:
-            raise DataError(
-                f"{error}. The search is saved: correct the test rows, then `tandemtune resume {folder.path}`, or leave "
-                "them out with --no-test"
-            ) from None
-    zero_shot, predictions = _scores(problem, None, examples)
-    tuned, same = zero_shot, scorer.is_pretrained
-    if not same:
-        tuned, predictions = _scores(problem, found.best, examples)
-    zero_shot_readout = tuned_words = None
-    if config.method.readout.form is not None:
-        callback.on_progress(f"solving the readout ({config.method.readout.kind}) on all labelled rows")
-        tuned_words = tuned
-        zero_shot_readout, predictions, scorer.readout = _readout_scores(problem, None, examples)
-        tuned = zero_shot_readout
-        if not same:
-            tuned, predictions, scorer.readout = _readout_scores(problem, found.best, examples)
+        examples = scoring.test_examples(
+            problem,
+            f"The search is saved: correct the test rows, then `tandemtune resume {folder.path}`, or leave them out with "
+            "--no-test",
+        )
+    if readout.form is not None:
+        callback.on_progress(f"solving the readout ({readout.kind}) on all labelled rows")
+    pretrained = scoring.reached(problem, None, examples)
+    tuned = pretrained if scorer.is_pretrained else scoring.reached(problem, found.best, examples)
+    scorer.readout = tuned.solved
     depth = problem.evaluator.depth
     result = Result(
         method=config.method.name,
@@ -179,11 +149,12 @@ def _measured(
         metric=task.metric,
         seed=section.seed,
         shots=section.shots,
-        zero_shot=zero_shot,
-        tuned=tuned,
-        majority=_majority(problem, examples),
-        zero_shot_readout=zero_shot_readout,
-        tuned_words=tuned_words,
+        zero_shot=pretrained.words,
+        tuned=tuned.words if tuned.readout is None else tuned.readout,
+        majority=scoring.majority(problem, examples),
+        zero_shot_readout=pretrained.readout,
+        tuned_words=None if tuned.readout is None else tuned.words,
+        gain=gain,
         kept_step=found.best_step,
         kept_record=found.best_record,
         steps=found.step,
@@ -201,7 +172,7 @@ def _measured(
         versions=versions(),
         notes=(*problem.facts.notes, *_flat(folder)),
     )
-    return result, predictions
+    return result, tuned.predictions
 
 
 def _flat(folder: RunFolder) -> list[str]:
@@ -214,122 +185,6 @@ def _flat(folder: RunFolder) -> list[str]:
         "every candidate had the same loss, so the search had nothing to follow: what it moves does not change the answers "
         "to these prompts (too short for [method] target to matter?), or the objective does not tell them apart"
     ]
-
-
-def _scores(
-    problem: Problem, tuned: Mapping[int, Tensor] | None, examples: Sequence[Example] | None
-) -> tuple[Scores, list[PredictionRecord]]:
-    """Loss and metric of a tuned point (None: the pretrained model) on every split, plain and with contextual calibration."""
-    evaluator, scorer = problem.evaluator, problem.scorer
-    plain, point = tuned is None, tuned or {}
-    trained = subsample(problem.split.train, scorer.config.task.scored_rows, scorer.config.task.seed)
-    rows = scorer.batch(trained, plain), scorer.batch(problem.split.dev, plain)
-    empty = evaluator.engine.logits(content_free(scorer, plain), point)
-    calibrated = scorer.calibrates and not plain  # the pretrained model is shown without and with it anyway
-
-    def logits_of(batch: Batch) -> Tensor:
-        logits = evaluator.engine.logits(batch, point)
-        return calibrate(logits, empty) if calibrated else logits
-
-    def divided(logits: Tensor) -> Tensor:
-        return logits if calibrated else calibrate(logits, empty)
-
-    found = [logits_of(batch) for batch in rows]
-    train, dev = (evaluator.judged(logits, batch) for logits, batch in zip(found, rows, strict=True))
-    train_after, dev_after = (
-        evaluator.judged(divided(logits), batch) for logits, batch in zip(found, rows, strict=True)
-    )
-    test = test_after = None
-    predictions: list[PredictionRecord] = []
-    if examples is not None:
-        batch = scorer.batch(examples, plain)
-        logits = logits_of(batch)
-        test = round(evaluator.score_of(logits, batch), DIGITS)
-        test_after = round(evaluator.score_of(divided(logits), batch), DIGITS)
-        predictions = _predictions(problem, logits, examples)
-    scores = Scores(
-        train_loss=rounded(train.loss),
-        train=round(train.score, DIGITS),
-        dev_loss=rounded(dev.loss),
-        dev=round(dev.score, DIGITS),
-        test=test,
-        calibrated=CalibratedScores(
-            train_loss=rounded(train_after.loss),
-            dev_loss=rounded(dev_after.loss),
-            dev=round(dev_after.score, DIGITS),
-            test=test_after,
-        ),
-        prior=tuple(rounded(p) for p in torch.softmax(empty, dim=-1).mean(dim=0).tolist()),
-    )
-    return scores, predictions
-
-
-def _readout_scores(
-    problem: Problem, tuned: Mapping[int, Tensor] | None, examples: Sequence[Example] | None
-) -> tuple[Scores, list[PredictionRecord], SolvedReadout]:
-    """A readout solved at a point (None: the pretrained model) on all labelled rows, and what it reaches.
-
-    Its scores on labelled rows are those of each row by a readout of all others; there is nothing left to calibrate.
-    """
-    scorer, evaluator = problem.scorer, problem.evaluator
-    plain, point = tuned is None, tuned or {}
-    rows = [*problem.split.train, *problem.split.dev]
-    batch = scorer.batch(rows, plain)
-    member = scorer.config.method.readout
-    solved = solve_readout(member, scorer.engine, batch, point, scorer.task.labels)
-    cut = len(problem.split.train)
-    parts = (slice(None, cut), slice(cut, None))
-    train, dev = (
-        evaluator.judged_rows(solved.without[part].float(), batch.labels[part])
-        if len(batch.labels[part])
-        else Measurement(math.nan, 0.0, solved.without[part])
-        for part in parts
-    )
-    test = None
-    predictions: list[PredictionRecord] = []
-    if examples is not None:
-        encoded = scorer.batch(examples, plain)
-        logits = solved.logits(scorer.engine, encoded, point)
-        test = round(evaluator.score_of(logits, encoded), DIGITS)
-        predictions = _predictions(problem, logits, examples)
-    empty = solved.logits(scorer.engine, content_free(scorer, plain), point)
-    dev_score = round(dev.score, DIGITS)
-    scores = Scores(
-        train_loss=rounded(train.loss),
-        train=round(train.score, DIGITS),
-        dev_loss=rounded(dev.loss),
-        dev=dev_score,
-        test=test,
-        calibrated=CalibratedScores(
-            train_loss=rounded(train.loss), dev_loss=rounded(dev.loss), dev=dev_score, test=test
-        ),
-        prior=tuple(rounded(p) for p in torch.softmax(empty, dim=-1).mean(dim=0).tolist()),
-    )
-    return scores, predictions, solved
-
-
-def _predictions(problem: Problem, logits: Tensor, examples: Sequence[Example]) -> list[PredictionRecord]:
-    labels = problem.scorer.task.labels
-    probabilities = torch.softmax(logits.double(), dim=-1).tolist()
-    return [
-        PredictionRecord(
-            fields=dict(example.fields),
-            gold=example.label,
-            label=labels[row.index(max(row))],
-            probabilities={label: rounded(p) for label, p in zip(labels, row, strict=True)},
-        )
-        for example, row in zip(examples, probabilities, strict=True)
-    ]
-
-
-def _majority(problem: Problem, examples: Sequence[Example] | None) -> float | None:
-    """Test score of always answering the class that is most frequent among the test rows."""
-    task = problem.scorer.task
-    if not examples:
-        return None
-    gold = [task.label_index(str(example.label)) for example in examples]
-    common = max(set(gold), key=lambda label: (gold.count(label), -label))
-    return round(task.score([common] * len(gold), gold), DIGITS)
 
 
 def _refuse_other_versions(path: Path, facts: Facts) -> None:

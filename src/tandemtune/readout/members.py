@@ -16,7 +16,7 @@ from torch import Tensor
 from tandemtune.errors import DataError, RunError, UsageError
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.features import ANSWER, View, read
+from tandemtune.evaluators.features import ANSWER, PassReading, View, read
 from tandemtune.models.backbone import Backbone
 from tandemtune.plugins import Member, register
 from tandemtune.readout import as_adapter
@@ -42,6 +42,11 @@ class ReadoutMember(Member):
     prior: Literal["balanced", "train"] | list[float] = Field(
         default="balanced",
         description="how often each label is assumed to come up: equally often, as in the labelled rows, or shares",
+    )
+    keep: Literal["tuned", "better"] = Field(
+        default="tuned",
+        description='the point that a readout is solved at: the best "tuned" one, or that only where it is "better": where the '
+        "loss of the dev rows, each by a readout of all others, falls by more than its standard error",
     )
 
     @property
@@ -151,7 +156,10 @@ class SolvedReadout:
 
     def logits(self, engine: Engine, batch: Batch, point: Point) -> Tensor:
         """Label logits [N, C] of a point, float32."""
-        reading = read(engine, batch, point, self.member.seen)
+        return self.answers(read(engine, batch, point, self.member.seen))
+
+    def answers(self, reading: PassReading) -> Tensor:
+        """Label logits [N, C] of rows that were read at the readout's point, float32."""
         return self.readout.logits([reading.views[view] for view in self.member.seen], reading.logits).float()
 
     def save(self, folder: Path, backbone: Backbone, engine: Engine, verbalizer: Verbalizer, base: str) -> None:

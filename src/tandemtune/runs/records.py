@@ -334,6 +334,22 @@ class Versioned(Record):
         return super().read(content, where)
 
 
+class Gain(Record):
+    """What a tuned point adds to a readout on the dev rows: the mean difference of their losses, each row by all others.
+
+    Args:
+        mean: loss where the search began, less the loss at the best point.
+        standard_error: of the mean over rows.
+        rows: dev rows.
+        kept: whether the best point was kept for it.
+    """
+
+    mean: float
+    standard_error: float
+    rows: int
+    kept: bool
+
+
 class Result(Versioned):
     """``result.json``: what a finished run reached and cost.
 
@@ -343,6 +359,7 @@ class Result(Versioned):
             then those of each row by a readout of all others (leave one out).
         zero_shot_readout: the readout solved on the pretrained model.
         tuned_words: the best point with its label words alone, where `tuned` has a readout.
+        gain: what tuning adds to the readout, where the recipe asks that before it keeps what was tuned.
         kept_step: turn after which the kept point was found: the best one on dev.
         kept_record: number of the journal's record that found it; 0 is the starting point.
         notes: what a reader of the scores should know, one sentence each.
@@ -359,6 +376,7 @@ class Result(Versioned):
     majority: float | None
     zero_shot_readout: Scores | None = None
     tuned_words: Scores | None = None
+    gain: Gain | None = None
     kept_step: int
     kept_record: int
     steps: int

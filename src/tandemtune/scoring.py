@@ -1,0 +1,254 @@
+"""What a run reaches: its points on train, dev and (once, at the end) test rows, by label words and by a readout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tandemtune.errors import DataError
+from tandemtune.evaluators.batch import Batch
+from tandemtune.evaluators.features import PassReading, read
+from tandemtune.evaluators.label_words import Measurement, calibrate
+from tandemtune.problem import Problem, content_free
+from tandemtune.readout.members import SolvedReadout, solve_readout
+from tandemtune.runs.records import DIGITS, CalibratedScores, Gain, PredictionRecord, Scores, rounded
+from tandemtune.search.state import SearchState
+from tandemtune.tasks.fewshot import subsample
+from tandemtune.types import Example
+
+Point = Mapping[int, Tensor]
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What one point reaches.
+
+    Args:
+        words: scores with its label words alone.
+        readout: scores with a readout solved at it; None where the recipe has none.
+        predictions: of the test rows, by the readout where there is one.
+        solved: that readout.
+    """
+
+    words: Scores
+    readout: Scores | None
+    predictions: list[PredictionRecord]
+    solved: SolvedReadout | None
+
+
+@dataclass(frozen=True)
+class _TestRows:
+    """The test rows, and what one pass over them told."""
+
+    examples: Sequence[Example]
+    batch: Batch
+    reading: PassReading
+
+
+def test_examples(problem: Problem, how_to_go_on: str) -> list[Example]:
+    """The test rows of a run, read as the model will.
+
+    Args:
+        problem: what the run works with.
+        how_to_go_on: what to do once they are mended, for the message.
+
+    Raises:
+        DataError: a row cannot be used.
+    """
+    scorer, section = problem.scorer, problem.scorer.config.task
+    try:
+        examples = scorer.task.test(section.test_rows, section.seed)
+        scorer.encoded(examples)
+    except DataError as error:
+        raise DataError(f"{error}. {how_to_go_on}") from None
+    return list(examples)
+
+
+def reached(problem: Problem, point: Point | None, examples: Sequence[Example] | None) -> Reached:
+    """Score a point on every split, test rows in one pass.
+
+    Args:
+        problem: what the run works with.
+        point: the setting of what is tuned; None for the pretrained model.
+        examples: test rows; None to score none.
+    """
+    scorer, plain = problem.scorer, point is None
+    member = scorer.config.method.readout
+    test = None
+    if examples is not None:
+        batch = scorer.batch(examples, plain)
+        views = member.seen
+        reading = (
+            read(scorer.engine, batch, point or {}, views)
+            if views
+            else PassReading(scorer.engine.logits(batch, point or {}), {})
+        )
+        test = _TestRows(examples, batch, reading)
+    words, predictions = _by_words(problem, point, test)
+    if member.form is None:
+        return Reached(words, None, predictions, None)
+    scores, predictions, solved = _by_readout(problem, point, test)
+    return Reached(words, scores, predictions, solved)
+
+
+def guarded(problem: Problem, found: SearchState, tell: Callable[[str], None]) -> tuple[SearchState, Gain | None]:
+    """Whether what was searched with the training rows holds on the dev rows, where the recipe's readout asks that.
+
+    A readout is solved at the point where the search began and at the best one, and dev rows are predicted by all other rows.
+    The training rows have formed the best point, so their own losses do not count.
+
+    Args:
+        problem: what the run works with.
+        found: where the search ended.
+        tell: told what becomes of it.
+
+    Returns:
+        The state whose `best` is to be kept, and the gain; None where nothing was compared.
+    """
+    member, dev = problem.scorer.config.method.readout, len(problem.split.dev)
+    if member.form is None or member.keep == "tuned" or found.best_step == 0 or dev < 2:
+        return found, None
+    start = problem.scorer.parameters.initial()
+    before, after = (_dev_losses(problem, point) for point in (start, found.best))
+    gains = before - after
+    gain = Gain(
+        mean=float(gains.mean()), standard_error=float(gains.std() / math.sqrt(len(gains))), rows=len(gains), kept=True
+    )
+    said = f"{gain.mean:+.3f} +- {gain.standard_error:.3f} on {dev} dev rows, each predicted by all other rows"
+    if gain.mean > gain.standard_error:
+        tell(f"the readout gains from what was tuned: {said}")
+        return found, gain
+    tell(f"the readout does not gain from what was tuned ({said}): the pretrained point is kept")
+    found.best, found.best_step, found.best_record = dict(start), 0, 0
+    return found, gain.model_copy(update={"kept": False})
+
+
+def majority(problem: Problem, examples: Sequence[Example] | None) -> float | None:
+    """Test score of always answering the class that is most frequent among the test rows."""
+    task = problem.scorer.task
+    if not examples:
+        return None
+    gold = [task.label_index(str(example.label)) for example in examples]
+    common = max(set(gold), key=lambda label: (gold.count(label), -label))
+    return round(task.score([common] * len(gold), gold), DIGITS)
+
+
+def _dev_losses(problem: Problem, point: Point) -> Tensor:
+    """Loss [M] of each dev row by a readout, solved at a point, of all other labelled rows."""
+    solved, labels = _solved(problem, point)
+    log_p = torch.log_softmax(solved.without, dim=-1).gather(1, labels[:, None]).squeeze(1)
+    return -log_p[len(problem.split.train) :]
+
+
+def _solved(problem: Problem, point: Point | None) -> tuple[SolvedReadout, Tensor]:
+    """The readout at a point, of training and dev rows, and their labels [N]."""
+    scorer = problem.scorer
+    batch = scorer.batch([*problem.split.train, *problem.split.dev], point is None)
+    member = scorer.config.method.readout
+    return solve_readout(member, scorer.engine, batch, point or {}, scorer.task.labels), batch.labels
+
+
+def _by_words(problem: Problem, tuned: Point | None, test: _TestRows | None) -> tuple[Scores, list[PredictionRecord]]:
+    """Loss and metric of a point (None: the pretrained model) on every split, plain and with contextual calibration."""
+    evaluator, scorer = problem.evaluator, problem.scorer
+    plain, point = tuned is None, tuned or {}
+    trained = subsample(problem.split.train, scorer.config.task.scored_rows, scorer.config.task.seed)
+    rows = scorer.batch(trained, plain), scorer.batch(problem.split.dev, plain)
+    empty = evaluator.engine.logits(content_free(scorer, plain), point)
+    calibrated = scorer.calibrates and not plain  # the pretrained model is shown without and with it anyway
+
+    def answers(logits: Tensor) -> Tensor:
+        return calibrate(logits, empty) if calibrated else logits
+
+    def divided(logits: Tensor) -> Tensor:
+        return logits if calibrated else calibrate(logits, empty)
+
+    found = [answers(evaluator.engine.logits(batch, point)) for batch in rows]
+    train, dev = (evaluator.judged(logits, batch) for logits, batch in zip(found, rows, strict=True))
+    train_after, dev_after = (
+        evaluator.judged(divided(logits), batch) for logits, batch in zip(found, rows, strict=True)
+    )
+    score = score_after = None
+    predictions: list[PredictionRecord] = []
+    if test is not None:
+        logits = answers(test.reading.logits)
+        score = round(evaluator.score_of(logits, test.batch), DIGITS)
+        score_after = round(evaluator.score_of(divided(logits), test.batch), DIGITS)
+        predictions = _predictions(problem, logits, test.examples)
+    scores = Scores(
+        train_loss=rounded(train.loss),
+        train=round(train.score, DIGITS),
+        dev_loss=rounded(dev.loss),
+        dev=round(dev.score, DIGITS),
+        test=score,
+        calibrated=CalibratedScores(
+            train_loss=rounded(train_after.loss),
+            dev_loss=rounded(dev_after.loss),
+            dev=round(dev_after.score, DIGITS),
+            test=score_after,
+        ),
+        prior=_prior(empty),
+    )
+    return scores, predictions
+
+
+def _by_readout(
+    problem: Problem, tuned: Point | None, test: _TestRows | None
+) -> tuple[Scores, list[PredictionRecord], SolvedReadout]:
+    """A readout solved at a point (None: the pretrained model) on all labelled rows, and what it reaches.
+
+    Its scores on labelled rows are those of each row by a readout of all others; there is nothing left to calibrate.
+    """
+    scorer, evaluator = problem.scorer, problem.evaluator
+    plain, point = tuned is None, tuned or {}
+    solved, labels = _solved(problem, tuned)
+    cut = len(problem.split.train)
+    train, dev = (
+        evaluator.judged_rows(solved.without[part].float(), labels[part])
+        if len(labels[part])
+        else Measurement(math.nan, 0.0, solved.without[part])
+        for part in (slice(None, cut), slice(cut, None))
+    )
+    score = None
+    predictions: list[PredictionRecord] = []
+    if test is not None:
+        logits = solved.answers(test.reading)
+        score = round(evaluator.score_of(logits, test.batch), DIGITS)
+        predictions = _predictions(problem, logits, test.examples)
+    empty = solved.logits(scorer.engine, content_free(scorer, plain), point)
+    dev_score = round(dev.score, DIGITS)
+    scores = Scores(
+        train_loss=rounded(train.loss),
+        train=round(train.score, DIGITS),
+        dev_loss=rounded(dev.loss),
+        dev=dev_score,
+        test=score,
+        calibrated=CalibratedScores(
+            train_loss=rounded(train.loss), dev_loss=rounded(dev.loss), dev=dev_score, test=score
+        ),
+        prior=_prior(empty),
+    )
+    return scores, predictions, solved
+
+
+def _prior(empty: Tensor) -> tuple[float | None, ...]:
+    """What inputs without content [M, C] are answered with, on average."""
+    return tuple(rounded(p) for p in torch.softmax(empty, dim=-1).mean(dim=0).tolist())
+
+
+def _predictions(problem: Problem, logits: Tensor, examples: Sequence[Example]) -> list[PredictionRecord]:
+    labels = problem.scorer.task.labels
+    probabilities = torch.softmax(logits.double(), dim=-1).tolist()
+    return [
+        PredictionRecord(
+            fields=dict(example.fields),
+            gold=example.label,
+            label=labels[row.index(max(row))],
+            probabilities={label: rounded(p) for label, p in zip(labels, row, strict=True)},
+        )
+        for example, row in zip(examples, probabilities, strict=True)
+    ]
