@@ -111,6 +111,28 @@ def test_several_views_are_weighted_and_are_no_adapter(tmp_path):
     assert run.predict(TEXTS) == load(tmp_path / "run").predict(TEXTS)
 
 
+def test_views_are_chosen_by_the_leave_one_out_loss(tmp_path):
+    """The text's mean is read beside the answer in one of the two tasks here, and only where the loss falls by it."""
+    chosen = []
+    for noisy in (False, True):
+        losses = {}
+        for name, views in {"answer": ["answer"], "both": ["answer", "mean"], "auto": "auto"}.items():
+            place = tmp_path / f"{name}{noisy}"
+            place.mkdir()
+            recipe = readout_recipe(place, method__views=views)
+            if noisy:
+                noise = [{**r, "label": ["negative", "positive"][i // 2 % 2]} for i, r in enumerate(small.rows(40, 3))]
+                small.write_rows(place / "train.jsonl", noise)
+            tune(recipe, place / "run")
+            told = json.loads((place / "run" / "adapter" / "readout" / "readout.json").read_text())
+            assert load(place / "run").predict(TEXTS)
+            losses[name] = told["loss"]
+        chosen.append(told["views"])
+        assert losses["auto"] == losses["both" if "mean" in told["views"] else "answer"]
+        assert losses["auto"] <= losses["answer"]
+    assert sorted(chosen) == [["answer"], ["answer", "mean"]]
+
+
 def test_a_damaged_readout_is_told(tmp_path):
     from tandemtune.errors import RunError
 

@@ -123,9 +123,12 @@ class Design:
     def loss(self, logits: Tensor) -> Tensor:
         """Mean cross-entropy [...] of label logits [..., N, C] of the rows with `targets`, each row counted as the prior says;
         NaN for a candidate whose features are no numbers."""
+        return self.losses(logits).mean(dim=-1).masked_fill(self.broken, torch.nan)
+
+    def losses(self, logits: Tensor) -> Tensor:
+        """What each row [..., N] adds to `loss`, times N."""
         log_p = functional.log_softmax(logits, dim=-1)
-        each = -(log_p * self.targets).sum(dim=-1)
-        return (each * self.weights).mean(dim=-1).masked_fill(self.broken, torch.nan)
+        return -(log_p * self.targets).sum(dim=-1) * self.weights
 
     def _whole(self, view: Tensor) -> Tensor:
         """The view with zeros in place of a candidate that is broken."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from tandemtune.errors import DataError, RunError, UsageError
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.features import ANSWER, PassReading, View, read
+from tandemtune.evaluators.features import ANSWER, MEAN, PassReading, View, read
 from tandemtune.models.backbone import Backbone
 from tandemtune.plugins import Member, register
 from tandemtune.readout import as_adapter
@@ -50,9 +51,14 @@ class ReadoutMember(Member):
     )
 
     @property
+    def choices(self) -> tuple[tuple[View, ...], ...]:
+        """Views of each row that it may read beside the label logits: one set, or several to choose from, the simplest first."""
+        return ((),)
+
+    @property
     def seen(self) -> tuple[View, ...]:
-        """Views of each row that it reads beside the label logits."""
-        return ()
+        """All views that it may read."""
+        return tuple(dict.fromkeys(view for views in self.choices for view in views))
 
     def problems(self, recipe: Any) -> Iterator[str]:
         """Views that are none; calibration beside a readout, which holds it."""
@@ -67,16 +73,19 @@ class ReadoutMember(Member):
 class FeatureReadout(ReadoutMember):
     """Base of readouts that read what the model knows of a row, not its label logits alone."""
 
-    views: list[str] = Field(
+    views: list[str] | Literal["auto"] = Field(
         default=["answer"],
         description='what is read of each row: "answer" (what enters the output embedding), "mean" (the text\'s mean), or one of '
-        'them at a layer, such as "mean@6"; several are weighted by the leave-one-out loss',
+        'them at a layer, such as "mean@6"; several are weighted by the leave-one-out loss. "auto" adds the mean to the answer '
+        "where that lowers the leave-one-out loss by more than its standard error",
     )
 
     @property
-    def seen(self) -> tuple[View, ...]:
+    def choices(self) -> tuple[tuple[View, ...], ...]:
         """The views by name."""
-        return tuple(View.parse(text) for text in self.views)
+        if self.views == "auto":
+            return (ANSWER,), (ANSWER, MEAN)
+        return (tuple(View.parse(text) for text in self.views),)
 
 
 @register
@@ -142,6 +151,7 @@ class SolvedReadout:
 
     Args:
         member: what the recipe said.
+        views: what is read of each row.
         settings: what was chosen by the leave-one-out loss.
         readout: the solution.
         without: logits [N, C] of each labelled row by a readout of all others.
@@ -149,6 +159,7 @@ class SolvedReadout:
     """
 
     member: ReadoutMember
+    views: tuple[View, ...]
     settings: Settings | None
     readout: Readout
     without: Tensor
@@ -156,11 +167,11 @@ class SolvedReadout:
 
     def logits(self, engine: Engine, batch: Batch, point: Point) -> Tensor:
         """Label logits [N, C] of a point, float32."""
-        return self.answers(read(engine, batch, point, self.member.seen))
+        return self.answers(read(engine, batch, point, self.views))
 
     def answers(self, reading: PassReading) -> Tensor:
         """Label logits [N, C] of rows that were read at the readout's point, float32."""
-        return self.readout.logits([reading.views[view] for view in self.member.seen], reading.logits).float()
+        return self.readout.logits([reading.views[view] for view in self.views], reading.logits).float()
 
     def save(self, folder: Path, backbone: Backbone, engine: Engine, verbalizer: Verbalizer, base: str) -> None:
         """Write the solution, and as a PEFT adapter on the output embedding where it is one.
@@ -180,11 +191,11 @@ class SolvedReadout:
         told: dict[str, Any] = {
             "kind": self.member.kind,
             "label_view": self.readout.label_view,
-            "views": [str(view) for view in self.member.seen],
+            "views": [str(view) for view in self.views],
             "loss": self.loss,
         }
         try:
-            if self.member.seen not in ((), (ANSWER,)):
+            if self.views not in ((), (ANSWER,)):
                 raise DataError(
                     f"a readout of {', '.join(told['views'])} is no change of the output embedding: take the answer view alone"
                 )
@@ -212,9 +223,18 @@ def solve_readout(
     """
     form = form_of(member)
     reading = read(engine, batch, point, member.seen)
-    design = Design([reading.views[view] for view in member.seen], reading.logits, batch.labels, member.prior, labels)
-    settings = choose(design, form)
-    return SolvedReadout(member, settings, solve(design, settings), leave_one_out(design, settings), settings.loss)
+    best: tuple[SolvedReadout, Tensor] | None = None
+    for views in member.choices:
+        design = Design([reading.views[view] for view in views], reading.logits, batch.labels, member.prior, labels)
+        settings = choose(design, form)
+        without = leave_one_out(design, settings)
+        losses = design.losses(without)
+        gains = losses if best is None else best[1] - losses
+        if best is None or gains.mean() > gains.std() / math.sqrt(len(gains)):
+            solution = solve(design, settings)
+            best = SolvedReadout(member, views, settings, solution, without, settings.loss), losses
+    assert best is not None
+    return best[0]
 
 
 def form_of(member: ReadoutMember) -> Form:
@@ -236,8 +256,9 @@ def load_readout(member: ReadoutMember, folder: Path) -> SolvedReadout | None:
     try:
         tensors = load_file(path)
         told = json.loads((folder / FOLDER / "readout.json").read_text(encoding="utf-8"))
-        features = tuple(tensors[f"features.{number}"] for number in range(len(told["views"])))
+        views = tuple(View.parse(text) for text in told["views"])
+        features = tuple(tensors[f"features.{number}"] for number in range(len(views)))
         readout = Readout(features, tensors["labels"], tensors["bias"], told["label_view"])
-        return SolvedReadout(member, None, readout, torch.empty(0), float(told["loss"]))
+        return SolvedReadout(member, views, None, readout, torch.empty(0), float(told["loss"]))
     except Exception as error:  # safetensors raises its own, undocumented types
         raise RunError(f"readout {path} cannot be read: {error}") from error
