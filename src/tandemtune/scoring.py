@@ -96,7 +96,7 @@ def reached(problem: Problem, point: Point | None, examples: Sequence[Example] |
 
 
 def guarded(problem: Problem, found: SearchState, tell: Callable[[str], None]) -> tuple[SearchState, Gain | None]:
-    """Whether what was searched with the training rows holds on the dev rows, where the recipe's readout asks that.
+    """What tuning adds to the readout on the dev rows; where the recipe asks that, the best point is kept only for a gain.
 
     A readout is solved at the point where the search began and at the best one, and dev rows are predicted by all other rows.
     The training rows have formed the best point, so their own losses do not count.
@@ -110,21 +110,21 @@ def guarded(problem: Problem, found: SearchState, tell: Callable[[str], None]) -
         The state whose `best` is to be kept, and the gain; None where nothing was compared.
     """
     member, dev = problem.scorer.config.method.readout, len(problem.split.dev)
-    if member.form is None or member.keep == "tuned" or found.best_step == 0 or dev < 2:
+    if member.form is None or found.best_step == 0 or dev < 2:
         return found, None
     start = problem.scorer.parameters.initial()
     before, after = (_dev_losses(problem, point) for point in (start, found.best))
     gains = before - after
-    gain = Gain(
-        mean=float(gains.mean()), standard_error=float(gains.std() / math.sqrt(len(gains))), rows=len(gains), kept=True
-    )
-    said = f"{gain.mean:+.3f} +- {gain.standard_error:.3f} on {dev} dev rows, each predicted by all other rows"
-    if gain.mean > gain.standard_error:
-        tell(f"the readout gains from what was tuned: {said}")
-        return found, gain
-    tell(f"the readout does not gain from what was tuned ({said}): the pretrained point is kept")
-    found.best, found.best_step, found.best_record = dict(start), 0, 0
-    return found, gain.model_copy(update={"kept": False})
+    mean, error = float(gains.mean()), float(gains.std() / math.sqrt(len(gains)))
+    kept = member.keep == "tuned" or mean > error
+    if member.keep == "better":
+        said = f"{mean:+.3f} +- {error:.3f} on {dev} dev rows, each predicted by all other rows"
+        what = "gains" if kept else "does not gain"
+        after_all = "" if kept else ": the point where the search began is kept"
+        tell(f"the readout {what} from what was tuned ({said}){after_all}")
+    if not kept:
+        found.best, found.best_step, found.best_record = dict(start), 0, 0
+    return found, Gain(mean=round(mean, DIGITS), standard_error=round(error, DIGITS), rows=dev, kept=kept)
 
 
 def majority(problem: Problem, examples: Sequence[Example] | None) -> float | None:

@@ -341,7 +341,7 @@ class Gain(Record):
         mean: loss where the search began, less the loss at the best point.
         standard_error: of the mean over rows.
         rows: dev rows.
-        kept: whether the best point was kept for it.
+        kept: whether the best point was kept.
     """
 
     mean: float
@@ -359,7 +359,7 @@ class Result(Versioned):
             then those of each row by a readout of all others (leave one out).
         zero_shot_readout: the readout solved on the pretrained model.
         tuned_words: the best point with its label words alone, where `tuned` has a readout.
-        gain: what tuning adds to the readout, where the recipe asks that before it keeps what was tuned.
+        gain: what tuning adds to the readout on the dev rows; None where nothing was tuned, or without a readout.
         kept_step: turn after which the kept point was found: the best one on dev.
         kept_record: number of the journal's record that found it; 0 is the starting point.
         notes: what a reader of the scores should know, one sentence each.
