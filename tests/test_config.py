@@ -143,7 +143,14 @@ def at(config: RunConfig, place: str) -> Any:
 
 
 def test_every_default():
-    assert load_config(LEAST).model_dump(mode="json") == DEFAULTS
+    assert load_config({**LEAST, "method": "c-lora"}).model_dump(mode="json") == DEFAULTS
+    nameless = load_config({**LEAST, "method": {"patience": None}})
+    assert nameless.model_dump(mode="json") == DEFAULTS
+
+
+@pytest.mark.parametrize("method", [{}, {"method": {}}, {"method": "auto"}])
+def test_a_recipe_that_says_nothing_of_a_method_is_decided_on_this_machine(method):
+    assert load_config({**LEAST, **method}).method.name == "auto"
 
 
 def test_a_dumped_recipe_loads_to_the_same():

@@ -54,9 +54,10 @@ def test_init_writes_a_recipe_that_is_valid(here, model):
     assert "text: column 'Mail Text'" in called.err and "not used: 'id', 'stars'" in called.err
     found = tomllib.loads((here / "mails.toml").read_text(encoding="utf-8"))
     expected = "[ Verdict: {mask} ] {Mail Text}" if model == "bert" else "{Mail Text}\nVerdict: {mask}"
-    assert found["task"]["template"] == expected and found["task"]["test_share"] == 0.3
+    assert found["task"]["templates"][0] == expected and found["task"]["test_share"] == 0.3
+    assert len(set(found["task"]["templates"])) >= 3
     assert found["task"]["labels"] == {"great": "great", "very terrible": "very"}
-    assert found["method"]["name"] == "readout"
+    assert found["method"]["name"] == "auto"
     checked = small.call("validate", "mails.toml")
     assert checked.code == 0 and checked.out.endswith("mails.toml: fine\n"), checked.err
     refused = init(mails(here), model=model)
@@ -67,7 +68,7 @@ def test_run_takes_a_file_of_rows(here):
     called = small.call("run", mails(here), f"model={small.model_folder()}", "model.threads=1", "--quiet")
     assert called.code == 0, called.err
     result = json.loads((here / "runs" / "mails" / "result.json").read_text(encoding="utf-8"))
-    assert result["method"] == "readout" and result["tuned"]["test"] is not None and result["rows"]["test"] == 8
+    assert result["method"] == "auto" and result["tuned"]["test"] is not None and result["rows"]["test"] == 8
     again = small.call("run", here / "runs" / "mails.toml", "--out", "again", "--quiet", "model.threads=1")
     assert again.code == 0, again.err
 

@@ -170,6 +170,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "method.type": (3, True, [], {}, None),
     "method.config": (3, True, "x", [1]),
     "method.prior": ("some", 3, True, {}),
+    "method.keep": CHOICE,
     "method.views": ("last", 3, True, {}, [3]),
     "method.dev_every": (*COUNT, 0),
     "method.patience": (*COUNT, 0),

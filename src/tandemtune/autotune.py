@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,8 +16,10 @@ from torch.nn import functional
 
 from tandemtune import wiring
 from tandemtune.config import RunConfig
+from tandemtune.config.reading import with_parts_of
 from tandemtune.errors import ConfigError, ModelError, RunError
 from tandemtune.evaluators.label_words import rank_correlation
+from tandemtune.methods import METHODS
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Kind
 from tandemtune.problem import Problem, Progress, Scorer
@@ -28,6 +31,8 @@ from tandemtune.tasks.base import Task
 from tandemtune.tasks.templates import Template
 from tandemtune.types import Split
 
+BACKWARD = 4.0
+"""Memory that training may take, in sizes of the model's files: these may hold 16 bits, and the weights and activations take 32."""
 FASTER = 1.2
 """Formats with 16-bit products are tried where these are at least this much faster than float32's."""
 LOW_FORMATS = ("bfloat16", "mixed")
@@ -39,6 +44,33 @@ TRIED_TOKENS = 8192
 """What is timed at the start has as many candidates as make about so many tokens."""
 RELIABLE = 0.98
 """A format is taken where its losses rank candidates at least this much like float32's (Spearman)."""
+
+
+def _instead(config: RunConfig, progress: Progress | None) -> str:
+    """The method whose parts are taken, where a recipe's own needs a backward pass that does not fit here; else ""."""
+    method = METHODS.get(config.method.name)
+    if method is None or method.without_gradients is None or not config.follows_gradient:
+        return ""
+    reason = _no_backward_pass(config)
+    if not reason:
+        return ""
+    if progress:
+        progress(f"{reason}: no gradients, but a search with forward passes only ({method.without_gradients})")
+    return method.without_gradients
+
+
+def _no_backward_pass(config: RunConfig) -> str:
+    """Why gradients cannot be taken here; "" where they can, or where nothing is known of the model's size."""
+    if config.model.quantize is not None:
+        return f"the model's layers are in {config.model.quantize}"
+    place = Path(loading.locate(config.model.name))
+    device = wiring.find_device(config.model.device)
+    free = wiring.free_memory(device)
+    if free is None or not place.is_dir():
+        return ""
+    weights = sum(file.stat().st_size for file in place.glob("*.safetensors")) / 1e6
+    needed = BACKWARD * weights
+    return f"a backward pass may take {needed:,.0f} MB and {free:,.0f} MB are free" if needed > free else ""
 
 
 def build(
@@ -55,6 +87,8 @@ def build(
     Raises:
         TandemTuneError: something in the recipe, the data or the model cannot be used, or has changed since the run began.
     """
+    instead = _instead(config, progress) if known is None else known.instead
+    config = with_parts_of(config, instead)
     section = config.model
     place = loading.locate(section.name, progress)
     kind = section.kind or loading.kind_of(loading.read_config(place, section.revision))
@@ -71,7 +105,7 @@ def build(
     if progress:
         progress(f"preparing {len(split.train):,} training and {len(split.dev):,} dev rows")
     problem = wiring.make_problem(scorer, split)
-    problem.scorer.note(templates=templates)
+    problem.scorer.note(templates=templates, instead=instead)
     if known is not None:
         _refuse_changes(known, problem.facts, task.name)
     _settle_chunks(problem, known.chunk_tokens if known else None)

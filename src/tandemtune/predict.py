@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tandemtune.config import load_config
+from tandemtune.config.reading import with_parts_of
 from tandemtune.errors import DataError, RunError
 from tandemtune.problem import Progress, Scorer
 from tandemtune.readout.members import load_readout
@@ -242,7 +243,7 @@ def load(path: str | Path, *, progress: Progress | None = None) -> TunedModel:
     facts = folder.read_facts()
     if facts is None:
         raise RunError(f"{folder.facts} is missing: restore it, or make the run anew")
-    config = load_config(folder.read_recipe())
+    config = with_parts_of(load_config(folder.read_recipe()), facts.instead)
     here = facts.model_copy(update={"threads": 0, "device": ""})  # the run's own bits are not at stake here
     kind: Any = facts.kind
     scorer = make_scorer(config, task_of_run(config, facts), kind, here, progress, folder.adapter)

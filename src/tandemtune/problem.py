@@ -72,7 +72,7 @@ class Scorer:
         """Read test rows from where a recipe's files lie now."""
         if config.task.test is not None and config.task != self.config.task:
             self.task = replace(self.task, test_source=config.task.test)
-        self.config = config
+        self.config = self.config.model_copy(update={"task": config.task})
 
     @property
     def is_pretrained(self) -> bool:

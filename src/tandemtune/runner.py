@@ -85,7 +85,7 @@ def go_on(path: Path, callback: Callback, *, test: bool = True, by_hand: bool = 
 def _prepared(config: RunConfig, known: Facts | None, callback: Callback, test: bool) -> Problem:
     """Load and measure everything that a search needs; writes nothing."""
     problem = autotune.build(config, known=known, progress=callback.on_progress, test=test)
-    planned = wiring.planned(config)
+    planned = wiring.planned(problem.scorer.config)
     problem.scorer.note(planned=planned.total, unit=planned.unit)
     wiring.check_rows(problem)
     callback.on_ready(problem.facts, config.model_dump(mode="json"))

@@ -32,6 +32,8 @@ DEV_SHARE, MOST_DEV = 0.25, 32
 """Dev gets this share of the rows of the smallest class, of each class, and at most so many."""
 SHORTEST, LONGEST, COVERED = 64, 512, 0.95
 """Tokens of a prompt: enough for this share of the rows uncut, within these bounds."""
+MOST_LISTED = 10
+"""Labels that a template lists at most."""
 SKEWED = 3
 """Classes of which the largest has so many times the rows of the smallest are scored by the mean of their F1."""
 
@@ -88,13 +90,14 @@ def draft(
         progress(f"reading the tokenizer of {model}, and counting the tokens of {counted(len(rows), 'row')}")
     config = loading.read_config(place, None)
     kind, tokenizer = loading.kind_of(config), loading.read_tokenizer(place)
-    template = natural_template(kind, columns)
+    templates = natural_templates(kind, columns, labels)
+    template = templates[0]
     words = label_words(tokenizer, template, labels, alone=kind == "seq2seq")
     count = token_counter(tokenizer, kind, template)
     max_tokens = _room([count(row) for row in rows], longest_of(config))
     task = {
         "train": str(source),
-        "template": str(template),
+        "templates": [str(one) for one in templates],
         "label_column": columns.label,
         "test_share": TEST_SHARE,
         "shots": "all",
@@ -108,7 +111,7 @@ def draft(
         (
             *columns.why,
             *_about_rows(table, rows, count, max_tokens),
-            f"template: {str(template)!r}",
+            f"{len(templates)} templates to choose from, the first: {str(template)!r}",
             *(f"label word of {show(one.label)}: {one.word!r}, the piece {one.piece!r}" for one in words),
         ),
     )
@@ -185,12 +188,13 @@ def _about_rows(table: Table, rows: Sequence[Example], count: CountTokens, max_t
 # ---- template and label words --------------------------------------------------------------------------------------
 
 
-def natural_template(kind: str, columns: Columns) -> Template:
-    """A template that names what is asked for, and each text where there are several.
+def natural_templates(kind: str, columns: Columns, labels: Sequence[str]) -> list[Template]:
+    """Templates that name what is asked for, and each text where there are several, in different ways.
 
     Args:
-        kind: "masked" (the answer stands first, so that no cut text can push it out), "causal" or "seq2seq".
+        kind: "masked", "causal" or "seq2seq".
         columns: the columns.
+        labels: names of the labels; few ones are listed in one of the templates.
     """
     name = columns.label.strip()
     asked = "Category" if name.lower() in LABEL_NAMES and name.lower() not in ("sentiment", "topic", "intent") else name
@@ -198,8 +202,17 @@ def natural_template(kind: str, columns: Columns) -> Template:
     several = len(columns.texts) > 1
     texts = [f"{_titled(column)}: {{{column}}}" if several else f"{{{column}}}" for column in columns.texts]
     if kind == "masked":
-        return Template.parse(f"[ {asked}: {{mask}} ] " + " ".join(texts))
-    return Template.parse("\n".join([*texts, f"{asked}: {{mask}}"]))
+        found = [f"[ {asked}: {{mask}} ] " + " ".join(texts), " ".join([*texts, f"{asked}: {{mask}}."])]
+        return [Template.parse(text) for text in [*found, " ".join([*texts, "This is {mask}."])]]
+    found = [
+        "\n".join([*texts, f"{asked}: {{mask}}"]),
+        "\n".join([f"What is the {asked.lower()} of this text?", *texts, "Answer: {mask}"]),
+        "\n".join([*texts, f"Question: Which {asked.lower()} does this belong to?", "Answer: {mask}"]),
+    ]
+    if len(labels) <= MOST_LISTED and not any(re.search(r"[{}\r\n]", label) for label in labels):
+        options = ", ".join(labels[:-1]) + f" or {labels[-1]}"
+        found.append("\n".join([f"{asked} ({options}) of this text:", *texts, f"{asked}: {{mask}}"]))
+    return [Template.parse(text) for text in found]
 
 
 def _titled(name: str) -> str:
@@ -268,7 +281,7 @@ def _one_piece(tokenizer: Any, template: Template, label: str, word: str, alone:
 # ---- the file ----------------------------------------------------------------------------------------------------
 
 _COMMENTS = {
-    "template": "columns in braces; {mask} is where the model answers",
+    "templates": "columns in braces; {mask} is where the model answers; the one that suits the labelled rows best is taken",
     "test_share": "of each label, set aside for the score at the end; or test = a file",
     "shots": "all rows are learned from; a number takes so many of each label",
     "dev_shots": "rows of each label that choose between points of a search",
@@ -291,7 +304,9 @@ def _written(source: Path, model: str, task: dict[str, Any], words: Sequence[Lab
             *(_line(one.label, one.word, f"the piece {one.piece!r}") for one in words),
             "",
             "[method]",
-            _line("name", "readout", "no search, done in seconds; others: tandemtune ls methods"),
+            _line(
+                "name", "auto", "or readout, which trains nothing and ends in seconds; others: tandemtune ls methods"
+            ),
             "",
         ]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -46,6 +47,24 @@ def peak_rss_mb() -> float:
         return float(psutil.Process().memory_info().peak_wset) / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def free_memory_mb() -> float | None:
+    """Memory that this process can still take, in megabytes: the machine's, bounded by a container's; None where nobody says."""
+    found: list[int] = []
+    told = Path("/proc/meminfo")
+    if told.is_file():
+        fields = dict(line.split(":", 1) for line in told.read_text(encoding="ascii").splitlines() if ":" in line)
+        found.append(int(fields["MemAvailable"].split()[0]) * 1024)
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.is_file() and (most := limit.read_text(encoding="ascii").strip()).isdecimal():
+        found.append(int(most) - int(used.read_text(encoding="ascii")))
+    if not found:
+        with suppress(ImportError):
+            import psutil
+
+            found.append(psutil.virtual_memory().available)
+    return min(found) / 1e6 if found else None
 
 
 def versions() -> dict[str, str]:

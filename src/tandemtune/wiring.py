@@ -35,7 +35,7 @@ from tandemtune.search.schedule import Bandit, Phase, Stage, alternating
 from tandemtune.search.turns import Acceptance, Rules
 from tandemtune.search.words import WordReader
 from tandemtune.subspace import RandomProjection
-from tandemtune.system import default_threads
+from tandemtune.system import default_threads, free_memory_mb
 from tandemtune.tasks import metrics
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS, build_task, get
@@ -115,11 +115,12 @@ def candidate_tasks(section: TaskSection, task: Task, kind: Kind) -> list[Task]:
         task: the task with the recipe's own template, which is one of them.
         kind: of the model; what is known suits models that answer behind the text.
     """
-    if section.templates is None:
+    if section.templates is None or (section.templates == "auto" and section.template is not None):
         return [task]
-    own = [] if section.template is None and section.templates != "known" else [task]
-    if section.templates == "known":
-        known = known_templates()[task.name] if kind != "masked" else ()
+    named = not isinstance(section.templates, list)
+    own = [] if section.template is None and not named else [task]
+    if named:
+        known = known_templates().get(task.name, ()) if kind != "masked" else ()
         words = [dict(zip(task.labels, ((word,) for word in row.words), strict=True)) for row in known]
         several = [
             replace(task, template=Template.parse(row.template), words=w) for row, w in zip(known, words, strict=True)
@@ -323,8 +324,15 @@ def default_memory(device: str) -> float:
     """Megabytes for the activations of scored candidates: what suits a processor's caches, or half of what an accelerator has."""
     if torch.device(device).type != "cuda":
         return 256.0
+    return (free_memory(device) or 0.0) / 2
+
+
+def free_memory(device: str) -> float | None:
+    """Megabytes that are free where the model will lie; None where nobody says."""
+    if torch.device(device).type != "cuda":
+        return free_memory_mb()
     free, _ = torch.cuda.mem_get_info(torch.device(device))
-    return free / 2e6
+    return free / 1e6
 
 
 def find_device(wanted: str) -> str:

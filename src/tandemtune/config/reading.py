@@ -78,6 +78,21 @@ def load_with_notes(
     return config, tuple(found.unused)
 
 
+def with_parts_of(config: RunConfig, method: str) -> RunConfig:
+    """The same recipe with what another method tunes, and by whom; its own name and readout stay.
+
+    Args:
+        config: a recipe.
+        method: a method's name; "" changes nothing.
+    """
+    if not method:
+        return config
+    tables = config.model_dump(mode="json")
+    kept = {key: tables["method"][key] for key in ("name", "readout")}
+    other = load_config({**tables, "method": {"name": method, "readout": kept["readout"]}}).method
+    return config.model_copy(update={"method": other.model_copy(update={"name": kept["name"]})})
+
+
 def recipes() -> dict[str, Path]:
     """Recipes that come with the package: name -> file."""
     folder = Path(str(resources.files(RECIPES)))
@@ -94,9 +109,11 @@ def _checked(tables: Mapping[str, Any], found: _Findings) -> RunConfig | None:
             found.problems.append(
                 f"[{name}]: unknown section{near(str(name), SECTIONS)}, expected {', '.join(SECTIONS)}"
             )
-    method = tables.get("method", {})
+    if tables.get("method", {}) == {}:
+        tables = {**tables, "method": {"name": methods.WHERE_NOTHING_IS_SAID}}
+    method = tables["method"]
     named = method.get("name") if isinstance(method, Mapping) else None
-    preset = methods.METHODS.get(named if isinstance(named, str) else "c-lora")
+    preset = methods.METHODS.get(named if isinstance(named, str) else methods.DEFAULT)
     made: dict[str, Any] = {}
     for name, owner in SECTIONS.items():
         given = tables.get(name, {})
@@ -225,8 +242,7 @@ def _section(name: str, owner: type[S], table: Tables, found: _Findings) -> S | 
             return owner.model_validate(table)
         except ValidationError as error:
             before = set(wrong)
-            for detail in error.errors():
-                lines = _explained(name, owner, detail)
+            for detail, lines in _told(name, owner, error.errors()):
                 found.problems += [line for line in lines if not _follows(line, name, before)]
                 place = [str(part) for part in detail["loc"]]
                 if place and _removed(table, place):
@@ -407,11 +423,28 @@ def _value(text: str) -> Any:
 # ---- explaining --------------------------------------------------------------------------------------------------
 
 
+def _told(
+    section: str, owner: type[Options], errors: Sequence[ErrorDetails]
+) -> Iterable[tuple[ErrorDetails, list[str]]]:
+    """Every error with its sentences; of the several errors of one setting that may be of different kinds, one tells at least."""
+    depth = dict.fromkeys(PARTS.get(section, {}), 2)
+    settings: dict[tuple[str, ...], list[ErrorDetails]] = {}
+    for detail in errors:
+        place = tuple(map(str, detail["loc"]))
+        settings.setdefault(place[: depth.get(place[0], 1)] if place else (), []).append(detail)
+    for place, details in settings.items():
+        lines = [_explained(section, owner, detail) for detail in details]
+        if not any(lines):
+            wanted = " or ".join(dict.fromkeys(d["msg"].removeprefix("Input should be ") for d in details))
+            lines[0] = [f"[{section}] {'.'.join(place)}: expected {wanted}, got {shortened(details[0]['input'])}"]
+        yield from zip(details, lines, strict=True)
+
+
 def _explained(section: str, owner: type[Options], detail: ErrorDetails) -> list[str]:
     """One readable sentence for each problem inside one of pydantic's errors."""
     place = [str(part) for part in detail["loc"]]
-    branches = {"str", "int", "bool", "list[str]", "list[int]", "literal['all']", "literal['auto']"}
-    branches |= {part for part in place[1:] if part.startswith("function-")}
+    branches = {"str", "int", "bool", "list[str]", "list[int]"}
+    branches |= {part for part in place[1:] if part.startswith(("function-", "literal["))}
     nouns = PARTS.get(section, {})
     shown = [part for part in place if part not in branches and not (part in nouns and len(place) > 1)]
     where = f"[{section}]" + (f" {'.'.join(shown)}" if shown else "")
@@ -426,8 +459,8 @@ def _explained(section: str, owner: type[Options], detail: ErrorDetails) -> list
     if detail["type"] == "value_error":
         lines = str(detail["ctx"]["error"]).splitlines()
         return [f"{where} {line}" if not shown else f"{where}: {line}" for line in lines]
-    if "literal['all']" in place[1:] or "literal['auto']" in place[1:]:
-        return []  # the other branch of "a number or all" tells
+    if any(part.startswith("literal[") for part in place[1:]):
+        return []  # the other branch of "a number or all" tells, or all branches together
     if "int" in place[1:] and detail["type"] == "int_type":
         return [f'{where}: expected a whole number or "all", got {shortened(detail["input"])}']
     if {"list[str]", "list[int]"} & {part.partition("[")[0] + "[" + part.partition("[")[2] for part in place}:

@@ -115,10 +115,11 @@ class TaskSection(Options):
     test: str | None = Field(None, description="file of test rows")
     dev: str | None = Field(None, description="file to draw dev rows from, in place of the training rows")
     template: str | None = Field(None, description='for example "{text} It was {mask}."')
-    templates: Literal["known"] | list[str] | None = Field(
+    templates: Literal["known", "auto"] | list[str] | None = Field(
         None,
         description="several templates; the one with the lowest leave-one-out loss of a readout on the labelled rows is taken, one "
-        'pass each (`tandemtune templates`); "known" takes all that the package knows for a task',
+        'pass each (`tandemtune templates`); "known" takes all that the package knows for a task, "auto" these where there are '
+        "any and the recipe has no template of its own",
     )
     labels: dict[str, str | list[str]] | None = Field(None, description="label -> label word, or several to average")
     label_column: str | None = Field(None, description="column of the label")
@@ -158,7 +159,9 @@ class TaskSection(Options):
 class MethodSection(Options):
     """[method]: what is tuned, by whom, where and for what; a method's name sets several of these at once."""
 
-    name: str = Field("c-lora", description="see `tandemtune ls methods`; it sets the parts and what goes with them")
+    name: str = Field(
+        methods.DEFAULT, description="see `tandemtune ls methods`; it sets the parts and what goes with them"
+    )
     optimizer: Annotated[Optimizer, PartOf("optimizer")] = Field(
         description="who searches (`tandemtune ls optimizers`)"
     )

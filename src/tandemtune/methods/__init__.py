@@ -17,21 +17,28 @@ class Method:
         summary: one line for lists.
         source: the paper.
         settings: sections of a recipe.
+        without_gradients: the method whose parts are taken where a backward pass does not fit.
     """
 
     name: str
     summary: str
     source: str
     settings: dict[str, dict[str, Any]]
+    without_gradients: str | None = None
 
 
 def _read(path: Path) -> Method:
     found = tomllib.loads(path.read_text(encoding="utf-8"))
     settings = {key: value for key, value in found.items() if isinstance(value, dict)}
-    return Method(path.stem, found["summary"], found["source"], settings)
+    return Method(path.stem, found["summary"], found["source"], settings, found.get("without_gradients"))
 
 
+WHERE_NOTHING_IS_SAID = "auto"
+"""What is done where a recipe says nothing of a method."""
+DEFAULT = "c-lora"
+"""What a recipe changes that has settings of a method, but names none."""
 _ORDER = [
+    "auto",
     "manual",
     "icl",
     "label-bias",

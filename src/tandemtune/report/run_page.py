@@ -175,7 +175,7 @@ def _reached(run: RunView) -> list[Block]:
         ("best point", _where(run, result)),
         ("stopped by", result.stop_reason),
     ]
-    still: list[Block] = [stood_still()] if result.kept_record == 0 else []
+    still: list[Block] = [*stood_still(result)]
     still += [f"Note: {note}" for note in result.notes]
     return [*_headline(result), *still, _scores_chart(result, run), _score_table(result), Pairs(pairs)]
 

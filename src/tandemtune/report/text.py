@@ -119,16 +119,18 @@ def _result_lines(result: Result) -> list[str]:
         f"{cost.candidates:,} candidates, {steps}, {cost.forward_tokens:,} forward tokens{backward}, "
         f"{duration(cost.seconds)} of search, peak memory {cost.peak_rss_mb:,.0f} MB",
         f"rows: {rows.train:,} train, {rows.dev:,} dev, {rows.test:,} test · "
-        f"kept the point of step {result.kept_step} of {result.steps} (lowest dev loss) · stopped by {result.stop_reason}",
+        + (
+            f"kept the point of step {result.kept_step} of {result.steps} (lowest dev loss) · stopped by {result.stop_reason}"
+            if result.steps
+            else "nothing was searched"
+        ),
     ]
     if cost.proposer:
         said = ", ".join(
             f"{value if isinstance(value, str) else rough(value)} {name}" for name, value in _spent(cost.proposer)
         )
         lines.append(f"proposer: {said}")
-    if result.kept_record == 0:
-        lines.append(stood_still())
-    return [*lines, *(f"note: {note}" for note in result.notes)]
+    return [*lines, *stood_still(result), *(f"note: {note}" for note in result.notes)]
 
 
 def assessment_view(found: Assessment) -> RenderableType:
@@ -155,9 +157,16 @@ def assessment_view(found: Assessment) -> RenderableType:
     return Group(head, matrix, each, *([worst] if found.worst else []))
 
 
-def stood_still() -> str:
-    """What there is to say where the search found nothing better."""
-    return "No point was better on dev than the one that the search began with, so that one was kept."
+def stood_still(result: Result) -> list[str]:
+    """What there is to say where the point that the search began with is the result."""
+    if result.gain is not None and not result.gain.kept:
+        said = f"{result.gain.mean:+.3f} +- {result.gain.standard_error:.3f}"
+        return [
+            f"What was tuned gains nothing for the readout on the dev rows (loss {said}), so it is solved where the search began."
+        ]
+    if result.kept_record == 0 and result.steps:
+        return ["No point was better on dev than the one that the search began with, so that one was kept."]
+    return []
 
 
 def spent_pairs(spent: Mapping[str, float]) -> list[tuple[str, Content]]:

@@ -548,6 +548,7 @@ class Facts(Versioned):
     Args:
         planned: how much the recipe allows in all, counted in `unit`; None where nobody said.
         unit: what a run's progress is counted in; steps are generations and gradient steps.
+        instead: the method whose parts are used, where those of the recipe's own did not fit this machine.
     """
 
     kind: str
@@ -579,6 +580,7 @@ class Facts(Versioned):
     versions: dict[str, str] = {}
     planned: int | None = None
     unit: Literal["candidates", "steps"] = "candidates"
+    instead: str = ""
 
 
 class TaskCard(Versioned):
