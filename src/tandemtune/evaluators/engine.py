@@ -5,6 +5,7 @@ What makes it fast, and equal to scoring them one by one:
 * candidates that differ from layer i on share the hidden states that enter layer i; those are computed once and kept until
   the tunable says that something below has changed;
 * the candidates of a chunk are one batch, each with its own low-rank terms beside the shared projections;
+* where candidates differ in a decoder only, keys and values of its attention to the text are made once and kept, too;
 * there is no padding: prompts are laid end to end in one row of tokens, or grouped by length where a model or a tunable does
   not allow that; the head sees the answer position and the label words only.
 """
@@ -12,7 +13,7 @@ What makes it fast, and equal to scoring them one by one:
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -20,7 +21,9 @@ import torch
 from torch import Tensor
 
 from tandemtune.evaluators.batch import Batch, Group, end_to_end
+from tandemtune.models.architectures import sizes
 from tandemtune.models.layers import LayerStack
+from tandemtune.models.reading import Reading
 from tandemtune.models.survey import text_config
 from tandemtune.tunables.base import INPUT, Parameters, Point
 
@@ -40,6 +43,14 @@ class _Prefix:
     point: dict[int, Tensor]
 
 
+@dataclass(frozen=True)
+class _Read:
+    """Keys and values of all texts of a batch, piece by piece, and the point that the encoder had."""
+
+    readings: list[Reading]
+    point: dict[int, Tensor]
+
+
 class Engine:
     """Label logits of candidates.
 
@@ -47,7 +58,7 @@ class Engine:
         stack: the model as a pipeline of layers.
         tunable: what the candidates change.
         averaging: matrix [W, C] from label-word logits to label logits.
-        max_memory: bound on the activations of one chunk of candidates, in megabytes.
+        max_memory: bound on the activations of one chunk of candidates, and on the keys and values that are kept, in megabytes.
         chunk_tokens: tokens of one chunk, within that bound; None for as many as it allows.
     """
 
@@ -67,6 +78,7 @@ class Engine:
         self._bytes_per_token = bytes_per_token(stack)
         self._prefixes: WeakKeyDictionary[Batch, list[_Prefix]] = WeakKeyDictionary()  # gone with the batch
         self._laid: WeakKeyDictionary[Batch, list[Group]] = WeakKeyDictionary()
+        self._read: WeakKeyDictionary[Batch, _Read] = WeakKeyDictionary()
 
     def logits(self, batch: Batch, point: Point) -> Tensor:
         """Label logits [N, C] of one point, through the whole model."""
@@ -98,6 +110,8 @@ class Engine:
         """
         count = len(next(iter(candidates.values())))
         start = self.tunable.first_layer(list(candidates))
+        if self.reads_once(list(candidates)):
+            return self._decoded(batch, point, candidates, start)
         pieces = self.pieces(batch)
         kept_states: Sequence[Tensor | None] = [None] * len(pieces)
         if start > INPUT:
@@ -123,6 +137,85 @@ class Engine:
                     first += here
         return result
 
+    def reads_once(self, blocks: Sequence[int]) -> bool:
+        """Whether candidates that differ in these blocks share the keys and values of a decoder's attention to the text."""
+        first = self.stack.encoder_layers
+        if first is None or not self.stack.readers or self.tunable.first_layer(blocks) < first:
+            return False
+        return self.tunable.side_by_side and self.tunable.hung_on(blocks) is not None
+
+    def keeps_read(self, batch: Batch) -> bool:
+        """Whether these keys and values are few enough to be kept from one call to the next."""
+        return batch.tokens * self._bytes_kept() <= self.max_memory * MEGABYTE
+
+    def work(self, batch: Batch, first: int = 0, stop: int | None = None, *, read: bool = True) -> float:
+        """What a pass over a batch costs, in the unit of `Costs.forward`: one token through one layer.
+
+        Args:
+            batch: the prompts.
+            first: the first layer of the pass.
+            stop: the layer that it ends before; None for all layers.
+            read: whether a decoder's keys and values of the text are made in it.
+        """
+        text, answer = (sum(costs[first:stop]) for costs in (self.stack.costs, self.stack.answer_costs))
+        return (batch.tokens * text if read else 0.0) + len(batch) * answer
+
+    def work_to_read(self, batch: Batch) -> float:
+        """What a decoder's keys and values of all texts cost, in the same unit."""
+        return batch.tokens * sum(self.stack.costs[self.stack.encoder_layers or 0 :])
+
+    def _decoded(self, batch: Batch, point: Point, candidates: Mapping[int, Tensor], start: int) -> Tensor:
+        """What `population_logits` returns, for candidates that differ in a decoder only: texts of all lengths are one batch."""
+        count = len(next(iter(candidates.values())))
+        changed = self.tunable.hung_on(list(candidates)) or ()
+        parted = [self.stack.parted(states) for states in self._prefix(batch, point, start).states]
+        pieces = self._texts(batch)
+        marks = torch.cat([own for _, own in parted]).split([len(piece.rows) for piece in pieces])  # type: ignore[no-untyped-call]
+        result = self._empty(batch, count)
+        readings = self._readings(batch, point, [text for text, _ in parted])
+        for piece, own, reading in zip(pieces, marks, readings, strict=True):
+            rows = len(piece.rows)
+            answer = torch.full((1,), self.stack.marks - 1, device=own.device)
+            first = 0
+            for here in self._fitting(self._tokens_decoded(piece), count):
+                chunk = {block: vectors[first : first + here] for block, vectors in candidates.items()}
+                with self.tunable.applied({**point, **chunk}):
+                    words = self.stack.logits(
+                        piece.ids[:, :1].expand(here * rows, 1),
+                        answer.expand(here * rows),
+                        start=start,
+                        states=own.repeat(here, 1, 1),
+                        reading=reading,
+                        changed=changed,
+                    )
+                result[first : first + here, piece.rows] = self.gathered(words).view(here, rows, -1)
+                first += here
+        return result
+
+    def _texts(self, batch: Batch) -> list[Group]:
+        """The texts as a decoder reads them: end to end."""
+        if batch not in self._laid:
+            limit = min(self._most() / 2, self.max_memory * MEGABYTE / self._bytes_kept())
+            self._laid[batch] = end_to_end(batch.groups, int(limit))
+        return self._laid[batch]
+
+    def _readings(self, batch: Batch, point: Point, texts: Sequence[Tensor]) -> Iterator[Reading]:
+        """Keys and values of the texts, whose states are [n, T, h] for each group; those kept if the tunable calls them valid."""
+        kept, first = self._read.get(batch), self.stack.encoder_layers or 0
+        if kept is not None and self.tunable.same_below(first, kept.point, point):
+            yield from kept.readings
+            return
+        self._read.pop(batch, None)
+        whole = torch.cat([text.reshape(1, -1, text.shape[-1]) for text in texts], dim=1)
+        pieces = self._texts(batch)
+        parts = whole.split([piece.ids.shape[1] for piece in pieces], dim=1)  # type: ignore[no-untyped-call]
+        made = (self.stack.read(part, piece.spans) for part, piece in zip(parts, pieces, strict=True))
+        if not self.keeps_read(batch):
+            yield from made
+            return
+        self._read[batch] = _Read(list(made), {block: vector.clone() for block, vector in point.items()})
+        yield from self._read[batch].readings
+
     @property
     def width(self) -> int:
         """Numbers that are kept of each row: one for each label."""
@@ -147,7 +240,23 @@ class Engine:
         """How many candidates go through the model together, chunk by chunk, for one piece of a batch."""
         rows, length = group.ids.shape
         size = max(1, self._rows_per_chunk(length) // rows) if self.tunable.side_by_side else 1
-        return [min(size, count - first) for first in range(0, count, size)]
+        return _cut(count, size)
+
+    def _fitting(self, tokens: int, count: int) -> list[int]:
+        """The same where one candidate takes so many tokens."""
+        return _cut(count, self._rows_per_chunk(tokens))
+
+    def tokens_per_candidate(self, batch: Batch, blocks: Sequence[int]) -> list[int]:
+        """Tokens that go through the layers for each candidate that differs in some blocks, piece by piece."""
+        if self.reads_once(blocks):
+            return [self._tokens_decoded(piece) for piece in self._texts(batch)]
+        return [piece.ids.numel() for piece in self.pieces(batch)]
+
+    def _tokens_decoded(self, piece: Group) -> int:
+        """Tokens of a decoder that weigh as much as one candidate of texts that are read once: its marks, and its own keys and
+        values in a layer that it changes."""
+        own = piece.ids.shape[1] * self._bytes_kept() / sum(len(maps) > 0 for maps in self.stack.readers.values())
+        return len(piece.rows) * self.stack.marks + round(own / self._bytes_per_token)
 
     def states(self, batch: Batch, point: Point, layer: int) -> list[Tensor]:
         """Hidden states [B, T, h] that enter `layer`, one tensor for each group of the batch."""
@@ -172,6 +281,7 @@ class Engine:
     def forget(self) -> None:
         """Drop all kept hidden states."""
         self._prefixes.clear()
+        self._read.clear()
 
     def _prefix(self, batch: Batch, point: Point, layer: int) -> _Prefix:
         """Kept hidden states if the tunable calls them valid, else computed from the nearest valid ones below."""
@@ -217,8 +327,9 @@ class Engine:
             repeats: how often every size is timed; the fastest time counts.
         """
         count = len(next(iter(candidates.values())))
-        one = max(piece.ids.numel() for piece in self.pieces(batch))
-        least = 0 if self.pieces(batch) is batch.groups else one  # rows of several prompts are not cut
+        one = max(self.tokens_per_candidate(batch, list(candidates)))
+        cut = self.pieces(batch) is batch.groups and not self.reads_once(list(candidates))
+        least = 0 if cut else one  # rows of several prompts are not cut
         most = self._most()
         sizes = [most] + [size for size in CHUNKS if least <= size < min(most, one * count)]
         times = dict.fromkeys(sizes, float("inf"))
@@ -243,6 +354,11 @@ class Engine:
         """Tokens whose activations fit the memory bound."""
         return int(self.max_memory * MEGABYTE / self._bytes_per_token)
 
+    def _bytes_kept(self) -> int:
+        """What is kept of one token of the text for a decoder: keys and values of all layers."""
+        size = torch.empty(0, dtype=self.stack.dtype).element_size()
+        return size * sum(sizes(each)[1] for maps in self.stack.readers.values() for each in maps)
+
     def _empty(self, batch: Batch, count: int) -> Tensor:
         return torch.empty(count, len(batch), self.width, dtype=torch.float32, device=self.stack.device)
 
@@ -255,6 +371,10 @@ def bytes_per_token(stack: LayerStack) -> int:
     wide = wide or getattr(config, "n_inner", None) or getattr(config, "hidden_dim", None) or 4 * hidden
     size = torch.empty(0, dtype=stack.dtype).element_size()
     return size * (8 * hidden + 4 * int(wide)) + 4 * hidden
+
+
+def _cut(count: int, size: int) -> list[int]:
+    return [min(size, count - first) for first in range(0, count, size)]
 
 
 def _split(states: Tensor | None, size: int, count: int) -> Sequence[Tensor | None]:

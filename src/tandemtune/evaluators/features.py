@@ -97,7 +97,8 @@ def read_population(
 ) -> PassReading:
     """Label logits and views of candidates that differ from `point` in some blocks.
 
-    A view of what enters a layer below all of the candidates' is the same for all of them: it is computed once.
+    A view of what enters a layer below all of the candidates' is the same for all of them: it is computed once. So is the mean
+    of the text where they differ in a decoder only.
 
     Args:
         engine: the evaluation engine; hidden states below the candidates' first layer are kept for the next call.
@@ -114,7 +115,10 @@ def read_population(
     """
     start = engine.tunable.first_layer(list(candidates))
     layers = {view: layer_of(engine.stack, view) for view in views}
-    shared = {view: layer for view, layer in layers.items() if layer is not None and layer <= start}
+    encoder = engine.stack.encoder_layers
+    decoding = encoder is not None and start >= encoder
+    text = {view: min(start, layer) for view, layer in layers.items() if decoding and view.place == "mean" and layer}
+    shared = {**{view: layer for view, layer in layers.items() if layer is not None and layer <= start}, **text}
     reader = _Reader(engine, [view for view in views if view not in shared])
     found = reader.cut(reader.population_logits(batch, point, candidates))
     count = len(found.logits)

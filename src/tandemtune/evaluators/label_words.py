@@ -168,7 +168,7 @@ class LabelWordEvaluator:
             raise ValueError("this evaluator draws no rows for gradient steps")
         batch = self.step_rows(step)
         loss, gradients = self.gradient_on(batch, point, blocks)
-        work = round(batch.tokens * self.depth)
+        work = round(self.engine.work(batch))
         return PointGradient(loss, gradients, Costs(gradient_steps=1, forward=work, backward=work))
 
     def gradient_on(self, batch: Batch, point: Point, blocks: Sequence[int]) -> tuple[float, dict[int, Tensor]]:
@@ -193,19 +193,26 @@ class LabelWordEvaluator:
         return total, {block: _gradient_of(leaf) for block, leaf in leaves.items()}
 
     def cost(self, blocks: Sequence[int], count: int, generation: int | None = None, kept: int | None = None) -> Costs:
-        """Every candidate from its first layer on, and the hidden states that enter it, see `Evaluator.cost`."""
-        costs, rows = self.engine.stack.costs, self._rows_of(generation)
-        first = max(0, self.engine.tunable.first_layer(blocks))
+        """Every candidate from its first layer on, and what they share: the hidden states that enter it and, where they differ
+        in a decoder only, the text's keys and values in all of its layers. See `Evaluator.cost`."""
+        engine, rows = self.engine, self._rows_of(generation)
+        first = max(0, engine.tunable.first_layer(blocks))
         begun = first if kept is None else min(max(0, kept), first)
-        beside = (self.empty.tokens if self.empty else 0) + (self.kl.batch.tokens if self.kl else 0)
-        scored = ((rows or self.train).tokens + beside) * count * sum(costs[first:])
-        fresh = self.train.tokens * sum(costs[begun:first]) if rows is None else rows.tokens * sum(costs[:first])
-        return Costs(candidates=count, forward=round(scored + fresh + beside * sum(costs[begun:first])))
+        beside = [batch for batch in (self.empty, self.kl.batch if self.kl else None) if batch is not None]
+        once = engine.reads_once(blocks)
+        work = sum(engine.work(batch, first, read=not once) for batch in (rows or self.train, *beside)) * count
+        work += engine.work(self.train, begun, first) if rows is None else engine.work(rows, 0, first)
+        work += sum(engine.work(batch, begun, first) for batch in beside)
+        if once:
+            entered = kept is not None and begun < (engine.stack.encoder_layers or 0)
+            anew = [] if rows is None else [rows]
+            anew += [b for b in ([self.train] if rows is None else []) + beside if entered or not engine.keeps_read(b)]
+            work += sum(engine.work_to_read(batch) for batch in anew)
+        return Costs(candidates=count, forward=round(work))
 
     def cost_to_measure(self, rows: Rows = "train") -> Costs:
         """All tokens of the rows through the whole model."""
-        tokens = self.train.tokens if rows == "train" else self.dev.tokens
-        return Costs(forward=round(tokens * self.depth))
+        return Costs(forward=round(self.engine.work(self.train if rows == "train" else self.dev)))
 
     def _rows_of(self, generation: int | None) -> Batch | None:
         return None if generation is None or self._drawn is None else self._drawn(generation)

@@ -14,8 +14,8 @@ logits have to be the model's own.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -27,25 +27,13 @@ from tandemtune.models import packing
 from tandemtune.models.architectures import Architecture
 from tandemtune.models.lean import compiled, compiled_rotation, lean_forward
 from tandemtune.models.packing import Spans
+from tandemtune.models.reading import Reading
 from tandemtune.models.survey import ROWS, TOKENS, plain_ids, plain_inputs
 from tandemtune.models.survey import hooked as hooked
+from tandemtune.models.survey import replaced_forward as replaced_forward
 
 CLOSE, CLOSE_IN_16_BITS = 2e-3, 1e-1
 """How far logits may lie apart that should be equal, as a share of the range of a text's logits."""
-
-
-@contextmanager
-def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let `module` call another function instead of its own forward, until the context ends."""
-    before = module.__dict__.get("forward")  # libraries that spread a model over devices put theirs here too
-    module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.__dict__["forward"]
-        else:
-            module.__dict__["forward"] = before
 
 
 class LayerStack:
@@ -78,7 +66,8 @@ class LayerStack:
                 "so it predicts no words: choose a masked, causal or sequence-to-sequence language model"
             )
         self.token_ids = token_ids.to(self.device)
-        self.costs = _costs(model, self.layers, self.encoder_layers, architecture)
+        reads = {model.get_submodule(name) for name in architecture.reads}
+        self.costs, self.answer_costs = _costs(self.layers, self.encoder_layers, reads, len(self._prefix))
         self._first_names = {layer: next(iter(inspect.signature(layer.forward).parameters)) for layer in self.layers}
         self._tuple_lengths: dict[nn.Module, int] = {}
         self._shares: set[nn.Module] = set()
@@ -92,6 +81,9 @@ class LayerStack:
         self.longest_packed = packing.longest(model)
         self._first_position = None if len(stacks) > 1 else packing.first_position(model, len(self.layers), self.same)
         self.packs = self._first_position is not None
+        self.readers = {layer: tuple(m for m in layer.modules() if m in reads) for layer in self.layers}
+        if not self._takes_readings():
+            self.readers = {}
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -105,6 +97,11 @@ class LayerStack:
     def dtype(self) -> torch.dtype:
         """Number format of the hidden states."""
         return next(self.model.parameters()).dtype
+
+    @property
+    def marks(self) -> int:
+        """Tokens that a decoder is given before its answer; 0 in a model of one stack."""
+        return len(self._prefix)
 
     def hidden(
         self, ids: Tensor, stop: int, *, start: int = 0, states: Tensor | None = None, spans: Spans = ()
@@ -158,6 +155,8 @@ class LayerStack:
         gradient: bool = False,
         mask: Tensor | None = None,
         spans: Spans = (),
+        reading: Reading | None = None,
+        changed: Sequence[int] = (),
     ) -> Tensor:
         """Logits of the label words at the answer position.
 
@@ -169,6 +168,9 @@ class LayerStack:
             gradient: keep what a backward pass through the logits needs.
             mask: 0 for tokens that nothing may look at [n, T]; None if there are none. Needs states of None.
             spans: the prompts that lie end to end in each row; empty where each row is one prompt.
+            reading: what the decoder's maps made of the texts; the rows are candidates with all of its texts each, `start` is
+                a decoder's layer, and `states` are those of the marks alone [n, D, h].
+            changed: layers in which the candidates differ.
 
         Returns:
             Float32 logits [n, W], or [n * R, W].
@@ -176,12 +178,25 @@ class LayerStack:
         with torch.inference_mode(not gradient), torch.set_grad_enabled(gradient), ExitStack() as stack:
             if not gradient:
                 self._be_lean(stack)
-            given = self._enter(stack, ids, start, states, spans)
+            text = None
+            if reading is not None:
+                maps = [each for layer in changed for each in self.readers.get(self.layers[layer], ())]
+                text = stack.enter_context(reading.told(len(ids) // reading.rows, maps))
+            given = self._enter(stack, ids, start, states, spans, text)
             if mask is not None:
                 given["attention_mask"] = mask
             self._read_out(stack, answer, spans)
             output = self.model(**given)
             return output.logits[:, 0, :].float()  # type: ignore[no-any-return]
+
+    def parted(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """The text's states [n, T, h] and the marks' [n, D, h] of those that enter a decoder's layer."""
+        text = states.shape[1] - self.marks
+        return states[:, :text], states[:, text:]
+
+    def read(self, text: Tensor, spans: Spans) -> Reading:
+        """Keys and values of all decoder layers for texts that lie end to end [1, tokens, h]."""
+        return Reading.of([each for maps in self.readers.values() for each in maps], text, spans)
 
     def compile(self, wanted: bool = True) -> int:
         """Have what the layers do between their matrix products compiled for passes without gradient, or take that back.
@@ -212,7 +227,15 @@ class LayerStack:
         decoder = torch.tensor([self._prefix], device=ids.device).expand(len(ids), -1) if self._prefix else None
         return plain_inputs(self.model, ids, decoder)
 
-    def _enter(self, stack: ExitStack, ids: Tensor, start: int, states: Tensor | None, spans: Spans) -> dict[str, Any]:
+    def _enter(
+        self,
+        stack: ExitStack,
+        ids: Tensor,
+        start: int,
+        states: Tensor | None,
+        spans: Spans,
+        text: Tensor | None = None,
+    ) -> dict[str, Any]:
         """Have the model begin at layer `start`; returns what to call it with."""
         given = self.inputs(ids)
         if spans:
@@ -223,9 +246,9 @@ class LayerStack:
         own = states
         skipped = range(start)
         if self._decodes(start):
-            text = states.shape[1] - len(self._prefix)
-            given["encoder_outputs"] = self._read_as(states[:, :text])
-            own = states[:, text:]
+            if text is None:
+                text, own = self.parted(states)
+            given["encoder_outputs"] = self._read_as(text)
             skipped = range(self.encoder_layers or 0, start)
         name = self._first_names[self.layers[start]]
 
@@ -385,6 +408,41 @@ class LayerStack:
         wide = float(own.amax() - own.amin()) if spread is None else spread
         return float((found - own).abs().amax()) <= (CLOSE_IN_16_BITS if low else CLOSE) * max(wide, 1e-6)
 
+    def _takes_readings(self) -> bool:
+        """Whether the model gives its own logits where keys and values of its texts were made before. Found out by trying."""
+        first = self.encoder_layers
+        if first is None or not any(self.readers.values()):
+            return False
+        lengths = (TOKENS - 2, TOKENS)
+        ids = plain_ids(self.model, sum(lengths))
+        texts = [part.unsqueeze(0) for part in ids.split(lengths)]  # type: ignore[no-untyped-call]
+        answer = ids.new_full((1,), self.marks - 1)
+        _, _, whole = self._trial()
+        own = torch.cat([self.logits(part, answer) for part in texts])
+        try:
+            for start in {first, len(self) - 1}:
+                states = [self.parted(self.hidden(part, start)) for part in texts]
+                reading = self.read(torch.cat([text for text, _ in states], dim=1), ((1, lengths[0]), (1, lengths[1])))
+                marks = torch.cat([mark for _, mark in states]).repeat(2, 1, 1)
+                for watched in (False, True):
+                    found = self._with_reading(reading, start, marks, watched)
+                    if not self.same(found, own.repeat(2, 1), float(whole.amax() - whole.amin())):
+                        return False
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # whatever the code of a model says to this
+            return False
+        return True
+
+    def _with_reading(self, reading: Reading, start: int, marks: Tensor, watched: bool) -> Tensor:
+        """Logits of two candidates, where nothing is hung on the maps or something is that changes nothing."""
+        ids = torch.zeros(len(marks), 1, dtype=torch.long, device=marks.device)
+        answer = ids[:, 0] + self.marks - 1
+        with ExitStack() as stack:
+            for each in reading.made if watched else ():
+                stack.enter_context(hooked(each.register_forward_hook(lambda module, args, output: output)))
+            return self.logits(ids, answer, start=start, states=marks, reading=reading, changed=[start])
+
     def _narrow_where_it_may(self, modules: Sequence[nn.Module], architecture: Architecture) -> None:
         """Let modules of the last layer see the answer position only, where that leaves the logits what they are."""
         tuned = {self.layers[-1].get_submodule(one.module) for one in architecture.projections[-1]}
@@ -409,18 +467,17 @@ def _first_row(value: Any, rows: int) -> Any:
 
 
 def _costs(
-    model: nn.Module, layers: Sequence[nn.Module], encoder_layers: int | None, architecture: Architecture
-) -> tuple[float, ...]:
-    """What one token of the text costs in each layer, as a share of the first one's weights: a decoder's layer maps it to
-    keys and values only."""
+    layers: Sequence[nn.Module], encoder_layers: int | None, reads: Collection[nn.Module], marks: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What each layer costs, as a share of what one token of the text costs in the first one: for each token of the text (a
+    decoder's layer maps it to keys and values only), and for each prompt, whose answer's marks go through a decoder's layers."""
     if encoder_layers is None:
-        return (1.0,) * len(layers)
-    reads = {model.get_submodule(name) for name in architecture.reads}
+        return (1.0,) * len(layers), (0.0,) * len(layers)
     whole = sum(part.weight.numel() for part in _linear(layers[0]))
-    decoding = (
-        sum(p.weight.numel() for p in _linear(layer) if p in reads) / whole for layer in layers[encoder_layers:]
-    )
-    return (1.0,) * encoder_layers + tuple(decoding)
+    decoding = layers[encoder_layers:]
+    text = [sum(p.weight.numel() for p in _linear(layer) if p in reads) / whole for layer in decoding]
+    answer = [sum(p.weight.numel() for p in _linear(layer) if p not in reads) * marks / whole for layer in decoding]
+    return (1.0,) * encoder_layers + tuple(text), (0.0,) * encoder_layers + tuple(answer)
 
 
 def _linear(layer: nn.Module) -> Iterator[nn.Linear]:

@@ -89,6 +89,11 @@ class Parameters(ABC):
         """Whether two points give the same hidden states entering `layer`."""
         return all(torch.equal(one[block], other[block]) for block in self.blocks)
 
+    def hung_on(self, blocks: Sequence[int]) -> Sequence[int] | None:
+        """Layers whose own maps return something else where these blocks do, by forward hooks on them or by another forward;
+        None where it may also be by other weights, so that nothing that the maps returned can be used again."""
+        return None
+
     def settle(self, stack: LayerStack, groups: Sequence[Tensor]) -> None:  # noqa: B027  (nothing to do is the rule)
         """Get ready for prompts of the training rows, token ids [B, T] for each group."""
 
@@ -126,6 +131,10 @@ class Layerwise(Parameters):
     def same_below(self, layer: int, one: Point, other: Point) -> bool:
         """Hidden states entering a layer depend on the blocks below it only."""
         return all(torch.equal(one[block], other[block]) for block in self.blocks if block < layer)
+
+    def hung_on(self, blocks: Sequence[int]) -> Sequence[int] | None:
+        """The blocks' own layers."""
+        return [block for block in blocks if block != INPUT]
 
 
 @dataclass(frozen=True)

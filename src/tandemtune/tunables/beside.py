@@ -80,6 +80,10 @@ class LoRABesidePrompt(Parameters):
         """Hidden states depend on the prompt and on lower layers."""
         return self.prompt.same_below(layer, one, other) and self.lora.same_below(layer, one, other)
 
+    def hung_on(self, blocks: Sequence[int]) -> Sequence[int] | None:
+        """The layers of LoRA."""
+        return self.lora.hung_on(blocks)
+
     def save(self, point: Point, folder: Path, base_model: str) -> None:
         """Write a PEFT LoRA adapter, and the prompt in a folder inside."""
         self.lora.save(self._layers(point), folder, base_model)
