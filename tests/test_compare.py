@@ -33,6 +33,7 @@ from tandemtune.report.comparison_page import comparison_report
 from tandemtune.runs.store import RunFolder
 
 running = importlib.import_module("tandemtune.comparisons.execute")
+processes = importlib.import_module("tandemtune.comparisons.processes")
 planning = importlib.import_module("tandemtune.comparisons.plan")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 
@@ -80,8 +81,10 @@ RESULT = json.dumps(made.result(test=0.5, seconds=6.0).plain())
 @pytest.fixture
 def played(tmp_path, monkeypatch):
     """Plans whose runs are played: (text of [methods], further top-level lines) -> plan."""
-    monkeypatch.setattr(running, "_CHILD", f"RESULT = {RESULT!r}\n{PLAYED}")
-    monkeypatch.setattr(running, "GRACE", 3.0)
+    monkeypatch.setattr(processes, "WARM", False)
+    monkeypatch.setattr(processes, "_CHILD", f"RESULT = {RESULT!r}\n{PLAYED}")
+    for module in (running, processes):
+        monkeypatch.setattr(module, "GRACE", 3.0)
     for module in (running, planning):
         monkeypatch.setattr(module, "cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import _thread
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +14,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from tandemtune.comparisons.ending import GRACE
 from tandemtune.comparisons.plan import Cell, Plan
+from tandemtune.comparisons.processes import Kept, Processes
 from tandemtune.config import RunConfig, load_config
 from tandemtune.errors import ConfigError, RunError, TandemTuneError
 from tandemtune.runs.records import ComparedRun, SweepPoint
@@ -26,8 +24,6 @@ from tandemtune.runs.store import RunFolder
 from tandemtune.runs.writing import write_json
 from tandemtune.system import cores
 
-GRACE = 10.0
-"""Seconds that a run has to stop by itself."""
 Progress = Callable[[str], None]
 
 
@@ -195,18 +191,18 @@ def _execute(plan: Plan, records: list[ComparedRun], progress: Progress) -> list
     progress(_plan_in_words(plan, before))
     if plan.jobs > cores():
         progress(f"warning: {plan.jobs} jobs share {cores()} processor cores; times are those of a crowded machine")
-    children, talking = _Children(), threading.Lock()
+    processes, talking = Processes(plan.jobs), threading.Lock()
     runs, ended = 0, before
 
     def one(indices: Sequence[int]) -> None:
         nonlocal runs, ended
-        failure = _run(plan.cells[indices[0]], plan.threads, children)
+        failure = _run(plan.cells[indices[0]], plan.threads, processes)
         for index in indices:
             record = _record(plan.cells[index])
             if failure and record.result is None:
                 record = record.model_copy(update={"failure": failure})
             records[index] = record
-        if children.stopped:
+        if processes.stopped:
             return
         with talking:
             runs, ended = runs + 1, ended + len(indices)
@@ -223,12 +219,14 @@ def _execute(plan: Plan, records: list[ComparedRun], progress: Progress) -> list
         except KeyboardInterrupt:
             progress("stopping: what has been measured is kept")
             pool.shutdown(wait=False, cancel_futures=True)
-            children.stop()
+            processes.stop()
             wait([future for future in futures if not future.cancelled()], timeout=GRACE)
             done = sum(_record(cell).result is not None for cell in plan.cells)
             raise StoppedError(
                 f"stopped: {done} of {total} runs have ended; the same command goes on with the rest"
             ) from None
+        finally:
+            processes.close()
     for future in futures:
         future.result()
     return records
@@ -256,114 +254,25 @@ def _alone(out: Path) -> Iterator[None]:
         lock.release()
 
 
-class _Children:
-    """The processes of one comparison: they end when their standard input is closed, by this process or by its death."""
-
-    def __init__(self) -> None:
-        self.stopped = False
-        self._running: list[subprocess.Popen[bytes]] = []
-        self._lock = threading.Lock()
-
-    def run(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
-        """Call the command line in a process of its own.
-
-        Args:
-            arguments: of the command line.
-            environment: of the process.
-            log: file for what it says to stderr.
-
-        Returns:
-            Its exit code, negative for a signal.
-        """
-        apart: dict[str, Any] = {"start_new_session": True}  # Ctrl-C is for this process, which stops the others once
-        if sys.platform == "win32":
-            apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-        command = [sys.executable, "-P", "-c", _CHILD, str(Path(__file__).parent.parent.parent), *arguments]
-        with log.open("wb") as file:
-            with self._lock:
-                if self.stopped:
-                    return 130
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL,
-                    stderr=file,
-                    env=dict(environment),
-                    **apart,
-                )
-                self._running.append(process)
-            code = process.wait()
-        with self._lock:
-            self._running.remove(process)
-            if process.stdin is not None:
-                process.stdin.close()
-        return code
-
-    def stop(self) -> None:
-        """End all processes: as Ctrl-C does, then by force."""
-        with self._lock:
-            self.stopped = True
-            running = list(self._running)
-            for process in running:
-                if process.stdin is not None:
-                    process.stdin.close()
-        until = time.monotonic() + GRACE + 2
-        try:
-            for process in running:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(max(0.0, until - time.monotonic()))
-        except KeyboardInterrupt:
-            pass
-        for process in running:
-            process.kill()
-
-
-_CHILD = """
-import sys
-root = sys.argv.pop(1)
-if root not in sys.path:
-    sys.path.insert(0, root)
-from tandemtune.comparisons.execute import end_with_parent
-end_with_parent()
-from tandemtune.cli import main
-main()
-"""
-
-
-def end_with_parent() -> None:
-    """Interrupt this process when its standard input closes: whoever started it wants it to stop, or is gone."""
-
-    def watch() -> None:
-        with suppress(OSError):
-            os.read(0, 1)
-        _thread.interrupt_main()
-        time.sleep(GRACE)
-        os._exit(130)
-
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # ignored where a shell started the comparison in the background
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _run(cell: Cell, threads: int, children: _Children) -> str:
+def _run(cell: Cell, threads: int, processes: Processes) -> str:
     """Run or resume one cell in a process of its own; returns what went wrong, or nothing."""
-    if not _free(cell.folder, children):
+    if not _free(cell.folder, processes):
         return f"another process is working in {cell.folder}"
     begun = RunFolder(cell.folder).recipe.is_file()
     recipe, log = (cell.folder.with_name(f"{cell.folder.name}.{ending}") for ending in ("recipe.json", "log"))
     content = cell.config.model_dump(mode="json")
     content["model"]["threads"] = threads = cell.config.model.threads or threads
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
+    model = cell.config.model
+    kept = Kept(model.name, model.kind, model.dtype, model.revision, threads)
     try:
         cell.folder.parent.mkdir(parents=True, exist_ok=True)
         if not begun:
             write_json(recipe, content)
         words = ["resume", str(cell.folder)] if begun else ["run", str(recipe), "--out", str(cell.folder)]
-        code = children.run([*words, "--quiet"], environment, log)
-        failure = "" if code == 0 or children.stopped else _said(log, code)
+        code = processes.run([*words, "--quiet"], kept, log)
+        failure = "" if code == 0 or processes.stopped else _said(log, code)
         if not failure:
-            log.unlink()
+            log.unlink(missing_ok=True)
         return failure
     except OSError as error:
         return f"{error.strerror or error} ({error.filename})"
@@ -372,11 +281,11 @@ def _run(cell: Cell, threads: int, children: _Children) -> str:
             recipe.unlink(missing_ok=True)
 
 
-def _free(folder: Path, children: _Children) -> bool:
+def _free(folder: Path, processes: Processes) -> bool:
     """Whether nobody works in a run's folder; the last runs of a comparison that was killed need a moment to end."""
     lock = folder / ".lock"
     until = time.monotonic() + GRACE + 5
-    while lock.exists() and not children.stopped:
+    while lock.exists() and not processes.stopped:
         try:
             with FileLock(str(lock), timeout=0.2):
                 return True

