@@ -65,7 +65,7 @@ DEFAULTS = {
         "tunable": {"kind": "lora", "r": 2, "layers": "last:33%"},
         "subspace": {"kind": "random", "d": 100, "alpha": 0.2, "scale": "activation"},
         "objective": {"kind": "ce", "calibrate": False, "kl_penalty": 0.0, "kl_rows": 32},
-        "readout": {"kind": "none", "prior": "balanced"},
+        "readout": {"kind": "none", "prior": "balanced", "keep": "tuned"},
         "order": "in-turn",
         "budget": 2000,
         "steps": None,
