@@ -163,7 +163,7 @@ class Problem:
 
     def factors(self, block: int) -> tuple[tuple[int, int], ...]:
         """Matrices that a block's search vector is cut into equal parts for."""
-        return self.scorer.config.method.tunable.factors(self.scorer.parameters, block)
+        return self.scorer.config.method.tunable.matrices(self.scorer.parameters, block)
 
     def layer_statistics(self, blocks: Sequence[int]) -> dict[int, LayerStatistics]:
         """What enters and leaves the projections of some layers on the training rows, where the run begins."""

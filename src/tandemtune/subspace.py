@@ -54,14 +54,15 @@ def scales(
 
     * ``hidden_state`` (arXiv 2403.01754): ``alpha * hidden_sd / (sqrt(n) * sigma)`` for every factor.
     * ``activation``: A such that ``x A`` has unit standard deviation, B such that the added term has
-      ``alpha`` times the standard deviation of the projection's own output.
+      ``alpha`` times the standard deviation of the projection's own output. Where A was drawn once, uniform within
+      ``1 / sqrt(n_in)``, and B alone is searched, ``x A`` has the standard deviation ``x_rms / sqrt(3)``.
     * ``normal``: ``alpha / sqrt(n)``, blind to the model.
 
     Args:
         rule: name of the rule.
         statistics: measurements of the layer.
         names: projection names in order.
-        shapes: factor shapes in order A, B, A, B, ...
+        shapes: factor shapes in order A, B, A, B, ..., or of B alone.
         d: length of z.
         alpha: size of the first steps; see the rules.
         sigma: the optimizer's initial step size.
@@ -72,6 +73,11 @@ def scales(
     if rule == "normal":
         return [alpha / math.sqrt(n)] * len(shapes)
     result: list[float] = []
+    if len(shapes) == len(names):
+        for name, (rank, _) in zip(names, shapes, strict=True):
+            entering = statistics.x_rms[name] / math.sqrt(3)
+            result.append(alpha * statistics.y_sd[name] / (entering * math.sqrt(rank) * math.sqrt(n) * sigma))
+        return result
     for index, name in enumerate(names):
         n_in, rank = shapes[2 * index]
         result.append(1.0 / (math.sqrt(n_in) * statistics.x_rms[name] * math.sqrt(n) * sigma))

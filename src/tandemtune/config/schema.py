@@ -177,8 +177,8 @@ class MethodSection(Options):
     )
     order: Literal["in-turn", "together", "bandit"] = Field(
         "in-turn",
-        description="layers one after another, all at once, or the layer with the best gain for its cost (gradients "
-        "always move all at once)",
+        description="layers one after another, all at once (in one subspace, where there is one), or the layer with the best gain "
+        "for its cost (gradients always move all at once)",
     )
     budget: Annotated[int, Field(ge=2)] = Field(
         2000, description="candidates that a derivative-free search may score on the training rows"
@@ -230,9 +230,6 @@ class MethodSection(Options):
                 f"[method] budget: {self.budget} is less than one generation, {' + '.join(parts)} = {self.turn_candidates} "
                 f"candidates{again}"
             )
-        one_block = self.tunable.one_block(optimizer)
-        if self.order == "together" and self.subspace.projects and optimizer.vectors and not one_block:
-            yield "[method] order: together needs subspace none, since every layer has a subspace of its own"
         keeps_vector = optimizer.uses == "sampler"
         if self.order == "bandit" and not keeps_vector:
             yield (f"[method] order: bandit needs layers in turns with a gain each; {optimizer.kind} moves all at once")

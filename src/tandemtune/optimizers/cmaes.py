@@ -50,6 +50,11 @@ class CMAESSearch(VectorAskTell):
         self._inner._funhist_values.fill(0.0)  # the library leaves it uninitialised, and it is part of the state
         self._popsize = popsize
 
+    @property
+    def point(self) -> NDArray[np.float64]:
+        """The mean of the distribution [d], a copy."""
+        return np.array(self._inner._mean, dtype=np.float64)
+
     def _propose(self) -> NDArray[np.float64]:
         return np.stack([self._inner.ask() for _ in range(self._popsize)])
 
@@ -96,9 +101,18 @@ class CMAES(Optimizer):
     popsize: Annotated[int, Field(ge=4, le=10_000)] = Field(default=20, description="candidates in one generation")
     sigma: Size = Field(default=1.0, description="initial step size")
     covariance: Covariance = Field(default="full", description="what it learns: a d x d matrix, or its diagonal only")
+    incumbent: Literal["best", "mean"] = Field(
+        default="best",
+        description="what layers above, dev and the result see: the best candidate, or the mean of the distribution",
+    )
     warm_start: Annotated[int, Field(ge=0)] = Field(
         default=0, description="pairs of candidates whose difference quotients choose where each search begins"
     )
+
+    @property
+    def keeps_best(self) -> bool:
+        """Not where the mean is followed."""
+        return self.incumbent == "best"
 
     def start(self, space: Space) -> VectorAskTell:
         """CMA-ES around the space's start, after a generation of differences where that is wanted."""
@@ -120,5 +134,10 @@ class CMAES(Optimizer):
             )
         if self.warm_start and not subspace.projects:
             yield "[method] warm_start: only cma-es in a subspace begins somewhere else"
+        if self.warm_start and recipe.method.tunable.even:
+            yield (
+                f"[method] warm_start: with {recipe.method.tunable.kind} both signs of a step have the same loss where a search "
+                'begins, so differences say nothing: set factors = "b", or warm_start = 0'
+            )
         if self.warm_start > self.popsize // 2:
             yield f"[method] warm_start: {self.warm_start} pairs are more than one generation of {self.popsize} holds"

@@ -58,6 +58,11 @@ class WarmStart(VectorAskTell):
         self._inner = self._make(self._mean.copy())
 
     @property
+    def point(self) -> NDArray[np.float64]:
+        """Where the other optimizer is, or will begin [d]."""
+        return self._mean.copy() if self._inner is None else self._inner.point  # type: ignore[attr-defined]
+
+    @property
     def _kind(self) -> str:
         return f"WarmStart(d={self._d}, popsize={self._popsize}, pairs={self._pairs})"
 

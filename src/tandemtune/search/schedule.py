@@ -103,7 +103,8 @@ class Phase:
         name: what the journal calls it.
         turns: the blocks of each turn, in the order of the turns.
         origin: the point that z = 0 stands for.
-        projections: random subspace of each block; empty where an optimizer moves the parameters themselves.
+        projections: random subspace of each block, of one vector for all blocks of a turn; empty where an optimizer moves the
+            parameters themselves.
         make_optimizer: the blocks of a turn -> a fresh optimizer; called at their first turn.
         candidates: candidates that one turn scores.
         read: turns what an optimizer of texts proposes into the only block's parameters [P, dim].
@@ -173,8 +174,7 @@ class Phase:
             (block,) = blocks
             return {block: self.read(z)}
         if self.projections:
-            (block,) = blocks
-            return {block: self.origin[block] + self.projections[block].up(z)}
+            return {block: self.origin[block] + self.projections[block].up(z) for block in blocks}
         sizes = [len(self.origin[block]) for block in blocks]
         pieces = torch.from_numpy(z.astype(np.float32)).split(sizes, dim=1)  # type: ignore[no-untyped-call]
         return dict(zip(blocks, pieces, strict=True))

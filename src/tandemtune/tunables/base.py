@@ -209,6 +209,11 @@ class Tunable(Member):
         raise NotImplementedError
 
     @property
+    def even(self) -> bool:
+        """Whether a point and its negative are the same model where a search in a subspace begins."""
+        return False
+
+    @property
     def allowed_words(self) -> Literal["words", "all"]:
         """Tokens that a prompt of words may have."""
         return "words"
@@ -222,10 +227,6 @@ class Tunable(Member):
         blocks: tuple[int, ...] = parameters.blocks
         return blocks
 
-    def one_block(self, optimizer: Optimizer) -> bool:
-        """Whether all of it is one block."""
-        return False
-
     def parts(self, target: Sequence[str] | None) -> int:
         """Equal parts that a search vector is cut into, one for each factor of a block.
 
@@ -234,7 +235,7 @@ class Tunable(Member):
         """
         return 1
 
-    def factors(self, parameters: Any, block: int) -> tuple[tuple[int, int], ...]:
+    def matrices(self, parameters: Any, block: int) -> tuple[tuple[int, int], ...]:
         """Matrices that a search vector's equal parts belong to; by default the whole block is one row."""
         return ((1, parameters.dim(block)),)
 

@@ -207,10 +207,6 @@ class FullWeights(Tunable):
         """The optimizer's for all weights."""
         return optimizer.lr_weights
 
-    def one_block(self, optimizer: Optimizer) -> bool:
-        """The coefficients of a search."""
-        return optimizer.searches
-
     def how_to_load(self, folder: Path) -> str:
         """An ordinary model folder."""
         return "Load it with `transformers`, as any model: the folder holds weights and tokenizer."

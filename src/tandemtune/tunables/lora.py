@@ -1,5 +1,8 @@
 """Low-rank terms beside frozen projections: ``q = W x + (x A) B`` (Hu et al., arXiv 2106.09685), scaling 1.
 
+Where both factors are searched from zero, f(A, B) = f(-A, -B): differences of losses say nothing there. With A drawn once and B
+searched alone, the first steps of a search are those of a linear map.
+
 Nothing is written into the model: hooks add the terms to what the projections return, for one setting or for a whole
 population at once.
 """
@@ -11,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -25,6 +28,7 @@ from tandemtune.models.layers import hooked
 from tandemtune.plugins import register
 from tandemtune.subspace import LayerStatistics, Rule
 from tandemtune.tunables.base import LAST_THIRD, Given, Layers, Layerwise, Point, Tunable
+from tandemtune.types import seed_for
 
 TASK_TYPES = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
 """PEFT's names for kinds of models; it has none for a masked one."""
@@ -41,11 +45,19 @@ class LoRATerms(Layerwise):
         layers: layer indices that may change; those that have no such projections are left out.
         start_seed: draws A at the start, for gradients, which cannot leave the point where both factors are zero; B is
             zero, so the first point is the pretrained model all the same.
+        fixed_seed: draws A once and for all, so that a block's vector holds the factors B alone (arXiv 2308.03303).
     """
 
     token_wise = True
 
-    def __init__(self, backbone: Backbone, rank: int, layers: Sequence[int], start_seed: int | None = None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        rank: int,
+        layers: Sequence[int],
+        start_seed: int | None = None,
+        fixed_seed: int | None = None,
+    ) -> None:
         self.rank = rank
         self._start_seed = start_seed
         self.blocks = tuple(block for block in sorted(layers) if backbone.projections(block))
@@ -62,13 +74,25 @@ class LoRATerms(Layerwise):
             self._columns[block] = {p.name: p.outputs(self._modules[block][p.module]) for p in self._projections[block]}
         self.names = tuple(projection.name for projection in self._projections[self.blocks[0]])
         self.side_by_side = backbone.side_by_side(m for found in self._modules.values() for m in found.values())
+        self._fixed: dict[int, dict[str, Tensor]] = {}
+        if fixed_seed is not None:
+            generator = torch.Generator().manual_seed(fixed_seed)
+            for block in self.blocks:
+                inputs = {p.name: sizes(self._modules[block][p.module])[0] for p in self._projections[block]}
+                self._fixed[block] = {name: _drawn(torch.empty(n, rank), generator) for name, n in inputs.items()}
+
+    @property
+    def fixes_a(self) -> bool:
+        """Whether A is drawn once and B is all that moves."""
+        return bool(self._fixed)
 
     def shapes(self, block: int) -> list[tuple[int, int]]:
-        """Shapes of A and B of each projection, in order."""
+        """Shapes of A and B of each projection, in order; of B alone where A is drawn once."""
         shapes: list[tuple[int, int]] = []
         for projection in self._projections[block]:
             n_in, _ = sizes(self._modules[block][projection.module])
-            shapes += [(n_in, self.rank), (self.rank, len(self._columns[block][projection.name]))]
+            b = (self.rank, len(self._columns[block][projection.name]))
+            shapes += [b] if self._fixed else [(n_in, self.rank), b]
         return shapes
 
     def dim(self, block: int) -> int:
@@ -82,7 +106,7 @@ class LoRATerms(Layerwise):
             generator = torch.Generator().manual_seed(self._start_seed)
             for block, vector in point.items():
                 for a, _ in self.factors(block, vector).values():  # views
-                    a.uniform_(-1 / math.sqrt(len(a)), 1 / math.sqrt(len(a)), generator=generator)
+                    _drawn(a, generator)
         return point
 
     @contextmanager
@@ -93,7 +117,7 @@ class LoRATerms(Layerwise):
                 vector = (
                     given[0] if given.ndim == 2 and len(given) == 1 else given
                 )  # one candidate is an ordinary setting
-                if vector.ndim == 1 and not vector.any():
+                if vector.ndim == 1 and not vector.requires_grad and not vector.any():
                     continue
                 for name, module in self._modules[block].items():
                     a, b = self._assemble(block, vector, name)
@@ -108,11 +132,13 @@ class LoRATerms(Layerwise):
             vector: [dim] or [P, dim].
 
         Returns:
-            Projection name -> (A [..., n_in, r], B [..., r, n_out]).
+            Projection name -> (A [..., n_in, r], B [..., r, n_out]); A [n_in, r] where it is drawn once.
         """
         shapes = self.shapes(block)
         pieces = torch.split(vector, [math.prod(shape) for shape in shapes], dim=-1)
         matrices = [piece.reshape(*piece.shape[:-1], *shape) for piece, shape in zip(pieces, shapes, strict=True)]
+        if self._fixed:
+            return {name: (self._fixed[block][name], b) for name, b in zip(self.names, matrices, strict=True)}
         return {name: (matrices[2 * i], matrices[2 * i + 1]) for i, name in enumerate(self.names)}
 
     def save(self, point: Point, folder: Path, base_model: str) -> None:
@@ -184,7 +210,11 @@ class LoRATerms(Layerwise):
                 first = used.get(projection.module, 0)
                 used[projection.module] = first + self.rank
                 ranks = slice(first, first + self.rank)
-                pieces += [a[:, ranks].reshape(-1), b[ranks][:, self._columns[block][projection.name]].reshape(-1)]
+                if self._fixed:
+                    self._fixed[block][projection.name] = a[:, ranks].contiguous()
+                else:
+                    pieces.append(a[:, ranks].reshape(-1))
+                pieces.append(b[ranks][:, self._columns[block][projection.name]].reshape(-1))
             point[block] = torch.cat(pieces)
         return point
 
@@ -192,6 +222,7 @@ class LoRATerms(Layerwise):
         """Rank, layers and number of parameters."""
         return {
             "rank": self.rank,
+            **({"factors": "b"} if self._fixed else {}),
             "layers": list(self.blocks),
             "parameters": sum(self.dim(block) for block in self.blocks),
             "projections": list(
@@ -250,17 +281,23 @@ def _term(a: Tensor, b: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tens
         return output
 
     def population(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if len(args[0]) % len(a):
+        if len(args[0]) % len(b):
             raise ModelError(
                 f"a {type(module).__name__} that LoRA is put on also maps something that all rows share (shape "
-                f"{tuple(args[0].shape)}), so {len(a)} candidates cannot stand side by side: "
+                f"{tuple(args[0].shape)}), so {len(b)} candidates cannot stand side by side: "
                 "this architecture is not supported"
             )
-        parts = args[0].reshape(len(a), -1, a.shape[-2])
-        output.view(len(a), -1, b.shape[-1]).baddbmm_(torch.bmm(parts, a.to(parts.dtype)), b.to(output.dtype))
+        parts = args[0].reshape(len(b), -1, a.shape[-2])
+        output.view(len(b), -1, b.shape[-1]).baddbmm_(parts @ a.to(parts.dtype), b.to(output.dtype))
         return output
 
-    return population if a.ndim == 3 else shared
+    return population if b.ndim == 3 else shared
+
+
+def _drawn(a: Tensor, generator: torch.Generator) -> Tensor:
+    """A factor A [n_in, r], filled in place: uniform within ``1 / sqrt(n_in)``."""
+    bound = 1 / math.sqrt(len(a))
+    return a.uniform_(-bound, bound, generator=generator)
 
 
 @register
@@ -273,18 +310,29 @@ class LoRA(Tunable):
     card: ClassVar[str] = "A LoRA adapter"
 
     r: Annotated[int, Field(ge=1, le=1024)] = Field(default=2, description="LoRA rank")
+    factors: Literal["both", "b"] = Field(
+        default="both", description='what moves: both factors, or with "b" B alone beside an A that is drawn once'
+    )
     layers: Layers = LAST_THIRD
 
     def make(self, given: Given) -> LoRATerms:
         """Both factors zero in a subspace; A drawn elsewhere, since nothing moves away from zero but both at once."""
-        return LoRATerms(given.backbone, self.r, given.layers(self.layers), given.start_seed())
+        layers = given.layers(self.layers)
+        if self.factors == "b":
+            return LoRATerms(given.backbone, self.r, layers, fixed_seed=seed_for(given.seed, 6))
+        return LoRATerms(given.backbone, self.r, layers, given.start_seed())
+
+    @property
+    def even(self) -> bool:
+        """With both factors zero, the signs of both cancel."""
+        return self.factors == "both"
 
     def parts(self, target: Sequence[str] | None) -> int:
-        """A and B of each projection."""
-        return 2 * (len(target) if target else 2)
+        """The moving factors of each projection."""
+        return (2 if self.factors == "both" else 1) * (len(target) if target else 2)
 
-    def factors(self, parameters: LoRATerms, block: int) -> tuple[tuple[int, int], ...]:
-        """A and B of each projection."""
+    def matrices(self, parameters: LoRATerms, block: int) -> tuple[tuple[int, int], ...]:
+        """The moving factors of each projection."""
         return tuple(parameters.shapes(block))
 
     def statistics(self, parameters: Any, problem: Any, wanted: Rule) -> tuple[Rule, dict[int, LayerStatistics]]:

@@ -282,7 +282,7 @@ class PromptOptions(Tunable):
         """A share of the embeddings' spread, unless the optimizer scales its own steps."""
         return optimizer.lr_default if optimizer.lr_default != Optimizer.lr_default else PROMPT_LR * vocabulary.sd
 
-    def factors(self, parameters: Any, block: int) -> tuple[tuple[int, int], ...]:
+    def matrices(self, parameters: Any, block: int) -> tuple[tuple[int, int], ...]:
         """The prompt's vectors as one matrix."""
         return tuple(parameters.shapes(block))
 
@@ -305,10 +305,6 @@ class SoftPrompt(PromptOptions):
     def make(self, given: Given) -> Prompt:
         """A prompt at the input."""
         return self.prompt(given)
-
-    def one_block(self, optimizer: Optimizer) -> bool:
-        """The input's."""
-        return True
 
 
 @register
@@ -354,7 +350,3 @@ class TextPrompt(PromptOptions):
     def make(self, given: Given) -> Prompt:
         """A prompt at the input; its vectors are embeddings of words."""
         return self.prompt(given)
-
-    def one_block(self, optimizer: Optimizer) -> bool:
-        """The input's."""
-        return True
