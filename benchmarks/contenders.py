@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tandemtune.errors import ConfigError, UsageError
 from tandemtune.evaluators.batch import Batch, Group, collate
 from tandemtune.models import load as loading
 from tandemtune.models.layers import hooked
+from tandemtune.models.reading import Reading
 from tandemtune.problem import Problem
 from tandemtune.tunables.base import Point
 from tandemtune.types import Encoded
@@ -182,7 +183,8 @@ class _Calls:
 
 class Floor:
     """Bare layer calls on as many tokens as the texts have, in rows that are all equally long: what the remaining layers cost
-    with nothing around them, and with lengths that suit them best.
+    with nothing around them, and with lengths that suit them best. Layers of a decoder are given keys and values of the text
+    that were made before, where the engine does so.
 
     Args:
         problem: its layers, batch and chunks are used.
@@ -190,44 +192,86 @@ class Floor:
     """
 
     def __init__(self, problem: Problem, count: int) -> None:
-        self._stack = problem.scorer.engine.stack
+        self._engine = engine = problem.scorer.engine
+        self._stack = engine.stack
         backbone = problem.scorer.backbone
         first, *rest = (
             len(list(backbone.model.get_submodule(path).children())) for path in backbone.architecture.paths
         )
         self._begins = (0, first) if rest else (0,)
         even = _even(problem)
-        chunks = problem.scorer.engine.chunks(even, count)
+        chunks = engine.chunks(even, count)
         recorded = {here: self._recorded(even, here) for here in set(chunks)}
         self._chunks = [recorded[here] for here in chunks]
+        self._decoder: list[_Calls] = []
+        self._reading: Reading | None = None
+        if self._stack.readers:
+            rows, length = even.ids.shape
+            text, marks = self._stack.parted(self._stack.hidden(even.ids, first))
+            self._reading = self._stack.read(text.reshape(1, rows * length, -1), ((rows, length),))
+            batch = Batch((even,), torch.zeros(rows, dtype=torch.long, device=even.ids.device), rows * length)
+            each = sum(engine.tokens_per_candidate(batch, [problem.scorer.parameters.blocks[-1]]))
+            decoded = engine.in_chunks(each, count)
+            made = {here: self._recorded_decoder(even, marks, here) for here in set(decoded)}
+            self._decoder = [made[here] for here in decoded]
 
     def run(self, block: int) -> None:
         """Call layers `block` to the last on every chunk."""
-        layers = self._stack.layers
+        decoding = self._reading is not None and block >= self._begins[-1]
         with torch.inference_mode():
-            for calls in self._chunks:
-                hidden = calls.entering[max(begin for begin in self._begins if begin <= block)]
-                for index in range(block, len(layers)):
-                    hidden = calls.entering.get(index, hidden)
-                    args, kwargs = calls.rest[index]
-                    output = layers[index](hidden, *args, **kwargs)
-                    hidden = output[0] if isinstance(output, tuple) else output
+            for calls in self._decoder if decoding else self._chunks:
+                with self._told(len(calls.entering[self._begins[-1]]) if decoding else 0):
+                    self._run(calls, block)
+
+    def _run(self, calls: _Calls, block: int) -> None:
+        layers = self._stack.layers
+        hidden = calls.entering[max(begin for begin in calls.entering if begin <= block)]
+        for index in range(block, len(layers)):
+            hidden = calls.entering.get(index, hidden)
+            args, kwargs = calls.rest[index]
+            output = layers[index](hidden, *args, **kwargs)
+            hidden = output[0] if isinstance(output, tuple) else output
+
+    def _told(self, rows: int) -> AbstractContextManager[Any]:
+        """Keys and values that were made before, for so many rows; nothing for none."""
+        return self._reading.told(rows // self._reading.rows, ()) if self._reading and rows else nullcontext()
+
+    def _recorded_decoder(self, group: Group, marks: Tensor, count: int) -> _Calls:
+        """The same arguments for a chunk of candidates that differ in the decoder only."""
+        first, rows = self._begins[-1], len(group.ids) * count
+        calls = self._noted(
+            range(first, len(self._stack)),
+            lambda: self._stack.logits(
+                group.ids[:, :1].repeat(count, 1),
+                group.answer.repeat(count),
+                start=first,
+                states=marks.repeat(count, 1, 1),
+                reading=self._reading,
+            ),
+        )
+        assert len(calls.entering[first]) == rows
+        return _Calls(calls.entering, [((), {})] * first + list(calls.rest))
 
     def _recorded(self, group: Group, count: int) -> _Calls:
         """The arguments that the model hands to each of its layers for a chunk of candidates."""
+        every = range(len(self._stack))
+        return self._noted(every, lambda: self._stack.logits(group.ids.repeat(count, 1), group.answer.repeat(count)))
+
+    def _noted(self, layers: range, call: Callable[[], Any]) -> _Calls:
         entering: dict[int, Tensor] = {}
         rest: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
         def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             named = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-            if len(rest) in self._begins:
-                entering[len(rest)] = args[0] if args else kwargs["hidden_states"]
+            index = layers.start + len(rest)
+            if index in self._begins:
+                entering[index] = args[0] if args else kwargs["hidden_states"]
             rest.append((args[1:], named))
 
         with ExitStack() as stack:
-            for layer in self._stack.layers:
-                stack.enter_context(hooked(layer.register_forward_pre_hook(note, with_kwargs=True)))
-            self._stack.logits(group.ids.repeat(count, 1), group.answer.repeat(count))
+            for index in layers:
+                stack.enter_context(hooked(self._stack.layers[index].register_forward_pre_hook(note, with_kwargs=True)))
+            call()
         return _Calls(entering, rest)
 
 

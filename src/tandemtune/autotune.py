@@ -42,6 +42,8 @@ WORTH_COMPILING, COMPILED_FASTER, TIMED = 180.0, 0.97, 3
 time; the fastest of so many timed generations counts."""
 TRIED_TOKENS = 8192
 """What is timed at the start has as many candidates as make about so many tokens."""
+SOON = 2.0
+"""What took less, in seconds, is timed a second time, since a first call is slow."""
 RELIABLE = 0.98
 """A format is taken where its losses rank candidates at least this much like float32's (Spearman)."""
 
@@ -224,7 +226,8 @@ def _few_candidates(problem: Problem) -> tuple[dict[int, Tensor], dict[int, Tens
     """A point and a few candidates of the last block around it: enough to time, cheap beside a generation."""
     parameters, block = problem.scorer.parameters, problem.searched[-1]
     popsize = problem.scorer.config.method.optimizer.candidates
-    count = min(popsize, max(1, TRIED_TOKENS // problem.evaluator.train.tokens))
+    one = sum(problem.scorer.engine.tokens_per_candidate(problem.evaluator.train, [block]))
+    count = min(popsize, max(1, TRIED_TOKENS // one))
     generator = torch.Generator().manual_seed(0)
     return parameters.initial(), {block: torch.randn(count, parameters.dim(block), generator=generator) * 0.01}
 
@@ -290,14 +293,62 @@ def _settle_compiling(problem: Problem, known: float | None, progress: Progress 
 
 def _planned_seconds(problem: Problem, seconds: float, trial: dict[int, Tensor]) -> float:
     """How long a search will take, from the time that a few candidates took."""
-    config, evaluator = problem.scorer.config, problem.evaluator
     (block,), count = trial, len(next(iter(trial.values())))
-    popsize = config.method.optimizer.candidates
-    costs = [evaluator.cost((b,), popsize).forward for b in problem.searched]
-    work = config.method.budget / popsize * sum(costs) / len(costs)
+    return seconds * _planned_work(problem) / problem.evaluator.cost((block,), count).forward
+
+
+def _planned_work(problem: Problem) -> float:
+    """What all candidates of a search cost."""
+    config, evaluator = problem.scorer.config, problem.evaluator
+    each = config.method.turn_candidates
+    costs = [evaluator.cost((block,), each).forward for block in problem.searched]
+    work = config.method.budget / each * sum(costs) / len(costs)
     if config.run.max_forward_tokens is not None:
         work = min(work, config.run.max_forward_tokens * evaluator.depth)
-    return seconds * work / evaluator.cost((block,), count).forward
+    return work
+
+
+def forecast(problem: Problem) -> str | None:
+    """About how long a search will take at most, in a line for people; from what a few of its candidates, one of its gradient
+    steps or one pass take here. None where nothing is searched, or nothing but time ends it."""
+    config, evaluator = problem.scorer.config, problem.evaluator
+    planned, method = wiring.planned(config), config.method
+    if not planned.total or not problem.searched or method.optimizer.uses == "none":
+        return None
+    origin = problem.scorer.parameters.initial()
+    if config.follows_gradient:
+        found = evaluator.gradient(origin, problem.searched, 0).costs
+        turn = _seconds_of(lambda: evaluator.gradient(origin, problem.searched, 0))
+        rate = turn / (found.forward + 2 * found.backward)  # a step backwards is about two forwards
+    elif _in_population(problem.scorer):
+        origin, trial = _few_candidates(problem)
+        (block,), count = trial, len(next(iter(trial.values())))
+        rate = _seconds_of(lambda: evaluator.evaluate(origin, trial, 0)) / evaluator.cost((block,), count, 0).forward
+        blocks = problem.searched
+        turns = [blocks] if method.order == "together" else [(b,) for b in blocks]
+        turn = rate * sum(evaluator.cost(t, method.turn_candidates, 0).forward for t in turns) / len(turns)
+    else:
+        seconds = _seconds_of(lambda: evaluator.measure(origin))
+        rate = seconds / evaluator.cost_to_measure().forward
+        turn = seconds * method.turn_candidates
+    many = planned.total / (method.turn_candidates if planned.unit == "candidates" else 1)
+    took = many * (turn + rate * evaluator.cost_to_measure("dev").forward / method.dev_every)
+    problem.scorer.engine.forget()
+    span = f"{took:.0f} s" if took < 100 else f"{took / 60:.0f} min"
+    limit = config.run.max_seconds
+    if limit is not None and limit < took:
+        return f"all {planned.total:,} {planned.unit} would take about {span} here; the search ends after {limit:,g} s"
+    return f"the search will take about {span} here for {planned.total:,} {planned.unit}, what is proposed aside"
+
+
+def _seconds_of(call: Callable[[], object]) -> float:
+    """Seconds that a call takes, the second time where that is soon."""
+    times: list[float] = []
+    while not times or (len(times) < 2 and times[0] < SOON):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return times[-1]
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,9 @@ def _run(folder: RunFolder, problem: Problem, callback: Callback, test: bool, by
         planned = wiring.planned(problem.scorer.config)
         problem.scorer.note(versions=versions(), planned=planned.total, unit=planned.unit)
         write_json(folder.facts, problem.facts.plain())
+        expected = autotune.forecast(problem)
+        if expected is not None:
+            callback.on_progress(expected)
     scorer = problem.scorer
     with wiring.proposing(problem, folder.conversations, callback.on_progress) as source:
         search = wiring.make_search(problem, folder, source, callback)

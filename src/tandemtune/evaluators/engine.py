@@ -177,7 +177,7 @@ class Engine:
             rows = len(piece.rows)
             answer = torch.full((1,), self.stack.marks - 1, device=own.device)
             first = 0
-            for here in self._fitting(self._tokens_decoded(piece), count):
+            for here in self.in_chunks(self._tokens_decoded(piece), count):
                 chunk = {block: vectors[first : first + here] for block, vectors in candidates.items()}
                 with self.tunable.applied({**point, **chunk}):
                     words = self.stack.logits(
@@ -242,8 +242,8 @@ class Engine:
         size = max(1, self._rows_per_chunk(length) // rows) if self.tunable.side_by_side else 1
         return _cut(count, size)
 
-    def _fitting(self, tokens: int, count: int) -> list[int]:
-        """The same where one candidate takes so many tokens."""
+    def in_chunks(self, tokens: int, count: int) -> list[int]:
+        """How many candidates go through the model together, chunk by chunk, where each takes so many tokens."""
         return _cut(count, self._rows_per_chunk(tokens))
 
     def tokens_per_candidate(self, batch: Batch, blocks: Sequence[int]) -> list[int]:

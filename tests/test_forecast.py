@@ -1,0 +1,58 @@
+"""Before a search begins a run says how long it will take."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import small
+from tandemtune.callbacks import Callback
+
+
+class Lines(Callback):
+    """What a run said before its start."""
+
+    def __init__(self):
+        self.said, self.started = [], False
+
+    def on_progress(self, text):
+        if not self.started:
+            self.said.append(text)
+
+    def on_start(self, record, resumed, seconds):
+        self.started = True
+
+    @property
+    def forecast(self):
+        return [text for text in self.said if "would take about" in text or "will take about" in text]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "amount"),
+    [
+        ("c-lora", {}, "60 candidates"),
+        ("lora", {"steps": 4, "budget": None, "d": None, "popsize": None}, "4 steps"),
+        ("mezo", {"steps": 3, "budget": None, "d": None, "popsize": None, "layers": None, "r": None}, "3 steps"),
+    ],
+)
+@pytest.mark.parametrize("model", ["bert", "t5"])
+def test_a_run_says_how_long_it_will_take(method, settings, amount, model, tmp_path):
+    changes = {f"method__{name}": value for name, value in settings.items()}
+    lines = Lines()
+    small.tune(small.recipe(tmp_path, model, method__name=method, **changes), tmp_path / "run", lines)
+    assert len(lines.forecast) == 1 and amount in lines.forecast[0]
+    assert re.search(r"about \d+ (s|min) here", lines.forecast[0])
+
+
+def test_it_says_when_time_ends_the_search_sooner(tmp_path):
+    lines = Lines()
+    recipe = small.recipe(tmp_path, method__budget=4_000_000, run__max_seconds=0.05)
+    small.tune(recipe, tmp_path / "run", lines)
+    assert "the search ends after 0.05 s" in lines.forecast[0] and "min here" in lines.forecast[0]
+
+
+def test_nothing_is_said_where_nothing_is_searched(tmp_path):
+    lines = Lines()
+    small.tune({**small.recipe(tmp_path), "method": {"name": "readout"}}, tmp_path / "run", lines)
+    assert lines.started and not lines.forecast
