@@ -11,6 +11,7 @@ import pytest
 import tomli_w
 
 import small
+from tandemtune import shared
 from tandemtune.comparisons import execute, read_plan
 from tandemtune.comparisons.plan import Plan
 from tandemtune.comparisons.processes import Kept, Processes
@@ -78,7 +79,7 @@ def test_runs_that_share_a_worker_are_those_of_a_process_each(tmp_path):
 def test_one_process_reads_a_model_for_all_of_its_runs(tmp_path):
     """As many workers as runs at a time; the least needed one makes room for another model."""
     kept = [Kept(str(small.model_folder(name)), None, "float32", None, 1) for name in ("bert", "gpt2")]
-    processes, seen = Processes(1), []
+    processes, seen = Processes(1, tmp_path), []
     for index, held in enumerate([kept[0], kept[0], kept[1], kept[1]]):
         log = tmp_path / f"{index}.log"
         assert processes.run(["ls", "nothing"], held, log) == 2, "an exit code comes back"
@@ -106,3 +107,27 @@ def test_a_model_that_cannot_be_read_is_told_by_each_run(tmp_path):
     )
     (record,) = execute(plan.__class__(**{**vars(plan), "cells": (cell,)}), lambda line: None)
     assert record.result is None and str(broken) in str(record.failure) and "Traceback" not in str(record.failure)
+
+
+def test_what_runs_have_in_common_is_computed_once(tmp_path, monkeypatch):
+    """The pretrained model on the test rows, to the bit; by label words, and with the vectors that a readout reads."""
+    recipes = {
+        "words": small.recipe(tmp_path, method__budget=12),
+        "readout": {**small.recipe(tmp_path), "method": {"name": "readout"}},
+        "again": {**small.recipe(tmp_path), "method": {"name": "lora", "steps": 1}},
+    }
+    for name, recipe in recipes.items():
+        small.tune(recipe, tmp_path / "alone" / name)
+    common = tmp_path / "common"
+    common.mkdir()
+    monkeypatch.setenv(shared.FOLDER, str(common))
+    counts = []
+    for name, recipe in recipes.items():
+        small.tune(recipe, tmp_path / "together" / name)
+        counts.append(len(list(common.iterdir())))
+        assert small.artefacts(tmp_path / "together" / name) == small.artefacts(tmp_path / "alone" / name), name
+    assert counts == [1, 2, 2], "label words alone are another pass than with vectors"
+    for path in common.iterdir():
+        path.write_bytes(b"torn")
+    small.tune(recipes["again"], tmp_path / "torn")
+    assert small.artefacts(tmp_path / "torn") == small.artefacts(tmp_path / "alone" / "again")

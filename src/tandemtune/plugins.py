@@ -37,6 +37,7 @@ PACKAGES = {
     "proposer": "tandemtune.proposers",
     "metric": "tandemtune.tasks.metrics",
     "task": "tandemtune.tasks.catalogue",
+    "yardstick": "tandemtune.yardsticks",
 }
 """Nouns, and the package (one file each) or module that holds the members that come with this one."""
 _BASES = {noun: f"{noun.capitalize()} of {place}.base" for noun, place in PACKAGES.items()} | {

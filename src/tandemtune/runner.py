@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tandemtune import autotune, card, scoring, wiring
+import numpy as np
+
+from tandemtune import autotune, card, plugins, scoring, wiring
 from tandemtune.callbacks import Callback
 from tandemtune.config import RunConfig, load_config
 from tandemtune.errors import RunError
 from tandemtune.models.naming import base_name
 from tandemtune.problem import Problem
-from tandemtune.runs.records import Facts, FinalCosts, Gain, GenerationRecord, PredictionRecord, Result, RowCounts
+from tandemtune.runs.records import (
+    DIGITS,
+    Facts,
+    FinalCosts,
+    Gain,
+    GenerationRecord,
+    PredictionRecord,
+    Result,
+    RowCounts,
+    YardstickScores,
+    rounded,
+)
 from tandemtune.runs.store import RunFolder
 from tandemtune.runs.writing import write_json, write_lines
 from tandemtune.search.state import SearchState
 from tandemtune.system import peak_rss_mb, versions
+from tandemtune.tasks.base import Task
+from tandemtune.types import Example
 
 
 def run(
@@ -44,6 +60,7 @@ def run(
     RunFolder.check_free(out, overwrite=overwrite)
     wiring.check(config, callback.on_progress, test=test)
     wiring.check_proposer(config, callback.on_progress)
+    _check_yardsticks(config)
     problem = _prepared(
         config, None, callback, test
     )  # before the folder is made: what cannot run leaves nothing behind
@@ -158,6 +175,7 @@ def _measured(
         zero_shot_readout=pretrained.readout,
         tuned_words=None if tuned.readout is None else tuned.words,
         gain=gain,
+        yardsticks=_yardsticks(problem, examples, callback),
         kept_step=found.best_step,
         kept_record=found.best_record,
         steps=found.step,
@@ -176,6 +194,50 @@ def _measured(
         notes=(*problem.facts.notes, *_flat(folder)),
     )
     return result, tuned.predictions
+
+
+def _check_yardsticks(config: RunConfig) -> None:
+    """Refuse to begin where a package is missing that is needed at the end."""
+    for name in config.run.yardsticks:
+        plugins.find("yardstick", name).check()
+
+
+def _yardsticks(
+    problem: Problem, examples: Sequence[Example] | None, callback: Callback
+) -> tuple[YardstickScores, ...]:
+    """What simple classifiers reach that learn from all labelled rows of the run."""
+    task, split = problem.scorer.task, problem.split
+    known = [*split.train, *split.dev]
+    texts, labels = [_as_one_text(row) for row in known], [str(row.label) for row in known]
+    found = []
+    for name in problem.scorer.config.run.yardsticks:
+        callback.on_progress(f"fitting {name} to {len(known):,} rows")
+        member = plugins.find("yardstick", name)()
+        begin = 0 if not split.dev else len(split.train)
+        without = member.without(texts, labels)
+        gold = [without.labels.index(label) for label in labels]
+        chances = without.probabilities[range(len(gold)), gold][begin:]
+        test = None
+        if examples:
+            answers = member.answers(texts, labels, [_as_one_text(row) for row in examples])
+            test = round(_score(task, answers.predicted, examples), DIGITS)
+        found.append(
+            YardstickScores(
+                name=name,
+                dev=round(_score(task, without.predicted[begin:], known[begin:]), DIGITS),
+                dev_loss=rounded(float(-np.log(np.maximum(chances, 1e-12)).mean())),
+                test=test,
+            )
+        )
+    return tuple(found)
+
+
+def _as_one_text(row: Example) -> str:
+    return "\n".join(row.fields.values())
+
+
+def _score(task: Task, said: Sequence[str], rows: Sequence[Example]) -> float:
+    return task.score([task.label_index(label) for label in said], [task.label_index(str(row.label)) for row in rows])
 
 
 def _flat(folder: RunFolder) -> list[str]:

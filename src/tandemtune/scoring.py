@@ -17,6 +17,7 @@ from tandemtune.problem import Problem, content_free
 from tandemtune.readout.members import SolvedReadout, solve_readout
 from tandemtune.runs.records import DIGITS, CalibratedScores, Gain, PredictionRecord, Scores, rounded
 from tandemtune.search.state import SearchState
+from tandemtune.shared import remembered
 from tandemtune.tasks.fewshot import subsample
 from tandemtune.types import Example
 
@@ -82,12 +83,13 @@ def reached(problem: Problem, point: Point | None, examples: Sequence[Example] |
     if examples is not None:
         batch = scorer.batch(examples, plain)
         views = member.seen
-        reading = (
-            read(scorer.engine, batch, point or {}, views)
-            if views
-            else PassReading(scorer.engine.logits(batch, point or {}), {})
-        )
-        test = _TestRows(examples, batch, reading)
+
+        def one_pass() -> PassReading:
+            if views:
+                return read(scorer.engine, batch, point or {}, views)
+            return PassReading(scorer.engine.logits(batch, point or {}), {})
+
+        test = _TestRows(examples, batch, remembered(scorer, batch, views, one_pass) if plain else one_pass())
     words, predictions = _by_words(problem, point, test)
     if member.form is None:
         return Reached(words, None, predictions, None)

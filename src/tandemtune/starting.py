@@ -25,6 +25,7 @@ from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tasks.wording import counted, listed, show, shown_name
 from tandemtune.types import Example
+from tandemtune.yardsticks import TfIdf
 
 MODEL = "pypi:flan-t5-small"
 TEST_SHARE = 0.3
@@ -290,6 +291,9 @@ _COMMENTS = {
 }
 
 
+_BESIDE = "a simple classifier of the same rows is scored beside; others: tandemtune ls yardsticks"
+
+
 def _written(source: Path, model: str, task: dict[str, Any], words: Sequence[LabelWord]) -> str:
     return "\n".join(
         [
@@ -308,6 +312,7 @@ def _written(source: Path, model: str, task: dict[str, Any], words: Sequence[Lab
                 "name", "auto", "or readout, which trains nothing and ends in seconds; others: tandemtune ls methods"
             ),
             "",
+            *(["[run]", _line("yardsticks", ["tf-idf"], _BESIDE), ""] if TfIdf.available() else []),
         ]
     )
 

@@ -305,6 +305,7 @@ _LISTS: dict[str, Callable[[], Rows]] = {
     "readouts": _members("readout"),
     "proposers": _members("proposer"),
     "metrics": _metrics,
+    "yardsticks": _members("yardstick"),
     "templates": _templates,
     "tasks": _tasks,
     "models": _assets("model", "embedding"),

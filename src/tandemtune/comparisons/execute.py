@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import threading
 import time
@@ -191,7 +192,10 @@ def _execute(plan: Plan, records: list[ComparedRun], progress: Progress) -> list
     progress(_plan_in_words(plan, before))
     if plan.jobs > cores():
         progress(f"warning: {plan.jobs} jobs share {cores()} processor cores; times are those of a crowded machine")
-    processes, talking = Processes(plan.jobs), threading.Lock()
+    common = plan.out / ".shared"
+    shutil.rmtree(common, ignore_errors=True)
+    common.mkdir()
+    processes, talking = Processes(plan.jobs, common), threading.Lock()
     runs, ended = 0, before
 
     def one(indices: Sequence[int]) -> None:
@@ -227,6 +231,7 @@ def _execute(plan: Plan, records: list[ComparedRun], progress: Progress) -> list
             ) from None
         finally:
             processes.close()
+            shutil.rmtree(common, ignore_errors=True)
     for future in futures:
         future.result()
     return records

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from tandemtune import shared
 from tandemtune.comparisons.ending import GRACE
 
 WARM = sys.platform == "linux"
@@ -43,10 +44,12 @@ class Processes:
 
     Args:
         jobs: runs at a time.
+        place: a folder for what runs have in common (`tandemtune.shared`).
     """
 
-    def __init__(self, jobs: int) -> None:
+    def __init__(self, jobs: int, place: Path) -> None:
         self.stopped = False
+        self._shared = place
         self._jobs = jobs
         self._running: list[subprocess.Popen[bytes]] = []
         self._idle: list[tuple[Kept, subprocess.Popen[bytes]]] = []
@@ -144,7 +147,7 @@ class Processes:
                 stdin=subprocess.PIPE,
                 stdout=answers,
                 stderr=log,
-                env=_environment(kept.threads),
+                env={**_environment(kept.threads), shared.FOLDER: str(self._shared)},
                 **apart,
             )
             self._running.append(process)

@@ -361,6 +361,11 @@ class RunSection(Options):
     checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         20.0, description="least time between checkpoints; 0 writes one every generation"
     )
+    yardsticks: list[str] = Field(
+        [],
+        description="simple classifiers of the same rows to score beside (`tandemtune ls yardsticks`); they learn from train and "
+        "dev rows, and their dev scores are those of ten folds",
+    )
 
 
 class RunConfig(Options):
@@ -385,6 +390,11 @@ class RunConfig(Options):
         yield from self.method.problems()
         for part in self.parts:
             yield from part.problems(self)
+        for name in self.run.yardsticks:
+            try:
+                plugins.find("yardstick", name)
+            except UsageError as error:
+                yield f"[run] yardsticks: {error}"
         if self.alternates and not self.schedule_lengths and not self.alternate.proposer.proposes:
             yield "[alternate] round_steps and final_steps: both are 0 and nobody proposes, so nothing would happen"
         if self.alternates and self.method.ema:

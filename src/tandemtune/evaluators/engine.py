@@ -84,11 +84,9 @@ class Engine:
         """Label logits [N, C] of one point, through the whole model."""
         result = self._empty(batch, 1)
         with self.tunable.applied(point):
-            for piece in self.pieces(batch):
-                rows = self._rows_per_chunk(piece.ids.shape[1])
-                for part in _row_chunks(piece, rows):
-                    words = self.stack.logits(part.ids, part.answer, mask=part.mask, spans=part.spans)
-                    result[0, part.rows] = self.gathered(words)
+            for part in self.parts(batch):
+                words = self.stack.logits(part.ids, part.answer, mask=part.mask, spans=part.spans)
+                result[0, part.rows] = self.gathered(words)
         return result[0]
 
     def gradient_logits(self, group: Group, point: Point) -> Tensor:
@@ -235,6 +233,11 @@ class Engine:
         if batch not in self._laid:
             self._laid[batch] = end_to_end(batch.groups, min(self._most(), max(CHUNKS)))
         return self._laid[batch]
+
+    def parts(self, batch: Batch) -> Iterator[Group]:
+        """The prompts as `logits` sends them through the model, one part after another."""
+        for piece in self.pieces(batch):
+            yield from _row_chunks(piece, self._rows_per_chunk(piece.ids.shape[1]))
 
     def chunks(self, group: Group, count: int) -> list[int]:
         """How many candidates go through the model together, chunk by chunk, for one piece of a batch."""

@@ -29,11 +29,16 @@ CONTROLS: dict[str, Read] = {
     "(majority class)": lambda result: result.majority,
     "(zero-shot)": lambda result: result.zero_shot.test,
     "(zero-shot, calibrated)": lambda result: result.zero_shot.calibrated.test,
+    "(tf-idf)": lambda result: found.test if (found := result.yardstick("tf-idf")) else None,
+    "(embedding)": lambda result: found.test if (found := result.yardstick("embedding")) else None,
 }
 _CONTROLS_ON_DEV: dict[str, Read] = {
     "(zero-shot)": lambda result: result.zero_shot.dev,
     "(zero-shot, calibrated)": lambda result: result.zero_shot.calibrated.dev,
+    "(tf-idf)": lambda result: found.dev if (found := result.yardstick("tf-idf")) else None,
+    "(embedding)": lambda result: found.dev if (found := result.yardstick("embedding")) else None,
 }
+_ONLY_WHERE_ASKED_FOR = ("(tf-idf)", "(embedding)")
 COSTS: dict[str, Callable[[Result], float]] = {
     "minutes": lambda result: result.cost.seconds / 60,
     "peak MB": lambda result: result.cost.peak_rss_mb,
@@ -211,6 +216,8 @@ def compared(
     for name in [baseline, *methods]:  # what all methods share is read from the baseline's runs where it has them
         shared = {**results.get(name, {}), **shared}
     for name, read in CONTROLS.items():
+        if name in _ONLY_WHERE_ASKED_FOR and all(read(result) is None for result in shared.values()):
+            continue
         tests[name], wanted[name] = _scores(shared, read), list(dict.fromkeys(map(_key, runs)))
         devs[name] = _scores(shared, _CONTROLS_ON_DEV.get(name, lambda result: None))
     sweeps = _sweeps(runs, methods)

@@ -350,6 +350,22 @@ class Gain(Record):
     kept: bool
 
 
+class YardstickScores(Record):
+    """What a simple classifier reaches that learns from the train and dev rows.
+
+    Args:
+        name: which one.
+        dev: the metric on the dev rows, each row by a classifier of other rows (ten folds).
+        dev_loss: cross-entropy there.
+        test: the metric on the test rows; None if there are none.
+    """
+
+    name: str
+    dev: float
+    dev_loss: Loss
+    test: float | None = None
+
+
 class Result(Versioned):
     """``result.json``: what a finished run reached and cost.
 
@@ -360,6 +376,7 @@ class Result(Versioned):
         zero_shot_readout: the readout solved on the pretrained model.
         tuned_words: the best point with its label words alone, where `tuned` has a readout.
         gain: what tuning adds to the readout on the dev rows; None where nothing was tuned, or without a readout.
+        yardsticks: simple classifiers of the same rows.
         kept_step: turn after which the kept point was found: the best one on dev.
         kept_record: number of the journal's record that found it; 0 is the starting point.
         notes: what a reader of the scores should know, one sentence each.
@@ -377,6 +394,7 @@ class Result(Versioned):
     zero_shot_readout: Scores | None = None
     tuned_words: Scores | None = None
     gain: Gain | None = None
+    yardsticks: tuple[YardstickScores, ...] = ()
     kept_step: int
     kept_record: int
     steps: int
@@ -386,9 +404,25 @@ class Result(Versioned):
     versions: dict[str, str]
     notes: tuple[str, ...] = ()
 
+    def yardstick(self, name: str) -> YardstickScores | None:
+        """What one of them reached; None where it was not asked for."""
+        return next((one for one in self.yardsticks if one.name == name), None)
+
     def scores(self) -> list[NamedScores]:
         """What was measured, in the order of a table: each row should be above those before it."""
         rows = [*_pair_of("zero-shot", self.zero_shot)]
+        rows += [
+            NamedScores(
+                name=one.name,
+                test=one.test,
+                dev=one.dev,
+                dev_loss=one.dev_loss,
+                train=None,
+                train_loss=None,
+                aside=False,
+            )
+            for one in self.yardsticks
+        ]
         if self.zero_shot_readout is not None and self.steps:
             rows.append(_row_of("zero-shot, readout", self.zero_shot_readout))
         if self.tuned_words is None:
