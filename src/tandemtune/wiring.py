@@ -31,7 +31,7 @@ from tandemtune.proposers.mutation import Mutation
 from tandemtune.runs.records import Facts, TunableFacts
 from tandemtune.runs.store import RunFolder
 from tandemtune.search.loop import Limits, Search
-from tandemtune.search.schedule import Bandit, Phase, Stage, alternating
+from tandemtune.search.schedule import Bandit, Phase, Stage, alternating, racing
 from tandemtune.search.turns import Acceptance, Rules
 from tandemtune.search.words import WordReader
 from tandemtune.subspace import RandomProjection
@@ -519,9 +519,15 @@ def make_search(problem: Problem, folder: RunFolder, source: Source | None, call
         source,
         section.proposer.kind,
         Acceptance(
-            section.snapshots, section.select, section.accept, section.heat, mentor.max_failures, config.task.seed
+            section.snapshots,
+            section.select,
+            section.accept,
+            section.heat,
+            mentor.max_failures,
+            config.task.seed,
+            section.schedule == "race",
         ),
-        section.reset_moments,
+        not config.keeps_moments,
     )
 
 
@@ -558,6 +564,8 @@ def make_stages(config: RunConfig) -> tuple[Stage, ...]:
         return (Stage("tune", steps=steps),)
     if not section.proposer.proposes:
         return (Stage("tune", steps=config.turns),)
+    if section.schedule == "race":
+        return racing(section.rounds, section.round_steps, section.race_steps, config.turns, section.snapshots)
     return alternating(section.rounds, section.round_steps, section.final_steps, section.snapshots)
 
 
@@ -620,7 +628,7 @@ def make_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) -> 
 def _space_of_gradient(problem: Problem, origin: Mapping[int, Tensor], stage: Stage, blocks: Sequence[int]) -> Space:
     config = problem.scorer.config
     start = torch.cat([origin[block] for block in blocks]).numpy()
-    steps = (stage.steps or 0) if config.alternate.reset_moments else config.turns
+    steps = config.turns if config.keeps_moments else (stage.steps or 0)
     return Space(len(start), 0, start, problem.scorer.facts.lr or 0.0, steps=steps)
 
 

@@ -260,6 +260,14 @@ class AlternateSection(Options):
     """[alternate]: rounds in which the optimizer of [method] takes turns with someone who proposes new points to go on from."""
 
     rounds: Annotated[int, Field(ge=0)] = Field(0, description="rounds N; 0 means that nobody proposes")
+    schedule: Literal["restart", "race"] = Field(
+        "restart",
+        description="one proposal is chosen by its loss and started from, or all of them and the trained prompt are trained side "
+        "by side for a few steps, and the worst drop out",
+    )
+    race_steps: Annotated[int, Field(ge=1)] = Field(
+        4, description="of a race: steps of each entrant before the next drop out"
+    )
     round_steps: Annotated[int, Field(ge=0)] = Field(10, description="turns m of the optimizer in each round")
     final_steps: Annotated[int, Field(ge=0)] = Field(30, description="turns M of the optimizer after the last round")
     proposer: Annotated[Proposer, PartOf("proposer")] = Field(description="who proposes (`tandemtune ls proposers`)")
@@ -390,6 +398,11 @@ class RunConfig(Options):
             yield from part.problems(self)
         if self.alternates and not self.schedule_lengths and not self.alternate.proposer.proposes:
             yield "[alternate] round_steps and final_steps: both are 0 and nobody proposes, so nothing would happen"
+        if self.alternates and self.alternate.schedule == "race" and not self.follows_gradient:
+            yield (
+                f"[alternate] schedule: a race is run in gradient steps, and {self.method.optimizer.kind} takes none: set "
+                "optimizer to adamw, or schedule to restart"
+            )
         if self.alternates and self.method.ema:
             yield f"[method] ema: {self.method.ema}, but rounds go on from the incumbent: set it to 0"
 
@@ -405,9 +418,14 @@ class RunConfig(Options):
     def schedule_lengths(self) -> list[int]:
         """How many steps each schedule of the learning rate spans: one a stage, or one in all where it goes on."""
         section = self.alternate
-        if not self.alternates or not section.proposer.proposes or not section.reset_moments:
+        if not self.alternates or not section.proposer.proposes or self.keeps_moments:
             return [self.turns] if self.turns else []
         return [steps for steps in (section.round_steps, section.final_steps) if steps]
+
+    @property
+    def keeps_moments(self) -> bool:
+        """Whether the optimizer's moments and schedule span all rounds."""
+        return self.alternate.schedule == "race" or not self.alternate.reset_moments
 
     @property
     def follows_gradient(self) -> bool:
