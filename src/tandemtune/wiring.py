@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +27,7 @@ from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.models.lean import keep_freed_memory
 from tandemtune.optimizers.base import Optimizer, Space
 from tandemtune.problem import DrawnRows, Problem, Progress, Scorer, content_free
-from tandemtune.proposers.base import Asked, Source
+from tandemtune.proposers.base import Asked, Source, Standing
 from tandemtune.proposers.mutation import Mutation
 from tandemtune.runs.records import Facts, TunableFacts
 from tandemtune.runs.store import RunFolder
@@ -44,7 +45,7 @@ from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tasks.wording import counted
-from tandemtune.tunables.base import INPUT, Given, Parameters
+from tandemtune.tunables.base import INPUT, Given, Parameters, Point
 from tandemtune.tunables.vocabulary import Vocabulary
 from tandemtune.types import Example, Split, seed_for
 
@@ -695,6 +696,7 @@ def proposing(problem: Problem, conversations: Path, tell: Progress | None = Non
         conversations,
         config.mentor,
         tell,
+        lambda point: _standing(problem, point),
     )
     with section.proposer.open(asked) as source:
         yield source
@@ -708,6 +710,27 @@ def check_proposer(config: RunConfig, progress: Progress | None = None) -> None:
     """
     if config.alternates:
         config.alternate.proposer.check(config, progress)
+
+
+def _standing(problem: Problem, point: Point) -> Standing:
+    """How the tuned model does on the training rows that candidates are scored on."""
+    scorer, evaluator = problem.scorer, problem.evaluator
+    section, task = scorer.config.task, scorer.task
+    rows = subsample(problem.split.train, section.scored_rows, section.seed)
+    logits = evaluator.measure_on(evaluator.reading, point).logits
+    said, gold = logits.argmax(dim=-1).tolist(), evaluator.reading.labels.tolist()
+    count = len(task.labels)
+    confusion = np.zeros((count, count), dtype=int)
+    np.add.at(confusion, (gold, said), 1)
+    wrong = [
+        (" / ".join(row.fields[name] for name in task.template.fields), task.labels[true], task.labels[guess])
+        for row, true, guess in zip(rows, gold, said, strict=True)
+        if true != guess
+    ]
+    shares = torch.softmax(logits.double(), dim=-1).mean(dim=0).tolist()
+    return Standing(
+        tuple(map(tuple, confusion.tolist())), tuple(shares), tuple(wrong[: scorer.config.mentor.show_rows])
+    )
 
 
 def _brief(problem: Problem) -> Brief:

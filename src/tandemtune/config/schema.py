@@ -313,6 +313,10 @@ class MentorSection(Options):
     )
     base_url: str | None = Field(None, description="of an endpoint, for example one that runs on your machine")
     key_env: str | None = Field(None, description="environment variable that holds the key; it is written nowhere")
+    show_rows: Annotated[int, Field(ge=0, le=20)] = Field(
+        0,
+        description="training rows that the model gets wrong and that the mentor is shown; they leave this machine with client endpoint",
+    )
     creativity: Annotated[float, Field(ge=0, le=5)] = Field(0.8, description="sampling temperature")
     timeout: Positive = Field(120.0, description="seconds for one answer")
     retries: Annotated[int, Field(ge=0, le=20)] = Field(3, description="after transient failures, with growing pauses")

@@ -375,6 +375,10 @@ class ProposalTurn:
             shown = [self._scored_again(reader, entry, state) for entry in shown]
             shown.sort(key=lambda entry: -entry.loss)
             costs = self._desk.evaluator.cost_to_measure().times(len(shown))
+        look = getattr(self._source, "look", None)
+        if look is not None and asking:
+            look(state.incumbent)
+            costs += self._desk.evaluator.cost_to_measure()
         proposal = (
             self._source.propose(self._stage.round, shown, known)
             if asking
@@ -421,7 +425,8 @@ class ProposalTurn:
 
 
 def _tried(entry: PromptRecord) -> TriedWords:
-    return TriedWords(Words(entry.ids or (), entry.text, entry.distance), from_loss(entry.loss), entry.score)
+    words = Words(entry.ids or (), entry.text, entry.distance)
+    return TriedWords(words, from_loss(entry.loss), entry.score, entry.soft_loss if entry.distance else None)
 
 
 def _shown(entry: TriedWords) -> PromptRecord:
