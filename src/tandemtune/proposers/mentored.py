@@ -166,16 +166,17 @@ def mentor_of(section: Any, client: Client, seed: int) -> Mentor:
     )
 
 
-def client_of(section: Any, questions: Path = Path(), tell: Callable[[str], None] | None = None) -> Client:
+def client_of(section: Any, questions: Path = Path(), tell: Callable[[str], None] | None = None, **file: Any) -> Client:
     """Who answers, as a recipe's ``[mentor]`` says.
 
     Args:
         section: the recipe's ``[mentor]``.
         questions: folder of questions and answers, where these are files.
         tell: told where a question lies.
+        file: further arguments of a `FileClient`.
     """
     if section.client == "file":
-        return FileClient(questions, wait=section.wait, tell=tell)
+        return FileClient(questions, wait=section.wait, tell=tell, **file)
     if section.client == "endpoint":
         given: dict[str, Any] = {"base_url": section.base_url, "key_env": section.key_env}
         named = {key: value for key, value in given.items() if value is not None}

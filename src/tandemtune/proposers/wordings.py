@@ -47,7 +47,7 @@ def ask_for_wordings(section: Any, conversations: Path, brief: WordingBrief, see
         )
     budget = Budget(section.token_cap, section.money_cap, section.price_in, section.price_out)
     conversations.parent.mkdir(parents=True, exist_ok=True)
-    client = client_of(section, conversations.parent / QUESTIONS, tell)
+    client = client_of(section, conversations.parent / QUESTIONS, tell, then="give the same command again")
     transcript = Transcript(conversations, client, budget=budget, retries=section.retries)
     try:
         return propose_wordings(
