@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 import small
 from mentor import loopback
+from plans import plan_of
 from small import resume, tune
+from tandemtune.comparisons import records_of
 from tandemtune.errors import TandemTuneError
+from tandemtune.report.comparison import compared
 
 ROUNDS = [["the movie was", "a good plot", "so dull"], ["we saw this film", "is it fine", "they loved acting"]]
 
@@ -188,3 +192,48 @@ def test_the_story_is_told(server, tmp_path):
     for text in ROUNDS[0]:
         assert text in said
     assert "round 2" in said and "in words" in said and "taken" in said
+
+
+def test_a_mentor_that_never_answered_is_marked_and_left_out(server, tmp_path):
+    server.answers = [YES, loopback.say("I would rather not.")]
+    result = tune(recipe(tmp_path, server.url), tmp_path / "run")
+    assert "no answer could be used" in result["unanswered"]
+    assert any("the optimizer alone" in note for note in result["notes"])
+    assert "optimizer alone" in " ".join(small.call("show", tmp_path / "run").out.split())
+    assert small.call("report", tmp_path / "run").code == 0
+    assert "the optimizer alone" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    server.answers = [YES, *answers()]
+    assert tune(recipe(tmp_path, server.url), tmp_path / "spoken")["unanswered"] == ""
+
+
+def test_compare_leaves_out_whose_mentor_never_answered(server, tmp_path):
+    made = recipe(tmp_path, server.url)
+    settings = {
+        f"{part}.{key}": value
+        for part in ("model", "method", "alternate", "mentor")
+        for key, value in made[part].items()
+    }
+    task = {f"task.{key}": value for key, value in made["task"].items() if key != "seed"}
+    plan = {
+        "seeds": [5],
+        "all": {key: value for key, value in settings.items() if value is not None},
+        "methods": {"alone": {"alternate.proposer": "none"}, "mentor": {"alternate.proposer": "mentor"}},
+        "tasks": {"small": task},
+    }
+    plan = plan_of(tmp_path, tomli_w.dumps(plan))
+    server.answers = [YES, loopback.say("I would rather not.")]
+    for cell in plan.cells:
+        tune(cell.config.model_dump(mode="json"), cell.folder)
+    alone, silent = records_of(plan)
+    assert alone.result is not None and silent.result is None
+    assert silent.failure.startswith("nobody proposed anything: no answer could be used")
+    found = compared([alone, silent], baseline="alone")
+    assert found.methods["mentor"].runs == 0 and found.methods["alone"].runs == 1
+
+
+def test_what_was_paid_is_told_with_its_prices(server, tmp_path):
+    made = recipe(tmp_path, server.url)
+    made["mentor"] |= {"price_in": 100.0, "price_out": 200.0, "currency": "EUR"}
+    result = tune(made, tmp_path / "run")
+    assert result["cost"]["proposer"]["money"] == pytest.approx((22 * 100 + 14 * 200) / 1e6)
+    assert any("0.0050 EUR (a million tokens asked 100, answered 200)" in note for note in result["notes"])

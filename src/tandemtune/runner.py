@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,16 @@ from tandemtune.config import RunConfig, load_config
 from tandemtune.errors import RunError
 from tandemtune.models.naming import base_name
 from tandemtune.problem import Problem
-from tandemtune.runs.records import Facts, FinalCosts, Gain, GenerationRecord, PredictionRecord, Result, RowCounts
+from tandemtune.runs.records import (
+    Facts,
+    FinalCosts,
+    Gain,
+    GenerationRecord,
+    PredictionRecord,
+    ProposalRecord,
+    Result,
+    RowCounts,
+)
 from tandemtune.runs.store import RunFolder
 from tandemtune.runs.writing import write_json, write_lines
 from tandemtune.search.state import SearchState
@@ -170,9 +180,32 @@ def _measured(
         rows=RowCounts(train=len(problem.split.train), dev=len(problem.split.dev), test=len(examples or ())),
         stop_reason=folder.read_stop_reason(),
         versions=versions(),
-        notes=(*problem.facts.notes, *_flat(folder)),
+        notes=(*problem.facts.notes, *_flat(folder), *_mentor_notes(config, folder, found.spent)),
+        unanswered=_unanswered(folder),
     )
     return result, tuned.predictions
+
+
+def _unanswered(folder: RunFolder) -> str:
+    """Why nobody ever proposed anything; nothing if somebody did, or nobody was asked."""
+    failures = [record.failure for record in folder.read_records() if isinstance(record, ProposalRecord)]
+    return failures[0] or "" if failures and all(failures) else ""
+
+
+def _mentor_notes(config: RunConfig, folder: RunFolder, spent: Mapping[str, float]) -> list[str]:
+    """That nobody proposed anything, and what a mentor has cost."""
+    notes = []
+    if why := _unanswered(folder):
+        notes.append(
+            f"{config.alternate.proposer.kind} was asked and never proposed anything ({why}), so this run is the optimizer alone"
+        )
+    if money := spent.get("money"):
+        price = config.mentor.price
+        dated = f", prices of {price.dated}" if price.dated else ""
+        notes.append(
+            f"the mentor has cost {money:.4f} {price.currency} (a million tokens asked {price.asked:g}, answered {price.answered:g}{dated})"
+        )
+    return notes
 
 
 def _flat(folder: RunFolder) -> list[str]:

@@ -13,6 +13,7 @@ import tandemtune.assets as assets
 import tandemtune.methods as methods
 from tandemtune import plugins
 from tandemtune.errors import ConfigError, DataError, UsageError
+from tandemtune.mentor.prices import Price, price_of
 from tandemtune.objectives.base import Objective
 from tandemtune.optimizers.base import Optimizer
 from tandemtune.plugins import Member, Options, near
@@ -327,10 +328,13 @@ class MentorSection(Options):
     money_cap: Positive | None = Field(
         None, description="money that all conversations may cost, in the prices' currency"
     )
-    price_in: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(0.0, description="of a million prompt tokens")
-    price_out: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        0.0, description="of a million answered tokens"
+    price_in: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        None, description="of a million prompt tokens; if both are left out, a small table is asked, then 0"
     )
+    price_out: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        None, description="of a million answered tokens"
+    )
+    currency: str = Field("USD", description="of the prices")
     on_failure: Literal["doer-only", "stop"] = Field(
         "doer-only", description="after max_failures in a row: go on without the mentor, or stop the run"
     )
@@ -351,6 +355,14 @@ class MentorSection(Options):
             problems.append(f"style: {self.style}, but questions in files are a conversation: set style to chat")
         _raise_all(problems)
         return self
+
+    @property
+    def price(self) -> Price:
+        """What a million tokens cost: what was given, else what the table has, else nothing."""
+        known = None
+        if self.client == "endpoint" and self.price_in is None and self.price_out is None:
+            known = price_of(self.mentor, self.base_url)
+        return known or Price(self.price_in or 0.0, self.price_out or 0.0, self.currency)
 
     @property
     def spoken(self) -> Literal["complete", "chat"]:

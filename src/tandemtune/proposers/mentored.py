@@ -104,7 +104,7 @@ class MentorProposer(Proposer):
     def open(self, asked: Asked) -> Iterator[Source]:
         """Connect to the mentor; the transcript is closed when the context ends."""
         told = asked.mentor
-        budget = Budget(told.token_cap, told.money_cap, told.price_in, told.price_out)
+        budget = Budget(told.token_cap, told.money_cap, told.price.asked, told.price.answered)
         client = client_of(told, asked.conversations.parent / QUESTIONS, asked.tell)
         transcript = Transcript(asked.conversations, client, budget=budget, retries=told.retries)
         try:

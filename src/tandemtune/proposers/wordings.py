@@ -45,7 +45,7 @@ def ask_for_wordings(section: Any, conversations: Path, brief: WordingBrief, see
         raise UsageError(
             "templates are asked for in a conversation: set [mentor] style to chat, or choose another client"
         )
-    budget = Budget(section.token_cap, section.money_cap, section.price_in, section.price_out)
+    budget = Budget(section.token_cap, section.money_cap, section.price.asked, section.price.answered)
     conversations.parent.mkdir(parents=True, exist_ok=True)
     client = client_of(section, conversations.parent / QUESTIONS, tell, then="give the same command again")
     transcript = Transcript(conversations, client, budget=budget, retries=section.retries)

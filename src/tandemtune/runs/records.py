@@ -414,6 +414,7 @@ class Result(Versioned):
         kept_step: turn after which the kept point was found: the best one on dev.
         kept_record: number of the journal's record that found it; 0 is the starting point.
         notes: what a reader of the scores should know, one sentence each.
+        unanswered: why nobody ever proposed anything, where somebody was asked; such a run says nothing about a mentor.
     """
 
     method: str
@@ -436,6 +437,7 @@ class Result(Versioned):
     stop_reason: str
     versions: dict[str, str]
     notes: tuple[str, ...] = ()
+    unanswered: str = ""
 
     def scores(self) -> list[NamedScores]:
         """What was measured, in the order of a table: each row should be above those before it."""
