@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -237,3 +238,31 @@ def test_what_was_paid_is_told_with_its_prices(server, tmp_path):
     result = tune(made, tmp_path / "run")
     assert result["cost"]["proposer"]["money"] == pytest.approx((22 * 100 + 14 * 200) / 1e6)
     assert any("0.0050 EUR (a million tokens asked 100, answered 200)" in note for note in result["notes"])
+
+
+@pytest.mark.parametrize("shown", [0, 2])
+def test_the_mentor_is_told_how_the_model_stands_and_shown_rows_only_where_that_is_wanted(server, tmp_path, shown):
+    made = recipe(tmp_path, server.url)
+    made["mentor"]["show_rows"] = shown
+    tune(made, tmp_path / "run")
+    text = asked(server)[0]["body"]["messages"][1]["content"]
+    counts = re.findall(r'- of (\d+) rows of "(negative|positive)", (\d+) are right', text)
+    assert [(name, int(of)) for of, name, _ in counts] == [("negative", 4), ("positive", 4)]
+    wrong = 8 - sum(int(right) for _, _, right in counts)
+    assert re.search(r'gives to each label: "negative" 0\.\d\d, "positive" 0\.\d\d', text)
+    assert "nearest words to trained vectors of loss" in text
+    rows = [json.loads(line)["text"] for line in (tmp_path / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert sum(f'- "{row}" is "' in text for row in rows) == min(shown, wrong)
+    test = [json.loads(line)["text"] for line in (tmp_path / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert not any(row in text for row in test)
+
+
+def test_a_race_with_a_mentor_tells_it_what_each_prompt_trained_to(server, tmp_path):
+    made = recipe(tmp_path, server.url)
+    made["alternate"] |= {"schedule": "race", "race_steps": 2, "final_steps": 16, "proposals": 3}
+    result = tune(made, tmp_path / "run")
+    legs = [line for line in small.journal(tmp_path / "run") if line["event"] == "race" and line["round"] == 1]
+    told = asked(server)[1]["body"]["messages"][1]["content"]
+    best = min((entry for entry in legs[0]["entrants"] if entry["ids"]), key=lambda entry: entry["train"]["loss"])
+    assert f'"{best["text"]}" loss {best["train"]["loss"]:.4f}' in told
+    assert result["cost"]["proposer"]["calls"] == 2 and result["unanswered"] == ""
