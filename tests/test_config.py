@@ -78,6 +78,8 @@ DEFAULTS = {
     },
     "alternate": {
         "rounds": 0,
+        "schedule": "restart",
+        "race_steps": 4,
         "round_steps": 10,
         "final_steps": 30,
         "proposer": {"kind": "mentor"},
@@ -99,6 +101,7 @@ DEFAULTS = {
         "wait": 0.0,
         "base_url": None,
         "key_env": None,
+        "show_rows": 0,
         "creativity": 0.8,
         "timeout": 120.0,
         "retries": 3,
