@@ -129,6 +129,8 @@ class Stop(Callback):
         if record.step == self._step:
             raise KeyboardInterrupt
 
+    on_race = on_turn
+
     def on_proposal(self, record: Any, state: Any, seconds: float, recorded: bool) -> None:
         self._one_more(recorded)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 import small
 from mentor import loopback
+from plans import plan_of
 from small import resume, tune
+from tandemtune.comparisons import records_of
 from tandemtune.errors import TandemTuneError
+from tandemtune.report.comparison import compared
 
 ROUNDS = [["the movie was", "a good plot", "so dull"], ["we saw this film", "is it fine", "they loved acting"]]
 
@@ -188,3 +193,76 @@ def test_the_story_is_told(server, tmp_path):
     for text in ROUNDS[0]:
         assert text in said
     assert "round 2" in said and "in words" in said and "taken" in said
+
+
+def test_a_mentor_that_never_answered_is_marked_and_left_out(server, tmp_path):
+    server.answers = [YES, loopback.say("I would rather not.")]
+    result = tune(recipe(tmp_path, server.url), tmp_path / "run")
+    assert "no answer could be used" in result["unanswered"]
+    assert any("the optimizer alone" in note for note in result["notes"])
+    assert "optimizer alone" in " ".join(small.call("show", tmp_path / "run").out.split())
+    assert small.call("report", tmp_path / "run").code == 0
+    assert "the optimizer alone" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    server.answers = [YES, *answers()]
+    assert tune(recipe(tmp_path, server.url), tmp_path / "spoken")["unanswered"] == ""
+
+
+def test_compare_leaves_out_whose_mentor_never_answered(server, tmp_path):
+    made = recipe(tmp_path, server.url)
+    settings = {
+        f"{part}.{key}": value
+        for part in ("model", "method", "alternate", "mentor")
+        for key, value in made[part].items()
+    }
+    task = {f"task.{key}": value for key, value in made["task"].items() if key != "seed"}
+    plan = {
+        "seeds": [5],
+        "all": {key: value for key, value in settings.items() if value is not None},
+        "methods": {"alone": {"alternate.proposer": "none"}, "mentor": {"alternate.proposer": "mentor"}},
+        "tasks": {"small": task},
+    }
+    plan = plan_of(tmp_path, tomli_w.dumps(plan))
+    server.answers = [YES, loopback.say("I would rather not.")]
+    for cell in plan.cells:
+        tune(cell.config.model_dump(mode="json"), cell.folder)
+    alone, silent = records_of(plan)
+    assert alone.result is not None and silent.result is None
+    assert silent.failure.startswith("nobody proposed anything: no answer could be used")
+    found = compared([alone, silent], baseline="alone")
+    assert found.methods["mentor"].runs == 0 and found.methods["alone"].runs == 1
+
+
+def test_what_was_paid_is_told_with_its_prices(server, tmp_path):
+    made = recipe(tmp_path, server.url)
+    made["mentor"] |= {"price_in": 100.0, "price_out": 200.0, "currency": "EUR"}
+    result = tune(made, tmp_path / "run")
+    assert result["cost"]["proposer"]["money"] == pytest.approx((22 * 100 + 14 * 200) / 1e6)
+    assert any("0.0050 EUR (a million tokens asked 100, answered 200)" in note for note in result["notes"])
+
+
+@pytest.mark.parametrize("shown", [0, 2])
+def test_the_mentor_is_told_how_the_model_stands_and_shown_rows_only_where_that_is_wanted(server, tmp_path, shown):
+    made = recipe(tmp_path, server.url)
+    made["mentor"]["show_rows"] = shown
+    tune(made, tmp_path / "run")
+    text = asked(server)[0]["body"]["messages"][1]["content"]
+    counts = re.findall(r'- of (\d+) rows of "(negative|positive)", (\d+) are right', text)
+    assert [(name, int(of)) for of, name, _ in counts] == [("negative", 4), ("positive", 4)]
+    wrong = 8 - sum(int(right) for _, _, right in counts)
+    assert re.search(r'gives to each label: "negative" 0\.\d\d, "positive" 0\.\d\d', text)
+    assert "nearest words to trained vectors of loss" in text
+    rows = [json.loads(line)["text"] for line in (tmp_path / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert sum(f'- "{row}" is "' in text for row in rows) == min(shown, wrong)
+    test = [json.loads(line)["text"] for line in (tmp_path / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert not any(row in text for row in test)
+
+
+def test_a_race_with_a_mentor_tells_it_what_each_prompt_trained_to(server, tmp_path):
+    made = recipe(tmp_path, server.url)
+    made["alternate"] |= {"schedule": "race", "race_steps": 2, "final_steps": 16, "proposals": 3}
+    result = tune(made, tmp_path / "run")
+    legs = [line for line in small.journal(tmp_path / "run") if line["event"] == "race" and line["round"] == 1]
+    told = asked(server)[1]["body"]["messages"][1]["content"]
+    best = min((entry for entry in legs[0]["entrants"] if entry["ids"]), key=lambda entry: entry["train"]["loss"])
+    assert f'"{best["text"]}" loss {best["train"]["loss"]:.4f}' in told
+    assert result["cost"]["proposer"]["calls"] == 2 and result["unanswered"] == ""

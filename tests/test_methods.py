@@ -32,13 +32,14 @@ SHORT = {"method__steps": 6}
 CHANGES = {
     "icl": {"method__demonstrations": 2, "task__max_tokens": 20},
     "maao": ROUNDS,
+    "maao-race": {**ROUNDS, "alternate__race_steps": 1, "alternate__proposals": 2, "alternate__final_steps": 8},
     "tandem": {**ROUNDS, "method__budget": 35},
     "opro": {"alternate__rounds": 3, "alternate__proposer": "random"},
     "mezo": {"method__popsize": 2, "method__budget": 14, "method__lr": 1e-2},
     "es": {"method__budget": 28},
     "gap3": {"method__budget": 28, "method__prompt_tokens": 3},
 }
-PROMPTS = {"prompt-tuning", "p-tuning-v2", "bbt", "bbtv2", "maao", "opro", "tandem"}
+PROMPTS = {"prompt-tuning", "p-tuning-v2", "bbt", "bbtv2", "maao", "maao-race", "opro", "tandem"}
 NOBODY = {"manual", "icl", "label-bias", "readout"}
 
 
@@ -48,7 +49,7 @@ def recipe_of(name, place, model="bert", **changes):
     given = {
         "method__name": name,
         "method__budget": 35,
-        **(SHORT if follows and name not in ("maao", "opro") else {}),
+        **(SHORT if follows and name not in ("maao", "maao-race", "opro") else {}),
         **({"method__prompt_tokens": 3} if name in PROMPTS else {}),
         **CHANGES.get(name, {}),
         **changes,
@@ -88,8 +89,9 @@ def test_every_method_runs_and_predicts_what_it_scored(name, model, place, tmp_p
     right = sum(answer.label == row["label"] for answer, row in zip(found, test, strict=True))
     assert right / len(test) == pytest.approx(result["tuned"]["test"], abs=1e-6)
     lines = small.journal(tmp_path / "run")
-    turns = [line for line in lines if line["event"] in ("generation", "step")]
-    assert len(turns) == result["steps"]
+    turns = [line for line in lines if line["event"] in ("generation", "step", "race")]
+    steps = sum(len(line["entrants"][0]["losses"]) if line["event"] == "race" else 1 for line in turns)
+    assert steps == result["steps"]
     assert (not turns) == (name in NOBODY or name == "opro")
     scored = sum(
         len(line["losses"]) + (line["incumbent"] is not None) for line in lines if line["event"] == "generation"

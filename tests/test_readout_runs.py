@@ -192,6 +192,38 @@ def test_templates_are_ranked_on_the_command_line_without_test_rows(tmp_path):
     assert all(0 <= one["score"] <= 1 and one["standard_error"] > 0 for one in found)
 
 
+def test_templates_of_a_mentor_are_judged_beside_the_recipes_own(tmp_path):
+    """Through files: a question, the answer beside it, and the same command again; what was said is kept."""
+    recipe = readout_recipe(tmp_path)
+    path = small.write_recipe(tmp_path / "recipe.json", recipe)
+    ask = ("templates", path, "--mentor", "2", "--said", tmp_path / "said", "mentor.client=file", "--json")
+    called = small.call(*ask, "mentor.show_rows=0")
+    assert called.code == 3 and "answer-" in called.err and "resume" not in called.err
+    (question,) = (tmp_path / "said").rglob("question-*.md")
+    text = question.read_text(encoding="utf-8")
+    texts = [json.loads(line)["text"] for line in (tmp_path / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert recipe["task"]["template"] in text and not any(row in text for row in texts)
+    words = {"negative": "bad", "positive": "good"}
+    wordings = [{"template": t, "words": words} for t in ("the film {text} was {mask}", "{nothing} {mask}")]
+    question.with_name(question.name.replace("question", "answer")).write_text(json.dumps(wordings), encoding="utf-8")
+    called = small.call(*ask)
+    assert called.code == 3, "one was refused, so it is asked once more"
+    (again,) = [q for q in question.parent.glob("question-*") if q != question]
+    assert "{nothing} is no column" in again.read_text(encoding="utf-8")
+    again.with_name(again.name.replace("question", "answer")).write_text("[]", encoding="utf-8")
+    called = small.call(*ask)
+    assert called.code == 0, called.err
+    found = json.loads(called.out)
+    assert {one["template"] for one in found} == {recipe["task"]["template"], "the film {text} was {mask}"}
+    assert [one["labels"] for one in found if one["template"].startswith("the film")] == [
+        {"negative": ["bad"], "positive": ["good"]}
+    ]
+    shown = small.call(*ask[:-1], "mentor.show_rows=3", "--said", tmp_path / "other")
+    assert shown.code == 3
+    (question,) = (tmp_path / "other").rglob("question-*.md")
+    assert any(row in question.read_text(encoding="utf-8") for row in texts), "rows only where they are asked for"
+
+
 def test_known_templates_fit_their_tasks():
     from tandemtune.tasks.catalogue import TASKS
     from tandemtune.tasks.templates import Template

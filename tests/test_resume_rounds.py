@@ -44,6 +44,11 @@ RUNS = {
         | {"alternate__reset_moments": False},
     ),
     "cma-es doer": ("bert", {**ROUNDS, "method__optimizer": "cma-es", "method__lr": None}),
+    "race": (
+        "bert",
+        {**ROUNDS, "alternate__schedule": "race", "alternate__race_steps": 2, "alternate__final_steps": 8}
+        | {"alternate__proposals": 3},
+    ),
     "proposals alone": ("bert", {**ROUNDS, "alternate__round_steps": 0}),
     "prompt-tuning": ("t5", {**GRADIENT, "method__name": "prompt-tuning", "method__schedule": "cosine"}),
     "p-tuning-v2": ("bert", {**GRADIENT, "method__name": "p-tuning-v2"}),

@@ -17,17 +17,19 @@ from torch.nn import functional
 from tandemtune import wiring
 from tandemtune.config import RunConfig
 from tandemtune.config.reading import with_parts_of
-from tandemtune.errors import ConfigError, ModelError, RunError
+from tandemtune.errors import ConfigError, MentorRefused, ModelError, RunError
 from tandemtune.evaluators.label_words import rank_correlation
 from tandemtune.methods import METHODS
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Kind
 from tandemtune.problem import Problem, Progress, Scorer
-from tandemtune.readout.ranking import best_of, rank_templates
+from tandemtune.proposers.wordings import ask_for_wordings, brief_of, tasks_of
+from tandemtune.readout.ranking import best_of, predicted, rank_templates
 from tandemtune.runs.records import Facts, TemplateScore
 from tandemtune.search.schedule import Stage
 from tandemtune.system import default_threads
 from tandemtune.tasks.base import Task
+from tandemtune.tasks.catalogue import TASKS
 from tandemtune.tasks.templates import Template
 from tandemtune.types import Split
 
@@ -145,6 +147,49 @@ def ranked(
     dtype = "float32" if config.model.dtype == "auto" else config.model.dtype
     backbone = wiring.load_backbone(config, kind, dtype, wiring.find_device(config.model.device))
     return rank_templates(backbone, tasks, [*split.train, *split.dev], config.task.max_tokens, progress)
+
+
+def proposed(
+    config: RunConfig,
+    tasks: Sequence[Task],
+    scores: Sequence[TemplateScore],
+    kind: Kind,
+    split: Split,
+    count: int,
+    said: Path,
+    progress: Progress,
+) -> list[TemplateScore]:
+    """Templates and label words that the mentor of a recipe proposes, judged as the others were.
+
+    Args:
+        config: the recipe.
+        tasks: the wordings that were judged.
+        scores: what came of them, in their order.
+        kind: of the model.
+        split: the labelled rows.
+        count: how many are asked for.
+        said: folder of the conversation.
+        progress: told what goes on.
+
+    Raises:
+        TandemTuneError: the mentor cannot be asked, or none of what it says can be used.
+    """
+    rows = [*split.train, *split.dev]
+    best = tasks[best_of(scores)]
+    backbone = wiring.load_backbone(config, kind, "float32", wiring.find_device(config.model.device))
+    guessed = predicted(backbone, best, rows, config.task.max_tokens)
+    known = TASKS.get(best.name)
+    definition = config.alternate.definition or (known.summary if known else f"Tell {', '.join(best.labels)} apart.")
+    shown = config.mentor.show_rows
+    brief = brief_of(best, definition, scores, count, kind != "masked", guessed, rows, shown)
+    found = ask_for_wordings(config.mentor, said / best.name / "conversations.jsonl", brief, config.task.seed, progress)
+    for text, reason in found.refused:
+        progress(f"refused: {text!r}: {reason}")
+    if not found.accepted:
+        raise MentorRefused(
+            f"the mentor proposed nothing that can be judged: {found.problem or 'all of it was refused'}"
+        )
+    return rank_templates(backbone, tasks_of(best, found.accepted), rows, config.task.max_tokens, progress)
 
 
 def _refuse_changes(before: Facts, now: Facts, task: str) -> None:

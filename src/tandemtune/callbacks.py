@@ -2,10 +2,9 @@
 
 A callback is a subclass of `Callback` that overrides the events it wants to hear of. A run calls them in this order::
 
-    on_progress*  on_ready  on_start  (on_turn | on_proposal)*  on_testing  on_result
+    on_progress*  on_ready  on_start  (on_turn | on_proposal | on_race)*  on_testing  on_result
 
-``on_progress`` may come at any time. A run that is resumed calls ``on_turn`` and ``on_proposal`` for what was recorded before,
-too, with ``recorded`` set. A run that is interrupted stops after any of them: whoever holds something open closes it on its own.
+``on_progress`` may come at any time. A run that is resumed calls ``on_turn`` and the like for what was recorded before, too, with ``recorded`` set. A run that is interrupted stops after any of them: whoever holds something open closes it on its own.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from tandemtune.runs.records import (
     GenerationRecord,
     Loss,
     ProposalRecord,
+    RaceRecord,
     Result,
     StartRecord,
     StepRecord,
@@ -110,6 +110,16 @@ class Callback:
             recorded: whether the line was there before this process began.
         """
 
+    def on_race(self, record: RaceRecord, state: TurnView, seconds: float, recorded: bool) -> None:
+        """Proposals have run a leg of a race.
+
+        Args:
+            record: the leg's line in the journal.
+            state: where the search stands now.
+            seconds: of search so far, earlier processes included.
+            recorded: whether the line was there before this process began.
+        """
+
     def on_testing(self) -> None:
         """The search is over; the zero-shot and the tuned model are scored on dev and test rows next."""
 
@@ -155,6 +165,11 @@ class Callbacks(Callback):
         """Tell all."""
         for member in self._members:
             member.on_proposal(record, state, seconds, recorded)
+
+    def on_race(self, record: RaceRecord, state: TurnView, seconds: float, recorded: bool) -> None:
+        """Tell all."""
+        for member in self._members:
+            member.on_race(record, state, seconds, recorded)
 
     def on_testing(self) -> None:
         """Tell all."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from tandemtune.runs.records import (
     Gain,
     GenerationRecord,
     PredictionRecord,
+    ProposalRecord,
     Result,
     RowCounts,
     YardstickScores,
@@ -191,7 +192,8 @@ def _measured(
         rows=RowCounts(train=len(problem.split.train), dev=len(problem.split.dev), test=len(examples or ())),
         stop_reason=folder.read_stop_reason(),
         versions=versions(),
-        notes=(*problem.facts.notes, *_flat(folder)),
+        notes=(*problem.facts.notes, *_flat(folder), *_mentor_notes(config, folder, found.spent)),
+        unanswered=_unanswered(folder),
     )
     return result, tuned.predictions
 
@@ -238,6 +240,28 @@ def _as_one_text(row: Example) -> str:
 
 def _score(task: Task, said: Sequence[str], rows: Sequence[Example]) -> float:
     return task.score([task.label_index(label) for label in said], [task.label_index(str(row.label)) for row in rows])
+
+
+def _unanswered(folder: RunFolder) -> str:
+    """Why nobody ever proposed anything; nothing if somebody did, or nobody was asked."""
+    failures = [record.failure for record in folder.read_records() if isinstance(record, ProposalRecord)]
+    return failures[0] or "" if failures and all(failures) else ""
+
+
+def _mentor_notes(config: RunConfig, folder: RunFolder, spent: Mapping[str, float]) -> list[str]:
+    """That nobody proposed anything, and what a mentor has cost."""
+    notes = []
+    if why := _unanswered(folder):
+        notes.append(
+            f"{config.alternate.proposer.kind} was asked and never proposed anything ({why}), so this run is the optimizer alone"
+        )
+    if money := spent.get("money"):
+        price = config.mentor.price
+        dated = f", prices of {price.dated}" if price.dated else ""
+        notes.append(
+            f"the mentor has cost {money:.4f} {price.currency} (a million tokens asked {price.asked:g}, answered {price.answered:g}{dated})"
+        )
+    return notes
 
 
 def _flat(folder: RunFolder) -> list[str]:

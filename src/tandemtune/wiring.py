@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,12 +27,12 @@ from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.models.lean import keep_freed_memory
 from tandemtune.optimizers.base import Optimizer, Space
 from tandemtune.problem import DrawnRows, Problem, Progress, Scorer, content_free
-from tandemtune.proposers.base import Asked, Source
+from tandemtune.proposers.base import Asked, Source, Standing
 from tandemtune.proposers.mutation import Mutation
 from tandemtune.runs.records import Facts, TunableFacts
 from tandemtune.runs.store import RunFolder
 from tandemtune.search.loop import Limits, Search
-from tandemtune.search.schedule import Bandit, Phase, Stage, alternating
+from tandemtune.search.schedule import Bandit, Phase, Stage, alternating, racing
 from tandemtune.search.turns import Acceptance, Rules
 from tandemtune.search.words import WordReader
 from tandemtune.subspace import RandomProjection
@@ -44,7 +45,7 @@ from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tasks.wording import counted
-from tandemtune.tunables.base import INPUT, Given, Parameters
+from tandemtune.tunables.base import INPUT, Given, Parameters, Point
 from tandemtune.tunables.vocabulary import Vocabulary
 from tandemtune.types import Example, Split, seed_for
 
@@ -519,9 +520,15 @@ def make_search(problem: Problem, folder: RunFolder, source: Source | None, call
         source,
         section.proposer.kind,
         Acceptance(
-            section.snapshots, section.select, section.accept, section.heat, mentor.max_failures, config.task.seed
+            section.snapshots,
+            section.select,
+            section.accept,
+            section.heat,
+            mentor.max_failures,
+            config.task.seed,
+            section.schedule == "race",
         ),
-        section.reset_moments,
+        not config.keeps_moments,
     )
 
 
@@ -558,6 +565,8 @@ def make_stages(config: RunConfig) -> tuple[Stage, ...]:
         return (Stage("tune", steps=steps),)
     if not section.proposer.proposes:
         return (Stage("tune", steps=config.turns),)
+    if section.schedule == "race":
+        return racing(section.rounds, section.round_steps, section.race_steps, config.turns, section.snapshots)
     return alternating(section.rounds, section.round_steps, section.final_steps, section.snapshots)
 
 
@@ -620,7 +629,7 @@ def make_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) -> 
 def _space_of_gradient(problem: Problem, origin: Mapping[int, Tensor], stage: Stage, blocks: Sequence[int]) -> Space:
     config = problem.scorer.config
     start = torch.cat([origin[block] for block in blocks]).numpy()
-    steps = (stage.steps or 0) if config.alternate.reset_moments else config.turns
+    steps = config.turns if config.keeps_moments else (stage.steps or 0)
     return Space(len(start), 0, start, problem.scorer.facts.lr or 0.0, steps=steps)
 
 
@@ -687,6 +696,7 @@ def proposing(problem: Problem, conversations: Path, tell: Progress | None = Non
         conversations,
         config.mentor,
         tell,
+        lambda point: _standing(problem, point),
     )
     with section.proposer.open(asked) as source:
         yield source
@@ -700,6 +710,27 @@ def check_proposer(config: RunConfig, progress: Progress | None = None) -> None:
     """
     if config.alternates:
         config.alternate.proposer.check(config, progress)
+
+
+def _standing(problem: Problem, point: Point) -> Standing:
+    """How the tuned model does on the training rows that candidates are scored on."""
+    scorer, evaluator = problem.scorer, problem.evaluator
+    section, task = scorer.config.task, scorer.task
+    rows = subsample(problem.split.train, section.scored_rows, section.seed)
+    logits = evaluator.measure_on(evaluator.reading, point).logits
+    said, gold = logits.argmax(dim=-1).tolist(), evaluator.reading.labels.tolist()
+    count = len(task.labels)
+    confusion = np.zeros((count, count), dtype=int)
+    np.add.at(confusion, (gold, said), 1)
+    wrong = [
+        (" / ".join(row.fields[name] for name in task.template.fields), task.labels[true], task.labels[guess])
+        for row, true, guess in zip(rows, gold, said, strict=True)
+        if true != guess
+    ]
+    shares = torch.softmax(logits.double(), dim=-1).mean(dim=0).tolist()
+    return Standing(
+        tuple(map(tuple, confusion.tolist())), tuple(shares), tuple(wrong[: scorer.config.mentor.show_rows])
+    )
 
 
 def _brief(problem: Problem) -> Brief:

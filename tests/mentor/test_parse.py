@@ -260,9 +260,9 @@ def test_a_list_that_was_continued():
 
 
 def test_ten_thousand_lines():
-    begin = time.monotonic()
+    begin = time.process_time()
     found = read(listed(*(f"prompt number {n}" for n in range(10_000)))).prompts
-    assert len(found) == 200 and found[0] == "prompt number 0" and time.monotonic() - begin < 1
+    assert len(found) == 200 and found[0] == "prompt number 0" and time.process_time() - begin < 1
 
 
 @pytest.mark.parametrize(
@@ -271,10 +271,10 @@ def test_ten_thousand_lines():
      "<details ", "a-", "1. a ", "```\n", '{"prompt": "a"} ', "[[", "Prompt: a\n"],
 )  # fmt: skip
 def test_size_does_not_stop_it(piece):
-    begin = time.monotonic()
+    begin = time.process_time()
     for text in (piece * 10**5, piece * 5000 + "</think>", "[ // " + piece * 10**5):
         assert all(len(each) <= 500 for each in read(text).prompts)
-    assert time.monotonic() - begin < 2
+    assert time.process_time() - begin < 2
 
 
 PIECES = st.sampled_from(

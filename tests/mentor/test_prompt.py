@@ -76,13 +76,18 @@ class TestComplete:
         request = complete(BRIEF, grammar=False, temperature=0.5, seed=1)
         heading, *items = request.prompt.split("\n")
         assert heading.startswith("Decide whether a sentence of a movie review praises or pans the movie.")
-        assert items == ["- Movie review sentiment:", "- Film text", "- Is the viewer happy?", "-"]
+        assert items == [
+            "- Movie review sentiment:",
+            "- Film text (loss 0.90)",
+            "- Is the viewer happy? (loss 0.60)",
+            "-",
+        ]
         assert request.grammar is None and request.stop and request.max_tokens >= 3 * 12
 
     def test_what_would_be_refused_is_not_shown(self):
         tried = (Tried("great film", 0.9), Tried("...", 0.8), *(Tried(f"number {n}", 0.5) for n in range(20)))
         shown = complete(replace(BRIEF, manual="number 19", tried=tried), grammar=False, temperature=0.5, seed=1).prompt
-        assert shown.split("\n")[1:-1] == [f"- number {n}" for n in range(12, 20)]
+        assert shown.split("\n")[1:-1] == [f"- number {n} (loss 0.50)" for n in range(12, 20)]
 
     def test_a_grammar_where_it_is_offered(self):
         request = complete(BRIEF, grammar=True, temperature=0.5, seed=1)

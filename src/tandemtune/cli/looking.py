@@ -67,11 +67,20 @@ def templates(
     also: Annotated[
         list[str] | None, typer.Option("--template", help="Judge this template, too; may be given several times.")
     ] = None,
+    mentor: Annotated[
+        int, typer.Option(help="Ask the recipe's mentor for so many templates with label words, and judge them, too.")
+    ] = 0,
+    said: Annotated[
+        Path,
+        typer.Option(help="Folder in which what is said to the mentor is kept; asked again, it answers from there."),
+    ] = Path("runs/templates"),
     as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a table.")] = False,
 ) -> None:
     """Rank templates and their label words on a recipe's labelled rows, best first; test rows are never read.
 
     Example: tandemtune templates my.toml templates=known --template "Review: {text} Sentiment: {mask}"
+
+    Example: tandemtune templates my.toml templates=known --mentor 8 mentor.client=file
     """
     import math
     from dataclasses import replace
@@ -88,6 +97,8 @@ def templates(
     wanted += [replace(task, template=Template.parse(text)) for text in also or []]
     split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
     found = autotune.ranked(config, wanted, kind, split, say)
+    if mentor:
+        found += autotune.proposed(config, wanted, found, kind, split, mentor, said, say)
     found.sort(key=lambda one: math.inf if one.loss is None else one.loss)
     if as_json:
         echo_json([one.model_dump(mode="json") for one in found])

@@ -131,9 +131,13 @@ def _record(cell: Cell) -> ComparedRun:
     folder = RunFolder(cell.folder)
     result, failure = None, None
     try:
-        result = folder.read_result()
-        if result is None:
+        found = folder.read_result()
+        if found is None:
             failure = "begun, not ended" if folder.recipe.is_file() else "not run"
+        elif found.unanswered:  # a mentor that never spoke would count as one that did not help
+            failure = f"nobody proposed anything: {found.unanswered}"
+        else:
+            result = found
     except RunError as error:
         failure = str(error)
     point = cell.point

@@ -13,6 +13,7 @@ import tandemtune.assets as assets
 import tandemtune.methods as methods
 from tandemtune import plugins
 from tandemtune.errors import ConfigError, DataError, UsageError
+from tandemtune.mentor.prices import Price, price_of
 from tandemtune.objectives.base import Objective
 from tandemtune.optimizers.base import Optimizer
 from tandemtune.plugins import Member, Options, near
@@ -257,6 +258,14 @@ class AlternateSection(Options):
     """[alternate]: rounds in which the optimizer of [method] takes turns with someone who proposes new points to go on from."""
 
     rounds: Annotated[int, Field(ge=0)] = Field(0, description="rounds N; 0 means that nobody proposes")
+    schedule: Literal["restart", "race"] = Field(
+        "restart",
+        description="one proposal is chosen by its loss and started from, or all of them and the trained prompt are trained side "
+        "by side for a few steps, and the worst drop out",
+    )
+    race_steps: Annotated[int, Field(ge=1)] = Field(
+        4, description="of a race: steps of each entrant before the next drop out"
+    )
     round_steps: Annotated[int, Field(ge=0)] = Field(10, description="turns m of the optimizer in each round")
     final_steps: Annotated[int, Field(ge=0)] = Field(30, description="turns M of the optimizer after the last round")
     proposer: Annotated[Proposer, PartOf("proposer")] = Field(description="who proposes (`tandemtune ls proposers`)")
@@ -302,6 +311,10 @@ class MentorSection(Options):
     )
     base_url: str | None = Field(None, description="of an endpoint, for example one that runs on your machine")
     key_env: str | None = Field(None, description="environment variable that holds the key; it is written nowhere")
+    show_rows: Annotated[int, Field(ge=0, le=20)] = Field(
+        0,
+        description="training rows that the model gets wrong and that the mentor is shown; they leave this machine with client endpoint",
+    )
     creativity: Annotated[float, Field(ge=0, le=5)] = Field(0.8, description="sampling temperature")
     timeout: Positive = Field(120.0, description="seconds for one answer")
     retries: Annotated[int, Field(ge=0, le=20)] = Field(3, description="after transient failures, with growing pauses")
@@ -312,10 +325,13 @@ class MentorSection(Options):
     money_cap: Positive | None = Field(
         None, description="money that all conversations may cost, in the prices' currency"
     )
-    price_in: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(0.0, description="of a million prompt tokens")
-    price_out: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        0.0, description="of a million answered tokens"
+    price_in: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        None, description="of a million prompt tokens; if both are left out, a small table is asked, then 0"
     )
+    price_out: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        None, description="of a million answered tokens"
+    )
+    currency: str = Field("USD", description="of the prices")
     on_failure: Literal["doer-only", "stop"] = Field(
         "doer-only", description="after max_failures in a row: go on without the mentor, or stop the run"
     )
@@ -336,6 +352,14 @@ class MentorSection(Options):
             problems.append(f"style: {self.style}, but questions in files are a conversation: set style to chat")
         _raise_all(problems)
         return self
+
+    @property
+    def price(self) -> Price:
+        """What a million tokens cost: what was given, else what the table has, else nothing."""
+        known = None
+        if self.client == "endpoint" and self.price_in is None and self.price_out is None:
+            known = price_of(self.mentor, self.base_url)
+        return known or Price(self.price_in or 0.0, self.price_out or 0.0, self.currency)
 
     @property
     def spoken(self) -> Literal["complete", "chat"]:
@@ -397,6 +421,11 @@ class RunConfig(Options):
                 yield f"[run] yardsticks: {error}"
         if self.alternates and not self.schedule_lengths and not self.alternate.proposer.proposes:
             yield "[alternate] round_steps and final_steps: both are 0 and nobody proposes, so nothing would happen"
+        if self.alternates and self.alternate.schedule == "race" and not self.follows_gradient:
+            yield (
+                f"[alternate] schedule: a race is run in gradient steps, and {self.method.optimizer.kind} takes none: set "
+                "optimizer to adamw, or schedule to restart"
+            )
         if self.alternates and self.method.ema:
             yield f"[method] ema: {self.method.ema}, but rounds go on from the incumbent: set it to 0"
 
@@ -412,9 +441,14 @@ class RunConfig(Options):
     def schedule_lengths(self) -> list[int]:
         """How many steps each schedule of the learning rate spans: one a stage, or one in all where it goes on."""
         section = self.alternate
-        if not self.alternates or not section.proposer.proposes or not section.reset_moments:
+        if not self.alternates or not section.proposer.proposes or self.keeps_moments:
             return [self.turns] if self.turns else []
         return [steps for steps in (section.round_steps, section.final_steps) if steps]
+
+    @property
+    def keeps_moments(self) -> bool:
+        """Whether the optimizer's moments and schedule span all rounds."""
+        return self.alternate.schedule == "race" or not self.alternate.reset_moments
 
     @property
     def follows_gradient(self) -> bool:

@@ -12,11 +12,12 @@
 `parse`       from an answer to candidates
 `judge`       which of them may be tried
 `mentor`      one turn
+`wordings`    the same for templates and label words
 
 Importing this loads neither the SDK nor llama.cpp.
 """
 
-from tandemtune.mentor.brief import Brief, Tried
+from tandemtune.mentor.brief import Brief, Misread, Tried
 from tandemtune.mentor.client import Client, Reply, Request
 from tandemtune.mentor.endpoint import EndpointClient
 from tandemtune.mentor.letters import FileClient
@@ -33,6 +34,7 @@ __all__ = [
     "Ledger",
     "LlamaClient",
     "Mentor",
+    "Misread",
     "Proposals",
     "RecordedClient",
     "Reply",

@@ -13,11 +13,30 @@ class Tried:
         prompt: its text.
         loss: lower is better.
         score: the task's metric, where it was measured.
+        trained: loss of the trained vectors that it was read from; None for words of their own.
+        distance: of these vectors to the words, from 0 (the same) to 2.
     """
 
     prompt: str
     loss: float
     score: float | None = None
+    trained: float | None = None
+    distance: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Misread:
+    """A labelled row that the tuned model gets wrong.
+
+    Args:
+        text: its texts.
+        gold: its label.
+        said: the label that was predicted.
+    """
+
+    text: str
+    gold: str
+    said: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +54,9 @@ class Brief:
         wanted: how many new prompts are asked for.
         limit: tokens of the tuned model that a prompt may have.
         slots: field names that a prompt must hold in braces, each once; usually none.
+        confusion: training rows of each gold label by predicted label, as the tuned model stands; empty if it is not known.
+        probabilities: the mean probability of each label on the training rows.
+        misread: training rows that it gets wrong, where they may be shown.
     """
 
     definition: str
@@ -47,6 +69,9 @@ class Brief:
     wanted: int
     limit: int
     slots: tuple[str, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+    probabilities: tuple[float, ...] = ()
+    misread: tuple[Misread, ...] = ()
 
     def __post_init__(self) -> None:
         if self.wanted < 1 or self.limit < 1:

@@ -35,6 +35,7 @@ class FileClient:
         folder: where both lie; made when the first question is asked.
         wait: seconds to wait for an answer before the run ends; 0 ends it at once, infinity never.
         tell: told once for each question, and in words for a reader, where it lies and where its answer goes.
+        then: what a reader does when the answer is there.
         sleep: waits so many seconds.
     """
 
@@ -47,6 +48,7 @@ class FileClient:
         *,
         wait: float = 0.0,
         tell: Callable[[str], None] | None = None,
+        then: str = "go on with `tandemtune resume`",
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if math.isnan(wait) or wait < 0:
@@ -54,6 +56,7 @@ class FileClient:
         self._folder = Path(folder)
         self._wait = wait
         self._tell = tell
+        self._then = then
         self._sleep = sleep
 
     def __repr__(self) -> str:
@@ -87,7 +90,7 @@ class FileClient:
                 self._tell(where)
             said = self._awaited(answer)
             if not said:
-                raise AnswerAwaited(f"{where}, then go on with `tandemtune resume`")
+                raise AnswerAwaited(f"{where}, then {self._then}")
         return Reply(
             text=said,
             prompt_tokens=math.ceil(len(text.encode("utf-8")) / _BYTES),

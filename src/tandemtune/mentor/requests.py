@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from tandemtune.mentor.brief import Brief
+from tandemtune.mentor.brief import Brief, Misread, Tried
 from tandemtune.mentor.client import Request
 from tandemtune.mentor.judge import judge
 
@@ -22,6 +23,7 @@ _TURN_MARK = re.compile(r"<\|.*?\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>", r
 _TOLD = 10  # refusals that are told
 _SHOWN = 8  # prompts in a list to be continued
 _TEXT = 1000  # characters of one piece of data
+_ROW = 300  # characters of a row that is shown
 
 _SYSTEM = (
     "You write prompts for a small language model that classifies texts. A prompt is a heading, a question or an instruction that is "
@@ -65,12 +67,15 @@ def chat(
     if brief.manual:
         parts.append(f"A prompt written by a person: {quoted(brief.manual)}")
     if brief.tried:
-        rows = [
-            f"{number}. {quoted(each.prompt)} loss {each.loss:.4f}"
-            + (f", {flat(brief.metric)} {each.score:.3f}" if each.score is not None else "")
-            for number, each in enumerate(brief.tried, start=1)
-        ]
+        rows = [f"{number}. {_measured(each, brief.metric)}" for number, each in enumerate(brief.tried, start=1)]
         parts.append("\n".join(["Prompts tried so far, from worst to best (a lower loss is better):", *rows]))
+    if brief.confusion:
+        parts.append("\n".join(["How the small model stands now:", *confusion_lines(brief.labels, brief.confusion)]))
+    if brief.probabilities:
+        means = [f"{quoted(label)} {share:.2f}" for label, share in zip(brief.labels, brief.probabilities, strict=True)]
+        parts.append(f"The mean probability that it gives to each label: {', '.join(means)}")
+    if brief.misread:
+        parts.append("\n".join(["Rows that it gets wrong:", *misread_lines(brief.misread)]))
     if refused:
         rows = [f"- {quoted(text)}: {flat(reason)}" for text, reason in refused[:_TOLD]]
         parts.append("\n".join(["You proposed these, and they could not be used:", *rows]))
@@ -114,22 +119,55 @@ def complete(brief: Brief, *, grammar: bool, temperature: float, seed: int) -> R
     Returns:
         The request. Its prompt ends within a line, behind the dash.
     """
-    shown = [each.prompt for each in brief.tried if judge(each.prompt, brief, frozenset(), lambda _: 0) is None][
-        -_SHOWN:
-    ]
-    if brief.manual and brief.manual not in shown:
-        shown.insert(0, brief.manual)
-    heading = f"{flat(brief.definition)} Short prompts for this task:"
+    known = [each for each in brief.tried if judge(each.prompt, brief, frozenset(), lambda _: 0) is None][-_SHOWN:]
+    shown = [f"{flat(each.prompt)} (loss {each.loss:.2f})" for each in known]
+    if brief.manual and brief.manual not in [each.prompt for each in known]:
+        shown.insert(0, flat(brief.manual))
+    order = ", from worst to best" if known else ""
+    heading = f"{flat(brief.definition)} Short prompts for this task{order}:"
     lines = brief.wanted + brief.wanted // 2 + 2  # some will be refused
     return Request(
         style="complete",
-        prompt="\n".join([heading, *(f"- {flat(each)}" for each in shown), "-"]),
+        prompt="\n".join([heading, *(f"- {each}" for each in shown), "-"]),
         max_tokens=lines * (brief.limit + 8),
         temperature=temperature,
         seed=seed,
         stop=("\n\n",),
         grammar=_grammar(brief, lines, ascii_only=(heading + (brief.manual or "")).isascii()) if grammar else None,
     )
+
+
+def _measured(each: Tried, metric: str) -> str:
+    """A prompt with its loss; how far it is from the trained vectors that it stands for, where there are some."""
+    score = f", {flat(metric)} {each.score:.3f}" if each.score is not None else ""
+    if each.trained is None:
+        return f"{quoted(each.prompt)} loss {each.loss:.4f}{score}"
+    return (
+        f"{quoted(each.prompt)} loss {each.loss:.4f}{score}; these are the nearest words to trained vectors of loss {each.trained:.4f}, at a "
+        f"distance of {each.distance:.2f}"
+    )
+
+
+def confusion_lines(labels: Sequence[str], confusion: Sequence[Sequence[int]]) -> list[str]:
+    """A confusion table in words, a line for each label.
+
+    Args:
+        labels: their names.
+        confusion: rows of each gold label by predicted label.
+    """
+    lines = []
+    for label, row in zip(labels, confusion, strict=True):
+        wrong = [f"{n} as {quoted(other)}" for other, n in zip(labels, row, strict=True) if n and other != label]
+        right = row[list(labels).index(label)]
+        lines.append(
+            f"- of {sum(row)} rows of {quoted(label)}, {right} are right" + (f", {', '.join(wrong)}" if wrong else "")
+        )
+    return lines
+
+
+def misread_lines(rows: Sequence[Misread]) -> list[str]:
+    """Rows that are got wrong, a line each."""
+    return [f"- {quoted(row.text[:_ROW])} is {quoted(row.gold)}, read as {quoted(row.said)}" for row in rows]
 
 
 def flat(text: str) -> str:

@@ -93,6 +93,22 @@ def prompts_of_list(text: str) -> list[str]:
     return lists[0] if lists else []
 
 
+def objects_with(text: str, key: str) -> list[dict[str, Any]]:
+    """Objects of JSON that have a key, at any depth and in their order; thoughts are not looked into."""
+    return [entry for found in _values(text) for entry in _having(found.value, key)]
+
+
+def _having(value: Any, key: str) -> list[dict[str, Any]]:
+    if isinstance(value, list):
+        return [entry for each in value for entry in _having(each, key)]
+    if not isinstance(value, dict):
+        return []
+    if key in value:
+        return [value]
+    inner = [each for name, each in value.items() if not _THOUGHT_KEY.search(name.replace("_", " "))]
+    return _having(inner, key)
+
+
 def _values(text: str) -> Iterator[_Value]:
     """JSON values that are not parts of others; at last the first that is not quite JSON, mended."""
     place, broken = 0, None

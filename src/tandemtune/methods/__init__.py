@@ -59,6 +59,7 @@ _ORDER = [
     "bbtv2",
     "gap3",
     "maao",
+    "maao-race",
     "opro",
     "tandem",
 ]

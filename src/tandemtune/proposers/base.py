@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tandemtune.mentor import Brief
 from tandemtune.plugins import Member
+from tandemtune.tunables.base import Point
 from tandemtune.tunables.vocabulary import Vocabulary, Words
 
 
@@ -26,11 +27,28 @@ class TriedWords:
         words: its tokens.
         loss: on the training rows.
         score: the task's metric on the training rows.
+        trained: loss of the trained vectors that were read as these words; None for words of their own.
     """
 
     words: Words
     loss: float
     score: float
+    trained: float | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the tuned model does on the training rows where a search stands.
+
+    Args:
+        confusion: rows of each gold label by predicted label.
+        probabilities: the mean probability of each label.
+        misread: (text, gold, predicted) of rows that it gets wrong, where they may be shown.
+    """
+
+    confusion: tuple[tuple[int, ...], ...]
+    probabilities: tuple[float, ...]
+    misread: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +84,11 @@ class Proposal:
 
 
 class Source(Protocol):
-    """Somebody who is ready to propose."""
+    """Somebody who is ready to propose.
+
+    One that wants to know how the tuned model does where the search stands has a method ``look(point)``, too; it is called before `propose`, and
+    counts as a pass over the training rows.
+    """
 
     def propose(self, round: int, tried: Sequence[TriedWords], known: Sequence[TriedWords]) -> Proposal:
         """Propose points.
@@ -117,6 +139,7 @@ class Asked:
         conversations: where everything that is said to a mentor is written.
         mentor: the recipe's ``[mentor]``.
         tell: told what a person has to know.
+        standing: (point) -> how the tuned model does there; a pass over the training rows.
     """
 
     vocabulary: Vocabulary
@@ -128,6 +151,7 @@ class Asked:
     conversations: Path
     mentor: Any
     tell: Callable[[str], None] | None = None
+    standing: Callable[[Point], Standing] | None = None
 
 
 class Proposer(Member):

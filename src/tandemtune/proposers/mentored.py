@@ -19,12 +19,14 @@ from tandemtune.mentor import (
     FileClient,
     LlamaClient,
     Mentor,
+    Misread,
     RecordedClient,
     Transcript,
 )
 from tandemtune.mentor import Tried as MentorTried
 from tandemtune.plugins import register
-from tandemtune.proposers.base import Asked, Draft, Proposal, Proposer, Source, TriedWords, Worded
+from tandemtune.proposers.base import Asked, Draft, Proposal, Proposer, Source, Standing, TriedWords, Worded
+from tandemtune.tunables.base import Point
 from tandemtune.tunables.vocabulary import Vocabulary
 
 QUESTIONS = "mentor"
@@ -42,6 +44,7 @@ class Mentored(Worded):
         mentor: asks and judges.
         transcript: what the mentor asks through; it keeps the ledger.
         brief: what the mentor is told besides the trajectory.
+        standing: how the tuned model does at a point.
     """
 
     def __init__(
@@ -53,13 +56,28 @@ class Mentored(Worded):
         mentor: Mentor,
         transcript: Transcript,
         brief: Brief,
+        standing: Callable[[Point], Standing] | None = None,
     ) -> None:
         super().__init__(vocabulary, length, count, seed)
         self._mentor, self._transcript, self._brief = mentor, transcript, brief
+        self._standing = standing
+
+    def look(self, point: Point) -> None:
+        """See how the tuned model does where the search stands."""
+        if self._standing is None:
+            return
+        found = self._standing(point)
+        misread = tuple(Misread(*row) for row in found.misread)
+        self._brief = replace(
+            self._brief, confusion=found.confusion, probabilities=found.probabilities, misread=misread
+        )
 
     def propose(self, round: int, tried: Sequence[TriedWords], known: Sequence[TriedWords]) -> Proposal:
         """Tell it what was tried, worst first, and take what may be tried next."""
-        shown = tuple(MentorTried(entry.words.text, entry.loss, entry.score) for entry in tried)
+        shown = tuple(
+            MentorTried(entry.words.text, entry.loss, entry.score, entry.trained, entry.words.distance)
+            for entry in tried
+        )
         brief = replace(self._brief, tried=shown, wanted=self.count, limit=self.length)
         texts = [entry.words.text for entry in known]
         try:
@@ -86,12 +104,21 @@ class MentorProposer(Proposer):
     def open(self, asked: Asked) -> Iterator[Source]:
         """Connect to the mentor; the transcript is closed when the context ends."""
         told = asked.mentor
-        budget = Budget(told.token_cap, told.money_cap, told.price_in, told.price_out)
+        budget = Budget(told.token_cap, told.money_cap, told.price.asked, told.price.answered)
         client = client_of(told, asked.conversations.parent / QUESTIONS, asked.tell)
         transcript = Transcript(asked.conversations, client, budget=budget, retries=told.retries)
         try:
             mentor = mentor_of(told, transcript, asked.seed)
-            yield Mentored(asked.vocabulary, asked.length, asked.count, asked.seed, mentor, transcript, asked.brief)
+            yield Mentored(
+                asked.vocabulary,
+                asked.length,
+                asked.count,
+                asked.seed,
+                mentor,
+                transcript,
+                asked.brief,
+                asked.standing,
+            )
         finally:
             transcript.close()
 
@@ -139,16 +166,17 @@ def mentor_of(section: Any, client: Client, seed: int) -> Mentor:
     )
 
 
-def client_of(section: Any, questions: Path = Path(), tell: Callable[[str], None] | None = None) -> Client:
+def client_of(section: Any, questions: Path = Path(), tell: Callable[[str], None] | None = None, **file: Any) -> Client:
     """Who answers, as a recipe's ``[mentor]`` says.
 
     Args:
         section: the recipe's ``[mentor]``.
         questions: folder of questions and answers, where these are files.
         tell: told where a question lies.
+        file: further arguments of a `FileClient`.
     """
     if section.client == "file":
-        return FileClient(questions, wait=section.wait, tell=tell)
+        return FileClient(questions, wait=section.wait, tell=tell, **file)
     if section.client == "endpoint":
         given: dict[str, Any] = {"base_url": section.base_url, "key_env": section.key_env}
         named = {key: value for key, value in given.items() if value is not None}

@@ -48,10 +48,22 @@ def rank_templates(
         if progress:
             progress(f"template {number} of {len(tasks)}: {str(task.template)!r}")
         try:
-            found.append(_score(backbone, task, rows, max_tokens))
+            found.append(_judged(backbone, task, rows, max_tokens)[0])
         except (DataError, ModelError) as error:
             found.append(TemplateScore(template=str(task.template), labels=dict(task.words), refused=str(error)))
     return found
+
+
+def predicted(backbone: Backbone, task: Task, rows: Sequence[Example], max_tokens: int) -> list[int]:
+    """What a readout of all other rows says of each row, as numbers of labels.
+
+    Args:
+        backbone: the model.
+        task: with the template and label words.
+        rows: labelled rows.
+        max_tokens: longest prompt.
+    """
+    return _judged(backbone, task, rows, max_tokens)[1]
 
 
 def best_of(scores: Sequence[TemplateScore]) -> int:
@@ -67,7 +79,9 @@ def best_of(scores: Sequence[TemplateScore]) -> int:
     return best
 
 
-def _score(backbone: Backbone, task: Task, rows: Sequence[Example], max_tokens: int) -> TemplateScore:
+def _judged(
+    backbone: Backbone, task: Task, rows: Sequence[Example], max_tokens: int
+) -> tuple[TemplateScore, list[int]]:
     backbone.check_template(task.template)
     verbalizer = resolve(backbone.tokenizer, task.template, task.words, alone=backbone.kind == "seq2seq")
     engine = Engine(backbone.stack(verbalizer), Identity(), torch.tensor(verbalizer.weights()))
@@ -83,11 +97,13 @@ def _score(backbone: Backbone, task: Task, rows: Sequence[Example], max_tokens: 
     log_p = torch.log_softmax(without, dim=-1)
     each = -log_p.gather(1, gold[:, None]).squeeze(1)
     plain = task.score(reading.logits.argmax(dim=-1).tolist(), gold.tolist())
-    return TemplateScore(
+    said = without.argmax(dim=-1).tolist()
+    score = TemplateScore(
         template=str(task.template),
         labels={label: tuple(words) for label, words in task.words.items()},
         loss=rounded(settings.loss),
         standard_error=rounded(float(each.std() / math.sqrt(len(each)))),
-        score=round(task.score(without.argmax(dim=-1).tolist(), gold.tolist()), 6),
+        score=round(task.score(said, gold.tolist()), 6),
         zero_shot=round(plain, 6),
     )
+    return score, said

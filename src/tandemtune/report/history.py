@@ -15,6 +15,7 @@ from tandemtune.runs.records import (
     JournalRecord,
     Loss,
     ProposalRecord,
+    RaceRecord,
     StartRecord,
     StepRecord,
 )
@@ -83,6 +84,10 @@ def trail(folder: RunFolder, records: Sequence[JournalRecord]) -> list[Spot]:
             case ProposalRecord():
                 costs = record.costs
                 mark = f"restart {record.round}" if record.taken is not None else ""
+            case RaceRecord():
+                step, costs, seconds = record.step, record.costs, clock.get(record.step)
+                won = len(record.kept) == 1 and record.entrants[record.kept[0]].name != "continuing"
+                mark = f"restart {record.round}" if won else ""
         words = None if isinstance(record, ProposalRecord) else getattr(record, "words", None)
         spots.append(
             Spot(
@@ -139,7 +144,7 @@ def _clock(folder: RunFolder) -> dict[int, float]:
 def _train(record: JournalRecord) -> Loss:
     """Loss on all training rows after a record, where it was measured."""
     match record:
-        case StartRecord() | GenerationRecord():
+        case StartRecord() | GenerationRecord() | RaceRecord():
             return record.train_loss
         case StepRecord():
             return record.words.soft_loss if record.words is not None else None

@@ -15,8 +15,16 @@ from rich.segment import ControlType
 from tandemtune.callbacks import Callback, TurnView
 from tandemtune.report.numbers import fitted
 from tandemtune.report.progress import RunProgress, fixed
-from tandemtune.report.text import proposal_story, result_table
-from tandemtune.runs.records import Facts, GenerationRecord, ProposalRecord, Result, StartRecord, StepRecord
+from tandemtune.report.text import proposal_story, race_story, result_table
+from tandemtune.runs.records import (
+    Facts,
+    GenerationRecord,
+    ProposalRecord,
+    RaceRecord,
+    Result,
+    StartRecord,
+    StepRecord,
+)
 
 REFRESH = 0.1
 """Seconds between two drawings at least."""
@@ -99,6 +107,12 @@ class LiveReport(Callback):
     def on_proposal(self, record: ProposalRecord, state: TurnView, seconds: float, recorded: bool) -> None:
         if not recorded:
             for text in proposal_story(record):
+                self._say(text)
+
+    def on_race(self, record: RaceRecord, state: TurnView, seconds: float, recorded: bool) -> None:
+        self._progress.turn(record, state, seconds, recorded)
+        if not recorded:
+            for text in race_story(record):
                 self._say(text)
 
     def on_testing(self) -> None:

@@ -11,8 +11,16 @@ from tandemtune.callbacks import Callback, TurnView
 from tandemtune.report.numbers import score
 from tandemtune.report.page import render
 from tandemtune.report.progress import RunProgress
-from tandemtune.report.text import proposal_story
-from tandemtune.runs.records import Facts, GenerationRecord, ProposalRecord, Result, StartRecord, StepRecord
+from tandemtune.report.text import proposal_story, race_story
+from tandemtune.runs.records import (
+    Facts,
+    GenerationRecord,
+    ProposalRecord,
+    RaceRecord,
+    Result,
+    StartRecord,
+    StepRecord,
+)
 
 REFRESH = 0.3
 """Seconds between two drawings at least."""
@@ -50,6 +58,12 @@ class NotebookReport(Callback):
     def on_proposal(self, record: ProposalRecord, state: TurnView, seconds: float, recorded: bool) -> None:
         if not recorded:
             self._stories += proposal_story(record)
+            self._show()
+
+    def on_race(self, record: RaceRecord, state: TurnView, seconds: float, recorded: bool) -> None:
+        self._progress.turn(record, state, seconds, recorded)
+        if not recorded:
+            self._stories += race_story(record)
             self._show()
 
     def on_testing(self) -> None:

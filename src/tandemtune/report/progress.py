@@ -9,7 +9,7 @@ from tandemtune.callbacks import TurnView
 from tandemtune.report.numbers import duration
 from tandemtune.report.recipes import setting
 from tandemtune.report.terminal import sparkline
-from tandemtune.runs.records import Evaluation, Facts, GenerationRecord, StartRecord, StepRecord
+from tandemtune.runs.records import Evaluation, Facts, GenerationRecord, RaceRecord, StartRecord, StepRecord
 
 
 class RunProgress:
@@ -46,7 +46,9 @@ class RunProgress:
         self._start = record.dev
         self._losses.append(record.dev.loss)
 
-    def turn(self, record: GenerationRecord | StepRecord, state: TurnView, seconds: float, recorded: bool) -> None:
+    def turn(
+        self, record: GenerationRecord | StepRecord | RaceRecord, state: TurnView, seconds: float, recorded: bool
+    ) -> None:
         """Take a turn; one that was recorded before does not count for the speed."""
         self.state, self.seconds = state, seconds
         self.planned, self.unit = state.planned, state.unit

@@ -16,7 +16,7 @@ from tandemtune.report.history import Spot, best_spot, ticks, trail, unit_of
 from tandemtune.report.numbers import Content, duration, rough, score, shortened
 from tandemtune.report.page import Block, Code, Details, Grid, Heading, Matrix, Pairs, Quote, Section, page, render
 from tandemtune.report.recipes import as_toml, proposer, rounds, setting, used
-from tandemtune.report.text import layer_gains, spent_pairs, stood_still
+from tandemtune.report.text import entrant, layer_gains, spent_pairs, stood_still
 from tandemtune.runs.journal import read_lines
 from tandemtune.runs.records import (
     Costs,
@@ -28,6 +28,7 @@ from tandemtune.runs.records import (
     PredictionRecord,
     PromptRecord,
     ProposalRecord,
+    RaceRecord,
     Result,
     StartRecord,
     StepRecord,
@@ -501,6 +502,8 @@ def _rounds(run: RunView) -> list[Block]:
         if isinstance(record, ProposalRecord):
             parts += _round(run, record, read)
             read = []
+        if isinstance(record, RaceRecord):
+            parts.append(_leg(run.metric, record))
     if read and not proposals:
         parts.append("Nobody proposed anything here; the prompts are read as words all the same.")
     elif proposals and isinstance(end := run.records[-1], EndRecord):
@@ -514,8 +517,26 @@ def _rounds(run: RunView) -> list[Block]:
     return parts
 
 
+def _leg(metric: str, record: RaceRecord) -> Grid:
+    """One leg of a race, best first."""
+    ranked = [*record.kept, *(i for i in range(len(record.entrants)) if i not in record.kept)]
+    rows: list[list[Content]] = []
+    for place in ranked:
+        entry = record.entrants[place]
+        fate = "goes on" if place in record.kept else "drops out"
+        numbers = (entry.train.loss, entry.train.score, entry.dev.loss, entry.dev.score)
+        rows.append([entrant(entry), fate, *map(score, numbers)])
+    headers = ["entrant", "outcome", "train loss", f"train {metric}", "dev loss", f"dev {metric}"]
+    return Grid(headers, rows, f"The race after step {record.step}", {2, 3, 4, 5})
+
+
 def _rule(recipe: Mapping[str, Any]) -> str:
     """Which proposals are taken, in a sentence."""
+    if setting(recipe, "alternate.schedule") == "race":
+        return (
+            "In each round the proposals and the trained prompt take the same steps side by side, and those with the highest losses "
+            "on the training and the dev rows drop out until one is left. The point with the lowest dev loss of all is kept."
+        )
     first = setting(recipe, "alternate.select") == "first"
     which = "the first proposal" if first else "the proposal with the lowest dev loss"
     accept = str(setting(recipe, "alternate.accept", ""))
@@ -559,7 +580,7 @@ def _round(run: RunView, record: ProposalRecord, read: Sequence[tuple[int, Promp
     rows: list[list[Content]] = []
     for index, draft in enumerate(record.drafts):
         looked = (draft.dev.loss, draft.dev.score) if draft.dev is not None else (None, None)
-        outcome = "taken" if index == record.taken else "not taken"
+        outcome = "in the race" if record.raced else "taken" if index == record.taken else "not taken"
         rows.append([draft.text, outcome, *map(score, (draft.loss, draft.score, *looked))])
     if rows:
         headers = ["proposal", "outcome", "train loss", f"train {metric}", "dev loss", f"dev {metric}"]
@@ -575,6 +596,8 @@ def _round(run: RunView, record: ProposalRecord, read: Sequence[tuple[int, Promp
 
 
 def _outcome(record: ProposalRecord) -> str:
+    if record.raced and record.drafts:
+        return "They are trained side by side with the trained prompt."
     if record.taken is None:
         return "Nothing was taken: the search goes on from where it stood."
     draft = record.drafts[record.taken]
@@ -672,7 +695,7 @@ def _costs(result: Result) -> list[Block]:
 
 def _spent(records: Sequence[JournalRecord]) -> Costs:
     """What the search has spent by its last record."""
-    counted = [r.costs for r in records if isinstance(r, GenerationRecord | StepRecord | ProposalRecord)]
+    counted = [r.costs for r in records if isinstance(r, GenerationRecord | StepRecord | ProposalRecord | RaceRecord)]
     return counted[-1] if counted else Costs()
 
 

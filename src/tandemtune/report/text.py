@@ -21,6 +21,8 @@ from tandemtune.runs.records import (
     JournalRecord,
     Loss,
     ProposalRecord,
+    RaceEntry,
+    RaceRecord,
     Record,
     Result,
     StartRecord,
@@ -194,9 +196,30 @@ def proposal_story(record: ProposalRecord) -> list[str]:
     if record.refused:
         text, reason = record.refused[0]
         story.append(f"  refused: {len(record.refused)}, for example {text!r} ({reason})")
-    if record.taken is None:
+    if record.raced:
+        story.append("  they race the trained prompt")
+    elif record.taken is None:
         story.append("  the search goes on from the trained prompt")
     return story
+
+
+_ENTRANTS = {"continuing": "the trained prompt", "proposed": "{!r}", "residual": "{!r} with what was learned"}
+
+
+def entrant(entry: RaceEntry) -> str:
+    """Who takes part in a race, for a reader."""
+    return _ENTRANTS[entry.name].format(entry.text)
+
+
+def race_story(record: RaceRecord) -> list[str]:
+    """A leg of a race as lines of text."""
+    best = record.entrants[record.kept[0]]
+    left = len(record.kept)
+    fate = f"{left} of {len(record.entrants)} go on" if left > 1 else f"the search goes on from {entrant(best)}"
+    return [
+        f"race {record.round}, step {record.step}: {fate}; lowest: {entrant(best)}, dev loss {score(best.dev.loss)} "
+        f"({score(best.dev.score)})"
+    ]
 
 
 def summary(folder: RunFolder) -> Summary:
@@ -206,17 +229,18 @@ def summary(folder: RunFolder) -> Summary:
         folder: a run, finished or not.
     """
     records, facts, result = folder.read_records(), folder.read_facts(), folder.read_result()
-    turns = [record for record in records if isinstance(record, GenerationRecord | StepRecord)]
+    turns = [record for record in records if isinstance(record, GenerationRecord | StepRecord | RaceRecord)]
     looks = [
         Look(step=0 if isinstance(record, StartRecord) else record.step, train_loss=record.train_loss, dev=record.dev)
         for record in records
-        if isinstance(record, StartRecord | GenerationRecord | StepRecord) and record.dev is not None
+        if isinstance(record, StartRecord | GenerationRecord | StepRecord | RaceRecord) and record.dev is not None
     ]
-    counted = [record.costs for record in records if isinstance(record, GenerationRecord | StepRecord | ProposalRecord)]
+    spent = GenerationRecord | StepRecord | ProposalRecord | RaceRecord
+    counted = [record.costs for record in records if isinstance(record, spent)]
     return Summary(
         folder=str(folder.path),
         finished=result is not None,
-        steps=len(turns),
+        steps=max((record.step for record in turns), default=0),
         candidates=counted[-1].candidates if counted else 0,
         planned=facts.planned if facts is not None else None,
         unit=facts.unit if facts is not None else "candidates",
@@ -245,6 +269,8 @@ def story(records: Sequence[JournalRecord]) -> list[str]:
         match record:
             case ProposalRecord():
                 told += proposal_story(record)
+            case RaceRecord():
+                told += race_story(record)
             case EndRecord():
                 told.append(f"end after step {record.step}: {record.stop_reason}")
             case StartRecord() | GenerationRecord() | StepRecord() if record.words is not None:

@@ -196,6 +196,7 @@ class ProposalRecord(Record):
         failure: why nobody answered.
         spent: what asking has cost so far: tokens, seconds, money.
         dev: the evaluation of the point that was taken.
+        raced: the drafts are not scored as they are, but trained side by side in the lines that follow.
     """
 
     event: Literal["proposal"]
@@ -211,6 +212,56 @@ class ProposalRecord(Record):
     failure: str | None = None
     spent: dict[str, float] = {}
     dev: Evaluation | None = None
+    raced: bool = False
+
+
+class RaceEntry(Record):
+    """One that takes part in a race, after a leg.
+
+    Args:
+        name: "continuing" (the trained prompt), "proposed" (a draft as it is), "residual" (a draft with what was learned since the
+            last words).
+        text: of the draft.
+        ids: its tokens; None where there is no draft, or it is no words.
+        losses: at each step of the leg, on the step's rows.
+        train: after the leg, on the training rows.
+        dev: the same on the dev rows.
+    """
+
+    name: Literal["continuing", "proposed", "residual"]
+    losses: tuple[Loss, ...]
+    train: Evaluation
+    dev: Evaluation
+    text: str = ""
+    ids: tuple[int, ...] | None = None
+
+
+class RaceRecord(Record):
+    """One leg of a race: all entrants take the same steps on the same rows, and the worst ones drop out.
+
+    Args:
+        round: number of the round whose proposals race, from 1.
+        step: steps that each entrant still in the race has behind it.
+        phase: name of the method.
+        entrants: all that ran this leg.
+        kept: which of them go on, best first; the search stands at the first one.
+        costs: spent so far, all entrants' steps and evaluations included.
+        dev: the evaluation of the first one.
+    """
+
+    event: Literal["race"]
+    round: int
+    step: int
+    phase: str
+    entrants: tuple[RaceEntry, ...]
+    kept: tuple[int, ...]
+    costs: Costs
+    dev: Evaluation | None = None
+
+    @property
+    def train_loss(self) -> Loss:
+        """The loss on the training rows of the point that the search stands at."""
+        return self.entrants[self.kept[0]].train.loss
 
 
 class EndRecord(Record):
@@ -222,9 +273,9 @@ class EndRecord(Record):
     dev: Evaluation | None = None
 
 
-TurnRecord = GenerationRecord | StepRecord | ProposalRecord
+TurnRecord = GenerationRecord | StepRecord | ProposalRecord | RaceRecord
 JournalRecord = Annotated[
-    StartRecord | GenerationRecord | StepRecord | ProposalRecord | EndRecord, Field(discriminator="event")
+    StartRecord | GenerationRecord | StepRecord | ProposalRecord | RaceRecord | EndRecord, Field(discriminator="event")
 ]
 _JOURNAL: TypeAdapter[JournalRecord] = TypeAdapter(JournalRecord)
 
@@ -380,6 +431,7 @@ class Result(Versioned):
         kept_step: turn after which the kept point was found: the best one on dev.
         kept_record: number of the journal's record that found it; 0 is the starting point.
         notes: what a reader of the scores should know, one sentence each.
+        unanswered: why nobody ever proposed anything, where somebody was asked; such a run says nothing about a mentor.
     """
 
     method: str
@@ -403,6 +455,7 @@ class Result(Versioned):
     stop_reason: str
     versions: dict[str, str]
     notes: tuple[str, ...] = ()
+    unanswered: str = ""
 
     def yardstick(self, name: str) -> YardstickScores | None:
         """What one of them reached; None where it was not asked for."""

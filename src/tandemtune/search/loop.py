@@ -12,8 +12,9 @@ from tandemtune.callbacks import Callback, Planned, TurnView
 from tandemtune.errors import RunError
 from tandemtune.evaluators.base import Evaluator
 from tandemtune.proposers.base import Source
-from tandemtune.runs.records import SCHEMA, EndRecord, ProposalRecord, StartRecord, to_loss
+from tandemtune.runs.records import SCHEMA, EndRecord, ProposalRecord, RaceRecord, StartRecord, to_loss
 from tandemtune.runs.store import RunFolder
+from tandemtune.search.race import Race, RaceTurn
 from tandemtune.search.replay import Replay
 from tandemtune.search.schedule import Phase, Stage
 from tandemtune.search.state import SearchState
@@ -88,6 +89,7 @@ class Search:
     acceptance: Acceptance | None = None
     reset_moments: bool = True
     _phase: Phase | None = field(default=None, init=False)
+    _race: Race | None = field(default=None, init=False)
     _saved_at: float = field(default=0.0, init=False)
     _save_cost: float = field(default=0.0, init=False)
 
@@ -133,8 +135,13 @@ class Search:
         state.costs = record.costs
         if isinstance(record, ProposalRecord):
             state.take(record)
+            if record.raced:
+                self._race = self._raced(record, state)
             self._next_stage(state)
             self.callback.on_proposal(record, self._view(state), self._seconds(), recorded)
+            return
+        if isinstance(record, RaceRecord):
+            self._leg(state, record, recorded)
             return
         state.step += 1
         state.stage_step += 1
@@ -144,21 +151,54 @@ class Search:
         if not recorded:
             self._tick(state)
         self.callback.on_turn(record, self._view(state), self._seconds(), recorded)
-        if state.stage_step == stage.steps:
+        if stage.over(state.step, state.stage_step):
+            self._next_stage(state)
+
+    def _raced(self, record: ProposalRecord, state: SearchState) -> Race:
+        """The race of a round's proposals; whoever takes part begins with the optimizer's moments so far."""
+        assert self.source is not None
+        phase = self._phase or self._racer(state.incumbent)
+        return Race.of(record, state, self.source, self.origin, phase, self._racer)
+
+    def _racer(self, point: Mapping[int, Tensor]) -> Phase:
+        """The phase of one that takes part in a race."""
+        return self.make_phase(point, self.stages[-1])
+
+    def _leg(self, state: SearchState, record: RaceRecord, recorded: bool) -> None:
+        """What follows from a leg of a race; the winner's optimizer goes on."""
+        assert self._race is not None
+        state.step = record.step
+        state.stage_step += 1
+        state.take(record)
+        if not recorded:
+            self._tick(state)
+        self.callback.on_race(record, self._view(state), self._seconds(), recorded)
+        if self._race.over:
             self._next_stage(state)
 
     def _turn_of(self, stage: Stage) -> Turn:
         if stage.kind == "propose":
             assert self.source is not None and self.acceptance is not None
             return ProposalTurn(self._desk, stage, self.source, self.proposer, self.acceptance)
+        if stage.kind == "race":
+            assert self._race is not None
+            return RaceTurn(self._desk, self._race, stage)
         assert self._phase is not None
         return (GradientTurn if self._phase.gradient else GenerationTurn)(self._desk, self._phase, stage)
 
     def _next_stage(self, state: SearchState) -> None:
         """Go to the next stage; the optimizer begins anew at the incumbent, or keeps its moments where that is wanted."""
         state.enter_next_stage()
-        if state.stage < len(self.stages) and self.stages[state.stage].kind == "tune":
+        if self._race is not None and self._race.over:
+            (winner,) = self._race.entrants
+            self._phase, state.anchor, self._race = winner.phase, winner.anchor, None
+        if state.stage == len(self.stages):
+            return
+        stage = self.stages[state.stage]
+        if stage.kind == "tune":
             self._enter(state)
+        if (stage.kind == "race" and self._race is None) or (stage.until is not None and state.step >= stage.until):
+            self._next_stage(state)
 
     def _enter(self, state: SearchState) -> None:
         before, self._phase = self._phase, self.make_phase(state.origin, self.stages[state.stage])
@@ -213,7 +253,8 @@ class Search:
         if self._desk.replay.knows(state.records) or begin - self._saved_at < pause:
             return
         optimizers = self._phase.state() if self._phase else []
-        self.folder.save_checkpoint({"state": state.plain(), "optimizers": optimizers})
+        race = {} if self._race is None else {"race": self._race.state()}
+        self.folder.save_checkpoint({"state": state.plain(), "optimizers": optimizers, **race})
         self._saved_at = time.perf_counter()
         self._save_cost = self._saved_at - begin
 
@@ -235,4 +276,6 @@ class Search:
             last = next(s for s in reversed(self.stages[: state.stage + 1]) if s.kind == "tune")
             self._phase = self.make_phase(state.origin, last)
             self._phase.restore(saved["optimizers"])
+        if saved.get("race"):
+            self._race = Race.restored(saved["race"], self._racer)
         return state

@@ -19,16 +19,28 @@ class Stage:
     """One stretch of a run.
 
     Args:
-        kind: "tune" (the optimizer's turns) or "propose" (somebody proposes points to go on from).
+        kind: "tune" (the optimizer's turns), "propose" (somebody proposes points to go on from), or "race" (the proposals are
+            trained side by side, one leg a turn, until one is left).
         round: its number, from 1; 0 where nobody proposes.
-        steps: turns of the optimizer; None until a budget ends the run.
+        steps: turns of the optimizer; None until a budget ends the run. In a race, each entrant's turns in one leg.
         snapshots: turns of the stage after which the point is read as words.
+        until: the stage lasts until the whole run has so many turns of the optimizer, in place of `steps`.
     """
 
-    kind: Literal["tune", "propose"]
+    kind: Literal["tune", "propose", "race"]
     round: int = 0
     steps: int | None = None
     snapshots: frozenset[int] = frozenset()
+    until: int | None = None
+
+    def over(self, step: int, stage_step: int) -> bool:
+        """Whether a stretch of tuning has ended.
+
+        Args:
+            step: turns of the optimizer in the run so far.
+            stage_step: those of this stage.
+        """
+        return stage_step == self.steps if self.until is None else step >= self.until
 
 
 def alternating(rounds: int, round_steps: int, final_steps: int, snapshots: int) -> tuple[Stage, ...]:
@@ -40,8 +52,7 @@ def alternating(rounds: int, round_steps: int, final_steps: int, snapshots: int)
         final_steps: turns M after the last round.
         snapshots: points of each round that are read as words, evenly spread, the last one among them.
     """
-    count = min(snapshots, round_steps)
-    marks = frozenset(round((i + 1) * round_steps / count) for i in range(count))
+    marks = _marks(round_steps, snapshots)
     stages: list[Stage] = []
     for number in range(1, rounds + 1):
         if round_steps:
@@ -50,6 +61,30 @@ def alternating(rounds: int, round_steps: int, final_steps: int, snapshots: int)
     if final_steps:
         stages.append(Stage("tune", rounds + 1, final_steps))
     return tuple(stages)
+
+
+def racing(rounds: int, round_steps: int, race_steps: int, turns: int, snapshots: int) -> tuple[Stage, ...]:
+    """Rounds of tuning, proposing and a race of the proposals, and a last stretch of tuning.
+
+    Args:
+        rounds: N.
+        round_steps: turns before each proposal.
+        race_steps: turns of each entrant in one leg of a race.
+        turns: of the whole run; those of the races' winners are among them.
+        snapshots: as in `alternating`.
+    """
+    stages: list[Stage] = []
+    for number in range(1, rounds + 1):
+        if round_steps:
+            stages.append(Stage("tune", number, round_steps, _marks(round_steps, snapshots)))
+        stages += [Stage("propose", number), Stage("race", number, race_steps)]
+    return (*stages, Stage("tune", rounds + 1, until=turns))
+
+
+def _marks(steps: int, snapshots: int) -> frozenset[int]:
+    """Turns of a stage after which the point is read as words, evenly spread, the last one among them."""
+    count = min(snapshots, steps)
+    return frozenset(round((i + 1) * steps / count) for i in range(count))
 
 
 class Bandit:
@@ -132,6 +167,12 @@ class Phase:
         """All blocks, in the order of their turns."""
         return tuple(block for turn in self.turns for block in turn)
 
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step, where gradients are followed."""
+        optimizer: Any = self.optimizer(self.turns[0])
+        return float(optimizer.lr)
+
     def turn(self, step: int) -> tuple[int, tuple[int, ...]]:
         """Sweep and blocks of a step."""
         sweep, position = divmod(step, len(self.turns))
@@ -167,6 +208,13 @@ class Phase:
             if restart is not None:
                 restart(torch.cat([self.origin[block] for block in blocks]).numpy(), reset_moments=False)
                 self.optimizers[blocks] = optimizer
+
+    def branch(self, before: Phase) -> None:
+        """Begin with copies of another phase's optimizers, at this phase's origin but with their moments."""
+        for blocks, optimizer in before.optimizers.items():
+            own: Any = self.optimizer(blocks)
+            own.restore(optimizer.state())
+            own.restart(torch.cat([self.origin[block] for block in blocks]).numpy(), reset_moments=False)
 
     def up(self, blocks: tuple[int, ...], z: Any) -> dict[int, Tensor]:
         """Parameters [P, dim] of each block of a turn for candidates z [P, d], or for P texts."""

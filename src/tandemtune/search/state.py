@@ -39,6 +39,7 @@ class SearchState:
         tried: prompts of words that were scored, in order.
         failures: times in a row that nobody proposed anything usable.
         spent: what asking for proposals has cost.
+        anchor: the words' vectors that the prompt was last trained from; None for those that the run began with.
     """
 
     incumbent: dict[int, Tensor]
@@ -61,6 +62,7 @@ class SearchState:
     tried: list[PromptRecord] = field(default_factory=list)
     failures: int = 0
     spent: dict[str, float] = field(default_factory=dict)
+    anchor: Tensor | None = None
 
     @classmethod
     def beginning(cls, origin: Mapping[int, Tensor], start: StartRecord) -> SearchState:
@@ -105,6 +107,7 @@ class SearchState:
             "best_dev": self.best_dev.plain(),
             "costs": self.costs.plain(),
             "tried": [entry.plain() for entry in self.tried],
+            "anchor": None if self.anchor is None else self.anchor.numpy(),
         }
 
     @classmethod
@@ -125,6 +128,7 @@ class SearchState:
                 "best_dev": Evaluation.read(saved["best_dev"], where),
                 "costs": Costs.read(saved["costs"], where),
                 "tried": [PromptRecord.read(entry, where) for entry in saved["tried"]],
+                "anchor": None if saved.get("anchor") is None else torch.from_numpy(saved["anchor"]),
             }
         )
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tandemtune.evaluators.base import Evaluator
+from tandemtune.evaluators.base import Evaluator, PointGradient
 from tandemtune.optimizers.base import AskTell
 from tandemtune.proposers.base import Draft, Proposal, Source, TriedWords
 from tandemtune.runs.records import (
@@ -81,7 +81,7 @@ class Desk:
     ) -> tuple[Evaluation | None, PromptRecord | None, Costs]:
         """An evaluation on dev and a reading as words, when it is time for them, and what they cost."""
         dev, words, costs = None, None, Costs()
-        if (state.step + 1) % self.rules.dev_every == 0 or state.stage_step + 1 == stage.steps:
+        if (state.step + 1) % self.rules.dev_every == 0 or stage.over(state.step + 1, state.stage_step + 1):
             dev = self.evaluator.measure(moved, "dev")
             costs += self.evaluator.cost_to_measure("dev")
         if self.reader is not None and state.stage_step + 1 in stage.snapshots:
@@ -258,15 +258,9 @@ class GradientTurn:
 
     def run(self, state: SearchState) -> StepRecord:
         """Take a gradient, tell it, and move to the optimizer's point."""
-        _, blocks = self._phase.turn(state.stage_step)
-        optimizer: Any = self._phase.optimizer(blocks)
-        rate = optimizer.lr
-        point = {**state.incumbent, **_only(self._phase.up(blocks, optimizer.ask()))}
-        found = self._desk.evaluator.gradient(point, blocks, state.costs.gradient_steps)
-        flat = torch.cat([found.blocks[block] for block in blocks])
-        optimizer.tell(np.array([found.loss]), flat.numpy()[np.newaxis])
-        point = optimizer.point[np.newaxis].astype(np.float64)
-        moved = {**state.incumbent, **_only(self._phase.up(blocks, point))}
+        rate = self._phase.lr
+        moved, found = descend(self._desk.evaluator, self._phase, state.incumbent, state.step)
+        norm = float(torch.cat(list(found.blocks.values())).norm())
 
         def make() -> StepRecord:
             dev, words, costs = self._desk.notes(state, self._stage, moved)
@@ -275,7 +269,7 @@ class GradientTurn:
                 step=state.step + 1,
                 phase=self._phase.name,
                 loss=to_loss(found.loss),
-                gradient_norm=to_loss(float(flat.norm())),
+                gradient_norm=to_loss(norm),
                 lr=rate,
                 dev=dev,
                 costs=state.costs + found.costs + costs,
@@ -286,6 +280,25 @@ class GradientTurn:
         self._desk.replay.check_again(state.records, record.loss, to_loss(found.loss))
         state.incumbent, state.train_loss = moved, found.loss
         return record
+
+
+def descend(evaluator: Evaluator, phase: Phase, point: Point, step: int) -> tuple[dict[int, Tensor], PointGradient]:
+    """One gradient step of a phase: the point that it leads to, and the gradient.
+
+    Args:
+        evaluator: takes the gradient.
+        phase: its only optimizer is told the gradient.
+        point: where the phase stands.
+        step: number of the step, which decides its rows.
+    """
+    _, blocks = phase.turn(0)
+    optimizer: Any = phase.optimizer(blocks)
+    here = {**point, **_only(phase.up(blocks, optimizer.ask()))}
+    found = evaluator.gradient(here, blocks, step)
+    flat = torch.cat([found.blocks[block] for block in blocks])
+    optimizer.tell(np.array([found.loss]), flat.numpy()[np.newaxis])
+    moved = optimizer.point[np.newaxis].astype(np.float64)
+    return {**point, **_only(phase.up(blocks, moved))}, found
 
 
 @dataclass(frozen=True)
@@ -299,6 +312,7 @@ class Acceptance:
         heat: of metropolis: a loss higher by this much is taken with probability 1/e.
         max_failures: failures in a row after which nobody is asked any more.
         seed: of the run.
+        raced: the drafts are trained side by side in the stage that follows, which decides; none of them is scored before.
     """
 
     shown: int
@@ -307,10 +321,11 @@ class Acceptance:
     heat: float
     max_failures: int
     seed: int
+    raced: bool = False
 
     def taken(self, drafts: Sequence[PromptRecord], trained: Evaluation, round: int) -> int | None:
         """Which draft to go on from, or None for the trained point."""
-        if not drafts:
+        if not drafts or self.raced:
             return None
         losses = [from_loss(None if draft.dev is None else draft.dev.loss) for draft in drafts]
         chosen = 0 if self.select == "first" else int(np.argmin(losses))
@@ -341,7 +356,8 @@ class ProposalTurn:
         record = self._desk.replay.record(state.records, ProposalRecord, lambda: self._ask(state))
         state.spent = dict(record.spent)
         state.failures = state.failures + 1 if record.failure else 0
-        state.tried += [entry for entry in record.drafts if entry.ids is not None]
+        if not record.raced:
+            state.tried += [entry for entry in record.drafts if entry.ids is not None]
         if record.taken is not None:
             taken = record.drafts[record.taken]
             state.incumbent = self._point(state, Draft(taken.text, taken.ids, taken.seed))
@@ -359,6 +375,10 @@ class ProposalTurn:
             shown = [self._scored_again(reader, entry, state) for entry in shown]
             shown.sort(key=lambda entry: -entry.loss)
             costs = self._desk.evaluator.cost_to_measure().times(len(shown))
+        look = getattr(self._source, "look", None)
+        if look is not None and asking:
+            look(state.incumbent)
+            costs += self._desk.evaluator.cost_to_measure()
         proposal = (
             self._source.propose(self._stage.round, shown, known)
             if asking
@@ -367,6 +387,7 @@ class ProposalTurn:
         drafts = tuple(self._scored(state, draft) for draft in proposal.drafts)
         taken = self._acceptance.taken(drafts, state.dev, self._stage.round)
         each = self._desk.evaluator.cost_to_measure() + self._desk.evaluator.cost_to_measure("dev")
+        scored = 0 if self._acceptance.raced else len(drafts)
         return ProposalRecord(
             event="proposal",
             round=self._stage.round,
@@ -380,7 +401,8 @@ class ProposalTurn:
             drafts=drafts,
             taken=taken,
             dev=None if taken is None else drafts[taken].dev,
-            costs=state.costs + costs + each.times(len(drafts)) + Costs(candidates=len(drafts)),
+            costs=state.costs + costs + each.times(scored) + Costs(candidates=len(drafts)),
+            raced=self._acceptance.raced,
         )
 
     def _scored_again(self, reader: WordReader, entry: TriedWords, state: SearchState) -> TriedWords:
@@ -388,7 +410,9 @@ class ProposalTurn:
         return TriedWords(entry.words, from_loss(found.loss), found.score)
 
     def _scored(self, state: SearchState, draft: Draft) -> PromptRecord:
-        """A draft with its losses and scores on the training and the dev rows."""
+        """A draft with its losses and scores on the training and the dev rows; as it is where a race will judge it."""
+        if self._acceptance.raced:
+            return PromptRecord(text=draft.text, ids=draft.ids, seed=draft.seed, loss=None, score=0.0)
         point = self._point(state, draft)
         train = self._desk.evaluator.measure(point)
         dev = self._desk.evaluator.measure(point, "dev")
@@ -401,7 +425,8 @@ class ProposalTurn:
 
 
 def _tried(entry: PromptRecord) -> TriedWords:
-    return TriedWords(Words(entry.ids or (), entry.text, entry.distance), from_loss(entry.loss), entry.score)
+    words = Words(entry.ids or (), entry.text, entry.distance)
+    return TriedWords(words, from_loss(entry.loss), entry.score, entry.soft_loss if entry.distance else None)
 
 
 def _shown(entry: TriedWords) -> PromptRecord:

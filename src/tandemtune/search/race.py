@@ -1,0 +1,229 @@
+"""A race: proposals and the trained prompt take the same gradient steps side by side, and after each leg the worst ones drop out.
+
+The trained prompt reaches the last leg whatever happens on the way: a proposal has to beat it after equal steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tandemtune.proposers.base import Draft, Source
+from tandemtune.runs.records import (
+    Costs,
+    Evaluation,
+    Loss,
+    PromptRecord,
+    ProposalRecord,
+    RaceEntry,
+    RaceRecord,
+    from_loss,
+    to_loss,
+)
+from tandemtune.search.schedule import Phase, Stage
+from tandemtune.search.state import SearchState
+from tandemtune.search.turns import Desk, descend
+from tandemtune.tunables.base import INPUT
+
+Name = Literal["continuing", "proposed", "residual"]
+
+
+@dataclass
+class Entrant:
+    """One that takes part.
+
+    Args:
+        name: as `RaceEntry` has it.
+        draft: what was proposed; None for the trained prompt.
+        point: where it stands.
+        anchor: the words' vectors [dim] that it is trained from; None for those that the run began with.
+        phase: its own optimizer.
+    """
+
+    name: Name
+    draft: Draft | None
+    point: dict[int, Tensor]
+    anchor: Tensor | None
+    phase: Phase
+
+
+@dataclass
+class Race:
+    """All that are still in a race.
+
+    Args:
+        entrants: the trained prompt, and proposals as they are and with what was learned.
+    """
+
+    entrants: list[Entrant]
+
+    @classmethod
+    def of(
+        cls,
+        record: ProposalRecord,
+        state: SearchState,
+        source: Source,
+        origin: Mapping[int, Tensor],
+        phase: Phase,
+        make_phase: Callable[[Mapping[int, Tensor]], Phase],
+    ) -> Race:
+        """The race of a round's proposals.
+
+        A draft of words enters twice: as it is, and with what was learned since the last words, words + (trained - last words).
+
+        Args:
+            record: the proposals.
+            state: where the search stands.
+            source: who proposed.
+            origin: the point that the run began with.
+            phase: the optimizer so far; every entrant begins with a copy of its moments.
+            make_phase: a point -> a fresh phase there.
+        """
+        trained = state.incumbent[INPUT]
+        learned = trained - (origin[INPUT] if state.anchor is None else state.anchor)
+        named: list[tuple[Name, Draft | None, Tensor, Tensor | None]] = [("continuing", None, trained, state.anchor)]
+        for entry in record.drafts:
+            proposed = Draft(entry.text, entry.ids, entry.seed)
+            vector = source.vector(proposed, trained)
+            anchor = vector if entry.ids is not None else state.anchor
+            named.append(("proposed", proposed, vector, anchor))
+            if entry.ids is not None:
+                named.append(("residual", proposed, vector + learned, anchor))
+        race = cls([])
+        for name, draft, vector, anchor in named:
+            if any(torch.equal(vector, other.point[INPUT]) for other in race.entrants):
+                continue
+            point = {**state.incumbent, INPUT: vector}
+            own = make_phase(point)
+            own.branch(phase)
+            race.entrants.append(Entrant(name, draft, point, anchor, own))
+        return race
+
+    @property
+    def over(self) -> bool:
+        """Whether one is left."""
+        return len(self.entrants) == 1
+
+    def cut(self, entries: Sequence[RaceEntry]) -> tuple[int, ...]:
+        """Who goes on, best first: a quarter of more than four, else half; the trained prompt drops out in the last leg only.
+
+        Args:
+            entries: all entrants after a leg.
+        """
+        count = -(-len(entries) // 4) if len(entries) > 4 else max(1, len(entries) // 2)
+        ranked = sorted(range(len(entries)), key=lambda place: judged(entries[place]))
+        kept = ranked[:count]
+        if count > 1 and 0 not in kept:
+            kept[-1] = 0
+        return tuple(kept)
+
+    def keep(self, kept: Sequence[int]) -> None:
+        """Go on with some of the entrants, the trained prompt first as always."""
+        self.entrants = [self.entrants[place] for place in sorted(kept)]
+
+    def state(self) -> list[dict[str, Any]]:
+        """Everything that is needed to go on."""
+        return [
+            {
+                "name": one.name,
+                "draft": None
+                if one.draft is None
+                else vars(one.draft) | {"ids": one.draft.ids and list(one.draft.ids)},
+                "point": {str(block): vector.numpy() for block, vector in one.point.items()},
+                "anchor": None if one.anchor is None else one.anchor.numpy(),
+                "optimizers": one.phase.state(),
+            }
+            for one in self.entrants
+        ]
+
+    @classmethod
+    def restored(cls, saved: Sequence[Mapping[str, Any]], make_phase: Callable[[Mapping[int, Tensor]], Phase]) -> Race:
+        """The race that `state` told of."""
+        race = cls([])
+        for one in saved:
+            point = {int(block): torch.from_numpy(vector) for block, vector in one["point"].items()}
+            said = one["draft"]
+            draft = None if said is None else Draft(said["text"], said["ids"] and tuple(said["ids"]), said["seed"])
+            phase = make_phase(point)
+            phase.restore(one["optimizers"])
+            anchor = None if one["anchor"] is None else torch.from_numpy(one["anchor"])
+            race.entrants.append(Entrant(one["name"], draft, point, anchor, phase))
+        return race
+
+
+def judged(entry: RaceEntry) -> float:
+    """What entrants are compared by: the loss on the training rows and that on the dev rows."""
+    return from_loss(entry.train.loss) + from_loss(entry.dev.loss)
+
+
+class RaceTurn:
+    """One leg: each entrant takes the stage's steps on the same rows. Gradients are taken anew when recorded legs are walked
+    through, and have to agree.
+
+    Args:
+        desk: what turns work with.
+        race: who takes part; those who drop out are gone afterwards.
+        stage: the present stage.
+    """
+
+    def __init__(self, desk: Desk, race: Race, stage: Stage) -> None:
+        self._desk, self._race, self._stage = desk, race, stage
+
+    def run(self, state: SearchState) -> RaceRecord:
+        """Run the leg, drop the worst, and stand at the best."""
+        before, steps = state.costs, self._stage.steps or 1
+        losses: list[tuple[Loss, ...]] = []
+        spent = Costs()
+        for entrant in self._race.entrants:
+            there = []
+            for step in range(state.step, state.step + steps):
+                entrant.point, found = descend(self._desk.evaluator, entrant.phase, entrant.point, step)
+                there.append(to_loss(found.loss))
+                spent += found.costs
+            losses.append(tuple(there))
+        record = self._desk.replay.record(state.records, RaceRecord, lambda: self._made(state, losses, before + spent))
+        for entry, now in zip(record.entrants, losses, strict=True):
+            for told, again in zip(entry.losses, now, strict=True):
+                self._desk.replay.check_again(state.records, told, again)
+        best = self._race.entrants[record.kept[0]]
+        state.incumbent, state.train_loss = dict(best.point), from_loss(record.train_loss)
+        if state.stage_step == 0:
+            state.tried += _tried(record.entrants)
+        self._race.keep(record.kept)
+        return record
+
+    def _made(self, state: SearchState, losses: Sequence[tuple[Loss, ...]], costs: Costs) -> RaceRecord:
+        evaluator = self._desk.evaluator
+        entries = []
+        for entrant, there in zip(self._race.entrants, losses, strict=True):
+            found: list[Evaluation] = [evaluator.measure(entrant.point), evaluator.measure(entrant.point, "dev")]
+            text, ids = ("", None) if entrant.draft is None else (entrant.draft.text, entrant.draft.ids)
+            entries.append(RaceEntry(name=entrant.name, losses=there, train=found[0], dev=found[1], text=text, ids=ids))
+        kept = self._race.cut(entries)
+        each = evaluator.cost_to_measure() + evaluator.cost_to_measure("dev")
+        return RaceRecord(
+            event="race",
+            round=self._stage.round,
+            step=state.step + (self._stage.steps or 1),
+            phase=self._race.entrants[0].phase.name,
+            entrants=tuple(entries),
+            kept=kept,
+            costs=costs + each.times(len(entries)),
+            dev=entries[kept[0]].dev,
+        )
+
+
+def _tried(entries: Sequence[RaceEntry]) -> list[PromptRecord]:
+    """The drafts of a race as prompts that were tried, with the training loss and score that each reached in its first leg."""
+    best: dict[tuple[int, ...], RaceEntry] = {}
+    for entry in entries:
+        if entry.ids is not None and (entry.ids not in best or judged(entry) < judged(best[entry.ids])):
+            best[entry.ids] = entry
+    return [
+        PromptRecord(text=entry.text, ids=ids, loss=entry.train.loss, score=entry.train.score)
+        for ids, entry in best.items()
+    ]

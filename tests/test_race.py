@@ -1,0 +1,164 @@
+"""Races: proposals and the trained prompt take the same steps side by side, and the best of them goes on."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from itertools import pairwise
+
+import pytest
+import torch
+
+import small
+from small import resume, tune
+from tandemtune import autotune
+from tandemtune.config import load_config
+from tandemtune.errors import ConfigError
+from tandemtune.tunables.base import INPUT
+
+BEFORE, LEG, TURNS = 3, 2, 17
+RACE = {
+    "method__name": "maao-race",
+    "method__prompt_tokens": 3,
+    "method__batch_size": 3,
+    "method__dev_every": 4,
+    "method__lr": 0.25,
+    "alternate__round_steps": BEFORE,
+    "alternate__race_steps": LEG,
+    "alternate__final_steps": TURNS - BEFORE,
+    "alternate__snapshots": 1,
+    "alternate__proposals": 3,
+    "alternate__proposer": "random",
+}
+PROPOSERS = ("mutation", "random", "perturbed")
+
+
+def of(lines, event):
+    return [line for line in lines if line["event"] == event]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """One finished run for each proposer: (recipe, folder, result, journal)."""
+
+    @functools.cache
+    def made(name):
+        place = tmp_path_factory.mktemp(name)
+        recipe = small.recipe(place, **{**RACE, "alternate__proposer": name})
+        result = tune(recipe, place / "run")
+        return recipe, place / "run", result, small.journal(place / "run")
+
+    return made
+
+
+@pytest.mark.parametrize("name", PROPOSERS)
+def test_a_race_ends_with_one_and_the_run_takes_as_many_steps_as_without(done, name):
+    _, _, result, lines = done(name)
+    legs, steps, (proposal,) = of(lines, "race"), of(lines, "step"), of(lines, "proposal")
+    entrants = 4 if name == "perturbed" else 7  # noise has no words that something was learned from
+    assert proposal["raced"] and proposal["taken"] is None and proposal["trained_dev"]
+    assert [len(leg["entrants"]) for leg in legs] == ([4, 2] if name == "perturbed" else [7, 2])
+    assert len(legs[0]["entrants"]) == entrants and len(legs[-1]["kept"]) == 1
+    assert [leg["step"] for leg in legs] == [BEFORE + LEG * (i + 1) for i in range(len(legs))]
+    assert [line["step"] for line in steps] == [*range(1, BEFORE + 1), *range(legs[-1]["step"] + 1, TURNS + 1)]
+    assert result["steps"] == TURNS and result["stop_reason"] == "steps"
+    run = sum(len(leg["entrants"]) for leg in legs) * LEG
+    assert result["cost"]["gradient_steps"] == len(steps) + run
+    assert result["cost"]["candidates"] == 3
+
+
+@pytest.mark.parametrize("name", PROPOSERS)
+def test_the_worst_drop_out_and_the_trained_prompt_last(done, name):
+    _, _, _, lines = done(name)
+    legs = of(lines, "race")
+    for leg in legs:
+        losses = [entry["train"]["loss"] + entry["dev"]["loss"] for entry in leg["entrants"]]
+        assert leg["entrants"][0]["name"] == "continuing"
+        assert leg["dev"] == leg["entrants"][leg["kept"][0]]["dev"]
+        assert losses[leg["kept"][0]] == min(losses)
+    for leg, later in pairwise(legs):
+        names = [(leg["entrants"][place]["name"], leg["entrants"][place]["text"]) for place in sorted(leg["kept"])]
+        assert [(entry["name"], entry["text"]) for entry in later["entrants"]] == names
+
+
+def test_every_loss_comes_out_again(done):
+    """Residuals begin at words + (trained - first words); all take the same rows, with the moments of the steps before."""
+    recipe, _, _, lines = done("random")
+    problem = autotune.build(load_config(recipe).with_absolute_paths())
+    words = problem.scorer.vocabulary
+
+    def stepped(parameter, optimizer, step):
+        found = problem.evaluator.gradient({INPUT: parameter.detach().clone()}, [INPUT], step)
+        gradient = found.blocks[INPUT]
+        parameter.grad = gradient * min(1.0, 1.0 / float(gradient.norm()))
+        optimizer.step()
+        return found.loss
+
+    def made(vector, moments=None):
+        parameter = torch.nn.Parameter(vector.clone())
+        optimizer = torch.optim.AdamW([parameter], lr=0.25, weight_decay=0.0)
+        if moments is not None:
+            optimizer.load_state_dict(moments)
+        return parameter, optimizer
+
+    start = problem.scorer.parameters.initial()[INPUT]
+    trained, before = made(start)
+    for line in of(lines, "step")[:BEFORE]:
+        assert stepped(trained, before, line["step"] - 1) == pytest.approx(line["loss"], abs=2e-5)
+    learned = trained.detach() - start
+    runners = {}
+    (first, *_) = of(lines, "race")
+    for entry in first["entrants"]:
+        vector = trained.detach() if entry["ids"] is None else words.vectors(entry["ids"]).reshape(-1)
+        vector = vector + learned if entry["name"] == "residual" else vector
+        runners[entry["name"], entry["text"]] = made(vector, copy.deepcopy(before.state_dict()))
+    assert {name for name, _ in runners} == {"continuing", "proposed", "residual"}
+    for leg in of(lines, "race"):
+        for entry in leg["entrants"]:
+            runner = runners[entry["name"], entry["text"]]
+            losses = [stepped(*runner, leg["step"] - LEG + i) for i in range(LEG)]
+            assert losses == pytest.approx(entry["losses"], abs=5e-5)
+            found = problem.evaluator.measure({INPUT: runner[0].detach()})
+            assert found.loss == pytest.approx(entry["train"]["loss"], abs=5e-5)
+    won = leg["entrants"][leg["kept"][0]]
+    for line in of(lines, "step")[BEFORE:]:
+        loss = stepped(*runners[won["name"], won["text"]], line["step"] - 1)
+        assert loss == pytest.approx(line["loss"], abs=2e-4)
+
+
+def test_nobody_races_against_nobody(tmp_path):
+    """The control takes the same steps in one go, and is plain prompt tuning."""
+    tune(small.recipe(tmp_path, **{**RACE, "alternate__proposer": "none"}), tmp_path / "none")
+    plain = {key: value for key, value in RACE.items() if not key.startswith("alternate")}
+    tune(
+        small.recipe(tmp_path, **plain | {"method__name": "prompt-tuning", "method__steps": TURNS}), tmp_path / "plain"
+    )
+    losses = [[line["loss"] for line in of(small.journal(tmp_path / name), "step")] for name in ("none", "plain")]
+    assert losses[0] == losses[1] and len(losses[0]) == TURNS
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1000.0], ids=["checkpoints", "journal"])
+@pytest.mark.parametrize("lines", [4, 5, 6, 7, 8])
+def test_stopped_anywhere_in_a_race(done, tmp_path, lines, seconds):
+    """Start, three steps, the proposal, two legs."""
+    recipe, folder, _, _ = done("mutation")
+    stopped = {**recipe, "run": {"checkpoint_seconds": seconds}}
+    with pytest.raises(KeyboardInterrupt):
+        tune(stopped, tmp_path / "run", small.Stop(lines=lines))
+    resume(tmp_path / "run")
+    assert small.artefacts(tmp_path / "run") == small.artefacts(folder)
+
+
+def test_later_rounds_race_with_what_was_learned_since_the_last_words(tmp_path):
+    changes = {"alternate__rounds": 2, "alternate__final_steps": 20, "alternate__proposals": 1}
+    recipe = small.recipe(tmp_path, **RACE | changes)
+    result = tune(recipe, tmp_path / "run")
+    legs = of(small.journal(tmp_path / "run"), "race")
+    assert {leg["round"] for leg in legs} == {1, 2} and result["steps"] == 2 * BEFORE + 20
+    assert "race 2" in small.call("show", tmp_path / "run").out
+    assert small.call("report", tmp_path / "run").code == 0
+
+
+def test_a_race_needs_gradients(tmp_path):
+    with pytest.raises(ConfigError, match="a race is run in gradient steps, and cma-es takes none"):
+        load_config(small.recipe(tmp_path, **RACE | {"method__optimizer": "cma-es", "method__lr": None}))
