@@ -1,0 +1,68 @@
+"""The method that is taken where a recipe names none: what it decides, that it is told, and that it goes on as it began."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import small
+from tandemtune import autotune, load, resume, tune
+from tandemtune.runs.store import RunFolder
+
+TEXTS = ["a great film", "the plot was dull and bad"]
+
+
+def recipe(place, **changes):
+    made = small.recipe(place, "llama", **changes)
+    made["method"] = {"name": "auto", "steps": 6}
+    made["task"]["templates"] = [made["task"].pop("template"), "the film {text} and so it was {mask}"]
+    return made
+
+
+def facts_of(folder):
+    found = RunFolder.open(folder).read_facts()
+    assert found is not None
+    return found
+
+
+def test_template_readout_and_lora_are_decided_in_one_run(tmp_path):
+    run = tune(recipe(tmp_path), tmp_path / "run")
+    facts, result = facts_of(tmp_path / "run"), run.result
+    assert facts.template == min(facts.templates, key=lambda one: one.loss).template
+    assert result.method == "auto" and result.cost.gradient_steps == 6 and facts.instead == ""
+    if result.gain is not None and not result.gain.kept:
+        assert result.kept_step == 0 and result.tuned == result.zero_shot_readout
+    assert (tmp_path / "run" / "adapter" / "readout" / "readout.json").is_file()
+    assert run.predict(TEXTS) == load(tmp_path / "run").predict(TEXTS)
+
+
+def test_without_memory_for_gradients_a_search_takes_their_place_and_resumes(tmp_path, monkeypatch):
+    said = []
+
+    class Listener(small.Stop):
+        def on_progress(self, message):
+            said.append(message)
+
+    made = recipe(tmp_path)
+    with monkeypatch.context() as short_of_memory:
+        short_of_memory.setattr(autotune.wiring, "free_memory", lambda device: 0.01)
+        with pytest.raises(KeyboardInterrupt):
+            small.tune(made, tmp_path / "cut", Listener(step=2))
+        whole = tune(made, tmp_path / "whole")
+    assert any("a backward pass may take" in line and "forward passes only" in line for line in said)
+    assert facts_of(tmp_path / "cut").instead == "c-lora"
+    resume(tmp_path / "cut")  # there is memory now, but the run goes on as it began
+    assert small.artefacts(tmp_path / "cut") == small.artefacts(tmp_path / "whole")
+    assert whole.result.cost.gradient_steps == 0 < whole.result.cost.candidates
+    assert whole.predict(TEXTS) == load(tmp_path / "cut").predict(TEXTS)
+    asked = json.loads((tmp_path / "cut" / "recipe.json").read_text())
+    assert asked["method"]["optimizer"]["kind"] == "adamw"  # the recipe stays what was asked for
+
+
+def test_a_recipe_that_names_its_optimizer_keeps_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(autotune.wiring, "free_memory", lambda device: 0.01)
+    made = recipe(tmp_path)
+    made["method"] = {"name": "auto", "optimizer": {"kind": "random", "popsize": 4}, "budget": 20}
+    run = tune(made, tmp_path / "run")
+    assert facts_of(tmp_path / "run").instead == "" and run.result.cost.candidates > 0
