@@ -258,3 +258,21 @@ def test_a_gain_beyond_its_standard_error_is_kept(tmp_path):
     assert result.gain is not None and result.gain.mean > result.gain.standard_error > 0
     assert result.gain.kept and result.kept_step > 0
     assert result.tuned.dev_loss < result.zero_shot_readout.dev_loss
+
+
+def test_what_solving_costs_is_counted(tmp_path):
+    plain = tune(readout_recipe(tmp_path), tmp_path / "plain").result
+    recipe = readout_recipe(tmp_path)
+    recipe["task"]["templates"] = [recipe["task"].pop("template"), "{text} so it is {mask}"]
+    chosen = tune(recipe, tmp_path / "chosen").result
+    facts = RunFolder.open(tmp_path / "plain").read_facts()
+    assert plain.cost.forward_tokens == facts.train_tokens + facts.dev_tokens
+    assert chosen.cost.forward_tokens > 2 * plain.cost.forward_tokens
+
+
+def test_a_turn_that_costs_more_than_was_left_is_told(tmp_path):
+    recipe = small.recipe(tmp_path, "llama", run__max_forward_tokens=300)
+    notes = tune(recipe, tmp_path / "run").result.notes
+    assert any("times the 300 of max_forward_tokens" in note for note in notes)
+    enough = small.recipe(tmp_path, "llama", run__max_forward_tokens=10**7)
+    assert not any("max_forward_tokens" in note for note in tune(enough, tmp_path / "enough").result.notes)

@@ -34,6 +34,9 @@ from tandemtune.system import peak_rss_mb, versions
 from tandemtune.tasks.base import Task
 from tandemtune.types import Example
 
+OVERRUN = 1.1
+"""A run that uses this many times the tokens that it was given says so."""
+
 
 def run(
     config: RunConfig,
@@ -183,7 +186,7 @@ def _measured(
         cost=FinalCosts(
             candidates=found.costs.candidates,
             gradient_steps=found.costs.gradient_steps,
-            forward_tokens=round(found.costs.forward / depth),
+            forward_tokens=round(found.costs.forward / depth) + scoring.solving_tokens(problem, found.step > 0),
             backward_tokens=round(found.costs.backward / depth),
             seconds=round(folder.read_seconds(), 3),
             peak_rss_mb=round(max(peak_rss_mb(), folder.read_peak()), 1),
@@ -192,7 +195,12 @@ def _measured(
         rows=RowCounts(train=len(problem.split.train), dev=len(problem.split.dev), test=len(examples or ())),
         stop_reason=folder.read_stop_reason(),
         versions=versions(),
-        notes=(*problem.facts.notes, *_flat(folder), *_mentor_notes(config, folder, found.spent)),
+        notes=(
+            *problem.facts.notes,
+            *_flat(folder),
+            *_overrun(config, (found.costs.forward + found.costs.backward) / depth),
+            *_mentor_notes(config, folder, found.spent),
+        ),
         unanswered=_unanswered(folder),
     )
     return result, tuned.predictions
@@ -262,6 +270,17 @@ def _mentor_notes(config: RunConfig, folder: RunFolder, spent: Mapping[str, floa
             f"the mentor has cost {money:.4f} {price.currency} (a million tokens asked {price.asked:g}, answered {price.answered:g}{dated})"
         )
     return notes
+
+
+def _overrun(config: RunConfig, tokens: float) -> list[str]:
+    """That a run has used clearly more tokens than it was given: a turn is never cut."""
+    given = config.run.max_forward_tokens
+    if given is None or tokens <= OVERRUN * given:
+        return []
+    return [
+        f"{tokens:,.0f} forward tokens were used, {tokens / given:.1f} times the {given:,} of max_forward_tokens: a turn is never cut, "
+        "and one turn of this method costs more than was left"
+    ]
 
 
 def _flat(folder: RunFolder) -> list[str]:

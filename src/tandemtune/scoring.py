@@ -129,6 +129,19 @@ def guarded(problem: Problem, found: SearchState, tell: Callable[[str], None]) -
     return found, Gain(mean=round(mean, DIGITS), standard_error=round(error, DIGITS), rows=dev, kept=kept)
 
 
+def solving_tokens(problem: Problem, searched: bool) -> int:
+    """Tokens that went through the model to choose a template and to solve the readout that is kept: a pass over the labelled rows
+    for each template, one for the readout, and one more where it was asked whether a search gains anything."""
+    scorer = problem.scorer
+    member = scorer.config.method.readout
+    passes = len(scorer.facts.templates)
+    if member.form is not None:
+        passes += 2 if searched and member.keep == "better" else 1
+    if not passes:
+        return 0
+    return passes * scorer.batch([*problem.split.train, *problem.split.dev]).tokens
+
+
 def majority(problem: Problem, examples: Sequence[Example] | None) -> float | None:
     """Test score of always answering the class that is most frequent among the test rows."""
     task = problem.scorer.task
