@@ -15,6 +15,7 @@ import argparse
 import json
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -164,14 +165,20 @@ def spreads(lines: Sequence[Mapping[str, Any]], what: str) -> dict[str, float]:
     """Standard deviations: between starts on the same rows, between seeds of one start, of the starts' means over seeds.
 
     Args:
-        lines: of one task; every seed with every start.
+        lines: of one task; seeds without every start are left out.
         what: the loss that is looked at.
+
+    Returns:
+        What needs several seeds is NaN where there is one.
     """
     table: dict[int, dict[int, float]] = {}
     for line in lines:
         table.setdefault(line["start"], {})[line["seed"]] = line[what]
     seeds = sorted(set.intersection(*(set(by_seed) for by_seed in table.values())))
     grid = np.array([[table[start][seed] for seed in seeds] for start in sorted(table)])
+    if len(seeds) < 2:
+        alone = {"seeds": float("nan"), "lasting": float("nan")}
+        return {"mean": grid.mean(), "starts": grid.std(ddof=1), **alone, "best": grid.mean() - grid.min()}
     rest = grid - grid.mean(0) - grid.mean(1, keepdims=True) + grid.mean()
     between, noise = grid.mean(1).var(ddof=1), (rest**2).sum() / max(1, (len(grid) - 1) * (len(seeds) - 1))
     return {
@@ -197,13 +204,20 @@ def table(lines: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> str:
     }
     for task in tasks:
         here = [line for line in lines if line["task"] == task]
-        for what, name in names.items() if len({line["seed"] for line in here}) > 1 else ():
+        counts = Counter(line["seed"] for line in here)
+        here = [line for line in here if counts[line["seed"]] == len(starts(task))]
+        for what, name in names.items() if here else ():
             found = spreads(here, what)
             kinds = [
                 statistics.mean(line[what] for line in here if line["kind"] == k) for k in ("good", "bad", "random")
             ]
             numbers = [found[key] for key in ("mean", "starts", "seeds", "lasting", "best")]
-            cells = [task, name, *(f"{number:.3f}" for number in numbers), " / ".join(f"{k:.3f}" for k in kinds)]
+            cells = [
+                task,
+                name,
+                *(f"{number:.3f}" if number == number else "" for number in numbers),
+                " / ".join(f"{k:.3f}" for k in kinds),
+            ]
             text.append("| " + " | ".join(cells) + " |")
     return "\n".join(text)
 

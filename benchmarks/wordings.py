@@ -36,6 +36,7 @@ from tandemtune.models.backbone import Backbone
 from tandemtune.models.load import load
 from tandemtune.proposers.wordings import brief_of, tasks_of, unusable
 from tandemtune.readout import FORMS, Design, choose, leave_one_out, solve
+from tandemtune.report.standings import paired
 from tandemtune.runs.journal import read_lines
 from tandemtune.runs.records import TemplateScore
 from tandemtune.tasks.base import Task
@@ -278,6 +279,13 @@ GROUPS = {
     "catalogue and mentor": ("catalogue", "mentor"),
 }
 """Among which wordings the lowest leave-one-out loss chooses."""
+PAIRS = (
+    ("mentor", "mutation"),
+    ("catalogue and mentor", "catalogue and mutation"),
+    ("catalogue and mentor", "catalogue"),
+    ("catalogue", "the catalogue's first"),
+)
+"""What is tested against what, over all tasks and seeds."""
 
 
 def chosen(lines: Sequence[Mapping[str, Any]], task: str, seed: int, group: Sequence[str]) -> Mapping[str, Any] | None:
@@ -307,7 +315,18 @@ def table(lines: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> str:
                 means += [statistics.mean(values)] if values else []
             whole = f"{statistics.mean(means):.3f}" if len(means) == len(tasks) else ""
             text.append(f"| {what}: {name} | " + " | ".join([*cells, whole]) + " |")
+    for one, other in PAIRS:
+        found = paired(_scores(lines, tasks, one), _scores(lines, tasks, other))
+        if found is not None:
+            said = f"{found.difference:+.3f}, p = {found.p:.3f}, {found.wins:g} of {found.pairs}"
+            text.append(f"\ntest, {one} against {other}: {said}")
     return "\n".join(text)
+
+
+def _scores(lines: Sequence[Mapping[str, Any]], tasks: Sequence[str], name: str) -> dict[tuple[str, int], float]:
+    """Test scores by task and seed of what is chosen among some wordings."""
+    here = [line for line in lines if line.get("chosen") == name and line["task"] in tasks]
+    return {(line["task"], line["seed"]): line["test"] for line in here}
 
 
 def _key(row: Example) -> str:
