@@ -246,6 +246,7 @@ def make_scorer(
             _most_generations(config),
             config.task.max_tokens,
             rows,
+            config.task.truncate,
         )
     )
     _check_covariance(config, parameters)
