@@ -85,6 +85,13 @@ def test_other_methods_keep_what_they_found(trained):
     assert ("peft.PeftModel" in readme) == peft and ("prompt.json" in readme) == (not peft)
 
 
+def at_temperature_1(folder):
+    """A run's model whose probabilities are those of its label logits as they are, as losses and other tools have them."""
+    model = load(folder)
+    model.scorer.temperature = 1.0
+    return model
+
+
 def prompts_of(name, text, tokenizer):
     mask = tokenizer.mask_token if name in tiny.MASKED else ""
     prompt = small.TEMPLATES["masked" if mask else "causal"].format(text=text, mask=mask).rstrip()
@@ -113,7 +120,7 @@ def test_peft_loads_what_other_methods_keep(trained):
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     ids = tokenizer.convert_tokens_to_ids(list(small.LABELS.values()))
     texts = [row["text"] for row in small.rows(4, seed=8)]
-    for text, answer in zip(texts, load(folder).predict(texts), strict=True):
+    for text, answer in zip(texts, at_temperature_1(folder).predict(texts), strict=True):
         options, at = prompts_of(name, text, tokenizer)
         if name in tiny.SEQ2SEQ:
             options["decoder_input_ids"] = torch.tensor([[model.config.decoder_start_token_id]])
@@ -128,7 +135,7 @@ def test_prompts_as_embeddings(name, tmp_path):
     """For engines that take embeddings in place of tokens: the model gives with them what the run's model answers."""
     recipe = small.recipe(tmp_path, name, **METHODS["prompt-tuning gpt2"])
     tune(recipe, tmp_path / "run")
-    model = load(tmp_path / "run")
+    model = at_temperature_1(tmp_path / "run")
     texts = [row["text"] for row in small.rows(4, seed=8)]
     found = model.prompt_embeds(texts)
     base = tiny.model(name)
@@ -186,7 +193,7 @@ def test_the_same_scores_as_in_the_run(runs, name):
 
 def same_scores(folder, result):
     """The loaded model labels the run's rows as well as the run says."""
-    model = load(folder)
+    model = at_temperature_1(folder)
     split = split_of(folder)
     for rows, key in ((split.dev, "dev"), (split.train, "train")):
         predictions = model.predict([dict(row.fields) for row in rows])
@@ -305,7 +312,7 @@ def test_peft_loads_the_adapter_into_the_untouched_base(runs, name):
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     ids = tokenizer.convert_tokens_to_ids(list(small.LABELS.values()))
     texts = [row["text"] for row in small.rows(6, seed=8)]
-    answers = load(folder).predict(texts)
+    answers = at_temperature_1(folder).predict(texts)
     for text, answer in zip(texts, answers, strict=True):
         mask = tokenizer.mask_token if name in tiny.MASKED else ""
         prompt = small.TEMPLATES["masked" if mask else "causal"].format(text=text, mask=mask).rstrip()

@@ -310,13 +310,16 @@ def compare(
     """
     from tandemtune.comparisons import check_plan, execute, read_plan
     from tandemtune.report.comparison import write
+    from tandemtune.report.comparison_page import write_report
 
     say = progress or (lambda text: None)
     read = read_plan(Path(plan) if isinstance(plan, str) else plan, Path(out), overrides)
     read = dataclasses.replace(read, jobs=jobs or read.jobs)
     check_plan(read, say)
     runs = execute(read, say)
-    return Comparison(read.out, write(read, runs), runs)
+    table = write(read, runs)
+    write_report(read.out)
+    return Comparison(read.out, table, runs)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import tandemtune.assets as assets
 from tandemtune.models.naming import base_name
 from tandemtune.problem import Problem
 from tandemtune.readout.members import FOLDER
-from tandemtune.runs.records import Result, Scores, TaskCard
+from tandemtune.runs.records import DIGITS, Result, Scores, TaskCard
 
 
 def task_card(problem: Problem, result: Result) -> TaskCard:
@@ -38,6 +38,7 @@ def task_card(problem: Problem, result: Result) -> TaskCard:
         calibrated=scorer.calibrates,
         readout=config.method.readout.kind,
         prior=dict(zip(scorer.task.labels, result.tuned.prior, strict=True)),
+        temperature=round(scorer.temperature, DIGITS),
         metric=scorer.task.metric,
         zero_shot=result.zero_shot,
         tuned=result.tuned,
@@ -72,6 +73,7 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
         f"- label words: {words}",
         f"- {result.metric}: zero-shot dev {zero.dev}, test {zero.test}; tuned dev {tuned.dev}, test {tuned.test}",
         *_calibration(problem, tuned),
+        f"- probabilities: softmax of the label logits divided by the temperature {round(scorer.temperature, DIGITS)}, chosen on labelled rows",
         "",
         tunable.how_to_load(folder),
         *(

@@ -212,6 +212,7 @@ def _told(model: TunedModel, parts: Parts, base: BaseName) -> dict[str, Any]:
             for label, members in zip(words.labels, words.members, strict=True)
         },
         "label_bias": parts.bias,
+        "temperature": scorer.temperature,
         "marks_behind": len(backbone.around.behind) if backbone.kind == "causal" else 0,
         "decoder_begins_with": list(backbone.prefix),
         "max_tokens": section.max_tokens,
@@ -281,7 +282,8 @@ def _snippet(model: TunedModel, parts: Parts, base: BaseName, folder: Path) -> l
         "def scores(fields):",
         *(f"    {line}" for line in _asking(kind)),
         '    found = {label: float(logits[tokens].mean()) for label, tokens in told["label_tokens"].items()}',
-        '    return {label: score + told["label_bias"][label] for label, score in found.items()}',
+        '    biased = {label: score + told["label_bias"][label] for label, score in found.items()}',
+        '    return {label: score / told["temperature"] for label, score in biased.items()}',
         "",
         "",
         f"found = scores({json.dumps(example, ensure_ascii=False)})",

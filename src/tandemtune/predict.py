@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tandemtune.config import load_config
@@ -33,7 +34,7 @@ class Prediction:
 
     Args:
         label: the most likely label.
-        probabilities: softmax over the label words' logits, by label.
+        probabilities: by label: softmax over the label words' logits, at the run's temperature.
     """
 
     label: str
@@ -74,7 +75,7 @@ class TunedModel:
         with self._lock:
             logits = self.scorer.label_logits(self.scorer.batch(examples), self.point)
         labels = self.scorer.task.labels
-        rows = torch.softmax(logits.double(), dim=-1).tolist()
+        rows = self.scorer.probabilities(logits)
         return [Prediction(labels[row.index(max(row))], dict(zip(labels, row, strict=True))) for row in rows]
 
     def evaluate(self, rows: Any) -> Assessment:
@@ -186,7 +187,7 @@ def predict_table(model: TunedModel, table: Table) -> PredictedTable:
     return PredictedTable(made, given.count(None), len(both), score, task.metric)
 
 
-RESAMPLES, WORST = 1000, 10
+RESAMPLES, WORST, BINS = 1000, 10, 10
 
 
 def evaluate_table(model: TunedModel, table: Table) -> Assessment:
@@ -212,16 +213,32 @@ def evaluate_table(model: TunedModel, table: Table) -> Assessment:
     draws = [generator.integers(0, len(gold), len(gold)) for _ in range(RESAMPLES)]
     resampled = [task.score(said[draw].tolist(), gold[draw].tolist()) for draw in draws]
     wrong = sorted((p, i) for i, p in enumerate(right) if gold[i] != said[i])[:WORST]
+    chances = np.array([[answer.probabilities[label] for label in task.labels] for answer in answers])
     return Assessment(
         metric=task.metric,
         score=task.score(said.tolist(), gold.tolist()),
         interval=(float(np.quantile(resampled, 0.025)), float(np.quantile(resampled, 0.975))),
         loss=float(np.mean([-math.log(max(p, 1e-300)) for p in right])),
+        brier=float(((chances - np.eye(len(task.labels))[gold]) ** 2).sum(axis=1).mean()),
+        calibration_error=calibration_error(chances.max(axis=1), gold == said),
         rows=len(gold),
         labels=tuple(task.labels),
         confusion=tuple(tuple(map(int, row)) for row in matrix),
         worst=tuple((dict(examples[i].fields), str(examples[i].label), answers[i].label, p) for p, i in wrong),
     )
+
+
+def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """Expected calibration error: the mean distance between confidence and accuracy over bins of equally many rows (Nixon et al.,
+    arXiv 1904.01685).
+
+    Args:
+        confidence: probability of the predicted label of each row [N].
+        right: whether it is the true one [N].
+    """
+    order = np.argsort(confidence, kind="stable")
+    parts = np.array_split(order, min(BINS, len(order)))
+    return float(sum(abs(confidence[part].mean() - right[part].mean()) * len(part) for part in parts) / len(order))
 
 
 def load(path: str | Path, *, progress: Progress | None = None) -> TunedModel:
@@ -253,4 +270,6 @@ def load(path: str | Path, *, progress: Progress | None = None) -> TunedModel:
             "fit them: restore them, or make the run anew"
         )
     scorer.readout = load_readout(config.method.readout, folder.adapter)
+    card = folder.read_card()
+    scorer.temperature = card.temperature if card is not None and card.temperature else 1.0
     return TunedModel(scorer, scorer.parameters.load(folder.adapter))

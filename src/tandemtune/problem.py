@@ -37,7 +37,8 @@ STRETCH = 1.5
 
 @dataclass
 class Scorer:
-    """A model that can be asked: task, backbone, label words, parameters and engine."""
+    """A model that can be asked: task, backbone, label words, parameters and engine; probabilities are those of label logits
+    divided by `temperature`."""
 
     config: RunConfig
     task: Task
@@ -48,6 +49,7 @@ class Scorer:
     engine: Engine
     facts: Facts
     readout: SolvedReadout | None = None
+    temperature: float = 1.0
 
     def label_logits(self, batch: Batch, point: Point, empty: Batch | None = None) -> Tensor:
         """What is answered with: label logits [N, C] of a point, through the readout or calibrated where that is wanted.
@@ -63,6 +65,11 @@ class Scorer:
         if not self.calibrates:
             return logits
         return calibrate(logits, self.engine.logits(content_free(self) if empty is None else empty, point))
+
+    def probabilities(self, logits: Tensor) -> list[list[float]]:
+        """Of each label, for label logits [N, C]."""
+        found: list[list[float]] = torch.softmax(logits.double() / self.temperature, dim=-1).tolist()
+        return found
 
     def note(self, **found: Any) -> None:
         """Record what was found out or decided."""

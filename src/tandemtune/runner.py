@@ -164,7 +164,7 @@ def _measured(
         callback.on_progress(f"solving the readout ({readout.kind}) on all labelled rows")
     pretrained = scoring.reached(problem, None, examples)
     tuned = pretrained if scorer.is_pretrained else scoring.reached(problem, found.best, examples)
-    scorer.readout = tuned.solved
+    scorer.readout, scorer.temperature = tuned.solved, tuned.temperature
     depth = problem.evaluator.depth
     result = Result(
         method=config.method.name,
@@ -203,7 +203,7 @@ def _measured(
         ),
         unanswered=_unanswered(folder),
     )
-    return result, tuned.predictions
+    return result, tuned.answers(scorer, examples)
 
 
 def _check_yardsticks(config: RunConfig) -> None:

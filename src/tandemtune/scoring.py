@@ -13,7 +13,7 @@ from tandemtune.errors import DataError
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.features import PassReading, read
 from tandemtune.evaluators.label_words import Measurement, calibrate
-from tandemtune.problem import Problem, content_free
+from tandemtune.problem import Problem, Scorer, content_free
 from tandemtune.readout.members import SolvedReadout, solve_readout
 from tandemtune.runs.records import DIGITS, CalibratedScores, Gain, PredictionRecord, Scores, rounded
 from tandemtune.search.state import SearchState
@@ -31,14 +31,30 @@ class Reached:
     Args:
         words: scores with its label words alone.
         readout: scores with a readout solved at it; None where the recipe has none.
-        predictions: of the test rows, by the readout where there is one.
+        logits: of the test rows [N, C], by the readout where there is one; None without test rows.
         solved: that readout.
+        temperature: what label logits are divided by for probabilities that labelled rows bear out.
     """
 
     words: Scores
     readout: Scores | None
-    predictions: list[PredictionRecord]
+    logits: Tensor | None
     solved: SolvedReadout | None
+    temperature: float
+
+    def answers(self, scorer: Scorer, examples: Sequence[Example] | None) -> list[PredictionRecord]:
+        """What is said of the test rows."""
+        labels = scorer.task.labels
+        rows = [] if self.logits is None or examples is None else scorer.probabilities(self.logits)
+        return [
+            PredictionRecord(
+                fields=dict(example.fields),
+                gold=example.label,
+                label=labels[row.index(max(row))],
+                probabilities={label: rounded(p) for label, p in zip(labels, row, strict=True)},
+            )
+            for example, row in zip(examples or (), rows, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -90,11 +106,11 @@ def reached(problem: Problem, point: Point | None, examples: Sequence[Example] |
             return PassReading(scorer.engine.logits(batch, point or {}), {})
 
         test = _TestRows(examples, batch, remembered(scorer, batch, views, one_pass) if plain else one_pass())
-    words, predictions = _by_words(problem, point, test)
+    words, logits, warmth = _by_words(problem, point, test)
     if member.form is None:
-        return Reached(words, None, predictions, None)
-    scores, predictions, solved = _by_readout(problem, point, test)
-    return Reached(words, scores, predictions, solved)
+        return Reached(words, None, logits, None, warmth)
+    scores, logits, solved, warmth = _by_readout(problem, point, test)
+    return Reached(words, scores, logits, solved, warmth)
 
 
 def guarded(problem: Problem, found: SearchState, tell: Callable[[str], None]) -> tuple[SearchState, Gain | None]:
@@ -167,7 +183,7 @@ def _solved(problem: Problem, point: Point | None) -> tuple[SolvedReadout, Tenso
     return solve_readout(member, scorer.engine, batch, point or {}, scorer.task.labels), batch.labels
 
 
-def _by_words(problem: Problem, tuned: Point | None, test: _TestRows | None) -> tuple[Scores, list[PredictionRecord]]:
+def _by_words(problem: Problem, tuned: Point | None, test: _TestRows | None) -> tuple[Scores, Tensor | None, float]:
     """Loss and metric of a point (None: the pretrained model) on every split, plain and with contextual calibration."""
     evaluator, scorer = problem.evaluator, problem.scorer
     plain, point = tuned is None, tuned or {}
@@ -187,13 +203,11 @@ def _by_words(problem: Problem, tuned: Point | None, test: _TestRows | None) -> 
     train_after, dev_after = (
         evaluator.judged(divided(logits), batch) for logits, batch in zip(found, rows, strict=True)
     )
-    score = score_after = None
-    predictions: list[PredictionRecord] = []
+    score = score_after = logits = None
     if test is not None:
         logits = answers(test.reading.logits)
         score = round(evaluator.score_of(logits, test.batch), DIGITS)
         score_after = round(evaluator.score_of(divided(logits), test.batch), DIGITS)
-        predictions = _predictions(problem, logits, test.examples)
     scores = Scores(
         train_loss=rounded(train.loss),
         train=round(train.score, DIGITS),
@@ -208,12 +222,12 @@ def _by_words(problem: Problem, tuned: Point | None, test: _TestRows | None) -> 
         ),
         prior=_prior(empty),
     )
-    return scores, predictions
+    return scores, logits, temperature(found[1], rows[1].labels)
 
 
 def _by_readout(
     problem: Problem, tuned: Point | None, test: _TestRows | None
-) -> tuple[Scores, list[PredictionRecord], SolvedReadout]:
+) -> tuple[Scores, Tensor | None, SolvedReadout, float]:
     """A readout solved at a point (None: the pretrained model) on all labelled rows, and what it reaches.
 
     Its scores on labelled rows are those of each row by a readout of all others; there is nothing left to calibrate.
@@ -228,12 +242,10 @@ def _by_readout(
         else Measurement(math.nan, 0.0, solved.without[part])
         for part in (slice(None, cut), slice(cut, None))
     )
-    score = None
-    predictions: list[PredictionRecord] = []
+    score = logits = None
     if test is not None:
         logits = solved.answers(test.reading)
         score = round(evaluator.score_of(logits, test.batch), DIGITS)
-        predictions = _predictions(problem, logits, test.examples)
     empty = solved.logits(scorer.engine, content_free(scorer, plain), point)
     dev_score = round(dev.score, DIGITS)
     scores = Scores(
@@ -247,23 +259,30 @@ def _by_readout(
         ),
         prior=_prior(empty),
     )
-    return scores, predictions, solved
+    return scores, logits, solved, temperature(solved.without, labels)
+
+
+STRAYS = 1.0
+"""Standard deviation of the logarithm of temperatures that are expected: few rows move it little away from 1."""
+
+
+def temperature(logits: Tensor, labels: Tensor) -> float:
+    """What label logits are divided by so that their probabilities fit some labelled rows best (Guo et al., arXiv 1706.04599),
+    held near 1 where rows are few.
+
+    Args:
+        logits: label logits [N, C] that were not fitted to these rows.
+        labels: gold labels [N].
+    """
+    if not len(labels) or not torch.isfinite(logits).all():
+        return 1.0
+    tried = torch.linspace(-3.0, 3.0, 601, dtype=torch.float64, device=logits.device)
+    scaled = torch.log_softmax(logits.double() / tried.exp()[:, None, None], dim=-1)
+    losses = -scaled.gather(2, labels.view(1, -1, 1).expand(len(tried), -1, 1)).sum(dim=(1, 2))
+    best = int((losses + tried.square() / (2 * STRAYS**2)).argmin())
+    return float(tried[best].exp())
 
 
 def _prior(empty: Tensor) -> tuple[float | None, ...]:
     """What inputs without content [M, C] are answered with, on average."""
     return tuple(rounded(p) for p in torch.softmax(empty, dim=-1).mean(dim=0).tolist())
-
-
-def _predictions(problem: Problem, logits: Tensor, examples: Sequence[Example]) -> list[PredictionRecord]:
-    labels = problem.scorer.task.labels
-    probabilities = torch.softmax(logits.double(), dim=-1).tolist()
-    return [
-        PredictionRecord(
-            fields=dict(example.fields),
-            gold=example.label,
-            label=labels[row.index(max(row))],
-            probabilities={label: rounded(p) for label, p in zip(labels, row, strict=True)},
-        )
-        for example, row in zip(examples, probabilities, strict=True)
-    ]

@@ -17,13 +17,13 @@ from tandemtune.models import load as loading
 from tandemtune.models.prompts import longest_of, token_counter
 from tandemtune.problem import Progress
 from tandemtune.tasks.fewshot import text_key
-from tandemtune.tasks.files import examples_of
+from tandemtune.tasks.files import examples_of, several
 from tandemtune.tasks.report import CountTokens, data_report
 from tandemtune.tasks.sniffing import LABEL_NAMES, Columns, sniff
 from tandemtune.tasks.table import Table, read_table, value_of
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
-from tandemtune.tasks.wording import counted, listed, show, shown_name
+from tandemtune.tasks.wording import ONE_LABEL, counted, listed, show, shown_name
 from tandemtune.types import Example
 from tandemtune.yardsticks import TfIdf
 
@@ -148,6 +148,9 @@ def _labels(table: Table, columns: Columns, rows: Sequence[Example]) -> list[str
     texts: dict[str, set[str]] = {}
     for row in rows:
         texts.setdefault(str(row.label), set()).add(text_key(row))
+    joint = [name for name in sorted(texts) if len(several(name)) > 1 and set(several(name)) <= set(texts)]
+    if joint:
+        raise DataError(f"{table.name}, column {show(columns.label)}: {listed(joint)}: {ONE_LABEL}")
     few = sorted(name for name, found in texts.items() if len(found) < 2)
     if few or len(texts) < 2:
         what = f"only the label {show(next(iter(texts)))}" if len(texts) < 2 else f"one text only of {listed(few)}"

@@ -185,7 +185,8 @@ def check(config: RunConfig, progress: Progress | None = None, *, test: bool = T
     problems = task.check()
     if not problems:
         try:
-            task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
+            split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
+            _class_weights(config.task, task, split)
         except DataError as error:
             problems = [str(error)]
     if problems:
@@ -245,6 +246,7 @@ def make_scorer(
             _most_generations(config),
             config.task.max_tokens,
             rows,
+            config.task.truncate,
         )
     )
     _check_covariance(config, parameters)
@@ -383,6 +385,7 @@ def make_problem(scorer: Scorer, split: Split) -> Problem:
         dev=dev,
         step_rows=drawn.for_step,
         drawn_rows=drawn.for_generation if some else None,
+        class_weights=_class_weights(section, scorer.task, split),
     )
     scorer.parameters.settle(scorer.engine.stack, [group.ids for group in train.groups])
     if method.objective.calibrate == "auto" and scorer.facts.calibrated is None:
@@ -400,6 +403,22 @@ def make_problem(scorer: Scorer, split: Split) -> Problem:
         calibrated=scorer.calibrates if method.objective.calibrate else None,
     )
     return Problem(scorer, split, evaluator, content_free(scorer))
+
+
+def _class_weights(section: TaskSection, task: Task, split: Split) -> Tensor | None:
+    """What a row of each label counts, with a mean of 1 over the training rows where they are balanced."""
+    given = section.class_weights
+    if given is None:
+        return None
+    if given != "balanced":
+        lacking = [label for label in task.labels if label not in given]
+        if lacking or len(given) != len(task.labels):
+            raise ConfigError(
+                [f"[task] class_weights: expected one for each of {', '.join(task.labels)}, got {', '.join(given)}"]
+            )
+        return torch.tensor([float(given[label]) for label in task.labels])
+    counts = [sum(row.label == label for row in split.train) for label in task.labels]
+    return torch.tensor([len(split.train) / (len(counts) * count) if count else 0.0 for count in counts])
 
 
 def _better_calibrated(scorer: Scorer, evaluator: LabelWordEvaluator) -> bool:

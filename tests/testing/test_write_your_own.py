@@ -159,6 +159,7 @@ def test_it_is_compared_with_ours(place, tmp_path):
     results = [json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "out").rglob("result.json")]
     assert len(results) == len(plan["methods"]) * len(plan["seeds"])
     assert {result["metric"] for result in results} == {"balanced_accuracy"}
+    assert (tmp_path / "out" / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
 # what goes wrong

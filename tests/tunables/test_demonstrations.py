@@ -301,3 +301,12 @@ def test_what_cannot_be_read(content, tmp_path):
     for read in (Demonstrations(home, []).load, lambda folder: Demonstrations.read(home, folder)):
         with pytest.raises(RunError, match=r"demonstrations\.json cannot be read"):
             read(tmp_path)
+
+
+@pytest.mark.parametrize(("truncate", "seen"), [("end", "i never"), ("start", "a movie"), ("middle", "i movie")])
+def test_long_demonstrations_lose_the_part_that_the_recipe_names(truncate, seen):
+    home, task = backbone("gpt2"), make_task()
+    verbalizer = resolve(home.tokenizer, task.template, task.words)
+    limit = len(by_hand(home, "it was")) + 2
+    (shown,) = demonstrate(home, task, verbalizer, ROWS[3:], limit, 1, context=CONTEXT, truncate=truncate)
+    assert shown.ids == by_hand(home, f"{seen} it was terrible")

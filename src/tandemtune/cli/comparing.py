@@ -29,8 +29,7 @@ def compare(
     """
     from tandemtune.comparisons import check_plan, execute, read_plan, records_of
     from tandemtune.report.comparison import FILES, comparison_view, write
-    from tandemtune.report.comparison_page import comparison_charts, comparison_report, read_comparison
-    from tandemtune.runs.writing import write_atomically
+    from tandemtune.report.comparison_page import comparison_charts, read_comparison, write_report
 
     read = read_plan(plan, out or Path("runs") / plan.stem, overrides or [])
     read = dataclasses.replace(read, jobs=jobs or read.jobs)
@@ -41,8 +40,7 @@ def compare(
         return
     found = write(read, records_of(read) if show else execute(read, say))
     console().print(comparison_view(found))
-    page = comparison_report(read.out).encode("utf-8")
-    write_atomically(read.out / "report.html", lambda file: file.write(page))
+    write_report(read.out)
     say(f"tables lie in {read.out}: {', '.join(FILES)}; charts in report.html")
     if charts is not None:
         charts.mkdir(parents=True, exist_ok=True)

@@ -147,6 +147,11 @@ class TaskSection(Options):
     truncate: Literal["end", "start", "middle"] = Field(
         "end", description="the part that a text loses where a prompt is longer than max_tokens"
     )
+    class_weights: Literal["balanced"] | dict[str, Positive] | None = Field(
+        None,
+        description="what a row of each label counts in losses: balanced (as much as all others of its label together), or a number for "
+        "each label; readouts have `prior`",
+    )
     test_rows: Annotated[int, Field(ge=1)] | None = Field(
         None, description="score a seeded sample of the test rows only"
     )
@@ -551,6 +556,13 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
                 Template.parse(text)
             except DataError as error:
                 yield f"{key}: {error}"
+    if isinstance(task.class_weights, dict) and task.labels is not None:
+        missing = [label for label in task.labels if label not in task.class_weights]
+        strange = [label for label in task.class_weights if label not in task.labels]
+        if missing or strange:
+            said = [f"no weight for {', '.join(missing)}"] * bool(missing)
+            said += [f"no label {', '.join(strange)}"] * bool(strange)
+            yield f"class_weights: {' and '.join(said)}: name every label once"
     if task.labels is not None and len(task.labels) < 2:
         yield f"labels: {len(task.labels)} given, expected at least two"
 

@@ -71,6 +71,7 @@ class LabelWordEvaluator:
         kl: what holds candidates near the untuned model; None if nothing does.
         step_rows: the training rows of a gradient step, by its number.
         drawn_rows: the training rows of a generation, by its number, where each is scored on some rows only; None for all.
+        class_weights: what a row of each label counts in losses [C]; None where all count alike.
     """
 
     def __init__(
@@ -86,12 +87,14 @@ class LabelWordEvaluator:
         kl: KLPenalty | None = None,
         step_rows: Callable[[int], Batch] | None = None,
         drawn_rows: Callable[[int], Batch] | None = None,
+        class_weights: Tensor | None = None,
     ) -> None:
         self.engine = engine
         self.train = train
         self.reading = reading or train
         self.dev = train if dev is None else dev
-        self.loss = loss
+        self.loss = loss if class_weights is None else _weighted(loss, class_weights)
+        self._weights = class_weights
         self.score = score
         self.empty = empty
         self.kl = kl
@@ -186,11 +189,15 @@ class LabelWordEvaluator:
         total = 0.0
         for group in batch.groups:
             logits = self.engine.gradient_logits(group, {**point, **leaves})
-            share = len(group.rows) / len(batch)
+            share = self._mass(batch.labels[group.rows]) / self._mass(batch.labels)
             loss = self.loss(logits.unsqueeze(0), batch.labels[group.rows])[0] * share
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return total, {block: _gradient_of(leaf) for block, leaf in leaves.items()}
+
+    def _mass(self, labels: Tensor) -> float:
+        """What some rows count together."""
+        return len(labels) if self._weights is None else float(self._weights[labels.cpu()].sum())
 
     def cost(self, blocks: Sequence[int], count: int, generation: int | None = None, kept: int | None = None) -> Costs:
         """Every candidate from its first layer on, and what they share: the hidden states that enter it and, where they differ
@@ -216,6 +223,21 @@ class LabelWordEvaluator:
 
     def _rows_of(self, generation: int | None) -> Batch | None:
         return None if generation is None or self._drawn is None else self._drawn(generation)
+
+
+def _weighted(loss: LossFunction, weights: Tensor) -> LossFunction:
+    """A mean over rows that count as their labels do: of the means of each label's rows, by what these count together."""
+
+    def weighted(logits: Tensor, labels: Tensor) -> Tensor:
+        present = sorted(set(labels.tolist()))
+        masses = [float(weights[label]) * int((labels == label).sum()) for label in present]
+        parts = [
+            mass * loss(logits[:, labels == label], labels[labels == label])
+            for label, mass in zip(present, masses, strict=True)
+        ]
+        return torch.stack(parts).sum(dim=0) / sum(masses)
+
+    return weighted
 
 
 def _gradient_of(leaf: Tensor) -> Tensor:

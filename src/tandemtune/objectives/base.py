@@ -23,10 +23,12 @@ class Objective(Member):
 
     Attributes:
         differentiable: whether optimizers that follow gradients can use it.
+        by_rows: whether it is a mean over rows, so that these can be weighted.
     """
 
     noun: ClassVar[str] = "objective"
     differentiable: ClassVar[bool] = False
+    by_rows: ClassVar[bool] = True
 
     calibrate: bool | Literal["auto"] = Field(
         default=False,
@@ -48,6 +50,8 @@ class Objective(Member):
     def problems(self, recipe: Any) -> Iterator[str]:
         """Penalties that only searches have, and an untuned model that there is not."""
         method = recipe.method
+        if recipe.task.class_weights is not None and not self.by_rows:
+            yield f"[task] class_weights: {self.kind} is no mean over rows that could be weighted: take ce or hinge"
         for name in ("kl_penalty", "calibrate"):
             if getattr(self, name) and not method.optimizer.searches:
                 yield (

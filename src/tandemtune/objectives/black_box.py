@@ -48,6 +48,7 @@ class OneMinusF1(Objective):
 
     kind: ClassVar[str] = "f1"
     summary: ClassVar[str] = "1 - F1 of the positive label, or macro F1 where a task has none"
+    by_rows: ClassVar[bool] = False
 
     def loss(self, task: Task) -> LossFunction:
         """F1 of the positive label where the task has one."""
@@ -62,6 +63,7 @@ class OneMinusMetric(Objective):
 
     kind: ClassVar[str] = "metric"
     summary: ClassVar[str] = "1 - the task's own metric, whatever function that is"
+    by_rows: ClassVar[bool] = False
 
     def loss(self, task: Task) -> LossFunction:
         """The task's metric."""

@@ -21,6 +21,7 @@ from tandemtune.report.recipes import as_toml, flat, value_text
 from tandemtune.report.standings import CONTROLS, ComparisonTable, column_of, mean_interval
 from tandemtune.runs.records import ComparedRun, ComparedRuns
 from tandemtune.runs.store import RunFolder
+from tandemtune.runs.writing import write_atomically
 
 POINTS = 60
 """Points of a mean curve at most."""
@@ -54,6 +55,16 @@ def comparison_page(found: ComparisonTable, runs: Sequence[ComparedRun], place: 
         Section("runs", "All runs", [Details("Every run", [_runs(runs)])]),
     ]
     return page(found.title, [section for section in sections if section.blocks])
+
+
+def write_report(place: Path) -> None:
+    """Write a comparison's page beside its tables.
+
+    Args:
+        place: folder of all runs.
+    """
+    page = comparison_report(place).encode("utf-8")
+    write_atomically(place / "report.html", lambda file: file.write(page))
 
 
 def comparison_report(place: Path) -> str:

@@ -139,7 +139,8 @@ def assessment_view(found: Assessment) -> RenderableType:
     """How a model does on labelled rows: the score first, then where it errs."""
     low, high = found.interval
     head = Text(
-        f"{found.metric} on {found.rows:,} rows: {found.score:.4f} (95 %: {low:.4f} to {high:.4f}), loss {found.loss:.4f}"
+        f"{found.metric} on {found.rows:,} rows: {found.score:.4f} (95 %: {low:.4f} to {high:.4f}), loss {found.loss:.4f}\n"
+        f"probabilities: Brier score {found.brier:.4f}, expected calibration error {found.calibration_error:.4f}"
     )
     matrix = Table(title="rows of each true label (down) by answer (across)")
     for name in ("", *found.labels):

@@ -572,6 +572,8 @@ class Assessment(Record):
         score: its value.
         interval: 95 % of bootstrap resamples of the rows lie between.
         loss: mean cross-entropy of the gold labels.
+        brier: mean squared distance between the probabilities of all labels and the true label's 1 (Brier 1950).
+        calibration_error: mean distance between confidence and accuracy, over bins of equally many rows.
         rows: how many.
         labels: names, in the order of the matrix.
         confusion: rows of each gold label by predicted label.
@@ -582,6 +584,8 @@ class Assessment(Record):
     score: float
     interval: tuple[float, float]
     loss: float
+    brier: float
+    calibration_error: float
     rows: int
     labels: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
@@ -671,7 +675,12 @@ class Facts(Versioned):
 
 
 class TaskCard(Versioned):
-    """``task_card.json``: everything that is needed to use an adapter without its recipe, with its scores and costs."""
+    """``task_card.json``: everything that is needed to use an adapter without its recipe, with its scores and costs.
+
+    Args:
+        temperature: what label logits are divided by before they are made probabilities, chosen on labelled rows; None in cards
+            of earlier versions, where it is 1.
+    """
 
     base_model: str
     revision: str | None
@@ -688,6 +697,7 @@ class TaskCard(Versioned):
     calibrated: bool
     readout: str
     prior: dict[str, float | None]
+    temperature: float | None = None
     metric: str
     zero_shot: Scores
     tuned: Scores

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from tandemtune.errors import RunError
 from tandemtune.runs import checkpoint
 from tandemtune.runs.journal import Journal, Lines, read_journal, read_lines
-from tandemtune.runs.records import EndRecord, Facts, JournalRecord, PredictionRecord, Result
+from tandemtune.runs.records import EndRecord, Facts, JournalRecord, PredictionRecord, Result, TaskCard
 from tandemtune.runs.writing import write_json
 
 
@@ -183,6 +183,10 @@ class RunFolder:
     def read_result(self) -> Result | None:
         """The result, or None while the run is not finished."""
         return Result.read(_read_json(self.result), self.result) if self.result.exists() else None
+
+    def read_card(self) -> TaskCard | None:
+        """What the adapter is used with; None where nobody wrote it."""
+        return TaskCard.read(_read_json(self.card), self.card) if self.card.exists() else None
 
     def open_journal(self) -> Journal:
         """The journal, to go on writing."""

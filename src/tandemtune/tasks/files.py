@@ -9,7 +9,7 @@ from typing import Any
 
 from tandemtune.errors import DataError
 from tandemtune.tasks.table import HUB, SUFFIXES, Table, check_columns, check_source, read_table, value_of
-from tandemtune.tasks.wording import did_you_mean, kind, listed, nfc, show
+from tandemtune.tasks.wording import ONE_LABEL, did_you_mean, kind, listed, nfc, show
 from tandemtune.types import Example
 
 __all__ = ["HUB", "SUFFIXES", "check_source", "examples_of", "read_examples", "texts_of"]
@@ -207,6 +207,8 @@ def _label(where: str, column: str, value: Any, labels: _Labels | None, classes:
         value = "true" if value else "false"
     if isinstance(value, int):
         value = str(value)
+    if isinstance(value, (list, tuple)):
+        raise DataError(f"{at}: {show(value)}: {ONE_LABEL}")
     if not isinstance(value, str):
         raise DataError(
             f"{at}: expected a label as a string, an integer or true/false, "
@@ -221,10 +223,18 @@ def _label(where: str, column: str, value: Any, labels: _Labels | None, classes:
         raise DataError(f"{at}: no label (got {show(text)}), expected {_allowed(labels)}: fill it in")
     if labels is None:
         return text
+    parts = several(text)
+    if labels and len(parts) > 1 and all(labels.find(part) for part in parts):
+        raise DataError(f"{at}: {show(text)} stands for {listed(parts)}: {ONE_LABEL}")
     raise DataError(
         f"{at}: unknown label {show(text)}{did_you_mean(text, labels.names)}, expected {_allowed(labels)}: "
         "correct the row, or add the label to the task"
     )
+
+
+def several(label: str) -> list[str]:
+    """The parts of a text that may stand for several labels at once."""
+    return [part.strip() for part in re.split(r"[;,|]", label) if part.strip()]
 
 
 def _allowed(labels: _Labels | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from tandemtune.errors import DataError
 from tandemtune.tasks.table import Table
 from tandemtune.tasks.templates import MASK, SLOT
-from tandemtune.tasks.wording import listed, nfc, show
+from tandemtune.tasks.wording import ONE_LABEL, listed, nfc, show
 
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "gold", "sentiment", "topic", "intent", "y")
 """What label columns are often called; it decides only between columns whose cells would do equally well."""
@@ -71,6 +71,10 @@ def sniff(table: Table, texts: Sequence[str] = (), label: str | None = None) -> 
     """
     measured = [_measured(table, name) for name in table.columns if SLOT.fullmatch(f"{{{name}}}") and name != MASK]
     columns = {column.name: column for column in measured if column.filled}
+    lists = [name for name in table.columns if any(isinstance(row.get(name), list) for row in table.rows)]
+    meant = [name for name in lists if name == label or (label is None and name.strip().lower() in LABEL_NAMES)]
+    if meant:
+        raise DataError(f"{table.name}: column {show(meant[0])} holds lists: {ONE_LABEL}")
     chosen = _given(table, label) if label is not None else _label(columns, [_given(table, name) for name in texts])
     named = tuple(_given(table, name) for name in texts) or _texts(columns, chosen)
     if chosen in named:

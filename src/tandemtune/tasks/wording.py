@@ -13,6 +13,12 @@ _SHOWN = 60
 _BLANKS = re.compile(r"[\s_-]+")
 
 
+ONE_LABEL = (
+    "several labels of one row (multi-label) are not supported: keep one label a row, or make one task for each label, of the "
+    "rows that have it and those that do not"
+)
+
+
 def nfc(text: str) -> str:
     """A name with composed accents, the form in which names are compared."""
     return unicodedata.normalize("NFC", text)

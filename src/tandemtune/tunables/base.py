@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tandemtune.errors import ConfigError
 from tandemtune.models.backbone import Backbone
+from tandemtune.models.prompts import Truncate
 from tandemtune.optimizers.base import Optimizer, Uses
 from tandemtune.plugins import Member
 from tandemtune.subspace import LayerStatistics, Rule, Subspace
@@ -152,6 +153,7 @@ class Given:
         generations: how many there can be at most.
         max_tokens: longest prompt.
         rows: training rows that may be shown, or the folder of a run that has shown some.
+        truncate: the part that a text loses where a prompt is longer.
     """
 
     backbone: Backbone
@@ -164,6 +166,7 @@ class Given:
     generations: int
     max_tokens: int
     rows: Sequence[Example] | Path = ()
+    truncate: Truncate = "end"
 
     @property
     def in_subspace(self) -> bool:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tandemtune.errors import ConfigError, RunError
 from tandemtune.models.backbone import Backbone
+from tandemtune.models.prompts import Truncate
 from tandemtune.optimizers.base import Uses
 from tandemtune.plugins import register
 from tandemtune.tasks.base import Task
@@ -175,6 +176,7 @@ def demonstrate(
     *,
     context: int,
     seed: int = 0,
+    truncate: Truncate = "end",
 ) -> list[Demonstration]:
     """Solve examples, with as many as there is room for.
 
@@ -192,6 +194,7 @@ def demonstrate(
         most: how many demonstrations at most.
         context: upper bound on the tokens of demonstrations and prompt together; the model's own bound holds, too.
         seed: decides which ones, in which order.
+        truncate: the part that a text loses where its template is longer than `limit`.
 
     Raises:
         DataError: an example has no known label, or the template alone is longer than `limit`.
@@ -200,7 +203,7 @@ def demonstrate(
     left = min(context, backbone.longest) - min(limit, backbone.longest)
     chosen: list[Demonstration] = []
     for example, label in _in_turn(examples, task.gold(examples), seed)[:most]:
-        shown = _solved(backbone, task, verbalizer, example, label, limit)
+        shown = _solved(backbone, task, verbalizer, example, label, limit, truncate)
         left -= len(shown.ids) + between
         if left < 0:
             break
@@ -246,9 +249,15 @@ def _in_turn(examples: Sequence[Example], gold: Sequence[int], seed: int) -> lis
 
 
 def _solved(
-    backbone: Backbone, task: Task, verbalizer: Verbalizer, example: Example, label: int, limit: int
+    backbone: Backbone,
+    task: Task,
+    verbalizer: Verbalizer,
+    example: Example,
+    label: int,
+    limit: int,
+    truncate: Truncate,
 ) -> Demonstration:
-    encoded = backbone.encode(task.template, example.fields, limit)
+    encoded = backbone.encode(task.template, example.fields, limit, truncate)
     before, behind = (len(marks) for marks in (backbone.around.before, backbone.around.behind))
     word = _pieces(backbone.tokenizer, task, verbalizer, label)
     ids = encoded.ids
@@ -305,6 +314,7 @@ class InContext(Tunable):
             self.demonstrations,
             context=backbone.longest,
             seed=given.seed,
+            truncate=given.truncate,
         )
         if not rows:
             raise ConfigError(
