@@ -134,8 +134,8 @@ def guarded(problem: Problem, found: SearchState, tell: Callable[[str], None]) -
     before, after = (_dev_losses(problem, point) for point in (start, found.best))
     gains = before - after
     mean, error = float(gains.mean()), float(gains.std() / math.sqrt(len(gains)))
-    kept = member.keep == "tuned" or mean > error
-    if member.keep == "better":
+    kept = mean > {"tuned": -math.inf, "better": 0.0, "clearly-better": error}[member.keep]
+    if member.keep != "tuned":
         said = f"{mean:+.3f} +- {error:.3f} on {dev} dev rows, each predicted by all other rows"
         what = "gains" if kept else "does not gain"
         after_all = "" if kept else ": the point where the search began is kept"
@@ -152,7 +152,7 @@ def solving_tokens(problem: Problem, searched: bool) -> int:
     member = scorer.config.method.readout
     passes = len(scorer.facts.templates)
     if member.form is not None:
-        passes += 2 if searched and member.keep == "better" else 1
+        passes += 2 if searched and member.keep != "tuned" else 1
     if not passes:
         return 0
     return passes * scorer.batch([*problem.split.train, *problem.split.dev]).tokens

@@ -44,10 +44,10 @@ class ReadoutMember(Member):
         default="balanced",
         description="how often each label is assumed to come up: equally often, as in the labelled rows, or shares",
     )
-    keep: Literal["tuned", "better"] = Field(
+    keep: Literal["tuned", "better", "clearly-better"] = Field(
         default="tuned",
         description='the point that a readout is solved at: the best "tuned" one, or that only where it is "better": where the '
-        "loss of the dev rows, each by a readout of all others, falls by more than its standard error",
+        'loss of the dev rows, each by a readout of all others, falls with it; "clearly-better" wants more than a standard error',
     )
 
     @property
