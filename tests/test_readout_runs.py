@@ -278,3 +278,14 @@ def test_a_turn_that_costs_more_than_was_left_is_told(tmp_path):
     assert any("times the 300 of max_forward_tokens" in note for note in notes)
     enough = small.recipe(tmp_path, "llama", run__max_forward_tokens=10**7)
     assert not any("max_forward_tokens" in note for note in tune(enough, tmp_path / "enough").result.notes)
+
+
+def test_more_rows_than_a_solver_takes_are_refused_before_the_run(tmp_path, monkeypatch):
+    from tandemtune.errors import DataError
+    from tandemtune.readout import members
+
+    monkeypatch.setattr(members, "MOST_LOGISTIC", 20)
+    with pytest.raises(DataError, match=r"at most 20 labelled ones, got 32: take readout ridge"):
+        tune(readout_recipe(tmp_path, method__readout="bias"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    tune(readout_recipe(tmp_path), tmp_path / "ridge")

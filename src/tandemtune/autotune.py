@@ -30,11 +30,14 @@ from tandemtune.search.schedule import Stage
 from tandemtune.system import default_threads
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS
+from tandemtune.tasks.fewshot import subsample
 from tandemtune.tasks.templates import Template
 from tandemtune.types import Split
 
 BACKWARD = 4.0
 """Memory that training may take, in sizes of the model's files: these may hold 16 bits, and the weights and activations take 32."""
+MOST_RANKED = 512
+"""Templates are judged on at most so many of the labelled rows, every label with its share."""
 FASTER = 1.2
 """Formats with 16-bit products are tried where these are at least this much faster than float32's."""
 LOW_FORMATS = ("bfloat16", "mixed")
@@ -146,7 +149,8 @@ def ranked(
         progress(f"loading {config.model.name} to judge {len(tasks)} templates")
     dtype = "float32" if config.model.dtype == "auto" else config.model.dtype
     backbone = wiring.load_backbone(config, kind, dtype, wiring.find_device(config.model.device))
-    return rank_templates(backbone, tasks, [*split.train, *split.dev], config.task.max_tokens, progress)
+    rows = subsample([*split.train, *split.dev], MOST_RANKED, config.task.seed)
+    return rank_templates(backbone, tasks, rows, config.task.max_tokens, progress)
 
 
 def proposed(

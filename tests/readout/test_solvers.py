@@ -50,6 +50,20 @@ def test_least_squares_coefficients():
     assert_close((k @ alpha).numpy(), regression(k.numpy(), y.numpy(), w.numpy(), 0.5, k.numpy()))
 
 
+@pytest.mark.parametrize("noise", [1e-3, 0.3, 10.0])
+@pytest.mark.parametrize("repeated", [False, True])
+def test_many_rows_of_few_features_are_solved_among_the_features(repeated, noise):
+    x = torch.randn(60, 7, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    if repeated:  # a feature that says nothing new
+        x[:, 6] = x[:, 0] - x[:, 1]
+    y, w = targets(60, 3), weights(60)
+    wide, tall = squares.Wide(x @ x.mT, w), squares.Tall.of(x, w)
+    assert_close(tall.leave_one_out(y, noise), wide.leave_one_out(y, noise), rtol=1e-6, atol=1e-8)
+    assert_close(x.mT @ tall.solve(y, noise), x.mT @ wide.solve(y, noise), rtol=1e-6, atol=1e-8)
+    each = tall.leave_one_out_for_each(y, [noise, 2.0])
+    assert_close(each, wide.leave_one_out_for_each(y, [noise, 2.0]), rtol=1e-6, atol=1e-8)
+
+
 def test_least_squares_of_a_population_are_those_of_its_members():
     k, y, w = kernel(10, 6, front=(4,)), targets(10, 3), weights(10)
     each = squares.leave_one_out_for_each(k, w, y, [0.2, 1.0])

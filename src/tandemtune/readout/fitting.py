@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -26,6 +27,8 @@ SCALES = tuple(0.5 * 1.25**i for i in range(26))
 """Factors from predictions of one-hot labels to logits."""
 CUTS = {1: 1, 2: 8, 3: 4, 4: 3}
 """In how many parts the views' weights are cut, by how many views there are; 2 for more."""
+TALL = 1000
+"""More labelled rows than this are solved among features where these are fewer."""
 FREE = 100.0
 """Variance of the bias in logistic forms: nearly free."""
 
@@ -172,21 +175,21 @@ def choose(
 
 def leave_one_out(design: Design, settings: Settings) -> Tensor:
     """Logits [..., N, C] of each row by a readout of all others: exact for least squares, nearly so for logistic forms."""
-    kernel = _kernel(design, settings.form, settings.shares)
     if settings.form.solver == "squares":
-        return settings.scale * squares.leave_one_out(kernel, design.weights, _targets(design), settings.noise)
+        system = _system(design, settings.form, settings.shares)
+        return settings.scale * system.leave_one_out(_targets(design), settings.noise)
+    kernel = _kernel(design, settings.form, settings.shares)
     return _logistic(design, settings.form, kernel, settings.noise).without
 
 
 def solve(design: Design, settings: Settings) -> Readout:
     """The readout of all labelled rows."""
     form = settings.form
-    kernel = _kernel(design, form, settings.shares)
     if form.solver == "squares":
-        alpha = squares.solve(kernel, design.weights, _targets(design), settings.noise) * settings.scale
+        alpha = _system(design, form, settings.shares).solve(_targets(design), settings.noise) * settings.scale
         strength, constant = 1.0, 1.0
     else:
-        alpha = _logistic(design, form, kernel, settings.noise).alpha
+        alpha = _logistic(design, form, _kernel(design, form, settings.shares), settings.noise).alpha
         strength, constant = 1 / settings.noise, FREE
     used = _used(design, form)
     maps: list[Tensor] = []
@@ -216,13 +219,13 @@ def _tried(
     design: Design, form: Form, shares: tuple[float, ...], noises: Sequence[float]
 ) -> Iterator[tuple[float, float, float]]:
     """Noise, scale and leave-one-out loss of each strength."""
-    kernel = _kernel(design, form, shares)
     if form.solver == "logistic":
+        kernel = _kernel(design, form, shares)
         for noise in noises if shares else noises[:1]:
             without = _logistic(design, form, kernel, noise).without
             yield noise, 1.0, float(design.loss(without))
         return
-    found = squares.leave_one_out_for_each(kernel, design.weights, _targets(design), noises)
+    found = _system(design, form, shares).leave_one_out_for_each(_targets(design), noises)
     scales = torch.tensor(SCALES, dtype=torch.float64, device=found.device)
     losses = design.loss(scales[:, None, None, None] * found)
     values, places = losses.min(dim=0)
@@ -255,6 +258,18 @@ def _kernel(design: Design, form: Form, shares: tuple[float, ...]) -> Tensor:
     for kernel, share in zip(kernels, shares, strict=True):
         total = total + share * kernel
     return total + 1.0 if form.solver == "squares" else total
+
+
+def _system(design: Design, form: Form, shares: tuple[float, ...]) -> squares.Wide | squares.Tall:
+    """The least-squares system of the views, weighted, and a constant for the bias: between rows or, where there are many and fewer
+    features, between features."""
+    used = _used(design, form)
+    width = sum(view.rows.shape[-1] for view in used) + 1
+    if design.rows <= max(TALL, width):
+        return squares.Wide(_kernel(design, form, shares), design.weights)
+    parts = [math.sqrt(share) * view.rows for view, share in zip(used, shares, strict=True)]
+    ones = torch.ones((*design.logits.shape[:-1], 1), dtype=torch.float64, device=design.logits.device)
+    return squares.Tall.of(torch.cat([*parts, ones], dim=-1), design.weights)
 
 
 def _targets(design: Design) -> Tensor:

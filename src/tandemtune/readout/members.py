@@ -30,6 +30,10 @@ FOLDER = "readout"
 """Folder of a readout inside an adapter's."""
 
 
+MOST_LOGISTIC = 3000
+"""Labelled rows of logistic readouts, whose cost grows with the third power of their number."""
+
+
 class ReadoutMember(Member):
     """Base of what a recipe's ``[method.readout]`` may be: what is solved on the labelled rows after a search, or alone.
 
@@ -59,6 +63,18 @@ class ReadoutMember(Member):
     def seen(self) -> tuple[View, ...]:
         """All views that it may read."""
         return tuple(dict.fromkeys(view for views in self.choices for view in views))
+
+    def check_rows(self, rows: int) -> None:
+        """Refuse more labelled rows than the solver can take.
+
+        Raises:
+            DataError: there are too many.
+        """
+        if self.form is not None and FORMS[self.form].solver == "logistic" and rows > MOST_LOGISTIC:
+            raise DataError(
+                f"readout {self.kind} is solved between rows and takes at most {MOST_LOGISTIC:,} labelled ones, got {rows:,}: take "
+                "readout ridge, or fewer shots and dev_shots"
+            )
 
     def problems(self, recipe: Any) -> Iterator[str]:
         """Views that are none; calibration beside a readout, which holds it."""

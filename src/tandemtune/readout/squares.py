@@ -4,6 +4,7 @@ leave-one-out predictions are exact and cost nothing more (eq. 5.10 to 5.12)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -44,6 +45,79 @@ def leave_one_out_for_each(kernel: Tensor, weights: Tensor, targets: Tensor, noi
     diagonal = shrunk @ vectors.square().mT
     found: Tensor = targets - alpha / (roots * diagonal[..., None])
     return found
+
+
+@dataclass(frozen=True)
+class Wide:
+    """Fewer rows than features: everything is said by the kernel between rows.
+
+    Args:
+        kernel: [..., N, N].
+        weights: what each row counts [N].
+    """
+
+    kernel: Tensor
+    weights: Tensor
+
+    def solve(self, targets: Tensor, noise: float) -> Tensor:
+        """As the function `solve`."""
+        return solve(self.kernel, self.weights, targets, noise)
+
+    def leave_one_out(self, targets: Tensor, noise: float) -> Tensor:
+        """As the function `leave_one_out`."""
+        return leave_one_out(self.kernel, self.weights, targets, noise)
+
+    def leave_one_out_for_each(self, targets: Tensor, noises: Sequence[float]) -> Tensor:
+        """As the function `leave_one_out_for_each`."""
+        return leave_one_out_for_each(self.kernel, self.weights, targets, noises)
+
+
+@dataclass(frozen=True)
+class Tall:
+    """The same answers for more rows than features, without a matrix between rows: all of it costs N D^2.
+
+    With the roots of the weights S, ``S K S = U diag(values) U'``, where U has one column for each feature.
+
+    Args:
+        roots: of the weights [N, 1].
+        u: [..., N, D], with orthonormal columns (zeros for features that say nothing new).
+        values: [..., D].
+    """
+
+    roots: Tensor
+    u: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, weights: Tensor) -> Tall:
+        """Decompose.
+
+        Args:
+            rows: features [..., N, D] whose inner products are the kernel.
+            weights: what each row counts [N].
+        """
+        roots = weights.sqrt()[:, None]
+        weighted = roots * rows
+        values, vectors = torch.linalg.eigh(weighted.mT @ weighted)
+        kept = values > values[..., -1:] * rows.shape[-1] * torch.finfo(rows.dtype).eps
+        inverse = torch.where(kept, values.clamp_min(torch.finfo(rows.dtype).tiny).rsqrt(), 0.0)
+        return cls(roots, weighted @ (vectors * inverse[..., None, :]), torch.where(kept, values, 0.0))
+
+    def solve(self, targets: Tensor, noise: float) -> Tensor:
+        """As the function `solve`."""
+        turned = self.u.mT @ (self.roots * targets)
+        part = (self.values / (self.values + noise))[..., None]
+        return self.roots * (self.roots * targets - self.u @ (part * turned)) / noise
+
+    def leave_one_out(self, targets: Tensor, noise: float) -> Tensor:
+        """As the function `leave_one_out`."""
+        part = self.values / (self.values + noise)
+        diagonal = (1 - (self.u.square() * part[..., None, :]).sum(dim=-1, keepdim=True)) / noise
+        return targets - self.solve(targets, noise) / (self.roots.square() * diagonal)
+
+    def leave_one_out_for_each(self, targets: Tensor, noises: Sequence[float]) -> Tensor:
+        """As the function `leave_one_out_for_each`."""
+        return torch.stack([self.leave_one_out(targets, noise) for noise in noises], dim=-3)
 
 
 def _factor(kernel: Tensor, roots: Tensor, noise: float) -> Tensor:
