@@ -53,7 +53,7 @@ def test_rows_parts_and_a_metric_in_memory() -> None:
     assert result is not None and result.metric == "share_of_positives"
     recipe = json.loads((run.path / "recipe.json").read_text(encoding="utf-8"))
     assert recipe["method"]["optimizer"] == {"kind": "cma-es", **CMAES(popsize=4).model_dump()}
-    assert recipe["method"]["tunable"] == {"kind": "lora", "r": 1, "layers": "all"}
+    assert recipe["method"]["tunable"] == {"kind": "lora", **LoRA(r=1, layers="all").model_dump()}
     assert Path(recipe["task"]["train"]).parent == run.path / "data", "the rows are the run's own"
     answers = run.predict([row["text"] for row in small.rows(6, 2)])
     assert result.tuned.test == pytest.approx(members.share_of_positives([a.label for a in answers], []))
