@@ -83,6 +83,7 @@ DEFAULTS = {
         "dev_every": 5,
         "patience": None,
         "guard": "none",
+        "score": "words",
         "judge": "words",
     },
     "alternate": {

@@ -9,8 +9,12 @@ import pytest
 import torch
 
 import small
+from tandemtune import autotune
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError
+from tandemtune.evaluators.features import ANSWER, read
+from tandemtune.readout.design import Design
+from tandemtune.readout.fitting import FORMS, choose, leave_one_out
 from tandemtune.runs.records import EndRecord, Evaluation, StartRecord
 from tandemtune.search.guard import Guard, gain_of
 from tandemtune.search.state import SearchState
@@ -99,9 +103,35 @@ def test_a_stopped_search_ends_as_if_it_never_had_been(judge, tmp_path):
     assert small.artefacts(tmp_path / "whole") == small.artefacts(tmp_path / "stopped")
 
 
+def test_candidates_are_scored_by_a_readout_solved_anew(tmp_path):
+    """Each candidate's loss is that of a readout solved at it alone, with the settings that suit the start."""
+    recipe = small.recipe(tmp_path, "llama", method__score="readout", method__readout="ridge", method__factors="b")
+    problem = autotune.build(load_config(recipe))
+    evaluator, engine = problem.evaluator, problem.scorer.engine
+    start = problem.scorer.parameters.initial()
+    generator = torch.Generator().manual_seed(0)
+    several = {block: torch.randn(3, len(vector), generator=generator) for block, vector in start.items()}
+    found = evaluator.evaluate(start, several)
+
+    def design(point):
+        reading = read(engine, evaluator.train, point)
+        labels = evaluator.train.labels
+        return Design([reading.views[ANSWER]], reading.logits, labels, "balanced", problem.scorer.task.labels)
+
+    settings = choose(design(start), FORMS["ridge"])
+    for number, loss in enumerate(found):
+        alone = leave_one_out(design({block: vectors[number] for block, vectors in several.items()}), settings)
+        log_p = torch.log_softmax(alone, dim=-1)
+        assert loss == pytest.approx(float(-log_p.gather(1, evaluator.train.labels[:, None]).mean()), rel=1e-3)
+    assert len(set(found.tolist())) == 3
+    alone = {block: vector.unsqueeze(0) for block, vector in start.items()}
+    assert evaluator.measure(start).loss == pytest.approx(evaluator.evaluate(start, alone)[0], rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"method__score": "readout"}, "score: readout needs a readout"),
         ({"method__judge": "readout"}, "judge: readout, but the recipe has none"),
         ({"method__guard": "standard-error", "method__objective": "f1"}, "needs a loss of each row"),
         ({"method__name": "maao", "method__guard": "standard-error"}, "alternate"),

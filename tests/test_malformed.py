@@ -160,6 +160,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "method.factors": CHOICE,
     "method.guard": CHOICE,
     "method.judge": CHOICE,
+    "method.score": CHOICE,
     "method.l2_penalty": NUMBER,
     "method.kl_penalty": NUMBER,
     "method.kl_rows": (*COUNT, 0),

@@ -29,7 +29,7 @@ from tandemtune.optimizers.base import Optimizer, Space
 from tandemtune.problem import DrawnRows, Problem, Progress, Scorer, content_free
 from tandemtune.proposers.base import Asked, Source, Standing
 from tandemtune.proposers.mutation import Mutation
-from tandemtune.readout.members import solve_readout
+from tandemtune.readout.members import leave_one_out_logits, solve_readout
 from tandemtune.runs.records import Facts, TunableFacts
 from tandemtune.runs.store import RunFolder
 from tandemtune.search.loop import Limits, Search
@@ -375,6 +375,7 @@ def make_problem(scorer: Scorer, split: Split) -> Problem:
     section, method = scorer.config.task, scorer.config.method
     scored = subsample(split.train, section.scored_rows, section.seed)
     train, dev = scorer.population_batch(scored), scorer.batch(split.dev)
+    member, labels = method.readout, scorer.task.labels
     drawn = DrawnRows(scorer, *scorer.encoded(split.train))
     some = method.subsample is not None and method.subsample < len(split.train)
     evaluator = LabelWordEvaluator(
@@ -387,6 +388,9 @@ def make_problem(scorer: Scorer, split: Split) -> Problem:
         step_rows=drawn.for_step,
         drawn_rows=drawn.for_generation if some else None,
         class_weights=_class_weights(section, scorer.task, split),
+        train_readout=leave_one_out_logits(member, scorer.engine, scorer.parameters.initial(), train, labels)
+        if method.score == "readout"
+        else None,
         dev_readout=_dev_readout(scorer, split) if method.judge == "readout" else None,
     )
     scorer.parameters.settle(scorer.engine.stack, [group.ids for group in train.groups])

@@ -216,6 +216,11 @@ class MethodSection(Options):
         description="when a point replaces the kept one: for a lower dev loss, or only for a gain, row by row, that exceeds its "
         "standard error over the dev rows",
     )
+    score: Literal["words", "readout"] = Field(
+        "words",
+        description="how a search scores candidates: by their label words, or each training row by a readout of all others, solved "
+        "anew at the candidate (leave one out: learned by heart by many candidates, so keep the budget small)",
+    )
     judge: Literal["words", "readout"] = Field(
         "words",
         description="how dev rows are judged during a search: by their label words, or each by a readout of all other labelled "
@@ -265,6 +270,8 @@ class MethodSection(Options):
             yield f"[method] l2_penalty: {self.l2_penalty} is a penalty on z, and there is none with subspace none"
         if self.judge == "readout" and self.readout.form is None:
             yield '[method] judge: readout, but the recipe has none: name one, for example readout = "ridge"'
+        if self.score == "readout" and (self.readout.form is None or not optimizer.searches):
+            yield "[method] score: readout needs a readout and a search without gradient"
         if self.guard != "none" and not self.objective.by_rows:
             yield (
                 f"[method] guard: {self.guard} needs a loss of each row, which {self.objective.kind} is not made of: choose ce, "

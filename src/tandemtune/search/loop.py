@@ -135,7 +135,8 @@ class Search:
         left without any."""
         stage, limit = self.stages[state.stage], self.limits.forward_tokens
         turns = [one.steps or 0 for one in self.stages if one.kind == "tune"]
-        if limit is None or len(turns) < 2 or stage.kind != "tune" or not state.stage_step:
+        raced = any(one.kind == "race" for one in self.stages)
+        if limit is None or raced or len(turns) < 2 or stage.kind != "tune" or not state.stage_step:
             return False
         until = sum(one.steps or 0 for one in self.stages[: state.stage + 1] if one.kind == "tune")
         spent = (state.costs.forward + state.costs.backward) / self.evaluator.depth
