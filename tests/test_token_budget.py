@@ -1,12 +1,8 @@
-"""Runs that end by their tokens: what rounds share, what fireworks plan with, what an overrun says."""
+"""Runs that end by their tokens: what rounds share."""
 
 from __future__ import annotations
 
-import pytest
-
 import small
-from tandemtune.config import load_config
-from tandemtune.errors import ConfigError
 
 
 def test_the_last_stretch_has_its_share(tmp_path):
@@ -25,18 +21,3 @@ def test_the_last_stretch_has_its_share(tmp_path):
     last = max(i for i, event in enumerate(events) if event == "proposal")
     assert events[last + 1 :] and set(events[last + 1 :]) == {"step"}
     assert result["stop_reason"] == "max_forward_tokens"
-
-
-def test_an_overrun_is_told(tmp_path):
-    recipe = small.recipe(tmp_path, "llama", run__max_forward_tokens=1)
-    result = small.tune(recipe, tmp_path / "run")
-    (note,) = [note for note in result["notes"] if "max_forward_tokens" in note]
-    assert f"{result['cost']['forward_tokens']:,} tokens were used of 1 " in note
-    free = small.tune(small.recipe(tmp_path, "llama", run__max_forward_tokens=10**9), tmp_path / "free")
-    assert not [note for note in free["notes"] if "max_forward_tokens" in note]
-
-
-def test_a_warm_start_out_of_a_saddle_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match='set factors to "b"'):
-        load_config(small.recipe(tmp_path, "llama", method__warm_start=2))
-    load_config(small.recipe(tmp_path, "llama", method__warm_start=2, method__factors="b"))
