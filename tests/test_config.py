@@ -61,8 +61,15 @@ DEFAULTS = {
     },
     "method": {
         "name": "c-lora",
-        "optimizer": {"kind": "cma-es", "popsize": 20, "sigma": 1.0, "covariance": "full", "warm_start": 0},
-        "tunable": {"kind": "lora", "r": 2, "layers": "last:33%"},
+        "optimizer": {
+            "kind": "cma-es",
+            "popsize": 20,
+            "sigma": 1.0,
+            "covariance": "full",
+            "warm_start": 0,
+            "incumbent": "best",
+        },
+        "tunable": {"kind": "lora", "r": 2, "layers": "last:33%", "factors": "both"},
         "subspace": {"kind": "random", "d": 100, "alpha": 0.2, "scale": "activation"},
         "objective": {"kind": "ce", "calibrate": False, "kl_penalty": 0.0, "kl_rows": 32},
         "readout": {"kind": "none", "prior": "balanced", "keep": "tuned"},
@@ -75,6 +82,9 @@ DEFAULTS = {
         "elites": 0,
         "dev_every": 5,
         "patience": None,
+        "guard": "none",
+        "score": "words",
+        "judge": "words",
     },
     "alternate": {
         "rounds": 0,

@@ -118,7 +118,7 @@ FORMS = {
     "es on full weights": ("es", {"method__tunable": "full", "method__noise_rank": 1, "method__lr": 1e-2}),
     "f-lora, bandit": ("f-lora", {"method__order": "bandit"}),
     "bandit": ("c-lora", {"method__order": "bandit", "method__budget": 60}),
-    "warm start": ("c-lora", {"method__warm_start": 2, "method__budget": 60}),
+    "warm start": ("c-lora", {"method__warm_start": 2, "method__factors": "b", "method__budget": 60}),
     "l2_penalty": ("c-lora", {"method__l2_penalty": 0.1}),
     "kl penalty": ("c-lora", {"method__kl_penalty": 0.5, "method__kl_rows": 4}),
     "calibrate": ("c-lora", {"method__calibrate": True}),
@@ -298,7 +298,10 @@ def test_the_bandit_takes_every_layer_first(place, tmp_path):
 
 def test_a_warm_start_begins_elsewhere(place, tmp_path):
     for pairs in (0, 2):
-        tune(recipe_of("c-lora", place, method__warm_start=pairs, method__budget=60), tmp_path / str(pairs))
+        tune(
+            recipe_of("c-lora", place, method__warm_start=pairs, method__factors="b", method__budget=60),
+            tmp_path / str(pairs),
+        )
     first, warm = (gains(tmp_path / name)[4]["losses"] for name in ("0", "2"))
     assert first != warm
     assert all(map(math.isfinite, warm))

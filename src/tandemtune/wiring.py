@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from tandemtune.optimizers.base import Optimizer, Space
 from tandemtune.problem import DrawnRows, Problem, Progress, Scorer, content_free
 from tandemtune.proposers.base import Asked, Source, Standing
 from tandemtune.proposers.mutation import Mutation
+from tandemtune.readout.members import leave_one_out_logits, solve_readout
 from tandemtune.runs.records import Facts, TunableFacts
 from tandemtune.runs.store import RunFolder
 from tandemtune.search.loop import Limits, Search
@@ -374,6 +375,7 @@ def make_problem(scorer: Scorer, split: Split) -> Problem:
     section, method = scorer.config.task, scorer.config.method
     scored = subsample(split.train, section.scored_rows, section.seed)
     train, dev = scorer.population_batch(scored), scorer.batch(split.dev)
+    member, labels = method.readout, scorer.task.labels
     drawn = DrawnRows(scorer, *scorer.encoded(split.train))
     some = method.subsample is not None and method.subsample < len(split.train)
     evaluator = LabelWordEvaluator(
@@ -386,6 +388,10 @@ def make_problem(scorer: Scorer, split: Split) -> Problem:
         step_rows=drawn.for_step,
         drawn_rows=drawn.for_generation if some else None,
         class_weights=_class_weights(section, scorer.task, split),
+        train_readout=leave_one_out_logits(member, scorer.engine, scorer.parameters.initial(), train, labels)
+        if method.score == "readout"
+        else None,
+        dev_readout=_dev_readout(scorer, split) if method.judge == "readout" else None,
     )
     scorer.parameters.settle(scorer.engine.stack, [group.ids for group in train.groups])
     if method.objective.calibrate == "auto" and scorer.facts.calibrated is None:
@@ -419,6 +425,17 @@ def _class_weights(section: TaskSection, task: Task, split: Split) -> Tensor | N
         return torch.tensor([float(given[label]) for label in task.labels])
     counts = [sum(row.label == label for row in split.train) for label in task.labels]
     return torch.tensor([len(split.train) / (len(counts) * count) if count else 0.0 for count in counts])
+
+
+def _dev_readout(scorer: Scorer, split: Split) -> Callable[[Point], Tensor]:
+    """Label logits [N, C] of the dev rows at a point, each by a readout of all other labelled rows."""
+    batch, cut = scorer.batch([*split.train, *split.dev]), len(split.train)
+    member = scorer.config.method.readout
+
+    def logits(point: Point) -> Tensor:
+        return solve_readout(member, scorer.engine, batch, point, scorer.task.labels).without[cut:].float()
+
+    return logits
 
 
 def _better_calibrated(scorer: Scorer, evaluator: LabelWordEvaluator) -> bool:
@@ -525,7 +542,14 @@ def make_search(problem: Problem, folder: RunFolder, source: Source | None, call
         lambda origin, stage: make_phase(problem, origin, stage),
         folder,
         method.name,
-        Rules(method.dev_every, method.elites, method.l2_penalty, method.ema, method.optimizer.step_size),
+        Rules(
+            method.dev_every,
+            method.elites,
+            method.l2_penalty,
+            method.ema,
+            method.optimizer.step_size,
+            method.guard != "none",
+        ),
         Limits(
             method.budget if config.bounded_by_budget else None,
             method.patience,
@@ -629,7 +653,7 @@ def make_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) -> 
                 seed_for(config.task.seed, *_numbers(blocks, stage)),
                 beginning,
                 scorer.facts.lr or 0.0,
-                _generations(config, stage, len(turns)),
+                _generations(problem, stage, turns),
                 directions=scorer.parameters.directions,
             )
         )
@@ -674,13 +698,19 @@ def _text_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) ->
     return Phase(method.name, ((INPUT,),), origin, {}, start, method.turn_candidates, read=read, show=show)
 
 
-def _generations(config: RunConfig, stage: Stage, turns: int) -> int | None:
-    """How many generations one turn's optimizer will have, where that is known."""
-    if stage.steps is not None:
-        return None if stage.steps >= UNBOUNDED else -(-stage.steps // turns)
-    if config.method.budget >= UNBOUNDED:
-        return None
-    return -(-config.method.budget // (config.method.turn_candidates * turns))
+def _generations(problem: Problem, stage: Stage, turns: Sequence[tuple[int, ...]]) -> int | None:
+    """How many generations one turn's optimizer will have, where that is known: by turns, candidates or tokens."""
+    method, tokens = problem.scorer.config.method, problem.scorer.config.run.max_forward_tokens
+    every = [UNBOUNDED if stage.steps is None else stage.steps]
+    if stage.steps is None:
+        every.append(UNBOUNDED if method.budget >= UNBOUNDED else -(-method.budget // method.turn_candidates))
+    if tokens is not None:
+        evaluator = problem.evaluator
+        works = [evaluator.cost(turn, method.turn_candidates).forward for turn in turns]
+        one = sum(works) / len(works) + evaluator.cost_to_measure("dev").forward / method.dev_every
+        every.append(math.ceil(tokens * evaluator.depth / one))
+    fewest = min(every)
+    return None if fewest >= UNBOUNDED else -(-fewest // len(turns))
 
 
 def _numbers(blocks: tuple[int, ...], stage: Stage) -> tuple[int, ...]:

@@ -211,6 +211,21 @@ class MethodSection(Options):
     patience: Annotated[int, Field(ge=1)] | None = Field(
         None, description="stop after so many evaluations on dev without a better one; never if left out"
     )
+    guard: Literal["none", "standard-error"] = Field(
+        "none",
+        description="when a point replaces the kept one: for a lower dev loss, or only for a gain, row by row, that exceeds its "
+        "standard error over the dev rows",
+    )
+    score: Literal["words", "readout"] = Field(
+        "words",
+        description="how a search scores candidates: by their label words, or each training row by a readout of all others, solved "
+        "anew at the candidate (leave one out: learned by heart by many candidates, so keep the budget small)",
+    )
+    judge: Literal["words", "readout"] = Field(
+        "words",
+        description="how dev rows are judged during a search: by their label words, or each by a readout of all other labelled "
+        "rows, solved anew at the point",
+    )
 
     @property
     def turn_candidates(self) -> int:
@@ -253,6 +268,15 @@ class MethodSection(Options):
                 )
         if self.l2_penalty and not self.subspace.projects:
             yield f"[method] l2_penalty: {self.l2_penalty} is a penalty on z, and there is none with subspace none"
+        if self.judge == "readout" and self.readout.form is None:
+            yield '[method] judge: readout, but the recipe has none: name one, for example readout = "ridge"'
+        if self.score == "readout" and (self.readout.form is None or not optimizer.searches):
+            yield "[method] score: readout needs a readout and a search without gradient"
+        if self.guard != "none" and not self.objective.by_rows:
+            yield (
+                f"[method] guard: {self.guard} needs a loss of each row, which {self.objective.kind} is not made of: choose ce, "
+                "hinge or accuracy"
+            )
         if self.subsample and not optimizer.searches:
             yield (
                 f"[method] subsample: {self.subsample} is for searches without gradient, got optimizer {optimizer.kind}"
@@ -433,6 +457,8 @@ class RunConfig(Options):
             )
         if self.alternates and self.method.ema:
             yield f"[method] ema: {self.method.ema}, but rounds go on from the incumbent: set it to 0"
+        if self.alternates and self.method.guard != "none":
+            yield f"[method] guard: {self.method.guard}, but rounds have [alternate] accept instead: set it to none"
 
     @property
     def turns(self) -> int:

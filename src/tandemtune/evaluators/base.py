@@ -64,6 +64,10 @@ class Evaluator(Protocol):
         """Loss and metric of one point on all rows of a split."""
         ...
 
+    def dev_losses(self, point: Point) -> tuple[Evaluation, NDArray[np.float64]]:
+        """What `measure` says of a point on the dev rows, and the loss of each of them [N]."""
+        ...
+
     def gradient(self, point: Point, blocks: Sequence[int], step: int) -> PointGradient:
         """Loss of one point on the rows of a gradient step, and its gradient.
 

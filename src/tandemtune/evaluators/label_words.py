@@ -72,6 +72,10 @@ class LabelWordEvaluator:
         step_rows: the training rows of a gradient step, by its number.
         drawn_rows: the training rows of a generation, by its number, where each is scored on some rows only; None for all.
         class_weights: what a row of each label counts in losses [C]; None where all count alike.
+        train_readout: (rows, point, candidates) -> label logits [P, N, C], of each row by a readout of all others that is solved
+            anew at each candidate; None for the label words' own.
+        dev_readout: label logits [N, C] of the dev rows at a point, by a readout of all other labelled rows; None for the label
+            words' own.
     """
 
     def __init__(
@@ -88,6 +92,8 @@ class LabelWordEvaluator:
         step_rows: Callable[[int], Batch] | None = None,
         drawn_rows: Callable[[int], Batch] | None = None,
         class_weights: Tensor | None = None,
+        train_readout: Callable[[Batch, Point, Mapping[int, Tensor]], Tensor] | None = None,
+        dev_readout: Callable[[Point], Tensor] | None = None,
     ) -> None:
         self.engine = engine
         self.train = train
@@ -99,6 +105,7 @@ class LabelWordEvaluator:
         self.empty = empty
         self.kl = kl
         self.step_rows = step_rows
+        self.train_readout, self.dev_readout = train_readout, dev_readout
         self._drawn = None if drawn_rows is None else lru_cache(maxsize=1)(drawn_rows)
 
     @property
@@ -125,7 +132,9 @@ class LabelWordEvaluator:
         """
         batch = rows or self.train
         tunable = self.engine.tunable
-        if rows is None and not tunable.side_by_side and tunable.first_layer(list(candidates)) == INPUT:
+        if self.train_readout is not None:
+            logits = self.train_readout(batch, point, candidates)
+        elif rows is None and not tunable.side_by_side and tunable.first_layer(list(candidates)) == INPUT:
             # one by one through the whole model: the groups that suit a single point are fewer
             count = len(next(iter(candidates.values())))
             each = ({**point, **{block: vectors[p] for block, vectors in candidates.items()}} for p in range(count))
@@ -142,8 +151,26 @@ class LabelWordEvaluator:
 
     def measure(self, point: Point, rows: Rows = "train") -> Evaluation:
         """Loss and metric of one point on the training or dev rows."""
-        found = self.measure_on(self.reading if rows == "train" else self.dev, point)
+        found = self._measured_on_dev(point) if rows == "dev" else self._measured_on_train(point)
         return Evaluation(loss=to_loss(found.loss), score=found.score)
+
+    def dev_losses(self, point: Point) -> tuple[Evaluation, NDArray[np.float64]]:
+        """Dev's evaluation and the loss of each row [N], see `Evaluator.dev_losses`; for losses that are means over rows."""
+        found = self._measured_on_dev(point)
+        rows = zip(found.logits.split(1), self.dev.labels.split(1), strict=True)  # type: ignore[no-untyped-call]
+        losses = [float(self.loss(logits.unsqueeze(0), label)[0]) for logits, label in rows]
+        return Evaluation(loss=to_loss(found.loss), score=found.score), np.array(losses)
+
+    def _measured_on_train(self, point: Point) -> Measurement:
+        if self.train_readout is None:
+            return self.measure_on(self.reading, point)
+        alone = {block: vector.unsqueeze(0) for block, vector in point.items()}
+        return self.judged(self.train_readout(self.train, point, alone)[0], self.train)
+
+    def _measured_on_dev(self, point: Point) -> Measurement:
+        if self.dev_readout is None:
+            return self.measure_on(self.dev, point)
+        return self.judged(self.dev_readout(point), self.dev)
 
     def measure_on(self, batch: Batch, point: Point) -> Measurement:
         """Loss, metric and logits of one point on a labelled batch."""
@@ -218,7 +245,9 @@ class LabelWordEvaluator:
         return Costs(candidates=count, forward=round(work))
 
     def cost_to_measure(self, rows: Rows = "train") -> Costs:
-        """All tokens of the rows through the whole model."""
+        """All tokens of the rows through the whole model; those of the training rows, too, where dev is read by a readout."""
+        if rows == "dev" and self.dev_readout is not None:
+            return Costs(forward=round(self.engine.work(self.train) + self.engine.work(self.dev)))
         return Costs(forward=round(self.engine.work(self.train if rows == "train" else self.dev)))
 
     def _rows_of(self, generation: int | None) -> Batch | None:

@@ -48,6 +48,7 @@ _ORDER = [
     "f-lora",
     "mezo",
     "es",
+    "es-lora",
     "random-search",
     "lora",
     "bitfit",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,7 +17,7 @@ from torch import Tensor
 from tandemtune.errors import DataError, RunError, UsageError
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.features import ANSWER, MEAN, PassReading, View, read
+from tandemtune.evaluators.features import ANSWER, MEAN, PassReading, View, read, read_population
 from tandemtune.models.backbone import Backbone
 from tandemtune.plugins import Member, register
 from tandemtune.readout import as_adapter
@@ -251,6 +251,35 @@ def solve_readout(
             best = SolvedReadout(member, views, settings, solution, without, settings.loss), losses
     assert best is not None
     return best[0]
+
+
+def leave_one_out_logits(
+    member: ReadoutMember, engine: Engine, start: Point, rows: Batch, labels: Sequence[str]
+) -> Callable[[Batch, Point, Mapping[int, Tensor]], Tensor]:
+    """A way to score candidates: each row by a readout of all others, solved anew at each candidate (variable projection).
+
+    Args:
+        member: what the recipe says; not ``none``.
+        engine: the model.
+        start: the point whose leave-one-out loss chooses views, strength and scale, once for all candidates.
+        rows: the labelled rows that they are chosen on.
+        labels: names of the labels, for errors.
+
+    Returns:
+        (labelled rows, incumbent, candidates) -> label logits [P, N, C].
+    """
+    chosen: list[SolvedReadout] = []
+
+    def logits(batch: Batch, point: Point, candidates: Mapping[int, Tensor]) -> Tensor:
+        if not chosen:
+            chosen.append(solve_readout(member, engine, rows, start, labels))
+        views, settings = chosen[0].views, chosen[0].settings
+        assert settings is not None  # of one that was solved here
+        reading = read_population(engine, batch, point, candidates, views)
+        design = Design([reading.views[view] for view in views], reading.logits, batch.labels, member.prior, labels)
+        return leave_one_out(design, settings).masked_fill(design.broken[..., None, None], torch.nan).float()
+
+    return logits
 
 
 def form_of(member: ReadoutMember) -> Form:

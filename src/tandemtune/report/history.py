@@ -41,6 +41,7 @@ class Spot:
         words: loss of the nearest words instead of the point.
         dev: evaluation on the dev rows.
         mark: what else happened here, or nothing.
+        kept: whether a guard kept the point for its gain on dev; None without a guard.
     """
 
     step: int
@@ -54,6 +55,7 @@ class Spot:
     words: Loss = None
     dev: Evaluation | None = None
     mark: str = ""
+    kept: bool | None = None
 
 
 def trail(folder: RunFolder, records: Sequence[JournalRecord]) -> list[Spot]:
@@ -102,6 +104,7 @@ def trail(folder: RunFolder, records: Sequence[JournalRecord]) -> list[Spot]:
                 words=words.loss if words is not None else None,
                 dev=record.dev,
                 mark=mark,
+                kept=None if (gain := getattr(record, "gain", None)) is None else gain.kept,
             )
         )
     return spots
@@ -116,7 +119,11 @@ def unit_of(records: Iterable[JournalRecord]) -> str:
 
 
 def best_spot(spots: Sequence[Spot]) -> Spot | None:
-    """Where the lowest dev loss was seen first, as the search chooses; None if nothing was looked at."""
+    """Where the lowest dev loss was seen first, or the last gain that a guard kept, as the search chooses; None if nothing was
+    looked at."""
+    guarded = [spot for spot in spots if spot.kept is not None]
+    if guarded:
+        return next((spot for spot in reversed(guarded) if spot.kept), next(s for s in spots if s.dev is not None))
     looked = [spot for spot in spots if spot.dev is not None and spot.dev.loss is not None]
     if looked:
         return min(looked, key=lambda spot: math.inf if spot.dev is None or spot.dev.loss is None else spot.dev.loss)

@@ -86,6 +86,22 @@ class Costs(Record):
         )
 
 
+class Gain(Record):
+    """What a point adds to another one on the dev rows: the mean difference of their losses, row by row.
+
+    Args:
+        mean: loss at the point that is kept so far (at the end: where the search began), less the loss at the new one.
+        standard_error: of the mean over rows.
+        rows: dev rows.
+        kept: whether the new point is kept.
+    """
+
+    mean: float
+    standard_error: float
+    rows: int
+    kept: bool
+
+
 class PromptRecord(Record):
     """A prompt that was scored: words, or a point made by noise.
 
@@ -142,6 +158,7 @@ class GenerationRecord(Record):
         costs: spent so far, this turn included.
         text: the best text so far, where texts are searched.
         words: the incumbent read as words, when it was time for that.
+        gain: on dev, over the point that was kept before, where a guard asks for it.
     """
 
     event: Literal["generation"]
@@ -160,6 +177,7 @@ class GenerationRecord(Record):
     dev: Evaluation | None = None
     text: str | None = None
     words: PromptRecord | None = None
+    gain: Gain | None = None
 
 
 class StepRecord(Record):
@@ -174,6 +192,7 @@ class StepRecord(Record):
     costs: Costs
     dev: Evaluation | None = None
     words: PromptRecord | None = None
+    gain: Gain | None = None
 
     @property
     def train_loss(self) -> Loss:
@@ -271,6 +290,7 @@ class EndRecord(Record):
     step: int
     stop_reason: str
     dev: Evaluation | None = None
+    gain: Gain | None = None
 
 
 TurnRecord = GenerationRecord | StepRecord | ProposalRecord | RaceRecord
@@ -383,22 +403,6 @@ class Versioned(Record):
         """
         _check_schema(content.get("schema"), str(where))
         return super().read(content, where)
-
-
-class Gain(Record):
-    """What a tuned point adds to a readout on the dev rows: the mean difference of their losses, each row by all others.
-
-    Args:
-        mean: loss where the search began, less the loss at the best point.
-        standard_error: of the mean over rows.
-        rows: dev rows.
-        kept: whether the best point was kept.
-    """
-
-    mean: float
-    standard_error: float
-    rows: int
-    kept: bool
 
 
 class YardstickScores(Record):

@@ -2,6 +2,7 @@
 
 `loop`      the loop that everything goes through
 `turns`     what one turn does: a generation, a gradient step, a proposal
+`guard`     who looks at dev, and whether a gain there is enough
 `state`     where a search stands; what a checkpoint holds
 `replay`    records that are there already, and those that are made now
 `schedule`  stages, phases, and whose turn it is

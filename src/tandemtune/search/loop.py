@@ -110,6 +110,9 @@ class Search:
         state = self._restored(start, len(journal.records))
         self.callback.on_start(start, resumed, self._spent)
         while not (reason := self._stop_reason(state)):
+            if self._share_is_spent(state):
+                self._next_stage(state)
+                continue
             self._turn(state)
             self._checkpoint(state)
         state.take(self._desk.replay.record(state.records, EndRecord, lambda: self._end(state, reason)))
@@ -126,6 +129,18 @@ class Search:
             dev=self.evaluator.measure(point, "dev"),
             words=self.reader.read(point, []) if self.reader is not None else None,
         )
+
+    def _share_is_spent(self, state: SearchState) -> bool:
+        """Whether a stage of several has had its share of the tokens: as much of them as of all turns, or later ones would be
+        left without any."""
+        stage, limit = self.stages[state.stage], self.limits.forward_tokens
+        turns = [one.steps or 0 for one in self.stages if one.kind == "tune"]
+        raced = any(one.kind == "race" for one in self.stages)
+        if limit is None or raced or len(turns) < 2 or stage.kind != "tune" or not state.stage_step:
+            return False
+        until = sum(one.steps or 0 for one in self.stages[: state.stage + 1] if one.kind == "tune")
+        spent = (state.costs.forward + state.costs.backward) / self.evaluator.depth
+        return until < sum(turns) and spent >= limit * until / sum(turns)
 
     def _turn(self, state: SearchState) -> None:
         """One turn of whoever's turn it is, and what follows from it."""
@@ -206,8 +221,9 @@ class Search:
             self._phase.carry_on(before)
 
     def _end(self, state: SearchState, reason: str) -> EndRecord:
-        dev = self.evaluator.measure(state.judged, "dev") if state.evaluated < state.records else None
-        return EndRecord(event="end", step=state.step, stop_reason=reason, dev=dev)
+        looked = state.evaluated < state.records
+        dev, gain = self._desk.guard.look(state, state.judged) if looked else (None, None)
+        return EndRecord(event="end", step=state.step, stop_reason=reason, dev=dev, gain=gain)
 
     def _stop_reason(self, state: SearchState) -> str:
         """Why to stop now, or "" to go on; while records are walked through, what was decided then."""

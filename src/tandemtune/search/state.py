@@ -79,13 +79,14 @@ class SearchState:
         return self.incumbent if self.averaged is None else self.averaged
 
     def take(self, record: JournalRecord) -> None:
-        """Count a record, and keep the judged point if the record's evaluation on dev is the best so far."""
+        """Count a record, and keep the judged point if the record's evaluation on dev is the best so far, or its gain enough."""
         self.records += 1
         if record.dev is None:
             return
         self.dev, self.evaluated = record.dev, self.records
         self.stale += 1
-        if from_loss(record.dev.loss) < from_loss(self.best_dev.loss):
+        gain = getattr(record, "gain", None)
+        if from_loss(record.dev.loss) < from_loss(self.best_dev.loss) if gain is None else gain.kept:
             self.best, self.best_dev, self.best_step, self.stale = dict(self.judged), record.dev, self.step, 0
             self.best_record = self.records - 1
 

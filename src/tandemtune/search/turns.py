@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -31,6 +32,7 @@ from tandemtune.runs.records import (
     from_loss,
     to_loss,
 )
+from tandemtune.search.guard import Guard
 from tandemtune.search.replay import Replay
 from tandemtune.search.schedule import Phase, Stage
 from tandemtune.search.state import SearchState
@@ -58,6 +60,7 @@ class Rules:
         l2_penalty: times the mean square of z / sigma: what a candidate pays for being far from where the stage began.
         ema: decay of the exponential moving average of the incumbents that dev is asked about; 0 for the incumbent itself.
         sigma: unit of z.
+        guard: whether a point is kept for a gain on dev beyond its standard error only.
     """
 
     dev_every: int = 5
@@ -65,6 +68,7 @@ class Rules:
     l2_penalty: float = 0.0
     ema: float = 0.0
     sigma: float = 1.0
+    guard: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,18 +80,21 @@ class Desk:
     rules: Rules
     reader: WordReader | None = None
 
-    def notes(
-        self, state: SearchState, stage: Stage, moved: Point
-    ) -> tuple[Evaluation | None, PromptRecord | None, Costs]:
-        """An evaluation on dev and a reading as words, when it is time for them, and what they cost."""
-        dev, words, costs = None, None, Costs()
+    @cached_property
+    def guard(self) -> Guard:
+        """Who looks at dev."""
+        return Guard(self.evaluator, self.rules.guard)
+
+    def notes(self, state: SearchState, stage: Stage, moved: Point) -> tuple[dict[str, Any], Costs]:
+        """An evaluation on dev and a reading as words for the record, when it is time for them, and what they cost."""
+        dev, gain, words, costs = None, None, None, Costs()
         if (state.step + 1) % self.rules.dev_every == 0 or stage.over(state.step + 1, state.stage_step + 1):
-            dev = self.evaluator.measure(moved, "dev")
+            dev, gain = self.guard.look(state, moved)
             costs += self.evaluator.cost_to_measure("dev")
         if self.reader is not None and state.stage_step + 1 in stage.snapshots:
             words = self.reader.read(moved, state.tried)
             costs += self.reader.cost(words, state.tried)
-        return dev, words, costs
+        return {"dev": dev, "gain": gain, "words": words}, costs
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,7 @@ class GenerationTurn:
 
         def make() -> GenerationRecord:
             judged = move.incumbent if averaged is None else averaged
-            dev, words, costs = self._desk.notes(state, self._stage, judged)
+            notes, costs = self._desk.notes(state, self._stage, judged)
             return GenerationRecord(
                 event="generation",
                 step=state.step + 1,
@@ -149,10 +156,9 @@ class GenerationTurn:
                 best=to_loss(losses[move.best]),
                 accepted=move.accepted,
                 train_loss=to_loss(move.train_loss),
-                dev=dev,
                 costs=state.costs + costs + self._costs(state, blocks, scored),
                 text=self._phase.shown(optimizer),
-                words=words,
+                **notes,
             )
 
         record = self._desk.replay.record(state.records, GenerationRecord, make)
@@ -263,7 +269,7 @@ class GradientTurn:
         norm = float(torch.cat(list(found.blocks.values())).norm())
 
         def make() -> StepRecord:
-            dev, words, costs = self._desk.notes(state, self._stage, moved)
+            notes, costs = self._desk.notes(state, self._stage, moved)
             return StepRecord(
                 event="step",
                 step=state.step + 1,
@@ -271,9 +277,8 @@ class GradientTurn:
                 loss=to_loss(found.loss),
                 gradient_norm=to_loss(norm),
                 lr=rate,
-                dev=dev,
                 costs=state.costs + found.costs + costs,
-                words=words,
+                **notes,
             )
 
         record = self._desk.replay.record(state.records, StepRecord, make)
