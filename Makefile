@@ -7,7 +7,7 @@ RUN := $(BIN)/tandemtune
 .PHONY: help setup quickstart quickstart-maao test test-slow lint bench clean
 
 help:
-	@echo "make quickstart  tune a real model on real movie reviews (set-up, then under 4 minutes)"
+	@echo "make quickstart  tune a real model on real movie reviews (set-up, then a minute or two)"
 	@echo "make quickstart-maao  the same model and a small local mentor in turns (set-up, then about 5 minutes)"
 	@echo "make test        lint, types and tests, two at a time"
 	@echo "make test-slow   the tests that take longer"
