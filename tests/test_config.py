@@ -58,6 +58,7 @@ DEFAULTS = {
         "max_tokens": 128,
         "test_rows": None,
         "truncate": "end",
+        "class_weights": None,
     },
     "method": {
         "name": "c-lora",
@@ -88,7 +89,7 @@ DEFAULTS = {
     },
     "alternate": {
         "rounds": 0,
-        "schedule": "restart",
+        "mode": "restart",
         "race_steps": 4,
         "round_steps": 10,
         "final_steps": 30,
@@ -124,7 +125,13 @@ DEFAULTS = {
         "on_failure": "doer-only",
         "max_failures": 2,
     },
-    "run": {"max_memory": None, "max_seconds": None, "max_forward_tokens": None, "checkpoint_seconds": 20.0},
+    "run": {
+        "max_memory": None,
+        "max_seconds": None,
+        "max_forward_tokens": None,
+        "yardsticks": [],
+        "checkpoint_seconds": 20.0,
+    },
 }
 
 

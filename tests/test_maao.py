@@ -259,7 +259,7 @@ def test_the_mentor_is_told_how_the_model_stands_and_shown_rows_only_where_that_
 
 def test_a_race_with_a_mentor_tells_it_what_each_prompt_trained_to(server, tmp_path):
     made = recipe(tmp_path, server.url)
-    made["alternate"] |= {"schedule": "race", "race_steps": 2, "final_steps": 16, "proposals": 3}
+    made["alternate"] |= {"mode": "race", "race_steps": 2, "final_steps": 16, "proposals": 3}
     result = tune(made, tmp_path / "run")
     legs = [line for line in small.journal(tmp_path / "run") if line["event"] == "race" and line["round"] == 1]
     told = asked(server)[1]["body"]["messages"][1]["content"]

@@ -195,7 +195,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "method.vocabulary": CHOICE,
     "method.projection": CHOICE,
     "alternate.rounds": COUNT,
-    "alternate.schedule": CHOICE,
+    "alternate.mode": CHOICE,
     "alternate.race_steps": (*COUNT, 0),
     "alternate.round_steps": COUNT,
     "alternate.final_steps": COUNT,
@@ -232,6 +232,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "mentor.max_failures": (*COUNT, 0),
     "run.max_memory": (*NUMBER, 0.0),
     "run.max_seconds": (*NUMBER, 0.0),
+    "run.yardsticks": ("x", 3, True, {}, [3], ["nonsense"]),
+    "task.class_weights": ("x", 3, True, [], {"positive": 0}),
     "run.max_forward_tokens": (*COUNT, 0),
     "run.checkpoint_seconds": NUMBER,
 }

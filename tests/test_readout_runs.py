@@ -83,7 +83,7 @@ def test_peft_alone_says_what_the_run_says(kind, tmp_path):
             logits = model(input_ids=torch.tensor([prompt.ids])).logits[0, prompt.answer]
         words = logits[list(ours.scorer.verbalizer.token_ids)]
         bias = torch.tensor([told["label_bias"][label] for label in ours.scorer.task.labels])
-        found = torch.softmax(words.double() + bias, dim=0)
+        found = torch.softmax((words.double() + bias) / ours.scorer.temperature, dim=0)
         expected = torch.tensor(list(answer.probabilities.values()), dtype=torch.float64)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 

@@ -46,7 +46,7 @@ RUNS = {
     "cma-es doer": ("bert", {**ROUNDS, "method__optimizer": "cma-es", "method__lr": None}),
     "race": (
         "bert",
-        {**ROUNDS, "alternate__schedule": "race", "alternate__race_steps": 2, "alternate__final_steps": 8}
+        {**ROUNDS, "alternate__mode": "race", "alternate__race_steps": 2, "alternate__final_steps": 8}
         | {"alternate__proposals": 3},
     ),
     "proposals alone": ("bert", {**ROUNDS, "alternate__round_steps": 0}),

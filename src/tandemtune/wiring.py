@@ -570,7 +570,7 @@ def make_search(problem: Problem, folder: RunFolder, source: Source | None, call
             section.heat,
             mentor.max_failures,
             config.task.seed,
-            section.schedule == "race",
+            section.mode == "race",
         ),
         not config.keeps_moments,
     )
@@ -609,7 +609,7 @@ def make_stages(config: RunConfig) -> tuple[Stage, ...]:
         return (Stage("tune", steps=steps),)
     if not section.proposer.proposes:
         return (Stage("tune", steps=config.turns),)
-    if section.schedule == "race":
+    if section.mode == "race":
         return racing(section.rounds, section.round_steps, section.race_steps, config.turns, section.snapshots)
     return alternating(section.rounds, section.round_steps, section.final_steps, section.snapshots)
 

@@ -287,7 +287,7 @@ class AlternateSection(Options):
     """[alternate]: rounds in which the optimizer of [method] takes turns with someone who proposes new points to go on from."""
 
     rounds: Annotated[int, Field(ge=0)] = Field(0, description="rounds N; 0 means that nobody proposes")
-    schedule: Literal["restart", "race"] = Field(
+    mode: Literal["restart", "race"] = Field(
         "restart",
         description="one proposal is chosen by its loss and started from, or all of them and the trained prompt are trained side "
         "by side for a few steps, and the worst drop out",
@@ -450,10 +450,10 @@ class RunConfig(Options):
                 yield f"[run] yardsticks: {error}"
         if self.alternates and not self.schedule_lengths and not self.alternate.proposer.proposes:
             yield "[alternate] round_steps and final_steps: both are 0 and nobody proposes, so nothing would happen"
-        if self.alternates and self.alternate.schedule == "race" and not self.follows_gradient:
+        if self.alternates and self.alternate.mode == "race" and not self.follows_gradient:
             yield (
-                f"[alternate] schedule: a race is run in gradient steps, and {self.method.optimizer.kind} takes none: set "
-                "optimizer to adamw, or schedule to restart"
+                f"[alternate] mode: a race is run in gradient steps, and {self.method.optimizer.kind} takes none: set "
+                "optimizer to adamw, or mode to restart"
             )
         if self.alternates and self.method.ema:
             yield f"[method] ema: {self.method.ema}, but rounds go on from the incumbent: set it to 0"
@@ -479,7 +479,7 @@ class RunConfig(Options):
     @property
     def keeps_moments(self) -> bool:
         """Whether the optimizer's moments and schedule span all rounds."""
-        return self.alternate.schedule == "race" or not self.alternate.reset_moments
+        return self.alternate.mode == "race" or not self.alternate.reset_moments
 
     @property
     def follows_gradient(self) -> bool:

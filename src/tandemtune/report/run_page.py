@@ -532,7 +532,7 @@ def _leg(metric: str, record: RaceRecord) -> Grid:
 
 def _rule(recipe: Mapping[str, Any]) -> str:
     """Which proposals are taken, in a sentence."""
-    if setting(recipe, "alternate.schedule") == "race":
+    if setting(recipe, "alternate.mode") == "race":
         return (
             "In each round the proposals and the trained prompt take the same steps side by side, and those with the highest losses "
             "on the training and the dev rows drop out until one is left. The point with the lowest dev loss of all is kept."
