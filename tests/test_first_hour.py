@@ -368,7 +368,7 @@ def test_validate_tells_what_a_run_will_cost_at_most(here):
     assert "activations at most 260" in memory and "weights " in memory
     lora = small.call("validate", recipe, "method=lora", "steps=10", "budget=60", "subspace=none").out
     assert " backwards in the search" in lora
-    assert "tokens: nothing is searched" in small.call("validate", recipe, "method=zero-shot").out
+    assert "tokens: nothing is searched" in small.call("validate", recipe, "method=readout").out
 
 
 def test_validate_downloads_no_tokenizer(here, monkeypatch):
