@@ -10,11 +10,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from rich.console import Console
 
 import small
+import tandemtune
 from tandemtune import assets, plugins
 from tandemtune.config import recipes
+from tandemtune.evaluators.label_words import LabelWordEvaluator
 from tandemtune.methods import METHODS
 from tandemtune.report.live import LiveReport
 from tandemtune.runs.store import RunFolder
@@ -180,7 +183,7 @@ def test_ls_nonsense():
     assert called.code == 2 and called.out == ""
     assert called.err == (
         "tandemtune: nothing called 'nonsense' can be listed: choose methods, optimizers, tunables, subspaces, objectives, "
-        "readouts, proposers, metrics, yardsticks, templates, tasks, models, mentors, recipes, runs\n"
+        "readouts, proposers, metrics, yardsticks, trackers, templates, tasks, models, mentors, recipes, runs\n"
     )
     assert "(did you mean 'optimizers'?)" in small.call("ls", "optimizer").err
 
@@ -256,6 +259,13 @@ def test_help(command):
     assert called.code == 0 and "Usage" in called.out and called.err == ""
 
 
+def test_version_and_completion():
+    called = small.call("--version")
+    assert called.code == 0 and called.out == f"tandemtune {tandemtune.__version__}\n"
+    help_of_all = small.call("--help").out
+    assert "--install-completion" in help_of_all and "--show-completion" in help_of_all
+
+
 def test_no_arguments_show_help():
     called = small.call()
     assert "Exit codes" in called.out + called.err and "Traceback" not in called.err
@@ -299,6 +309,35 @@ def test_errors_of_the_machine_are_one_line(tmp_path, monkeypatch, done):
     assert called.code == 1 and len(called.err.splitlines()) == 1
     assert called.err.startswith("tandemtune: journal.jsonl cannot be read or written: No space left on device. ")
     assert f"tandemtune resume {tmp_path / 'run'}" in called.err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 99999999999 bytes."),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+)
+def test_too_little_memory_within_a_run_loses_nothing(tmp_path, monkeypatch, error):
+    recipe = small.write_recipe(tmp_path / "mine.json", small.recipe(tmp_path))
+    assert small.call("run", recipe, "--out", tmp_path / "plain", "-q").code == 0
+    real, calls = LabelWordEvaluator.evaluate, []
+
+    def evaluate(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 8:
+            raise error
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(LabelWordEvaluator, "evaluate", evaluate)
+    called = small.call("run", recipe, "--out", tmp_path / "run", "-q")
+    assert called.code == 1 and called.err.startswith("tandemtune: out of memory: ") and called.err.count("\n") == 1
+    assert "max_memory" in called.err and f"go on with: tandemtune resume {tmp_path / 'run'}" in called.err
+    assert small.call("resume", tmp_path / "run", "-q").code == 0
+    for name in ("journal.jsonl", "adapter/adapter_model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
 
 
 def test_interrupted_before_the_folder_is_made(tmp_path, monkeypatch):

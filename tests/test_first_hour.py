@@ -323,9 +323,11 @@ def test_every_command_has_an_example():
 
     commands = get_command(app).commands
     assert {"init", "run", "finish", "export"} <= set(commands)
+    commands |= {f"mentor {name}": command for name, command in commands.pop("mentor").commands.items()}
+    assert "mentor check" in commands
     for name, command in commands.items():
-        if name != "mentor":
-            assert f"Example: tandemtune {name} " in (command.help or ""), name
+        assert f"Example: tandemtune {name} " in (command.help or ""), name
+        assert f"Example: tandemtune {name} " in " ".join(small.call(*name.split(), "--help").out.split()), name
 
 
 # ---- the data card ------------------------------------------------------------------------------------------------
@@ -349,6 +351,24 @@ def test_validate_tells_what_becomes_of_the_rows(here):
     assert any("test: 2 of 10 rows" in line and "also stand in train" in line for line in called.err.splitlines())
     assert any("1 row with a text that an earlier row has" in line for line in called.err.splitlines())
     assert "label 'negative': pieces terrible" in lines and "label 'positive': pieces great" in lines
+
+
+def test_validate_tells_what_a_run_will_cost_at_most(here):
+    """Beside a run: no fewer tokens than it then uses, and not many times as many."""
+    recipe = small.write_recipe(here / "mine.json", small.recipe(here))
+    lines = small.call("validate", recipe).out.splitlines()
+    (said,) = [line for line in lines if line.startswith("tokens: ")]
+    number = float(
+        re.search(r"at most about ([\d.,]+) forwards in the search; about [\d,.]+ for", said)[1].replace(",", "")
+    )
+    assert small.call("run", recipe, "--out", "run", "-q").code == 0
+    used = json.loads((here / "run" / "result.json").read_text(encoding="utf-8"))["cost"]["forward_tokens"]
+    assert used <= 1.05 * number < 4 * used
+    memory = next(line for line in lines if line.startswith("memory: about "))
+    assert "activations at most 260" in memory and "weights " in memory
+    lora = small.call("validate", recipe, "method=lora", "steps=10", "budget=60", "subspace=none").out
+    assert " backwards in the search" in lora
+    assert "tokens: nothing is searched" in small.call("validate", recipe, "method=readout").out
 
 
 def test_validate_downloads_no_tokenizer(here, monkeypatch):

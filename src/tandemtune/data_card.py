@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tandemtune.config import RunConfig
 from tandemtune.errors import ModelError
+from tandemtune.estimate import Estimate, estimate
 from tandemtune.models import load as loading
 from tandemtune.models.prompts import longest_of, no_room, token_counter
 from tandemtune.tasks.base import Task
@@ -24,12 +25,14 @@ class DataCard:
         report: what the rows are like.
         pieces: the pieces of each label's words; None where the tokenizer does not lie on this machine.
         remarks: what a user should know of how files are read and words are cut.
+        expected: what a run will cost at most; None where tokens cannot be counted.
     """
 
     rows: dict[str, int]
     report: DataReport
     pieces: dict[str, list[str]] | None
     remarks: tuple[str, ...]
+    expected: Estimate | None = None
 
     def notes(self) -> list[str]:
         """One sentence for each thing that a user should know before a run."""
@@ -51,7 +54,8 @@ class DataCard:
             lines.append(f"{name}: longest prompt {found.longest:,} tokens of {found.limit}, {cut}")
         if self.pieces is None:
             return [*lines, "tokens and label pieces: not counted, the model does not lie on this machine yet"]
-        return [*lines, *(f"label {label!r}: pieces {', '.join(found)}" for label, found in self.pieces.items())]
+        lines += [f"label {label!r}: pieces {', '.join(found)}" for label, found in self.pieces.items()]
+        return [*lines, *(self.expected.lines() if self.expected is not None else [])]
 
 
 def data_card(config: RunConfig, task: Task) -> DataCard:
@@ -67,18 +71,33 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
     section = config.task
     split = task.split(section.shots, section.seed, dev_k=section.dev_shots)
     tokens = _tokens(config, task)
-    count, limit, pieces, notes = tokens or (None, None, None, ())
+    count, limit, pieces, notes = (
+        (None, None, None, ()) if tokens is None else (tokens.count, tokens.limit, tokens.pieces, tokens.notes)
+    )
     report = task.report(split, count_tokens=count, limit=limit)
-    rows = {"train": len(split.train), "dev": len(split.dev)}
+    rows: dict[str, Sequence[Example]] = {"train": split.train, "dev": split.dev}
     if task.has_test:
-        rows["test"] = len(task.test(section.test_rows, section.seed))
-    return DataCard(rows, report, pieces, (*task.notes(), *notes))
+        rows["test"] = task.test(section.test_rows, section.seed)
+    expected = None
+    if tokens is not None:
+        uncut, longest = tokens.count, tokens.limit
+        expected = estimate(config, rows, lambda row: min(uncut(row), longest), tokens.place)
+    return DataCard({name: len(part) for name, part in rows.items()}, report, pieces, (*task.notes(), *notes), expected)
 
 
-def _tokens(
-    config: RunConfig, task: Task
-) -> tuple[Callable[[Example], int], int, dict[str, list[str]], tuple[str, ...]] | None:
-    """What counts tokens, how many there may be, the pieces of label words and notes on them; None without the tokenizer."""
+@dataclass(frozen=True)
+class _Tokens:
+    """What counts tokens, how many there may be, the pieces of label words and notes on them, and where the model lies."""
+
+    count: Callable[[Example], int]
+    limit: int
+    pieces: dict[str, list[str]]
+    notes: tuple[str, ...]
+    place: str
+
+
+def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
+    """How tokens are counted; None without the tokenizer."""
     section = config.model
     place = loading.lies_here(section.name)
     if place is None:
@@ -101,4 +120,4 @@ def _tokens(
     count = token_counter(tokenizer, kind, task.template)
     if count(Example(dict.fromkeys(task.template.fields, ""))) > limit:
         raise no_room(task.template, limit, longest)
-    return count, limit, pieces, found.notes
+    return _Tokens(count, limit, pieces, found.notes, place)

@@ -38,11 +38,13 @@ PACKAGES = {
     "metric": "tandemtune.tasks.metrics",
     "task": "tandemtune.tasks.catalogue",
     "yardstick": "tandemtune.yardsticks",
+    "tracker": "tandemtune.trackers",
 }
 """Nouns, and the package (one file each) or module that holds the members that come with this one."""
 _BASES = {noun: f"{noun.capitalize()} of {place}.base" for noun, place in PACKAGES.items()} | {
     "subspace": "Subspace of tandemtune.subspace",
     "readout": "ReadoutMember of tandemtune.readout.members",
+    "tracker": "Tracker of tandemtune.trackers",
 }
 
 

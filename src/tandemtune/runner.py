@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tandemtune import autotune, card, plugins, scoring, wiring
-from tandemtune.callbacks import Callback
+from tandemtune import autotune, card, plugins, scoring, trackers, wiring
+from tandemtune.callbacks import Callback, Callbacks
 from tandemtune.config import RunConfig, load_config
 from tandemtune.errors import RunError
 from tandemtune.models.naming import base_name
@@ -65,6 +65,7 @@ def run(
     wiring.check(config, callback.on_progress, test=test)
     wiring.check_proposer(config, callback.on_progress)
     _check_yardsticks(config)
+    trackers.check(config.run.trackers)
     problem = _prepared(
         config, None, callback, test
     )  # before the folder is made: what cannot run leaves nothing behind
@@ -99,7 +100,9 @@ def go_on(path: Path, callback: Callback, *, test: bool = True, by_hand: bool = 
         facts = folder.read_facts()
         if facts is not None:
             _refuse_other_versions(folder.path, facts)
-        problem = _prepared(load_config(folder.read_recipe()), facts, callback, test)
+        config = load_config(folder.read_recipe())
+        trackers.check(config.run.trackers)
+        problem = _prepared(config, facts, callback, test)
         return _run(folder, problem, callback, test, by_hand)
 
 
@@ -123,6 +126,20 @@ def _run(folder: RunFolder, problem: Problem, callback: Callback, test: bool, by
         expected = autotune.forecast(problem)
         if expected is not None:
             callback.on_progress(expected)
+    scorer = problem.scorer
+    with trackers.reporting(
+        scorer.config.run.trackers,
+        folder.path,
+        folder.read_recipe(),
+        metric=scorer.task.metric,
+        depth=problem.evaluator.depth,
+        tell=callback.on_progress,
+    ) as reports:
+        return _searched(folder, problem, Callbacks([reports, callback]), test, by_hand)
+
+
+def _searched(folder: RunFolder, problem: Problem, callback: Callback, test: bool, by_hand: bool) -> Result:
+    """Search, score, and write the results."""
     scorer = problem.scorer
     with wiring.proposing(problem, folder.conversations, callback.on_progress) as source:
         search = wiring.make_search(problem, folder, source, callback)

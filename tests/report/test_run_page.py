@@ -375,6 +375,8 @@ def test_a_run_without_test_rows(tmp_path):
     check_alone(page)
     assert "Accuracy on 32 dev rows: 0.750 after tuning" in page.text and "test rows were scored" not in page.text
     assert "most frequent class" not in {row[""] for row in page.table("Before and after")}
+    dots = {row[""]: row for row in page.table("Data of: Dev accuracy, with 95 % intervals from the number of rows")}
+    assert "0.500" in dots["chance"].values() and "0.750" in dots["tuned"].values()
 
 
 @pytest.mark.parametrize("name", ["journal.jsonl", "predictions.jsonl"])
@@ -422,7 +424,10 @@ def test_only_settings_that_the_method_used_are_shown(kind):
     whole = made.recipe(kind)
     assert list(shown) == ["model", "task", "method", *(["alternate", "mentor"] if kind == "mentor" else []), "run"]
     assert shown["method"]["optimizer"] == whole["method"]["optimizer"] and "steps" not in shown["method"]
-    assert shown == json.loads(json.dumps(used(whole))) and "price" not in shown.get("mentor", {})
+    assert ("budget" in shown["method"]) == (kind not in ("lora", "mentor"))
+    assert shown == json.loads(
+        json.dumps(used(whole, "candidates" if "budget" in shown["method"] else "steps"))
+    ) and "price" not in shown.get("mentor", {})
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -25,6 +25,8 @@ app = typer.Typer(
     help="Tune language models with forward passes only. Exit codes: 0 done, 1 failed, 2 wrong use, 3 waiting for a mentor's file, 130 stopped.",
 )
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
+Svg = Annotated[Path | None, typer.Option(help="Folder for the charts as SVG files, with text kept as text.")]
+Png = Annotated[Path | None, typer.Option(help="Folder for the charts as PNG files of 216 dots an inch.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value ...", metavar="[KEY=VALUE]...")]
 
 
@@ -51,17 +53,16 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        fail(
-            "out of memory: close other programs, or lower [run] max_memory, [task] max_tokens or the number of rows; a run "
-            "that was begun goes on with `tandemtune resume`",
-            1,
-        )
+        fail(NO_MEMORY, 1)
+
+
+NO_MEMORY = "out of memory: close other programs, or lower [run] max_memory, [task] max_tokens or the number of rows"
 
 
 def _out_of_memory(error: BaseException) -> bool:
     """Whether Python, or torch on any device, found no memory; on a processor torch has no type for that."""
-    said = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in said or "not enough memory" in said
+    said = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
 
 
 def _version(wanted: bool) -> None:
@@ -136,6 +137,10 @@ def watched(place: Path, quiet: bool, work: Any, begun: bool = False) -> None:
         if live.started or begun:
             fail(f"stopped. Nothing that was finished is lost; go on with: tandemtune resume {place}", 130)
         fail("stopped before the run began", 130)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error) or not (live.started or begun):
+            raise
+        fail(f"{NO_MEMORY}. Nothing that was finished is lost; go on with: tandemtune resume {place}", 1)
     say(f"the run lies in {place}; label texts with: tandemtune predict {place} --input texts.jsonl --output out.jsonl")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tandemtune.cli.app import app, console, fail, say
+from tandemtune.cli.app import Png, Svg, app, console, fail, say
 
 
 @app.command()
@@ -21,13 +21,15 @@ def compare(
     check: Annotated[bool, typer.Option("--check", help="Check all recipes and their data, and stop.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Show what has ended so far, and start nothing.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes side by side, instead of the plan's.")] = None,
-    charts: Annotated[Path | None, typer.Option(help="Folder for the charts as SVG files.")] = None,
+    svg: Svg = None,
+    png: Png = None,
 ) -> None:
     """Run methods side by side on the same rows and budgets; may be stopped and started again.
 
     Example: tandemtune compare plan.toml task.data=data --out runs/comparison
     """
     from tandemtune.comparisons import check_plan, execute, read_plan, records_of
+    from tandemtune.report.charts import save_all
     from tandemtune.report.comparison import FILES, comparison_view, write
     from tandemtune.report.comparison_page import comparison_charts, read_comparison, write_report
 
@@ -42,9 +44,11 @@ def compare(
     console().print(comparison_view(found))
     write_report(read.out)
     say(f"tables lie in {read.out}: {', '.join(FILES)}; charts in report.html")
-    if charts is not None:
-        charts.mkdir(parents=True, exist_ok=True)
-        for name, chart in comparison_charts(*read_comparison(read.out), read.out).items():
-            chart.save(charts / f"{name}.svg")
+    if svg or png:
+        charts = comparison_charts(*read_comparison(read.out), read.out)
+        if svg:
+            save_all(charts, svg, "svg")
+        if png:
+            save_all(charts, png, "png")
     if found.missing and not show:
         fail(f"{len(found.missing)} of {len(read.cells)} runs failed; the same command tries them again", 1)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
-from tandemtune.cli.app import Overrides, app, console, echo_json, patient, say
+from tandemtune.cli.app import Overrides, Png, Svg, app, console, echo_json, patient, say
 from tandemtune.errors import UsageError
 
 Rows = list[dict[str, str]]
@@ -38,13 +38,16 @@ def show(
 def report(
     folder: Annotated[Path, typer.Argument(help="Run folder, or folder of a comparison.")],
     out: Annotated[Path | None, typer.Option(help="HTML file to write; default FOLDER/report.html.")] = None,
+    svg: Svg = None,
+    png: Png = None,
 ) -> None:
-    """Write how a run or a comparison went as one HTML page.
+    """Write how a run or a comparison went as one HTML page, and its charts as files where you say so.
 
-    Example: tandemtune report runs/mine
+    Example: tandemtune report runs/mine --svg figures
     """
-    from tandemtune.report.comparison_page import comparison_report
-    from tandemtune.report.run_page import run_page
+    from tandemtune.report.charts import save_all
+    from tandemtune.report.comparison_page import comparison_charts, comparison_report, read_comparison
+    from tandemtune.report.run_page import run_charts, run_page
     from tandemtune.runs.store import RunFolder
     from tandemtune.runs.writing import write_atomically
 
@@ -56,7 +59,14 @@ def report(
     many = (folder / "comparison.json").is_file()
     with patient("drawing the charts"):
         text = comparison_report(folder) if many else run_page(RunFolder.open(folder))
-    write_atomically(place, lambda file: file.write(text.encode("utf-8")))
+        write_atomically(place, lambda file: file.write(text.encode("utf-8")))
+        if svg or png:
+            charts = comparison_charts(*read_comparison(folder), folder) if many else run_charts(RunFolder.open(folder))
+            if svg:
+                save_all(charts, svg, "svg")
+            if png:
+                save_all(charts, png, "png")
+            say(f"charts: {', '.join(charts)}")
     typer.echo(place)
 
 
@@ -317,6 +327,7 @@ _LISTS: dict[str, Callable[[], Rows]] = {
     "proposers": _members("proposer"),
     "metrics": _metrics,
     "yardsticks": _members("yardstick"),
+    "trackers": _members("tracker"),
     "templates": _templates,
     "tasks": _tasks,
     "models": _assets("model", "embedding"),

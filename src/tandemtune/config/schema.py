@@ -419,6 +419,16 @@ class RunSection(Options):
         description="simple classifiers of the same rows to score beside (`tandemtune ls yardsticks`); they learn from train and "
         "dev rows, and their dev scores are those of ten folds",
     )
+    report_to: str | list[str] = Field(
+        "none",
+        description="experiment trackers that are told every turn (`tandemtune ls trackers`): one name or several, or none",
+    )
+
+    @property
+    def trackers(self) -> list[str]:
+        """Names of the trackers."""
+        named = [self.report_to] if isinstance(self.report_to, str) else self.report_to
+        return [name for name in dict.fromkeys(named) if name != "none"]
 
 
 class RunConfig(Options):
@@ -448,6 +458,11 @@ class RunConfig(Options):
                 plugins.find("yardstick", name)
             except UsageError as error:
                 yield f"[run] yardsticks: {error}"
+        for name in self.run.trackers:
+            try:
+                plugins.find("tracker", name)
+            except UsageError as error:
+                yield f"[run] report_to: {error}"
         if self.alternates and not self.schedule_lengths and not self.alternate.proposer.proposes:
             yield "[alternate] round_steps and final_steps: both are 0 and nobody proposes, so nothing would happen"
         if self.alternates and self.alternate.mode == "race" and not self.follows_gradient:

@@ -14,7 +14,7 @@ import re
 import warnings
 import xml.etree.ElementTree as ElementTree
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -489,6 +489,19 @@ class ScatterChart(Chart):
                 _head(axes, self.y_label, width // count if width > 500 else width)
             _ticks(axes, width // count if width > 500 else width, log, False)
         _legend(figure, handles, [name for name, _, _ in self.points], width)
+
+
+def save_all(charts: Mapping[str, Chart], folder: Path, kind: Literal["svg", "png"]) -> None:
+    """Write charts into a folder, each as a file of its name.
+
+    Args:
+        charts: by name.
+        folder: it is made if it is not there.
+        kind: of the files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, chart in charts.items():
+        chart.save(folder / f"{name}.{kind}")
 
 
 def thinned(rows: Sequence[T], most: int) -> list[T]:

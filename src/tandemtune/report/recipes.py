@@ -33,11 +33,28 @@ def proposer(recipe: Mapping[str, Any]) -> str:
     return str(setting(recipe, "alternate.proposer.kind", "")) if rounds(recipe) else ""
 
 
-def used(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a run made use of: without what is left open, rounds that nobody proposes in, and a mentor that nobody asks."""
+def used(recipe: Mapping[str, Any], unit: str = "") -> dict[str, Any]:
+    """The settings that a run made use of: without what is left open or off, rounds that nobody proposes in, and a mentor that
+    nobody asks.
+
+    Args:
+        recipe: a resolved recipe.
+        unit: what its progress is counted in; a budget of candidates bounds nothing where that is "steps".
+    """
     idle = {"alternate"} if not rounds(recipe) else set()
     idle |= {"mentor"} if proposer(recipe) != "mentor" else set()
-    return {section: _known(content) for section, content in recipe.items() if section not in idle and _known(content)}
+    found: dict[str, Any] = {}
+    for section, content in recipe.items():
+        known = _known(content)
+        if section == "method":
+            known = {key: value for key, value in known.items() if isinstance(value, bool) or value != 0}
+            if unit == "steps":
+                known.pop("budget", None)
+        if section == "run":
+            known = {key: value for key, value in known.items() if value not in ([], "none")}
+        if section not in idle and known:
+            found[section] = known
+    return found
 
 
 def as_toml(recipe: Mapping[str, Any]) -> str:

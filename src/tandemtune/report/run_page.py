@@ -35,6 +35,7 @@ from tandemtune.runs.records import (
 )
 from tandemtune.runs.store import RunFolder
 
+CHANCE = "chance"
 LONGEST = 400
 """Characters of a text in a table of errors."""
 
@@ -231,12 +232,14 @@ def _scores_chart(result: Result, run: RunView) -> DotChart:
         (row.name, getattr(row, split)) for group in reversed(groups) for row in group
     ]
     entries.append(("most frequent class", result.majority if split == "test" else None))
+    if split == "dev" and result.metric == "accuracy" and run.facts is not None:
+        entries.append((CHANCE, 1 / len(run.facts.labels)))
     dots = []
     for name, value in entries:
         if value is None:
             continue
         interval = None
-        if result.metric == "accuracy" and rows and name != "most frequent class":
+        if result.metric == "accuracy" and rows and name not in ("most frequent class", CHANCE):
             interval = told.share_interval(value, rows)
         elif name == result.scores()[-1].name.removesuffix(", calibrated") and split == "test":
             interval = _f1_interval(run, value)
@@ -728,7 +731,10 @@ def _repeat(run: RunView) -> list[Block]:
         replay = [*words, "mentor.client=recorded", f"mentor.mentor={conversations}", *out]
         parts.append("The same without asking the mentor again, from what it said then:")
         parts.append(Code(shlex.join(replay), "Command that repeats the run from its transcript"))
-    parts += [Heading("Settings that this method used"), Code(as_toml(used(recipe)), "Recipe")]
+    parts += [
+        Heading("Settings that this method used"),
+        Code(as_toml(used(recipe, facts.unit if facts else "")), "Recipe"),
+    ]
     if facts:
         parts.append(Heading("Decided here"))
         labels = facts.label_pieces or facts.labels

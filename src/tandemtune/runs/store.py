@@ -260,6 +260,7 @@ _OURS = {
     "predictions.jsonl",
     "mentor",
     "report.html",
+    "tracking",
     RunFolder.DATA,
 }
 
