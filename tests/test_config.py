@@ -130,6 +130,7 @@ DEFAULTS = {
         "max_seconds": None,
         "max_forward_tokens": None,
         "yardsticks": [],
+        "report_to": "none",
         "checkpoint_seconds": 20.0,
     },
 }

@@ -232,6 +232,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "mentor.max_failures": (*COUNT, 0),
     "run.max_memory": (*NUMBER, 0.0),
     "run.max_seconds": (*NUMBER, 0.0),
+    "run.report_to": (3, True, {}, [3], "nonsense"),
     "run.yardsticks": ("x", 3, True, {}, [3], ["nonsense"]),
     "task.class_weights": ("x", 3, True, [], {"positive": 0}),
     "run.max_forward_tokens": (*COUNT, 0),
