@@ -4,11 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/tandemtune
 
-.PHONY: help setup quickstart quickstart-maao test test-slow lint bench clean
+DATA ?= images
+
+.PHONY: help setup quickstart quickstart-maao quickstart-images test test-slow lint bench clean
 
 help:
 	@echo "make quickstart  tune a real model on real movie reviews (set-up, then a minute or two)"
 	@echo "make quickstart-maao  the same model and a small local mentor in turns (set-up, then about 5 minutes)"
+	@echo "make quickstart-images DATA=folder  a prompt for your images, in a folder for each class (set-up, then about 5 minutes)"
 	@echo "make test        lint, types and tests, two at a time"
 	@echo "make test-slow   the tests that take longer"
 	@echo "make bench       timings and memory of the evaluation engine, as ratios (about 5 minutes)"
@@ -17,7 +20,7 @@ setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,onnx,parquet,peft,mentor,local-mentor,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,onnx,parquet,peft,images,mentor,local-mentor,dev]'
 	@touch $@
 
 quickstart: setup
@@ -27,6 +30,10 @@ quickstart: setup
 quickstart-maao: setup
 	$(RUN) run quickstart-maao --out runs/quickstart-maao --overwrite
 	$(RUN) show runs/quickstart-maao
+
+quickstart-images: setup
+	$(RUN) run quickstart-images task.train="$(DATA)" --out runs/quickstart-images --overwrite
+	$(RUN) show runs/quickstart-images
 
 test: setup
 	$(BIN)/ruff check .

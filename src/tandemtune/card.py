@@ -82,6 +82,7 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
             else []
         ),
         *(_about_readout() if solved else []),
+        *_used_alone(scorer.snippet(base.name)),
         *(["", base.note] if base.note else []),
         "",
     ]
@@ -98,7 +99,20 @@ def _calibration(problem: Problem, tuned: Scores) -> list[str]:
     ]
 
 
-AUTO = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM", "seq2seq": "AutoModelForSeq2SeqLM"}
+AUTO = {
+    "causal": "AutoModelForCausalLM",
+    "masked": "AutoModelForMaskedLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "image-text": "AutoModelForZeroShotImageClassification",
+}
+
+
+def _used_alone(code: list[str]) -> list[str]:
+    return (
+        ["", "The classes' vectors label images by themselves (run in this folder):", "", "```python", *code, "```"]
+        if code
+        else []
+    )
 
 
 def _about_readout() -> list[str]:

@@ -73,6 +73,8 @@ def export(run: str | Path, to: str | Path, *, merged: bool = False, progress: P
     if not to.absolute().parent.is_dir():
         raise UsageError(f"folder {to.absolute().parent} does not exist: make it first")
     model = load(run, progress=progress)
+    if model.scorer.snippet(""):
+        return _export_beside(model, to, progress)
     parts = _parts(model, RunFolder.open(Path(run)))
     if merged and parts.readout is not None and _tied(model):
         raise UsageError(
@@ -87,6 +89,41 @@ def export(run: str | Path, to: str | Path, *, merged: bool = False, progress: P
         _write_parts(model, parts, base, temporary, merged, progress)
         write_json(temporary / LABELS, _told(model, parts, base))
         (temporary / "README.md").write_text(_readme(model, parts, base, temporary), encoding="utf-8")
+        temporary.rename(to)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return to
+
+
+def _export_beside(model: TunedModel, to: Path, progress: Progress | None) -> Path:
+    """What a scorer says in files of its own, with the base model where no hub holds it."""
+    scorer, base = model.scorer, base_name(model.scorer.config.model.name)
+    temporary = to.absolute().with_name(f".{to.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        scorer.save_beside(model.point, temporary)
+        if not any(temporary.iterdir()):
+            raise UsageError(
+                "the run's readout is not linear in what it reads: make the run with readout ridge, or use it with `tandemtune predict`"
+            )
+        place = base.name
+        if base.note and scorer.config.model.name.startswith(assets.PREFIX):
+            if progress:
+                progress(f"copying {scorer.config.model.name}, since no model hub holds the very weights")
+            shutil.copytree(loading.locate(scorer.config.model.name, progress), temporary / BASE)
+            place = BASE
+        words = ", ".join(f"{label}: {' / '.join(found)}" for label, found in scorer.task.words.items())
+        lines = [
+            f"# {scorer.task.name} on {Path(base.name).name}",
+            "",
+            f"- classes: {words}",
+            "",
+            "Run in this folder:",
+            "",
+        ]
+        text = "\n".join([*lines, "```python", *scorer.snippet(place), "```", ""])
+        (temporary / "README.md").write_text(text, encoding="utf-8")
         temporary.rename(to)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

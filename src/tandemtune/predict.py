@@ -22,7 +22,7 @@ from tandemtune.readout.members import load_readout
 from tandemtune.runs.records import Assessment
 from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.files import examples_of, texts_of
-from tandemtune.tasks.table import Table, read_table
+from tandemtune.tasks.table import Table
 from tandemtune.tunables.base import INPUT
 from tandemtune.types import Example
 from tandemtune.wiring import make_scorer, task_of_run
@@ -64,7 +64,8 @@ class TunedModel:
         """Label texts.
 
         Args:
-            inputs: texts, or dicts with the fields of the task's template where it needs several.
+            inputs: texts (paths of images, or pictures of Pillow's, for an image-text model), or dicts with the fields of the task's
+                template where it needs several.
 
         Raises:
             DataError: an input is no text, or lacks a field.
@@ -87,7 +88,7 @@ class TunedModel:
         Raises:
             DataError: there are no rows, or one lacks a field or has a label that the task does not have.
         """
-        return evaluate_table(self, read_table(rows))
+        return evaluate_table(self, self.scorer.table(rows))
 
     def prompt_embeds(self, inputs: Sequence[str | Mapping[str, str]]) -> list[Tensor]:
         """Embeddings of whole prompts with the tuned vectors in their places, for engines that are given embeddings in place of
@@ -119,6 +120,8 @@ class TunedModel:
         return [self._example(index, value) for index, value in enumerate(inputs)]
 
     def _example(self, index: int, value: str | Mapping[str, str]) -> Example:
+        if isinstance(value, Path) or hasattr(value, "convert"):  # an image
+            value = {self.fields[0]: value}  # type: ignore[dict-item]
         if isinstance(value, str):
             if len(self.fields) > 1:
                 raise DataError(f"input {index + 1} is one text, but the task needs a dict of {', '.join(self.fields)}")
@@ -126,7 +129,7 @@ class TunedModel:
         if not isinstance(value, Mapping):
             raise DataError(f"input {index + 1} must be a text or a dict, got {type(value).__name__}")
         for name in self.fields:
-            if not isinstance(value.get(name), str):
+            if not isinstance(value.get(name), self.scorer.inputs):
                 raise DataError(
                     f"input {index + 1}: field {name!r} must be a text, got {type(value.get(name)).__name__}"
                 )

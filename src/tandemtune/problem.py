@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,10 +22,11 @@ from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.label_words import LabelWordEvaluator, calibrate
 from tandemtune.models.backbone import Backbone
 from tandemtune.readout.members import SolvedReadout
-from tandemtune.runs.records import Facts
+from tandemtune.runs.records import Facts, UnseenClasses
 from tandemtune.subspace import LayerStatistics, scales
 from tandemtune.tasks.base import Task
-from tandemtune.tasks.verbalizers import Verbalizer
+from tandemtune.tasks.table import Table, read_table
+from tandemtune.tasks.verbalizers import Verbalizer, resolve
 from tandemtune.tunables.base import INPUT, Parameters, Point
 from tandemtune.tunables.vocabulary import Vocabulary
 from tandemtune.types import Encoded, Example, Split
@@ -50,6 +52,20 @@ class Scorer:
     facts: Facts
     readout: SolvedReadout | None = None
     temperature: float = 1.0
+    tell: Progress | None = None
+
+    evaluator: ClassVar[type[LabelWordEvaluator]] = LabelWordEvaluator
+    inputs: ClassVar[tuple[type, ...]] = (str,)
+
+    @staticmethod
+    def verbalizer_of(backbone: Any, task: Any) -> Verbalizer:
+        """The label words of a task."""
+        return resolve(backbone.tokenizer, task.template, task.words, alone=backbone.kind == "seq2seq")
+
+    @staticmethod
+    def engine_of(backbone: Any, verbalizer: Verbalizer, parameters: Parameters, max_memory: float) -> Engine:
+        """What computes label logits."""
+        return Engine(backbone.stack(verbalizer), parameters, torch.tensor(verbalizer.weights()), max_memory=max_memory)
 
     def label_logits(self, batch: Batch, point: Point, empty: Batch | None = None) -> Tensor:
         """What is answered with: label logits [N, C] of a point, through the readout or calibrated where that is wanted.
@@ -98,7 +114,7 @@ class Scorer:
         room = len(self.parameters.reserve(Encoded((0,), 0)).ids) - 1
         return min(self.config.task.max_tokens, self.backbone.longest - room)
 
-    def encoded(self, examples: Sequence[Example], plain: bool = False) -> tuple[list[Encoded], list[int]]:
+    def encoded(self, examples: Sequence[Example], plain: bool = False) -> tuple[list[Any], list[int]]:
         """Prompts with room for what the parameters put into them (none if `plain`), and labels (-1 where unknown)."""
         labels = [-1 if e.label is None else self.task.label_index(e.label) for e in examples]
         truncate = self.config.task.truncate
@@ -113,12 +129,81 @@ class Scorer:
 
     def population_batch(self, examples: Sequence[Example]) -> Batch:
         """Encode examples to be scored by a population: rows of one length only side by side."""
-        return collate(*self.encoded(examples), self.backbone.device)
+        return self.apart(*self.encoded(examples))
 
-    def together(self, prompts: Sequence[Encoded], labels: Sequence[int]) -> Batch:
+    def apart(self, prompts: Sequence[Any], labels: Sequence[int]) -> Batch:
+        """Rows of one length only side by side, for a population."""
+        return collate(prompts, labels, self.backbone.device)
+
+    def together(self, prompts: Sequence[Any], labels: Sequence[int]) -> Batch:
         """Rows of nearly one length side by side, for one point; a population needs no such help."""
         masked = self.backbone.kind != "causal"
         return collate(prompts, labels, self.backbone.device, stretch=STRETCH, masked=masked)
+
+    def content_free(self, plain: bool = False, apart: bool = False) -> Batch:
+        """Rows without content, see `content_free`."""
+        examples: list[Example] = []
+        for text in CONTENT_FREE:
+            example = Example(dict.fromkeys(self.task.template.fields, text))
+            with suppress(DataError):
+                self.batch([example])
+                examples.append(example)
+        return self.population_batch(examples) if apart else self.batch(examples, plain)
+
+    def unseen(self, point: Point, before: float | None, behind: float | None) -> UnseenClasses | None:
+        """Scores among classes that were left out of the task; None where none were.
+
+        Args:
+            point: the best one.
+            before: test score of the pretrained model among the task's own classes.
+            behind: test score of the best point among them, without a readout.
+        """
+        return None
+
+    def table(self, source: Any) -> Table:
+        """Rows to be labelled.
+
+        Args:
+            source: whatever `read_table` takes.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        return read_table(source)
+
+    def save_beside(self, point: Point, folder: Path) -> None:
+        """Write what else of a run's result others can use, beside its adapter."""
+
+    def snippet(self, base: str) -> list[str]:
+        """Code that uses what `save_beside` wrote, without this library; empty where it wrote nothing.
+
+        Args:
+            base: the base model's name or folder.
+        """
+        return []
+
+    def definition(self, train: Batch) -> str:
+        """The task in a sentence, for a mentor, where nobody says it better.
+
+        Args:
+            train: the training rows.
+        """
+        return f"Tell {', '.join(self.task.labels)} apart."
+
+    @property
+    def usage(self) -> str:
+        """How a prompt stands beside a text, for a mentor."""
+        return "[PROMPT] " + str(self.task.template).replace("{mask}", "[ANSWER]")
+
+    def plain_prompt(self, example: Example) -> Encoded:
+        """A prompt without anything that the parameters put into it."""
+        prompt: Encoded = self.encoded([example], plain=True)[0][0]
+        return prompt
+
+    def cut(self, examples: Sequence[Example]) -> list[int]:
+        """By how many tokens the prompts of rows are too long, for those that are."""
+        prompts, _ = self.encoded(examples, plain=True)
+        return [prompt.lost for prompt in prompts if prompt.lost]
 
 
 @dataclass
@@ -196,7 +281,7 @@ class DrawnRows:
     """
 
     scorer: Scorer
-    prompts: Sequence[Encoded]
+    prompts: Sequence[Any]
     labels: Sequence[int]
 
     def for_generation(self, number: int) -> Batch:
@@ -209,7 +294,7 @@ class DrawnRows:
         }
         ranked = sorted((place, i) for members in waiting.values() for place, i in enumerate(members.tolist()))
         first = [i for _, i in ranked[: config.method.subsample]]
-        return collate([self.prompts[i] for i in first], [self.labels[i] for i in first], self.scorer.backbone.device)
+        return self.scorer.apart([self.prompts[i] for i in first], [self.labels[i] for i in first])
 
     def for_step(self, number: int) -> Batch:
         """Rows of a gradient step: seeded epochs without repetition, cut into batches."""
@@ -229,10 +314,4 @@ def content_free(scorer: Scorer, plain: bool = False, apart: bool = False) -> Ba
         plain: as the pretrained model reads them.
         apart: rows of one length only side by side, for a population.
     """
-    examples: list[Example] = []
-    for text in CONTENT_FREE:
-        example = Example(dict.fromkeys(scorer.task.template.fields, text))
-        with suppress(DataError):
-            scorer.batch([example])
-            examples.append(example)
-    return scorer.population_batch(examples) if apart else scorer.batch(examples, plain)
+    return scorer.content_free(plain, apart)

@@ -155,6 +155,7 @@ def _searched(folder: RunFolder, problem: Problem, callback: Callback, test: boo
         scorer.parameters.save(found.best, place, base)
         if scorer.readout is not None:
             scorer.readout.save(place, scorer.backbone, scorer.engine, scorer.verbalizer, base)
+        scorer.save_beside(found.best, place)
         card.write_readme(place, problem, result)
     write_json(folder.card, card.task_card(problem, result).plain())
     write_lines(folder.predictions, [prediction.plain() for prediction in predictions])
@@ -219,6 +220,7 @@ def _measured(
             *_mentor_notes(config, folder, found.spent),
         ),
         unanswered=_unanswered(folder),
+        unseen=scorer.unseen(found.best, pretrained.words.test, tuned.words.test) if examples is not None else None,
     )
     return result, tuned.answers(scorer, examples)
 

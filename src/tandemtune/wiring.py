@@ -19,11 +19,12 @@ from tandemtune.callbacks import Callback, Planned
 from tandemtune.config.schema import UNBOUNDED, ModelSection, RunConfig, TaskSection
 from tandemtune.errors import ConfigError, DataError, ModelError, UsageError
 from tandemtune.evaluators.batch import Batch
-from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.label_words import KLPenalty, LabelWordEvaluator, calibrate
+from tandemtune.image_scorer import ImageScorer
 from tandemtune.mentor import Brief
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Backbone, Kind
+from tandemtune.models.fingerprint import fingerprint
 from tandemtune.models.lean import keep_freed_memory
 from tandemtune.optimizers.base import Optimizer, Space
 from tandemtune.problem import DrawnRows, Problem, Progress, Scorer, content_free
@@ -42,9 +43,9 @@ from tandemtune.tasks import metrics
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS, build_task, get
 from tandemtune.tasks.fewshot import subsample
+from tandemtune.tasks.images import ImageTask, seen_and_unseen
 from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.templates import Template
-from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tasks.wording import counted
 from tandemtune.tunables.base import INPUT, Given, Parameters, Point
 from tandemtune.tunables.vocabulary import Vocabulary
@@ -54,6 +55,8 @@ MOST_GENERATIONS = 20_000
 """Generations of a search among all weights: its points have a number for each direction."""
 FULL_LIMIT = 2000
 """Longest vector of parameters that a full covariance is learned of."""
+SCORERS: dict[Kind, type[Scorer]] = {"image-text": ImageScorer}
+"""How rows are scored by kinds of models that answer with no word."""
 
 
 # ---- the task ----------------------------------------------------------------------------------------------------
@@ -75,7 +78,8 @@ def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None
         folder = assets.fetch(name, progress=progress)
         name = name.removeprefix(assets.PREFIX)
         train, test = train or str(folder / "train.jsonl"), test or str(folder / "test.jsonl")
-    if name is not None and (train is None or name in TASKS):
+    _check_rows_for(section, kind)
+    if name is not None and (train is None or name in TASKS) and kind != "image-text":
         return build_task(
             get(name),
             kind=kind,
@@ -90,23 +94,56 @@ def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None
             label_column=section.label_column,
             test_share=section.test_share,
         )
-    text = section.template or (section.templates[0] if isinstance(section.templates, list) else None)
+    several = section.templates if isinstance(section.templates, list) else []
+    text = section.template or (several[0] if several else None)
     if train is None or text is None or words is None:  # the recipe was checked before
-        raise ConfigError(["[task] needs a known name, or train, template and labels"])
-    return Task(
-        name=name or Path(train).stem,
-        template=Template.parse(text),
-        labels=tuple(words),
-        words=words,
-        metric=section.metric or "accuracy",
-        positive=section.positive,
-        train_source=train,
-        test_source=None if section.test_share is not None else test,
-        dev_source=section.dev,
-        label_column=section.label_column or "label",
-        test_share=section.test_share,
-        own_metric=metric,
-    )
+        lost = (
+            f"train: no folder {train}, so no classes are known"
+            if train
+            else "a known name, or train, template and labels"
+        )
+        raise ConfigError([f"[task] {lost}" if train else f"[task] needs {lost}"])
+    own: dict[str, Any] = {
+        "name": name or Path(train).stem,
+        "template": Template.parse(text),
+        "labels": tuple(words),
+        "words": words,
+        "metric": section.metric or "accuracy",
+        "positive": section.positive,
+        "train_source": train,
+        "test_source": None if section.test_share is not None else test,
+        "dev_source": section.dev,
+        "label_column": section.label_column or "label",
+        "test_share": section.test_share,
+        "own_metric": metric,
+    }
+    if kind == "image-text":
+        seen, unseen = seen_and_unseen(words, section.unseen_share)
+        classes = {"labels": tuple(seen), "words": seen, "unseen": unseen}
+        return ImageTask(**{**own, **classes}, ensemble=tuple(map(Template.parse, several)))
+    return Task(**own)
+
+
+def _check_rows_for(section: TaskSection, kind: Kind) -> None:
+    """Refuse images for a model of texts, and texts for one of images."""
+    images = section.train is not None and not section.train.startswith("hub:") and Path(section.train).is_dir()
+    if images and kind != "image-text":
+        raise ConfigError(
+            [
+                f"[task] train: {section.train} is a folder of images, but the model is a {kind} language model: choose an image-text "
+                "model such as CLIP or pypi:clip-like-conse as [model] name"
+            ]
+        )
+    if (
+        kind == "image-text"
+        and section.name is not None
+        and (section.name in TASKS or section.name.startswith(assets.PREFIX))
+    ):
+        raise ConfigError(
+            [
+                f"[task] name: {section.name} is a task of texts, but the model compares images: set train to a folder of images"
+            ]
+        )
 
 
 def candidate_tasks(section: TaskSection, task: Task, kind: Kind) -> list[Task]:
@@ -117,6 +154,8 @@ def candidate_tasks(section: TaskSection, task: Task, kind: Kind) -> list[Task]:
         task: the task with the recipe's own template, which is one of them.
         kind: of the model; what is known suits models that answer behind the text.
     """
+    if kind == "image-text":  # a class is the mean of its names in all templates
+        return [task]
     if section.templates is None or (section.templates == "auto" and section.template is not None):
         return [task]
     named = not isinstance(section.templates, list)
@@ -153,16 +192,20 @@ def load_backbone(config: RunConfig, kind: Kind, dtype: str, device: str) -> Bac
 
 def task_of_run(config: RunConfig, facts: Facts) -> Task:
     """The task of a run that has begun, from what it recorded; its data files are not needed any more."""
-    return Task(
-        name=config.task.name or "task",
-        template=Template.parse(facts.template),
-        labels=tuple(facts.labels),
-        words=facts.labels,
-        metric=config.task.metric or "accuracy",
-        positive=config.task.positive,
-        train_source="",
-        own_metric=metrics.get(config.task.metric) if config.task.metric is not None else None,
-    )
+    own: dict[str, Any] = {
+        "name": config.task.name or "task",
+        "template": Template.parse(facts.template),
+        "labels": tuple(facts.labels),
+        "words": facts.labels,
+        "metric": config.task.metric or "accuracy",
+        "positive": config.task.positive,
+        "train_source": "",
+        "own_metric": metrics.get(config.task.metric) if config.task.metric is not None else None,
+    }
+    if facts.kind == "image-text":
+        several = config.task.templates if isinstance(config.task.templates, list) else []
+        return ImageTask(**own, ensemble=tuple(map(Template.parse, several)))
+    return Task(**own)
 
 
 def check(config: RunConfig, progress: Progress | None = None, *, test: bool = True) -> Task:
@@ -181,6 +224,12 @@ def check(config: RunConfig, progress: Progress | None = None, *, test: bool = T
     """
     config = config.with_absolute_paths()
     kind = _kind_without_loading(config.model) or config.model.kind or "causal"
+    if kind == "image-text" and config.run.yardsticks:
+        raise ConfigError(
+            [
+                f"[run] yardsticks: {', '.join(config.run.yardsticks)} learn from texts, but rows are images: leave them out"
+            ]
+        )
     task = make_task(config.task, kind, progress)
     task = task if test else task.without_test()
     problems = task.check()
@@ -230,9 +279,10 @@ def make_scorer(
         progress(f"loading {section.name} ({dtype})")
     backbone = load_backbone(config, kind, dtype, device)
     keep_freed_memory()  # what loading freed is gone by now
-    fingerprint = fingerprint_of(backbone)
+    sha256 = fingerprint(backbone.weights)
     backbone.check_template(task.template)
-    verbalizer = resolve(backbone.tokenizer, task.template, task.words, alone=kind == "seq2seq")
+    scorer_type = SCORERS.get(kind, Scorer)
+    verbalizer = scorer_type.verbalizer_of(backbone, task)
     method = config.method
     vocabulary = Vocabulary(backbone, method.tunable.allowed_words, verbalizer.token_ids)
     parameters = method.tunable.make(
@@ -251,10 +301,7 @@ def make_scorer(
         )
     )
     _check_covariance(config, parameters)
-    averaging = torch.tensor(verbalizer.weights())
-    engine = Engine(
-        backbone.stack(verbalizer), parameters, averaging, max_memory=config.run.max_memory or default_memory(device)
-    )
+    engine = scorer_type.engine_of(backbone, verbalizer, parameters, config.run.max_memory or default_memory(device))
     described = parameters.describe()
     pieces = backbone.tokenizer.convert_ids_to_tokens
     decided: dict[str, Any] = {
@@ -275,24 +322,12 @@ def make_scorer(
             for label, members in zip(verbalizer.labels, verbalizer.members, strict=True)
         },
         "notes": tuple(verbalizer.notes),
-        "weights_sha256": fingerprint,
+        "weights_sha256": sha256,
         "plugins": config.plugins(),
         "lr": _learning_rate(method.optimizer, config, vocabulary),
     }
     facts = known.model_copy(update=decided) if known else Facts(**decided)
-    return Scorer(config, task, backbone, verbalizer, parameters, vocabulary, engine, facts)
-
-
-def fingerprint_of(backbone: Backbone) -> str:
-    """What tells one set of weights from another: a hash over the names, shapes and sums of bits of all tensors."""
-    found = hashlib.sha256()
-    for name, tensor in backbone.model.state_dict().items():
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(tensor.element_size())
-        if type(tensor) is Tensor and whole is not None and tensor.is_contiguous():
-            bits = tensor.detach().view(whole).reshape(-1)
-            found.update(f"{int(bits.sum(dtype=torch.int64))} {int(bits[::7].sum(dtype=torch.int64))}".encode())
-    return found.hexdigest()
+    return scorer_type(config, task, backbone, verbalizer, parameters, vocabulary, engine, facts, tell=progress)
 
 
 def _learning_rate(optimizer: Optimizer, config: RunConfig, vocabulary: Vocabulary) -> float | None:
@@ -358,6 +393,8 @@ def _kind_without_loading(section: ModelSection) -> Kind | None:
     """The kind of a model whose configuration lies on this machine; None where that would need a download."""
     if section.name.startswith(assets.PREFIX):
         asset = assets.CATALOGUE[section.name.removeprefix(assets.PREFIX)]
+        if asset.kind == "image-text":
+            return "image-text"
         known: dict[str, Kind] = {"ForCausalLM": "causal", "ForConditionalGeneration": "seq2seq"}
         return next((kind for ending, kind in known.items() if asset.architecture.endswith(ending)), "masked")
     place = Path(loading.locate(section.name))
@@ -378,7 +415,7 @@ def make_problem(scorer: Scorer, split: Split) -> Problem:
     member, labels = method.readout, scorer.task.labels
     drawn = DrawnRows(scorer, *scorer.encoded(split.train))
     some = method.subsample is not None and method.subsample < len(split.train)
-    evaluator = LabelWordEvaluator(
+    evaluator = scorer.evaluator(
         scorer.engine,
         train,
         method.objective.loss(scorer.task),
@@ -475,8 +512,7 @@ def check_rows(problem: Problem) -> None:
     found = [*scorer.facts.notes, *task.notes(), *task.report(split).notes()]
     where = "in the middle" if section.truncate == "middle" else f"at the {section.truncate}"
     for name, rows in parts.items():
-        prompts, _ = scorer.encoded(rows, plain=True)
-        lost = [prompt.lost for prompt in prompts if prompt.lost]
+        lost = scorer.cut(rows)
         if lost:
             found.append(
                 f"{name}: {len(lost):,} of the {counted(len(rows), 'row')} that are used {'is' if len(lost) == 1 else 'are'} "
@@ -493,11 +529,10 @@ def check_start(problem: Problem) -> None:
     """
     scorer = problem.scorer
     config, backbone = scorer.config, scorer.backbone
-    prompts, _ = scorer.encoded(problem.split.train[:1], plain=True)
-    backbone.check_reading(scorer.engine.stack, prompts[0])
+    backbone.check_reading(scorer.engine.stack, scorer.plain_prompt(problem.split.train[0]))
     mutates = config.alternates and config.alternate.proposer.asks_model
     optimizer = config.method.optimizer
-    if (mutates or optimizer.uses == "text") and backbone.kind != "causal" and backbone.filler is None:
+    if (mutates or optimizer.uses == "text") and not backbone.fills_gaps:
         instead = "choose another [alternate] proposer than mutation" if mutates else "choose another model or method"
         raise ModelError(
             f"{backbone.name} has no mask token and no sentinel, so it cannot say how likely a word is inside a text: {instead}"
@@ -521,7 +556,7 @@ def _digest(*batches: Batch) -> str:
     """What tells one set of encoded rows from another."""
     found = hashlib.sha256()
     for batch in batches:
-        for tensor in (batch.labels, *(part for g in batch.groups for part in (g.ids, g.answer, g.rows))):
+        for tensor in batch.parts():
             found.update(f"{tuple(tensor.shape)}".encode())
             found.update(tensor.cpu().numpy().tobytes())
     return found.hexdigest()
@@ -788,12 +823,13 @@ def _brief(problem: Problem) -> Brief:
     config, task = problem.scorer.config, problem.scorer.task
     row = TASKS.get(task.name)
     return Brief(
-        definition=config.alternate.definition or (row.summary if row else f"Tell {', '.join(task.labels)} apart."),
+        definition=config.alternate.definition
+        or (row.summary if row else problem.scorer.definition(problem.evaluator.train)),
         labels=task.labels,
         label_words=tuple(word for choices in task.words.values() for word in choices),
         metric=task.metric,
         manual=config.alternate.manual,
-        usage="[PROMPT] " + str(task.template).replace("{mask}", "[ANSWER]"),
+        usage=problem.scorer.usage,
         tried=(),
         wanted=1,
         limit=max(1, getattr(config.method.tunable, "prompt_tokens", 1)),

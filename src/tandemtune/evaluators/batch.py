@@ -53,6 +53,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def parts(self) -> tuple[Tensor, ...]:
+        """All tensors that say what the rows are, labels first."""
+        return (self.labels, *(part for g in self.groups for part in (g.ids, g.answer, g.rows)))
+
 
 def collate(
     prompts: Sequence[Encoded],

@@ -60,7 +60,12 @@ class Engine:
         averaging: matrix [W, C] from label-word logits to label logits.
         max_memory: bound on the activations of one chunk of candidates, and on the keys and values that are kept, in megabytes.
         chunk_tokens: tokens of one chunk, within that bound; None for as many as it allows.
+
+    Attributes:
+        reads_words: whether label logits are words' logits, so that a readout is a change of the output embedding.
     """
+
+    reads_words = True
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import Verbalizer
 from tandemtune.types import Encoded
 
-Kind = Literal["masked", "causal", "seq2seq"]
+Kind = Literal["masked", "causal", "seq2seq", "image-text"]
 _WORD = re.compile(r"\w")
 
 
@@ -36,7 +36,7 @@ class Backbone:
         model: the model in evaluation mode; its weights are never changed.
         tokenizer: the matching tokenizer (a fast one, since character offsets are needed).
         kind: "masked" reads the hidden word at the mask, "causal" the next word after the prompt, "seq2seq" the first
-            word of the decoder's answer.
+            word of the decoder's answer; "image-text" compares images with texts (`models.image_text`).
         architecture: where its layers and projections are.
     """
 
@@ -88,6 +88,21 @@ class Backbone:
         """The module that embeds the prompt's tokens."""
         path = self.architecture.embeddings
         return self.model.get_submodule(path) if path else self.model.get_input_embeddings()  # type: ignore[operator]
+
+    @property
+    def prompt_place(self) -> int:
+        """Where a prompt stands among a text's tokens."""
+        return 1 if self.kind == "masked" and self.around.before else 0
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """All weights by name."""
+        return self.model.state_dict()
+
+    @property
+    def fills_gaps(self) -> bool:
+        """Whether the model can say how likely a word is inside a text."""
+        return self.kind == "causal" or self.filler is not None
 
     @property
     def device(self) -> torch.device:

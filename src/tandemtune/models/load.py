@@ -11,7 +11,7 @@ import tandemtune.assets as assets
 import tandemtune.assets.manifest as manifest
 import tandemtune.assets.workspace as workspace
 from tandemtune.errors import ModelError
-from tandemtune.models import architectures, faults
+from tandemtune.models import architectures, faults, image_text
 from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.models.precision import mix
 from tandemtune.models.quiet import quiet
@@ -38,7 +38,7 @@ def locate(name: str, progress: Callable[[str], None] | None = None) -> str:
 
 
 def kind_of(config: Any) -> Kind:
-    """Whether a configuration describes a masked, a causal or a sequence-to-sequence language model.
+    """Whether a configuration describes a masked, a causal or a sequence-to-sequence language model, or an image-text model.
 
     Raises:
         ModelError: it is none of them.
@@ -47,6 +47,7 @@ def kind_of(config: Any) -> Kind:
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
         MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     )
 
     named = " ".join(getattr(config, "architectures", None) or [])
@@ -61,9 +62,11 @@ def kind_of(config: Any) -> Kind:
         return "causal"
     if masked:
         return "masked"
+    if config.model_type in (*MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES, "conse"):
+        return "image-text"
     raise ModelError(
         f"model type {config.model_type!r} ({named or 'no architecture named'}) is no masked, causal or "
-        "sequence-to-sequence language model"
+        "sequence-to-sequence language model, and no image-text model"
     )
 
 
@@ -81,6 +84,10 @@ def read_config(place: str, revision: str | None, *, local: bool = False) -> Any
     import transformers
 
     faults.check_folder(place)
+    if image_text.own_form(place):
+        from tandemtune.models import conse
+
+        conse.register()
     with faults.explained(place), quiet():
         return transformers.AutoConfig.from_pretrained(
             place, revision=revision, local_files_only=local, trust_remote_code=False
@@ -133,7 +140,7 @@ def load(
 
     Args:
         name: ``pypi:KEY``, a local folder or a hub id.
-        kind: "masked", "causal" or "seq2seq"; None reads it from the model's configuration.
+        kind: "masked", "causal", "seq2seq" or "image-text"; None reads it from the model's configuration.
         dtype: number format, "float32", "bfloat16", "float16", or "mixed": 16-bit products, 32-bit everything else.
         device: a torch device name.
         target: module names inside a layer to put LoRA on, instead of the table's query and key.
@@ -150,6 +157,8 @@ def load(
     model.eval().requires_grad_(False)
     with faults.explained(name):
         model.to(device)
+    if found == "image-text":
+        return image_text.assembled(name, model, *tokenizer, dtype=dtype, target=target)
     architecture = architectures.find(model, target)
     if quantize is not None:
         _quantize(model, architecture.paths)
@@ -159,7 +168,7 @@ def load(
 
 
 _Read = tuple[Any, Any, Kind]
-"""Model, tokenizer, kind of model."""
+"""Model, tokenizer (of an image-text model with its processor), kind of model."""
 _KEPT: dict[tuple[str, Kind | None, str, str | None], _Read] = {}
 
 
@@ -192,6 +201,9 @@ def _read(
     kind = kind or kind_of(config)
     wanted = str(getattr(config, "_attn_implementation", None) or "")
     tokenizer = read_tokenizer(place, revision)
+    if kind == "image-text":
+        whole, processor = image_text.read(name, place, config, revision)
+        return whole, (tokenizer, processor), kind
     with faults.explained(place), quiet():
         auto = getattr(transformers, _AUTO[kind])
         model, report = auto.from_pretrained(

@@ -103,6 +103,33 @@ class Matrix:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A small picture with what is said of it.
+
+    Args:
+        source: a data URI.
+        says: lines below it, the first also for screen readers.
+    """
+
+    source: str
+    says: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures side by side.
+
+    Args:
+        caption: what they show.
+        pictures: each with its lines.
+    """
+
+    kind: ClassVar[str] = "pictures"
+    caption: str
+    pictures: Sequence[Picture]
+
+
+@dataclass(frozen=True)
 class Pairs:
     """Names with their values, side by side where there is room."""
 
@@ -150,7 +177,7 @@ class Details:
     blocks: Sequence[Block]
 
 
-Block = str | Grid | Matrix | Pairs | Code | Heading | Quote | Details | Drawn
+Block = str | Grid | Matrix | Pictures | Pairs | Code | Heading | Quote | Details | Drawn
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,21 @@ from tandemtune.report import predictions as told
 from tandemtune.report.charts import BarChart, Chart, DotChart, Dots, LineChart, Mark, Series
 from tandemtune.report.history import Spot, best_spot, ticks, trail, unit_of
 from tandemtune.report.numbers import Content, duration, rough, score, shortened
-from tandemtune.report.page import Block, Code, Details, Grid, Heading, Matrix, Pairs, Quote, Section, page, render
+from tandemtune.report.page import (
+    Block,
+    Code,
+    Details,
+    Grid,
+    Heading,
+    Matrix,
+    Pairs,
+    Picture,
+    Pictures,
+    Quote,
+    Section,
+    page,
+    render,
+)
 from tandemtune.report.recipes import as_toml, proposer, rounds, setting, used
 from tandemtune.report.text import entrant, layer_gains, spent_pairs, stood_still
 from tandemtune.runs.journal import read_lines
@@ -34,6 +48,7 @@ from tandemtune.runs.records import (
     StepRecord,
 )
 from tandemtune.runs.store import RunFolder
+from tandemtune.tasks.pictures import thumbnail
 
 CHANCE = "chance"
 LONGEST = 400
@@ -345,7 +360,23 @@ def _errors(run: RunView) -> list[Block]:
         listed = ["text", "gold", "predicted", "probability", "row"]
         count = "The most confident errors" if len(errors) < wrong or wrong > 1 else "The only error"
         parts.append(Grid(listed, errors, count, {3, 4}))
+    shown = _pictures(run, rows)
+    if shown:
+        parts.append(Pictures("The most confident errors, as pictures", shown))
     return parts
+
+
+def _pictures(run: RunView, rows: Sequence[PredictionRecord]) -> list[Picture]:
+    """Small copies of the images that are most confidently labelled wrongly, where rows are images that still lie there."""
+    if run.facts is None or run.facts.kind != "image-text":
+        return []
+    found: list[Picture] = []
+    for _, row in told.confident_errors(rows):
+        source = thumbnail(Path(next(iter(row.fields.values()))))
+        if source is not None:
+            says = [f"{row.label} ({score(row.probabilities.get(row.label))})", f"is {row.gold}"]
+            found.append(Picture(source, says))
+    return found
 
 
 def _classes_chart(run: RunView) -> BarChart | None:

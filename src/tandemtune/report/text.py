@@ -127,6 +127,8 @@ def _result_lines(result: Result) -> list[str]:
             else "nothing was searched"
         ),
     ]
+    if result.unseen is not None:
+        lines.append(result.unseen.sentence())
     if cost.proposer:
         said = ", ".join(
             f"{value if isinstance(value, str) else rough(value)} {name}" for name, value in _spent(cost.proposer)

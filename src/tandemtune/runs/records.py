@@ -405,6 +405,32 @@ class Versioned(Record):
         return super().read(content, where)
 
 
+class UnseenClasses(Record):
+    """Scores among classes that no row was labelled with, and harmonic means of these and the scores among the others.
+
+    Args:
+        labels: the unseen classes.
+        rows: their test rows.
+        zero_shot: score of the pretrained model with its template.
+        tuned: score of the best point.
+        harmonic_zero_shot: harmonic mean of both test scores of the pretrained model.
+        harmonic: of both test scores of the best point; a readout knows the seen classes alone and does not count.
+    """
+
+    labels: tuple[str, ...]
+    rows: int
+    zero_shot: float
+    tuned: float
+    harmonic_zero_shot: float | None
+    harmonic: float | None
+
+    def sentence(self) -> str:
+        """What a reader should know of it."""
+        means = "" if self.harmonic is None else f"; harmonic mean with the seen classes {self.harmonic:.3f}"
+        before = "" if self.harmonic_zero_shot is None else f" (zero-shot {self.harmonic_zero_shot:.3f})"
+        return f"{len(self.labels)} unseen classes, {self.rows:,} test rows: {self.tuned:.3f} (zero-shot {self.zero_shot:.3f}){means}{before}"
+
+
 class YardstickScores(Record):
     """What a simple classifier reaches that learns from the train and dev rows.
 
@@ -436,6 +462,7 @@ class Result(Versioned):
         kept_record: number of the journal's record that found it; 0 is the starting point.
         notes: what a reader of the scores should know, one sentence each.
         unanswered: why nobody ever proposed anything, where somebody was asked; such a run says nothing about a mentor.
+        unseen: scores among classes that were left out of the task; None where none were.
     """
 
     method: str
@@ -460,6 +487,7 @@ class Result(Versioned):
     versions: dict[str, str]
     notes: tuple[str, ...] = ()
     unanswered: str = ""
+    unseen: UnseenClasses | None = None
 
     def yardstick(self, name: str) -> YardstickScores | None:
         """What one of them reached; None where it was not asked for."""

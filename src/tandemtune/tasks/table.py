@@ -137,6 +137,16 @@ class Table:
             classes={names.get(key, key): value for key, value in self.classes.items()},
         )
 
+    def replaced(self, name: str, values: Sequence[Any]) -> Table:
+        """The table with other values in a column, which stays where it is.
+
+        Args:
+            name: of the column.
+            values: one for each row.
+        """
+        rows = tuple({**row, name: value} for row, value in zip(self.rows, values, strict=True))
+        return replace(self, rows=rows)
+
     def with_column(self, name: str, values: Sequence[Any]) -> Table:
         """The table with a further column at its end, in place of one of that name.
 

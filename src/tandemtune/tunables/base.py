@@ -81,6 +81,15 @@ class Parameters(ABC):
         """The prompt with room for what the tunable puts into it."""
         return prompt
 
+    def reserve_each(self, prompts: Sequence[Encoded], classes: Sequence[int]) -> list[Encoded]:
+        """Class prompts with room for what the tunable puts into each.
+
+        Args:
+            prompts: of an image task.
+            classes: which class each stands for.
+        """
+        return [self.reserve(prompt) for prompt in prompts]
+
     def first_layer(self, blocks: Sequence[int]) -> int:
         """The lowest layer whose output depends on any of the blocks, so that hidden states entering it stay valid; `INPUT`
         if the input embeddings change."""

@@ -57,7 +57,7 @@ class Prompt(Layerwise):
         self.blocks = (INPUT, *sorted(layers))
         self.start = start.reshape(-1).float()
         self.deep: dict[int, Tensor] = {}
-        self.place = 1 if backbone.kind == "masked" and backbone.around.before else 0
+        self.place = backbone.prompt_place
         self.width = backbone.embedding_weight.shape[1]
         self._hidden = backbone.width
         self._backbone = backbone

@@ -1,0 +1,148 @@
+"""Labels of images by the likeness of their vectors to those of texts: the image's vectors are computed once, so a candidate costs
+one pass of the class prompts through the text tower, however many images there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tandemtune.errors import UsageError
+from tandemtune.evaluators.batch import Batch, Group
+from tandemtune.evaluators.engine import Engine
+from tandemtune.evaluators.features import ANSWER, PassReading, View
+from tandemtune.evaluators.label_words import LabelWordEvaluator
+from tandemtune.models.layers import LayerStack
+from tandemtune.tunables.base import Parameters, Point
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTexts:
+    """What stands for the classes: one text for each name of a class in each template.
+
+    Args:
+        batch: the texts, as the text tower takes them; their labels are the classes that they stand for.
+        count: classes C.
+    """
+
+    batch: Batch
+    count: int
+
+    def classes(self, vectors: Tensor) -> Tensor:
+        """Vectors of the classes [..., C, D], of length one: the mean of those of their texts [..., T, D], each of length one."""
+        each = functional.normalize(vectors, dim=-1)
+        owners = functional.one_hot(self.batch.labels, self.count).to(each.dtype)
+        return functional.normalize(owners.T @ each, dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageBatch(Batch):
+    """Images that are scored together. `groups` and `tokens` are those of the class prompts, since they are what the model reads.
+
+    Args:
+        features: vectors of the images [N, D], of length one.
+        texts: the class prompts.
+    """
+
+    features: Tensor
+    texts: ClassTexts
+
+    @classmethod
+    def of(cls, features: Tensor, labels: Sequence[int], texts: ClassTexts) -> ImageBatch:
+        """Images with labels (-1 where unknown) beside class prompts."""
+        gold = torch.tensor(list(labels), dtype=torch.long, device=features.device)
+        return cls(texts.batch.groups, gold, texts.batch.tokens, features, texts)
+
+    def parts(self) -> tuple[Tensor, ...]:
+        """All tensors that say what the rows are."""
+        return (*super().parts(), self.features)
+
+
+class ImageTextEngine(Engine):
+    """Label logits of images: the cosine of their vectors and the classes', times the model's scale.
+
+    Args:
+        stack: the text tower as a pipeline of layers.
+        tunable: what the candidates change.
+        scale: what cosines are multiplied by.
+        max_memory: bound on the activations of one chunk of candidates, in megabytes.
+    """
+
+    reads_words = False
+
+    def __init__(self, stack: LayerStack, tunable: Parameters, scale: float, max_memory: float = 256.0) -> None:
+        super().__init__(stack, tunable, torch.eye(len(stack.token_ids)), max_memory)
+        self.scale = scale
+
+    def gathered(self, words: Tensor) -> Tensor:
+        """A text's vector, as it is."""
+        return words
+
+    def logits(self, batch: Batch, point: Point) -> Tensor:
+        """Label logits [N, C] of one point; of class prompts alone their vectors [T, D]."""
+        if not isinstance(batch, ImageBatch):
+            return super().logits(batch, point)
+        return self.likeness(batch.features, self.classes(batch.texts, point))
+
+    def population_logits(self, batch: Batch, point: Point, candidates: Mapping[int, Tensor]) -> Tensor:
+        """Label logits [P, N, C] of candidates that differ from `point` in some blocks; of class prompts alone their vectors."""
+        if not isinstance(batch, ImageBatch):
+            return super().population_logits(batch, point, candidates)
+        vectors = super().population_logits(batch.texts.batch, point, candidates)
+        return self.likeness(batch.features, batch.texts.classes(vectors))
+
+    def classes(self, texts: ClassTexts, point: Point) -> Tensor:
+        """Vectors of the classes [C, D] at one point, of length one."""
+        return texts.classes(super().logits(texts.batch, point))
+
+    def gradient_likeness(self, batch: ImageBatch, point: Point) -> Tensor:
+        """Label logits [N, C] at one point, with what a backward pass to the point's tensors needs."""
+        parts = [self.gradient_logits(group, point) for group in batch.texts.batch.groups]
+        order = torch.cat([group.rows for group in batch.texts.batch.groups]).argsort()
+        return self.likeness(batch.features, batch.texts.classes(torch.cat(parts)[order]))
+
+    def likeness(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Logits [..., N, C] of images [N, D] and classes [..., C, D]."""
+        return self.scale * (features @ classes.mT)
+
+    def read(self, batch: ImageBatch, point: Point, views: Sequence[View]) -> PassReading:
+        """Label logits, and the images' vectors as the view `ANSWER`: label logits are linear in them, as they are in what enters an
+        output embedding.
+
+        Raises:
+            UsageError: another view is wanted.
+        """
+        others = [str(view) for view in views if view != ANSWER]
+        if others:
+            raise UsageError(f"view {', '.join(others)}: of an image there is one vector, the view answer")
+        return PassReading(self.logits(batch, point), dict.fromkeys(views, batch.features))
+
+    def states(self, batch: Batch, point: Point, layer: int) -> list[Tensor]:
+        """Hidden states that enter `layer`, of the class prompts."""
+        return super().states(batch.texts.batch if isinstance(batch, ImageBatch) else batch, point, layer)
+
+    def pieces(self, batch: Batch) -> Sequence[Group]:
+        """The class prompts as they go through the text tower."""
+        return super().pieces(batch.texts.batch if isinstance(batch, ImageBatch) else batch)
+
+
+class ImageTextEvaluator(LabelWordEvaluator):
+    """Losses of candidates on images; all costs are those of the class prompts in the text tower."""
+
+    engine: ImageTextEngine
+
+    def gradient_on(self, batch: Batch, point: Point, blocks: Sequence[int]) -> tuple[float, dict[int, Tensor]]:
+        """Loss of one point on some images, and its gradient: all class prompts stand in every row's loss."""
+        leaves = {block: point[block].clone().requires_grad_() for block in blocks}
+        assert isinstance(batch, ImageBatch)
+        logits = self.engine.gradient_likeness(batch, {**point, **leaves})
+        loss = self.loss(logits.unsqueeze(0), batch.labels)[0]
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients: dict[int, Any] = {
+            block: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for block, leaf in leaves.items()
+        }
+        return float(loss.detach()), gradients

@@ -1,0 +1,280 @@
+"""The scorer of images: rows are vectors that are computed once, prompts are the class texts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tandemtune.assets import PREFIX
+from tandemtune.errors import DataError, ModelError
+from tandemtune.evaluators.batch import Batch, collate
+from tandemtune.evaluators.image_text import ClassTexts, ImageBatch, ImageTextEngine, ImageTextEvaluator
+from tandemtune.evaluators.label_words import LabelWordEvaluator
+from tandemtune.models.feature_store import FeatureStore
+from tandemtune.models.image_text import ImageTextBackbone
+from tandemtune.models.naming import base_name
+from tandemtune.problem import Scorer
+from tandemtune.runs.records import DIGITS, UnseenClasses
+from tandemtune.tasks import metrics
+from tandemtune.tasks.images import ImageTask, class_text, image_table, located
+from tandemtune.tasks.pictures import flat
+from tandemtune.tasks.table import Table, read_table
+from tandemtune.tasks.verbalizers import Verbalizer
+from tandemtune.tunables.base import INPUT, Parameters, Point
+from tandemtune.types import Encoded, Example
+
+CLASSES = "classes"
+"""Files of the classes' vectors and names beside an adapter."""
+CONFUSED = 5
+"""Pairs of classes that a mentor is told of."""
+SHADES = (0, 127, 255)
+"""Images without content: black, grey and white."""
+
+
+class ImageScorer(Scorer):
+    """An image-text model that can be asked: which class text is an image like?"""
+
+    evaluator: ClassVar[type[LabelWordEvaluator]] = ImageTextEvaluator
+    inputs: ClassVar[tuple[type, ...]] = (object,)  # a path, or a picture
+
+    @staticmethod
+    def verbalizer_of(backbone: ImageTextBackbone, task: ImageTask) -> Verbalizer:
+        """The tokens of the classes' names: a shared prompt of words may not hold them."""
+        ids: dict[int, int] = {}
+        members = []
+        for words in task.words.values():
+            pieces = [
+                piece for word in words for piece in backbone.tokenizer(word, add_special_tokens=False)["input_ids"]
+            ]
+            members.append(tuple(dict.fromkeys(ids.setdefault(int(piece), len(ids)) for piece in pieces)))
+        return Verbalizer(tuple(task.words), tuple(ids), tuple(members))
+
+    @staticmethod
+    def engine_of(
+        backbone: ImageTextBackbone, verbalizer: Verbalizer, parameters: Parameters, max_memory: float
+    ) -> ImageTextEngine:
+        """The text tower, and the likeness to images."""
+        return ImageTextEngine(backbone.stack(verbalizer), parameters, backbone.scale, max_memory)
+
+    @cached_property
+    def store(self) -> FeatureStore:
+        """The images' vectors.
+
+        Raises:
+            ModelError: the model has no image tower.
+        """
+        if not isinstance(self.backbone, ImageTextBackbone):
+            raise ModelError(f"{self.backbone.name} has no image tower")
+        return FeatureStore(self.backbone, self.tell)
+
+    def texts(self, plain: bool = False) -> ClassTexts:
+        """The class prompts: with room for what the parameters put before a class's name, in place of the template's words there;
+        whole templates where they put nothing, or for the pretrained model."""
+        key = "_plain_texts" if plain else "_own_texts"
+        if key not in self.__dict__:
+            self.__dict__[key] = self._made_texts(plain, self.task.words)
+        made: ClassTexts = self.__dict__[key]
+        return made
+
+    def encoded(self, examples: Sequence[Example], plain: bool = False) -> tuple[list[Any], list[int]]:
+        """Vectors of images, and labels (-1 where unknown)."""
+        labels = [-1 if e.label is None else self.task.label_index(e.label) for e in examples]
+        column = self.task.template.fields[0]
+        return list(self.store.of([example.fields[column] for example in examples])), labels
+
+    def batch(self, examples: Sequence[Example], plain: bool = False) -> Batch:
+        """Labelled or unlabelled images beside the class prompts; `plain` beside those of the pretrained model."""
+        return self._beside(*self.encoded(examples), plain)
+
+    def apart(self, prompts: Sequence[Any], labels: Sequence[int]) -> Batch:
+        """Images beside the class prompts."""
+        return self._beside(prompts, labels)
+
+    def together(self, prompts: Sequence[Any], labels: Sequence[int]) -> Batch:
+        """Images beside the class prompts."""
+        return self._beside(prompts, labels)
+
+    def content_free(self, plain: bool = False, apart: bool = False) -> Batch:
+        """Pictures of one shade."""
+        return self._beside(list(self._flat), [-1] * len(SHADES), plain)
+
+    def unseen(self, point: Point, before: float | None, behind: float | None) -> UnseenClasses | None:
+        """Scores among the classes that were left out of the task (base-to-new, arXiv 2203.05557)."""
+        task: Any = self.task
+        if not task.unseen:
+            return None
+        rows = task.unseen_rows(self.config.task.test_rows, self.config.task.seed)
+        labels = tuple(task.unseen)
+        vectors = self.store.of([row.fields[task.template.fields[0]] for row in rows])
+        gold = [labels.index(row.label) for row in rows]
+
+        def score(plain: bool, where: Point) -> float:
+            batch = ImageBatch.of(vectors, gold, self._made_texts(plain, task.unseen))
+            said = self.engine.logits(batch, where).argmax(dim=-1).tolist()
+            metric = metrics.get(task.metric) if task.own_metric is None else task.own_metric
+            return round(metric(said, gold, labels, None), DIGITS)
+
+        first, last = score(True, {}), score(self.is_pretrained, point)
+        return UnseenClasses(
+            labels=labels,
+            rows=len(rows),
+            zero_shot=first,
+            tuned=last,
+            harmonic_zero_shot=_harmonic(first, before),
+            harmonic=_harmonic(last, behind),
+        )
+
+    def table(self, source: Any) -> Table:
+        """Images to be labelled: all of a folder, or those that a table names by paths from its folder on or from the root."""
+        column = self.task.template.fields[0]
+        if not isinstance(source, str | Path):
+            return read_table(source)
+        root = Path(source)
+        return image_table(root, column) if root.is_dir() else located(read_table(source), column, root.parent)
+
+    def classifier(self, point: Point) -> tuple[Tensor, Tensor]:
+        """What labels images: an image's logits, at the run's temperature, are its vector times a weight [C, D], plus a bias [C], both
+        float32.
+
+        Raises:
+            DataError: the readout is not linear in the image's vector.
+        """
+        engine: Any = self.engine
+        weight = self.backbone.scale * engine.classes(self.texts(), point).double()  # type: ignore[attr-defined]
+        bias = torch.zeros(len(weight), dtype=torch.float64, device=weight.device)
+        if self.readout is not None:
+            added, bias = self.readout.readout.correction(weight)
+            weight = weight + added
+        elif self.calibrates:
+            free = engine.logits(self.content_free(), point).double()
+            bias = -torch.softmax(free, dim=-1).mean(dim=0).log()
+        return (weight / self.temperature).float().cpu(), (bias / self.temperature).float().cpu()
+
+    def save_beside(self, point: Point, folder: Path) -> None:
+        """Write the classes' vectors, so that nothing but the image tower is needed to label images; nothing where a readout is not
+        linear in an image's vector."""
+        try:
+            weight, bias = self.classifier(point)
+        except DataError:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {"weight": weight.contiguous(), "bias": bias.contiguous()}
+        save_file(tensors, folder / f"{CLASSES}.safetensors", metadata={"format": "pt"})
+        told = {
+            "base_model": base_name(self.config.model.name).name,
+            "labels": list(self.task.labels),
+            "templates": [str(template) for template in self.task.templates],  # type: ignore[attr-defined]
+            "words": {label: list(words) for label, words in self.task.words.items()},
+            "prompt": self._words(point),
+        }
+        (folder / f"{CLASSES}.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def snippet(self, base: str) -> list[str]:
+        """Code that labels an image with `transformers` and the classes' vectors alone."""
+        packaged, place = base.startswith(PREFIX), json.dumps(base)
+        own = ["from tandemtune.models import conse"] if self._own_form else []
+        return [
+            "import json",
+            "",
+            "import torch",
+            "from PIL import Image",
+            "from safetensors.torch import load_file",
+            *(["from tandemtune import assets"] if packaged else []),
+            *own,
+            "from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassification",
+            "",
+            *(["conse.register()"] if own else []),
+            f"base = assets.fetch({place})" if packaged else f"base = {place}",
+            f'told = json.load(open("{CLASSES}.json", encoding="utf-8"))',
+            f'classes = load_file("{CLASSES}.safetensors")',
+            "processor = AutoImageProcessor.from_pretrained(base)",
+            "model = AutoModelForZeroShotImageClassification.from_pretrained(base)",
+            "",
+            'image = Image.open("picture.png").convert("RGB")',
+            "with torch.inference_mode():",
+            '    found = model.get_image_features(**processor(images=image, return_tensors="pt"))',
+            'vector = torch.nn.functional.normalize(getattr(found, "pooler_output", found), dim=-1)',
+            'probabilities = (vector @ classes["weight"].T + classes["bias"]).softmax(dim=-1)[0].tolist()',
+            'print(dict(zip(told["labels"], probabilities)))',
+        ]
+
+    @property
+    def _own_form(self) -> bool:
+        whole: Any = self.backbone.whole  # type: ignore[attr-defined]
+        return bool(whole.config.model_type == "conse")
+
+    def _words(self, point: Point) -> str | None:
+        """The prompt before the classes' names, where it is words."""
+        if INPUT not in point or point[INPUT].ndim != 1:
+            return None
+        try:
+            return self.vocabulary.exact(point[INPUT].reshape(-1, self.backbone.embedding_weight.shape[1])).text
+        except (ValueError, RuntimeError):
+            return None
+
+    def definition(self, train: Batch) -> str:
+        """The classes, and those that are taken for one another where the search begins."""
+        labels = self.task.labels
+        said = self.engine.logits(train, self.parameters.initial()).argmax(dim=-1).tolist()
+        pairs = Counter(
+            (gold, answer) for gold, answer in zip(train.labels.tolist(), said, strict=True) if gold != answer
+        )
+        often = [
+            f"{labels[gold]} for {labels[answer]} ({count})" for (gold, answer), count in pairs.most_common(CONFUSED)
+        ]
+        return (
+            f"Find the words that fit photos of {', '.join(labels)} best. A photo gets the class whose text, the words with the "
+            f"class's name behind them, is most like it.{' Now taken for another: ' + ', '.join(often) + '.' if often else ''}"
+        )
+
+    @property
+    def usage(self) -> str:
+        """How a prompt stands before a class's name."""
+        _, behind = class_text(self.task.template, "[ANSWER]")
+        return f"[PROMPT] {behind}"
+
+    def plain_prompt(self, example: Example) -> Encoded:
+        """The first class text."""
+        group = self.texts(plain=True).batch.groups[0]
+        return Encoded(tuple(group.ids[0].tolist()), int(group.answer[0]))
+
+    def cut(self, examples: Sequence[Example]) -> list[int]:
+        """No image is cut; all are read, so that a broken one is told now."""
+        self.encoded(examples)
+        return []
+
+    @cached_property
+    def _flat(self) -> Tensor:
+        return self.store.of([flat(shade) for shade in SHADES])
+
+    def _beside(self, vectors: Sequence[Tensor], labels: Sequence[int], plain: bool = False) -> ImageBatch:
+        width = len(self.engine.stack.token_ids)
+        stacked = torch.stack(list(vectors)) if len(vectors) else torch.empty(0, width, device=self.backbone.device)
+        return ImageBatch.of(stacked, labels, self.texts(plain))
+
+    def _made_texts(self, plain: bool, words: Mapping[str, Sequence[str]]) -> ClassTexts:
+        backbone: Any = self.backbone
+        task: Any = self.task
+        room = 0 if plain else len(self.parameters.reserve(Encoded((0,), 0)).ids) - 1
+        found: dict[tuple[int, str], Encoded] = {}
+        for template in task.templates:
+            for number, names in enumerate(words.values()):
+                for word in names:
+                    before, behind = class_text(template, word)
+                    text = behind if room else f"{before} {behind}".strip()
+                    found[number, text] = backbone.encode_text(text, room)
+        owners = [number for number, _ in found]
+        prompts = list(found.values()) if plain else self.parameters.reserve_each(list(found.values()), owners)
+        return ClassTexts(collate(prompts, owners, backbone.device), len(words))
+
+
+def _harmonic(one: float, other: float | None) -> float | None:
+    return None if other is None else round(2 * one * other / (one + other), DIGITS) if one + other else 0.0

@@ -1,0 +1,284 @@
+"""Tasks of images: rows out of a folder of folders, or of a table with a column of paths.
+
+A row's only field is the path of an image. The template says in which words a class is put ("a photo of a {mask}."); the label
+words are the names that stand at its mask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tandemtune.errors import DataError
+from tandemtune.tasks.base import Task
+from tandemtune.tasks.fewshot import subsample
+from tandemtune.tasks.files import examples_of
+from tandemtune.tasks.pictures import SUFFIXES
+from tandemtune.tasks.table import Source, Table, read_table
+from tandemtune.tasks.templates import MASK, Template
+from tandemtune.tasks.wording import counted, listed, nfc
+from tandemtune.types import Example
+
+IMAGE = "image"
+"""The field of a row, and the column of paths where nobody names another one."""
+TEMPLATE = "{image} a photo of a {mask}."
+PARTS = {"train": ("train", "training"), "test": ("test",), "dev": ("dev", "val", "valid", "validation")}
+"""What folders of a data set's parts are called."""
+
+
+@dataclass(frozen=True)
+class ImageTask(Task):
+    """A task whose rows are images.
+
+    Args:
+        ensemble: further templates; a class is the mean of its names in all of them.
+        unseen: names of classes whose rows are left out, by label; a prompt is scored among them at the end.
+    """
+
+    ensemble: tuple[Template, ...] = ()
+    unseen: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    _first: dict[int, dict[str, str]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def templates(self) -> tuple[Template, ...]:
+        """All templates, each once."""
+        return tuple(dict.fromkeys((self.template, *self.ensemble)))
+
+    def check(self) -> list[str]:
+        """As for any task, and that every template shows one image."""
+        wrong = [
+            f"template {str(one)!r}: names the columns {', '.join(one.fields)}, expected that of the image alone"
+            for one in self.templates
+            if len(one.fields) != 1
+        ]
+        return wrong or super().check()
+
+    def _read(self, source: Source) -> list[Example]:
+        """Rows of the task's own classes."""
+        return [row for row in self._all(source) if row.label in self.words]
+
+    def unseen_rows(self, limit: int | None, seed: int) -> list[Example]:
+        """Test rows of the classes that are left out of the task.
+
+        Args:
+            limit: at most this many, chosen by the seed; None for all.
+            seed: decides which ones.
+        """
+        source = self.train_source if self.test_source is None else self.test_source
+        return subsample([row for row in self._all(source) if row.label in self.unseen], limit, seed)
+
+    def _all(self, source: Source) -> list[Example]:
+        """Rows of a folder or a table. An image that was met before has the path that it was met at, so that copies are told."""
+        column, labels = self.template.fields[0], (*self.labels, *self.unseen)
+        if isinstance(source, str | Path) and Path(source).is_dir():
+            found = folder_rows(Path(source), column, labels)
+        else:
+            table = read_table(source, only=[column, self.label_column])
+            self._notes[source] = table.notes
+            rows = examples_of(table, fields=[column], label=self.label_column, labels=labels)
+            root = Path() if isinstance(source, Table) else Path(source).parent
+            found = [replace(row, fields={column: str(_located(root, row.fields[column], table.name))}) for row in rows]
+        return [replace(row, fields={column: self._same(row.fields[column])}) for row in found]
+
+    def _same(self, path: str) -> str:
+        """The path at which the same bytes were met first."""
+        size = Path(path).stat().st_size
+        met = self._first.setdefault(size, {})
+        if not met:
+            met[""] = path  # hashed when a second file of this size comes up
+            return path
+        if "" in met:
+            first = met.pop("")
+            met[_digest(first)] = first
+        return met.setdefault(_digest(path), path)
+
+
+def seen_and_unseen(
+    words: Mapping[str, tuple[str, ...]], share: float | None
+) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+    """Classes of the task, and the last ones that are left out of it.
+
+    Args:
+        words: names of all classes, by label.
+        share: of the classes that are left out, rounded down; None for none.
+
+    Raises:
+        DataError: fewer than two would be on either side.
+    """
+    count = 0 if share is None else int(share * len(words))
+    if share is not None and not 2 <= count <= len(words) - 2:
+        raise DataError(
+            f"unseen_share = {share} leaves {count} of {len(words)} classes out, expected two at least on either side"
+        )
+    names = list(words.items())
+    return dict(names[: len(names) - count]), dict(names[len(names) - count :])
+
+
+def image_template(text: str) -> Template:
+    """A template for images; one that names no image is about the one that is shown.
+
+    Raises:
+        DataError: it cannot be parsed.
+    """
+    return Template.parse(complete(text))
+
+
+def complete(text: str) -> str:
+    """A template with a place for the image in front, where it names none."""
+    bare = text.replace(f"{{{MASK}}}", "")
+    return text if "{" in bare else f"{{{IMAGE}}} {text}"
+
+
+def class_text(template: Template, name: str) -> tuple[str, str]:
+    """The words that stand for a class, cut in two: before its name, and from its name on.
+
+    Args:
+        template: with the name's place at its mask.
+        name: of the class.
+    """
+    pieces = [("slot", MASK) if piece == ("slot", MASK) else piece for piece in template.pieces]
+    place = pieces.index(("slot", MASK))
+    before, behind = (
+        "".join(value for kind, value in part if kind == "literal") for part in (pieces[:place], pieces[place + 1 :])
+    )
+    return " ".join(before.split()), f"{name}{behind}".strip()
+
+
+def image_folders(root: Path) -> dict[str, Path]:
+    """The parts of a data set that lies in a folder: by "train", "test" and "dev", the folders of classes.
+
+    Args:
+        root: a folder of class folders, or one with such folders for each part.
+    """
+    inside = {path.name.lower(): path for path in _folders(root)}
+    named = {name for names in PARTS.values() for name in names}
+    if not inside or not set(inside) <= named:
+        return {"train": root}
+    return {
+        part: next(inside[n] for n in names if n in inside)
+        for part, names in PARTS.items()
+        if inside.keys() & set(names)
+    }
+
+
+def class_names(root: Path) -> dict[str, str]:
+    """Folder of a class -> its name as a text has it, in the order of the folders' names.
+
+    Raises:
+        DataError: there are no class folders.
+    """
+    found = {nfc(path.name): " ".join(nfc(path.name).replace("_", " ").split()) for path in _folders(root)}
+    if len(found) < 2:
+        raise DataError(
+            f"{root} holds {counted(len(found), 'folder')}, expected one for each class (two at least) with its images inside"
+        )
+    return found
+
+
+def folder_rows(root: Path, column: str, labels: Sequence[str]) -> list[Example]:
+    """The images of a folder of class folders, in the order of their paths.
+
+    Args:
+        root: the folder.
+        column: name of the only field.
+        labels: names of the classes' folders.
+
+    Raises:
+        DataError: a class has no folder or no image, or a folder is no class.
+    """
+    inside = {nfc(path.name): path for path in _folders(root)}
+    lost, more = [name for name in labels if name not in inside], [name for name in inside if name not in labels]
+    if lost or more:
+        said = [f"no folder for {listed(lost)}"] * bool(lost) + [f"{listed(more)} is no label of the task"] * bool(more)
+        raise DataError(f"{root}: {'; '.join(said)}: expected a folder for each of the labels {listed(labels)}")
+    rows: list[Example] = []
+    for label in labels:
+        files = sorted(path for path in inside[label].rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        if not files:
+            raise DataError(f"{inside[label]} holds no image ({', '.join(SUFFIXES)}), expected at least one")
+        rows += [Example({column: str(path)}, label) for path in files]
+    return rows
+
+
+def image_table(root: Path, column: str) -> Table:
+    """The images of a folder as a table, for predictions: a column of paths, and one of labels where all lie in folders.
+
+    Raises:
+        DataError: there are none.
+    """
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not files:
+        raise DataError(f"{root} holds no image ({', '.join(SUFFIXES)}), expected at least one")
+    rows = [{column: str(path)} for path in files]
+    if all(path.parent.parent == root for path in files):
+        rows = [{column: str(path), "label": nfc(path.parent.name)} for path in files]
+    return Table.of(rows, root.name)
+
+
+def located(table: Table, column: str, root: Path) -> Table:
+    """A table whose paths of images are found from anywhere; the table itself where it has no such column.
+
+    Args:
+        table: the rows.
+        column: of the paths.
+        root: the table's folder.
+    """
+    named = table.column(column)
+    if named is None:
+        return table
+    paths = [row.get(named) for row in table.rows]
+    return table.replaced(
+        named, [str(root / path) if isinstance(path, str) and path.strip() else path for path in paths]
+    )
+
+
+def _located(root: Path, path: str, table: str) -> Path:
+    found = Path(path).expanduser()
+    found = found if found.is_absolute() else root / found
+    if not found.is_file():
+        raise DataError(
+            f"{table}: no file {found}; expected paths of images, from the table's folder on or from the root"
+        )
+    return found.absolute()
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def task_settings(given: Mapping[str, object]) -> dict[str, object]:
+    """The settings of ``[task]`` with what a folder of images says of itself: its parts, its classes, a template.
+
+    Args:
+        given: the recipe's; returned as they are where `train` is no folder.
+
+    Raises:
+        DataError: the folder has no classes.
+    """
+    train = given.get("train")
+    try:
+        root = Path(str(train)).expanduser()
+        inside = isinstance(train, str) and root.is_dir()
+    except (OSError, RuntimeError, ValueError):
+        inside = False
+    if not inside:
+        return dict(given)
+    made = dict(given)
+    for part, folder in image_folders(root).items():
+        if part == "train" or (made.get(part) is None and not (part == "test" and made.get("test_share") is not None)):
+            made[part] = str(folder)
+    if made.get("labels") is None:
+        made["labels"] = class_names(Path(str(made["train"])))
+    if isinstance(several := made.get("templates"), list):
+        made["templates"] = [complete(str(text)) for text in several]
+    if made.get("template") is None and not made.get("templates"):
+        made["template"] = TEMPLATE
+    elif isinstance(text := made.get("template"), str):
+        made["template"] = complete(text)
+    return made

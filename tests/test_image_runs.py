@@ -1,0 +1,259 @@
+"""Runs over images: every kind of method, killed and resumed, predictions, page, export, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch.nn import functional
+
+import images
+import small
+from small import Stop, resume, tune
+from tandemtune.errors import ConfigError, DataError
+from tandemtune.models.image_text import ImageTextBackbone
+from tandemtune.predict import load
+
+NO_SEARCH = {f"method__{key}": None for key in ("budget", "d", "r", "popsize", "layers")}
+METHODS = {
+    "prompt": {},
+    "c-lora": {"method": {"name": "c-lora", "budget": 30, "d": 8, "r": 1, "popsize": 4, "layers": "all"}},
+    "f-lora": {"method": {"name": "f-lora", "budget": 30, "d": 8, "r": 1, "popsize": 4, "layers": "all"}},
+    "bbt": {"method": {"name": "bbt", "budget": 30, "d": 8, "popsize": 4, "prompt_tokens": 4}},
+    "words": {
+        "method": {"name": "gap3", "budget": 20, "popsize": 4, "prompt_tokens": 4, "prompt_text": "a photo of a"}
+    },
+    "lora": {"method": {"name": "lora", "steps": 5}},
+    "each class": {"method": {"name": "prompt-tuning", "tunable": "class-prompt", "prompt_tokens": 4, "steps": 5}},
+    "readout": {"method": {"name": "readout", "readout": "ridge"}},
+    "rounds": {
+        "method": {"name": "prompt-tuning", "prompt_tokens": 4, "prompt_text": "a photo of a"},
+        "alternate": {"rounds": 2, "round_steps": 3, "final_steps": 2, "snapshots": 2, "proposer": "mutation"},
+    },
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TANDEMTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("images")
+
+
+def recipe(place, method, model="clip", **changes):
+    return {**images.recipe(place, model, **changes), **METHODS[method]}
+
+
+@pytest.fixture(scope="module")
+def run(place):
+    tune(recipe(place, "prompt"), place / "run")
+    return place / "run"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_is_stopped_anywhere_ends_as_if_it_never_had_been(place, method):
+    made = recipe(place, method)
+    tune(made, place / method)
+    straight = small.artefacts(place / method)
+    lines = len(small.journal(place / method))
+    for stop in sorted({2, lines // 2 + 1} & set(range(2, lines))):
+        folder = place / f"{method}-{stop}"
+        with pytest.raises(KeyboardInterrupt):
+            tune(made, folder, Stop(lines=stop))
+        resume(folder)
+        assert small.artefacts(folder) == straight
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("model", images.MODELS)
+def test_a_tuned_prompt_tells_colours_apart(place, model):
+    if model == "conse":
+        pytest.skip("a random image classifier sees no colours")
+    result = tune(images.recipe(place, model, method__steps=25, method__lr=0.05), place / f"better-{model}")
+    assert result["tuned"]["train_loss"] < result["zero_shot"]["train_loss"]
+    assert result["rows"] == {"train": 12, "dev": 12, "test": 30}
+
+
+def test_images_are_looked_at_once(place, run, monkeypatch):
+    def never(self, pictures):
+        raise AssertionError("an image was computed again")
+
+    before = small.artefacts(run)
+    monkeypatch.setattr(ImageTextBackbone, "image_features", _only_flat(ImageTextBackbone.image_features, never))
+    tune(recipe(place, "prompt"), place / "again")
+    assert small.artefacts(place / "again") == before
+
+
+def _only_flat(own, never):
+    def features(self, pictures):
+        grey = all(
+            len(set(picture.getextrema())) == 1 and picture.getextrema()[0][0] == picture.getextrema()[0][1]
+            for picture in pictures
+        )
+        return own(self, pictures) if grey else never(self, pictures)
+
+    return features
+
+
+def test_predictions_of_files_pictures_and_folders(place, run):
+    model = load(run)
+    path = sorted((place / "test" / "green").iterdir())[0]
+    answers = model.predict([str(path), path, Image.open(path), {"image": str(path)}])
+    assert len({tuple(answer.probabilities.values()) for answer in answers}) == 1
+    said = small.call("predict", run, "--input", place / "test", "--output", place / "out.csv", "--overwrite")
+    assert said.code == 0 and "accuracy on 30 rows" in said.err
+    written = (place / "out.csv").read_text(encoding="utf-8").splitlines()
+    assert written[0].startswith("image,gold,label") and len(written) == 31
+    assert model.evaluate(place / "test").score == pytest.approx(
+        json.loads((run / "result.json").read_text())["tuned"]["test"]
+    )
+    table = place / "rows.csv"
+    table.write_text(f"image\ntest/green/{path.name}\n", encoding="utf-8")
+    said = small.call("predict", run, "--input", table)
+    assert said.code == 0 and said.out.startswith(answers[0].label)
+
+
+def test_the_page_shows_the_errors_as_pictures(place, run):
+    from tandemtune.report.run_page import run_page
+    from tandemtune.runs.store import RunFolder
+
+    source = run_page(RunFolder.open(run))
+    wrong = sum(
+        row["gold"] != row["label"] for row in map(json.loads, (run / "predictions.jsonl").read_text().splitlines())
+    )
+    assert source.count('<img src="data:image/jpeg;base64,') == min(wrong, 10) > 0
+    assert "Confusion matrix" in source and "http:" not in re.sub(r"http://www\.w3\.org/\S+", "", source)
+
+
+@pytest.mark.parametrize("method", ["prompt", "lora", "readout"])
+def test_the_exported_classes_say_what_the_run_says(place, method):
+    folder = place / f"said-{method}"
+    tune(recipe(place, method), folder)
+    said = small.call("export", folder, "--to", place / f"export-{method}")
+    assert said.code == 0
+    to = place / f"export-{method}"
+    classes = load_file(to / "classes.safetensors")
+    told = json.loads((to / "classes.json").read_text(encoding="utf-8"))
+    model = images.whole("clip")
+    for row in map(json.loads, (folder / "predictions.jsonl").read_text().splitlines()):
+        picture = images.processor()(Image.open(row["fields"]["image"]), return_tensors="pt")
+        vector = functional.normalize(model.get_image_features(**picture).pooler_output, dim=-1)
+        found = (vector @ classes["weight"].T + classes["bias"]).softmax(dim=-1)[0].tolist()
+        np.testing.assert_allclose(found, [row["probabilities"][label] for label in told["labels"]], atol=1e-4)
+
+
+def test_peft_loads_lora_into_the_untouched_model(place):
+    peft = pytest.importorskip("peft")
+    folder = place / "peft"
+    tune(recipe(place, "lora"), folder)
+    model = load(folder)
+    base = type(images.whole("clip")).from_pretrained(images.model_folder("clip"))
+    loaded = peft.PeftModel.from_pretrained(base, str(folder / "adapter")).eval()
+    scorer = model.scorer
+    group = scorer.texts().batch.groups[0]
+    own = loaded.base_model.model.get_text_features(input_ids=group.ids).pooler_output
+    found = scorer.engine.logits(scorer.texts().batch, model.point)[group.rows]
+    torch.testing.assert_close(found, own.detach(), rtol=1e-4, atol=1e-5)
+    assert not torch.equal(own, images.whole("clip").get_text_features(input_ids=group.ids).pooler_output)
+
+
+def test_the_readmes_code_runs_without_this_library(place, run, monkeypatch):
+    to = place / "alone"
+    assert small.call("export", run, "--to", to).code == 0
+    code = re.search(r"```python\n(.*?)```", (to / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    assert "import tandemtune" not in code and "from tandemtune" not in code
+    picture = next((place / "test" / "red").iterdir())
+    monkeypatch.chdir(to)
+    code = code.replace('"picture.png"', json.dumps(str(picture)))
+    said: list[dict[str, float]] = []
+    exec(code, {"print": said.append})
+    assert said[0] == pytest.approx(load(run).predict([picture])[0].probabilities, abs=1e-4)
+
+
+def test_broken_images_are_told_before_anything_is_written(place, tmp_path):
+    for name in ("train", "test"):
+        shutil.copytree(place / name, tmp_path / name)
+    (tmp_path / "test" / "red" / "2-003.png").write_bytes(b"")
+    (tmp_path / "test" / "red" / "2-004.png").write_bytes((place / "test" / "red" / "2-004.png").read_bytes()[:60])
+    with pytest.raises(DataError, match=r"2-003\.png is empty.*2-004\.png is a broken image"):
+        tune(recipe(tmp_path, "prompt"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_models_and_rows_that_do_not_belong_together(place, tmp_path):
+    with pytest.raises(ConfigError, match="is a folder of images, but the model is a masked language model"):
+        tune(images.recipe(place, model__name=str(small.model_folder("bert"))), tmp_path / "run")
+    with pytest.raises(ConfigError, match="learn from texts, but rows are images"):
+        tune(images.recipe(place, run__yardsticks=["tf-idf"]), tmp_path / "run")
+    with pytest.raises(ConfigError, match="class-prompt is for image-text models"):
+        tune(
+            small.recipe(tmp_path, method__name="prompt-tuning", method__tunable="class-prompt", **NO_SEARCH),
+            tmp_path / "run",
+        )
+    with pytest.raises(ConfigError, match="is a task of texts, but the model compares images"):
+        tune(
+            images.recipe(place, task__name="sst2", task__train=None, task__test=None, task__data=str(tmp_path)),
+            tmp_path / "run",
+        )
+
+
+def test_several_templates_are_averaged_and_known_again(place):
+    templates = ["{image} a photo of a {mask}.", "{image} a small {mask} thing"]
+    made = {**images.recipe(place, task__templates=templates), "method": {"name": "manual"}}
+    tune(made, place / "ensemble")
+    model = load(place / "ensemble")
+    assert len(model.scorer.texts().batch) == 6
+    rows = [json.loads(line) for line in (place / "ensemble" / "predictions.jsonl").read_text().splitlines()]
+    answers = model.predict([row["fields"]["image"] for row in rows])
+    assert [answer.label for answer in answers] == [row["label"] for row in rows]
+
+
+def test_classes_that_were_left_out_are_scored_at_the_end(place, tmp_path):
+    more = {**images.CLASSES, "dark": (20, 20, 20)}
+    for name, seed in (("train", 1), ("test", 2)):
+        images.write_pictures(tmp_path / name, 10, seed, more)
+    result = tune(images.recipe(tmp_path, task__unseen_share=0.5), tmp_path / "run")
+    unseen = result["unseen"]
+    assert unseen["labels"] == ["green", "red"] and unseen["rows"] == 20
+    assert result["rows"] == {"train": 8, "dev": 8, "test": 20}
+    base = result["tuned"]["test"]
+    assert unseen["harmonic"] == pytest.approx(2 * base * unseen["tuned"] / (base + unseen["tuned"]), abs=1e-5)
+    model = load(tmp_path / "run")
+    assert model.scorer.task.labels == ("dark", "deep_blue")
+    said = small.call("show", tmp_path / "run")
+    assert "2 unseen classes, 20 test rows" in " ".join(said.out.split())
+    with pytest.raises(DataError, match="leaves 0 of 4 classes out"):
+        tune(images.recipe(tmp_path, task__unseen_share=0.2), tmp_path / "none")
+
+
+def test_the_mentor_is_told_classes_and_confusions(place):
+    from tandemtune import autotune
+    from tandemtune.config import load_config
+    from tandemtune.wiring import _brief
+
+    problem = autotune.build(load_config(recipe(place, "rounds")).with_absolute_paths())
+    brief = _brief(problem)
+    assert "photos of deep_blue, green, red" in brief.definition and "Now taken for another" in brief.definition
+    assert brief.usage == "[PROMPT] [ANSWER]." and brief.labels == ("deep_blue", "green", "red")
+
+
+def test_nothing_is_left_on_the_model(place, run):
+    model = load(run)
+    scorer = model.scorer
+    before = scorer.engine.logits(scorer.batch([], True), {}).shape
+    assert before == (0, 3)
+    ids = torch.tensor([scorer.plain_prompt(None).ids])
+    own = scorer.backbone.whole.get_text_features(input_ids=ids).pooler_output
+    model.predict([next((place / "test" / "red").iterdir())])
+    assert torch.equal(own, scorer.backbone.whole.get_text_features(input_ids=ids).pooler_output)
