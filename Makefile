@@ -6,7 +6,7 @@ RUN := $(BIN)/tandemtune
 
 DATA ?= images
 
-.PHONY: help setup quickstart quickstart-maao quickstart-images test test-slow lint bench clean
+.PHONY: help setup quickstart quickstart-maao quickstart-images test test-slow lint bench docs docs-serve clean
 
 help:
 	@echo "make quickstart  tune a real model on real movie reviews (set-up, then a minute or two)"
@@ -14,6 +14,7 @@ help:
 	@echo "make quickstart-images DATA=folder  a prompt for your images, in a folder for each class (set-up, then about 5 minutes)"
 	@echo "make test        lint, types and tests, two at a time"
 	@echo "make test-slow   the tests that take longer"
+	@echo "make docs        the documentation as a site in build/site, all links checked; make docs-serve shows it"
 	@echo "make bench       timings and memory of the evaluation engine, as ratios (about 5 minutes)"
 
 setup: $(VENV)/.ready
@@ -51,6 +52,15 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/engine.py pypi:smollm2-135m-instruct --memory
+
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python -m pytest tests/test_docs.py -k links
+
+docs-serve: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 clean:
 	rm -rf $(VENV) build dist

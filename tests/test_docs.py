@@ -14,7 +14,7 @@ from tandemtune.config.reference import reference
 from tandemtune.config.schema import PARTS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_the_reference_of_recipes_is_current() -> None:
@@ -23,13 +23,41 @@ def test_the_reference_of_recipes_is_current() -> None:
 
 def test_links_between_pages_lead_somewhere() -> None:
     links = [
-        (page, target)
+        (page, *target.partition("#")[::2])
         for page in PAGES
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
         if "://" not in target
     ]
     assert len(links) >= 5
-    assert [(page.name, target) for page, target in links if not (page.parent / target).exists()] == []
+    assert [(page.name, target) for page, target, _ in links if not (page.parent / target).exists()] == []
+    to_headings = [(page, page.parent / target if target else page, anchor) for page, target, anchor in links if anchor]
+    assert len(to_headings) >= 5
+    assert [(page.name, at.name, anchor) for page, at, anchor in to_headings if anchor not in anchors(at)] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_site_has_every_page() -> None:
+    told = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")]
+    assert len(pages) >= 15
+    assert [page for page in pages if not re.search(rf"(- |: ){re.escape(page)}$", told, re.MULTILINE)] == []
+
+
+def test_pictures_are_there_and_fetch_nothing() -> None:
+    shown = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+    }
+    made = set((ROOT / "docs" / "pictures").resolve().glob("*.svg"))
+    assert shown == made
+    for picture in made:
+        assert not re.findall(r"(?:href=|src=|url\()[\"']?(?:https?:)?//", picture.read_text(encoding="utf-8"))
 
 
 def test_the_recipe_in_the_readme_is_a_recipe(tmp_path: Path) -> None:
@@ -37,7 +65,7 @@ def test_the_recipe_in_the_readme_is_a_recipe(tmp_path: Path) -> None:
     assert len(blocks) == 1
     path = tmp_path / "readme.toml"
     path.write_text(blocks[0], encoding="utf-8")
-    assert load_config(path).method.name == "c-lora-calibrated"
+    assert load_config(path).method.name == "auto"
 
 
 def test_every_packaged_recipe_is_complete() -> None:
