@@ -81,6 +81,10 @@ class Member(Options):
         """
         yield from ()
 
+    def named(self) -> list[tuple[str, str]]:
+        """Other members that its options name, as (noun, name): their code is a part of the run, too."""
+        return []
+
 
 M = TypeVar("M")
 _MEMBERS: dict[str, dict[str, Any]] = {noun: {} for noun in PACKAGES}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from tandemtune.evaluators import statistics
 from tandemtune.evaluators.batch import Batch, collate
 from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.label_words import LabelWordEvaluator, calibrate
+from tandemtune.evaluators.text import TextEvaluator
 from tandemtune.models.backbone import Backbone
 from tandemtune.readout.members import SolvedReadout
 from tandemtune.runs.records import Facts
@@ -127,8 +129,13 @@ class Problem:
 
     scorer: Scorer
     split: Split
-    evaluator: LabelWordEvaluator
-    content_free: Batch
+    evaluator: LabelWordEvaluator | TextEvaluator
+
+    @property
+    def labelled(self) -> LabelWordEvaluator:
+        """The evaluator of a task that is answered with labels."""
+        assert isinstance(self.evaluator, LabelWordEvaluator)
+        return self.evaluator
 
     @property
     def facts(self) -> Facts:
@@ -200,7 +207,12 @@ class DrawnRows:
     labels: Sequence[int]
 
     def for_generation(self, number: int) -> Batch:
-        """Rows of one generation, as many of each label as can be."""
+        """Rows of one generation."""
+        first = self.of_generation(number)
+        return collate([self.prompts[i] for i in first], [self.labels[i] for i in first], self.scorer.backbone.device)
+
+    def of_generation(self, number: int) -> list[int]:
+        """Which rows a generation is scored on, as many of each label as can be."""
         config = self.scorer.config
         generator = np.random.default_rng([config.task.seed, number, 8])
         waiting = {
@@ -208,17 +220,20 @@ class DrawnRows:
             for label in set(self.labels)
         }
         ranked = sorted((place, i) for members in waiting.values() for place, i in enumerate(members.tolist()))
-        first = [i for _, i in ranked[: config.method.subsample]]
-        return collate([self.prompts[i] for i in first], [self.labels[i] for i in first], self.scorer.backbone.device)
+        return [i for _, i in ranked[: config.method.subsample]]
 
     def for_step(self, number: int) -> Batch:
-        """Rows of a gradient step: seeded epochs without repetition, cut into batches."""
+        """Rows of a gradient step."""
+        chosen = self.of_step(number)
+        return self.scorer.together([self.prompts[i] for i in chosen], [self.labels[i] for i in chosen])
+
+    def of_step(self, number: int) -> list[int]:
+        """Which rows a gradient step sees: seeded epochs without repetition, cut into batches."""
         config = self.scorer.config
         size = min(getattr(config.method.optimizer, "batch_size", len(self.prompts)), len(self.prompts))
         epoch, place = divmod(number, len(self.prompts) // size)
         order = np.random.default_rng([config.task.seed, epoch, 5]).permutation(len(self.prompts)).tolist()
-        chosen = order[place * size : (place + 1) * size]
-        return self.scorer.together([self.prompts[i] for i in chosen], [self.labels[i] for i in chosen])
+        return cast(list[int], order[place * size : (place + 1) * size])
 
 
 def content_free(scorer: Scorer, plain: bool = False, apart: bool = False) -> Batch:
@@ -236,3 +251,13 @@ def content_free(scorer: Scorer, plain: bool = False, apart: bool = False) -> Ba
             scorer.batch([example])
             examples.append(example)
     return scorer.population_batch(examples) if apart else scorer.batch(examples, plain)
+
+
+def digest(*batches: Batch) -> str:
+    """What tells one set of encoded rows from another."""
+    found = hashlib.sha256()
+    for batch in batches:
+        for tensor in (batch.labels, *(part for g in batch.groups for part in (g.ids, g.answer, g.rows))):
+            found.update(f"{tuple(tensor.shape)}".encode())
+            found.update(tensor.cpu().numpy().tobytes())
+    return found.hexdigest()

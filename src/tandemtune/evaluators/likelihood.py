@@ -84,12 +84,14 @@ class PassageBatch:
     Args:
         groups: the passages by length.
         lengths: tokens of each answer [S].
-        tokens: tokens that the model reads, those of decoders counted as they are.
+        read: tokens that one stack reads, or the encoder of a model of two.
+        answered: tokens that a decoder is given.
     """
 
     groups: tuple[PassageGroup, ...]
     lengths: Tensor
-    tokens: int
+    read: int
+    answered: int
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -118,7 +120,7 @@ def collate_passages(
     made = tuple(_group([passages[i] for i in rows], rows, stack) for rows in groups)
     lengths = torch.tensor([len(passage.answer) for passage in passages], device=stack.device)
     behind = sum(len(stack.begin) + len(passage.answer) - 1 for passage in passages) if decodes else 0
-    return PassageBatch(made, lengths, sum(map(len, read)) + behind)
+    return PassageBatch(made, lengths, sum(map(len, read)), behind)
 
 
 def _read(passage: Passage, decodes: bool) -> tuple[int, ...]:
@@ -269,9 +271,7 @@ class Likelihood:
             self._laid[batch] = _end_to_end(batch.groups, min(self._most(1), max(CHUNKS)))
         return self._laid[batch]
 
-    def _entering(
-        self, batch: PassageBatch, groups: Sequence[PassageGroup], point: Point, layer: int
-    ) -> list[Tensor]:
+    def _entering(self, batch: PassageBatch, groups: Sequence[PassageGroup], point: Point, layer: int) -> list[Tensor]:
         """Hidden states that enter a layer, kept as long as the tunable calls them valid."""
         kept = self._kept.get(batch)
         if kept is not None and not (kept.layer <= layer and self.tunable.same_below(kept.layer, kept.point, point)):
@@ -290,7 +290,9 @@ class Likelihood:
                         states=own,
                         spans=part.spans,
                     )
-                    for part, own in self._with_states(group, kept.states[index] if kept else None, self._fitting(group))
+                    for part, own in self._with_states(
+                        group, kept.states[index] if kept else None, self._fitting(group)
+                    )
                 ]
                 states.append(torch.cat(parts))
         self._kept[batch] = _Kept(layer, states, {block: vector.clone() for block, vector in point.items()})
@@ -320,9 +322,7 @@ class Likelihood:
     def _most(self, share: float) -> int:
         """Tokens that fit, where this share of them reaches the head."""
         engine = self.engine
-        tokens = int(
-            engine.max_memory * MEGABYTE / (engine._bytes_per_token + share * 8 * self.stack.vocabulary)
-        )
+        tokens = int(engine.max_memory * MEGABYTE / (engine._bytes_per_token + share * 8 * self.stack.vocabulary))
         return max(1, min(tokens, engine.chunk_tokens or tokens))
 
 

@@ -185,9 +185,7 @@ class Writer:
         """Which rows stay where enough have ended; equally many of each candidate that has one left, so some that have ended stay
         for company. None where all stay."""
         each = len(batch.rows) // len(batch.candidates)
-        alive = [
-            [i for i in range(p * each, (p + 1) * each) if batch.alive[i]] for p in range(len(batch.candidates))
-        ]
+        alive = [[i for i in range(p * each, (p + 1) * each) if batch.alive[i]] for p in range(len(batch.candidates))]
         most = max(map(len, alive))
         left = [p for p, rows in enumerate(alive) if rows]
         if most * len(left) > (1 - LEAVING) * len(batch.rows):
@@ -207,11 +205,11 @@ class Writer:
         if self.coder.forced_end is not None and place + 1 == self.coder.most:
             return [self.coder.forced_end] * len(logits)
         if sampling is None:
-            return logits.argmax(dim=-1).tolist()  # type: ignore[no-any-return]
+            return logits.argmax(dim=-1).tolist()
         words = logits.shape[-1]
         noise = {row: sampling.noise(numbers[row], place, words) for row in dict.fromkeys(batch.rows)}
         added = torch.stack([noise[row] for row in batch.rows]).to(logits.device)
-        return (logits / sampling.temperature + added).argmax(dim=-1).tolist()  # type: ignore[no-any-return]
+        return (logits / sampling.temperature + added).argmax(dim=-1).tolist()
 
     # ---- models of one stack ----
 
@@ -223,7 +221,11 @@ class Writer:
         lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=device)
         width = int(lengths.max())
         ids = torch.tensor([[*p.ids, *[p.ids[-1]] * (width - len(p.ids))] for p in prompts], device=device)
-        mask = (torch.arange(width, device=device) < lengths.unsqueeze(1)).long() if bool((lengths < width).any()) else None
+        mask = (
+            (torch.arange(width, device=device) < lengths.unsqueeze(1)).long()
+            if bool((lengths < width).any())
+            else None
+        )
         start = max(0, self.tunable.first_layer(list(chunk))) if chunk and count > 1 else 0
         rows = torch.arange(len(prompts), device=device).repeat(count)
         cache, shared, states = stack.new_cache(), None, None
@@ -269,7 +271,11 @@ class Writer:
         text = texts[0].new_zeros(count, len(prompts), width, texts[0].shape[-1])
         for row, states in enumerate(texts):
             text[:, row, : states.shape[1]] = states
-        mask = (torch.arange(width, device=device) < lengths.unsqueeze(1)).long() if bool((lengths < width).any()) else None
+        mask = (
+            (torch.arange(width, device=device) < lengths.unsqueeze(1)).long()
+            if bool((lengths < width).any())
+            else None
+        )
         held: dict[str, Any] = {
             "text": text.flatten(0, 1),
             "mask": None if mask is None else mask.repeat(count, 1),
@@ -343,7 +349,11 @@ class Writer:
         config = text_config(self.stack.model)
         size = torch.empty(0, dtype=self.stack.dtype).element_size()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or config.hidden_size // config.num_attention_heads
+        width = (
+            getattr(config, "head_dim", None)
+            or getattr(config, "d_kv", None)
+            or config.hidden_size // config.num_attention_heads
+        )
         layers = len(self.stack) - (self.stack.encoder_layers or 0)
         tokens = length + self.coder.most
         row = 2 * size * layers * int(heads) * int(width) * tokens + 8 * self.stack.vocabulary

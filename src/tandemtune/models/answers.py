@@ -91,7 +91,9 @@ def in_conversation(tokenizer: Any, template: Template, name: str) -> Template:
         ModelError: the model has no such form.
     """
     if not getattr(tokenizer, "chat_template", None):
-        raise ModelError(f"{name} has no chat template: leave [task] chat out, or choose a model that has been taught to chat")
+        raise ModelError(
+            f"{name} has no chat template: leave [task] chat out, or choose a model that has been taught to chat"
+        )
     places = template.pieces.index(("slot", MASK))
     question = Template.__str__(Template(template.pieces[:places])).rstrip()
     text = str(

@@ -149,7 +149,9 @@ class PassageStack(LayerStack):
 
         with torch.inference_mode(), ExitStack() as stack:
             self._be_lean(stack)
-            stack.enter_context(hooked(self.layers[stop].register_forward_pre_hook(note, with_kwargs=True, prepend=True)))
+            stack.enter_context(
+                hooked(self.layers[stop].register_forward_pre_hook(note, with_kwargs=True, prepend=True))
+            )
             step_over = self._step_over()
             for layer in self.layers[stop:]:
                 stack.enter_context(replaced_forward(layer, step_over(layer)))

@@ -200,10 +200,10 @@ def _headline(result: Result) -> list[str]:
     zero, tuned = result.zero_shot, result.tuned
     rows = result.rows.test if split == "test" else result.rows.dev
     reached, plain = getattr(tuned, split), getattr(zero, split)
-    calibrated, majority = getattr(zero.calibrated, split), result.majority if split == "test" else None
+    calibrated, majority = zero.after_calibration(split), result.majority if split == "test" else None
     metric = result.metric[0].upper() + result.metric[1:]
     said = f"{metric} on {rows:,} {split} rows: {score(reached)} after tuning, {score(plain)} before"
-    said += f" ({score(calibrated)} with contextual calibration)"
+    said += f" ({score(calibrated)} with contextual calibration)" if zero.calibrated is not None else ""
     said += f"; always answering with the most frequent class gives {score(majority)}." if majority is not None else "."
     others = {"the pretrained model": plain, "the pretrained model with calibration": calibrated}
     others["always the most frequent class"] = majority

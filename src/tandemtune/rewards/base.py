@@ -141,7 +141,9 @@ def add(reward: Reward) -> Reward:
     return reward
 
 
-def best_over(references: Sequence[Sequence[str]], completions: Sequence[str], alike: Callable[[str, str], float]) -> list[float]:
+def best_over(
+    references: Sequence[Sequence[str]], completions: Sequence[str], alike: Callable[[str, str], float]
+) -> list[float]:
     """How alike each completion is to the reference that it is most alike to; 0 where there is none."""
     return [
         max((alike(completion, reference) for reference in several), default=0.0)

@@ -224,10 +224,13 @@ def _drawn(
             rows.append(example)
     short = [f"{label!r} has {len(rows)}" for label, rows in chosen.items() if len(rows) < needed]
     if short:
-        named = f"{', '.join(short)}, each class needs" if len(chosen) > 1 else f"{len(chosen[labels[0]])}, there have to be"
+        named = (
+            f"{', '.join(short)}, each class needs"
+            if len(chosen) > 1
+            else f"{len(chosen[labels[0]])}, there have to be"
+        )
         raise DataError(
-            f"too few rows with distinct texts: {named} {needed} ({purpose}): "
-            f"lower {settings}, or add rows"
+            f"too few rows with distinct texts: {named} {needed} ({purpose}): lower {settings}, or add rows"
         )
     return tuple(row for turn in zip(*chosen.values(), strict=True) for row in turn)
 

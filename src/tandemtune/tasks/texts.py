@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from tandemtune.errors import DataError, UsageError
@@ -13,7 +13,8 @@ from tandemtune.rewards import base as rewards
 from tandemtune.rewards.base import Reward, Written
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.files import examples_of
-from tandemtune.tasks.table import Source, read_table, value_of
+from tandemtune.tasks.table import Source, Table, read_table, value_of
+from tandemtune.tasks.templates import Template
 from tandemtune.tasks.wording import kind, nfc, show
 from tandemtune.types import Example
 
@@ -31,8 +32,10 @@ class TextTask(Task):
         answer_column: column of the reference, a text or a list of several; None where a reward judges without.
         max_new_tokens: longest answer.
         stop: texts that end an answer; they are no part of it.
+        chat: whether the template is asked in a model's own form of conversation.
         schema: JSON schema of an answer, for the metric that checks it.
         reward: the metric.
+        seconds: time limit of one call of a reward function.
     """
 
     answers: ClassVar[str] = "texts"
@@ -40,12 +43,14 @@ class TextTask(Task):
     answer_column: str | None = None
     max_new_tokens: int = 64
     stop: tuple[str, ...] = ()
+    chat: bool = False
     schema: Mapping[str, Any] | None = None
     reward: Reward = field(default_factory=lambda: rewards.get(METRIC))
+    seconds: float = 60.0
 
     def __post_init__(self) -> None:
         column = self.answer_column
-        composed = {
+        composed: dict[str, Any] = {
             "labels": (ROW,),
             "words": {},
             "metric": self.reward.name,
@@ -102,9 +107,21 @@ class TextTask(Task):
     def _metric_problems(self) -> list[str]:
         return [f"metric {problem}" for problem in self.reward_problems(self.reward)]
 
+    def as_recorded(self, template: str, words: Mapping[str, tuple[str, ...]]) -> Task:
+        """The task with the template that a run has begun with, which is a conversation already."""
+        return replace(self, template=Template.parse(template), chat=False)
+
     def _read(self, source: Source) -> list[Example]:
         table = read_table(source)
         self._notes[source] = table.notes
+        return self.examples(table)
+
+    def examples(self, table: Table) -> list[Example]:
+        """Rows of a table with their references and all other columns.
+
+        Raises:
+            DataError: a row cannot be used; names the file, line and field.
+        """
         rows = examples_of(table, fields=self.template.fields, label=None, labels=None)
         found: list[Example] = []
         for index, row in enumerate(rows):
@@ -114,7 +131,7 @@ class TextTask(Task):
             found.append(Example(row.fields, ROW, references, others))
         return found
 
-    def _references(self, at: str, table: Any, index: int) -> tuple[str, ...]:
+    def _references(self, at: str, table: Table, index: int) -> tuple[str, ...]:
         if self.answer_column is None:
             return ()
         return references_of(f"{at}, field {show(self.answer_column)}", value_of(table, index, self.answer_column))
