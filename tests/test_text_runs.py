@@ -137,6 +137,25 @@ def test_predict_and_evaluate(tmp_path):
     assert called.code == 0 and "token_f1" in called.out
 
 
+def test_report_shows_texts_side_by_side(tmp_path):
+    tune(writing.recipe(tmp_path), tmp_path / "run")
+    called = small.call("report", tmp_path / "run", "--out", tmp_path / "page.html")
+    assert called.code == 0, called.err
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Lowest rewards" in page and "untuned" in page and "contextual calibration" not in page
+
+
+def test_init_proposes_a_recipe_that_validates(tmp_path):
+    small.write_rows(tmp_path / "rows.jsonl", writing.rows(40, 3))
+    recipe = tmp_path / "rows.toml"
+    place = str(small.model_folder("llama"))
+    called = small.call("init", tmp_path / "rows.jsonl", "--answer", "answer", "--model", place, "--out", recipe)
+    assert called.code == 0, called.err
+    called = small.call("validate", recipe)
+    assert called.code == 0, called.err
+    assert 'answer = "answer"' in recipe.read_text() and "{text}" in recipe.read_text()
+
+
 def test_generated_tokens_end_a_run(tmp_path):
     recipe = writing.recipe(tmp_path, method__objective="reward", run__max_generated_tokens=100)
     result = tune(recipe, tmp_path / "run")

@@ -211,7 +211,7 @@ def check(config: RunConfig, progress: Progress | None = None, *, test: bool = T
     if not problems:
         try:
             split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
-            _class_weights(config.task, task, split)
+            answers_of(task).check(config.task, task, split)
         except DataError as error:
             problems = [str(error)]
     if problems:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tandemtune.config.schema import TaskSection
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import LayerStack
 from tandemtune.problem import Problem, Scorer
@@ -50,6 +51,13 @@ class Answers(ABC):
     def asked(self, task: Task, backbone: Backbone) -> Task:
         """The task as a model is asked it; by default as it is."""
         return task
+
+    def check(self, section: TaskSection, task: Task, split: Split) -> None:
+        """Refuse settings that do not fit the rows; by default none.
+
+        Raises:
+            ConfigError: lists every problem.
+        """
 
     @abstractmethod
     def verbalizer(self, backbone: Backbone, task: Task) -> Verbalizer:

@@ -35,6 +35,10 @@ RESAMPLES, WORST, BINS = 1000, 10, 10
 class LabelAnswers(Answers):
     """The likelihoods of a few words at one place."""
 
+    def check(self, section: TaskSection, task: Task, split: Split) -> None:
+        """Weights of labels that there are not."""
+        _class_weights(section, task, split)
+
     def verbalizer(self, backbone: Backbone, task: Task) -> Verbalizer:
         """The words of all labels."""
         return resolve(backbone.tokenizer, task.template, task.words, alone=backbone.kind == "seq2seq")

@@ -118,7 +118,7 @@ class TextAnswers(Answers):
             dev=round(dev.score, DIGITS),
             test=test,
         )
-        return Reached(scores, None, predictions, None)
+        return Reached(scores, None, predictions, None, 1.0)
 
     def majority(self, problem: Problem, examples: Sequence[Example] | None) -> float | None:
         """No text is right for all rows."""
@@ -208,8 +208,9 @@ def text_rows(scorer: Scorer, examples: Sequence[Example], plain: bool = False, 
     if not (references and task.has_references):
         return TextRows(tuple(prompts), ask)
     coder = AnswerCoder(backbone, task.template, task.max_new_tokens, task.stop)
-    passages = _passages(coder, prompts, examples)
-    owners = [row for row, example in enumerate(examples) for _ in example.references]
+    most = scorer.config.task.references
+    passages = _passages(coder, prompts, examples, most)
+    owners = [row for row, example in enumerate(examples) for _ in example.references[:most]]
     return TextRows(
         tuple(prompts),
         ask,
@@ -219,11 +220,11 @@ def text_rows(scorer: Scorer, examples: Sequence[Example], plain: bool = False, 
     )
 
 
-def _passages(coder: AnswerCoder, prompts: Sequence[Encoded], examples: Sequence[Example]) -> list[Passage]:
+def _passages(coder: AnswerCoder, prompts: Sequence[Encoded], examples: Sequence[Example], most: int) -> list[Passage]:
     return [
         Passage(prompt, coder.encode(reference))
         for prompt, example in zip(prompts, examples, strict=True)
-        for reference in example.references
+        for reference in example.references[:most]
     ]
 
 

@@ -128,6 +128,9 @@ class TaskSection(Options):
     answer: str | None = Field(
         None, description="column of the reference (or a list of several), for a task that is answered with texts"
     )
+    references: Annotated[int, Field(ge=1)] = Field(
+        4, description="references of a row that its likelihood is taken of, at most; scores see all of them"
+    )
     max_new_tokens: Annotated[int, Field(ge=1)] = Field(
         64, description="longest text, of a task that is answered with texts"
     )
@@ -637,7 +640,7 @@ def _text_problems(task: TaskSection) -> Iterable[str]:
     for key in ("train", "template"):
         if getattr(task, key) is None:
             yield f"{key}: missing; a task that is answered with texts needs train and template"
-    for key in ("labels", "label_column", "positive", "templates", "data"):
+    for key in ("labels", "label_column", "positive", "templates", "data", "class_weights"):
         if getattr(task, key) is not None:
             yield f"{key}: for tasks that are answered with labels, but answer names a column of texts"
     if task.test_share is not None and task.test is not None:

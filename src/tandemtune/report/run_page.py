@@ -37,6 +37,8 @@ from tandemtune.runs.store import RunFolder
 
 LONGEST = 400
 """Characters of a text in a table of errors."""
+SAMPLES = 8
+"""Written texts of the lowest rewards that a report shows, and of the highest."""
 
 
 @dataclass(frozen=True)
@@ -318,7 +320,7 @@ def _errors(run: RunView) -> list[Block]:
     """Confusion matrix, scores by class, and the most confident errors on test rows."""
     rows = [row for row in run.predictions if row.gold is not None]
     if not rows:
-        return []
+        return _samples(run)
     labels = told.labels_of(rows, run.facts.labels if run.facts else {})
     counts = told.confusion(rows, labels)
     found = told.class_scores(counts, labels)
@@ -342,6 +344,30 @@ def _errors(run: RunView) -> list[Block]:
         listed = ["text", "gold", "predicted", "probability", "row"]
         count = "The most confident errors" if len(errors) < wrong or wrong > 1 else "The only error"
         parts.append(Grid(listed, errors, count, {3, 4}))
+    return parts
+
+
+def _samples(run: RunView) -> list[Block]:
+    """Written texts side by side: the row, what the pretrained model wrote, what the tuned one did, a reference, the reward."""
+    written = [row for row in run.predictions if row.rewards]
+    if not written:
+        return []
+    name = next(iter(written[0].rewards))
+    order = sorted(range(len(written)), key=lambda place: (written[place].rewards[name], place))
+    parts: list[Block] = []
+    for title, places in (("Lowest rewards", order[:SAMPLES]), ("Highest rewards", order[::-1][:SAMPLES])):
+        grid: list[list[Content]] = [
+            [
+                _text_of(written[place]),
+                shortened(written[place].untuned or "–", LONGEST),
+                shortened(written[place].label or "–", LONGEST),
+                shortened(next(iter(written[place].references), "–"), LONGEST),
+                score(written[place].rewards[name]),
+                place + 1,
+            ]
+            for place in places
+        ]
+        parts.append(Grid(["text", "untuned", "tuned", "reference", name, "row"], grid, title, {4, 5}))
     return parts
 
 
