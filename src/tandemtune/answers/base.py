@@ -52,7 +52,7 @@ class Answers(ABC):
         """The task as a model is asked it; by default as it is."""
         return task
 
-    def check(self, section: TaskSection, task: Task, split: Split) -> None:
+    def check(self, section: TaskSection, task: Task, split: Split) -> None:  # noqa: B027  (nothing to refuse is the rule)
         """Refuse settings that do not fit the rows; by default none.
 
         Raises:

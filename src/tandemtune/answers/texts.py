@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -35,6 +35,21 @@ from tandemtune.tasks.verbalizers import Verbalizer
 from tandemtune.types import Encoded, Example, Split
 
 RESAMPLES, WORST = 1000, 10
+
+
+@dataclass(frozen=True)
+class WrittenReached(Reached):
+    """What one point reaches, with what it has written.
+
+    Args:
+        records: of the test rows.
+    """
+
+    records: tuple[PredictionRecord, ...] = ()
+
+    def answers(self, scorer: Scorer, examples: Sequence[Example] | None) -> list[PredictionRecord]:
+        """What was written for the test rows."""
+        return list(self.records)
 
 
 class TextAnswers(Answers):
@@ -118,7 +133,7 @@ class TextAnswers(Answers):
             dev=round(dev.score, DIGITS),
             test=test,
         )
-        return Reached(scores, None, predictions, None, 1.0)
+        return WrittenReached(scores, None, None, None, 1.0, tuple(predictions))
 
     def majority(self, problem: Problem, examples: Sequence[Example] | None) -> float | None:
         """No text is right for all rows."""
@@ -233,7 +248,7 @@ def _records(
 ) -> list[PredictionRecord]:
     reward = _texts(scorer.task).reward
     found = reward.each(written)
-    untuned = [None] * len(examples) if before is None else [one.label for one in before.predictions]
+    untuned = [None] * len(examples) if before is None else [one.label for one in before.answers(scorer, examples)]
     return [
         PredictionRecord(
             fields=dict(example.fields),
@@ -251,13 +266,7 @@ def _records(
 def _part(task: TextTask, written: Written, rows: Sequence[int], each: Any) -> float:
     if task.reward.corpus is None:
         return float(each[rows].mean())
-    return task.reward.score(
-        Written(
-            [written.prompts[row] for row in rows],
-            [written.completions[row] for row in rows],
-            [written.references[row] for row in rows],
-        )
-    )
+    return task.reward.score(written.of(rows))
 
 
 def _digest(scorer: Scorer, examples: Sequence[Example]) -> str:

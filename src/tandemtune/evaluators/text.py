@@ -80,6 +80,10 @@ class TextLoss(Protocol):
         """Loss of one point, which has written something."""
         ...
 
+    def each(self, rows: TextRows, point: Point, written: Written) -> NDArray[np.float64]:
+        """The same for each row alone [N]."""
+        ...
+
     def work(self, rows: TextRows, first: int) -> tuple[float, int]:
         """What scoring one candidate costs from a layer on, and how many tokens it may write at most."""
         ...
@@ -107,6 +111,11 @@ class ReferenceLoss:
         """The same of one point; what it has written does not matter."""
         assert rows.reading is not None
         return -float(rows.by_row(self.likelihood.of(rows.reading, point)).mean())
+
+    def each(self, rows: TextRows, point: Point, written: Written) -> NDArray[np.float64]:
+        """The mean over each row's references."""
+        assert rows.reading is not None
+        return -rows.by_row(self.likelihood.of(rows.reading, point)).double().cpu().numpy()
 
     def work(self, rows: TextRows, first: int) -> tuple[float, int]:
         """All passages."""
@@ -150,6 +159,10 @@ class JudgedLoss:
     def of_written(self, rows: TextRows, point: Point, written: Written) -> float:
         """What the judge says of what the point has written."""
         return self.judge(written)
+
+    def each(self, rows: TextRows, point: Point, written: Written) -> NDArray[np.float64]:
+        """What the judge says of each text alone."""
+        return np.array([self.judge(written.of([row])) for row in range(len(rows))], dtype=np.float64)
 
     def work(self, rows: TextRows, first: int) -> tuple[float, int]:
         """The prompts, and as many tokens as may be written."""
@@ -233,6 +246,11 @@ class TextEvaluator:
         """Loss and metric of one point on the training or dev rows."""
         found, _ = self.measure_on(self.rows[rows], point, rows)
         return found
+
+    def dev_losses(self, point: Point) -> tuple[Evaluation, NDArray[np.float64]]:
+        """Loss and metric of one point on the dev rows, and the loss of each of them [N]."""
+        found, written = self.measure_on(self.rows["dev"], point, "dev")
+        return found, self.loss.each(self.rows["dev"], point, written)
 
     def measure_on(self, rows: TextRows, point: Point, name: str = "") -> tuple[Evaluation, Written]:
         """Loss and metric of one point on some rows, and what it wrote."""

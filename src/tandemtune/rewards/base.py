@@ -33,6 +33,14 @@ class Written:
     def __len__(self) -> int:
         return len(self.completions)
 
+    def of(self, rows: Sequence[int]) -> Written:
+        """Some rows alone."""
+        columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
+        prompts, completions, references = (
+            [values[row] for row in rows] for values in (self.prompts, self.completions, self.references)
+        )
+        return Written(prompts, completions, references, columns, self.settings)  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class Reward:
