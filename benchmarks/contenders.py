@@ -147,7 +147,7 @@ def naive(problem: Problem, point: Point, block: int, vectors: Tensor) -> Tensor
     Returns:
         Training losses [P].
     """
-    evaluator, engine, parameters = problem.evaluator, problem.scorer.engine, problem.scorer.parameters
+    evaluator, engine, parameters = problem.labelled, problem.scorer.engine, problem.scorer.parameters
     model: Any = problem.scorer.backbone.model
     ids, mask, answer = padded(evaluator.train)
     given = model_inputs(problem, ids, mask)
@@ -285,7 +285,7 @@ def gradient_step(problem: Problem) -> Callable[[], None]:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise UsageError("gradient steps need PEFT: pip install 'tandemtune[peft]'") from error
-    scorer, train = problem.scorer, problem.evaluator.train
+    scorer, train = problem.scorer, problem.labelled.train
     backbone = scorer.backbone
     tunable: Any = scorer.config.method.tunable
     names = [f"{backbone.layer_path(b)}.{p.module}" for b in scorer.parameters.blocks for p in backbone.projections(b)]
@@ -366,7 +366,7 @@ def _wait() -> None:
 
 def _even(problem: Problem) -> Group:
     """As many rows as the training texts are, with the tokens that these have, but all equally long."""
-    train = problem.evaluator.train
+    train = problem.labelled.train
     rows = len(train)
     tokens = torch.cat([group.ids.flatten() for group in train.groups])
     length = -(-len(tokens) // rows)
@@ -381,7 +381,7 @@ def _of_length(problem: Problem, length: int | None) -> Problem:
     Raises:
         ConfigError: the model takes no prompts of that length.
     """
-    backbone, evaluator = problem.scorer.backbone, problem.evaluator
+    backbone, evaluator = problem.scorer.backbone, problem.labelled
     if length is None:
         return problem
     if length > backbone.longest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,6 @@ from tandemtune.system import default_threads
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS
 from tandemtune.tasks.fewshot import subsample
-from tandemtune.tasks.templates import Template
 from tandemtune.types import Split
 
 BACKWARD = 4.0
@@ -125,7 +124,7 @@ def _chosen_template(
 ) -> tuple[Task, tuple[TemplateScore, ...]]:
     """The template that a readout of the labelled rows does best with; what was chosen when the run began."""
     if known is not None:
-        return replace(task, template=Template.parse(known.template), words=known.labels), known.templates
+        return task.as_recorded(known.template, known.labels), known.templates
     tasks = wiring.candidate_tasks(config.task, task, kind)
     if len(tasks) == 1:
         return tasks[0], ()

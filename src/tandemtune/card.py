@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import tandemtune.assets as assets
+from tandemtune.answers import answers_of
 from tandemtune.models.naming import base_name
 from tandemtune.problem import Problem
 from tandemtune.readout.members import FOLDER
@@ -37,7 +38,7 @@ def task_card(problem: Problem, result: Result) -> TaskCard:
         method=config.method.model_dump(mode="json"),
         calibrated=scorer.calibrates,
         readout=config.method.readout.kind,
-        prior=dict(zip(scorer.task.labels, result.tuned.prior, strict=True)),
+        prior=dict(zip(scorer.task.words, result.tuned.prior, strict=True)),
         temperature=round(scorer.temperature, DIGITS),
         metric=scorer.task.metric,
         zero_shot=result.zero_shot,
@@ -50,7 +51,6 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
     """Write the adapter's README in the form that model hubs read."""
     scorer = problem.scorer
     tuned, zero = result.tuned, result.zero_shot
-    words = ", ".join(f"{label}: {' / '.join(w)}" for label, w in scorer.task.words.items())
     made = f"{result.cost.candidates} candidates"
     if result.cost.gradient_steps:
         made = f"{result.cost.gradient_steps} gradient steps, {made}"
@@ -70,7 +70,7 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
         f"{tunable.card} found by `{result.method}`: {made}, {result.shots} rows of each class, seed {result.seed}.",
         "",
         f"- template: `{json.dumps(str(scorer.task.template), ensure_ascii=False)}`",
-        f"- label words: {words}",
+        *answers_of(scorer.task).card_lines(problem, result),
         f"- {result.metric}: zero-shot dev {zero.dev}, test {zero.test}; tuned dev {tuned.dev}, test {tuned.test}",
         *_calibration(problem, tuned),
         f"- probabilities: softmax of the label logits divided by the temperature {round(scorer.temperature, DIGITS)}, chosen on labelled rows",

@@ -36,11 +36,17 @@ PACKAGES = {
     "readout": "tandemtune.readout",
     "proposer": "tandemtune.proposers",
     "metric": "tandemtune.tasks.metrics",
+    "reward": "tandemtune.rewards",
     "task": "tandemtune.tasks.catalogue",
     "yardstick": "tandemtune.yardsticks",
     "tracker": "tandemtune.trackers",
 }
 """Nouns, and the package (one file each) or module that holds the members that come with this one."""
+FUNCTIONS = {
+    "metric": "(predictions, gold) -> number",
+    "reward": "(prompts, completions, **columns) -> list of numbers",
+}
+"""Nouns of which a function is a member, too, and what it takes."""
 _BASES = {noun: f"{noun.capitalize()} of {place}.base" for noun, place in PACKAGES.items()} | {
     "subspace": "Subspace of tandemtune.subspace",
     "readout": "ReadoutMember of tandemtune.readout.members",
@@ -76,6 +82,10 @@ class Member(Options):
             recipe: the whole recipe (`tandemtune.config.RunConfig`), whose parts have been checked one by one.
         """
         yield from ()
+
+    def named(self) -> list[tuple[str, str]]:
+        """Other members that its options name, as (noun, name): their code is a part of the run, too."""
+        return []
 
 
 M = TypeVar("M")
@@ -264,9 +274,10 @@ def _at(noun: str, address: str) -> Any:
             raise UsageError(f"{noun} {address!r} is a member of another kind: {attribute} is a {found.noun}")
         if not found.kind:
             found.kind = attribute
-    elif noun == "metric" and not callable(found):
-        raise UsageError(f"metric {address!r}: expected a function (predictions, gold) -> number, found {found!r}")
-    elif noun != "metric":
+    elif noun in FUNCTIONS:
+        if not callable(found):
+            raise UsageError(f"{noun} {address!r}: expected a function {FUNCTIONS[noun]}, found {found!r}")
+    else:
         raise UsageError(f"{noun} {address!r}: expected a class derived from {_BASES[noun]}, found {found!r}")
     return found
 

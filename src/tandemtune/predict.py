@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from tandemtune.answers import answers_of
+from tandemtune.answers.base import PredictedTable as PredictedTable
+from tandemtune.answers.labels import calibration_error as calibration_error
 from tandemtune.config import load_config
 from tandemtune.config.reading import with_parts_of
 from tandemtune.errors import DataError, RunError
@@ -21,7 +21,6 @@ from tandemtune.problem import Progress, Scorer
 from tandemtune.readout.members import load_readout
 from tandemtune.runs.records import Assessment
 from tandemtune.runs.store import RunFolder
-from tandemtune.tasks.files import examples_of, texts_of
 from tandemtune.tasks.table import Table
 from tandemtune.tunables.base import INPUT
 from tandemtune.types import Example
@@ -33,12 +32,17 @@ class Prediction:
     """The answer to one text.
 
     Args:
-        label: the most likely label.
-        probabilities: by label: softmax over the label words' logits, at the run's temperature.
+        label: the most likely label, or the text where the task is answered with one.
+        probabilities: by label: softmax over the label words' logits, at the run's temperature; empty where the answer is a text.
     """
 
     label: str
     probabilities: dict[str, float]
+
+    @property
+    def text(self) -> str:
+        """The answer."""
+        return self.label
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,8 @@ class TunedModel:
         if not examples:
             return []
         with self._lock:
-            logits = self.scorer.label_logits(self.scorer.batch(examples), self.point)
-        labels = self.scorer.task.labels
-        rows = self.scorer.probabilities(logits)
-        return [Prediction(labels[row.index(max(row))], dict(zip(labels, row, strict=True))) for row in rows]
+            found = answers_of(self.scorer.task).given(self.scorer, self.point, examples)
+        return [Prediction(answer, probabilities) for answer, probabilities in found]
 
     def evaluate(self, rows: Any) -> Assessment:
         """How the model does on labelled rows.
@@ -136,26 +138,6 @@ class TunedModel:
         return Example({name: value[name] for name in self.fields})
 
 
-@dataclass(frozen=True)
-class PredictedTable:
-    """A table with answers.
-
-    Args:
-        table: all rows and columns with ``label`` and ``probabilities`` (in CSV a column for each label) behind; a label column that was there
-            is called ``gold``.
-        blank: rows without a text, whose label is empty.
-        scored: rows whose label was known.
-        score: the task's metric on them; None if there are none.
-        metric: its name.
-    """
-
-    table: Table
-    blank: int
-    scored: int
-    score: float | None
-    metric: str
-
-
 def predict_table(model: TunedModel, table: Table) -> PredictedTable:
     """Label all rows of a table, keeping all columns and the order.
 
@@ -166,31 +148,7 @@ def predict_table(model: TunedModel, table: Table) -> PredictedTable:
     Raises:
         DataError: a field is missing or is no text.
     """
-    task = model.scorer.task
-    texts = texts_of(table, model.fields)
-    answers = iter(model.predict([dict(example.fields) for example in texts if example is not None]))
-    given = [None if example is None else next(answers) for example in texts]
-    column = table.column(model.scorer.config.task.label_column or "label")
-    known = [None if column is None else row.get(column) for row in table.rows]
-    both = [
-        (answer.label, str(gold))
-        for answer, gold in zip(given, known, strict=True)
-        if answer is not None and gold is not None and str(gold) in task.labels
-    ]
-    score = None
-    if both:
-        score = task.score([task.label_index(a) for a, _ in both], [task.label_index(g) for _, g in both])
-    made = table if column is None else table.renamed(column, "gold")
-    made = made.with_column("label", ["" if answer is None else answer.label for answer in given])
-    rounded = [
-        None if answer is None else {label: round(p, 6) for label, p in answer.probabilities.items()}
-        for answer in given
-    ]
-    made = made.with_column("probabilities", rounded)
-    return PredictedTable(made, given.count(None), len(both), score, task.metric)
-
-
-RESAMPLES, WORST, BINS = 1000, 10, 10
+    return answers_of(model.scorer.task).table(model, table)
 
 
 def evaluate_table(model: TunedModel, table: Table) -> Assessment:
@@ -203,45 +161,7 @@ def evaluate_table(model: TunedModel, table: Table) -> Assessment:
     Raises:
         DataError: a field or the label column is missing, or a label is none of the task's.
     """
-    task = model.scorer.task
-    column = model.scorer.config.task.label_column or "label"
-    examples = examples_of(table, fields=model.fields, label=column, labels=task.labels)
-    answers = model.predict([dict(example.fields) for example in examples])
-    gold = np.array(task.gold(examples))
-    said = np.array([task.label_index(answer.label) for answer in answers])
-    right = [answer.probabilities[str(example.label)] for answer, example in zip(answers, examples, strict=True)]
-    matrix = np.zeros((len(task.labels), len(task.labels)), dtype=int)
-    np.add.at(matrix, (gold, said), 1)
-    generator = np.random.default_rng(0)
-    draws = [generator.integers(0, len(gold), len(gold)) for _ in range(RESAMPLES)]
-    resampled = [task.score(said[draw].tolist(), gold[draw].tolist()) for draw in draws]
-    wrong = sorted((p, i) for i, p in enumerate(right) if gold[i] != said[i])[:WORST]
-    chances = np.array([[answer.probabilities[label] for label in task.labels] for answer in answers])
-    return Assessment(
-        metric=task.metric,
-        score=task.score(said.tolist(), gold.tolist()),
-        interval=(float(np.quantile(resampled, 0.025)), float(np.quantile(resampled, 0.975))),
-        loss=float(np.mean([-math.log(max(p, 1e-300)) for p in right])),
-        brier=float(((chances - np.eye(len(task.labels))[gold]) ** 2).sum(axis=1).mean()),
-        calibration_error=calibration_error(chances.max(axis=1), gold == said),
-        rows=len(gold),
-        labels=tuple(task.labels),
-        confusion=tuple(tuple(map(int, row)) for row in matrix),
-        worst=tuple((dict(examples[i].fields), str(examples[i].label), answers[i].label, p) for p, i in wrong),
-    )
-
-
-def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """Expected calibration error: the mean distance between confidence and accuracy over bins of equally many rows (Nixon et al.,
-    arXiv 1904.01685).
-
-    Args:
-        confidence: probability of the predicted label of each row [N].
-        right: whether it is the true one [N].
-    """
-    order = np.argsort(confidence, kind="stable")
-    parts = np.array_split(order, min(BINS, len(order)))
-    return float(sum(abs(confidence[part].mean() - right[part].mean()) * len(part) for part in parts) / len(order))
+    return answers_of(model.scorer.task).assessment(model, table)
 
 
 def load(path: str | Path, *, progress: Progress | None = None) -> TunedModel:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -20,13 +21,14 @@ from tandemtune.evaluators import statistics
 from tandemtune.evaluators.batch import Batch, collate
 from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.label_words import LabelWordEvaluator, calibrate
+from tandemtune.evaluators.text import TextEvaluator
 from tandemtune.models.backbone import Backbone
 from tandemtune.readout.members import SolvedReadout
 from tandemtune.runs.records import Facts, UnseenClasses
 from tandemtune.subspace import LayerStatistics, scales
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.table import Table, read_table
-from tandemtune.tasks.verbalizers import Verbalizer, resolve
+from tandemtune.tasks.verbalizers import Verbalizer
 from tandemtune.tunables.base import INPUT, Parameters, Point
 from tandemtune.tunables.vocabulary import Vocabulary
 from tandemtune.types import Encoded, Example, Split
@@ -56,16 +58,6 @@ class Scorer:
 
     evaluator: ClassVar[type[LabelWordEvaluator]] = LabelWordEvaluator
     inputs: ClassVar[tuple[type, ...]] = (str,)
-
-    @staticmethod
-    def verbalizer_of(backbone: Any, task: Any) -> Verbalizer:
-        """The label words of a task."""
-        return resolve(backbone.tokenizer, task.template, task.words, alone=backbone.kind == "seq2seq")
-
-    @staticmethod
-    def engine_of(backbone: Any, verbalizer: Verbalizer, parameters: Parameters, max_memory: float) -> Engine:
-        """What computes label logits."""
-        return Engine(backbone.stack(verbalizer), parameters, torch.tensor(verbalizer.weights()), max_memory=max_memory)
 
     def label_logits(self, batch: Batch, point: Point, empty: Batch | None = None) -> Tensor:
         """What is answered with: label logits [N, C] of a point, through the readout or calibrated where that is wanted.
@@ -212,8 +204,13 @@ class Problem:
 
     scorer: Scorer
     split: Split
-    evaluator: LabelWordEvaluator
-    content_free: Batch
+    evaluator: LabelWordEvaluator | TextEvaluator
+
+    @property
+    def labelled(self) -> LabelWordEvaluator:
+        """The evaluator of a task that is answered with labels."""
+        assert isinstance(self.evaluator, LabelWordEvaluator)
+        return self.evaluator
 
     @property
     def facts(self) -> Facts:
@@ -285,7 +282,12 @@ class DrawnRows:
     labels: Sequence[int]
 
     def for_generation(self, number: int) -> Batch:
-        """Rows of one generation, as many of each label as can be."""
+        """Rows of one generation."""
+        first = self.of_generation(number)
+        return collate([self.prompts[i] for i in first], [self.labels[i] for i in first], self.scorer.backbone.device)
+
+    def of_generation(self, number: int) -> list[int]:
+        """Which rows a generation is scored on, as many of each label as can be."""
         config = self.scorer.config
         generator = np.random.default_rng([config.task.seed, number, 8])
         waiting = {
@@ -293,17 +295,20 @@ class DrawnRows:
             for label in set(self.labels)
         }
         ranked = sorted((place, i) for members in waiting.values() for place, i in enumerate(members.tolist()))
-        first = [i for _, i in ranked[: config.method.subsample]]
-        return self.scorer.apart([self.prompts[i] for i in first], [self.labels[i] for i in first])
+        return [i for _, i in ranked[: config.method.subsample]]
 
     def for_step(self, number: int) -> Batch:
-        """Rows of a gradient step: seeded epochs without repetition, cut into batches."""
+        """Rows of a gradient step."""
+        chosen = self.of_step(number)
+        return self.scorer.together([self.prompts[i] for i in chosen], [self.labels[i] for i in chosen])
+
+    def of_step(self, number: int) -> list[int]:
+        """Which rows a gradient step sees: seeded epochs without repetition, cut into batches."""
         config = self.scorer.config
         size = min(getattr(config.method.optimizer, "batch_size", len(self.prompts)), len(self.prompts))
         epoch, place = divmod(number, len(self.prompts) // size)
         order = np.random.default_rng([config.task.seed, epoch, 5]).permutation(len(self.prompts)).tolist()
-        chosen = order[place * size : (place + 1) * size]
-        return self.scorer.together([self.prompts[i] for i in chosen], [self.labels[i] for i in chosen])
+        return cast(list[int], order[place * size : (place + 1) * size])
 
 
 def content_free(scorer: Scorer, plain: bool = False, apart: bool = False) -> Batch:
@@ -315,3 +320,13 @@ def content_free(scorer: Scorer, plain: bool = False, apart: bool = False) -> Ba
         apart: rows of one length only side by side, for a population.
     """
     return scorer.content_free(plain, apart)
+
+
+def digest(*batches: Batch) -> str:
+    """What tells one set of encoded rows from another."""
+    found = hashlib.sha256()
+    for batch in batches:
+        for tensor in batch.parts():
+            found.update(f"{tuple(tensor.shape)}".encode())
+            found.update(tensor.cpu().numpy().tobytes())
+    return found.hexdigest()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tandemtune import autotune, card, plugins, scoring, trackers, wiring
+from tandemtune.answers import answers_of
 from tandemtune.callbacks import Callback, Callbacks
 from tandemtune.config import RunConfig, load_config
 from tandemtune.errors import RunError
@@ -180,8 +181,9 @@ def _measured(
         )
     if readout.form is not None:
         callback.on_progress(f"solving the readout ({readout.kind}) on all labelled rows")
-    pretrained = scoring.reached(problem, None, examples)
-    tuned = pretrained if scorer.is_pretrained else scoring.reached(problem, found.best, examples)
+    answers = answers_of(task)
+    pretrained = answers.reached(problem, None, examples)
+    tuned = pretrained if scorer.is_pretrained else answers.reached(problem, found.best, examples, pretrained)
     scorer.readout, scorer.temperature = tuned.solved, tuned.temperature
     depth = problem.evaluator.depth
     result = Result(
@@ -193,7 +195,7 @@ def _measured(
         shots=section.shots,
         zero_shot=pretrained.words,
         tuned=tuned.words if tuned.readout is None else tuned.readout,
-        majority=scoring.majority(problem, examples),
+        majority=answers.majority(problem, examples),
         zero_shot_readout=pretrained.readout,
         tuned_words=None if tuned.readout is None else tuned.words,
         gain=gain,
@@ -206,6 +208,7 @@ def _measured(
             gradient_steps=found.costs.gradient_steps,
             forward_tokens=round(found.costs.forward / depth) + scoring.solving_tokens(problem, found.step > 0),
             backward_tokens=round(found.costs.backward / depth),
+            generated_tokens=found.costs.generated,
             seconds=round(folder.read_seconds(), 3),
             peak_rss_mb=round(max(peak_rss_mb(), folder.read_peak()), 1),
             proposer=dict(found.spent),

@@ -185,7 +185,7 @@ def _solved(problem: Problem, point: Point | None) -> tuple[SolvedReadout, Tenso
 
 def _by_words(problem: Problem, tuned: Point | None, test: _TestRows | None) -> tuple[Scores, Tensor | None, float]:
     """Loss and metric of a point (None: the pretrained model) on every split, plain and with contextual calibration."""
-    evaluator, scorer = problem.evaluator, problem.scorer
+    evaluator, scorer = problem.labelled, problem.scorer
     plain, point = tuned is None, tuned or {}
     trained = subsample(problem.split.train, scorer.config.task.scored_rows, scorer.config.task.seed)
     rows = scorer.batch(trained, plain), scorer.batch(problem.split.dev, plain)
@@ -232,7 +232,7 @@ def _by_readout(
 
     Its scores on labelled rows are those of each row by a readout of all others; there is nothing left to calibrate.
     """
-    scorer, evaluator = problem.scorer, problem.evaluator
+    scorer, evaluator = problem.scorer, problem.labelled
     plain, point = tuned is None, tuned or {}
     solved, labels = _solved(problem, tuned)
     cut = len(problem.split.train)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +16,14 @@ class Example:
     Args:
         fields: text columns by name, for example ``{"text": ..., "text_b": ...}``.
         label: the label's name, or None where it is unknown.
+        references: right answers of a task that is answered with texts; empty where there are none.
+        columns: the row's other columns, which rewards of texts may ask for.
     """
 
     fields: Mapping[str, str]
     label: str | None = None
+    references: tuple[str, ...] = ()
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

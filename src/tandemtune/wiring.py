@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,22 +14,19 @@ import torch
 from torch import Tensor
 
 import tandemtune.assets as assets
+from tandemtune.answers import answers_of
 from tandemtune.callbacks import Callback, Planned
 from tandemtune.config.schema import UNBOUNDED, ModelSection, RunConfig, TaskSection
 from tandemtune.errors import ConfigError, DataError, ModelError, UsageError
-from tandemtune.evaluators.batch import Batch
-from tandemtune.evaluators.label_words import KLPenalty, LabelWordEvaluator, calibrate
-from tandemtune.image_scorer import ImageScorer
 from tandemtune.mentor import Brief
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.models.fingerprint import fingerprint
 from tandemtune.models.lean import keep_freed_memory
 from tandemtune.optimizers.base import Optimizer, Space
-from tandemtune.problem import DrawnRows, Problem, Progress, Scorer, content_free
+from tandemtune.problem import Problem, Progress, Scorer
 from tandemtune.proposers.base import Asked, Source, Standing
 from tandemtune.proposers.mutation import Mutation
-from tandemtune.readout.members import leave_one_out_logits, solve_readout
 from tandemtune.runs.records import Facts, TunableFacts
 from tandemtune.runs.store import RunFolder
 from tandemtune.search.loop import Limits, Search
@@ -46,6 +42,7 @@ from tandemtune.tasks.fewshot import subsample
 from tandemtune.tasks.images import ImageTask, seen_and_unseen
 from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.templates import Template
+from tandemtune.tasks.texts import TextTask, metric_of
 from tandemtune.tasks.wording import counted
 from tandemtune.tunables.base import INPUT, Given, Parameters, Point
 from tandemtune.tunables.vocabulary import Vocabulary
@@ -55,7 +52,6 @@ MOST_GENERATIONS = 20_000
 """Generations of a search among all weights: its points have a number for each direction."""
 FULL_LIMIT = 2000
 """Longest vector of parameters that a full covariance is learned of."""
-SCORERS: dict[Kind, type[Scorer]] = {"image-text": ImageScorer}
 """How rows are scored by kinds of models that answer with no word."""
 
 
@@ -69,6 +65,8 @@ def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None
         UsageError: rows, template or label words cannot be used.
         AssetError: a ``pypi:`` data set could not be fetched.
     """
+    if section.writes:
+        return _text_task(section)
     words = None
     metric = metrics.get(section.metric) if section.metric is not None else None
     if section.labels is not None:
@@ -146,6 +144,28 @@ def _check_rows_for(section: TaskSection, kind: Kind) -> None:
         )
 
 
+def _text_task(section: TaskSection, template: str | None = None, *, chat: bool | None = None) -> TextTask:
+    """The task of a recipe that is answered with texts."""
+    return TextTask(
+        name=section.name or Path(section.train or "task").stem,
+        template=Template.parse(template or section.template or ""),
+        labels=(),
+        words={},
+        metric="",
+        train_source=section.train or "",
+        test_source=None if section.test_share is not None else section.test,
+        dev_source=section.dev,
+        test_share=section.test_share,
+        answer_column=section.answer,
+        max_new_tokens=section.max_new_tokens,
+        stop=tuple(section.stop),
+        chat=section.chat if chat is None else chat,
+        schema=section.answer_schema,
+        reward=metric_of(section.metric, section.reward_seconds),
+        seconds=section.reward_seconds,
+    )
+
+
 def candidate_tasks(section: TaskSection, task: Task, kind: Kind) -> list[Task]:
     """A task with each of the templates that a recipe wants to choose from; just itself if it names none.
 
@@ -192,6 +212,8 @@ def load_backbone(config: RunConfig, kind: Kind, dtype: str, device: str) -> Bac
 
 def task_of_run(config: RunConfig, facts: Facts) -> Task:
     """The task of a run that has begun, from what it recorded; its data files are not needed any more."""
+    if config.task.writes:
+        return _text_task(config.task, facts.template, chat=False)
     own: dict[str, Any] = {
         "name": config.task.name or "task",
         "template": Template.parse(facts.template),
@@ -236,7 +258,7 @@ def check(config: RunConfig, progress: Progress | None = None, *, test: bool = T
     if not problems:
         try:
             split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
-            _class_weights(config.task, task, split)
+            answers_of(task).check(config.task, task, split)
         except DataError as error:
             problems = [str(error)]
     if problems:
@@ -280,9 +302,10 @@ def make_scorer(
     backbone = load_backbone(config, kind, dtype, device)
     keep_freed_memory()  # what loading freed is gone by now
     sha256 = fingerprint(backbone.weights)
+    answers = answers_of(task)
+    task = answers.asked(task, backbone)
     backbone.check_template(task.template)
-    scorer_type = SCORERS.get(kind, Scorer)
-    verbalizer = scorer_type.verbalizer_of(backbone, task)
+    verbalizer = answers.verbalizer(backbone, task)
     method = config.method
     vocabulary = Vocabulary(backbone, method.tunable.allowed_words, verbalizer.token_ids)
     parameters = method.tunable.make(
@@ -301,7 +324,7 @@ def make_scorer(
         )
     )
     _check_covariance(config, parameters)
-    engine = scorer_type.engine_of(backbone, verbalizer, parameters, config.run.max_memory or default_memory(device))
+    engine = answers.engine(backbone, verbalizer, parameters, config.run.max_memory or default_memory(device))
     described = parameters.describe()
     pieces = backbone.tokenizer.convert_ids_to_tokens
     decided: dict[str, Any] = {
@@ -327,7 +350,7 @@ def make_scorer(
         "lr": _learning_rate(method.optimizer, config, vocabulary),
     }
     facts = known.model_copy(update=decided) if known else Facts(**decided)
-    return scorer_type(config, task, backbone, verbalizer, parameters, vocabulary, engine, facts, tell=progress)
+    return answers.scorer(config, task, backbone, verbalizer, parameters, vocabulary, engine, facts, tell=progress)
 
 
 def _learning_rate(optimizer: Optimizer, config: RunConfig, vocabulary: Vocabulary) -> float | None:
@@ -409,92 +432,7 @@ def _kind_without_loading(section: ModelSection) -> Kind | None:
 
 def make_problem(scorer: Scorer, split: Split) -> Problem:
     """The evaluator of a scorer over few-shot rows."""
-    section, method = scorer.config.task, scorer.config.method
-    scored = subsample(split.train, section.scored_rows, section.seed)
-    train, dev = scorer.population_batch(scored), scorer.batch(split.dev)
-    member, labels = method.readout, scorer.task.labels
-    drawn = DrawnRows(scorer, *scorer.encoded(split.train))
-    some = method.subsample is not None and method.subsample < len(split.train)
-    evaluator = scorer.evaluator(
-        scorer.engine,
-        train,
-        method.objective.loss(scorer.task),
-        scorer.task.score,
-        scorer.batch(scored),
-        dev=dev,
-        step_rows=drawn.for_step,
-        drawn_rows=drawn.for_generation if some else None,
-        class_weights=_class_weights(section, scorer.task, split),
-        train_readout=leave_one_out_logits(member, scorer.engine, scorer.parameters.initial(), train, labels)
-        if method.score == "readout"
-        else None,
-        dev_readout=_dev_readout(scorer, split) if method.judge == "readout" else None,
-    )
-    scorer.parameters.settle(scorer.engine.stack, [group.ids for group in train.groups])
-    if method.objective.calibrate == "auto" and scorer.facts.calibrated is None:
-        scorer.note(calibrated=_better_calibrated(scorer, evaluator))
-    if scorer.calibrates:
-        evaluator.empty = content_free(scorer, apart=True)
-    if method.objective.kl_penalty:
-        evaluator.kl = _kl_penalty(scorer, split)
-    scorer.note(
-        train_rows=len(split.train),
-        train_tokens=train.tokens,
-        dev_rows=len(dev),
-        dev_tokens=dev.tokens,
-        rows_sha256=_digest(scorer.population_batch(split.train), dev),
-        calibrated=scorer.calibrates if method.objective.calibrate else None,
-    )
-    return Problem(scorer, split, evaluator, content_free(scorer))
-
-
-def _class_weights(section: TaskSection, task: Task, split: Split) -> Tensor | None:
-    """What a row of each label counts, with a mean of 1 over the training rows where they are balanced."""
-    given = section.class_weights
-    if given is None:
-        return None
-    if given != "balanced":
-        lacking = [label for label in task.labels if label not in given]
-        if lacking or len(given) != len(task.labels):
-            raise ConfigError(
-                [f"[task] class_weights: expected one for each of {', '.join(task.labels)}, got {', '.join(given)}"]
-            )
-        return torch.tensor([float(given[label]) for label in task.labels])
-    counts = [sum(row.label == label for row in split.train) for label in task.labels]
-    return torch.tensor([len(split.train) / (len(counts) * count) if count else 0.0 for count in counts])
-
-
-def _dev_readout(scorer: Scorer, split: Split) -> Callable[[Point], Tensor]:
-    """Label logits [N, C] of the dev rows at a point, each by a readout of all other labelled rows."""
-    batch, cut = scorer.batch([*split.train, *split.dev]), len(split.train)
-    member = scorer.config.method.readout
-
-    def logits(point: Point) -> Tensor:
-        return solve_readout(member, scorer.engine, batch, point, scorer.task.labels).without[cut:].float()
-
-    return logits
-
-
-def _better_calibrated(scorer: Scorer, evaluator: LabelWordEvaluator) -> bool:
-    """Whether the point that a search begins with has a lower dev loss after contextual calibration."""
-    origin, engine, dev = scorer.parameters.initial(), scorer.engine, evaluator.dev
-    logits, empty = engine.logits(dev, origin), engine.logits(content_free(scorer), origin)
-    return evaluator.judged(calibrate(logits, empty), dev).loss < evaluator.judged(logits, dev).loss
-
-
-def _kl_penalty(scorer: Scorer, split: Split) -> KLPenalty:
-    """What holds candidates near the untuned model: rows of the training file that are in no split, without their labels."""
-    objective, section = scorer.config.method.objective, scorer.config.task
-    rows = scorer.task.unlabelled(objective.kl_rows, section.seed, split)
-    if not rows:
-        raise ConfigError(
-            [
-                f"[method] kl_penalty: {objective.kl_penalty} needs rows beside the split, but the training file holds no "
-                "more: set kl_penalty to 0"
-            ]
-        )
-    batch = scorer.population_batch(rows)
-    return KLPenalty(batch, scorer.engine.logits(batch, scorer.parameters.initial()), objective.kl_penalty)
+    return answers_of(scorer.task).problem(scorer, split)
 
 
 def check_rows(problem: Problem) -> None:
@@ -552,16 +490,6 @@ def check_start(problem: Problem) -> None:
         )
 
 
-def _digest(*batches: Batch) -> str:
-    """What tells one set of encoded rows from another."""
-    found = hashlib.sha256()
-    for batch in batches:
-        for tensor in batch.parts():
-            found.update(f"{tuple(tensor.shape)}".encode())
-            found.update(tensor.cpu().numpy().tobytes())
-    return found.hexdigest()
-
-
 # ---- the search --------------------------------------------------------------------------------------------------
 
 
@@ -592,6 +520,7 @@ def make_search(problem: Problem, folder: RunFolder, source: Source | None, call
             config.run.max_seconds,
             mentor.max_failures if mentor.on_failure == "stop" else None,
             config.run.checkpoint_seconds,
+            generated_tokens=config.run.max_generated_tokens,
         ),
         planned(config),
         callback,
@@ -799,7 +728,7 @@ def check_proposer(config: RunConfig, progress: Progress | None = None) -> None:
 
 def _standing(problem: Problem, point: Point) -> Standing:
     """How the tuned model does on the training rows that candidates are scored on."""
-    scorer, evaluator = problem.scorer, problem.evaluator
+    scorer, evaluator = problem.scorer, problem.labelled
     section, task = scorer.config.task, scorer.task
     rows = subsample(problem.split.train, section.scored_rows, section.seed)
     logits = evaluator.measure_on(evaluator.reading, point).logits

@@ -26,19 +26,28 @@ def init(
         list[str] | None, typer.Option("--text", help="Column of the text; may be given several times.")
     ] = None,
     label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
+    answer: Annotated[
+        str | None, typer.Option(help="Column of the answer, where answers are texts: one text, or a list of several.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a recipe that is there.")] = False,
 ) -> None:
     """Look at a file of labelled texts, and write a recipe for it.
 
     Example: tandemtune init mails.csv --out mails.toml
+
+    Example: tandemtune init questions.jsonl --answer reply
     """
     place = out or Path(f"{file.stem}.toml")
     if place.exists() and not overwrite:
         raise UsageError(f"{place} exists already: choose another --out, or add --overwrite")
     if not place.absolute().parent.is_dir():
         raise UsageError(f"folder {place.absolute().parent} does not exist: make it first")
-    _write(place, _proposed(file, model, text or (), label, quiet=False))
-    say("other columns: --text COLUMN --label COLUMN; another model: --model NAME; all else: change it in the recipe")
+    if answer is not None and label is not None:
+        raise UsageError("--answer is for texts and --label for labels: leave one of them out")
+    _write(place, _proposed(file, model, text or (), label, quiet=False, answer=answer))
+    say(
+        "other columns: --text COLUMN --label COLUMN (--answer COLUMN); another model: --model NAME; all else: change it in the recipe"
+    )
     say(f"next: tandemtune validate {place}, then tandemtune run {place}")
     typer.echo(place)
 
@@ -89,10 +98,16 @@ def recipe_of_rows(file: Path, run: Path, overrides: Sequence[str], quiet: bool)
     return place
 
 
-def _proposed(file: Path, model: str | None, texts: Sequence[str], label: str | None, quiet: bool) -> str:
+def _proposed(
+    file: Path, model: str | None, texts: Sequence[str], label: str | None, quiet: bool, answer: str | None = None
+) -> str:
     with patient(LOADING):
-        from tandemtune.starting import MODEL, draft
-    found = draft(file, model=model or MODEL, texts=texts, label=label, progress=None if quiet else say)
+        from tandemtune.starting import MODEL, draft, text_draft
+    tell = None if quiet else say
+    if answer is not None:
+        found = text_draft(file, answer, model=model or MODEL, texts=texts, progress=tell)
+    else:
+        found = draft(file, model=model or MODEL, texts=texts, label=label, progress=tell)
     for line in () if quiet else found.says:
         say(line)
     return found.text

@@ -187,7 +187,7 @@ def _options(what: str, name: str) -> Rows:
     from tandemtune import plugins
 
     noun = what.removesuffix("s")
-    if noun not in plugins.PACKAGES or what == "metrics":
+    if noun not in plugins.PACKAGES or what in ("metrics", "rewards"):
         raise UsageError(f"{what} have no options of their own: leave {name!r} out")
     return [
         {
@@ -200,13 +200,16 @@ def _options(what: str, name: str) -> Rows:
     ]
 
 
-def _metrics() -> Rows:
-    from tandemtune import plugins
+def _judges(noun: str) -> Callable[[], Rows]:
+    def rows() -> Rows:
+        from tandemtune import plugins
 
-    return [
-        {"name": name, "what": (getattr(found, "summary", "") or found.__doc__ or "").split("\n")[0]}
-        for name, found in plugins.members("metric").items()
-    ]
+        return [
+            {"name": name, "what": (getattr(found, "summary", "") or found.__doc__ or "").split("\n")[0]}
+            for name, found in plugins.members(noun).items()
+        ]
+
+    return rows
 
 
 def _methods() -> Rows:
@@ -325,7 +328,8 @@ _LISTS: dict[str, Callable[[], Rows]] = {
     "objectives": _members("objective"),
     "readouts": _members("readout"),
     "proposers": _members("proposer"),
-    "metrics": _metrics,
+    "metrics": _judges("metric"),
+    "rewards": _judges("reward"),
     "yardsticks": _members("yardstick"),
     "trackers": _members("tracker"),
     "templates": _templates,

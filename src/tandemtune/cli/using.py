@@ -55,14 +55,37 @@ def predict(
         found = predict_table(model, table)
     if output is None:
         for row in found.table.rows:
-            typer.echo(f"{row['label']}\t{row.get(model.fields[0], '')}")
+            typer.echo(f"{row[found.column]}\t{row.get(model.fields[0], '')}")
     else:
         write_table(output, found.table)
-        say(f"{len(found.table.rows)} rows labelled in {output}")
+        say(f"{len(found.table.rows)} rows {'labelled' if found.column == 'label' else 'answered'} in {output}")
     if found.blank:
-        say(f"{found.blank} blank rows have an empty label")
+        say(f"{found.blank} blank rows have an empty {found.column}")
     if found.score is not None:
         say(f"{found.metric} on {found.scored} rows with a known label: {found.score:.4f}")
+
+
+@app.command()
+def generate(
+    folder: Annotated[Path, typer.Argument(help="Run folder.")],
+    text: Annotated[list[str], typer.Argument(help="What to answer; several are answered one after another.")],
+) -> None:
+    """Write what a tuned model answers to texts.
+
+    Example: tandemtune generate runs/mine "name : Alimentum | area : city centre"
+    """
+    with patient(LOADING):
+        from tandemtune.predict import load
+
+    model = load(folder, progress=say)
+    if len(model.fields) > 1:
+        raise UsageError(
+            f"the task needs {', '.join(model.fields)} of each row: give a file with these columns to tandemtune predict"
+        )
+    with patient("writing"):
+        found = model.predict(text)
+    for one in found:
+        typer.echo(one.text)
 
 
 @app.command()

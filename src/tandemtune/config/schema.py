@@ -26,6 +26,7 @@ from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.metrics import METRICS
 from tandemtune.tasks.table import HUB, SUFFIXES
 from tandemtune.tasks.templates import Template
+from tandemtune.tasks.texts import check_schema, metric_of
 from tandemtune.tunables.base import Tunable
 
 UNBOUNDED = 1_000_000_000
@@ -130,6 +131,21 @@ class TaskSection(Options):
     )
     labels: dict[str, str | list[str]] | None = Field(None, description="label -> label word, or several to average")
     label_column: str | None = Field(None, description="column of the label")
+    answer: str | None = Field(
+        None, description="column of the reference (or a list of several), for a task that is answered with texts"
+    )
+    references: Annotated[int, Field(ge=1)] = Field(
+        4, description="references of a row that its likelihood is taken of, at most; scores see all of them"
+    )
+    max_new_tokens: Annotated[int, Field(ge=1)] = Field(
+        64, description="longest text, of a task that is answered with texts"
+    )
+    stop: list[str] = Field([], description="texts that end an answer; they are no part of it")
+    chat: bool = Field(
+        False, description="ask the template in the model's own form of conversation (its chat template)"
+    )
+    answer_schema: dict[str, Any] | None = Field(None, description="JSON schema of an answer, for metric json_schema")
+    reward_seconds: Positive = Field(60.0, description="time limit of one call of a reward function of yours")
     test_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
         description="share of the training rows to set aside for test, each label with its share; in place of a test file",
@@ -140,7 +156,9 @@ class TaskSection(Options):
         "(base-to-new), with the harmonic mean",
     )
     metric: str | None = Field(
-        None, description="a metric's name (`tandemtune ls metrics`), or module:function for one of your own"
+        None,
+        description="a metric's name (`tandemtune ls metrics`; of texts, `tandemtune ls rewards`), or module:function for one of your "
+        "own",
     )
     positive: str | None = Field(None, description="the label that f1 counts")
     shots: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
@@ -178,8 +196,22 @@ class TaskSection(Options):
 
     @model_validator(mode="after")
     def _complete(self) -> TaskSection:
-        _raise_all(_task_problems(self))
+        _raise_all(_text_problems(self) if self.writes else _task_problems(self))
         return self
+
+    @property
+    def writes(self) -> bool:
+        """Whether the task is answered with texts: a column of references is named, or there are no labels but a reward."""
+        known = self.name is not None and (self.name in TASKS or self.name.startswith(assets.PREFIX))
+        return self.answer is not None or (self.labels is None and not known and self.metric is not None)
+
+    def lacks(self, needs: str) -> str:
+        """What a reward needs and there is not; empty if nothing."""
+        if needs == "references" and self.answer is None:
+            return "references: [task] answer names no column of them"
+        if needs == "answer_schema" and self.answer_schema is None:
+            return "[task] answer_schema"
+        return ""
 
 
 class MethodSection(Options):
@@ -431,6 +463,9 @@ class RunSection(Options):
         None,
         description="stop after so many tokens through the whole model (a token through half of the layers is half)",
     )
+    max_generated_tokens: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="stop after so many written tokens"
+    )
     checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         20.0, description="least time between checkpoints; 0 writes one every generation"
     )
@@ -490,6 +525,12 @@ class RunConfig(Options):
                 f"[alternate] mode: a race is run in gradient steps, and {self.method.optimizer.kind} takes none: set "
                 "optimizer to adamw, or mode to restart"
             )
+        if self.task.writes and self.alternates:
+            yield "[alternate] rounds: proposals are for tasks that are answered with labels: set rounds to 0"
+        if self.task.writes and self.method.readout.form is not None:
+            yield f"[method] readout: {self.method.readout.kind} reads labels, and this task is answered with texts: set it to none"
+        if self.task.writes and self.run.yardsticks:
+            yield "[run] yardsticks: classifiers of labels, and this task is answered with texts: leave them out"
         if self.alternates and self.method.ema:
             yield f"[method] ema: {self.method.ema}, but rounds go on from the incumbent: set it to 0"
         if self.alternates and self.method.guard != "none":
@@ -539,8 +580,9 @@ class RunConfig(Options):
     def plugins(self) -> dict[str, str]:
         """Members that come from outside the package: where their code lies -> hash of the file."""
         used = [(part.noun, plugins.address_of(type(part))) for part in self.parts]
+        used += [one for part in self.parts for one in part.named()]
         if self.task.metric is not None and self.task.metric not in METRICS:
-            used.append(("metric", self.task.metric))
+            used.append(("reward" if self.task.writes else "metric", self.task.metric))
         return {place: sha256 for noun, name in used for place, sha256 in plugins.outside_code(noun, name).items()}
 
     def with_data_in(self, before: Path, after: Path) -> RunConfig:
@@ -627,6 +669,34 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
             yield f"class_weights: {' and '.join(said)}: name every label once"
     if task.labels is not None and len(task.labels) < 2:
         yield f"labels: {len(task.labels)} given, expected at least two"
+
+
+def _text_problems(task: TaskSection) -> Iterable[str]:
+    """What is wrong with a task that is answered with texts."""
+    for key in ("train", "template"):
+        if getattr(task, key) is None:
+            yield f"{key}: missing; a task that is answered with texts needs train and template"
+    for key in ("labels", "label_column", "positive", "templates", "data", "class_weights"):
+        if getattr(task, key) is not None:
+            yield f"{key}: for tasks that are answered with labels, but answer names a column of texts"
+    if task.test_share is not None and task.test is not None:
+        yield f"test_share: {task.test_share}, but there is a test file: leave one of them out"
+    if task.template is not None:
+        try:
+            Template.parse(task.template)
+        except DataError as error:
+            yield f"template: {error}"
+    if "" in task.stop:
+        yield "stop: an empty text, which stands everywhere"
+    try:
+        found = metric_of(task.metric, task.reward_seconds)
+    except UsageError as error:
+        yield str(error)
+        return
+    if task.lacks(found.needs):
+        yield f"metric: {found.name} needs {task.lacks(found.needs)}"
+    if task.answer_schema is not None and (wrong := check_schema(task.answer_schema)):
+        yield wrong
 
 
 def _metric_problems(metric: str) -> Iterable[str]:

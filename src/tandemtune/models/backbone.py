@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from tandemtune.errors import DataError, ModelError
 from tandemtune.models.architectures import Architecture, Projection
 from tandemtune.models.layers import LayerStack
 from tandemtune.models.marks import Around, around, broken, control_ids
+from tandemtune.models.passages import PassageStack
 from tandemtune.models.prompts import Truncate, longest_of, no_room, prompt_text
 from tandemtune.models.quiet import quiet
 from tandemtune.models.survey import TOKENS, plain_ids, plain_inputs, text_config
@@ -24,6 +25,7 @@ from tandemtune.tasks.verbalizers import Verbalizer
 from tandemtune.types import Encoded
 
 Kind = Literal["masked", "causal", "seq2seq", "image-text"]
+_Stack = TypeVar("_Stack", bound=LayerStack)
 _WORD = re.compile(r"\w")
 
 
@@ -169,11 +171,22 @@ class Backbone:
         Raises:
             ModelError: the model has no word of that number, or cannot be run layer by layer.
         """
+        return self._checked(LayerStack, verbalizer)
+
+    def passages(self, verbalizer: Verbalizer) -> PassageStack:
+        """The model's layers as a pipeline that reads and writes whole answers.
+
+        Raises:
+            ModelError: the model cannot be run layer by layer.
+        """
+        return self._checked(PassageStack, verbalizer)
+
+    def _checked(self, form: type[_Stack], verbalizer: Verbalizer) -> _Stack:
         head = self.model.get_output_embeddings()  # type: ignore[operator]
         if head is not None:
             self._check_known(verbalizer.token_ids, len(head.weight))
         ids = torch.tensor(verbalizer.token_ids, dtype=torch.long)
-        made = LayerStack(self.model, self.architecture, ids, self.prefix)
+        made = form(self.model, self.architecture, ids, self.prefix)
         if self.kind == "causal":
             self._check_order(made)
         return made

@@ -12,10 +12,14 @@ from tandemtune.plugins import Member
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tandemtune.rewards.base import Written
     from tandemtune.tasks.base import Task
+    from tandemtune.tasks.texts import TextTask
 
 LossFunction = Callable[["Tensor", "Tensor"], "Tensor"]
 """(label logits [P, N, C] in float32, gold labels [N]) -> loss of each candidate [P]."""
+Judge = Callable[["Written"], float]
+"""Texts to a loss."""
 
 
 class Objective(Member):
@@ -24,11 +28,13 @@ class Objective(Member):
     Attributes:
         differentiable: whether optimizers that follow gradients can use it.
         by_rows: whether it is a mean over rows, so that these can be weighted.
+        of: the answers that it judges, "labels" or "texts" or both.
     """
 
     noun: ClassVar[str] = "objective"
     differentiable: ClassVar[bool] = False
     by_rows: ClassVar[bool] = True
+    of: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     calibrate: bool | Literal["auto"] = Field(
         default=False,
@@ -47,11 +53,25 @@ class Objective(Member):
         """The loss of a task's rows."""
         raise NotImplementedError
 
+    def judge(self, task: TextTask) -> Judge | None:
+        """What texts that candidates write are judged by; None for the likelihood of references."""
+        return None
+
+    @property
+    def temperature(self) -> float:
+        """At which texts are sampled while candidates are scored; 0 for the most likely tokens."""
+        return 0.0
+
     def problems(self, recipe: Any) -> Iterator[str]:
         """Penalties that only searches have, and an untuned model that there is not."""
         method = recipe.method
         if recipe.task.class_weights is not None and not self.by_rows:
             yield f"[task] class_weights: {self.kind} is no mean over rows that could be weighted: take ce or hinge"
+        answers = "texts" if recipe.task.writes else "labels"
+        if answers not in self.of:
+            yield f"[method] objective: {self.kind} does not judge {answers}, which this task is answered with"
+        if answers == "texts" and (self.kl_penalty or self.calibrate):
+            yield "[method] kl_penalty and calibrate: for tasks that are answered with labels"
         for name in ("kl_penalty", "calibrate"):
             if getattr(self, name) and not method.optimizer.searches:
                 yield (

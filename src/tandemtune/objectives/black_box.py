@@ -8,10 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tandemtune.objectives.base import LossFunction, Objective
+from tandemtune.objectives.base import Judge, LossFunction, Objective
 from tandemtune.plugins import register
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.metrics import score
+from tandemtune.tasks.texts import TextTask
 
 
 def one_minus(metric: Callable[[list[int], list[int]], float]) -> LossFunction:
@@ -62,9 +63,14 @@ class OneMinusMetric(Objective):
     """1 - the task's own metric."""
 
     kind: ClassVar[str] = "metric"
-    summary: ClassVar[str] = "1 - the task's own metric, whatever function that is"
+    summary: ClassVar[str] = "1 - the task's own metric, whatever function that is; of texts that candidates write, too"
+    of: ClassVar[frozenset[str]] = frozenset({"labels", "texts"})
     by_rows: ClassVar[bool] = False
 
     def loss(self, task: Task) -> LossFunction:
         """The task's metric."""
         return one_minus(task.score)
+
+    def judge(self, task: TextTask) -> Judge:
+        """The task's metric of all texts together."""
+        return lambda written: 1.0 - task.reward.score(written)

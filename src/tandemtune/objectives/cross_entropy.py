@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn import functional
@@ -32,9 +33,19 @@ class CrossEntropy(Objective):
     """Mean cross-entropy of the gold labels."""
 
     kind: ClassVar[str] = "ce"
-    summary: ClassVar[str] = "cross-entropy over the label words"
+    summary: ClassVar[str] = "cross-entropy over the label words, or over the tokens of references"
     differentiable: ClassVar[bool] = True
+    of: ClassVar[frozenset[str]] = frozenset({"labels", "texts"})
 
     def loss(self, task: Task) -> LossFunction:
         """The same for all tasks."""
         return cross_entropy
+
+    def problems(self, recipe: Any) -> Iterator[str]:
+        """Texts without references have no likelihood."""
+        yield from super().problems(recipe)
+        if recipe.task.writes and recipe.task.answer is None:
+            yield (
+                "[method] objective: ce is the likelihood of references, but [task] answer names no column of them: name one, or "
+                "set objective to reward or metric"
+            )

@@ -231,9 +231,9 @@ def as_csv(runs: Sequence[ComparedRun]) -> str:
     reads: dict[str, Callable[[Result], Any]] = {
         "metric": lambda result: result.metric,
         "test": lambda result: result.tuned.test,
-        "test_calibrated": lambda result: result.tuned.calibrated.test,
+        "test_calibrated": lambda result: result.tuned.after_calibration("test"),
         "dev": lambda result: result.tuned.dev,
-        "dev_calibrated": lambda result: result.tuned.calibrated.dev,
+        "dev_calibrated": lambda result: result.tuned.after_calibration("dev"),
         "dev_loss": lambda result: result.tuned.dev_loss,
         "zero_shot": CONTROLS["(zero-shot)"],
         "zero_shot_calibrated": CONTROLS["(zero-shot, calibrated)"],

@@ -72,7 +72,7 @@ class LiveReport(Callback):
         threads = "1 thread" if facts.threads == 1 else f"{facts.threads} threads"
         self._say(
             f"{facts.kind} model of {facts.layers} layers, {facts.dtype} on {facts.device}, {threads}; "
-            f"template {facts.template!r}; label words {', '.join(facts.pieces)}"
+            f"template {facts.template!r}" + (f"; label words {', '.join(facts.pieces)}" if facts.labels else "")
         )
         self._say(
             f"{facts.train_rows:,} training rows ({facts.train_tokens:,} tokens), {facts.dev_rows:,} dev rows; "

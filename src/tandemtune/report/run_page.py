@@ -53,6 +53,8 @@ from tandemtune.tasks.pictures import thumbnail
 CHANCE = "chance"
 LONGEST = 400
 """Characters of a text in a table of errors."""
+SAMPLES = 8
+"""Written texts of the lowest rewards that a report shows, and of the highest."""
 
 
 @dataclass(frozen=True)
@@ -216,10 +218,10 @@ def _headline(result: Result) -> list[str]:
     zero, tuned = result.zero_shot, result.tuned
     rows = result.rows.test if split == "test" else result.rows.dev
     reached, plain = getattr(tuned, split), getattr(zero, split)
-    calibrated, majority = getattr(zero.calibrated, split), result.majority if split == "test" else None
+    calibrated, majority = zero.after_calibration(split), result.majority if split == "test" else None
     metric = result.metric[0].upper() + result.metric[1:]
     said = f"{metric} on {rows:,} {split} rows: {score(reached)} after tuning, {score(plain)} before"
-    said += f" ({score(calibrated)} with contextual calibration)"
+    said += f" ({score(calibrated)} with contextual calibration)" if zero.calibrated is not None else ""
     said += f"; always answering with the most frequent class gives {score(majority)}." if majority is not None else "."
     others = {"the pretrained model": plain, "the pretrained model with calibration": calibrated}
     others["always the most frequent class"] = majority
@@ -336,7 +338,7 @@ def _errors(run: RunView) -> list[Block]:
     """Confusion matrix, scores by class, and the most confident errors on test rows."""
     rows = [row for row in run.predictions if row.gold is not None]
     if not rows:
-        return []
+        return _samples(run)
     labels = told.labels_of(rows, run.facts.labels if run.facts else {})
     counts = told.confusion(rows, labels)
     found = told.class_scores(counts, labels)
@@ -377,6 +379,30 @@ def _pictures(run: RunView, rows: Sequence[PredictionRecord]) -> list[Picture]:
             says = [f"{row.label} ({score(row.probabilities.get(row.label))})", f"is {row.gold}"]
             found.append(Picture(source, says))
     return found
+
+
+def _samples(run: RunView) -> list[Block]:
+    """Written texts side by side: the row, what the pretrained model wrote, what the tuned one did, a reference, the reward."""
+    written = [row for row in run.predictions if row.rewards]
+    if not written:
+        return []
+    name = next(iter(written[0].rewards))
+    order = sorted(range(len(written)), key=lambda place: (written[place].rewards[name], place))
+    parts: list[Block] = []
+    for title, places in (("Lowest rewards", order[:SAMPLES]), ("Highest rewards", order[::-1][:SAMPLES])):
+        grid: list[list[Content]] = [
+            [
+                _text_of(written[place]),
+                shortened(written[place].untuned or "–", LONGEST),
+                shortened(written[place].label or "–", LONGEST),
+                shortened(next(iter(written[place].references), "–"), LONGEST),
+                score(written[place].rewards[name]),
+                place + 1,
+            ]
+            for place in places
+        ]
+        parts.append(Grid(["text", "untuned", "tuned", "reference", name, "row"], grid, title, {4, 5}))
+    return parts
 
 
 def _classes_chart(run: RunView) -> BarChart | None:

@@ -28,13 +28,13 @@ Read = Callable[[Result], float | None]
 CONTROLS: dict[str, Read] = {
     "(majority class)": lambda result: result.majority,
     "(zero-shot)": lambda result: result.zero_shot.test,
-    "(zero-shot, calibrated)": lambda result: result.zero_shot.calibrated.test,
+    "(zero-shot, calibrated)": lambda result: result.zero_shot.after_calibration("test"),
     "(tf-idf)": lambda result: found.test if (found := result.yardstick("tf-idf")) else None,
     "(embedding)": lambda result: found.test if (found := result.yardstick("embedding")) else None,
 }
 _CONTROLS_ON_DEV: dict[str, Read] = {
     "(zero-shot)": lambda result: result.zero_shot.dev,
-    "(zero-shot, calibrated)": lambda result: result.zero_shot.calibrated.dev,
+    "(zero-shot, calibrated)": lambda result: result.zero_shot.after_calibration("dev"),
     "(tf-idf)": lambda result: found.dev if (found := result.yardstick("tf-idf")) else None,
     "(embedding)": lambda result: found.dev if (found := result.yardstick("embedding")) else None,
 }

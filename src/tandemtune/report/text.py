@@ -117,8 +117,9 @@ def _result_lines(result: Result) -> list[str]:
     cost, rows = result.cost, result.rows
     steps = f"{cost.gradient_steps:,} gradient steps" if cost.gradient_steps else f"{result.steps:,} generations"
     backward = f" ({cost.backward_tokens:,} of them backwards, too)" if cost.backward_tokens else ""
+    written = f", {cost.generated_tokens:,} written tokens" if cost.generated_tokens else ""
     lines = [
-        f"{cost.candidates:,} candidates, {steps}, {cost.forward_tokens:,} forward tokens{backward}, "
+        f"{cost.candidates:,} candidates, {steps}, {cost.forward_tokens:,} forward tokens{backward}{written}, "
         f"{duration(cost.seconds)} of search, peak memory {cost.peak_rss_mb:,.0f} MB",
         f"rows: {rows.train:,} train, {rows.dev:,} dev, {rows.test:,} test · "
         + (
@@ -140,10 +141,17 @@ def _result_lines(result: Result) -> list[str]:
 def assessment_view(found: Assessment) -> RenderableType:
     """How a model does on labelled rows: the score first, then where it errs."""
     low, high = found.interval
-    head = Text(
-        f"{found.metric} on {found.rows:,} rows: {found.score:.4f} (95 %: {low:.4f} to {high:.4f}), loss {found.loss:.4f}\n"
-        f"probabilities: Brier score {found.brier:.4f}, expected calibration error {found.calibration_error:.4f}"
+    loss = "" if found.loss is None else f", loss {found.loss:.4f}"
+    chances = (
+        ""
+        if found.brier is None or found.calibration_error is None
+        else f"\nprobabilities: Brier score {found.brier:.4f}, expected calibration error {found.calibration_error:.4f}"
     )
+    head = Text(
+        f"{found.metric} on {found.rows:,} rows: {found.score:.4f} (95 %: {low:.4f} to {high:.4f}){loss}{chances}"
+    )
+    if not found.labels:
+        return Group(head, _lowest(found))
     matrix = Table(title="rows of each true label (down) by answer (across)")
     for name in ("", *found.labels):
         matrix.add_column(name, justify="right" if name else "left")
@@ -172,6 +180,17 @@ def stood_still(result: Result) -> list[str]:
     if result.kept_record == 0 and result.steps:
         return ["No point was better on dev than the one that the search began with, so that one was kept."]
     return []
+
+
+def _lowest(found: Assessment) -> Table:
+    """The rows whose written answers have the lowest rewards."""
+    table = Table(title="the lowest rewards")
+    for name in (found.metric, "answer", "reference", "text"):
+        table.add_column(name, overflow="fold")
+    for fields, reference, answer, reward in found.worst:
+        asked = " | ".join(fields.values())
+        table.add_row(f"{reward:.3f}", Text(answer[:200]), Text(reference[:200]), Text(asked[:200]))
+    return table
 
 
 def spent_pairs(spent: Mapping[str, float]) -> list[tuple[str, Content]]:

@@ -61,12 +61,14 @@ class Costs(Record):
         gradient_steps: gradients taken.
         forward: tokens times layers (in units of the mean layer) that ran forwards, for everything but the final scores.
         backward: the same backwards.
+        generated: tokens written.
     """
 
     candidates: int = 0
     gradient_steps: int = 0
     forward: int = 0
     backward: int = 0
+    generated: int = 0
 
     def __add__(self, other: Costs) -> Costs:
         return Costs(
@@ -74,6 +76,7 @@ class Costs(Record):
             gradient_steps=self.gradient_steps + other.gradient_steps,
             forward=self.forward + other.forward,
             backward=self.backward + other.backward,
+            generated=self.generated + other.generated,
         )
 
     def times(self, count: int) -> Costs:
@@ -83,6 +86,7 @@ class Costs(Record):
             gradient_steps=count * self.gradient_steps,
             forward=count * self.forward,
             backward=count * self.backward,
+            generated=count * self.generated,
         )
 
 
@@ -334,6 +338,7 @@ class Scores(Record):
     """What one point reaches on every split.
 
     Args:
+        calibrated: after contextual calibration; None for answers that are no labels.
         prior: label probabilities of empty inputs, in the order of the labels.
         test: the metric on the test rows; None if there are none.
     """
@@ -342,9 +347,13 @@ class Scores(Record):
     train: float
     dev_loss: Loss
     dev: float
-    calibrated: CalibratedScores
-    prior: tuple[float | None, ...]
+    calibrated: CalibratedScores | None = None
+    prior: tuple[float | None, ...] = ()
     test: float | None = None
+
+    def after_calibration(self, split: str) -> float | None:
+        """The metric on "dev" or "test" after contextual calibration; None where there is none."""
+        return None if self.calibrated is None else getattr(self.calibrated, split)
 
 
 class NamedScores(Record):
@@ -363,6 +372,7 @@ class FinalCosts(Record):
     """What a finished run has cost: whole-model tokens, seconds of search over all processes, the peak memory of any of them.
 
     Args:
+        generated_tokens: tokens that were written.
         proposer: what asking a proposer has cost, by name (tokens, seconds, money).
     """
 
@@ -370,6 +380,7 @@ class FinalCosts(Record):
     gradient_steps: int
     forward_tokens: int
     backward_tokens: int
+    generated_tokens: int = 0
     seconds: float
     peak_rss_mb: float
     proposer: dict[str, float] = {}
@@ -519,6 +530,8 @@ class Result(Versioned):
 
 def _pair_of(name: str, scores: Scores) -> list[NamedScores]:
     after = scores.calibrated
+    if after is None:
+        return [_row_of(name, scores)]
     calibrated = NamedScores(
         name=f"{name}, calibrated",
         test=after.test,
@@ -549,13 +562,19 @@ class PredictionRecord(Record):
         fields: the row's texts by name.
         gold: its true label; None where it is unknown.
         label: the predicted label.
-        probabilities: of every label; None for what is not finite.
+        probabilities: of every label; None for what is not finite; empty where the answer is a text.
+        references: right answers, where the answer is a text.
+        untuned: what the pretrained model says, where the answer is a text.
+        rewards: of the answer, by name, where it is a text.
     """
 
     fields: dict[str, str]
     gold: str | None
     label: str
     probabilities: dict[str, float | None]
+    references: tuple[str, ...] = ()
+    untuned: str | None = None
+    rewards: dict[str, float] = {}
 
 
 class SweepPoint(Record):
@@ -603,7 +622,7 @@ class Assessment(Record):
         metric: the task's.
         score: its value.
         interval: 95 % of bootstrap resamples of the rows lie between.
-        loss: mean cross-entropy of the gold labels.
+        loss: mean cross-entropy of the gold labels; None where answers are texts.
         brier: mean squared distance between the probabilities of all labels and the true label's 1 (Brier 1950).
         calibration_error: mean distance between confidence and accuracy, over bins of equally many rows.
         rows: how many.
@@ -615,9 +634,9 @@ class Assessment(Record):
     metric: str
     score: float
     interval: tuple[float, float]
-    loss: float
-    brier: float
-    calibration_error: float
+    loss: Loss
+    brier: Loss = None
+    calibration_error: Loss = None
     rows: int
     labels: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]

@@ -40,6 +40,7 @@ class Limits:
         stop_on_failures: proposals in a row that failed; None to go on without.
         checkpoint_seconds: least time between checkpoints; 0 writes one after every turn.
         by_hand: end where the journal ends, with what has been found.
+        generated_tokens: that may be written.
     """
 
     candidates: int | None = None
@@ -49,6 +50,7 @@ class Limits:
     stop_on_failures: int | None = None
     checkpoint_seconds: float = 20.0
     by_hand: bool = False
+    generated_tokens: int | None = None
 
 
 @dataclass
@@ -239,6 +241,8 @@ class Search:
             return "patience"
         if limits.forward_tokens is not None and tokens >= limits.forward_tokens:
             return "max_forward_tokens"
+        if limits.generated_tokens is not None and state.costs.generated >= limits.generated_tokens:
+            return "max_generated_tokens"
         if limits.seconds is not None and self._seconds() >= limits.seconds:
             return "max_seconds"
         if limits.stop_on_failures is not None and state.failures >= limits.stop_on_failures:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from tandemtune.errors import DataError, UsageError
 from tandemtune.tasks import metrics
@@ -48,6 +48,9 @@ class Task:
         own_metric: a metric that is in no list, in place of a name.
     """
 
+    answers: ClassVar[str] = "labels"
+    """What an answer is, see `tandemtune.answers`."""
+
     name: str
     template: Template
     labels: tuple[str, ...]
@@ -76,6 +79,10 @@ class Task:
         }
         for name, value in composed.items():
             object.__setattr__(self, name, value)
+
+    def as_recorded(self, template: str, words: Mapping[str, tuple[str, ...]]) -> Task:
+        """The task with the template and label words that a run has begun with."""
+        return replace(self, template=Template.parse(template), words=words)
 
     @property
     def has_test(self) -> bool:

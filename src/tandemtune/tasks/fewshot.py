@@ -147,8 +147,9 @@ def hold_out(
         classes[label].append(key)
     short = [f"{label!r} has {len(found)}" for label, found in classes.items() if len(found) < 2]
     if short:
+        named = f"{', '.join(short)}, each class needs 2" if len(classes) > 1 else "expected at least 2"
         raise DataError(
-            f"too few distinct texts to set some aside for test: {', '.join(short)}, each class needs 2: "
+            f"too few distinct texts to set some aside for test: {named}: "
             "add rows, or name a test file in place of test_share"
         )
     held: set[str] = set()
@@ -223,9 +224,13 @@ def _drawn(
             rows.append(example)
     short = [f"{label!r} has {len(rows)}" for label, rows in chosen.items() if len(rows) < needed]
     if short:
+        named = (
+            f"{', '.join(short)}, each class needs"
+            if len(chosen) > 1
+            else f"{len(chosen[labels[0]])}, there have to be"
+        )
         raise DataError(
-            f"too few rows with distinct texts: {', '.join(short)}, each class needs {needed} ({purpose}): "
-            f"lower {settings}, or add rows"
+            f"too few rows with distinct texts: {named} {needed} ({purpose}): lower {settings}, or add rows"
         )
     return tuple(row for turn in zip(*chosen.values(), strict=True) for row in turn)
 

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 from tandemtune.errors import DataError
 from tandemtune.tasks.base import Task
@@ -36,6 +37,8 @@ class ImageTask(Task):
         ensemble: further templates; a class is the mean of its names in all of them.
         unseen: names of classes whose rows are left out, by label; a prompt is scored among them at the end.
     """
+
+    answers: ClassVar[str] = "images"
 
     ensemble: tuple[Template, ...] = ()
     unseen: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

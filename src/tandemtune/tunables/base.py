@@ -73,6 +73,10 @@ class Parameters(ABC):
         Where a block holds [P, dim], the model's batch must hold P equal parts, candidate by candidate.
         """
 
+    def applied_behind(self, point: Point) -> AbstractContextManager[None]:
+        """The same for tokens that are written behind a prompt, whose own keys and values are kept."""
+        return self.applied(point)
+
     def shapes(self, block: int) -> Sequence[tuple[int, int]]:
         """Matrices that the block's flat vector is made of, in order."""
         return ((1, self.dim(block)),)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -71,6 +71,10 @@ class LoRABesidePrompt(Parameters):
                 stack.enter_context(self.prompt.applied({INPUT: point[INPUT]}))
             stack.enter_context(self.lora.applied(self._layers(point)))
             yield
+
+    def applied_behind(self, point: Point) -> AbstractContextManager[None]:
+        """LoRA: the prompt's places are all in the prompt."""
+        return self.lora.applied(self._layers(point))
 
     def first_layer(self, blocks: Sequence[int]) -> int:
         """The lowest block."""

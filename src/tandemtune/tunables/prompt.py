@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -124,6 +124,10 @@ class Prompt(Layerwise):
                     handle = self._layers[block].register_forward_pre_hook(hook, with_kwargs=True)
                 stack.enter_context(hooked(handle))
             yield
+
+    def applied_behind(self, point: Point) -> AbstractContextManager[None]:
+        """Nothing: all places of the vectors are in the prompt."""
+        return nullcontext()
 
     def save(self, point: Point, folder: Path, base_model: str) -> None:
         """Write a PEFT prompt-tuning adapter; for masked models and deep prompts, which PEFT does not have in this form,

@@ -1,0 +1,119 @@
+"""The interface of answers: what differs between tasks that are answered with labels and tasks that are answered with texts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from tandemtune.config.schema import TaskSection
+from tandemtune.evaluators.engine import Engine
+from tandemtune.models.backbone import Backbone
+from tandemtune.models.layers import LayerStack
+from tandemtune.problem import Problem, Scorer
+from tandemtune.runs.records import Assessment, Result
+from tandemtune.scoring import Reached
+from tandemtune.tasks.base import Task
+from tandemtune.tasks.table import Table
+from tandemtune.tasks.verbalizers import Verbalizer
+from tandemtune.tunables.base import Parameters
+from tandemtune.types import Example, Split
+
+Point = Mapping[int, Tensor]
+
+
+@dataclass(frozen=True)
+class PredictedTable:
+    """A table with answers.
+
+    Args:
+        table: all rows and columns with the answers behind: ``label`` and ``probabilities`` (in CSV a column for each label), where
+            a label column that was there is called ``gold``; or ``answer``.
+        blank: rows without a text, whose answer is empty.
+        scored: rows whose answer was known.
+        score: the task's metric on them; None if there are none.
+        metric: its name.
+        column: the column of the answers.
+    """
+
+    table: Table
+    blank: int
+    scored: int
+    score: float | None
+    metric: str
+    column: str = "label"
+
+
+class Answers(ABC):
+    """What an answer is. One object serves all tasks of its kind.
+
+    Attributes:
+        scorer: what a model is asked through.
+    """
+
+    scorer: ClassVar[type[Scorer]] = Scorer
+
+    def asked(self, task: Task, backbone: Backbone) -> Task:
+        """The task as a model is asked it; by default as it is."""
+        return task
+
+    def check(self, section: TaskSection, task: Task, split: Split) -> None:  # noqa: B027  (nothing to refuse is the rule)
+        """Refuse settings that do not fit the rows; by default none.
+
+        Raises:
+            ConfigError: lists every problem.
+        """
+
+    @abstractmethod
+    def verbalizer(self, backbone: Backbone, task: Task) -> Verbalizer:
+        """Label words resolved against a model; none where answers are no labels."""
+
+    @abstractmethod
+    def stack(self, backbone: Backbone, verbalizer: Verbalizer) -> LayerStack:
+        """The model as a pipeline of layers that ends in what answers are read from."""
+
+    def engine(self, backbone: Backbone, verbalizer: Verbalizer, parameters: Parameters, max_memory: float) -> Engine:
+        """The evaluation engine over that pipeline, its activations bounded in megabytes."""
+        averaging = torch.tensor(verbalizer.weights())
+        return Engine(self.stack(backbone, verbalizer), parameters, averaging, max_memory=max_memory)
+
+    @abstractmethod
+    def problem(self, scorer: Scorer, split: Split) -> Problem:
+        """The evaluator of a scorer over few-shot rows."""
+
+    @abstractmethod
+    def reached(
+        self, problem: Problem, point: Point | None, examples: Sequence[Example] | None, before: Reached | None = None
+    ) -> Reached:
+        """What a point reaches on every split.
+
+        Args:
+            problem: what the run works with.
+            point: the setting of what is tuned; None for the pretrained model.
+            examples: test rows; None to score none.
+            before: what the pretrained model reached, where `point` is a tuned one.
+        """
+
+    @abstractmethod
+    def majority(self, problem: Problem, examples: Sequence[Example] | None) -> float | None:
+        """Test score of the best answer that does not depend on the row; None where there is none."""
+
+    @abstractmethod
+    def given(self, scorer: Scorer, point: Point, examples: Sequence[Example]) -> list[tuple[str, dict[str, float]]]:
+        """The answers to some rows, and the probability of each label."""
+
+    @abstractmethod
+    def table(self, model: Any, table: Table) -> PredictedTable:
+        """A table with answers, see `tandemtune.predict.predict_table`."""
+
+    @abstractmethod
+    def assessment(self, model: Any, table: Table) -> Assessment:
+        """How a model does on rows whose answers are known, see `tandemtune.predict.evaluate_table`."""
+
+    @abstractmethod
+    def card_lines(self, problem: Problem, result: Result) -> list[str]:
+        """What an adapter's README says about how to ask, as list entries."""

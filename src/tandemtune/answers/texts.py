@@ -1,0 +1,289 @@
+"""Texts of any length as answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from tandemtune.answers.base import Answers, Point, PredictedTable
+from tandemtune.errors import DataError
+from tandemtune.evaluators.likelihood import STRETCH, Likelihood, Passage, collate_passages
+from tandemtune.evaluators.text import JudgedLoss, ReferenceLoss, TextEvaluator, TextLoss, TextRows, judged
+from tandemtune.evaluators.writing import Sampling, Writer
+from tandemtune.models.answers import AnswerCoder, in_conversation
+from tandemtune.models.backbone import Backbone
+from tandemtune.models.layers import LayerStack
+from tandemtune.models.passages import PassageStack
+from tandemtune.models.prompts import prompt_text
+from tandemtune.problem import DrawnRows, Problem, Scorer
+from tandemtune.rewards.base import Written
+from tandemtune.runs.records import DIGITS, Assessment, PredictionRecord, Result, Scores, rounded
+from tandemtune.scoring import Reached
+from tandemtune.tasks.base import Task
+from tandemtune.tasks.fewshot import subsample
+from tandemtune.tasks.files import texts_of
+from tandemtune.tasks.table import Table
+from tandemtune.tasks.texts import TextTask
+from tandemtune.tasks.verbalizers import Verbalizer
+from tandemtune.types import Encoded, Example, Split
+
+RESAMPLES, WORST = 1000, 10
+
+
+@dataclass(frozen=True)
+class WrittenReached(Reached):
+    """What one point reaches, with what it has written.
+
+    Args:
+        records: of the test rows.
+    """
+
+    records: tuple[PredictionRecord, ...] = ()
+
+    def answers(self, scorer: Scorer, examples: Sequence[Example] | None) -> list[PredictionRecord]:
+        """What was written for the test rows."""
+        return list(self.records)
+
+
+class TextAnswers(Answers):
+    """Likelihoods of references, or rewards of what is written."""
+
+    def asked(self, task: Task, backbone: Backbone) -> Task:
+        """In the form of a conversation, where that is wanted."""
+        if not _texts(task).chat:
+            return task
+        return replace(
+            _texts(task), template=in_conversation(backbone.tokenizer, task.template, backbone.name), chat=False
+        )
+
+    def verbalizer(self, backbone: Backbone, task: Task) -> Verbalizer:
+        """No labels; the marks that end an answer stand for all words where a model is tried."""
+        coder = AnswerCoder(backbone, task.template, _texts(task).max_new_tokens)
+        return Verbalizer((), coder.ends, ())
+
+    def stack(self, backbone: Backbone, verbalizer: Verbalizer) -> LayerStack:
+        """It reads and writes whole answers."""
+        return backbone.passages(verbalizer)
+
+    def problem(self, scorer: Scorer, split: Split) -> Problem:
+        """Losses of references, or of what judges say."""
+        section, method, task = scorer.config.task, scorer.config.method, _texts(scorer.task)
+        scored = subsample(split.train, section.scored_rows, section.seed)
+        prompts = scorer.population_batch(scored)
+        scorer.parameters.settle(scorer.engine.stack, [group.ids for group in prompts.groups])
+        writer = writer_of(scorer)
+        judge = method.objective.judge(task)
+        loss: TextLoss
+        if judge is None:
+            loss = ReferenceLoss(Likelihood(scorer.engine))
+        else:
+            heat = method.objective.temperature
+            loss = JudgedLoss(writer, judge, (lambda number: Sampling(heat, section.seed, number)) if heat else None)
+        drawn = DrawnRows(scorer, *scorer.encoded(split.train))
+        some = method.subsample is not None and method.subsample < len(split.train)
+
+        def chosen(rows: Sequence[int]) -> TextRows:
+            return text_rows(scorer, [split.train[row] for row in rows])
+
+        train, dev = text_rows(scorer, scored), text_rows(scorer, split.dev)
+        evaluator = TextEvaluator(
+            writer,
+            loss,
+            task.reward.score,
+            train,
+            dev,
+            prompts,
+            step_rows=lambda number: chosen(drawn.of_step(number)),
+            drawn_rows=(lambda number: chosen(drawn.of_generation(number))) if some else None,
+        )
+        scorer.note(
+            train_rows=len(split.train),
+            train_tokens=prompts.tokens,
+            dev_rows=len(dev),
+            dev_tokens=dev.prompt_tokens,
+            rows_sha256=_digest(scorer, [*split.train, *split.dev]),
+        )
+        return Problem(scorer, split, evaluator)
+
+    def reached(
+        self, problem: Problem, point: Point | None, examples: Sequence[Example] | None, before: Reached | None = None
+    ) -> Reached:
+        """Losses and metric of what is written for each split."""
+        scorer, plain = problem.scorer, point is None
+        evaluator, section = cast(TextEvaluator, problem.evaluator), problem.scorer.config.task
+        scored = subsample(problem.split.train, section.scored_rows, section.seed)
+        train, _ = evaluator.measure_on(text_rows(scorer, scored, plain), point or {})
+        dev, _ = evaluator.measure_on(text_rows(scorer, problem.split.dev, plain), point or {})
+        test, predictions = None, []
+        if examples is not None:
+            found, written = self._written(scorer, point, examples)
+            test = round(found, DIGITS)
+            predictions = _records(scorer, examples, written, before)
+        scores = Scores(
+            train_loss=_rounded(train.loss),
+            train=round(train.score, DIGITS),
+            dev_loss=_rounded(dev.loss),
+            dev=round(dev.score, DIGITS),
+            test=test,
+        )
+        return WrittenReached(scores, None, None, None, 1.0, tuple(predictions))
+
+    def majority(self, problem: Problem, examples: Sequence[Example] | None) -> float | None:
+        """No text is right for all rows."""
+        return None
+
+    def given(self, scorer: Scorer, point: Point, examples: Sequence[Example]) -> list[tuple[str, dict[str, float]]]:
+        """What is written for each row."""
+        writer = writer_of(scorer)
+        prompts, _ = scorer.encoded(examples)
+        return [(writer.coder.decode(text.ids), {}) for text in writer.write(prompts, point)[0]]
+
+    def table(self, model: Any, table: Table) -> PredictedTable:
+        """Texts behind all columns."""
+        texts = texts_of(table, model.fields)
+        answers = iter(model.predict([dict(example.fields) for example in texts if example is not None]))
+        given = [None if example is None else next(answers) for example in texts]
+        made = table.renamed("answer", "answer (given)").with_column(
+            "answer", ["" if answer is None else answer.label for answer in given]
+        )
+        return PredictedTable(made, given.count(None), 0, None, model.scorer.task.metric, "answer")
+
+    def assessment(self, model: Any, table: Table) -> Assessment:
+        """The metric with an interval, and the rows with the lowest rewards."""
+        scorer, task = model.scorer, _texts(model.scorer.task)
+        examples = task.examples(table)
+        score, written = self._written(scorer, model.point, examples)
+        each = np.array(task.reward.each(written))
+        generator = np.random.default_rng(0)
+        draws = [generator.integers(0, len(each), len(each)) for _ in range(RESAMPLES)]
+        resampled = [_part(task, written, draw.tolist(), each) for draw in draws]
+        worst = sorted(range(len(each)), key=lambda row: (each[row], row))[:WORST]
+        return Assessment(
+            metric=task.metric,
+            score=score,
+            interval=(float(np.quantile(resampled, 0.025)), float(np.quantile(resampled, 0.975))),
+            loss=None,
+            rows=len(each),
+            labels=(),
+            confusion=(),
+            worst=tuple(
+                (
+                    dict(examples[row].fields),
+                    " | ".join(examples[row].references[:2]),
+                    written.completions[row],
+                    float(each[row]),
+                )
+                for row in worst
+            ),
+        )
+
+    def card_lines(self, problem: Problem, result: Result) -> list[str]:
+        """How answers are written."""
+        task = _texts(problem.scorer.task)
+        stop = f", until one of {json.dumps(list(task.stop), ensure_ascii=False)}" if task.stop else ""
+        return [f"- answers: greedy, at most {task.max_new_tokens} tokens{stop}"]
+
+    def _written(self, scorer: Scorer, point: Point | None, examples: Sequence[Example]) -> tuple[float, Written]:
+        writer = writer_of(scorer)
+        rows = text_rows(scorer, examples, point is None, references=False)
+        written = judged(rows, writer.coder, writer.write(rows.prompts, point or {})[0])
+        return _texts(scorer.task).reward.score(written), written
+
+
+def writer_of(scorer: Scorer) -> Writer:
+    """What writes a scorer's answers."""
+    task = _texts(scorer.task)
+    coder = AnswerCoder(scorer.backbone, task.template, task.max_new_tokens, task.stop)
+    return Writer(scorer.engine, coder)
+
+
+def text_rows(scorer: Scorer, examples: Sequence[Example], plain: bool = False, *, references: bool = True) -> TextRows:
+    """Rows as an evaluator takes them.
+
+    Args:
+        scorer: encodes them.
+        examples: the rows.
+        plain: as the pretrained model reads them.
+        references: whether their likelihood may be asked for.
+    """
+    task, backbone, stack = _texts(scorer.task), scorer.backbone, cast(PassageStack, scorer.engine.stack)
+    prompts, _ = scorer.encoded(examples, plain)
+    shown = [prompt_text(backbone.tokenizer, backbone.kind, task.template, row.fields)[0] for row in examples]
+
+    def ask(rows: Sequence[int], completions: Sequence[str]) -> Written:
+        return task.written([shown[row] for row in rows], completions, [examples[row] for row in rows])
+
+    if not (references and task.has_references):
+        return TextRows(tuple(prompts), ask)
+    coder = AnswerCoder(backbone, task.template, task.max_new_tokens, task.stop)
+    most = scorer.config.task.references
+    passages = _passages(coder, prompts, examples, most)
+    owners = [row for row, example in enumerate(examples) for _ in example.references[:most]]
+    return TextRows(
+        tuple(prompts),
+        ask,
+        collate_passages(passages, stack),
+        collate_passages(passages, stack, stretch=STRETCH),
+        torch.tensor(owners, device=backbone.device),
+    )
+
+
+def _passages(coder: AnswerCoder, prompts: Sequence[Encoded], examples: Sequence[Example], most: int) -> list[Passage]:
+    return [
+        Passage(prompt, coder.encode(reference))
+        for prompt, example in zip(prompts, examples, strict=True)
+        for reference in example.references[:most]
+    ]
+
+
+def _records(
+    scorer: Scorer, examples: Sequence[Example], written: Written, before: Reached | None
+) -> list[PredictionRecord]:
+    reward = _texts(scorer.task).reward
+    found = reward.each(written)
+    untuned = [None] * len(examples) if before is None else [one.label for one in before.answers(scorer, examples)]
+    return [
+        PredictionRecord(
+            fields=dict(example.fields),
+            gold=None,
+            label=text,
+            probabilities={},
+            references=example.references,
+            untuned=first,
+            rewards={reward.name: round(value, DIGITS)},
+        )
+        for example, text, first, value in zip(examples, written.completions, untuned, found, strict=True)
+    ]
+
+
+def _part(task: TextTask, written: Written, rows: Sequence[int], each: Any) -> float:
+    if task.reward.corpus is None:
+        return float(each[rows].mean())
+    return task.reward.score(written.of(rows))
+
+
+def _digest(scorer: Scorer, examples: Sequence[Example]) -> str:
+    """What tells one set of rows from another: prompts as tokens, references, and whatever rewards may see."""
+    found = hashlib.sha256()
+    prompts, _ = scorer.encoded(examples)
+    for prompt, example in zip(prompts, examples, strict=True):
+        columns = json.dumps(example.columns, sort_keys=True, default=str)
+        found.update(f"{prompt.ids} {example.references} {columns}\n".encode())
+    return found.hexdigest()
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else rounded(value)
+
+
+def _texts(task: Task) -> TextTask:
+    if not isinstance(task, TextTask):
+        raise DataError(f"task {task.name!r} is not answered with texts")
+    return task

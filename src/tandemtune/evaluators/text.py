@@ -1,0 +1,293 @@
+"""Losses of written texts: how likely references are, or what a reward says of what candidates write.
+
+Points are measured by what they write one after another (greedy), whatever is minimised: that is what a user gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tandemtune.errors import UsageError
+from tandemtune.evaluators.base import PointGradient, Rows
+from tandemtune.evaluators.batch import Batch
+from tandemtune.evaluators.engine import Engine
+from tandemtune.evaluators.likelihood import Likelihood, PassageBatch
+from tandemtune.evaluators.writing import Sampling, Text, Writer, tokens_of
+from tandemtune.models.answers import AnswerCoder
+from tandemtune.rewards.base import Written
+from tandemtune.runs.records import Costs, Evaluation, to_loss
+from tandemtune.tunables.base import Point
+from tandemtune.types import Encoded
+
+Judge = Callable[[Written], float]
+"""Texts to a loss."""
+Ask = Callable[[Sequence[int], Sequence[str]], Written]
+"""(rows, what was written for them) -> what judges them see."""
+
+
+@dataclass(frozen=True, eq=False)
+class TextRows:
+    """Rows that texts are written for.
+
+    Args:
+        prompts: with room for what is tuned [N].
+        ask: puts completions beside what they are judged by.
+        passages: prompts with their references, for a population; None where there are no references.
+        reading: the same in the groups that suit a single point.
+        owners: the row of each passage [S].
+    """
+
+    prompts: tuple[Encoded, ...]
+    ask: Ask
+    passages: PassageBatch | None = None
+    reading: PassageBatch | None = None
+    owners: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts."""
+        return sum(len(prompt.ids) for prompt in self.prompts)
+
+    def by_row(self, values: Tensor) -> Tensor:
+        """Means over each row's references: [..., S] -> [..., N]."""
+        assert self.owners is not None
+        counts = torch.bincount(self.owners, minlength=len(self))
+        sums = torch.zeros(*values.shape[:-1], len(self), device=values.device)
+        return sums.index_add(-1, self.owners, values) / counts
+
+
+class TextLoss(Protocol):
+    """What is minimised."""
+
+    def of_population(
+        self, rows: TextRows, point: Point, candidates: Mapping[int, Tensor], generation: int
+    ) -> tuple[NDArray[np.float64], int]:
+        """Losses [P] of candidates, and how many tokens they wrote."""
+        ...
+
+    def of_written(self, rows: TextRows, point: Point, written: Written) -> float:
+        """Loss of one point, which has written something."""
+        ...
+
+    def each(self, rows: TextRows, point: Point, written: Written) -> NDArray[np.float64]:
+        """The same for each row alone [N]."""
+        ...
+
+    def work(self, rows: TextRows, first: int) -> tuple[float, int]:
+        """What scoring one candidate costs from a layer on, and how many tokens it may write at most."""
+        ...
+
+
+class ReferenceLoss:
+    """Mean negative log-likelihood of references: over the tokens of each, over each row's references, over rows.
+
+    Args:
+        likelihood: of passages.
+    """
+
+    def __init__(self, likelihood: Likelihood) -> None:
+        self.likelihood = likelihood
+
+    def of_population(
+        self, rows: TextRows, point: Point, candidates: Mapping[int, Tensor], generation: int
+    ) -> tuple[NDArray[np.float64], int]:
+        """One pass over all references for all candidates."""
+        assert rows.passages is not None
+        found = self.likelihood.of_population(rows.passages, point, candidates)
+        return -rows.by_row(found).mean(dim=-1).double().cpu().numpy(), 0
+
+    def of_written(self, rows: TextRows, point: Point, written: Written) -> float:
+        """The same of one point; what it has written does not matter."""
+        assert rows.reading is not None
+        return -float(rows.by_row(self.likelihood.of(rows.reading, point)).mean())
+
+    def each(self, rows: TextRows, point: Point, written: Written) -> NDArray[np.float64]:
+        """The mean over each row's references."""
+        assert rows.reading is not None
+        return -rows.by_row(self.likelihood.of(rows.reading, point)).double().cpu().numpy()
+
+    def work(self, rows: TextRows, first: int) -> tuple[float, int]:
+        """All passages."""
+        assert rows.passages is not None
+        return work_of(self.likelihood.engine, rows.passages.read, rows.passages.answered, first), 0
+
+    def gradient(self, rows: TextRows, point: Point, blocks: Sequence[int]) -> tuple[float, dict[int, Tensor]]:
+        """Loss of one point, and its gradient by block [dim]."""
+        assert rows.reading is not None and rows.owners is not None
+        leaves = {block: point[block].clone().requires_grad_() for block in blocks}
+        shares = 1.0 / (torch.bincount(rows.owners, minlength=len(rows))[rows.owners] * len(rows))
+        total = 0.0
+        for group, found in self.likelihood.gradients(rows.reading, {**point, **leaves}):
+            loss = -(found * shares[group.rows]).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return total, {b: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for b, leaf in leaves.items()}
+
+
+class JudgedLoss:
+    """What a judge says of the texts that each candidate writes.
+
+    Args:
+        writer: writes.
+        judge: texts to a loss.
+        sampling: random numbers of a generation; None for the most likely tokens.
+    """
+
+    def __init__(self, writer: Writer, judge: Judge, sampling: Callable[[int], Sampling] | None = None) -> None:
+        self.writer, self.judge, self.sampling = writer, judge, sampling
+
+    def of_population(
+        self, rows: TextRows, point: Point, candidates: Mapping[int, Tensor], generation: int
+    ) -> tuple[NDArray[np.float64], int]:
+        """Texts of all candidates in one batch, judged candidate by candidate."""
+        sampling = None if self.sampling is None else self.sampling(generation)
+        texts = self.writer.write(rows.prompts, point, candidates, sampling)
+        losses = [self.judge(judged(rows, self.writer.coder, found)) for found in texts]
+        return np.array(losses, dtype=np.float64), tokens_of(texts)
+
+    def of_written(self, rows: TextRows, point: Point, written: Written) -> float:
+        """What the judge says of what the point has written."""
+        return self.judge(written)
+
+    def each(self, rows: TextRows, point: Point, written: Written) -> NDArray[np.float64]:
+        """What the judge says of each text alone."""
+        return np.array([self.judge(written.of([row])) for row in range(len(rows))], dtype=np.float64)
+
+    def work(self, rows: TextRows, first: int) -> tuple[float, int]:
+        """The prompts, and as many tokens as may be written."""
+        return work_of(self.writer.engine, rows.prompt_tokens, 0, first), len(rows) * self.writer.coder.most
+
+
+def judged(rows: TextRows, coder: AnswerCoder, texts: Sequence[Text]) -> Written:
+    """What was written for all rows, beside what it is judged by."""
+    return rows.ask(range(len(rows)), [coder.decode(text.ids) for text in texts])
+
+
+def work_of(engine: Engine, read: int, answered: int, first: int = 0, stop: int | None = None) -> float:
+    """What a pass costs, in the unit of `Costs.forward`.
+
+    Args:
+        engine: knows what a token costs in each layer.
+        read: tokens of one stack, or those that an encoder reads.
+        answered: tokens of a decoder.
+        first: the first layer of the pass.
+        stop: the layer that it ends before; None for all layers.
+    """
+    stack = engine.stack
+    own = sum(stack.answer_costs[first:stop]) / max(1, stack.marks)
+    return read * sum(stack.costs[first:stop]) + answered * own
+
+
+def work_to_write(engine: Engine, tokens: int) -> float:
+    """What so many written tokens cost, each through the whole model, or the whole decoder."""
+    answers = engine.stack.encoder_layers is not None
+    return work_of(engine, 0, tokens) if answers else work_of(engine, tokens, 0)
+
+
+class TextEvaluator:
+    """Losses of candidates on the training rows, evaluations on training and dev rows, gradients on drawn rows.
+
+    Args:
+        writer: writes what points are measured by.
+        loss: what is minimised.
+        score: the task's metric.
+        train: the training rows.
+        dev: the dev rows.
+        prompts: the training prompts, for those who look at what enters layers.
+        step_rows: rows of a gradient step, by its number.
+        drawn_rows: rows of a generation, by its number, where each is scored on some rows only; None for all.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        loss: TextLoss,
+        score: Callable[[Written], float],
+        train: TextRows,
+        dev: TextRows,
+        prompts: Batch,
+        *,
+        step_rows: Callable[[int], TextRows] | None = None,
+        drawn_rows: Callable[[int], TextRows] | None = None,
+    ) -> None:
+        self.writer, self.loss, self.score = writer, loss, score
+        self.engine: Engine = writer.engine
+        self.rows: dict[Rows, TextRows] = {"train": train, "dev": dev}
+        self.train = prompts
+        self.step_rows = step_rows
+        self._drawn = None if drawn_rows is None else lru_cache(maxsize=1)(drawn_rows)
+        self._wrote: dict[tuple[str, int], int] = {}
+
+    @property
+    def depth(self) -> float:
+        """Layers that a token goes through, by their costs."""
+        return sum(self.engine.stack.costs)
+
+    def evaluate(
+        self, point: Point, candidates: Mapping[int, Tensor], generation: int | None = None
+    ) -> NDArray[np.float64]:
+        """Training losses [P] of candidates, see `Evaluator.evaluate`."""
+        losses, tokens = self.loss.of_population(self._rows_of(generation), point, candidates, generation or 0)
+        self._wrote["population", len(losses)] = tokens
+        return losses
+
+    def measure(self, point: Point, rows: Rows = "train") -> Evaluation:
+        """Loss and metric of one point on the training or dev rows."""
+        found, _ = self.measure_on(self.rows[rows], point, rows)
+        return found
+
+    def dev_losses(self, point: Point) -> tuple[Evaluation, NDArray[np.float64]]:
+        """Loss and metric of one point on the dev rows, and the loss of each of them [N]."""
+        found, written = self.measure_on(self.rows["dev"], point, "dev")
+        return found, self.loss.each(self.rows["dev"], point, written)
+
+    def measure_on(self, rows: TextRows, point: Point, name: str = "") -> tuple[Evaluation, Written]:
+        """Loss and metric of one point on some rows, and what it wrote."""
+        texts = self.writer.write(rows.prompts, point)
+        self._wrote[name, 1] = tokens_of(texts)
+        written = judged(rows, self.writer.coder, texts[0])
+        loss = self.loss.of_written(rows, point, written)
+        return Evaluation(loss=to_loss(loss), score=self.score(written)), written
+
+    def gradient(self, point: Point, blocks: Sequence[int], step: int) -> PointGradient:
+        """Loss and gradient on the rows of a step, see `Evaluator.gradient`."""
+        if self.step_rows is None or not isinstance(self.loss, ReferenceLoss):
+            raise UsageError("a reward has no gradient: choose a search without gradients, or objective ce")
+        rows = self.step_rows(step)
+        loss, gradients = self.loss.gradient(rows, point, blocks)
+        work = round(self.loss.work(rows, 0)[0])
+        return PointGradient(loss, gradients, Costs(gradient_steps=1, forward=work, backward=work))
+
+    def cost(self, blocks: Sequence[int], count: int, generation: int | None = None, kept: int | None = None) -> Costs:
+        """Every candidate from its first layer on, what is shared below, and each token that was written (before anything was: that
+        may be). See `Evaluator.cost`."""
+        rows = self._rows_of(generation)
+        first = max(0, self.engine.tunable.first_layer(blocks))
+        each, most = self.loss.work(rows, first)
+        shared = self.loss.work(rows, 0)[0] - each
+        tokens = self._wrote.get(("population", count), count * most) if most else 0
+        work = count * each + shared + work_to_write(self.engine, tokens)
+        return Costs(candidates=count, forward=round(work), generated=tokens)
+
+    def cost_to_measure(self, rows: Rows = "train") -> Costs:
+        """All prompts, and what was written for them the last time."""
+        found = self.rows[rows]
+        tokens = self._wrote.get((rows, 1), len(found) * self.writer.coder.most)
+        work = work_of(self.engine, found.prompt_tokens, 0) + work_to_write(self.engine, tokens)
+        if isinstance(self.loss, ReferenceLoss):
+            work += self.loss.work(found, 0)[0]
+        return Costs(forward=round(work), generated=tokens)
+
+    def _rows_of(self, generation: int | None) -> TextRows:
+        return self.rows["train"] if generation is None or self._drawn is None else self._drawn(generation)

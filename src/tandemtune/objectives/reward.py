@@ -1,0 +1,85 @@
+"""Rewards of the texts that candidates write: for searches without gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, field_validator
+
+from tandemtune import plugins
+from tandemtune.errors import UsageError
+from tandemtune.objectives.base import Judge, Objective
+from tandemtune.plugins import register
+from tandemtune.rewards import base as rewards
+from tandemtune.rewards.base import Written
+from tandemtune.tasks.texts import TextTask
+
+
+@register
+class MinusReward(Objective):
+    """Minus the mean reward of what is written; of several rewards, their weighted sum."""
+
+    kind: ClassVar[str] = "reward"
+    summary: ClassVar[str] = (
+        "minus the mean reward of the texts that candidates write: named rewards, or functions as trl's GRPO takes them"
+    )
+    of: ClassVar[frozenset[str]] = frozenset({"texts"})
+
+    rewards: dict[str, float] = Field(
+        default={},
+        description="reward -> weight: a name (`tandemtune ls rewards`), or module:function or file.py:function for one of your own; "
+        "the task's metric if left out",
+    )
+    sampled_at: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = Field(
+        default=0.0,
+        description="temperature at which texts are sampled in the search, with the same random numbers for all candidates; 0 "
+        "for the most likely tokens",
+    )
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        """Names, functions, or a table of either with weights."""
+        several = given if isinstance(given, Mapping) else dict.fromkeys(_listed(given), 1.0)
+        named = {one if isinstance(one, str) else plugins.address_of(one): float(w) for one, w in several.items()}
+        return {plugins.absolute(name): weight for name, weight in named.items()}
+
+    @property
+    def temperature(self) -> float:
+        """At which texts are sampled while candidates are scored."""
+        return self.sampled_at
+
+    def judge(self, task: TextTask) -> Judge:
+        """Minus the weighted sum of all mean rewards."""
+        found = [(rewards.get(name, task.seconds), weight) for name, weight in self.rewards.items()] or [
+            (task.reward, 1.0)
+        ]
+
+        def loss(written: Written) -> float:
+            each = [weight * math.fsum(reward.each(written)) / len(written) for reward, weight in found]
+            return -math.fsum(each)
+
+        return loss
+
+    def problems(self, recipe: Any) -> Iterator[str]:
+        """Rewards that there are not, or that lack something."""
+        yield from super().problems(recipe)
+        for name in self.rewards:
+            try:
+                found = rewards.get(name)
+            except UsageError as error:
+                yield f"[method] rewards: {error}"
+                continue
+            lacks = recipe.task.lacks(found.needs)
+            if lacks:
+                yield f"[method] rewards: {found.name} needs {lacks}"
+
+    def named(self) -> list[tuple[str, str]]:
+        """The rewards by noun and name."""
+        return [("reward", name) for name in self.rewards]
+
+
+def _listed(given: Any) -> Sequence[str | Callable[..., Any]]:
+    return [given] if isinstance(given, str) or callable(given) else list(given)

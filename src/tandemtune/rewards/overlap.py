@@ -1,0 +1,81 @@
+"""BLEU and chrF by `sacrebleu`, ROUGE-L by `rouge-score`: what papers report, from 0 to 1 in place of 0 to 100.
+
+As a reward of a row BLEU is smoothed (Lin and Och, COLING 2004), since a short text often has no four words in a row right.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from tandemtune.rewards.base import Reward, Written, add, best_over
+
+
+def _columns(written: Written) -> list[list[str]]:
+    """References as `sacrebleu` takes them: the first of each row, the second of each, and so on; "" where there is none."""
+    most = max((len(several) for several in written.references), default=0)
+    return [[(several[i] if i < len(several) else "") for several in written.references] for i in range(most)]
+
+
+@cache
+def _sacrebleu(name: str, **options: Any) -> Any:
+    import sacrebleu
+
+    return getattr(sacrebleu, name)(**options)
+
+
+def _corpus(name: str, written: Written) -> float:
+    return float(_sacrebleu(name).corpus_score(list(written.completions), _columns(written)).score) / 100
+
+
+def _sentences(name: str, written: Written, **options: Any) -> list[float]:
+    metric = _sacrebleu(name, **options)
+    return [
+        float(metric.sentence_score(completion, list(several)).score) / 100
+        for completion, several in zip(written.completions, written.references, strict=True)
+    ]
+
+
+@cache
+def _rouge() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"])
+
+
+def _rouge_l(written: Written) -> list[float]:
+    def alike(completion: str, reference: str) -> float:
+        return float(_rouge().score(reference, completion)["rougeL"].fmeasure)
+
+    return best_over(written.references, written.completions, alike)
+
+
+BLEU = add(
+    Reward(
+        "bleu",
+        "BLEU-4 of all texts together; of a row as a reward, smoothed",
+        lambda written: _sentences("BLEU", written, effective_order=True),
+        lambda written: _corpus("BLEU", written),
+        needs="references",
+        package="sacrebleu",
+    )
+)
+CHRF = add(
+    Reward(
+        "chrf",
+        "F2 of character n-grams, of all texts together",
+        lambda written: _sentences("CHRF", written),
+        lambda written: _corpus("CHRF", written),
+        needs="references",
+        package="sacrebleu",
+    )
+)
+ROUGE_L = add(
+    Reward(
+        "rouge_l",
+        "F1 of the longest common subsequence of words, with the nearest reference",
+        _rouge_l,
+        needs="references",
+        package="rouge_score",
+    )
+)

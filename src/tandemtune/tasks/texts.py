@@ -1,0 +1,197 @@
+"""A task that is answered with a text: rows with references, or rows that a reward judges."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from tandemtune.errors import DataError, UsageError
+from tandemtune.rewards import base as rewards
+from tandemtune.rewards.base import Reward, Written
+from tandemtune.tasks.base import Task
+from tandemtune.tasks.files import examples_of
+from tandemtune.tasks.table import Source, Table, read_table, value_of
+from tandemtune.tasks.templates import Template
+from tandemtune.tasks.wording import kind, nfc, show
+from tandemtune.types import Example
+
+ROW = "text"
+"""What rows of such a task are counted as: they have no classes."""
+METRIC = "token_f1"
+"""What scores texts where a recipe names no metric."""
+
+
+@dataclass(frozen=True)
+class TextTask(Task):
+    """A task that is answered with a text.
+
+    Args:
+        answer_column: column of the reference, a text or a list of several; None where a reward judges without.
+        max_new_tokens: longest answer.
+        stop: texts that end an answer; they are no part of it.
+        chat: whether the template is asked in a model's own form of conversation.
+        schema: JSON schema of an answer, for the metric that checks it.
+        reward: the metric.
+        seconds: time limit of one call of a reward function.
+    """
+
+    answers: ClassVar[str] = "texts"
+
+    answer_column: str | None = None
+    max_new_tokens: int = 64
+    stop: tuple[str, ...] = ()
+    chat: bool = False
+    schema: Mapping[str, Any] | None = None
+    reward: Reward = field(default_factory=lambda: rewards.get(METRIC))
+    seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        column = self.answer_column
+        composed: dict[str, Any] = {
+            "labels": (ROW,),
+            "words": {},
+            "metric": self.reward.name,
+            "answer_column": None if column is None else nfc(column),
+        }
+        for name, value in composed.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def has_references(self) -> bool:
+        """Whether rows have right answers."""
+        return self.answer_column is not None
+
+    def gold(self, examples: Sequence[Example]) -> list[int]:
+        """All rows are of one kind."""
+        return [0] * len(examples)
+
+    def written(self, prompts: Sequence[str], completions: Sequence[str], examples: Sequence[Example]) -> Written:
+        """Texts with what they are judged by.
+
+        Args:
+            prompts: what the model was given [N].
+            completions: what it wrote [N].
+            examples: the rows [N].
+        """
+        names = dict.fromkeys(name for example in examples for name in example.columns)
+        columns = {name: [example.columns.get(name) for example in examples] for name in names}
+        references = [example.references for example in examples]
+        return Written(prompts, completions, references, columns, self.settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What rewards may ask of a task."""
+        return {} if self.schema is None else {"answer_schema": self.schema}
+
+    def reward_problems(self, reward: Reward) -> list[str]:
+        """What a reward lacks here."""
+        if reward.needs == "references" and not self.has_references:
+            return [f"{reward.name}: compares with references, but [task] answer names no column of them"]
+        if reward.needs not in ("", "references") and reward.needs not in self.settings:
+            return [f"{reward.name}: needs [task] {reward.needs}"]
+        return []
+
+    def _label_problems(self) -> list[str]:
+        if self.answer_column not in self.template.fields:
+            return []
+        return [
+            f"template {str(self.template)!r}: shows the column {self.answer_column!r}, so the prompt would hold the answer"
+        ]
+
+    def _word_problems(self) -> list[str]:
+        return []
+
+    def _metric_problems(self) -> list[str]:
+        return [f"metric {problem}" for problem in self.reward_problems(self.reward)]
+
+    def as_recorded(self, template: str, words: Mapping[str, tuple[str, ...]]) -> Task:
+        """The task with the template that a run has begun with, which is a conversation already."""
+        return replace(self, template=Template.parse(template), chat=False)
+
+    def _read(self, source: Source) -> list[Example]:
+        table = read_table(source)
+        self._notes[source] = table.notes
+        return self.examples(table)
+
+    def examples(self, table: Table) -> list[Example]:
+        """Rows of a table with their references and all other columns.
+
+        Raises:
+            DataError: a row cannot be used; names the file, line and field.
+        """
+        rows = examples_of(table, fields=self.template.fields, label=None, labels=None)
+        found: list[Example] = []
+        for index, row in enumerate(rows):
+            at = f"{table.name}, {table.places[index]}"
+            references = self._references(at, table, index)
+            others = {name: value for name, value in table.rows[index].items() if name != self.answer_column}
+            found.append(Example(row.fields, ROW, references, others))
+        return found
+
+    def _references(self, at: str, table: Table, index: int) -> tuple[str, ...]:
+        if self.answer_column is None:
+            return ()
+        return references_of(f"{at}, field {show(self.answer_column)}", value_of(table, index, self.answer_column))
+
+
+def references_of(at: str, value: Any) -> tuple[str, ...]:
+    """The right answers that a cell holds: a text, a number, an object (as JSON), or a list of them.
+
+    Args:
+        at: file, row and field, for messages.
+        value: of the cell.
+
+    Raises:
+        DataError: it is empty or something else.
+    """
+    several = list(value) if isinstance(value, list | tuple) else [value]
+    found: list[str] = []
+    for one in several:
+        if isinstance(one, Mapping):
+            text = json.dumps(one, ensure_ascii=False)
+        elif isinstance(one, bool):
+            text = "true" if one else "false"
+        elif isinstance(one, int | float) and math.isfinite(one):
+            text = str(one)
+        elif isinstance(one, str):
+            text = one.strip()
+        else:
+            raise DataError(f"{at}: expected a text or a list of texts, got {kind(one)} {show(one)}: correct the row")
+        if text:
+            found.append(text)
+    if not found:
+        raise DataError(f"{at}: no answer, expected a text or a list of texts: fill it in or delete the row")
+    return tuple(found)
+
+
+def check_schema(schema: Any) -> str:
+    """What is wrong with a JSON schema; empty if nothing is, or it cannot be told here."""
+    try:
+        from jsonschema import Draft202012Validator
+        from jsonschema.exceptions import SchemaError
+    except ImportError:
+        return ""
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        return f"answer_schema: {error.message}"
+    return ""
+
+
+def metric_of(name: str | None, seconds: float) -> Reward:
+    """The metric of a text task.
+
+    Args:
+        name: of a reward, or where a function lies; None for the default.
+        seconds: time limit of one call of a function.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    try:
+        return rewards.get(name or METRIC, seconds)
+    except UsageError as error:
+        raise UsageError(f"metric: {error}") from None

@@ -1,0 +1,230 @@
+"""Whole answers: likelihoods and written texts of a population are those of the plain model with changed weights, one by one."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import oracle
+import tiny
+from tandemtune.evaluators.engine import Engine
+from tandemtune.evaluators.likelihood import Likelihood, Passage, collate_passages
+from tandemtune.evaluators.writing import Sampling, Writer
+from tandemtune.models.answers import AnswerCoder
+from tandemtune.tasks.templates import Template
+from tandemtune.tasks.verbalizers import Verbalizer
+from tandemtune.tunables.base import INPUT
+from tandemtune.tunables.lora import LoRATerms
+from tandemtune.tunables.prompt import Prompt
+
+TEMPLATE = Template.parse("{text} it was {mask}")
+TEXTS = [
+    "a great movie",
+    "the plot was dull",
+    "i hated this film and the acting",
+    "a review",
+    "they saw a film",
+    "we saw it",
+]
+ANSWERS = [(6, 9, 3), (12, 3), (8, 8, 10, 11, 3), (7,), (30, 31, 3), (9, 9, 9, 9)]
+ENDS = [3, 9, 12, 14, 20]
+MOST, RANK = 10, 2
+NAMES = (*tiny.CAUSAL, *tiny.SEQ2SEQ)
+TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
+SMALL = 0.01
+"""Megabytes that make chunks of a row."""
+
+
+class House:
+    """A tiny model with LoRA beside it, prompts and answers."""
+
+    def __init__(self, name, make=lambda backbone: LoRATerms(backbone, RANK, range(4))):
+        self.name, self.backbone = name, tiny.backbone(name)
+        self.backbone.model.generation_config.eos_token_id = ENDS
+        self.tunable = make(self.backbone)
+        self.stack = self.backbone.passages(Verbalizer((), (6, 7), ()))
+        self.prompts = [self.tunable.reserve(self.backbone.encode(TEMPLATE, {"text": text}, 64)) for text in TEXTS]
+        self.passages = [Passage(prompt, answer) for prompt, answer in zip(self.prompts, ANSWERS, strict=True)]
+        self.batch = collate_passages(self.passages, self.stack)
+
+    def engine(self, max_memory=256.0):
+        return Engine(self.stack, self.tunable, torch.zeros(2, 0), max_memory=max_memory)
+
+    def writer(self, max_memory=256.0):
+        return Writer(self.engine(max_memory), AnswerCoder(self.backbone, TEMPLATE, MOST))
+
+    def vectors(self, block, count, seed):
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(count, self.tunable.dim(block), generator=generator) * 0.3
+
+    @property
+    def point(self):
+        return {block: self.vectors(block, 1, block + 5)[0] for block in self.tunable.blocks}
+
+    def changed(self, point):
+        return oracle.merged(self.backbone.model, self.name, point, RANK)
+
+    def plain_likelihoods(self, model):
+        """Minus the loss that the model itself gives for each answer [S]."""
+        found = []
+        for prompt, answer in zip(self.prompts, ANSWERS, strict=True):
+            if self.backbone.kind == "seq2seq":
+                begin = torch.tensor([[*self.backbone.prefix, *answer[:-1]]])
+                logits = model(input_ids=torch.tensor([prompt.ids]), decoder_input_ids=begin, use_cache=False).logits[0]
+                logits = logits[len(self.backbone.prefix) - 1 :]
+                labels = torch.tensor(answer)
+                found.append(-torch.nn.functional.cross_entropy(logits, labels))
+                continue
+            ids = torch.tensor([[*prompt.ids, *answer]])
+            labels = torch.tensor([[*[-100] * len(prompt.ids), *answer]])
+            found.append(-model(input_ids=ids, labels=labels, use_cache=False).loss)
+        return torch.stack(found)
+
+    def generated(self, model):
+        """What `generate` writes, row by row: tokens without the mark at the end, and how many there are with it."""
+        model.generation_config.eos_token_id = ENDS
+        found = []
+        for prompt in self.prompts:
+            ids = torch.tensor([prompt.ids])
+            given = {
+                "attention_mask": torch.ones_like(ids),
+                "do_sample": False,
+                "max_new_tokens": MOST,
+                "pad_token_id": 0,
+            }
+            if self.backbone.kind == "seq2seq":
+                given["decoder_input_ids"] = torch.tensor([self.backbone.prefix])
+            written = model.generate(ids, **given)[0].tolist()
+            written = written[len(self.backbone.prefix if self.backbone.kind == "seq2seq" else prompt.ids) :]
+            forced = getattr(model.generation_config, "forced_eos_token_id", None)
+            ended = written[-1] in (*ENDS, forced)
+            found.append((tuple(written[:-1] if ended else written), len(written)))
+        return found
+
+
+@functools.cache
+def house(name):
+    return House(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_likelihood_of_a_point_is_the_models_own_loss(name):
+    here = house(name)
+    likelihood = Likelihood(here.engine())
+    with torch.no_grad():
+        expected = here.plain_likelihoods(here.changed(here.point))
+    assert_close(likelihood.of(here.batch, here.point), expected, **TOLERANCE)
+    filled = collate_passages(here.passages, here.stack, stretch=10.0)
+    assert_close(likelihood.of(filled, here.point), expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("max_memory", [256.0, SMALL])
+@pytest.mark.parametrize("name", NAMES)
+def test_likelihoods_of_a_population(name, max_memory):
+    here = house(name)
+    likelihood = Likelihood(here.engine(max_memory))
+    point = here.point
+    for layer in (0, 3, 1, 2):
+        candidates = here.vectors(layer, 3, layer)
+        found = likelihood.of_population(here.batch, point, {layer: candidates})
+        for one, vector in zip(found, candidates, strict=True):
+            with torch.no_grad():
+                expected = here.plain_likelihoods(here.changed({**point, layer: vector}))
+            assert_close(one, expected, **TOLERANCE)
+        point = {**point, layer: candidates[0]}  # what was kept below may no longer count
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3_text", "t5", "bart"])
+def test_gradients_of_likelihoods(name):
+    here = house(name)
+    filled = collate_passages(here.passages, here.stack, stretch=10.0)
+    likelihood = Likelihood(here.engine())
+    leaves = {block: vector.clone().requires_grad_() for block, vector in here.point.items()}
+    sum(found.sum() for _, found in likelihood.gradients(filled, leaves)).backward()
+    block = 1
+    direction = here.vectors(block, 1, 99)[0]
+    step = 1e-2
+    sides = [{**here.point, block: here.point[block] + sign * step * direction} for sign in (1, -1)]
+    above, below = (float(likelihood.of(here.batch, side).double().sum()) for side in sides)
+    assert float(leaves[block].grad @ direction) == pytest.approx((above - below) / (2 * step), rel=2e-2, abs=2e-3)
+
+
+@pytest.mark.parametrize("max_memory", [256.0, SMALL])
+@pytest.mark.parametrize("name", NAMES)
+def test_texts_of_a_population_are_those_of_generate(name, max_memory):
+    here = house(name)
+    writer = here.writer(max_memory)
+    point = here.point
+    assert [(text.ids, text.tokens) for text in writer.write(here.prompts, point)[0]] == here.generated(
+        here.changed(point)
+    )
+    for layer in (0, 1, 3):
+        candidates = here.vectors(layer, 3, layer + 20)
+        found = writer.write(here.prompts, point, {layer: candidates})
+        for texts, vector in zip(found, candidates, strict=True):
+            expected = here.generated(here.changed({**point, layer: vector}))
+            assert [(text.ids, text.tokens) for text in texts] == expected
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_texts_behind_a_soft_prompt(name):
+    """Every next token is the likeliest one where the whole text so far is read anew."""
+
+    def make(backbone):
+        return Prompt(backbone, 3, torch.zeros(3, backbone.embedding_weight.shape[1]))
+
+    here = House(name, make)
+    candidates = here.vectors(INPUT, 2, 1) * 3
+    found = here.writer().write(here.prompts, here.point, {INPUT: candidates})
+    assert found[0] != found[1]
+    for texts, vector in zip(found, candidates, strict=True):
+        for prompt, text in zip(here.prompts, texts, strict=True):
+            for place, token in enumerate(text.ids):
+                each = collate_passages([Passage(prompt, (*text.ids[:place], one)) for one in range(52)], here.stack)
+                likely = Likelihood(here.engine()).of(each, {INPUT: vector}) * (place + 1)
+                assert likely[token] >= likely.max() - 1e-4
+
+
+def test_samples_have_common_random_numbers():
+    here = house("llama")
+    writer, layer = here.writer(), 2
+    same = here.vectors(layer, 1, 3).repeat(3, 1)
+    sampling = Sampling(1.0, seed=5, generation=2)
+    one, two, three = writer.write(here.prompts, here.point, {layer: same}, sampling)
+    assert one == two == three
+    assert writer.write(here.prompts, here.point, {layer: same[:2]}, sampling)[0] == one  # whoever stands beside it
+    assert here.writer(SMALL).write(here.prompts, here.point, {layer: same[:1]}, sampling)[0] == one
+    assert writer.write(here.prompts, here.point, {layer: same}, Sampling(1.0, 5, 3))[0] != one
+    greedy = writer.write(here.prompts, here.point, {layer: same})[0]
+    assert writer.write(here.prompts, here.point, {layer: same}, Sampling(1e-6, 5, 2))[0] == greedy != one
+
+
+def test_samples_follow_the_softmax():
+    here = house("gpt2")
+    prompt = here.prompts[:1] * 400
+    first = [
+        texts.ids[0] if texts.ids else 3 for texts in here.writer().write(prompt, {}, None, Sampling(1.0, 1, 1))[0]
+    ]
+    every = [Passage(here.prompts[0], (token,)) for token in range(52)]
+    chances = Likelihood(here.engine()).of(collate_passages(every, here.stack), {}).exp()
+    ends = torch.tensor(ENDS)
+    for token in chances.topk(3).indices.tolist():
+        expected = float(chances[ends].sum()) if token in ENDS else float(chances[token])
+        share = sum(one == token or (token in ENDS and one == 3) for one in first) / len(first)
+        assert share == pytest.approx(expected, abs=0.1)
+
+
+def test_stop_texts_end_an_answer():
+    here = house("llama")
+    plain = here.writer().write(here.prompts, here.point)[0]
+    tokenizer = here.backbone.tokenizer
+    row, token = next((i, t) for i, text in enumerate(plain) for t in text.ids[1:-1] if t >= len(tiny.SPECIAL))
+    stop = tokenizer.decode([token])
+    coder = AnswerCoder(here.backbone, TEMPLATE, MOST, (stop,))
+    text = Writer(here.engine(), coder).write(here.prompts, here.point)[0][row]
+    first = plain[row].ids.index(token)
+    assert text.ids == plain[row].ids[: first + 1]
+    assert coder.decode(text.ids) == tokenizer.decode(plain[row].ids[:first], skip_special_tokens=True).strip()

@@ -1,0 +1,189 @@
+"""Runs of tasks that are answered with texts: every method, every end, every way in which a reward can fail."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import small
+import tandemtune
+import writing
+from small import Stop, artefacts, journal, resume, tune
+from tandemtune.errors import ConfigError, UsageError
+
+STEPS = {"method__budget": None, "method__layers": None, "method__d": None, "method__r": None, "method__popsize": None}
+METHODS = {
+    "c-lora": {},
+    "f-lora": {"method__name": "f-lora", "method__popsize": 4},
+    "random": {"method__name": "random-search", "method__popsize": None},
+    "mezo": {**STEPS, "method__name": "mezo", "method__budget": 8},
+    "es": {**STEPS, "method__name": "es", "method__budget": 24},
+}
+GRADIENTS = {
+    "lora": {**STEPS, "method__name": "lora", "method__steps": 4},
+    "prompt-tuning": {**STEPS, "method__name": "prompt-tuning", "method__steps": 4, "method__prompt_tokens": 3},
+}
+
+
+@pytest.mark.parametrize("model", ["llama", "t5"])
+@pytest.mark.parametrize("method", [*METHODS, *GRADIENTS])
+def test_likelihood_runs(tmp_path, method, model):
+    changes = {**METHODS, **GRADIENTS}[method]
+    result = tune(writing.recipe(tmp_path, model, **changes), tmp_path / "run")
+    assert result["tuned"]["dev_loss"] <= result["zero_shot"]["dev_loss"] + (method == "prompt-tuning") * 10
+    assert result["rows"] == {"train": 4, "dev": 4, "test": 12}
+    rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == 12 and all(row["references"] and "untuned" in row for row in rows)
+
+
+@pytest.mark.parametrize("method", ["c-lora", "mezo"])
+def test_reward_runs(tmp_path, method):
+    place = f"{writing.rewards_in(tmp_path)}:length"
+    changes = {"method__objective": {"kind": "reward", "rewards": {place: 1.0, "token_f1": 0.5}}}
+    result = tune(writing.recipe(tmp_path, **METHODS[method], **changes), tmp_path / "run")
+    assert result["tuned"]["dev_loss"] <= result["zero_shot"]["dev_loss"]
+    costs = journal(tmp_path / "run")[-2]["costs"]
+    assert costs["generated"] > 0
+
+
+def test_rewards_without_references(tmp_path):
+    place = f"{writing.rewards_in(tmp_path)}:second"
+    changes = {"task__answer": None, "task__metric": place, "method__objective": "reward"}
+    result = tune(writing.recipe(tmp_path, **changes), tmp_path / "run")
+    assert result["metric"] == "second"
+    with pytest.raises(ConfigError, match="ce is the likelihood of references"):
+        tune(writing.recipe(tmp_path, task__answer=None, task__metric=place), tmp_path / "other")
+
+
+SAMPLED = {"method__objective": {"kind": "reward", "sampled_at": 0.7}}
+
+
+@pytest.mark.parametrize("changes", [{}, SAMPLED, {**SAMPLED, "method__subsample": 2}, GRADIENTS["lora"]])
+def test_resumed_to_the_bit(tmp_path, changes):
+    recipe = writing.recipe(tmp_path, **changes)
+    tune(recipe, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        tune(recipe, tmp_path / "cut", Stop(step=2))
+    resume(tmp_path / "cut")
+    assert artefacts(tmp_path / "cut") == artefacts(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("raises", "row 1 .*KeyError: 'no such thing'"),
+        ("nothing", "row 2: nan, expected a finite number"),
+        ("short", "gave 1 numbers for 4 texts"),
+        ("word", "expected a list of 4 numbers"),
+        ("hangs", "took longer than 0.5 seconds"),
+        ("dies", "its process ended with code 7"),
+    ],
+)
+def test_rewards_that_fail(tmp_path, name, says):
+    place = f"{writing.rewards_in(tmp_path)}:{name}"
+    recipe = writing.recipe(tmp_path, task__metric=place, task__reward_seconds=0.5, method__objective="reward")
+    with pytest.raises(UsageError, match=says):
+        tune(recipe, tmp_path / "run")
+
+
+def test_a_reward_that_fails_for_one_row(tmp_path):
+    recipe = writing.recipe(tmp_path)
+    third = json.loads((tmp_path / "train.jsonl").read_text().splitlines()[2])["text"]
+    place = f"{writing.rewards_in(tmp_path, text=third)}:raises_for_one"
+    recipe = writing.recipe(
+        tmp_path, task__metric=place, task__shots="all", task__dev_shots=1, method__objective="reward"
+    )
+    with pytest.raises(UsageError, match="ValueError: not this one"):
+        tune(recipe, tmp_path / "run")
+
+
+def test_a_reward_that_breaks_later_loses_nothing(tmp_path):
+    mark = tmp_path / "mark"
+    place = f"{writing.rewards_in(tmp_path, mark=mark)}:breaks_later"
+    recipe = writing.recipe(tmp_path, task__metric=place, method__objective="reward")
+    tune(recipe, tmp_path / "whole")
+
+    class Breaks(tandemtune.Callback):
+        def on_turn(self, record, state, seconds, recorded):
+            if record.step == 3:
+                mark.touch()
+
+    with pytest.raises(UsageError, match="resume"):
+        tune(recipe, tmp_path / "cut", Breaks())
+    assert len((tmp_path / "cut" / "journal.jsonl").read_text().splitlines()) == 4
+    mark.unlink()
+    resume(tmp_path / "cut")
+    assert artefacts(tmp_path / "cut") == artefacts(tmp_path / "whole")
+
+
+def test_predict_and_evaluate(tmp_path):
+    tune(writing.recipe(tmp_path), tmp_path / "run")
+    model = tandemtune.load(tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
+    said = [one.text for one in model.predict([row["fields"] for row in rows])]
+    assert said == [row["label"] for row in rows]
+    found = model.evaluate(tmp_path / "test.jsonl")
+    assert found.score == pytest.approx(tandemtune.Run(tmp_path / "run").result.tuned.test, abs=1e-6)
+    called = small.call("generate", tmp_path / "run", rows[0]["fields"]["text"])
+    assert called.code == 0 and called.out.strip() == rows[0]["label"]
+    called = small.call(
+        "predict", tmp_path / "run", "--input", tmp_path / "test.jsonl", "--output", tmp_path / "out.jsonl"
+    )
+    assert called.code == 0, called.err
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert sorted(row["answer"] for row in written) == sorted(said)
+    called = small.call("evaluate", tmp_path / "run", tmp_path / "test.jsonl")
+    assert called.code == 0 and "token_f1" in called.out
+
+
+def test_report_shows_texts_side_by_side(tmp_path):
+    tune(writing.recipe(tmp_path), tmp_path / "run")
+    called = small.call("report", tmp_path / "run", "--out", tmp_path / "page.html")
+    assert called.code == 0, called.err
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Lowest rewards" in page and "untuned" in page and "contextual calibration" not in page
+
+
+def test_init_proposes_a_recipe_that_validates(tmp_path):
+    small.write_rows(tmp_path / "rows.jsonl", writing.rows(40, 3))
+    recipe = tmp_path / "rows.toml"
+    place = str(small.model_folder("llama"))
+    called = small.call("init", tmp_path / "rows.jsonl", "--answer", "answer", "--model", place, "--out", recipe)
+    assert called.code == 0, called.err
+    called = small.call("validate", recipe)
+    assert called.code == 0, called.err
+    assert 'answer = "answer"' in recipe.read_text() and "{text}" in recipe.read_text()
+
+
+def test_generated_tokens_end_a_run(tmp_path):
+    recipe = writing.recipe(tmp_path, method__objective="reward", run__max_generated_tokens=100)
+    result = tune(recipe, tmp_path / "run")
+    assert result["stop_reason"] == "max_generated_tokens"
+    assert result["cost"]["generated_tokens"] >= 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"task__labels": {"a": "great", "b": "bad"}}, "labels: for tasks that are answered with labels"),
+        ({"task__metric": "bleau"}, "unknown reward 'bleau'"),
+        ({"task__metric": "json_schema"}, r"needs \[task\] answer_schema"),
+        ({"task__answer": None}, "needs references"),
+        ({"method__objective": "hinge"}, "hinge does not judge texts"),
+        ({"method__readout": "ridge"}, "ridge reads labels"),
+        ({"task__template": "{text} {answer} {mask}"}, "would hold the answer"),
+        ({"task__stop": [""]}, "stop: an empty text"),
+    ],
+)
+def test_recipes_that_do_not_fit(tmp_path, changes, says):
+    with pytest.raises(UsageError, match=says):
+        tune(writing.recipe(tmp_path, **changes), tmp_path / "run")
+
+
+def test_rows_without_an_answer(tmp_path):
+    recipe = writing.recipe(tmp_path)
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"text": "a film", "answer": []}) + "\n")
+    with pytest.raises(UsageError, match=r"line 13.*no answer, expected a text"):
+        tune(recipe, tmp_path / "run")
