@@ -297,7 +297,9 @@ def test_peak_memory_is_that_of_the_program_and_not_of_its_parent() -> None:
     assert hold[0] == 1
 
 
-@pytest.mark.parametrize("script", [name for name in SCRIPTS if name not in ("contenders.py", "duration.py")])
+@pytest.mark.parametrize(
+    "script", [name for name in SCRIPTS if name not in ("contenders.py", "duration.py", "listed_prompts.py")]
+)
 def test_every_benchmark_can_say_how_it_is_used(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,9 @@ from real import fetched
 
 ROOT = Path(__file__).parent.parent
 SHORT = (
+    "method.name=c-lora",
+    "method.readout=none",
+    'task.templates=["{text} It was {mask}"]',
     "method.budget=42",
     "method.layers=last:2",
     "task.test_rows=24",
@@ -62,7 +65,9 @@ def test_peft_alone_gives_the_probabilities_that_the_run_gives(run_folder: Path)
     assert any(tensor.any() for tensor in load_file(run_folder / "adapter" / "adapter_model.safetensors").values())
     label, _, scores = script("load_with_peft.py", str(run_folder)).partition(" ")
     values = json.loads(scores.replace("'", '"'))
-    found = torch.softmax(torch.tensor(list(values.values()), dtype=torch.float64), 0).tolist()
-    answer = load(run_folder).predict(["a warm , funny and moving film"])[0]
+    model = load(run_folder)
+    logits = torch.tensor(list(values.values()), dtype=torch.float64)
+    found = torch.softmax(logits / model.scorer.temperature, 0).tolist()
+    answer = model.predict(["a warm , funny and moving film"])[0]
     assert answer.label == label
     assert dict(zip(values, found, strict=True)) == pytest.approx(answer.probabilities, abs=1e-4)

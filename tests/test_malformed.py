@@ -233,6 +233,15 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "run.max_memory": (*NUMBER, 0.0),
     "run.max_seconds": (*NUMBER, 0.0),
     "run.report_to": (3, True, {}, [3], "nonsense"),
+    "task.unseen_share": (*NUMBER, 0.0, 1.0),
+    "task.answer": (3, True, [], {}),
+    "task.answer_schema": (3, True, []),
+    "task.chat": (3, "x", [], {}),
+    "task.max_new_tokens": (*COUNT, 0),
+    "task.references": (*COUNT, 0),
+    "task.reward_seconds": (*NUMBER, 0.0),
+    "task.stop": ("x", 3, True, {}, [3]),
+    "run.max_generated_tokens": (*COUNT, 0),
     "run.yardsticks": ("x", 3, True, {}, [3], ["nonsense"]),
     "task.class_weights": ("x", 3, True, [], {"positive": 0}),
     "run.max_forward_tokens": (*COUNT, 0),
@@ -444,8 +453,8 @@ case(
 case("layers beyond the model", lambda p, r: put(r, "method.layers", [4]), late=True, tells="beyond the model's last")
 case("more layers than the model has", lambda p, r: put(r, "method.layers", "last:5"), late=True, tells="has 4 layers")
 case("a target that is none", lambda p, r: put(r, "model.target", ["q_proj", "v_proj"]), late=True, tells="q_proj")
-case("a device that is none", lambda p, r: put(r, "model.device", "toaster"), late=True, tells="cannot be used here")
-case("a device that is not here", lambda p, r: put(r, "model.device", "cuda:97"), late=True, tells="cuda:97")
+case("a device that is none", lambda p, r: put(r, "model.device", "toaster"), tells="cannot be used here")
+case("a device that is not here", lambda p, r: put(r, "model.device", "cuda:97"), tells="cuda:97")
 
 
 def causal(template: str) -> Change:

@@ -35,7 +35,9 @@ def scored(monkeypatch):
 def test_a_short_search_is_not_held_up_by_trials(tmp_path, scored, monkeypatch):
     monkeypatch.setattr("tandemtune.autotune.TRIED_TOKENS", 1)
     tune(small.recipe(tmp_path, model__dtype="mixed", method__popsize=12, method__budget=26), tmp_path / "run")
-    assert scored == [1, 13, 13]  # one candidate to see that compiling cannot pay, then the search
+    *tried, first, second = scored
+    assert set(tried) == {1} and len(tried) <= 3  # one candidate: compiling cannot pay, and how long it will take
+    assert (first, second) == (13, 13)  # the search
     assert facts(tmp_path / "run")["compiled"] == 1.0
 
 
@@ -60,7 +62,7 @@ def test_float32_and_never_try_nothing(tmp_path, scored, monkeypatch):
     for index, changes in enumerate(({}, {"model__dtype": "mixed", "model__compile": "never"})):
         scored.clear()
         tune(small.recipe(tmp_path, method__budget=10, **changes), tmp_path / f"run-{index}")
-        assert scored == [5, 5]
+        assert scored[-2:] == [5, 5] and set(scored[:-2]) == {4}  # a few candidates to say how long it will take
         assert facts(tmp_path / f"run-{index}")["compiled"] is None
 
 

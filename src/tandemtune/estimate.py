@@ -123,11 +123,14 @@ def _tokens(rows: Sequence[Example], count: Callable[[Example], int]) -> float:
 
 
 def _size(place: Path) -> int:
-    """How many weights a model has; 0 where they do not lie in safetensors."""
+    """How many weights a model has; 0 where they do not lie in safetensors, or cannot be read, which a run will say."""
     whole = 0
     for file in sorted(place.glob("*.safetensors")) if place.is_dir() else ():
-        with safe_open(file, framework="pt") as weights:
-            whole += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+        try:
+            with safe_open(file, framework="pt") as weights:
+                whole += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+        except Exception:  # safetensors raises its own, undocumented types
+            return 0
     return whole
 
 

@@ -39,7 +39,7 @@ from tandemtune.tasks import metrics
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS, build_task, get
 from tandemtune.tasks.fewshot import subsample
-from tandemtune.tasks.images import ImageTask, seen_and_unseen
+from tandemtune.tasks.images import ImageTask, is_folder, seen_and_unseen
 from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.texts import TextTask, metric_of
@@ -124,7 +124,7 @@ def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None
 
 def _check_rows_for(section: TaskSection, kind: Kind) -> None:
     """Refuse images for a model of texts, and texts for one of images."""
-    images = section.train is not None and not section.train.startswith("hub:") and Path(section.train).is_dir()
+    images = section.train is not None and not section.train.startswith("hub:") and is_folder(section.train)
     if images and kind != "image-text":
         raise ConfigError(
             [

@@ -256,7 +256,7 @@ MALFORMED: list[tuple[str, str | bytes, dict[str, object], list[str]]] = [
     ("a.jsonl", GOOD + line(text="x", label=1), {}, [SECOND, "unknown label '1'", "'negative', 'positive'"]),
     ("a.jsonl", GOOD + line(text="x", label=True), {}, [SECOND, "unknown label 'true'"]),
     ("a.jsonl", GOOD + line(text="x", label=1.5), {}, [SECOND, "'label'", "got number 1.5"]),
-    ("a.jsonl", GOOD + line(text="x", label=["positive"]), {}, [SECOND, "'label'", "got list"]),
+    ("a.jsonl", GOOD + line(text="x", label=["positive"]), {}, [SECOND, "'label'", "not supported"]),
     ("a.jsonl", GOOD + line(text="x", label={"a": 1}), {"labels": None}, [SECOND, "'label'", "got object"]),
     ("a.jsonl", GOOD + '{"text": "x", "label": 1e999}', {"labels": None}, [SECOND, "'label'", "inf"]),
     ("a.jsonl", GOOD + '{"text": "x", "label": "\\ud800"}', {"labels": None}, [SECOND, "surrogate"]),

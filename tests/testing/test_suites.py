@@ -42,7 +42,9 @@ def test_our_proposers(name):
     check_proposer(plugins.find("proposer", name)())
 
 
-@pytest.mark.parametrize("name", [n for n in plugins.names("tunable") if n not in ("peft", "none", "demonstrations")])
+@pytest.mark.parametrize(
+    "name", [n for n in plugins.names("tunable") if n not in ("peft", "none", "demonstrations", "class-prompt")]
+)
 def test_our_tunables_by_their_options(name):
     words = name in ("prompt", "deep-prompt", "text", "lora+prompt")
     kinds = ("masked", "causal") if name == "deep-prompt" else ("masked", "causal", "seq2seq")

@@ -75,7 +75,7 @@ class ImageTask(Task):
     def _all(self, source: Source) -> list[Example]:
         """Rows of a folder or a table. An image that was met before has the path that it was met at, so that copies are told."""
         column, labels = self.template.fields[0], (*self.labels, *self.unseen)
-        if isinstance(source, str | Path) and Path(source).is_dir():
+        if isinstance(source, str | Path) and is_folder(source):
             found = folder_rows(Path(source), column, labels)
         else:
             table = read_table(source, only=[column, self.label_column])
@@ -265,13 +265,9 @@ def task_settings(given: Mapping[str, object]) -> dict[str, object]:
         DataError: the folder has no classes.
     """
     train = given.get("train")
-    try:
-        root = Path(str(train)).expanduser()
-        inside = isinstance(train, str) and root.is_dir()
-    except (OSError, RuntimeError, ValueError):
-        inside = False
-    if not inside:
+    if not isinstance(train, str) or not is_folder(train):
         return dict(given)
+    root = Path(train).expanduser()
     made = dict(given)
     for part, folder in image_folders(root).items():
         if part == "train" or (made.get(part) is None and not (part == "test" and made.get("test_share") is not None)):
@@ -285,3 +281,11 @@ def task_settings(given: Mapping[str, object]) -> dict[str, object]:
     elif isinstance(text := made.get("template"), str):
         made["template"] = complete(text)
     return made
+
+
+def is_folder(source: str | Path) -> bool:
+    """Whether a folder lies there; what can be no path is none."""
+    try:
+        return Path(source).expanduser().is_dir()
+    except (OSError, RuntimeError, ValueError):
+        return False
