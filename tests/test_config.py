@@ -49,6 +49,7 @@ DEFAULTS = {
         "labels": {"no": "bad", "yes": "good"},
         "label_column": None,
         "test_share": None,
+        "unseen_share": None,
         "metric": None,
         "positive": None,
         "shots": 16,

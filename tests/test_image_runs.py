@@ -208,6 +208,13 @@ def test_models_and_rows_that_do_not_belong_together(place, tmp_path):
         )
 
 
+def test_a_recipe_without_a_method_takes_the_one_for_every_task(place):
+    made = images.recipe(place)
+    del made["method"]
+    result = tune(made, place / "no-method")
+    assert result["method"] == "auto" and result["tuned"]["test"] > result["zero_shot"]["test"]
+
+
 def test_several_templates_are_averaged_and_known_again(place):
     templates = ["{image} a photo of a {mask}.", "{image} a small {mask} thing"]
     made = {**images.recipe(place, task__templates=templates), "method": {"name": "manual"}}

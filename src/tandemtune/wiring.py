@@ -96,7 +96,7 @@ def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None
     text = section.template or (several[0] if several else None)
     if train is None or text is None or words is None:  # the recipe was checked before
         lost = (
-            f"train: no folder {train}, so no classes are known"
+            f"train: no folder of images at {train}, so no classes are known"
             if train
             else "a known name, or train, template and labels"
         )

@@ -157,7 +157,7 @@ def test_a_readout_reads_the_images_vectors():
     reading = read(engine, batch, {}, [ANSWER])
     assert torch.equal(reading.views[ANSWER], batch.features) and torch.equal(reading.logits, engine.logits(batch, {}))
     with pytest.raises(UsageError, match="one vector"):
-        read(engine, batch, {}, [View("mean")])
+        read(engine, batch, {}, [View("mean", 1)])
 
 
 def test_the_input_block_is_all_that_a_prompt_has():

@@ -14,7 +14,7 @@ from torch.nn import functional
 from tandemtune.errors import UsageError
 from tandemtune.evaluators.batch import Batch, Group
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.features import ANSWER, PassReading, View
+from tandemtune.evaluators.features import PassReading, View
 from tandemtune.evaluators.label_words import LabelWordEvaluator
 from tandemtune.models.layers import LayerStack
 from tandemtune.tunables.base import Parameters, Point
@@ -111,12 +111,12 @@ class ImageTextEngine(Engine):
 
     def read(self, batch: ImageBatch, point: Point, views: Sequence[View]) -> PassReading:
         """Label logits, and the images' vectors as the view `ANSWER`: label logits are linear in them, as they are in what enters an
-        output embedding.
+        output embedding. A text's mean is the image's vector, too, since there is no other.
 
         Raises:
-            UsageError: another view is wanted.
+            UsageError: a view of a layer is wanted.
         """
-        others = [str(view) for view in views if view != ANSWER]
+        others = [str(view) for view in views if view.layer is not None]
         if others:
             raise UsageError(f"view {', '.join(others)}: of an image there is one vector, the view answer")
         return PassReading(self.logits(batch, point), dict.fromkeys(views, batch.features))

@@ -276,7 +276,7 @@ def task_settings(given: Mapping[str, object]) -> dict[str, object]:
         made["labels"] = class_names(Path(str(made["train"])))
     if isinstance(several := made.get("templates"), list):
         made["templates"] = [complete(str(text)) for text in several]
-    if made.get("template") is None and not made.get("templates"):
+    if made.get("template") is None and not isinstance(made.get("templates"), list):
         made["template"] = TEMPLATE
     elif isinstance(text := made.get("template"), str):
         made["template"] = complete(text)
