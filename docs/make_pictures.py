@@ -124,7 +124,7 @@ def engine() -> str:
     """How a population is scored."""
     parts = [
         box(20, 50, 160, 74, ["rows", "template, label words"], BLUE),
-        box(230, 50, 220, 74, ["layers below", "the changed one: computed once,", "kept for all candidates"], GREEN),
+        box(230, 50, 220, 74, ["layers below", "the changed one: computed", "once for all candidates"], GREEN),
         box(
             500,
             50,
