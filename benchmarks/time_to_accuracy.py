@@ -77,6 +77,8 @@ def one(name: str, options: argparse.Namespace) -> None:
         autotune.build = built
     settings = [
         "method.name=c-lora",
+        "task.templates=[]",
+        "task.template={text} It was {mask}",
         f"model.dtype={options.dtype if name == 'engine' else 'float32'}",
         f"model.threads={options.threads}",
         "dev_every=2",

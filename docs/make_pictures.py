@@ -124,7 +124,7 @@ def engine() -> str:
     """How a population is scored."""
     parts = [
         box(20, 50, 160, 74, ["rows", "template, label words"], BLUE),
-        box(230, 50, 220, 74, ["layers below", "the changed one: computed once,", "kept for all candidates"], GREEN),
+        box(230, 50, 220, 74, ["layers below", "the changed one: computed", "once for all candidates"], GREEN),
         box(
             500,
             50,
@@ -163,7 +163,7 @@ def tandem() -> str:
         box(20, 60, 220, 84, ["the doer", "tunes numbers for a round:", "LoRA or a prompt"], BLUE),
         box(290, 60, 220, 84, ["draft with losses", "words, best ones so far,", "what is confused"], GREEN),
         box(560, 60, 220, 84, ["the mentor", "a language model (or a control)", "proposes words"], AMBER),
-        box(560, 230, 220, 70, ["scored by the tuned model", "train and dev rows"], GREEN),
+        box(560, 230, 220, 70, ["scores", "by the tuned model,", "on train and dev rows"], GREEN),
         box(290, 230, 220, 70, ["accept?", "always, or if dev is better"], GREEN),
         box(20, 230, 220, 70, ["the next round", "begins at these words"], BLUE),
         box(290, 370, 220, 60, ["kept: lowest dev loss", "of the whole run"], BLUE),

@@ -1,4 +1,4 @@
-"""Tune a real model on real movie reviews with forward passes only, then use it.
+"""Tune a real model on real movie reviews in closed form, then use it.
 
 python examples/tune_and_predict.py [FOLDER] [section.key=value ...]
 """

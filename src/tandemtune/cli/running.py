@@ -34,7 +34,7 @@ def run(
 
     A file of texts is run with the recipe that `tandemtune init` proposes, which is written beside the run.
 
-    Example: tandemtune run quickstart seed=21 method.budget=1000 --out runs/mine
+    Example: tandemtune run quickstart seed=21 shots=8 --out runs/mine
     """
     from tandemtune.config.reading import load_with_notes
 
