@@ -44,6 +44,16 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "mutation": ("bert", {**ROUNDS, "alternate__proposer": "mutation"}),
     "recorded mentor": ("gpt2", {**ROUNDS, "alternate__definition": "Is it good?"}),
     "readout": ("gpt2", {**SEARCH, "method__readout": "ridge"}),
+    "texts": (
+        "gpt2",
+        {
+            **SEARCH,
+            "task__labels": None,
+            "task__answer": "label",
+            "task__max_new_tokens": 4,
+            "method__objective": {"kind": "reward", "sampled_at": 0.7},
+        },
+    ),
 }
 DEATHS = 15
 """Of each kind: a hundred with those of the comparison."""
