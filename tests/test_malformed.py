@@ -176,6 +176,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "method.config": (3, True, "x", [1]),
     "method.prior": ("some", 3, True, {}),
     "method.keep": CHOICE,
+    "method.rewards": (3, True, {}, {"x": "y"}),
+    "method.sampled_at": (*NUMBER,),
     "method.views": ("last", 3, True, {}, [3]),
     "method.dev_every": (*COUNT, 0),
     "method.patience": (*COUNT, 0),
@@ -264,6 +266,8 @@ OWNERS: dict[str, dict[str, Any]] = {
     "demonstrations": {"tunable": "demonstrations", "optimizer": "none"},
     "margin": {"objective": "hinge"},
     "views": {"readout": "ridge"},
+    "rewards": {"objective": "reward"},
+    "sampled_at": {"objective": "reward"},
     "type": {"tunable": "peft"},
     "config": {"tunable": {"kind": "peft", "type": "IA3"}},
 }

@@ -45,7 +45,7 @@ RESULT_KEYS = {
     "stop_reason",
     "versions",
 }
-NOTHING = {"candidates": 0, "gradient_steps": 0, "forward": 0, "backward": 0}
+NOTHING = {"candidates": 0, "gradient_steps": 0, "forward": 0, "backward": 0, "generated": 0}
 
 
 def generations(folder):
@@ -137,7 +137,8 @@ def test_result_has_exactly_the_documented_keys(done):
         assert set(scores) == SCORE_KEYS and set(scores["calibrated"]) == {"train_loss", "dev_loss", "dev", "test"}
         assert all(0 <= scores[split] <= 1 for split in ("train", "dev", "test"))
         assert sum(scores["prior"]) == pytest.approx(1, abs=1e-5) and len(scores["prior"]) == 2
-    names = {"candidates", "gradient_steps", "forward_tokens", "backward_tokens", "seconds", "peak_rss_mb", "proposer"}
+    names = {"candidates", "gradient_steps", "forward_tokens", "backward_tokens", "generated_tokens"}
+    names |= {"seconds", "peak_rss_mb", "proposer"}
     assert set(result["cost"]) == names
     assert result["cost"]["seconds"] > 0 and result["cost"]["peak_rss_mb"] > 50
     assert result["rows"] == {"train": 8, "dev": 8, "test": 24}

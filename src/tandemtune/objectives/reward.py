@@ -82,4 +82,8 @@ class MinusReward(Objective):
 
 
 def _listed(given: Any) -> Sequence[str | Callable[..., Any]]:
-    return [given] if isinstance(given, str) or callable(given) else list(given)
+    if isinstance(given, str) or callable(given):
+        return [given]
+    if not isinstance(given, list | tuple):
+        raise ValueError(f"expected a name, a list of names or a table of weights, got {given!r}")
+    return list(given)
