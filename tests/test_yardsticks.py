@@ -80,3 +80,18 @@ def test_what_is_missing_is_said_before_the_work(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"yardsticks: unknown yardstick 'tfidf' \(did you mean 'tf-idf'"):
         small.tune(small.recipe(tmp_path, run__yardsticks=["tfidf"]), tmp_path / "run")
     assert set(plugins.members("yardstick")) == {"tf-idf", "embedding"}
+
+
+def test_a_simple_classifier_that_does_better_is_told(tmp_path):
+    from tandemtune.report.text import simpler
+
+    pytest.importorskip("sklearn")
+    recipe = small.recipe(tmp_path, method__name="readout", run__yardsticks=["tf-idf"])
+    recipe["method"] = {"name": "readout"}
+    result = Result.read(small.tune(recipe, tmp_path / "run"), "here")
+    (yardstick,) = result.yardsticks
+    won = result.model_copy(update={"yardsticks": (yardstick.model_copy(update={"test": 1.0}),)})
+    lost = result.model_copy(update={"yardsticks": (yardstick.model_copy(update={"test": 0.0}),)})
+    assert simpler(lost) == []
+    (said,) = simpler(won)
+    assert said.startswith(f"tf-idf is better here: test accuracy 1.000 against {result.tuned.test:.3f}")

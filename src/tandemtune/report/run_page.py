@@ -30,7 +30,7 @@ from tandemtune.report.page import (
     render,
 )
 from tandemtune.report.recipes import as_toml, proposer, rounds, setting, used
-from tandemtune.report.text import entrant, layer_gains, spent_pairs, stood_still
+from tandemtune.report.text import entrant, layer_gains, simpler, spent_pairs, stood_still
 from tandemtune.runs.journal import read_lines
 from tandemtune.runs.records import (
     Costs,
@@ -194,7 +194,7 @@ def _reached(run: RunView) -> list[Block]:
         ("best point", _where(run, result)),
         ("stopped by", result.stop_reason),
     ]
-    still: list[Block] = [*stood_still(result)]
+    still: list[Block] = [*stood_still(result), *simpler(result)]
     still += [f"Note: {note}" for note in result.notes]
     return [*_headline(result), *still, _scores_chart(result, run), _score_table(result), Pairs(pairs)]
 

@@ -135,7 +135,7 @@ def _result_lines(result: Result) -> list[str]:
             f"{value if isinstance(value, str) else rough(value)} {name}" for name, value in _spent(cost.proposer)
         )
         lines.append(f"proposer: {said}")
-    return [*lines, *stood_still(result), *(f"note: {note}" for note in result.notes)]
+    return [*lines, *stood_still(result), *simpler(result), *(f"note: {note}" for note in result.notes)]
 
 
 def assessment_view(found: Assessment) -> RenderableType:
@@ -191,6 +191,16 @@ def _lowest(found: Assessment) -> Table:
         asked = " | ".join(fields.values())
         table.add_row(f"{reward:.3f}", Text(answer[:200]), Text(reference[:200]), Text(asked[:200]))
     return table
+
+
+def simpler(result: Result) -> list[str]:
+    """That a simple classifier of the same rows does better on test, if one does."""
+    tuned = result.tuned.test
+    better = [one for one in result.yardsticks if one.test is not None and tuned is not None and one.test > tuned]
+    return [
+        f"{one.name} is better here: test {result.metric} {one.test:.3f} against {tuned:.3f}, from the same labelled rows"
+        for one in better
+    ]
 
 
 def spent_pairs(spent: Mapping[str, float]) -> list[tuple[str, Content]]:
