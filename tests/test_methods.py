@@ -232,11 +232,11 @@ def test_dev_decides_whether_losses_are_calibrated(place, tmp_path, monkeypatch,
     origin, evaluator = work.scorer.parameters.initial(), work.evaluator
     evaluator.empty = None
     plain = evaluator.measure(origin, "dev").loss
-    evaluator.empty = work.content_free
+    evaluator.empty = content_free(work.scorer)
     calibrated = evaluator.measure(origin, "dev").loss
     assert plain != calibrated
     assert work.scorer.calibrates == (calibrated < plain)
-    monkeypatch.setattr("tandemtune.wiring._better_calibrated", lambda *_: not worse)
+    monkeypatch.setattr("tandemtune.answers.labels._better_calibrated", lambda *_: not worse)
     screen = io.StringIO()
     result = tune(recipe, tmp_path / "run", LiveReport(Console(file=screen, width=200)))
     assert ("those after contextual calibration" in screen.getvalue()) == (not worse)

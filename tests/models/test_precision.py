@@ -11,7 +11,8 @@ import torch
 import oracle
 import small
 import tiny
-from tandemtune import autotune, load, tune, wiring
+from tandemtune import autotune, load, tune
+from tandemtune.answers import labels
 from tandemtune.models.architectures import is_linear
 from tandemtune.models.precision import mix
 
@@ -65,7 +66,7 @@ def test_all_formats_are_tried_on_one_objective(tmp_path: Path, monkeypatch: pyt
     asked: list[str] = []
     monkeypatch.setattr(autotune, "mixed_is_faster", lambda device: True)
     monkeypatch.setattr(autotune, "RELIABLE", 1.1)
-    monkeypatch.setattr(wiring, "_better_calibrated", lambda scorer, *_: asked.append(scorer.facts.dtype) or True)
+    monkeypatch.setattr(labels, "_better_calibrated", lambda scorer, *_: asked.append(scorer.facts.dtype) or True)
     tune(small.recipe(tmp_path, "llama", model__dtype="auto", method__calibrate="auto"), tmp_path / "run")
     assert asked == ["float32"]
     assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["calibrated"] is True
