@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -138,8 +138,7 @@ class ImageTextEvaluator(LabelWordEvaluator):
     def gradient_on(self, batch: Batch, point: Point, blocks: Sequence[int]) -> tuple[float, dict[int, Tensor]]:
         """Loss of one point on some images, and its gradient: all class prompts stand in every row's loss."""
         leaves = {block: point[block].clone().requires_grad_() for block in blocks}
-        assert isinstance(batch, ImageBatch)
-        logits = self.engine.gradient_likeness(batch, {**point, **leaves})
+        logits = self.engine.gradient_likeness(cast(ImageBatch, batch), {**point, **leaves})
         loss = self.loss(logits.unsqueeze(0), batch.labels)[0]
         loss.backward()  # type: ignore[no-untyped-call]
         gradients: dict[int, Any] = {
