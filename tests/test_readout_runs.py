@@ -171,6 +171,14 @@ def test_the_template_with_the_lowest_leave_one_out_loss_is_taken_and_kept(tmp_p
     assert str(again.scorer.task.template) == facts.template
 
 
+def test_the_time_of_choosing_a_template_is_part_of_the_runs_time(tmp_path):
+    recipe = readout_recipe(tmp_path)
+    recipe["task"]["templates"] = ["the film {text} and so it was very {mask}"]
+    run = tune(recipe, tmp_path / "run")
+    first, *_ = [json.loads(line) for line in (tmp_path / "run" / "clock.jsonl").read_text().splitlines()]
+    assert first["step"] == 0 and 0 < first["seconds"] < run.result.cost.seconds
+
+
 def test_a_template_that_cannot_be_used_is_passed_over(tmp_path):
     recipe = readout_recipe(tmp_path)
     recipe["task"]["templates"] = ["{mask} : {text}"]

@@ -106,11 +106,14 @@ def build(
     if problems:
         raise ConfigError(problems, f"task {task.name}")
     split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
+    begin = time.perf_counter()
     task, templates = _chosen_template(config, task, kind, split, known, progress)
+    chosen = time.perf_counter() - begin if templates else 0.0
     scorer = _chosen_scorer(config, task, kind, split, known, progress)
     if progress:
         progress(f"preparing {len(split.train):,} training and {len(split.dev):,} dev rows")
     problem = wiring.make_problem(scorer, split)
+    problem.seconds = chosen
     problem.scorer.note(templates=templates, instead=instead)
     if known is not None:
         _refuse_changes(known, problem.facts, task.name)

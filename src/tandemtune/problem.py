@@ -200,11 +200,19 @@ class Scorer:
 
 @dataclass
 class Problem:
-    """Everything that a run works with: a scorer, its few-shot rows and the evaluator over them."""
+    """Everything that a run works with: a scorer, its few-shot rows and the evaluator over them.
+
+    Args:
+        scorer: scores points and rows.
+        split: the labelled rows.
+        evaluator: scores candidates on the training rows.
+        seconds: that choosing a template took.
+    """
 
     scorer: Scorer
     split: Split
     evaluator: LabelWordEvaluator | TextEvaluator
+    seconds: float = 0.0
 
     @property
     def labelled(self) -> LabelWordEvaluator:

@@ -124,6 +124,8 @@ def _run(folder: RunFolder, problem: Problem, callback: Callback, test: bool, by
         planned = wiring.planned(problem.scorer.config)
         problem.scorer.note(versions=versions(), planned=planned.total, unit=planned.unit)
         write_json(folder.facts, problem.facts.plain())
+        if problem.seconds:
+            folder.tick(step=0, seconds=problem.seconds, peak_rss_mb=peak_rss_mb())
         expected = autotune.forecast(problem)
         if expected is not None:
             callback.on_progress(expected)
