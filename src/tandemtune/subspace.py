@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -19,6 +19,8 @@ from torch import Tensor
 
 from tandemtune.plugins import Member, register
 
+MATRICES = 2 << 30
+"""Bytes that matrices which are kept on an accelerator take at most."""
 Rule = Literal["activation", "hidden_state", "normal"]
 
 
@@ -85,6 +87,45 @@ def scales(
     return result
 
 
+@dataclass
+class Matrices:
+    """Random matrices that have been sent to an accelerator, to be used again; those that come when there is no more room are
+    drawn and sent whenever they are needed.
+
+    Args:
+        device: where they lie.
+        room: bytes that they may take together.
+    """
+
+    device: torch.device
+    room: int
+    _kept: dict[tuple[tuple[int, ...], int, int], Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def on(cls, device: torch.device) -> Matrices | None:
+        """Those of a GPU with float64; None for a processor, which draws them as fast as it reads them, and for other devices."""
+        if device.type != "cuda":
+            return None
+        return cls(device, min(MATRICES, torch.cuda.mem_get_info(device)[0] // 8))
+
+    def drawn(self, seed: tuple[int, ...], rows: int, columns: int) -> Tensor:
+        """The matrix of a random stream on the device [rows, columns], the same that `draw` gives."""
+        name = (seed, rows, columns)
+        if name not in self._kept:
+            size = 4 * rows * columns
+            made = torch.from_numpy(draw(seed, rows, columns)).to(self.device)
+            if size > self.room:
+                return made
+            self.room -= size
+            self._kept[name] = made
+        return self._kept[name]
+
+
+def draw(seed: Sequence[int], rows: int, columns: int) -> NDArray[np.float32]:
+    """Standard normal numbers of a random stream [rows, columns]."""
+    return np.random.default_rng(list(seed)).standard_normal((rows, columns), dtype=np.float32)
+
+
 @dataclass(frozen=True)
 class RandomProjection:
     """The map of one block: z [P, d] -> parameters [P, dim].
@@ -94,12 +135,14 @@ class RandomProjection:
         d: length of z, a multiple of the number of factors.
         scales: standard deviation of each factor's matrix.
         seed: numbers that name the random stream, for example (run seed, block).
+        kept: where an accelerator's matrices are kept; None maps on the processor.
     """
 
     shapes: tuple[tuple[int, int], ...]
     d: int
     scales: tuple[float, ...]
     seed: tuple[int, ...]
+    kept: Matrices | None = None
 
     def __post_init__(self) -> None:
         if self.d % len(self.shapes):
@@ -112,16 +155,29 @@ class RandomProjection:
             z: vectors [P, d].
 
         Returns:
-            Float32 parameters [P, dim].
+            Float32 parameters [P, dim], on the accelerator where there is one.
         """
+        if self.kept is not None:
+            return self._up_on_device(z, self.kept)
         n = self.d // len(self.shapes)
         parts: list[Tensor] = []
         for index, (shape, scale) in enumerate(zip(self.shapes, self.scales, strict=True)):
-            generator = np.random.default_rng([*self.seed, index])
-            matrix = generator.standard_normal((n, math.prod(shape)), dtype=np.float32)
+            matrix = draw((*self.seed, index), n, math.prod(shape))
             piece = np.asarray(z[:, index * n : (index + 1) * n], dtype=np.float32)
             parts.append(torch.from_numpy(piece) @ torch.from_numpy(matrix) * scale)
         return torch.cat(parts, dim=1)
+
+    def _up_on_device(self, z: NDArray[np.float64], kept: Matrices) -> Tensor:
+        """The same point up to rounding: short vectors are sent once, and meet matrices that lie there. Products are summed in
+        float64, which TF32 does not touch."""
+        n = self.d // len(self.shapes)
+        sent = torch.from_numpy(np.asarray(z, dtype=np.float32)).to(kept.device).double()
+        parts = [
+            (sent[:, index * n : (index + 1) * n] @ kept.drawn((*self.seed, index), n, math.prod(shape)).double())
+            * scale
+            for index, (shape, scale) in enumerate(zip(self.shapes, self.scales, strict=True))
+        ]
+        return torch.cat(parts, dim=1).float()
 
 
 class Subspace(Member):

@@ -33,7 +33,7 @@ from tandemtune.search.loop import Limits, Search
 from tandemtune.search.schedule import Bandit, Phase, Stage, alternating, racing
 from tandemtune.search.turns import Acceptance, Rules
 from tandemtune.search.words import WordReader
-from tandemtune.subspace import RandomProjection
+from tandemtune.subspace import Matrices, RandomProjection
 from tandemtune.system import default_threads, free_memory_mb
 from tandemtune.tasks import metrics
 from tandemtune.tasks.base import Task
@@ -52,7 +52,8 @@ MOST_GENERATIONS = 20_000
 """Generations of a search among all weights: its points have a number for each direction."""
 FULL_LIMIT = 2000
 """Longest vector of parameters that a full covariance is learned of."""
-"""How rows are scored by kinds of models that answer with no word."""
+PROCESSOR_MEMORY = 256.0
+"""Megabytes of activations that suit a processor's caches."""
 
 
 # ---- the task ----------------------------------------------------------------------------------------------------
@@ -295,6 +296,7 @@ def make_scorer(
     section = config.model
     threads = (known.threads if known else 0) or section.threads or default_threads()
     torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("high" if section.tf32 else "highest")
     device = (known.device if known else "") or find_device(section.device)
     dtype = dtype or (known.dtype if known else "") or (section.dtype if section.dtype != "auto" else "float32")
     if progress:
@@ -324,7 +326,8 @@ def make_scorer(
         )
     )
     _check_covariance(config, parameters)
-    engine = answers.engine(backbone, verbalizer, parameters, config.run.max_memory or default_memory(device))
+    memory = config.run.max_memory or (known.max_memory if known else None) or default_memory(device)
+    engine = answers.engine(backbone, verbalizer, parameters, memory)
     described = parameters.describe()
     pieces = backbone.tokenizer.convert_ids_to_tokens
     decided: dict[str, Any] = {
@@ -334,6 +337,7 @@ def make_scorer(
         "threads": threads,
         "layers": len(backbone.layers),
         "depth": round(sum(engine.stack.costs), 6),
+        "max_memory": memory,
         "tunable": TunableFacts(
             parameters=described.pop("parameters"), layers=tuple(described.pop("layers")), details=described
         ),
@@ -383,10 +387,12 @@ def _check_covariance(config: RunConfig, parameters: Parameters) -> None:
 
 
 def default_memory(device: str) -> float:
-    """Megabytes for the activations of scored candidates: what suits a processor's caches, or half of what an accelerator has."""
+    """Megabytes for the activations of scored candidates: what suits a processor's caches, or half of what an accelerator has
+    left beside the weights; the other half is for what a layer needs beside them, and for what others take meanwhile."""
     if torch.device(device).type != "cuda":
-        return 256.0
-    return (free_memory(device) or 0.0) / 2
+        return PROCESSOR_MEMORY
+    torch.cuda.empty_cache()  # what loading has freed counts as free
+    return round(max(PROCESSOR_MEMORY, (free_memory(device) or 0.0) / 2))
 
 
 def free_memory(device: str) -> float | None:
@@ -596,11 +602,12 @@ def make_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) -> 
     if method.optimizer.uses == "text":
         return _text_phase(problem, origin, stage)
     projections = {}
+    kept = Matrices.on(scorer.backbone.device)
     if config.in_subspace and scorer.parameters.directions is None:
         for block in blocks:
             numbers = (config.task.seed, *_numbers((block,), stage))
             projections[block] = RandomProjection(
-                problem.factors(block), method.subspace.d, tuple(problem.scales[block]), numbers
+                problem.factors(block), method.subspace.d, tuple(problem.scales[block]), numbers, kept
             )
     turns = (blocks,) if method.order == "together" else tuple((block,) for block in blocks)
     bandit = None

@@ -104,6 +104,12 @@ class ModelSection(Options):
         "a search with 16-bit products will take minutes, and keeps it if it is faster",
     )
 
+    tf32: bool = Field(
+        False,
+        description="on an NVIDIA GPU, multiply float32 matrices in TF32: about as exact as 16-bit products, several times as fast "
+        "as float32's own",
+    )
+
     @model_validator(mode="after")
     def _known_asset(self) -> ModelSection:
         _raise_all(_asset_problems(self.name, "model", "image-text"))

@@ -120,6 +120,7 @@ class Engine:
         if start > INPUT:
             kept_states = self._prefix(batch, point, start).states
         result = self._empty(batch, count)
+        around = self.tunable.seen_from(start, point)
         for whole, kept in zip(pieces, kept_states, strict=True):
             fitting = self._rows_per_chunk(whole.ids.shape[1])
             parts = _row_chunks(whole, fitting)
@@ -128,7 +129,7 @@ class Engine:
                 first = 0
                 for here in self.chunks(group, count):
                     chunk = {block: vectors[first : first + here] for block, vectors in candidates.items()}
-                    with self.tunable.applied({**point, **chunk}):
+                    with self.tunable.applied({**around, **chunk}):
                         words = self.stack.logits(
                             group.ids.repeat(here, 1),
                             group.answer if group.spans else group.answer.repeat(here),
@@ -175,6 +176,7 @@ class Engine:
         pieces = self._texts(batch)
         marks = torch.cat([own for _, own in parted]).split([len(piece.rows) for piece in pieces])  # type: ignore[no-untyped-call]
         result = self._empty(batch, count)
+        around = self.tunable.seen_from(start, point)
         readings = self._readings(batch, point, [text for text, _ in parted])
         for piece, own, reading in zip(pieces, marks, readings, strict=True):
             rows = len(piece.rows)
@@ -182,7 +184,7 @@ class Engine:
             first = 0
             for here in self.in_chunks(self._tokens_decoded(piece), count):
                 chunk = {block: vectors[first : first + here] for block, vectors in candidates.items()}
-                with self.tunable.applied({**point, **chunk}):
+                with self.tunable.applied({**around, **chunk}):
                     words = self.stack.logits(
                         piece.ids[:, :1].expand(here * rows, 1),
                         answer.expand(here * rows),

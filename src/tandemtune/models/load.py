@@ -189,6 +189,19 @@ def keep(name: str, kind: Kind | None, dtype: str, revision: str | None) -> None
     _KEPT[name, kind, dtype, revision] = _read(name, kind, dtype, revision, None)
 
 
+def put(name: str, kind: Kind, dtype: str, model: Any, tokenizer: Any) -> None:
+    """Hand over a model that this process has made itself: the next `load` of that name takes it instead of reading weights.
+
+    Args:
+        name: a local folder with the model's configuration and tokenizer; it needs no weights.
+        kind: of the model.
+        dtype: as for `load`, or "auto", which begins with float32; of "mixed" the model is in bfloat16.
+        model: the model, on any device.
+        tokenizer: the matching one.
+    """
+    _KEPT[name, kind, "float32" if dtype == "auto" else dtype, None] = (model, tokenizer, kind)
+
+
 def _read(
     name: str, kind: Kind | None, dtype: str, revision: str | None, progress: Callable[[str], None] | None
 ) -> _Read:

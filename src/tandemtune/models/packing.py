@@ -136,6 +136,8 @@ def _attention(
     """Attention inside each prompt: queries, keys and values [n, heads, tokens, width] to [n, tokens, heads, width]."""
     packing = _PACKING.get()
     packing.calls += 1
+    if query.device.type != "cpu" and len(packing.spans) > 1:
+        return _filled(packing, module, query, key, value, kwargs), None
     found: list[Tensor] = []
     first = 0
     for rows, length in packing.spans:
@@ -145,6 +147,48 @@ def _attention(
         found.append(output.reshape(len(query), rows * length, *output.shape[2:]))
         first = behind
     return torch.cat(found, dim=1), None
+
+
+def _filled(
+    packing: _Packing, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, kwargs: dict[str, Any]
+) -> Tensor:
+    """The same in one call: prompts are filled up to the longest, and the filling is masked where anything would look at it.
+
+    A few large kernels in place of some for each length, which a GPU would wait for.
+    """
+    places, back, mask = padded_places(packing.spans, query.device)
+    prompts = len(mask)
+    causal = kwargs.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    parts = [
+        each.transpose(1, 2).index_select(1, places).unflatten(1, (prompts, -1)).flatten(0, 1).transpose(1, 2)  # type: ignore[no-untyped-call]
+        for each in (query, key, value)
+    ]
+    output, _ = packing.own(module, *parts, None if causal else mask.repeat(len(query), 1, 1, 1), **kwargs)
+    return output.reshape(len(query), -1, *output.shape[2:]).index_select(1, back)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=64)
+def padded_places(spans: Spans, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Where tokens that lie end to end stand when every prompt is filled up to the longest.
+
+    Args:
+        spans: the prompts.
+        device: where the model lies.
+
+    Returns:
+        For each place of each prompt the token that stands there, its last one in the filling [prompts * longest]; for each
+        token its place [tokens]; and which places are no filling [prompts, 1, 1, longest].
+    """
+    lengths = [length for rows, length in spans for _ in range(rows)]
+    with torch.inference_mode(False):
+        count, longest = torch.tensor(lengths).unsqueeze(1), max(lengths)
+        place = torch.arange(longest).unsqueeze(0)
+        begins = count.cumsum(0) - count
+        places = begins + torch.minimum(place, count - 1)
+        real = place < count
+        back = real.flatten().nonzero().flatten()
+        return places.flatten().to(device), back.to(device), real[:, None, None].to(device)
 
 
 def _apart(tensor: Tensor, rows: int) -> Tensor:

@@ -803,6 +803,7 @@ def _repeat(run: RunView) -> list[Block]:
             ("layers", facts.layers),
             ("learning rate", facts.lr),
             ("tokens at a time", facts.chunk_tokens),
+            ("memory for activations, MB", facts.max_memory),
             ("calibrated losses", facts.calibrated),
             ("label words", "; ".join(f"{label}: {', '.join(pieces)}" for label, pieces in labels.items())),
             ("rows (SHA-256)", facts.rows_sha256 or None),

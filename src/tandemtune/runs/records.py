@@ -716,6 +716,7 @@ class Facts(Versioned):
     templates: tuple[TemplateScore, ...] = ()
     calibrated: bool | None = None
     chunk_tokens: int | None = None
+    max_memory: float | None = None
     compiled: float | None = None
     rank_correlation: dict[str, float] | None = None
     gradient_cosine: dict[str, float] | None = None

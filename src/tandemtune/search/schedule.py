@@ -222,7 +222,8 @@ class Phase:
             (block,) = blocks
             return {block: self.read(z)}
         if self.projections:
-            return {block: self.origin[block] + self.projections[block].up(z) for block in blocks}
+            moved = {block: self.projections[block].up(z) for block in blocks}
+            return {block: self.origin[block].to(found.device) + found for block, found in moved.items()}
         sizes = [len(self.origin[block]) for block in blocks]
         pieces = torch.from_numpy(z.astype(np.float32)).split(sizes, dim=1)  # type: ignore[no-untyped-call]
         return dict(zip(blocks, pieces, strict=True))

@@ -176,7 +176,8 @@ class GenerationTurn:
         evaluator = self._desk.evaluator
         if not self._phase.keeps_best:
             return _Scored(tuple(map(to_loss, evaluator.evaluate(state.incumbent, vectors, state.step))))
-        together = {block: torch.cat([v, state.incumbent[block].unsqueeze(0)]) for block, v in vectors.items()}
+        here = {block: state.incumbent[block].to(v.device).unsqueeze(0) for block, v in vectors.items()}
+        together = {block: torch.cat([v, here[block]]) for block, v in vectors.items()}
         *losses, incumbent = map(to_loss, evaluator.evaluate(state.incumbent, together, state.step))
         if not self._desk.rules.elites:
             return _Scored(tuple(losses), incumbent)
@@ -205,7 +206,7 @@ class GenerationTurn:
         accepted = bool((judged + penalties)[best] < there + state.penalty.get(blocks[0], 0.0))
         incumbent, train_loss = state.incumbent, there
         if accepted:
-            incumbent = {**state.incumbent, **{block: v[best].clone() for block, v in vectors.items()}}
+            incumbent = {**state.incumbent, **_one(vectors, best)}
             train_loss = again.get(best, float(losses[best]))
             state.penalty = {**state.penalty, blocks[0]: float(penalties[best])}
         self._phase.reward(blocks, there - train_loss)
@@ -440,7 +441,12 @@ def _shown(entry: TriedWords) -> PromptRecord:
 
 def _only(vectors: Mapping[int, Tensor]) -> dict[int, Tensor]:
     """The only candidate of a generation of one."""
-    return {block: v[0].clone() for block, v in vectors.items()}
+    return _one(vectors, 0)
+
+
+def _one(vectors: Mapping[int, Tensor], index: int) -> dict[int, Tensor]:
+    """One candidate as a point, where points are kept: in the processor's memory."""
+    return {block: v[index].to("cpu", copy=True) for block, v in vectors.items()}
 
 
 def _impossible() -> GenerationRecord:

@@ -99,6 +99,10 @@ class Parameters(ABC):
         if the input embeddings change."""
         return INPUT
 
+    def seen_from(self, layer: int, point: Point) -> Point:
+        """What of a point still has to be applied where hidden states that enter `layer` are given; by default all of it."""
+        return point
+
     def same_below(self, layer: int, one: Point, other: Point) -> bool:
         """Whether two points give the same hidden states entering `layer`."""
         return all(torch.equal(one[block], other[block]) for block in self.blocks)

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -24,7 +25,6 @@ from torch import Tensor, nn
 from tandemtune.errors import ModelError, RunError
 from tandemtune.models.architectures import sizes
 from tandemtune.models.backbone import Backbone
-from tandemtune.models.layers import hooked
 from tandemtune.plugins import register
 from tandemtune.subspace import LayerStatistics, Rule
 from tandemtune.tunables.base import LAST_THIRD, Given, Layers, Layerwise, Point, Tunable
@@ -68,6 +68,7 @@ class LoRATerms(Layerwise):
         self._projections = {block: backbone.projections(block) for block in self.blocks}
         self._modules: dict[int, dict[str, nn.Module]] = {}
         self._columns: dict[int, dict[str, Tensor]] = {}
+        self._terms: dict[int, _Kept] = {}
         every = backbone.layers
         for block in self.blocks:
             self._modules[block] = {p.module: every[block].get_submodule(p.module) for p in self._projections[block]}
@@ -112,17 +113,39 @@ class LoRATerms(Layerwise):
     @contextmanager
     def applied(self, point: Point) -> Iterator[None]:
         """Add the terms of `point` to what the projections return, until the context ends."""
-        with ExitStack() as stack:
+        handles: list[Any] = []
+        try:
             for block, given in point.items():
                 vector = (
                     given[0] if given.ndim == 2 and len(given) == 1 else given
                 )  # one candidate is an ordinary setting
-                if vector.ndim == 1 and not vector.requires_grad and not vector.any():
-                    continue
-                for name, module in self._modules[block].items():
-                    a, b = self._assemble(block, vector, name)
-                    stack.enter_context(hooked(module.register_forward_hook(_term(a, b))))
+                for module, term in self._terms_of(block, vector).items():
+                    handles.append(module.register_forward_hook(term))
             yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def seen_from(self, layer: int, point: Point) -> Point:
+        """The terms of that layer and of those above it."""
+        return {block: vector for block, vector in point.items() if block >= layer}
+
+    def _terms_of(self, block: int, vector: Tensor) -> Mapping[nn.Module, _Term]:
+        """The terms of each module of a block; none where they are zero. Those of a point that many candidates share are kept."""
+        if vector.ndim > 1 or vector.requires_grad or vector.is_inference():
+            return self._made(block, vector)
+        kept = self._terms.get(block)
+        if kept is None or kept.vector is not vector or kept.version != vector._version:
+            made = {} if vector.device.type == "cpu" and not vector.any() else self._made(block, vector)
+            kept = self._terms[block] = _Kept(vector, vector._version, made)
+        return kept.terms
+
+    def _made(self, block: int, vector: Tensor) -> Mapping[nn.Module, _Term]:
+        factors = self.factors(block, vector)
+        return {
+            module: _Term(*(part.to(module.weight.device) for part in self._assemble(block, factors, name)))  # type: ignore[arg-type]
+            for name, module in self._modules[block].items()
+        }
 
     def factors(self, block: int, vector: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Cut a block's vector into its factors.
@@ -159,7 +182,7 @@ class LoRATerms(Layerwise):
         for block in self.blocks:
             for name in self._modules[block]:
                 path = f"{self._paths[block]}.{name}"
-                a, b = self._assemble(block, point[block], name, cast=False)
+                a, b = self._assemble(block, self.factors(block, point[block]), name)
                 targets.append(path)
                 width = a.shape[-1]
                 a_key, b_key = self._keys(block, name)
@@ -246,52 +269,75 @@ class LoRATerms(Layerwise):
                 shapes[a_key], shapes[b_key] = (width, n_in), (n_out, width)
         return shapes
 
-    def _assemble(self, block: int, vector: Tensor, module_name: str, cast: bool = True) -> tuple[Tensor, Tensor]:
+    def _assemble(
+        self, block: int, factors: Mapping[str, tuple[Tensor, Tensor]], module_name: str
+    ) -> tuple[Tensor, Tensor]:
         """A [..., n_in, R] and B [..., R, n_out of the whole module] of all terms inside one module."""
         module = self._modules[block][module_name]
-        factors = self.factors(block, vector)
         inside = [p for p in self._projections[block] if p.module == module_name]
         if len(inside) == 1 and inside[0].columns is None:
-            a, b = factors[inside[0].name]
-        else:
-            a = torch.cat([factors[p.name][0] for p in inside], dim=-1)
-            b = torch.cat(
-                [self._spread(self._columns[block][p.name], module, factors[p.name][1]) for p in inside], dim=-2
-            )
-        if not cast:
-            return a, b
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        return a.to(weight.device), b.to(weight.device)
+            return factors[inside[0].name]
+        a = torch.cat([factors[p.name][0] for p in inside], dim=-1)
+        b = torch.cat([self._spread(self._columns[block][p.name], module, factors[p.name][1]) for p in inside], dim=-2)
+        return a, b
 
     def _spread(self, columns: Tensor, module: nn.Module, b: Tensor) -> Tensor:
         whole = b.new_zeros((*b.shape[:-1], sizes(module)[1]))
-        whole[..., columns] = b
+        first = int(columns[0])
+        if torch.equal(columns, torch.arange(first, first + len(columns))):
+            whole[..., first : first + len(columns)] = b  # nothing is sent to an accelerator
+        else:
+            whole[..., columns.to(b.device)] = b
         return whole
 
 
-def _term(a: Tensor, b: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+class _Term:
     """A forward hook that adds ``(x A) B`` in place to a projection's fresh output.
 
     With A [P, n_in, R] the rows are P equal parts, one for each candidate: two batched products beside the shared one.
+
+    Args:
+        a: A [..., n_in, R].
+        b: B [..., R, n_out].
     """
 
-    def shared(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        flat = args[0].reshape(-1, a.shape[-2])
-        output.view(-1, b.shape[-1]).addmm_(flat @ a.to(flat.dtype), b.to(output.dtype))
-        return output
+    def __init__(self, a: Tensor, b: Tensor) -> None:
+        self._a, self._b = a, b
+        self._cast: dict[tuple[torch.dtype, torch.dtype], tuple[Tensor, Tensor]] = {}
 
-    def population(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if len(args[0]) % len(b):
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """The output, with the term in it."""
+        hidden = args[0]
+        a, b = self._in_formats(hidden.dtype, output.dtype)
+        if b.ndim == 2:
+            output.view(-1, b.shape[-1]).addmm_(hidden.reshape(-1, a.shape[-2]) @ a, b)
+            return output
+        if len(hidden) % len(b):
             raise ModelError(
                 f"a {type(module).__name__} that LoRA is put on also maps something that all rows share (shape "
-                f"{tuple(args[0].shape)}), so {len(b)} candidates cannot stand side by side: "
+                f"{tuple(hidden.shape)}), so {len(b)} candidates cannot stand side by side: "
                 "this architecture is not supported"
             )
-        parts = args[0].reshape(len(b), -1, a.shape[-2])
-        output.view(len(b), -1, b.shape[-1]).baddbmm_(parts @ a.to(parts.dtype), b.to(output.dtype))
+        parts = hidden.reshape(len(b), -1, a.shape[-2])
+        output.view(len(b), -1, b.shape[-1]).baddbmm_(parts @ a, b)
         return output
 
-    return population if b.ndim == 3 else shared
+    def _in_formats(self, one: torch.dtype, other: torch.dtype) -> tuple[Tensor, Tensor]:
+        """A and B in the number formats of what enters and what leaves a module; made once, but where a gradient flows."""
+        if self._a.requires_grad or self._b.requires_grad:
+            return self._a.to(one), self._b.to(other)
+        if (one, other) not in self._cast:
+            self._cast[one, other] = self._a.to(one), self._b.to(other)
+        return self._cast[one, other]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Terms of one block, and the vector that they were made of, as it was then."""
+
+    vector: Tensor
+    version: int
+    terms: Mapping[nn.Module, _Term]
 
 
 def _drawn(a: Tensor, generator: torch.Generator) -> Tensor:
