@@ -82,7 +82,7 @@ class Bench:
         """All wanted parts, each within its own limit and what is left of the whole."""
         for name, (part, limit) in PARTS.items():
             left = self._end - time.perf_counter()
-            if (wanted and name not in wanted) or left < 1:
+            if (wanted and name not in (*wanted, "imports")) or left < 1:
                 if left < 1:
                     say(f"{name}: left out, the time is over")
                 continue
@@ -92,8 +92,7 @@ class Bench:
                 with _within(min(limit, left)):
                     part(self, self.found.setdefault(name, {}))
             except (Exception, OverTimeError):
-                self.found[name]["error"] = traceback.format_exc()
-                say(traceback.format_exc())
+                self.found[name]["error"] = failed(name)
             self.found[name]["seconds"] = round(time.perf_counter() - begin, 2)
 
     def fitting(self, setting: Setting) -> Setting:
@@ -124,6 +123,16 @@ class Bench:
         """What a run of the setting begins with."""
         name = f"{setting.shape.name}-{setting.dtype}-{setting.length}-{setting.popsize}".replace(" ", "-")
         return built(setting, self.place / name, self.model(setting))
+
+
+def imports(bench: Bench, found: Found) -> None:
+    """What would otherwise be counted in the first part that needs it."""
+    for shape in (ROBERTA_LARGE, GPT2_XL, LLAMA_7B):
+        built(
+            Setting(shape.tiny(), "float32", 12, 4, 2, 240, bench.device),
+            self_named(bench.place, f"first-{shape.name}", bench.device),
+            made(Setting(shape.tiny(), "float32", device=bench.device)),
+        )
 
 
 def card(bench: Bench, found: Found) -> None:
@@ -175,8 +184,7 @@ def speed(bench: Bench, found: Found) -> None:
         try:
             row = found[name] = speed_of(bench.problem(setting), setting, bench.found.get("card", {}))
         except Exception:
-            found[name] = {"error": traceback.format_exc()}
-            say(f"{name}\n{traceback.format_exc()}")
+            found[name] = {"error": failed(name)}
             continue
         layers = ", ".join(f"{b}: {row['engine'][b]:.2f} ({row['bare'][b]:.2f})" for b in row["engine"])
         length = setting.length if isinstance(setting.length, int) else f"{setting.length[0]}-{setting.length[1]}"
@@ -200,8 +208,9 @@ def speed_of(problem: Problem, setting: Setting, card: Mapping[str, Any]) -> Fou
         }
         for call in parts.values():
             call()
-            call()
-        turns = [{name: timed(call) for name, call in parts.items()} for _ in range(5)]
+        turns = [{name: timed(call) for name, call in parts.items()}]
+        more = 4 if sum(turns[0].values()) < 1 else 1  # 7 billion parameters take seconds
+        turns += [{name: timed(call) for name, call in parts.items()} for _ in range(more)]
         for name in parts:
             times[name][block] = median(turn[name] for turn in turns) / count * 1e3
     few = candidates(problem, depth // 2, 2)
@@ -304,6 +313,37 @@ def variants(bench: Bench, found: Found) -> None:
         say(f"terms, {count} x {rows} x {width}: {_listed(took)}")
 
 
+def chunks(bench: Bench, found: Found) -> None:
+    """Milliseconds a candidate from a middle layer, with chunks of several sizes."""
+    for popsize in (20, 100):
+        setting = bench.fitting(Setting(ROBERTA_LARGE, "bfloat16", 47, popsize=popsize))
+        problem = bench.problem(setting)
+        engine, point, block = problem.scorer.engine, incumbent(problem), len(problem.scorer.engine.stack) // 2
+        vectors = candidates(problem, block, setting.popsize).to(bench.device)
+
+        def scored(tokens: int, problem: Problem = problem, given: Any = (point, {block: vectors})) -> None:
+            problem.scorer.engine.chunk_tokens = tokens
+            problem.evaluator.evaluate(*given)
+
+        sizes = (48, 96) if bench.tiny else (4096, 8192, 16384, 32768, 65536, 1 << 20)
+        took = gpu_variants.milliseconds({str(size): partial(scored, size) for size in sizes}, repeats=3, calls=2)
+        found[f"population {popsize}"] = {size: ms / setting.popsize for size, ms in took.items()}
+        say(f"population {popsize}, chosen {problem.facts.chunk_tokens}: {_listed(found[f'population {popsize}'])}")
+        engine.forget()
+
+
+def compiled(bench: Bench, found: Found) -> None:
+    """The 7B shape with what lies between matrix products compiled, whatever that takes."""
+    setting = bench.fitting(Setting(LLAMA_7B, "bfloat16", 107, model={"compile": "always"}))
+    begin = time.perf_counter()
+    problem = bench.problem(setting)
+    found["set_up_s"] = time.perf_counter() - begin
+    found.update(speed_of(problem, setting, bench.found.get("card", {})))
+    say(
+        f"set-up {found['set_up_s']:.1f} s; engine {found['ms']:.2f} ms a candidate, {found['ratio']:.2f} of bare layers, not compiled"
+    )
+
+
 def memory(bench: Bench, found: Found) -> None:
     """Peak megabytes on the device, weights included: plain inference, a generation of 20, and a LoRA step with AdamW."""
     for wanted in (
@@ -346,13 +386,16 @@ def peak(call: Callable[[], Any]) -> float:
 
 
 PARTS: dict[str, tuple[Callable[[Bench, Found], None], float]] = {
+    "imports": (imports, 90),
     "card": (card, 15),
     "equality": (equality, 40),
-    "speed": (speed, 90),
+    "speed": (speed, 110),
     "whole runs": (whole_runs, 75),
     "profile": (profile, 25),
-    "variants": (variants, 20),
+    "variants": (variants, 25),
+    "chunks": (chunks, 20),
     "memory": (memory, 35),
+    "compiled": (compiled, 40),
 }
 
 
@@ -373,6 +416,14 @@ def main() -> None:
             if given.out is not None:
                 write_json(given.out, _plain(bench.found))
     sys.exit(any("error" in part for part in bench.found.values()))
+
+
+def failed(what: str) -> str:
+    """The traceback of what has just failed; its end is printed."""
+    whole = traceback.format_exc()
+    say(f"{what} failed:")
+    say("\n".join(whole.strip().splitlines()[-7:]))
+    return whole
 
 
 def say(text: str) -> None:

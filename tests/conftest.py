@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+import devices
+
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="where the conformance suite's models lie: cpu, cuda, mps")
+
+
+def pytest_configure(config):
+    devices.CHOSEN = config.getoption("--device")
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ import torch
 import contenders
 import duration
 import engine
+import gpu
 import small
 import tiny
 from contenders import Plan
@@ -30,6 +31,14 @@ from tandemtune.evaluators.label_words import LabelWordEvaluator
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 KINDS = ("llama", "bert", "gpt2", "t5", "bart")
 """One tiny model for each way in which contenders differ."""
+PARTS_OF_OTHERS = (
+    "contenders.py",
+    "duration.py",
+    "listed_prompts.py",
+    "gpu_models.py",
+    "gpu_profile.py",
+    "gpu_variants.py",
+)
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py"))
 
 
@@ -297,9 +306,7 @@ def test_peak_memory_is_that_of_the_program_and_not_of_its_parent() -> None:
     assert hold[0] == 1
 
 
-@pytest.mark.parametrize(
-    "script", [name for name in SCRIPTS if name not in ("contenders.py", "duration.py", "listed_prompts.py")]
-)
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if name not in PARTS_OF_OTHERS])
 def test_every_benchmark_can_say_how_it_is_used(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -309,3 +316,23 @@ def test_every_benchmark_can_say_how_it_is_used(
         runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
     assert not end.value.code
     assert f"usage: {script}" in capsys.readouterr().out
+
+
+def test_the_benchmark_for_a_gpu_goes_on_where_a_part_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On tiny shapes, here: equal journals, a search under the stopwatch, and numbers in a file."""
+    monkeypatch.setattr(gpu, "SPEEDS", gpu.SPEEDS[:1])
+    broken = {**gpu.PARTS, "card": (lambda bench, found: 1 / 0, 5.0)}
+    monkeypatch.setattr(gpu, "PARTS", broken)
+    arguments = ["--device", "cpu", "--tiny", "--parts", "card", "equality", "speed", "profile"]
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *arguments, "--out", str(tmp_path / "found.json")])
+    with pytest.raises(SystemExit) as end:
+        gpu.main()
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert end.value.code == 1 and "ZeroDivisionError" in found["card"]["error"]
+    assert [found["equality"][shape.name] for shape in (gpu.ROBERTA_LARGE, gpu.GPT2_XL, gpu.LLAMA_7B)] == [0.0] * 3
+    (row,) = (value for key, value in found["speed"].items() if key != "seconds")
+    assert row["ms"] > 0 and row["ratio"] == pytest.approx(row["ms"] / row["bare_ms"])
+    assert found["profile"]["host"]["projection"][1] == found["profile"]["generations"] > 0
+    assert "one generation from layer" in capsys.readouterr().out

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from tandemtune.subspace import LayerStatistics, RandomProjection, scales
+from tandemtune.subspace import LayerStatistics, Matrices, RandomProjection, scales
 
 N_IN, N_OUT, N_KEY = 48, 40, 24
 STATISTICS = LayerStatistics(hidden_sd=1.7, x_rms={"q": 0.3, "k": 0.3}, y_sd={"q": 2.5, "k": 0.4})
@@ -157,3 +158,15 @@ def test_scales_by_hand():
     assert scales("normal", STATISTICS, ("q", "k"), shapes(2), d=40, alpha=0.5, sigma=2.0) == pytest.approx(
         [0.5 / n] * 4
     )
+
+
+def test_matrices_that_are_kept_give_the_same_parameters():
+    """What an accelerator does, here on the processor: with room for all matrices, for some of them, and for none."""
+    plain, z = projection("activation"), candidates(40, 1.3, 7)
+    expected = plain.up(z)
+    for room, kept_there in ((1 << 20, 4), (4 * 10 * N_IN * 2, 1), (0, 0)):
+        kept = Matrices(torch.device("cpu"), room)
+        other = replace(plain, kept=kept)
+        for _ in range(2):
+            torch.testing.assert_close(other.up(z), expected, rtol=1e-5, atol=1e-6)
+        assert len(kept._kept) == kept_there

@@ -44,8 +44,8 @@ LOW_FORMATS = ("bfloat16", "mixed")
 WORTH_COMPILING, COMPILED_FASTER, TIMED = 180.0, 0.97, 3
 """Compiling is tried where a search will take so many seconds, and kept where a generation takes at most this share of the
 time; the fastest of so many timed generations counts."""
-TRIED_TOKENS = 8192
-"""What is timed at the start has as many candidates as make about so many tokens."""
+TRIED_TOKENS, TRIED_ON_GPU = 8192, 65536
+"""What is timed at the start has as many candidates as make about so many tokens: a GPU has to be filled."""
 SOON = 2.0
 """What took less, in seconds, is timed a second time, since a first call is slow."""
 RELIABLE = 0.98
@@ -278,7 +278,8 @@ def _few_candidates(problem: Problem) -> tuple[dict[int, Tensor], dict[int, Tens
     parameters, block = problem.scorer.parameters, problem.searched[-1]
     popsize = problem.scorer.config.method.optimizer.candidates
     one = sum(problem.scorer.engine.tokens_per_candidate(problem.evaluator.train, [block]))
-    count = min(popsize, max(1, TRIED_TOKENS // one))
+    on_gpu = problem.scorer.backbone.device.type == "cuda"
+    count = min(popsize, max(1, (TRIED_ON_GPU if on_gpu else TRIED_TOKENS) // one))
     generator = torch.Generator().manual_seed(0)
     return parameters.initial(), {block: torch.randn(count, parameters.dim(block), generator=generator) * 0.01}
 

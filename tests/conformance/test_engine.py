@@ -8,8 +8,9 @@ import itertools
 
 import pytest
 import torch
-from torch.testing import assert_close
+from torch import testing
 
+import devices
 import oracle
 import tiny
 from tandemtune.evaluators.batch import collate
@@ -36,6 +37,12 @@ TEXTS = ["a great movie", "the plot was dull", "i hated this film and the acting
 TEMPLATE = Template.parse("{text} it was {mask} .")
 
 
+def assert_close(found, expected, **options):
+    """On the processor, where what is compared with was computed; tensors or lists of them."""
+    here = [each.cpu() if isinstance(each, torch.Tensor) else [one.cpu() for one in each] for each in (found, expected)]
+    testing.assert_close(*here, **options)
+
+
 class House:
     """One tiny backbone with everything an evaluation needs."""
 
@@ -43,6 +50,8 @@ class House:
         self.name = name
         self.backbone = tiny.backbone(name)
         self.model = self.backbone.model
+        self.plain = self.model if devices.CHOSEN == "cpu" else copy.deepcopy(self.model)  # what is compared with
+        self.model.to(devices.CHOSEN)
         self.verbalizer = resolve(self.backbone.tokenizer, TEMPLATE, WORDS)
         self.averaging = torch.tensor(self.verbalizer.weights())
         self.tunable = self.make_tunable()
@@ -57,7 +66,7 @@ class House:
         return [self.tunable.reserve(self.backbone.encode(TEMPLATE, {"text": text}, 64)) for text in texts]
 
     def collate(self, prompts, **options):
-        return collate(prompts, [0] * len(prompts), torch.device("cpu"), **options)
+        return collate(prompts, [0] * len(prompts), torch.device(devices.CHOSEN), **options)
 
     def engine(self, **options):
         return Engine(self.stack, self.tunable, self.averaging, **options)
@@ -78,7 +87,7 @@ class House:
 
     def changed(self, point):
         """A copy of the model that is as `point` says."""
-        return oracle.merged(self.model, self.name, point, RANK)
+        return oracle.merged(self.plain, self.name, point, RANK)
 
     def averaged(self, logits):
         ids = [[self.backbone.tokenizer.convert_tokens_to_ids(w) for w in words] for words in WORDS.values()]
@@ -109,7 +118,7 @@ class PromptHouse(House):
         found = []
         for prompt in prompts or self.prompts:
             plain = prompt.ids[: self.place] + prompt.ids[self.place + LENGTH :]
-            whole = oracle.prompted_logits(self.model, self.name, plain, self.place, rows[INPUT], deep)
+            whole = oracle.prompted_logits(self.plain, self.name, plain, self.place, rows[INPUT], deep)
             found.append(whole[0, prompt.answer])
         return self.averaged(lambda words: torch.stack(found)[:, words])
 
@@ -127,7 +136,7 @@ class BiasHouse(House):
         return Bias(self.backbone, LAYERS)
 
     def changed(self, point):
-        return oracle.shifted(self.model, self.name, point)
+        return oracle.shifted(self.plain, self.name, point)
 
 
 class AdapterHouse(House):
@@ -137,7 +146,7 @@ class AdapterHouse(House):
         return Adapter(self.backbone, LENGTH, LAYERS)
 
     def changed(self, point):
-        return oracle.adapted(self.model, self.name, point, LENGTH)
+        return oracle.adapted(self.plain, self.name, point, LENGTH)
 
 
 class FullHouse(House):
@@ -147,7 +156,7 @@ class FullHouse(House):
         return Full(self.backbone)
 
     def changed(self, point):
-        return oracle.with_weights(self.model, point[INPUT]) if point else self.model
+        return oracle.with_weights(self.plain, point[INPUT]) if point else self.plain
 
     def point(self, seed=0, size=0.03):
         return {INPUT: self.tunable.initial()[INPUT] + super().point(seed, size)[INPUT]}
@@ -347,7 +356,7 @@ def test_any_linear_module_can_be_tuned_also_in_the_last_layer(name):
         tunable = LoRATerms(backbone, RANK, [1, 3])
         engine = Engine(backbone.stack(home.verbalizer), tunable, home.averaging)
         one, other = (torch.randn(tunable.dim(block)) * 0.3 for block in (1, 3))
-        changed = copy.deepcopy(home.model)
+        changed = copy.deepcopy(home.plain)
         for block, vector in ((1, one), (3, other)):
             ((a, b),) = tunable.factors(block, vector).values()
             module = oracle.layers_of(changed, name)[block].get_submodule(target)
@@ -390,20 +399,20 @@ def test_a_row_scores_the_same_alone_and_in_a_mixed_batch(any_home):
 
 def test_hidden_states_equal_the_models_own(home):
     ids = home.batch.groups[0].ids
-    expected = oracle.entering(home.model, ids)
+    expected = oracle.entering(home.plain, ids.cpu())
     for stop in LAYERS:
         assert_close(home.stack.hidden(ids, stop), expected[stop], **TOLERANCE)
         for start in range(stop + 1):
-            entered = home.stack.hidden(ids, stop, start=start, states=expected[start])
+            entered = home.stack.hidden(ids, stop, start=start, states=expected[start].to(ids.device))
             assert_close(entered, expected[stop], **TOLERANCE)
 
 
 def test_states_at_a_point_equal_a_really_changed_model(home):
     point = home.point()
-    changed = oracle.merged(home.model, home.name, point, RANK)
+    changed = oracle.merged(home.plain, home.name, point, RANK)
     states = home.engine().states(home.batch, point, 3)
     for group, hidden in zip(home.batch.groups, states, strict=True):
-        assert_close(hidden, oracle.entering(changed, group.ids)[3], **TOLERANCE)
+        assert_close(hidden, oracle.entering(changed, group.ids.cpu())[3], **TOLERANCE)
 
 
 def test_model_is_untouched_afterwards(many_home):

@@ -10,6 +10,7 @@ import oracle
 import tiny
 from tandemtune.evaluators.batch import collate, end_to_end
 from tandemtune.evaluators.engine import Engine
+from tandemtune.models import packing
 from tandemtune.models.layers import replaced_forward
 from tandemtune.models.packing import first_position, homes, lay, longest, positions
 from tandemtune.tasks.templates import Template
@@ -212,3 +213,18 @@ def test_chunks_that_no_row_fits_in_are_not_tried(monkeypatch):
     engine.choose_chunk(batch, engine.tunable.initial(), {1: vectors}, repeats=1)
     assert tried[1:] == [40], "a row has 21 tokens"
     assert tried[0] == engine._most() > 84
+
+
+@pytest.mark.parametrize("name", sorted(PACKING))
+def test_one_call_for_all_lengths_gives_what_a_call_for_each_gives(name, monkeypatch):
+    """As a GPU does it: filled up, and masked where anything would look at the filling."""
+    batch = batch_of()
+    engine = engine_of(name, max_memory=1.0)
+    point = {block: torch.randn(engine.tunable.dim(block)) * 0.3 for block in range(4)}
+    candidates = {1: torch.randn(3, engine.tunable.dim(1)) * 0.3}
+    expected = engine.population_logits(batch, point, candidates)
+    engine.forget()
+    calls = []
+    monkeypatch.setattr(packing, "_in_one_call", lambda device: calls.append(1) or True)
+    assert_close(engine.population_logits(batch, point, candidates), expected, **CLOSE)
+    assert calls
