@@ -327,7 +327,8 @@ class _Term:
         if self._a.requires_grad or self._b.requires_grad:
             return self._a.to(one), self._b.to(other)
         if (one, other) not in self._cast:
-            self._cast[one, other] = self._a.to(one), self._b.to(other)
+            with torch.inference_mode(False):  # kept for later calls, whatever their mode
+                self._cast[one, other] = self._a.to(one), self._b.to(other)
         return self._cast[one, other]
 
 
