@@ -215,6 +215,24 @@ def test_subsamples_change_from_turn_to_turn(place, tmp_path):
     assert len({round(loss, 4) for loss in losses}) > 2  # one point, other rows
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("random-search", {}),
+        ("f-lora", {}),
+        ("f-lora", {"method__variant": "dynfwa", "method__popsize": 40, "method__d": 40, "method__budget": 246}),
+        ("f-lora", {"method__popsize": 40, "method__budget": 246}),
+        ("random-search", {"method__subsample": 4, "method__elites": 2, "method__budget": 48}),
+    ],
+    ids=["random", "lotfwa", "dynfwa", "lotfwa of two", "elites"],
+)
+def test_the_incumbent_is_scored_once(name, changes, place, tmp_path):
+    tune(recipe_of(name, place, method__alpha=3.0, **changes), tmp_path / "run")
+    lines = gains(tmp_path / "run")
+    assert len(lines) >= 3 and any(line["accepted"] for line in lines)
+    assert all(abs(loss - line["incumbent"]) > 1e-7 for line in lines for loss in line["losses"])
+
+
 def test_elites_are_judged_on_all_rows(place, tmp_path):
     tune(recipe_of("c-lora", place, method__subsample=2, method__elites=2, method__budget=64), tmp_path / "run")
     for line in gains(tmp_path / "run"):
