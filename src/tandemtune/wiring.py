@@ -50,6 +50,8 @@ from tandemtune.types import Example, Split, seed_for
 
 MOST_GENERATIONS = 20_000
 """Generations of a search among all weights: its points have a number for each direction."""
+BACKWARD = 4.0
+"""Memory that training may take, in sizes of the model's files: these may hold 16 bits, and the weights and activations take 32."""
 FULL_LIMIT = 2000
 """Longest vector of parameters that a full covariance is learned of."""
 PROCESSOR_MEMORY = 256.0
