@@ -99,8 +99,15 @@ class Readout:
     bias: Tensor
     label_view: LabelView
 
+    def on(self, device: torch.device) -> Readout:
+        """The same readout on a device."""
+        if self.bias.device == device:
+            return self
+        features = tuple(weight.to(device) for weight in self.features)
+        return Readout(features, self.labels.to(device), self.bias.to(device), self.label_view)
+
     def logits(self, features: Sequence[Tensor], logits: Tensor) -> Tensor:
-        """New label logits.
+        """New label logits, where the model's are.
 
         Args:
             features: views [..., N, h], as those that the readout was solved for.
@@ -112,8 +119,9 @@ class Readout:
         if len(features) != len(self.features):
             raise DataError(f"{len(features)} views of features, expected {len(self.features)}")
         seen = logits.double() if self.label_view == "logits" else functional.log_softmax(logits.double(), dim=-1)
-        parts = (view.double() @ weight for view, weight in zip(features, self.features, strict=True))
-        return sum(parts, seen @ self.labels) + self.bias[..., None, :]
+        here = self.on(logits.device)
+        parts = (view.double() @ weight for view, weight in zip(features, here.features, strict=True))
+        return sum(parts, seen @ here.labels) + here.bias[..., None, :]
 
     def correction(self, rows: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What to add to the label words' rows of the output embedding, so that the model says what the readout says.
@@ -138,12 +146,12 @@ class Readout:
             raise DataError(
                 "a readout of several views is no change of the output embedding: take the answer view alone"
             )
-        own = rows.double()
-        change = self.labels - torch.eye(self.labels.shape[-1], dtype=torch.float64, device=own.device)
+        own, here = rows.double(), self.on(rows.device)
+        change = here.labels - torch.eye(here.labels.shape[-1], dtype=torch.float64, device=own.device)
         added = change.mT @ own
-        if self.features:
-            added = added + self.features[0].mT
-        shift = self.bias if bias is None else self.bias + bias.double() @ change
+        if here.features:
+            added = added + here.features[0].mT
+        shift = here.bias if bias is None else here.bias + bias.double() @ change
         return added - added.mean(dim=-2, keepdim=True), centred(shift)
 
 
