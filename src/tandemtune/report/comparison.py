@@ -24,6 +24,7 @@ from tandemtune.report.standings import (
     Standing,
     Sweep,
     compared,
+    model_of,
     paired,
 )
 from tandemtune.report.terminal import bar_text, line_text
@@ -216,7 +217,7 @@ def as_table_csv(found: ComparisonTable) -> str:
         for name, row in found.methods.items():
             cell = row.columns[column.name]
             numbers = (cell.mean, cell.std, cell.dev, cell.dev_std, cell.rank)
-            place = [column.model, column.task, name, name in CONTROLS]
+            place = [column.base, column.task, name, name in CONTROLS]
             lines.append([*place, len(cell.values), cell.of, *("" if v is None else round(v, 6) for v in numbers)])
     scores = ["test", "test_std", "dev", "dev_std", f"rank_by_{found.ranked_by}"]
     return _csv([["model", "task", "method", "control", "runs", "planned", *scores], *lines])
@@ -243,7 +244,7 @@ def as_csv(runs: Sequence[ComparedRun]) -> str:
     }
     lines: list[list[Any]] = [["model", "task", "method", "seed", *reads, "failure"]]
     for run in runs:
-        place = [run.model, run.task, run.method, run.seed]
+        place = [model_of(run), run.task, run.method, run.seed]
         if run.result is None:
             lines.append([*place, *[""] * len(reads), run.failure or "not run"])
         else:

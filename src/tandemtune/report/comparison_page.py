@@ -18,7 +18,7 @@ from tandemtune.report.numbers import Content, duration, rough, score
 from tandemtune.report.page import Block, Code, Details, Grid, Heading, Pairs, Section, page
 from tandemtune.report.ranks import rank_rows, rank_sentences
 from tandemtune.report.recipes import as_toml, flat, value_text
-from tandemtune.report.standings import CONTROLS, ComparisonTable, column_of, mean_interval
+from tandemtune.report.standings import CONTROLS, ComparisonTable, column_of, mean_interval, model_of
 from tandemtune.runs.records import ComparedRun, ComparedRuns
 from tandemtune.runs.store import RunFolder
 from tandemtune.runs.writing import write_atomically
@@ -440,7 +440,7 @@ def _runs(runs: Sequence[ComparedRun]) -> Grid:
             tuned, cost = run.result.tuned, run.result.cost
             scores = (tuned.test, tuned.dev, run.result.zero_shot.test)
             told = [*map(score, scores), rough(cost.peak_rss_mb), duration(cost.seconds)]
-        rows.append([run.task, run.model, run.method, str(run.seed), *told])
+        rows.append([run.task, model_of(run), run.method, str(run.seed), *told])
     headers = ["task", "model", "method", "seed", "test", "dev", "zero-shot test", "peak MB", "search"]
     return Grid(headers, rows, "Every run", set(range(3, 8)))
 

@@ -56,11 +56,19 @@ _SETTING = re.compile(r"\s*(.*\S)\s*=\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+
 
 
 class Column(Record):
-    """A column of the table of scores: a task, of one model where there are several."""
+    """A column of the table of scores: a task, of one model where there are several.
+
+    Args:
+        name: its heading.
+        model: what the plan calls the model; "" where it has one only.
+        task: the task.
+        base: the model's own name, as far as a run that has ended tells it.
+    """
 
     name: str
     model: str
     task: str
+    base: str
 
 
 class ColumnScore(Record):
@@ -206,7 +214,12 @@ def compared(
         reference: the method that ratios of costs are to; None: the baseline.
         expected: published scores, if the plan has some.
     """
-    columns = {column_of(run): Column(name=column_of(run), model=run.model, task=run.task) for run in runs}
+    models = {column_of(run): model_of(run) for run in sorted(runs, key=lambda run: run.result is not None)}
+    columns = {
+        name: Column(name=name, model=run.model, task=run.task, base=models[name])
+        for run in runs
+        for name in [column_of(run)]
+    }
     methods = list(dict.fromkeys(run.method for run in runs))
     results = {name: {_key(r): r.result for r in runs if r.method == name and r.result is not None} for name in methods}
     wanted = {name: [_key(run) for run in runs if run.method == name] for name in methods}
@@ -292,6 +305,11 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
         return None
     half = _student(count - 1) * stdev(values) / math.sqrt(count)
     return max(0.0, mean(values) - half), min(1.0, mean(values) + half)
+
+
+def model_of(run: ComparedRun) -> str:
+    """The model of a run: what the plan calls it where it has several, else the one that its result names."""
+    return run.model or (run.result.model if run.result is not None else "")
 
 
 def column_of(run: ComparedRun) -> str:
