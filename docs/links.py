@@ -34,10 +34,10 @@ def main() -> int:
     """List all links; 1 if one of them is no address."""
     found = external()
     for address, pages in found.items():
-        print(address, *dict.fromkeys(pages), sep="\t")
+        sys.stdout.write("\t".join([address, *dict.fromkeys(pages)]) + "\n")
     wrong = [address for address in found if not sound(address)]
     for address in wrong:
-        print(f"no address: {address} in {', '.join(found[address])}", file=sys.stderr)
+        sys.stderr.write(f"no address: {address} in {', '.join(found[address])}\n")
     return 1 if wrong else 0
 
 
