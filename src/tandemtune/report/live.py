@@ -15,7 +15,7 @@ from rich.segment import ControlType
 from tandemtune.callbacks import Callback, TurnView
 from tandemtune.report.numbers import fitted
 from tandemtune.report.progress import RunProgress, fixed
-from tandemtune.report.text import proposal_story, race_story, result_table
+from tandemtune.report.text import WIDE, proposal_story, race_story, result_table
 from tandemtune.runs.records import (
     Facts,
     GenerationRecord,
@@ -28,8 +28,6 @@ from tandemtune.runs.records import (
 
 REFRESH = 0.1
 """Seconds between two drawings at least."""
-WIDE = 80
-"""Columns from which numbers stand side by side."""
 WIDEST = 100
 """Columns that the panel takes at most."""
 _PLAIN = str.maketrans({"━": "#", "─": "-", "·": "-", "…": "~"})
