@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from tandemtune import assets, plugins
 from tandemtune.config import RunConfig, load_config, recipes
+from tandemtune.config.parts import PARTS
 from tandemtune.config.reading import arranged, load_with_notes
-from tandemtune.config.schema import PARTS
 from tandemtune.errors import ConfigError
 from tandemtune.optimizers.cmaes import CMAES
 from tandemtune.tunables.base import parse_layers
@@ -36,6 +36,7 @@ DEFAULTS = {
         "target": None,
         "revision": None,
         "threads": None,
+        "tf32": False,
         "compile": "auto",
     },
     "task": {

@@ -11,8 +11,8 @@ import pytest
 import small
 from tandemtune import plugins
 from tandemtune.config import load_config, recipes
+from tandemtune.config.parts import PARTS
 from tandemtune.config.reference import reference
-from tandemtune.config.schema import PARTS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
