@@ -142,6 +142,8 @@ def ranked(
     Raises:
         TandemTuneError: the model cannot be loaded.
     """
+    if not tasks[0].first_pieces:
+        raise ConfigError(["[task] templates: they are judged by label words, and this task has none"])
     torch.set_num_threads(config.model.threads or default_threads())
     if progress:
         progress(f"loading {config.model.name} to judge {len(tasks)} templates")

@@ -38,7 +38,7 @@ def task_card(problem: Problem, result: Result) -> TaskCard:
         method=config.method.model_dump(mode="json"),
         calibrated=scorer.calibrates,
         readout=config.method.readout.kind,
-        prior=dict(zip(scorer.task.words, result.tuned.prior, strict=True)),
+        prior=dict(zip(scorer.task.words, result.tuned.prior, strict=True)) if result.tuned.prior else {},
         temperature=round(scorer.temperature, DIGITS),
         metric=scorer.task.metric,
         zero_shot=result.zero_shot,

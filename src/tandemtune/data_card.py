@@ -115,7 +115,7 @@ def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
             return None
         raise
     kind = section.kind or loading.kind_of(settings)
-    found = resolve(tokenizer, task.template, task.words, alone=kind == "seq2seq")  # of texts there are no words
+    found = resolve(tokenizer, task.template, task.first_pieces, alone=kind == "seq2seq")
     pieces = {
         label: [str(tokenizer.convert_ids_to_tokens(found.token_ids[position])) for position in members]
         for label, members in zip(found.labels, found.members, strict=True)

@@ -38,6 +38,7 @@ from tandemtune.system import default_threads, free_memory_mb
 from tandemtune.tasks import metrics
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS, build_task, get
+from tandemtune.tasks.choices import ChoiceTask
 from tandemtune.tasks.fewshot import subsample
 from tandemtune.tasks.images import ImageTask, is_folder, seen_and_unseen
 from tandemtune.tasks.known_templates import known_templates
@@ -70,6 +71,18 @@ def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None
     """
     if section.writes:
         return _text_task(section)
+    return _with_choices(section, _label_task(section, kind, progress))
+
+
+def _with_choices(section: TaskSection, task: Task) -> Task:
+    """The task with whole answers, where the recipe has some."""
+    if section.choices == "words":
+        return task
+    return ChoiceTask.of(task, in_row=section.choices == "columns", longest=section.max_new_tokens)
+
+
+def _label_task(section: TaskSection, kind: Kind, progress: Progress | None) -> Task:
+    """The task of a recipe that is answered with labels."""
     words = None
     metric = metrics.get(section.metric) if section.metric is not None else None
     if section.labels is not None:
@@ -230,7 +243,7 @@ def task_of_run(config: RunConfig, facts: Facts) -> Task:
     if facts.kind == "image-text":
         several = config.task.templates if isinstance(config.task.templates, list) else []
         return ImageTask(**own, ensemble=tuple(map(Template.parse, several)))
-    return Task(**own)
+    return _with_choices(config.task, Task(**own))
 
 
 def check(config: RunConfig, progress: Progress | None = None, *, test: bool = True) -> Task:
@@ -330,7 +343,7 @@ def make_scorer(
     _check_covariance(config, parameters)
     _check_parts(config, parameters)
     memory = config.run.max_memory or (known.max_memory if known else None) or default_memory(device)
-    engine = answers.engine(backbone, verbalizer, parameters, memory)
+    engine = answers.engine(backbone, task, verbalizer, parameters, memory)
     described = parameters.describe()
     pieces = backbone.tokenizer.convert_ids_to_tokens
     decided: dict[str, Any] = {

@@ -76,7 +76,9 @@ class Answers(ABC):
     def stack(self, backbone: Backbone, verbalizer: Verbalizer) -> LayerStack:
         """The model as a pipeline of layers that ends in what answers are read from."""
 
-    def engine(self, backbone: Backbone, verbalizer: Verbalizer, parameters: Parameters, max_memory: float) -> Engine:
+    def engine(
+        self, backbone: Backbone, task: Task, verbalizer: Verbalizer, parameters: Parameters, max_memory: float
+    ) -> Engine:
         """The evaluation engine over that pipeline, its activations bounded in megabytes."""
         averaging = torch.tensor(verbalizer.weights())
         return Engine(self.stack(backbone, verbalizer), parameters, averaging, max_memory=max_memory)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -12,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from tandemtune import scoring
 from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.errors import DataError
 from tandemtune.evaluators.likelihood import STRETCH, Likelihood, Passage, collate_passages
@@ -24,7 +24,7 @@ from tandemtune.models.passages import PassageStack
 from tandemtune.models.prompts import prompt_text
 from tandemtune.problem import DrawnRows, Problem, Scorer
 from tandemtune.rewards.base import Written
-from tandemtune.runs.records import DIGITS, Assessment, PredictionRecord, Result, Scores, rounded
+from tandemtune.runs.records import DIGITS, Assessment, PredictionRecord, Result
 from tandemtune.scoring import Reached
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.fewshot import subsample
@@ -123,16 +123,9 @@ class TextAnswers(Answers):
         dev, _ = evaluator.measure_on(text_rows(scorer, problem.split.dev, plain), point or {})
         test, predictions = None, []
         if examples is not None:
-            found, written = self._written(scorer, point, examples)
-            test = round(found, DIGITS)
+            test, written = self._written(scorer, point, examples)
             predictions = _records(scorer, examples, written, before)
-        scores = Scores(
-            train_loss=_rounded(train.loss),
-            train=round(train.score, DIGITS),
-            dev_loss=_rounded(dev.loss),
-            dev=round(dev.score, DIGITS),
-            test=test,
-        )
+        scores = scoring.put_together(train, dev, test)
         return WrittenReached(scores, None, None, None, 1.0, tuple(predictions))
 
     def majority(self, problem: Problem, examples: Sequence[Example] | None) -> float | None:
@@ -277,10 +270,6 @@ def _digest(scorer: Scorer, examples: Sequence[Example]) -> str:
         columns = json.dumps(example.columns, sort_keys=True, default=str)
         found.update(f"{prompt.ids} {example.references} {columns}\n".encode())
     return found.hexdigest()
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else rounded(value)
 
 
 def _texts(task: Task) -> TextTask:

@@ -30,6 +30,13 @@ def init(
     answer: Annotated[
         str | None, typer.Option(help="Column of the answer, where answers are texts: one text, or a list of several.")
     ] = None,
+    choices: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--choices",
+            help="Column of an answer to choose from, with --label for the right one; in order, several times.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a recipe that is there.")] = False,
 ) -> None:
     """Look at a file of labelled texts, and write a recipe for it.
@@ -37,6 +44,8 @@ def init(
     Example: tandemtune init mails.csv --out mails.toml
 
     Example: tandemtune init questions.jsonl --answer reply
+
+    Example: tandemtune init copa.jsonl --choices choice1 --choices choice2 --label label
     """
     place = out or Path(f"{file.stem}.toml")
     if place.exists() and not overwrite:
@@ -45,7 +54,9 @@ def init(
         raise UsageError(f"folder {place.absolute().parent} does not exist: make it first")
     if answer is not None and label is not None:
         raise UsageError("--answer is for texts and --label for labels: leave one of them out")
-    _write(place, _proposed(file, model, text or (), label, quiet=False, answer=answer))
+    if choices and (label is None or len(choices) < 2):
+        raise UsageError("--choices needs two columns at least, and --label for the column of the right one")
+    _write(place, _proposed(file, model, text or (), label, quiet=False, answer=answer, choices=choices or ()))
     say(
         "other columns: --text COLUMN --label COLUMN (--answer COLUMN); another model: --model NAME; all else: change it in the recipe"
     )
@@ -100,15 +111,24 @@ def recipe_of_rows(file: Path, run: Path, overrides: Sequence[str], quiet: bool)
 
 
 def _proposed(
-    file: Path, model: str | None, texts: Sequence[str], label: str | None, quiet: bool, answer: str | None = None
+    file: Path,
+    model: str | None,
+    texts: Sequence[str],
+    label: str | None,
+    quiet: bool,
+    answer: str | None = None,
+    choices: Sequence[str] = (),
 ) -> str:
     with patient(LOADING):
         from tandemtune.estimate import ProposedModel, proposed_model
-        from tandemtune.starting import draft, text_draft
+        from tandemtune.starting import draft
+        from tandemtune.starting_answers import choice_draft, text_draft
     tell = None if quiet else say
-    chosen = ProposedModel(model, ()) if model is not None else proposed_model(writes=answer is not None)
+    chosen = ProposedModel(model, ()) if model is not None else proposed_model(writes=answer is not None or bool(choices))
     if answer is not None:
         found = text_draft(file, answer, model=chosen.name, texts=texts, progress=tell)
+    elif choices:
+        found = choice_draft(file, choices, label or "", model=chosen.name, texts=texts, progress=tell)
     else:
         found = draft(file, model=chosen.name, texts=texts, label=label, progress=tell)
     for line in () if quiet else (*found.says, *chosen.why):

@@ -216,13 +216,13 @@ class LabelWordEvaluator:
         total = 0.0
         for group in batch.groups:
             logits = self.engine.gradient_logits(group, {**point, **leaves})
-            share = self._mass(batch.labels[group.rows]) / self._mass(batch.labels)
+            share = self.mass(batch.labels[group.rows]) / self.mass(batch.labels)
             loss = self.loss(logits.unsqueeze(0), batch.labels[group.rows])[0] * share
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        return total, {block: _gradient_of(leaf) for block, leaf in leaves.items()}
+        return total, {block: gradient_of(leaf) for block, leaf in leaves.items()}
 
-    def _mass(self, labels: Tensor) -> float:
+    def mass(self, labels: Tensor) -> float:
         """What some rows count together."""
         return len(labels) if self._weights is None else float(self._weights[labels.cpu()].sum())
 
@@ -269,7 +269,8 @@ def _weighted(loss: LossFunction, weights: Tensor) -> LossFunction:
     return weighted
 
 
-def _gradient_of(leaf: Tensor) -> Tensor:
+def gradient_of(leaf: Tensor) -> Tensor:
+    """The gradient of a tensor that a loss may not depend on."""
     return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
 

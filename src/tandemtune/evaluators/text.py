@@ -19,7 +19,7 @@ from tandemtune.errors import UsageError
 from tandemtune.evaluators.base import PointGradient, Rows
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.likelihood import Likelihood, PassageBatch
+from tandemtune.evaluators.likelihood import Likelihood, PassageBatch, work_of
 from tandemtune.evaluators.writing import Sampling, Text, Writer, tokens_of
 from tandemtune.models.answers import AnswerCoder
 from tandemtune.rewards.base import Written
@@ -172,21 +172,6 @@ class JudgedLoss:
 def judged(rows: TextRows, coder: AnswerCoder, texts: Sequence[Text]) -> Written:
     """What was written for all rows, beside what it is judged by."""
     return rows.ask(range(len(rows)), [coder.decode(text.ids) for text in texts])
-
-
-def work_of(engine: Engine, read: int, answered: int, first: int = 0, stop: int | None = None) -> float:
-    """What a pass costs, in the unit of `Costs.forward`.
-
-    Args:
-        engine: knows what a token costs in each layer.
-        read: tokens of one stack, or those that an encoder reads.
-        answered: tokens of a decoder.
-        first: the first layer of the pass.
-        stop: the layer that it ends before; None for all layers.
-    """
-    stack = engine.stack
-    own = sum(stack.answer_costs[first:stop]) / max(1, stack.marks)
-    return read * sum(stack.costs[first:stop]) + answered * own
 
 
 def work_to_write(engine: Engine, tokens: int) -> float:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from tandemtune.evaluators.engine import MEGABYTE, Engine
+from tandemtune.evaluators.likelihood import stack_of
 from tandemtune.models.answers import AnswerCoder
-from tandemtune.models.passages import PassageStack, joined, select
+from tandemtune.models.passages import joined, select
 from tandemtune.models.survey import accepted, plain_ids, text_config
 from tandemtune.tunables.base import INPUT, Point
 from tandemtune.types import Encoded, seed_for
@@ -86,8 +87,7 @@ class Writer:
     """
 
     def __init__(self, engine: Engine, coder: AnswerCoder) -> None:
-        assert isinstance(engine.stack, PassageStack)
-        self.engine, self.stack, self.tunable, self.coder = engine, engine.stack, engine.tunable, coder
+        self.engine, self.stack, self.tunable, self.coder = engine, stack_of(engine), engine.tunable, coder
         self._fills = self._may_fill()
 
     def write(

@@ -55,12 +55,16 @@ class AnswerCoder:
             answer: the text; one that is longer than `most` is cut.
             end: whether the mark that ends it stands behind, where it was not cut.
         """
+        ids = self.whole(answer)
+        cut = ids[: self.most]
+        return tuple(cut) if len(ids) > self.most or not end else (*cut, self.ends[0])
+
+    def whole(self, answer: str) -> tuple[int, ...]:
+        """Tokens of an answer as they would follow the prompt, however many; no mark behind them."""
         text = self._blank + answer
         whole = self._ids(self._stem + text)
         fits = whole[: len(self._stem_ids)] == self._stem_ids
-        ids = whole[len(self._stem_ids) :] if fits else self._ids(text)
-        cut = ids[: self.most]
-        return tuple(cut) if len(ids) > self.most or not end else (*cut, self.ends[0])
+        return tuple(whole[len(self._stem_ids) :] if fits else self._ids(text))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, without marks, blanks around it, and what stands from a stop text on."""

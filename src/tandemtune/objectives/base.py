@@ -72,6 +72,8 @@ class Objective(Member):
             yield f"[method] objective: {self.kind} does not judge {answers}, which this task is answered with"
         if answers == "texts" and (self.kl_penalty or self.calibrate):
             yield "[method] kl_penalty and calibrate: for tasks that are answered with labels"
+        if self.calibrate and recipe.task.choices == "columns":
+            yield "[method] calibrate: by prompts without content, but each row has answers of its own: set it to false"
         for name in ("kl_penalty", "calibrate"):
             if getattr(self, name) and not method.optimizer.searches:
                 yield (

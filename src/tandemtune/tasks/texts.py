@@ -60,6 +60,11 @@ class TextTask(Task):
             object.__setattr__(self, name, value)
 
     @property
+    def answer_room(self) -> int:
+        """Tokens that may be written."""
+        return self.max_new_tokens
+
+    @property
     def has_references(self) -> bool:
         """Whether rows have right answers."""
         return self.answer_column is not None
