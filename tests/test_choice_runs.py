@@ -58,6 +58,17 @@ def test_probabilities_are_those_of_mean_log_likelihoods(tmp_path, model):
         assert_close(torch.tensor(list(row["probabilities"].values())), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("make", [choosing.phrases, choosing.columns])
+def test_few_shot_in_context(tmp_path, make):
+    tune(
+        make(tmp_path, **{**STEPS, "method__name": "icl", "method__demonstrations": 2, "task__max_tokens": 16, "task__max_new_tokens": 6}),
+        tmp_path / "run",
+    )
+    saved = json.loads((tmp_path / "run" / "adapter" / "demonstrations.json").read_text())["demonstrations"]
+    known = {*choosing.PHRASES.values(), *(text for pair in choosing.ENDINGS for text in pair)}
+    assert len(saved) == 2 and {one["label"] for one in saved} <= known
+
+
 def test_phrases_of_one_piece_are_label_words(tmp_path):
     words = tune(small.recipe(tmp_path, "llama"), tmp_path / "words")
     phrases = tune(choosing.phrases(tmp_path, task__labels=small.LABELS), tmp_path / "phrases")

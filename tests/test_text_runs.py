@@ -8,6 +8,7 @@ import pytest
 
 import small
 import tandemtune
+import tiny
 import writing
 from small import Stop, artefacts, journal, resume, tune
 from tandemtune.errors import ConfigError, UsageError
@@ -35,6 +36,24 @@ def test_likelihood_runs(tmp_path, method, model):
     assert result["rows"] == {"train": 4, "dev": 4, "test": 12}
     rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 12 and all(row["references"] and "untuned" in row for row in rows)
+
+
+@pytest.mark.parametrize("model", ["llama", "t5"])
+def test_few_shot_in_context(tmp_path, model):
+    shown = {**STEPS, "method__name": "icl", "method__demonstrations": 2, "task__max_tokens": 16}
+    tune(writing.recipe(tmp_path, model, **shown), tmp_path / "run")
+    saved = json.loads((tmp_path / "run" / "adapter" / "demonstrations.json").read_text())["demonstrations"]
+    answers = {row["text"]: row["answer"][0] for row in map(json.loads, (tmp_path / "train.jsonl").open())}
+    tokenizer = tiny.backbone(model).tokenizer
+    for one in saved:
+        assert one["label"] == answers[one["fields"]["text"]]
+        assert tokenizer.decode(one["ids"]).endswith(one["label"])
+    said = tandemtune.load(tmp_path / "run").predict(["a film"])
+    with pytest.raises(UsageError, match=r"name their column in \[task\] answer"):
+        place = f"{writing.rewards_in(tmp_path)}:second"
+        alone = {"task__answer": None, "task__metric": place, "method__objective": "reward"}
+        tune(writing.recipe(tmp_path, model, **shown, **alone), tmp_path / "other")
+    assert said
 
 
 @pytest.mark.parametrize("method", ["c-lora", "mezo"])

@@ -94,6 +94,14 @@ class Task:
         """Words of which the first piece stands for a label, by label; empty where answers are read whole."""
         return self.words
 
+    def answer_to(self, example: Example) -> str:
+        """The right answer of a labelled row, as the model should give it.
+
+        Raises:
+            DataError: the row has none.
+        """
+        return self.words[self.labels[self.label_index(str(example.label))]][0]
+
     @property
     def answer_room(self) -> int:
         """Tokens of the longest answer that stands behind a prompt; 0 where none does."""

@@ -57,6 +57,10 @@ class ChoiceTask(Task):
         phrases = (phrase for several in self.words.values() for phrase in several)
         return tuple(example.fields[phrase].strip() for phrase in phrases) if self.in_row else tuple(phrases)
 
+    def answer_to(self, example: Example) -> str:
+        """The first answer of the row's label."""
+        return self.choices(example)[self.members()[self.label_index(str(example.label))][0]]
+
     def members(self) -> tuple[tuple[int, ...], ...]:
         """For each label, the places of its answers in `choices`."""
         found, first = [], 0

@@ -59,6 +59,16 @@ class TextTask(Task):
         for name, value in composed.items():
             object.__setattr__(self, name, value)
 
+    def answer_to(self, example: Example) -> str:
+        """The first reference.
+
+        Raises:
+            DataError: the row has none.
+        """
+        if not example.references:
+            raise DataError("a row without a reference cannot be shown as solved: name their column in [task] answer")
+        return example.references[0]
+
     @property
     def answer_room(self) -> int:
         """Tokens that may be written."""
