@@ -201,3 +201,15 @@ def test_init_asks_for_what_it_needs(tmp_path):
     model = ["--model", str(small.model_folder("llama"))]
     called = small.call("init", tmp_path / "rows.jsonl", *choices, "--label", "right", *model)
     assert called.code == 2 and "number of the right answer" in called.err
+
+
+def test_validate_counts_a_prompt_with_each_of_its_answers(tmp_path):
+    """All rows have prompts of equal length here, so the counted tokens are those of the run."""
+    recipe = choosing.columns(tmp_path, method__name="manual")
+    called = small.call("validate", small.write_recipe(tmp_path / "recipe.json", recipe))
+    assert called.code == 0, called.err
+    rows = [json.loads(line) for name in ("train", "test") for line in (tmp_path / f"{name}.jsonl").open()]
+    longest = max(2 * (len(row["text"].split()) + 1) + 8 for row in rows)
+    (line,) = [line for line in (called.out + called.err).splitlines() if "for the scores before and after" in line]
+    said = float(line.partition("about ")[2].split()[0].replace(",", ""))
+    assert 2 * 40 * 8 < said < 2 * 40 * longest

@@ -16,7 +16,7 @@ from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.errors import DataError
 from tandemtune.evaluators.likelihood import STRETCH, Likelihood, Passage, collate_passages
 from tandemtune.evaluators.text import JudgedLoss, ReferenceLoss, TextEvaluator, TextLoss, TextRows, judged
-from tandemtune.evaluators.writing import Sampling, Writer
+from tandemtune.evaluators.writing import Sampling, Text, Writer
 from tandemtune.models.answers import AnswerCoder, in_conversation
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import LayerStack
@@ -26,6 +26,7 @@ from tandemtune.problem import DrawnRows, Problem, Scorer
 from tandemtune.rewards.base import Written
 from tandemtune.runs.records import DIGITS, Assessment, PredictionRecord, Result
 from tandemtune.scoring import Reached
+from tandemtune.shared import remembered_texts
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.fewshot import subsample
 from tandemtune.tasks.files import texts_of
@@ -186,7 +187,13 @@ class TextAnswers(Answers):
     def _written(self, scorer: Scorer, point: Point | None, examples: Sequence[Example]) -> tuple[float, Written]:
         writer = writer_of(scorer)
         rows = text_rows(scorer, examples, point is None, references=False)
-        written = judged(rows, writer.coder, writer.write(rows.prompts, point or {})[0])
+
+
+        def write() -> list[Text]:
+            return writer.write(rows.prompts, point or {})[0]
+
+        texts = remembered_texts(scorer, writer, rows.prompts, write) if point is None else write()
+        written = judged(rows, writer.coder, texts)
         return _texts(scorer.task).reward.score(written), written
 
 

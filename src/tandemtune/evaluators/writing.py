@@ -111,7 +111,7 @@ class Writer:
         count = 1 if candidates is None else len(next(iter(candidates.values())))
         found: list[list[Text | None]] = [[None] * len(prompts) for _ in range(count)]
         size = count if self.tunable.side_by_side else 1
-        for rows in self._groups(prompts, size):
+        for rows in self.groups(prompts, size):
             width = max(len(prompts[row].ids) for row in rows)
             fitting = max(1, self._room(width) // len(rows))
             for first in range(0, count, min(size, fitting)):
@@ -325,7 +325,7 @@ class Writer:
 
     # ---- what goes together ----
 
-    def _groups(self, prompts: Sequence[Encoded], count: int) -> list[list[int]]:
+    def groups(self, prompts: Sequence[Encoded], count: int) -> list[list[int]]:
         """Prompts that are written together: as many as fit; of one length where the model cannot do with filling."""
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row].ids))
         groups: list[list[int]] = []

@@ -59,7 +59,7 @@ class MinusReward(Objective):
 
         def loss(written: Written) -> float:
             each = [weight * math.fsum(reward.each(written)) / len(written) for reward, weight in found]
-            return -math.fsum(each)
+            return 0.0 - math.fsum(each)
 
         return loss
 

@@ -94,6 +94,17 @@ class Task:
         """Words of which the first piece stands for a label, by label; empty where answers are read whole."""
         return self.words
 
+    def likelihood_tokens(self, example: Example, prompt: int, count: Callable[[str], int], most: int) -> int:
+        """Tokens that the model reads to say how likely a row's answers are.
+
+        Args:
+            example: the row.
+            prompt: tokens of its prompt.
+            count: tokens of a text.
+            most: references of a row that are read at most.
+        """
+        return prompt
+
     def answer_to(self, example: Example) -> str:
         """The right answer of a labelled row, as the model should give it.
 
