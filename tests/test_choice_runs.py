@@ -61,7 +61,16 @@ def test_probabilities_are_those_of_mean_log_likelihoods(tmp_path, model):
 @pytest.mark.parametrize("make", [choosing.phrases, choosing.columns])
 def test_few_shot_in_context(tmp_path, make):
     tune(
-        make(tmp_path, **{**STEPS, "method__name": "icl", "method__demonstrations": 2, "task__max_tokens": 16, "task__max_new_tokens": 6}),
+        make(
+            tmp_path,
+            **{
+                **STEPS,
+                "method__name": "icl",
+                "method__demonstrations": 2,
+                "task__max_tokens": 16,
+                "task__max_new_tokens": 6,
+            },
+        ),
         tmp_path / "run",
     )
     saved = json.loads((tmp_path / "run" / "adapter" / "demonstrations.json").read_text())["demonstrations"]

@@ -145,7 +145,7 @@ def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
     count = token_counter(tokenizer, kind, task.template)
     if count(Example(dict.fromkeys(task.template.fields, ""))) > limit:
         raise no_room(task.template, limit, longest)
-    
+
     def words(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 

@@ -116,6 +116,31 @@ class Answers(ABC):
     def assessment(self, model: Any, table: Table) -> Assessment:
         """How a model does on rows whose answers are known, see `tandemtune.predict.evaluate_table`."""
 
+    told_in: ClassVar[str] = "labels.json"
+    """File of an export that holds what `told` says."""
+
+    @abstractmethod
+    def told(self, scorer: Scorer, bias: Mapping[str, float]) -> dict[str, Any]:
+        """What has to be known to ask an exported model, beside its template.
+
+        Args:
+            scorer: the run's.
+            bias: what is added to the logit of each label.
+        """
+
+    @abstractmethod
+    def how_to_ask(self, scorer: Scorer) -> list[str]:
+        """What an export's README says of that, as list entries."""
+
+    @abstractmethod
+    def code(self, kind: str, example: Mapping[str, str]) -> list[str]:
+        """Lines of Python that ask an exported model: `told`, `tokenizer` and `model` are there.
+
+        Args:
+            kind: "masked", "causal" or "seq2seq".
+            example: a row to ask it.
+        """
+
     @abstractmethod
     def card_lines(self, problem: Problem, result: Result) -> list[str]:
         """What an adapter's README says about how to ask, as list entries."""

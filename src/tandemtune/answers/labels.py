@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tandemtune import scoring
+from tandemtune.answers import snippets
 from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.config.schema import TaskSection
 from tandemtune.errors import ConfigError
@@ -157,6 +159,40 @@ class LabelAnswers(Answers):
             confusion=tuple(tuple(map(int, row)) for row in matrix),
             worst=tuple((dict(examples[i].fields), str(examples[i].label), answers[i].label, p) for p, i in wrong),
         )
+
+    def told(self, scorer: Scorer, bias: Mapping[str, float]) -> dict[str, Any]:
+        """The label words, their tokens, and what becomes of their logits."""
+        words = scorer.verbalizer
+        return {
+            "label_words": {label: list(found) for label, found in scorer.task.words.items()},
+            "label_tokens": {
+                label: [words.token_ids[position] for position in members]
+                for label, members in zip(words.labels, words.members, strict=True)
+            },
+            "label_bias": dict(bias),
+            "temperature": scorer.temperature,
+        }
+
+    def how_to_ask(self, scorer: Scorer) -> list[str]:
+        """The label words, and where they stand."""
+        words = ", ".join(f"{label}: {' / '.join(found)}" for label, found in scorer.task.words.items())
+        return [
+            f"- label words: {words}",
+            f"- `{self.told_in}` holds both, the tokens of the label words, and what is added to the logit of each label",
+        ]
+
+    def code(self, kind: str, example: Mapping[str, str]) -> list[str]:
+        """A function that scores the labels of a text."""
+        return [
+            "def scores(fields):",
+            *(f"    {line}" for line in snippets.first_logits(kind)),
+            '    found = {label: float(logits[tokens].mean()) for label, tokens in told["label_tokens"].items()}',
+            *snippets.BIASED,
+            "",
+            "",
+            f"found = scores({json.dumps(dict(example), ensure_ascii=False)})",
+            "print(max(found, key=found.get), found)",
+        ]
 
     def card_lines(self, problem: Problem, result: Result) -> list[str]:
         """The label words, and what has to be done to their probabilities."""

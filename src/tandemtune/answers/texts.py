@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 
 from tandemtune import scoring
+from tandemtune.answers import snippets
 from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.errors import DataError
 from tandemtune.evaluators.likelihood import STRETCH, Likelihood, Passage, collate_passages
@@ -178,16 +179,34 @@ class TextAnswers(Answers):
             ),
         )
 
+    told_in: ClassVar[str] = "answers.json"
+
+    def told(self, scorer: Scorer, bias: Mapping[str, float]) -> dict[str, Any]:
+        """What ends an answer."""
+        coder = writer_of(scorer).coder
+        return {"max_new_tokens": coder.most, "stop": list(coder.stop), "ends": list(coder.ends)}
+
+    def how_to_ask(self, scorer: Scorer) -> list[str]:
+        """How answers are written."""
+        return [*_how_written(_texts(scorer.task)), f"- `{self.told_in}` holds both, and the tokens that end an answer"]
+
+    def code(self, kind: str, example: Mapping[str, str]) -> list[str]:
+        """A function that writes an answer."""
+        return [
+            "def answer(fields):",
+            *(f"    {line}" for line in snippets.written(kind)),
+            "",
+            "",
+            f"print(answer({json.dumps(dict(example), ensure_ascii=False)}))",
+        ]
+
     def card_lines(self, problem: Problem, result: Result) -> list[str]:
         """How answers are written."""
-        task = _texts(problem.scorer.task)
-        stop = f", until one of {json.dumps(list(task.stop), ensure_ascii=False)}" if task.stop else ""
-        return [f"- answers: greedy, at most {task.max_new_tokens} tokens{stop}"]
+        return _how_written(_texts(problem.scorer.task))
 
     def _written(self, scorer: Scorer, point: Point | None, examples: Sequence[Example]) -> tuple[float, Written]:
         writer = writer_of(scorer)
         rows = text_rows(scorer, examples, point is None, references=False)
-
 
         def write() -> list[Text]:
             return writer.write(rows.prompts, point or {})[0]
@@ -195,6 +214,11 @@ class TextAnswers(Answers):
         texts = remembered_texts(scorer, writer, rows.prompts, write) if point is None else write()
         written = judged(rows, writer.coder, texts)
         return _texts(scorer.task).reward.score(written), written
+
+
+def _how_written(task: TextTask) -> list[str]:
+    stop = f", until one of {json.dumps(list(task.stop), ensure_ascii=False)}" if task.stop else ""
+    return [f"- answers: greedy, at most {task.max_new_tokens} tokens{stop}"]
 
 
 def writer_of(scorer: Scorer) -> Writer:

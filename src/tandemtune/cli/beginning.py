@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -71,15 +71,28 @@ def export(
     merged: Annotated[
         bool, typer.Option("--merged", help="Whole weights with LoRA adapters merged into them, in place of adapters.")
     ] = False,
+    server: Annotated[
+        Literal["vllm"] | None, typer.Option("--for", help="Make sure that this server can load the adapter.")
+    ] = None,
+    rank: Annotated[
+        int,
+        typer.Option(
+            help="With --for vllm: fill the adapter up with zeros to this rank, so that all adapters of a server have one."
+        ),
+    ] = 0,
 ) -> None:
     """Write a finished run as a folder that transformers and PEFT load by themselves, with a snippet in its README.
 
     Example: tandemtune export runs/mine --to mine-for-others
+
+    Example: tandemtune export runs/mine --to served --for vllm --rank 16
     """
+    if rank and server is None:
+        raise UsageError("--rank is for --for vllm")
     with patient(LOADING):
         from tandemtune.export import export as write
 
-    typer.echo(write(folder, to, merged=merged, progress=say))
+    typer.echo(write(folder, to, merged=merged, rank=rank if server else None, progress=say))
 
 
 def recipe_of_rows(file: Path, run: Path, overrides: Sequence[str], quiet: bool) -> Path:
