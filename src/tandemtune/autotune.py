@@ -235,7 +235,12 @@ def _chosen_scorer(
     if config.model.quantize is not None:
         return made("mixed")
     in_steps = method.tunable.all_weights and method.optimizer.searches  # too small for 16 bits
-    if in_steps or method.optimizer.uses == "none" or not mixed_is_faster(wiring.find_device(config.model.device)):
+    if (
+        in_steps
+        or method.objective.asks_model
+        or method.optimizer.uses == "none"
+        or not mixed_is_faster(wiring.find_device(config.model.device))
+    ):
         return made("float32")
     scorer = made("float32")
     exact = _trial(scorer, split, None)

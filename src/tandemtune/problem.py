@@ -22,6 +22,7 @@ from tandemtune.evaluators.batch import Batch, collate
 from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.label_words import LabelWordEvaluator, calibrate
 from tandemtune.evaluators.text import TextEvaluator
+from tandemtune.mentor.grading import Grader
 from tandemtune.models.backbone import Backbone
 from tandemtune.readout.members import SolvedReadout
 from tandemtune.runs.records import Facts, UnseenClasses
@@ -236,6 +237,8 @@ class Problem:
     split: Split
     evaluator: LabelWordEvaluator | TextEvaluator
     seconds: float = 0.0
+    grader: Grader | None = None
+    """Who grades texts, where a language model does."""
 
     @property
     def labelled(self) -> LabelWordEvaluator:

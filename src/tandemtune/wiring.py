@@ -19,6 +19,7 @@ from tandemtune.callbacks import Callback, Planned
 from tandemtune.config.schema import UNBOUNDED, ModelSection, RunConfig, TaskSection
 from tandemtune.errors import ConfigError, DataError, ModelError, UsageError
 from tandemtune.mentor import Brief
+from tandemtune.mentor.clients import reachable
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.models.fingerprint import fingerprint
@@ -765,6 +766,18 @@ def check_proposer(config: RunConfig, progress: Progress | None = None) -> None:
     """
     if config.alternates:
         config.alternate.proposer.check(config, progress)
+    if config.method.objective.asks_model:
+        reachable(config.mentor, progress, needed=True)
+
+
+@contextmanager
+def graded(problem: Problem, folder: RunFolder) -> Iterator[None]:
+    """Keep what a model that grades texts says in a run's folder, and answer from there."""
+    if problem.grader is None:
+        yield
+        return
+    with problem.grader.written_to(folder.grades):
+        yield
 
 
 def _standing(problem: Problem, point: Point) -> Standing:

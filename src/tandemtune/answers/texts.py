@@ -14,15 +14,20 @@ import torch
 from tandemtune import scoring
 from tandemtune.answers import snippets
 from tandemtune.answers.base import Answers, Point, PredictedTable
+from tandemtune.config import RunConfig
 from tandemtune.errors import DataError
 from tandemtune.evaluators.likelihood import STRETCH, Likelihood, Passage, collate_passages
 from tandemtune.evaluators.text import JudgedLoss, ReferenceLoss, TextEvaluator, TextLoss, TextRows, judged
 from tandemtune.evaluators.writing import Sampling, Text, Writer
+from tandemtune.mentor import Budget
+from tandemtune.mentor.clients import client_of
+from tandemtune.mentor.grading import Grader
 from tandemtune.models.answers import AnswerCoder, in_conversation
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import LayerStack
 from tandemtune.models.passages import PassageStack
 from tandemtune.models.prompts import prompt_text
+from tandemtune.objectives.reward import MinusReward
 from tandemtune.problem import DrawnRows, Problem, Scorer
 from tandemtune.rewards.base import Written
 from tandemtune.runs.records import DIGITS, Assessment, PredictionRecord, Result
@@ -81,7 +86,8 @@ class TextAnswers(Answers):
         prompts = scorer.population_batch(scored)
         scorer.parameters.settle(scorer.engine.stack, [group.ids for group in prompts.groups])
         writer = writer_of(scorer)
-        judge = method.objective.judge(task)
+        grader = _grader(scorer.config) if method.objective.asks_model else None
+        judge = method.objective.judge(task, None if grader is None else grader.reward)
         loss: TextLoss
         if judge is None:
             loss = ReferenceLoss(Likelihood(scorer.engine))
@@ -112,7 +118,7 @@ class TextAnswers(Answers):
             dev_tokens=dev.prompt_tokens,
             rows_sha256=_digest(scorer, [*split.train, *split.dev]),
         )
-        return Problem(scorer, split, evaluator)
+        return Problem(scorer, split, evaluator, grader)
 
     def reached(
         self, problem: Problem, point: Point | None, examples: Sequence[Example] | None, before: Reached | None = None
@@ -214,6 +220,21 @@ class TextAnswers(Answers):
         texts = remembered_texts(scorer, writer, rows.prompts, write) if point is None else write()
         written = judged(rows, writer.coder, texts)
         return _texts(scorer.task).reward.score(written), written
+
+
+def _grader(config: RunConfig) -> Grader:
+    """The model that grades texts, as a recipe's ``[mentor]`` and objective say."""
+    told, objective = config.mentor, cast(MinusReward, config.method.objective)
+    return Grader(
+        lambda: client_of(told),
+        objective.rubric,
+        highest=objective.grades,
+        shows_references=objective.show_references,
+        seed=config.task.seed,
+        thinking=told.thinking,
+        budget=Budget(told.token_cap, told.money_cap, told.price.asked, told.price.answered),
+        retries=told.retries,
+    )
 
 
 def _how_written(task: TextTask) -> list[str]:

@@ -12,7 +12,7 @@ from tandemtune.plugins import Member
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tandemtune.rewards.base import Written
+    from tandemtune.rewards.base import Reward, Written
     from tandemtune.tasks.base import Task
     from tandemtune.tasks.texts import TextTask
 
@@ -53,9 +53,19 @@ class Objective(Member):
         """The loss of a task's rows."""
         raise NotImplementedError
 
-    def judge(self, task: TextTask) -> Judge | None:
-        """What texts that candidates write are judged by; None for the likelihood of references."""
+    def judge(self, task: TextTask, grader: Reward | None = None) -> Judge | None:
+        """What texts that candidates write are judged by; None for the likelihood of references.
+
+        Args:
+            task: the task.
+            grader: grades of a language model, where `asks_model`.
+        """
         return None
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether a language model grades texts."""
+        return False
 
     @property
     def temperature(self) -> float:
