@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
 
+import dying
 import small
 import tandemtune
 import tiny
 import writing
 from small import Stop, artefacts, journal, resume, tune
 from tandemtune.errors import ConfigError, UsageError
+from tandemtune.models.passages import PassageStack
 
 STEPS = {"method__budget": None, "method__layers": None, "method__d": None, "method__r": None, "method__popsize": None}
 METHODS = {
@@ -228,3 +232,38 @@ def test_speed_is_shown_in_tokens_a_second(tmp_path):
     lines = [line for line in (called.out + called.err).splitlines() if "step=" in line]
     assert all("tokens_per_second=" in line and "written_per_second=" in line for line in lines[1:])
     assert len(lines) > 1
+
+
+@dying.forking
+@pytest.mark.parametrize(("model", "step"), [("llama", "next_logits"), ("t5", "answer_logits")])
+def test_killed_in_the_middle_of_a_text(tmp_path, model, step, monkeypatch):
+    """Some candidates have written half of their answers when the process is killed."""
+    recipe = writing.recipe(tmp_path, model, **SAMPLED)
+    counts = _counted(monkeypatch, step)
+    tune(recipe, tmp_path / "whole")
+    total = counts[0]
+    for share in (0.3, 0.6, 0.9):
+        folder = tmp_path / f"cut {share}"
+
+        def die(folder=folder, share=share):
+            _counted(monkeypatch, step, int(share * total))
+            tune(recipe, folder)
+
+        _, status = os.waitpid(dying.forked(die), 0)
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        resume(folder)
+        assert artefacts(folder) == artefacts(tmp_path / "whole")
+
+
+def _counted(monkeypatch, name, most=None):
+    """How often a token is asked for; kills the process after so many."""
+    real, counts = getattr(PassageStack, name), [0]
+
+    def counted(self, *given, **named):
+        counts[0] += 1
+        if counts[0] == most:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, *given, **named)
+
+    monkeypatch.setattr(PassageStack, name, counted)
+    return counts

@@ -17,7 +17,7 @@ from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.config import RunConfig
 from tandemtune.errors import DataError
 from tandemtune.evaluators.likelihood import STRETCH, Likelihood, Passage, collate_passages
-from tandemtune.evaluators.text import JudgedLoss, ReferenceLoss, TextEvaluator, TextLoss, TextRows, judged
+from tandemtune.evaluators.text import JudgedLoss, ReferenceLoss, References, TextEvaluator, TextLoss, TextRows, judged
 from tandemtune.evaluators.writing import Sampling, Text, Writer
 from tandemtune.mentor import Budget
 from tandemtune.mentor.clients import client_of
@@ -271,13 +271,13 @@ def text_rows(scorer: Scorer, examples: Sequence[Example], plain: bool = False, 
     most = scorer.config.task.references
     passages = _passages(coder, prompts, examples, most)
     owners = [row for row, example in enumerate(examples) for _ in example.references[:most]]
-    return TextRows(
-        tuple(prompts),
-        ask,
+    known = References(
         collate_passages(passages, stack),
         collate_passages(passages, stack, stretch=STRETCH),
         torch.tensor(owners, device=backbone.device),
+        len(examples),
     )
+    return TextRows(tuple(prompts), ask, known)
 
 
 def _passages(coder: AnswerCoder, prompts: Sequence[Encoded], examples: Sequence[Example], most: int) -> list[Passage]:
