@@ -7,6 +7,7 @@ import os
 import signal
 
 import pytest
+import torch
 
 import dying
 import small
@@ -267,3 +268,32 @@ def _counted(monkeypatch, name, most=None):
 
     monkeypatch.setattr(PassageStack, name, counted)
     return counts
+
+
+@pytest.mark.parametrize("objective", ["ce", "reward"])
+def test_a_run_with_a_kl_penalty_resumed_to_the_bit(tmp_path, objective):
+    recipe = writing.recipe(tmp_path, method__objective={"kind": objective, "kl_penalty": 100.0, "kl_rows": 4})
+    with pytest.raises(KeyboardInterrupt):
+        tune(recipe, tmp_path / "cut", Stop(step=2))
+    resume(tmp_path / "cut")
+    tune(recipe, tmp_path / "whole")
+    assert artefacts(tmp_path / "cut") == artefacts(tmp_path / "whole")
+
+
+def test_the_kl_penalty_is_the_mean_difference_of_log_probabilities(tmp_path):
+    from tandemtune.config import load_config
+    from tandemtune.wiring import make_problem, make_scorer, make_task
+
+    config = load_config(writing.recipe(tmp_path, method__objective={"kind": "ce", "kl_penalty": 2.0, "kl_rows": 4}))
+    task = make_task(config.task, "causal")
+    split = task.split(4, 1)
+    evaluator = make_problem(make_scorer(config, task, "causal", rows=split.train), split).evaluator
+    kl, tunable = evaluator.kl, evaluator.engine.tunable
+    generator = torch.Generator().manual_seed(1)
+    block, origin = tunable.blocks[1], tunable.initial()
+    candidates = {block: torch.randn(3, tunable.dim(block), generator=generator) * 0.3}
+    plain = evaluator.loss.of_population(evaluator.rows["train"], origin, candidates, 0)[0]
+    for one, loss, penalised in zip(candidates[block], plain, evaluator.evaluate(origin, candidates), strict=True):
+        there = kl.likelihood.of(kl.passages, {**origin, block: one})
+        assert penalised - loss == pytest.approx(2.0 * float((kl.untuned - there).mean()), abs=1e-5)
+    assert len(kl.passages) == 4 and float(kl.untuned.mean()) < 0

@@ -139,6 +139,23 @@ class Scorer:
     def _encoded(self, example: Example) -> Encoded:
         return self.backbone.encode(self.task.template, example.fields, self.limit, self.config.task.truncate)
 
+    def unlabelled(self, split: Split) -> list[Example]:
+        """Rows of the training file that are in no split, without their answers, for a KL penalty.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        objective = self.config.method.objective
+        rows = self.task.unlabelled(objective.kl_rows, self.config.task.seed, split)
+        if not rows:
+            raise ConfigError(
+                [
+                    f"[method] kl_penalty: {objective.kl_penalty} needs rows beside the split, but the training file holds no "
+                    "more: set kl_penalty to 0"
+                ]
+            )
+        return rows
+
     def batch(self, examples: Sequence[Example], plain: bool = False) -> Batch:
         """Encode labelled or unlabelled examples for this model, to be scored at one point; `plain` for the pretrained one."""
         return self.together(*self.encoded(examples, plain))
@@ -204,6 +221,8 @@ class Scorer:
         Args:
             train: the training rows.
         """
+        if not self.task.words:
+            return f"Write the best answer to each text. Answers are scored by {self.task.metric}."
         return f"Tell {', '.join(self.task.labels)} apart."
 
     @property

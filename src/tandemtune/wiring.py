@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +25,7 @@ from tandemtune.models.fingerprint import fingerprint
 from tandemtune.models.lean import keep_freed_memory
 from tandemtune.optimizers.base import Optimizer, Space
 from tandemtune.problem import Problem, Progress, Scorer
-from tandemtune.proposers.base import Asked, Source, Standing
+from tandemtune.proposers.base import Asked, Source
 from tandemtune.proposers.mutation import Mutation
 from tandemtune.runs.records import Facts, TunableFacts
 from tandemtune.runs.store import RunFolder
@@ -40,13 +39,12 @@ from tandemtune.tasks import metrics
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS, build_task, get
 from tandemtune.tasks.choices import ChoiceTask
-from tandemtune.tasks.fewshot import subsample
 from tandemtune.tasks.images import ImageTask, is_folder, seen_and_unseen
 from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.texts import TextTask, metric_of
 from tandemtune.tasks.wording import counted
-from tandemtune.tunables.base import INPUT, Given, Parameters, Point
+from tandemtune.tunables.base import INPUT, Given, Parameters
 from tandemtune.tunables.vocabulary import Vocabulary
 from tandemtune.types import Example, Split, seed_for
 
@@ -752,7 +750,7 @@ def proposing(problem: Problem, conversations: Path, tell: Progress | None = Non
         conversations,
         config.mentor,
         tell,
-        lambda point: _standing(problem, point),
+        lambda point: answers_of(scorer.task).standing(problem, point),
     )
     with section.proposer.open(asked) as source:
         yield source
@@ -780,27 +778,6 @@ def graded(problem: Problem, folder: RunFolder) -> Iterator[None]:
         yield
 
 
-def _standing(problem: Problem, point: Point) -> Standing:
-    """How the tuned model does on the training rows that candidates are scored on."""
-    scorer, evaluator = problem.scorer, problem.labelled
-    section, task = scorer.config.task, scorer.task
-    rows = subsample(problem.split.train, section.scored_rows, section.seed)
-    logits = evaluator.measure_on(evaluator.reading, point).logits
-    said, gold = logits.argmax(dim=-1).tolist(), evaluator.reading.labels.tolist()
-    count = len(task.labels)
-    confusion = np.zeros((count, count), dtype=int)
-    np.add.at(confusion, (gold, said), 1)
-    wrong = [
-        (" / ".join(row.fields[name] for name in task.template.fields), task.labels[true], task.labels[guess])
-        for row, true, guess in zip(rows, gold, said, strict=True)
-        if true != guess
-    ]
-    shares = torch.softmax(logits.double(), dim=-1).mean(dim=0).tolist()
-    return Standing(
-        tuple(map(tuple, confusion.tolist())), tuple(shares), tuple(wrong[: scorer.config.mentor.show_rows])
-    )
-
-
 def _brief(problem: Problem) -> Brief:
     """What a mentor is told about a task, but for the trajectory."""
     config, task = problem.scorer.config, problem.scorer.task
@@ -808,7 +785,7 @@ def _brief(problem: Problem) -> Brief:
     return Brief(
         definition=config.alternate.definition
         or (row.summary if row else problem.scorer.definition(problem.evaluator.train)),
-        labels=task.labels,
+        labels=task.labels if task.words else (),
         label_words=tuple(word for choices in task.words.values() for word in choices),
         metric=task.metric,
         manual=config.alternate.manual,

@@ -15,6 +15,7 @@ from tandemtune.evaluators.engine import Engine
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import LayerStack
 from tandemtune.problem import Problem, Scorer
+from tandemtune.proposers.base import Standing
 from tandemtune.runs.records import Assessment, Result
 from tandemtune.scoring import Reached
 from tandemtune.tasks.base import Task
@@ -99,6 +100,10 @@ class Answers(ABC):
             examples: test rows; None to score none.
             before: what the pretrained model reached, where `point` is a tuned one.
         """
+
+    @abstractmethod
+    def standing(self, problem: Problem, point: Point) -> Standing:
+        """How a point does on the training rows that candidates are scored on, for a mentor."""
 
     @abstractmethod
     def majority(self, problem: Problem, examples: Sequence[Example] | None) -> float | None:

@@ -18,9 +18,11 @@ from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.config.schema import TaskSection
 from tandemtune.errors import ConfigError
 from tandemtune.evaluators.label_words import KLPenalty, LabelWordEvaluator, calibrate
+from tandemtune.mentor import Misread
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import LayerStack
 from tandemtune.problem import DrawnRows, Problem, Scorer, content_free, digest
+from tandemtune.proposers.base import Standing
 from tandemtune.readout.members import leave_one_out_logits, solve_readout
 from tandemtune.runs.records import Assessment, Result
 from tandemtune.scoring import Reached
@@ -94,6 +96,28 @@ class LabelAnswers(Answers):
     ) -> Reached:
         """By label words, and by a readout where the recipe has one."""
         return scoring.reached(problem, point, examples)
+
+    def standing(self, problem: Problem, point: Point) -> Standing:
+        """Which labels are taken for which, and rows that are got wrong."""
+        scorer, evaluator = problem.scorer, problem.labelled
+        section, task = scorer.config.task, scorer.task
+        rows = subsample(problem.split.train, section.scored_rows, section.seed)
+        logits = evaluator.measure_on(evaluator.reading, point).logits
+        said, gold = logits.argmax(dim=-1).tolist(), evaluator.reading.labels.tolist()
+        count = len(task.labels)
+        confusion = np.zeros((count, count), dtype=int)
+        np.add.at(confusion, (gold, said), 1)
+        wrong = [
+            Misread(
+                " / ".join(row.fields[name] for name in task.template.fields), task.labels[true], task.labels[guess]
+            )
+            for row, true, guess in zip(rows, gold, said, strict=True)
+            if true != guess
+        ]
+        shares = torch.softmax(logits.double(), dim=-1).mean(dim=0).tolist()
+        return Standing(
+            tuple(map(tuple, confusion.tolist())), tuple(shares), tuple(wrong[: scorer.config.mentor.show_rows])
+        )
 
     def majority(self, problem: Problem, examples: Sequence[Example] | None) -> float | None:
         """Always the class that is most frequent among the test rows."""
@@ -237,17 +261,9 @@ def _better_calibrated(scorer: Scorer, evaluator: LabelWordEvaluator) -> bool:
 
 def _kl_penalty(scorer: Scorer, split: Split) -> KLPenalty:
     """What holds candidates near the untuned model: rows of the training file that are in no split, without their labels."""
-    objective, section = scorer.config.method.objective, scorer.config.task
-    rows = scorer.task.unlabelled(objective.kl_rows, section.seed, split)
-    if not rows:
-        raise ConfigError(
-            [
-                f"[method] kl_penalty: {objective.kl_penalty} needs rows beside the split, but the training file holds no "
-                "more: set kl_penalty to 0"
-            ]
-        )
-    batch = scorer.population_batch(rows)
-    return KLPenalty(batch, scorer.engine.logits(batch, scorer.parameters.initial()), objective.kl_penalty)
+    batch = scorer.population_batch(scorer.unlabelled(split))
+    untuned = scorer.engine.logits(batch, scorer.parameters.initial())
+    return KLPenalty(batch, untuned, scorer.config.method.objective.kl_penalty)
 
 
 def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:

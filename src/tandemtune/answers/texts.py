@@ -17,9 +17,18 @@ from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.config import RunConfig
 from tandemtune.errors import DataError
 from tandemtune.evaluators.likelihood import STRETCH, Likelihood, Passage, collate_passages
-from tandemtune.evaluators.text import JudgedLoss, ReferenceLoss, References, TextEvaluator, TextLoss, TextRows, judged
+from tandemtune.evaluators.text import (
+    JudgedLoss,
+    ReferenceLoss,
+    References,
+    TextEvaluator,
+    TextKL,
+    TextLoss,
+    TextRows,
+    judged,
+)
 from tandemtune.evaluators.writing import Sampling, Text, Writer
-from tandemtune.mentor import Budget
+from tandemtune.mentor import Budget, Misread
 from tandemtune.mentor.clients import client_of
 from tandemtune.mentor.grading import Grader
 from tandemtune.models.answers import AnswerCoder, in_conversation
@@ -29,6 +38,7 @@ from tandemtune.models.passages import PassageStack
 from tandemtune.models.prompts import prompt_text
 from tandemtune.objectives.reward import MinusReward
 from tandemtune.problem import DrawnRows, Problem, Scorer
+from tandemtune.proposers.base import Standing
 from tandemtune.rewards.base import Written
 from tandemtune.runs.records import DIGITS, Assessment, PredictionRecord, Result
 from tandemtune.scoring import Reached
@@ -111,6 +121,8 @@ class TextAnswers(Answers):
             step_rows=lambda number: chosen(drawn.of_step(number)),
             drawn_rows=(lambda number: chosen(drawn.of_generation(number))) if some else None,
         )
+        if method.objective.kl_penalty:
+            evaluator.kl = _kl_penalty(scorer, writer, split)
         scorer.note(
             train_rows=len(split.train),
             train_tokens=prompts.tokens,
@@ -135,6 +147,26 @@ class TextAnswers(Answers):
             predictions = _records(scorer, examples, written, before)
         scores = scoring.put_together(train, dev, test)
         return WrittenReached(scores, None, None, None, 1.0, tuple(predictions))
+
+    def standing(self, problem: Problem, point: Point) -> Standing:
+        """Rows whose texts have the lowest rewards."""
+        scorer, shown = problem.scorer, problem.scorer.config.mentor.show_rows
+        if not shown:
+            return Standing((), ())
+        section, task = scorer.config.task, _texts(scorer.task)
+        rows = subsample(problem.split.train, section.scored_rows, section.seed)
+        _, written = self._written(scorer, point, rows)
+        found = sorted(enumerate(task.reward.each(written)), key=lambda pair: (pair[1], pair[0]))[:shown]
+        misread = [
+            Misread(
+                " / ".join(rows[index].fields[name] for name in task.template.fields),
+                (rows[index].references or ("",))[0],
+                written.completions[index],
+                round(value, DIGITS),
+            )
+            for index, value in found
+        ]
+        return Standing((), (), tuple(misread))
 
     def majority(self, problem: Problem, examples: Sequence[Example] | None) -> float | None:
         """No text is right for all rows."""
@@ -235,6 +267,20 @@ def _grader(config: RunConfig) -> Grader:
         budget=Budget(told.token_cap, told.money_cap, told.price.asked, told.price.answered),
         retries=told.retries,
     )
+
+
+def _kl_penalty(scorer: Scorer, writer: Writer, split: Split) -> TextKL:
+    """What holds candidates near the untuned model, by what that one writes for rows that are in no split."""
+    stack, origin = cast(PassageStack, scorer.engine.stack), scorer.parameters.initial()
+    prompts, _ = scorer.encoded(scorer.unlabelled(split))
+    sampling = Sampling(1.0, scorer.config.task.seed, 0)
+    alone = {block: vector.unsqueeze(0) for block, vector in origin.items()}
+    texts = writer.write(prompts, origin, alone or None, sampling)[0]
+    ends = writer.coder.ends[:1]
+    answers = [text.ids if len(text.ids) == text.tokens else text.ids + ends for text in texts]
+    passages = collate_passages([Passage(p, ids) for p, ids in zip(prompts, answers, strict=True)], stack)
+    likelihood = Likelihood(scorer.engine)
+    return TextKL(likelihood, passages, likelihood.of(passages, origin), scorer.config.method.objective.kl_penalty)
 
 
 def _how_written(task: TextTask) -> list[str]:

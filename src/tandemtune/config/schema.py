@@ -536,8 +536,6 @@ class RunConfig(Options):
                 f"[alternate] mode: a race is run in gradient steps, and {self.method.optimizer.kind} takes none: set "
                 "optimizer to adamw, or mode to restart"
             )
-        if self.task.writes and self.alternates:
-            yield "[alternate] rounds: proposals are for tasks that are answered with labels: set rounds to 0"
         if self.task.writes and self.method.readout.form is not None:
             yield f"[method] readout: {self.method.readout.kind} reads labels, and this task is answered with texts: set it to none"
         if self.task.choices != "words" and self.method.readout.form is not None:

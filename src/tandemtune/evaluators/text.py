@@ -208,6 +208,33 @@ def work_to_write(engine: Engine, tokens: int) -> float:
     return work_of(engine, 0, tokens) if answers else work_of(engine, tokens, 0)
 
 
+@dataclass(frozen=True)
+class TextKL:
+    """A penalty: weight times KL(untuned || candidate) of a token, estimated by texts that the untuned model has sampled: the mean
+    difference of their tokens' log-probabilities.
+
+    Args:
+        likelihood: of passages.
+        passages: prompts with these texts.
+        untuned: mean log-probabilities [S] by the untuned model.
+        weight: factor of the penalty.
+    """
+
+    likelihood: Likelihood
+    passages: PassageBatch
+    untuned: Tensor
+    weight: float
+
+    def penalty(self, point: Point, candidates: Mapping[int, Tensor]) -> NDArray[np.float64]:
+        """Penalties [P] of candidates."""
+        found = self.likelihood.of_population(self.passages, point, candidates)
+        return self.weight * (self.untuned - found).mean(dim=-1).double().cpu().numpy()
+
+    def work(self, first: int) -> float:
+        """What a pass costs from a layer on."""
+        return work_of(self.likelihood.engine, self.passages.read, self.passages.answered, first)
+
+
 class TextEvaluator(OverEngine[TextRows]):
     """Losses of candidates on the training rows, evaluations on training and dev rows, gradients on drawn rows.
 
@@ -220,6 +247,9 @@ class TextEvaluator(OverEngine[TextRows]):
         prompts: the training prompts, for those who look at what enters layers.
         step_rows: rows of a gradient step, by its number.
         drawn_rows: rows of a generation, by its number, where each is scored on some rows only; None for all.
+
+    Attributes:
+        kl: what holds candidates near the untuned model; None if nothing does.
     """
 
     def __init__(
@@ -239,6 +269,7 @@ class TextEvaluator(OverEngine[TextRows]):
         self.rows: dict[Rows, TextRows] = {"train": train, "dev": dev}
         self.train = prompts
         self.step_rows = step_rows
+        self.kl: TextKL | None = None
         self._wrote: dict[tuple[str, int], int] = {}
 
     def evaluate(
@@ -247,7 +278,7 @@ class TextEvaluator(OverEngine[TextRows]):
         """Training losses [P] of candidates, see `Evaluator.evaluate`."""
         losses, tokens = self.loss.of_population(self._rows_of(generation), point, candidates, generation or 0)
         self._wrote["population", len(losses)] = tokens
-        return losses
+        return losses if self.kl is None else losses + self.kl.penalty(point, candidates)
 
     def measure(self, point: Point, rows: Rows = "train") -> Evaluation:
         """Loss and metric of one point on the training or dev rows."""
@@ -283,6 +314,8 @@ class TextEvaluator(OverEngine[TextRows]):
         first = max(0, self.engine.tunable.first_layer(blocks))
         each, most = self.loss.work(rows, first)
         shared = self.loss.work(rows, 0)[0] - each
+        if self.kl is not None:
+            each, shared = each + self.kl.work(first), shared + self.kl.work(0) - self.kl.work(first)
         tokens = self._wrote.get(("population", count), count * most) if most else 0
         work = count * each + shared + work_to_write(self.engine, tokens)
         return Costs(candidates=count, forward=round(work), generated=tokens)

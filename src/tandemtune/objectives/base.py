@@ -43,7 +43,8 @@ class Objective(Member):
     )
     kl_penalty: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = Field(
         default=0.0,
-        description="this times KL(untuned || tuned) of the label distribution on unlabelled rows is added to losses",
+        description="this times KL(untuned || tuned) on unlabelled rows is added to losses: of the label distribution, or of texts that the "
+        "untuned model writes for them (a token of a sample)",
     )
     kl_rows: Annotated[int, Field(ge=1)] = Field(
         default=32, description="unlabelled rows for kl_penalty, from the training file"
@@ -80,8 +81,8 @@ class Objective(Member):
         answers = "texts" if recipe.task.writes else "labels"
         if answers not in self.of:
             yield f"[method] objective: {self.kind} does not judge {answers}, which this task is answered with"
-        if answers == "texts" and (self.kl_penalty or self.calibrate):
-            yield "[method] kl_penalty and calibrate: for tasks that are answered with labels"
+        if answers == "texts" and self.calibrate:
+            yield "[method] calibrate: for tasks that are answered with labels"
         if self.calibrate and recipe.task.choices == "columns":
             yield "[method] calibrate: by prompts without content, but each row has answers of its own: set it to false"
         for name in ("kl_penalty", "calibrate"):

@@ -13,7 +13,6 @@ from tandemtune.mentor import (
     Budget,
     Client,
     Mentor,
-    Misread,
     Transcript,
 )
 from tandemtune.mentor import Tried as MentorTried
@@ -61,9 +60,8 @@ class Mentored(Worded):
         if self._standing is None:
             return
         found = self._standing(point)
-        misread = tuple(Misread(*row) for row in found.misread)
         self._brief = replace(
-            self._brief, confusion=found.confusion, probabilities=found.probabilities, misread=misread
+            self._brief, confusion=found.confusion, probabilities=found.probabilities, misread=found.misread
         )
 
     def propose(self, round: int, tried: Sequence[TriedWords], known: Sequence[TriedWords]) -> Proposal:
