@@ -297,3 +297,10 @@ def test_the_kl_penalty_is_the_mean_difference_of_log_probabilities(tmp_path):
         there = kl.likelihood.of(kl.passages, {**origin, block: one})
         assert penalised - loss == pytest.approx(2.0 * float((kl.untuned - there).mean()), abs=1e-5)
     assert len(kl.passages) == 4 and float(kl.untuned.mean()) < 0
+
+
+def test_references_that_the_tokenizer_cannot_write_are_told(tmp_path):
+    small.write_rows(tmp_path / "train.jsonl", [{**row, "answer": "{ great }"} for row in writing.rows(12, 1)])
+    result = tune(writing.recipe(tmp_path, method__budget=10), tmp_path / "run")
+    (note,) = [note for note in result["notes"] if "does not know" in note]
+    assert note.startswith("8 of 8 references") and "such as { }" in note
