@@ -250,6 +250,7 @@ class Problem:
         split: the labelled rows.
         evaluator: scores candidates on the training rows.
         seconds: that choosing a template took.
+        grader: who grades texts, where a language model does.
     """
 
     scorer: Scorer
@@ -257,7 +258,6 @@ class Problem:
     evaluator: LabelWordEvaluator | TextEvaluator
     seconds: float = 0.0
     grader: Grader | None = None
-    """Who grades texts, where a language model does."""
 
     @property
     def labelled(self) -> LabelWordEvaluator:

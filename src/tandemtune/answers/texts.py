@@ -131,7 +131,7 @@ class TextAnswers(Answers):
             dev_tokens=dev.prompt_tokens,
             rows_sha256=_digest(scorer, [*split.train, *split.dev]),
         )
-        return Problem(scorer, split, evaluator, grader)
+        return Problem(scorer, split, evaluator, grader=grader)
 
     def reached(
         self, problem: Problem, point: Point | None, examples: Sequence[Example] | None, before: Reached | None = None

@@ -137,7 +137,9 @@ def _proposed(
         from tandemtune.starting import draft
         from tandemtune.starting_answers import choice_draft, text_draft
     tell = None if quiet else say
-    chosen = ProposedModel(model, ()) if model is not None else proposed_model(writes=answer is not None or bool(choices))
+    chosen = (
+        ProposedModel(model, ()) if model is not None else proposed_model(writes=answer is not None or bool(choices))
+    )
     if answer is not None:
         found = text_draft(file, answer, model=chosen.name, texts=texts, progress=tell)
     elif choices:
