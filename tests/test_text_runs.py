@@ -17,6 +17,7 @@ import writing
 from small import Stop, artefacts, journal, resume, tune
 from tandemtune.errors import ConfigError, UsageError
 from tandemtune.models.passages import PassageStack
+from tandemtune.rewards.base import Written
 
 STEPS = {"method__budget": None, "method__layers": None, "method__d": None, "method__r": None, "method__popsize": None}
 METHODS = {
@@ -304,3 +305,16 @@ def test_references_that_the_tokenizer_cannot_write_are_told(tmp_path):
     result = tune(writing.recipe(tmp_path, method__budget=10), tmp_path / "run")
     (note,) = [note for note in result["notes"] if "does not know" in note]
     assert note.startswith("8 of 8 references") and "such as { }" in note
+
+
+def test_the_process_of_a_reward_ends_with_its_run(tmp_path):
+    import gc
+
+    from tandemtune.rewards.own import own_reward
+
+    reward = own_reward(f"{writing.rewards_in(tmp_path)}:second", 60.0)
+    assert reward.each(Written(["a"], ["it was"], [()])) == [1.0]
+    (process,) = reward.rows._held
+    del reward
+    gc.collect()
+    assert process.wait(10) == -signal.SIGKILL
