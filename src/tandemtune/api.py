@@ -94,16 +94,17 @@ class Run:
         """
         return self.model.evaluate(rows)
 
-    def export(self, to: str | Path, *, merged: bool = False) -> Path:
+    def export(self, to: str | Path, *, merged: bool = False, rank: int | None = None) -> Path:
         """Write the run as a folder that `transformers` and PEFT load by themselves; see `tandemtune.export.export`.
 
         Args:
             to: the folder to make.
             merged: whole weights, with LoRA adapters merged into them.
+            rank: make sure that vLLM can serve the adapter, filled up with zeros to this rank (0 leaves it as it is).
         """
         from tandemtune.export import export
 
-        return export(self.path, to, merged=merged)
+        return export(self.path, to, merged=merged, rank=rank)
 
     def plot(self, path: str | Path | None = None, chart: str = "loss") -> Any:
         """A chart of the run as a matplotlib figure.

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,13 +18,14 @@ from tandemtune.callbacks import Callback, Planned
 from tandemtune.config.schema import UNBOUNDED, ModelSection, RunConfig, TaskSection
 from tandemtune.errors import ConfigError, DataError, ModelError, UsageError
 from tandemtune.mentor import Brief
+from tandemtune.mentor.clients import reachable
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.models.fingerprint import fingerprint
 from tandemtune.models.lean import keep_freed_memory
 from tandemtune.optimizers.base import Optimizer, Space
 from tandemtune.problem import Problem, Progress, Scorer
-from tandemtune.proposers.base import Asked, Source, Standing
+from tandemtune.proposers.base import Asked, Source
 from tandemtune.proposers.mutation import Mutation
 from tandemtune.runs.records import Facts, TunableFacts
 from tandemtune.runs.store import RunFolder
@@ -38,13 +38,13 @@ from tandemtune.system import default_threads, free_memory_mb
 from tandemtune.tasks import metrics
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS, build_task, get
-from tandemtune.tasks.fewshot import subsample
+from tandemtune.tasks.choices import ChoiceTask
 from tandemtune.tasks.images import ImageTask, is_folder, seen_and_unseen
 from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.texts import TextTask, metric_of
 from tandemtune.tasks.wording import counted
-from tandemtune.tunables.base import INPUT, Given, Parameters, Point
+from tandemtune.tunables.base import INPUT, Given, Parameters
 from tandemtune.tunables.vocabulary import Vocabulary
 from tandemtune.types import Example, Split, seed_for
 
@@ -70,6 +70,18 @@ def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None
     """
     if section.writes:
         return _text_task(section)
+    return _with_choices(section, _label_task(section, kind, progress))
+
+
+def _with_choices(section: TaskSection, task: Task) -> Task:
+    """The task with whole answers, where the recipe has some."""
+    if section.choices == "words":
+        return task
+    return ChoiceTask.of(task, in_row=section.choices == "columns", longest=section.max_new_tokens)
+
+
+def _label_task(section: TaskSection, kind: Kind, progress: Progress | None) -> Task:
+    """The task of a recipe that is answered with labels."""
     words = None
     metric = metrics.get(section.metric) if section.metric is not None else None
     if section.labels is not None:
@@ -230,7 +242,7 @@ def task_of_run(config: RunConfig, facts: Facts) -> Task:
     if facts.kind == "image-text":
         several = config.task.templates if isinstance(config.task.templates, list) else []
         return ImageTask(**own, ensemble=tuple(map(Template.parse, several)))
-    return Task(**own)
+    return _with_choices(config.task, Task(**own))
 
 
 def check(config: RunConfig, progress: Progress | None = None, *, test: bool = True) -> Task:
@@ -330,7 +342,7 @@ def make_scorer(
     _check_covariance(config, parameters)
     _check_parts(config, parameters)
     memory = config.run.max_memory or (known.max_memory if known else None) or default_memory(device)
-    engine = answers.engine(backbone, verbalizer, parameters, memory)
+    engine = answers.engine(backbone, task, verbalizer, parameters, memory)
     described = parameters.describe()
     pieces = backbone.tokenizer.convert_ids_to_tokens
     decided: dict[str, Any] = {
@@ -738,7 +750,7 @@ def proposing(problem: Problem, conversations: Path, tell: Progress | None = Non
         conversations,
         config.mentor,
         tell,
-        lambda point: _standing(problem, point),
+        lambda point: answers_of(scorer.task).standing(problem, point),
     )
     with section.proposer.open(asked) as source:
         yield source
@@ -752,27 +764,18 @@ def check_proposer(config: RunConfig, progress: Progress | None = None) -> None:
     """
     if config.alternates:
         config.alternate.proposer.check(config, progress)
+    if config.method.objective.asks_model:
+        reachable(config.mentor, progress, needed=True)
 
 
-def _standing(problem: Problem, point: Point) -> Standing:
-    """How the tuned model does on the training rows that candidates are scored on."""
-    scorer, evaluator = problem.scorer, problem.labelled
-    section, task = scorer.config.task, scorer.task
-    rows = subsample(problem.split.train, section.scored_rows, section.seed)
-    logits = evaluator.measure_on(evaluator.reading, point).logits
-    said, gold = logits.argmax(dim=-1).tolist(), evaluator.reading.labels.tolist()
-    count = len(task.labels)
-    confusion = np.zeros((count, count), dtype=int)
-    np.add.at(confusion, (gold, said), 1)
-    wrong = [
-        (" / ".join(row.fields[name] for name in task.template.fields), task.labels[true], task.labels[guess])
-        for row, true, guess in zip(rows, gold, said, strict=True)
-        if true != guess
-    ]
-    shares = torch.softmax(logits.double(), dim=-1).mean(dim=0).tolist()
-    return Standing(
-        tuple(map(tuple, confusion.tolist())), tuple(shares), tuple(wrong[: scorer.config.mentor.show_rows])
-    )
+@contextmanager
+def graded(problem: Problem, folder: RunFolder) -> Iterator[None]:
+    """Keep what a model that grades texts says in a run's folder, and answer from there."""
+    if problem.grader is None:
+        yield
+        return
+    with problem.grader.written_to(folder.grades):
+        yield
 
 
 def _brief(problem: Problem) -> Brief:
@@ -782,7 +785,7 @@ def _brief(problem: Problem) -> Brief:
     return Brief(
         definition=config.alternate.definition
         or (row.summary if row else problem.scorer.definition(problem.evaluator.train)),
-        labels=task.labels,
+        labels=task.labels if task.words else (),
         label_words=tuple(word for choices in task.words.values() for word in choices),
         metric=task.metric,
         manual=config.alternate.manual,

@@ -21,6 +21,8 @@ class ImageAnswers(LabelAnswers):
         """The tokens of the classes' names."""
         return ImageScorer.verbalizer_of(backbone, task)
 
-    def engine(self, backbone: Any, verbalizer: Verbalizer, parameters: Parameters, max_memory: float) -> Engine:
+    def engine(
+        self, backbone: Any, task: Any, verbalizer: Verbalizer, parameters: Parameters, max_memory: float
+    ) -> Engine:
         """The text tower, and the likeness to images."""
         return ImageScorer.engine_of(backbone, verbalizer, parameters, max_memory)

@@ -91,6 +91,11 @@ class TaskSection(Options):
         "any and the recipe has no template of its own. Of images all are used: a class is the mean of its texts",
     )
     labels: dict[str, str | list[str]] | None = Field(None, description="label -> label word, or several to average")
+    choices: Literal["words", "phrases", "columns"] = Field(
+        "words",
+        description="what `labels` gives: words, of which the first piece is read; phrases of any number of tokens, or the columns that "
+        "hold each row's own answers (`endings.0` is the first of a list), both scored by the mean log-probability of their tokens",
+    )
     label_column: str | None = Field(None, description="column of the label")
     answer: str | None = Field(
         None, description="column of the reference (or a list of several), for a task that is answered with texts"
@@ -99,7 +104,7 @@ class TaskSection(Options):
         4, description="references of a row that its likelihood is taken of, at most; scores see all of them"
     )
     max_new_tokens: Annotated[int, Field(ge=1)] = Field(
-        64, description="longest text, of a task that is answered with texts"
+        64, description="longest answer in tokens, of a task that is answered with texts or whole phrases"
     )
     stop: list[str] = Field([], description="texts that end an answer; they are no part of it")
     chat: bool = Field(
@@ -365,10 +370,12 @@ class RunConfig(Options):
                 f"[alternate] mode: a race is run in gradient steps, and {self.method.optimizer.kind} takes none: set "
                 "optimizer to adamw, or mode to restart"
             )
-        if self.task.writes and self.alternates:
-            yield "[alternate] rounds: proposals are for tasks that are answered with labels: set rounds to 0"
         if self.task.writes and self.method.readout.form is not None:
             yield f"[method] readout: {self.method.readout.kind} reads labels, and this task is answered with texts: set it to none"
+        if self.task.choices != "words" and self.method.readout.form is not None:
+            yield (
+                f"[method] readout: {self.method.readout.kind} reads label words, and choices are {self.task.choices}: set it to none"
+            )
         if self.task.writes and self.run.yardsticks:
             yield "[run] yardsticks: classifiers of labels, and this task is answered with texts: leave them out"
         if self.alternates and self.method.ema:
@@ -500,6 +507,8 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
                 Template.parse(text)
             except DataError as error:
                 yield f"{key}: {error}"
+    if task.choices != "words" and task.templates is not None:
+        yield f"templates: they are judged by label words, and choices are {task.choices}: give one template"
     if isinstance(task.class_weights, dict) and task.labels is not None:
         missing = [label for label in task.labels if label not in task.class_weights]
         strange = [label for label in task.class_weights if label not in task.labels]

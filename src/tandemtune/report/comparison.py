@@ -55,7 +55,7 @@ LOG_RATIO = 20
 MISSING = 20
 """Missing runs that tables name; `runs.csv` has all."""
 FILES = ("table.md", "table.tex", "table.csv", "runs.csv", "comparison.json", "records.json")
-_COUNTS = ("candidates", "gradient steps", "mentor tokens")
+_COUNTS = ("candidates", "gradient steps", "written tokens", "mentor tokens")
 Rows = tuple[list[str], list[list[str]]]
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},

@@ -46,6 +46,7 @@ COSTS: dict[str, Callable[[Result], float]] = {
     "backward tokens (M)": lambda result: result.cost.backward_tokens / 1e6,
     "candidates": lambda result: result.cost.candidates,
     "gradient steps": lambda result: result.cost.gradient_steps,
+    "written tokens": lambda result: result.cost.generated_tokens,
     "mentor tokens": lambda result: sum(
         value for name, value in result.cost.proposer.items() if name in ("prompt_tokens", "completion_tokens")
     ),

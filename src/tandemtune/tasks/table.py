@@ -590,7 +590,7 @@ def check_columns(table: Table, wanted: Sequence[str]) -> None:
     """
     where = f"{table.name}, {table.header}" if table.header else table.name
     for name in wanted:
-        column = table.column(name)
+        column = table.column(name) or table.column(element_of(name)[0])
         if column is None and table.header is not None:
             raise DataError(_missing(where, name, table.columns))
         if column in table.repeated:
@@ -600,12 +600,32 @@ def check_columns(table: Table, wanted: Sequence[str]) -> None:
             )
 
 
+def element_of(field: str) -> tuple[str, int | None]:
+    """A column and the place in its lists that a name such as ``endings.0`` means; the name itself and None for any other."""
+    column, dot, place = field.rpartition(".")
+    return (column, int(place)) if dot and column and place.isdecimal() else (field, None)
+
+
 def value_of(table: Table, index: int, field: str) -> Any:
-    """A row's value in a column, or under a key of the one object in the row that has it.
+    """A row's value in a column, or under a key of the one object in the row that has it; of a list in there the element that a
+    number behind a dot counts, from 0 (``endings.0``).
 
     Raises:
-        DataError: no such column, or several objects have such a key.
+        DataError: no such column or element, or several objects have such a key.
     """
+    column, place = element_of(field)
+    if place is None or table.column(field) is not None:
+        return _cell_of(table, index, field)
+    whole = _cell_of(table, index, column)
+    if isinstance(whole, list | tuple) and place < len(whole):
+        return whole[place]
+    raise DataError(
+        f"{table.name}, {table.places[index]}, field {show(field)}: got {kind(whole)} {show(whole)}, expected a list of at least "
+        f"{place + 1}: correct the row"
+    )
+
+
+def _cell_of(table: Table, index: int, field: str) -> Any:
     row = table.rows[index]
     if field in row:
         return row[field]
