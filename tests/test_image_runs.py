@@ -16,6 +16,7 @@ from torch.nn import functional
 import images
 import small
 from small import Stop, resume, tune
+from tandemtune import shared
 from tandemtune.errors import ConfigError, DataError
 from tandemtune.models.image_text import ImageTextBackbone
 from tandemtune.predict import load
@@ -32,6 +33,14 @@ METHODS = {
     "lora": {"method": {"name": "lora", "steps": 5}},
     "each class": {"method": {"name": "prompt-tuning", "tunable": "class-prompt", "prompt_tokens": 4, "steps": 5}},
     "readout": {"method": {"name": "readout", "readout": "ridge"}},
+    "tower": {"method": {"name": "readout", "readout": "ridge", "views": ["answer", "tower"]}},
+    "tower alone": {"method": {"name": "readout", "readout": "logistic", "views": ["tower"]}},
+    "scored by a readout": {
+        "method": {
+            **{"name": "bbt", "budget": 20, "d": 8, "popsize": 4, "prompt_tokens": 4},
+            **{"readout": "ridge", "views": ["answer", "tower"], "score": "readout", "judge": "readout"},
+        }
+    },
     "rounds": {
         "method": {"name": "prompt-tuning", "prompt_tokens": 4, "prompt_text": "a photo of a"},
         "alternate": {"rounds": 2, "round_steps": 3, "final_steps": 2, "snapshots": 2, "proposer": "mutation"},
@@ -85,6 +94,30 @@ def test_a_tuned_prompt_tells_colours_apart(place, model):
     assert result["rows"] == {"train": 12, "dev": 12, "test": 30}
 
 
+def test_a_readout_takes_the_tower_where_that_helps(place):
+    chosen = {"method": {"name": "readout", "readout": "ridge", "views": "auto"}}
+    tune({**images.recipe(place), **chosen}, place / "chosen")
+    solved = json.loads((place / "chosen" / "adapter" / "readout" / "readout.json").read_text(encoding="utf-8"))
+    assert solved["views"] in (["answer"], ["answer", "tower"])
+    with pytest.raises(ConfigError, match="of images, answer or tower"):
+        tune({**images.recipe(place), "method": {**chosen["method"], "views": ["towers"]}}, place / "no")
+
+
+def test_another_set_of_images_is_not_taken_for_the_same(place, tmp_path, monkeypatch):
+    """What runs of a comparison have in common is known by the images, too, not by the class texts alone."""
+    images.write_pictures(tmp_path / "test", 10, 7, {name: colour[::-1] for name, colour in images.CLASSES.items()})
+    recipes = [
+        recipe(place, "readout"),
+        {**images.recipe(place, task__test=str(tmp_path / "test")), **METHODS["readout"]},
+    ]
+    alone = [tune(made, tmp_path / f"alone-{number}") for number, made in enumerate(recipes)]
+    (tmp_path / "common").mkdir()
+    monkeypatch.setenv(shared.FOLDER, str(tmp_path / "common"))
+    together = [tune(made, tmp_path / f"together-{number}") for number, made in enumerate(recipes)]
+    assert [one["zero_shot"] for one in alone] == [one["zero_shot"] for one in together]
+    assert alone[0]["zero_shot"]["test"] != alone[1]["zero_shot"]["test"]
+
+
 def test_images_are_looked_at_once(place, run, monkeypatch):
     def never(self, pictures):
         raise AssertionError("an image was computed again")
@@ -136,7 +169,7 @@ def test_the_page_shows_the_errors_as_pictures(place, run):
     assert "Confusion matrix" in source and "http:" not in re.sub(r"http://www\.w3\.org/\S+", "", source)
 
 
-@pytest.mark.parametrize("method", ["prompt", "lora", "readout"])
+@pytest.mark.parametrize("method", ["prompt", "lora", "readout", "tower", "tower alone"])
 def test_the_exported_classes_say_what_the_run_says(place, method):
     folder = place / f"said-{method}"
     tune(recipe(place, method), folder)
@@ -149,7 +182,10 @@ def test_the_exported_classes_say_what_the_run_says(place, method):
     for row in map(json.loads, (folder / "predictions.jsonl").read_text().splitlines()):
         picture = images.processor()(Image.open(row["fields"]["image"]), return_tensors="pt")
         vector = functional.normalize(model.get_image_features(**picture).pooler_output, dim=-1)
-        found = (vector @ classes["weight"].T + classes["bias"]).softmax(dim=-1)[0].tolist()
+        logits = vector @ classes["weight"].T + classes["bias"]
+        if "tower" in method:
+            logits = logits + model.vision_model(**picture).pooler_output @ classes["pooled_weight"].T
+        found = logits.softmax(dim=-1)[0].tolist()
         np.testing.assert_allclose(found, [row["probabilities"][label] for label in told["labels"]], atol=1e-4)
 
 
@@ -168,8 +204,10 @@ def test_peft_loads_lora_into_the_untouched_model(place):
     assert not torch.equal(own, images.whole("clip").get_text_features(input_ids=group.ids).pooler_output)
 
 
-def test_the_readmes_code_runs_without_this_library(place, run, monkeypatch):
-    to = place / "alone"
+@pytest.mark.parametrize("method", ["prompt", "tower"])
+def test_the_readmes_code_runs_without_this_library(place, method, monkeypatch):
+    run, to = place / f"alone-{method}", place / f"alone-{method}-exported"
+    tune(recipe(place, method), run)
     assert small.call("export", run, "--to", to).code == 0
     code = re.search(r"```python\n(.*?)```", (to / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
     assert "import tandemtune" not in code and "from tandemtune" not in code
