@@ -302,3 +302,17 @@ def test_nothing_is_left_on_the_model(place, run):
     own = scorer.backbone.whole.get_text_features(input_ids=ids).pooler_output
     model.predict([next((place / "test" / "red").iterdir())])
     assert torch.equal(own, scorer.backbone.whole.get_text_features(input_ids=ids).pooler_output)
+
+
+def test_pictures_in_memory_are_tuned_on_and_told_apart(place, tmp_path):
+    import tandemtune
+
+    own = tune({**images.recipe(place, task__seed=13), **METHODS["readout"]}, tmp_path / "own")
+    rows = {
+        part: [{"image": Image.open(path), "label": path.parent.name} for path in sorted((place / part).rglob("*.png"))]
+        for part in ("train", "test")
+    }
+    settings = {"shots": 4, "dtype": "float32", "model": str(images.model_folder("clip"))}
+    run = tandemtune.tune(train=rows["train"], test=rows["test"], method="readout", out=tmp_path / "run", **settings)
+    assert run.result.rows.test == 30 and run.evaluate(rows["test"]).score == run.result.tuned.test
+    assert run.result.zero_shot.test == own["zero_shot"]["test"]

@@ -362,9 +362,14 @@ def _rows_on_disk(place: Path, sources: Mapping[str, Rows]) -> Iterator[tuple[di
 
 def _as_rows(source: Any) -> list[dict[str, Any]]:
     """Rows as plain dicts."""
+    from tandemtune.assets.workspace import kept_images
+    from tandemtune.tasks.image_files import image_column, with_files
     from tandemtune.tasks.table import read_table
 
-    return [dict(row) for row in read_table(source).rows]
+    table = read_table(source)
+    column = image_column(table, Path())
+    table = table if column is None else with_files(table, column, Path(), kept_images())
+    return [dict(row) for row in table.rows]
 
 
 def _as_inputs(inputs: Any) -> Any:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tandemtune.assets import PREFIX
+from tandemtune.assets.workspace import kept_images
 from tandemtune.errors import DataError, ModelError
 from tandemtune.evaluators.batch import Batch, collate
 from tandemtune.evaluators.features import TOWER
@@ -27,7 +28,8 @@ from tandemtune.problem import Scorer
 from tandemtune.readout.design import centred
 from tandemtune.runs.records import DIGITS, UnseenClasses
 from tandemtune.tasks import metrics
-from tandemtune.tasks.images import ImageTask, class_text, image_table, located
+from tandemtune.tasks.image_files import with_files
+from tandemtune.tasks.images import ImageTask, class_text, image_table
 from tandemtune.tasks.pictures import flat
 from tandemtune.tasks.table import Table, read_table
 from tandemtune.tasks.verbalizers import Verbalizer
@@ -139,9 +141,11 @@ class ImageScorer(Scorer):
         """Images to be labelled: all of a folder, or those that a table names by paths from its folder on or from the root."""
         column = self.task.template.fields[0]
         if not isinstance(source, str | Path):
-            return read_table(source)
+            return with_files(read_table(source), column, Path(), kept_images())
         root = Path(source)
-        return image_table(root, column) if root.is_dir() else located(read_table(source), column, root.parent)
+        if root.is_dir():
+            return image_table(root, column)
+        return with_files(read_table(source), column, root.parent, kept_images())
 
     def classifier(self, point: Point) -> dict[str, Tensor]:
         """What labels images, at the run's temperature: an image's logits are its vector times "weight" [C, D], plus "bias" [C] and, where

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import tandemtune.assets as assets
 from tandemtune.answers import answers_of
+from tandemtune.assets.workspace import kept_images
 from tandemtune.callbacks import Callback, Planned
 from tandemtune.config.schema import UNBOUNDED, ModelSection, RunConfig, TaskSection
 from tandemtune.errors import ConfigError, DataError, ModelError, UsageError
@@ -121,7 +122,7 @@ def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None
     if kind == "image-text":
         seen, unseen = seen_and_unseen(words, section.unseen_share)
         classes = {"labels": tuple(seen), "words": seen, "unseen": unseen}
-        return ImageTask(**{**own, **classes}, ensemble=tuple(map(Template.parse, several)))
+        return ImageTask(**{**own, **classes}, ensemble=tuple(map(Template.parse, several)), kept=kept_images())
     return Task(**own)
 
 

@@ -24,7 +24,7 @@ from tandemtune.tasks.catalogue import TASKS
 from tandemtune.tasks.images import task_settings
 from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.metrics import METRICS
-from tandemtune.tasks.table import HUB, SUFFIXES
+from tandemtune.tasks.table import HUB, SUFFIXES, absolute_address
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.texts import check_schema, metric_of
 from tandemtune.tunables.base import Tunable
@@ -135,7 +135,10 @@ class TaskSection(Options):
         'pass each (`tandemtune templates`); "known" takes all that the package knows for a task, "auto" these where there are '
         "any and the recipe has no template of its own. Of images all are used: a class is the mean of its texts",
     )
-    labels: dict[str, str | list[str]] | None = Field(None, description="label -> label word, or several to average")
+    labels: dict[str, str | list[str]] | None = Field(
+        None,
+        description="label -> label word, or several to average; or a .json file with these, or one with a list of class names",
+    )
     label_column: str | None = Field(None, description="column of the label")
     answer: str | None = Field(
         None, description="column of the reference (or a list of several), for a task that is answered with texts"
@@ -198,7 +201,8 @@ class TaskSection(Options):
         try:
             return task_settings(given) if isinstance(given, Mapping) else given
         except DataError as error:
-            raise ValueError(f"train: {error}") from None
+            said = str(error)
+            raise ValueError(said if said.startswith("labels: ") else f"train: {said}") from None
 
     @model_validator(mode="after")
     def _complete(self) -> TaskSection:
@@ -604,8 +608,8 @@ class RunConfig(Options):
         """The same recipe with its local files and folders named from the root, so that it can be used from anywhere."""
 
         def absolute(place: str, source: str | None, folders_only: bool = False) -> str | None:
-            if source is None or source.startswith("hub:"):
-                return source
+            if source is None or source.startswith(HUB):
+                return source and absolute_address(source)
             try:
                 path = Path(source).expanduser()
                 return source if folders_only and not path.is_dir() else str(path.absolute())
