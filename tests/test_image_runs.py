@@ -37,8 +37,8 @@ METHODS = {
     "tower alone": {"method": {"name": "readout", "readout": "logistic", "views": ["tower"]}},
     "scored by a readout": {
         "method": {
-            **{"name": "bbt", "budget": 20, "d": 8, "popsize": 4, "prompt_tokens": 4},
-            **{"readout": "ridge", "views": ["answer", "tower"], "score": "readout", "judge": "readout"},
+            "name": "bbt", "budget": 20, "d": 8, "popsize": 4, "prompt_tokens": 4,
+            "readout": "ridge", "views": ["answer", "tower"], "score": "readout", "judge": "readout",
         }
     },
     "rounds": {
@@ -219,6 +219,57 @@ def test_the_readmes_code_runs_without_this_library(place, method, monkeypatch):
     assert said[0] == pytest.approx(load(run).predict([picture])[0].probabilities, abs=1e-4)
 
 
+def _odd_pictures(root):
+    """Readable pictures of unusual kinds: of print, animated, on their side, deep grey, with a palette and holes."""
+    colour = images.CLASSES["red"]
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("CMYK", (12, 12), (40, 215, 215, 0)).save(root / "print.jpg")
+    frames = [Image.new("RGB", (12, 12), other) for other in (colour, (0, 0, 0))]
+    frames[0].save(root / "moving.gif", save_all=True, append_images=frames[1:])
+    Image.new("RGB", (20, 12), colour).save(root / "turned.jpg", exif=turned)
+    Image.fromarray(np.full((12, 12), 40_000, np.uint16)).save(root / "deep.png")
+    Image.new("RGBA", (12, 12), (*colour, 90)).quantize(8).save(root / "holes.png")
+    Image.new("RGB", (5000, 4000), colour).save(root / "large.png")
+
+
+def _bad_pictures(root, good):
+    """Files that are no pictures, by what is said of them."""
+    contents = {
+        "empty.png": (b"", "is empty"),
+        "torn.png": (good.read_bytes()[:60], "is a broken image"),
+        "text.jpg": (b"not a picture", "is no image of a known kind"),
+        "bomb.png": (images.bomb(), "more than 100 million pixels"),
+    }
+    for name, (content, _) in contents.items():
+        (root / name).write_bytes(content)
+    return {name: said for name, (_, said) in contents.items()}
+
+
+def test_odd_pictures_are_used_and_bad_ones_are_told_by_every_command(place, tmp_path):
+    for name in ("train", "test"):
+        shutil.copytree(place / name, tmp_path / name)
+    _odd_pictures(tmp_path / "test" / "red")
+    made = small.write_recipe(tmp_path / "mine.json", recipe(tmp_path, "readout"))
+    said = small.call("run", made, "--out", tmp_path / "run")
+    assert said.code == 0, said.err
+    assert f"label images with: tandemtune predict {tmp_path / 'run'} --input images" in " ".join(said.err.split())
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["rows"]["test"] == 36
+    told = _bad_pictures(tmp_path / "test" / "red", next((place / "test" / "red").iterdir()))
+    for command in (
+        ("run", made, "--out", tmp_path / "again"),
+        ("evaluate", tmp_path / "run", tmp_path / "test"),
+        ("predict", tmp_path / "run", "--input", tmp_path / "test", "--output", tmp_path / "out.csv"),
+    ):
+        said = small.call(*command)
+        assert said.code == 2 and "Traceback" not in said.err
+        assert all(f"{name} {what}" in said.err or f"{name} has {what}" in said.err for name, what in told.items())
+    assert not (tmp_path / "again").exists() and not (tmp_path / "out.csv").exists()
+    for name, what in told.items():
+        said = small.call("predict", tmp_path / "run", "--text", tmp_path / "test" / "red" / name)
+        assert said.code == 2 and what in said.err.splitlines()[-1] and said.err.count("tandemtune: ") == 1
+
+
 def test_broken_images_are_told_before_anything_is_written(place, tmp_path):
     for name in ("train", "test"):
         shutil.copytree(place / name, tmp_path / name)
@@ -316,3 +367,17 @@ def test_pictures_in_memory_are_tuned_on_and_told_apart(place, tmp_path):
     run = tandemtune.tune(train=rows["train"], test=rows["test"], method="readout", out=tmp_path / "run", **settings)
     assert run.result.rows.test == 30 and run.evaluate(rows["test"]).score == run.result.tuned.test
     assert run.result.zero_shot.test == own["zero_shot"]["test"]
+
+
+def test_rows_tell_that_an_unknown_model_is_one_of_images(place, tmp_path):
+    """The configuration of a model on a hub is not here yet when a recipe is checked."""
+    from tandemtune import wiring
+    from tandemtune.config import load_config
+
+    images.recipe(place)
+    table = tmp_path / "rows.csv"
+    rows = [f"{path},{path.parent.name}" for path in sorted((place / "train").rglob("*.png"))]
+    table.write_text("image,label\n" + "\n".join(rows), encoding="utf-8")
+    for train in (place / "train", table):
+        made = images.recipe(place, model__name="some/image-text-model", task__train=str(train))
+        assert wiring.check(load_config(made)).answers == "images"

