@@ -41,6 +41,13 @@ METHODS = {
             "readout": "ridge", "views": ["answer", "tower"], "score": "readout", "judge": "readout",
         }
     },
+    "race": {
+        "method": {"name": "maao-race", "prompt_tokens": 4, "prompt_text": "a photo of a"},
+        "alternate": {
+            **{"rounds": 1, "round_steps": 3, "race_steps": 2, "final_steps": 3, "snapshots": 2, "proposals": 3},
+            "proposer": "random",
+        },
+    },
     "rounds": {
         "method": {"name": "prompt-tuning", "prompt_tokens": 4, "prompt_text": "a photo of a"},
         "alternate": {"rounds": 2, "round_steps": 3, "final_steps": 2, "snapshots": 2, "proposer": "mutation"},
