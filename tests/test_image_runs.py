@@ -37,8 +37,15 @@ METHODS = {
     "tower alone": {"method": {"name": "readout", "readout": "logistic", "views": ["tower"]}},
     "scored by a readout": {
         "method": {
-            "name": "bbt", "budget": 20, "d": 8, "popsize": 4, "prompt_tokens": 4,
-            "readout": "ridge", "views": ["answer", "tower"], "score": "readout", "judge": "readout",
+            "name": "bbt",
+            "budget": 20,
+            "d": 8,
+            "popsize": 4,
+            "prompt_tokens": 4,
+            "readout": "ridge",
+            "views": ["answer", "tower"],
+            "score": "readout",
+            "judge": "readout",
         }
     },
     "race": {
@@ -254,6 +261,7 @@ def _bad_pictures(root, good):
 
 
 def test_odd_pictures_are_used_and_bad_ones_are_told_by_every_command(place, tmp_path):
+    images.recipe(place)
     for name in ("train", "test"):
         shutil.copytree(place / name, tmp_path / name)
     _odd_pictures(tmp_path / "test" / "red")
@@ -277,7 +285,34 @@ def test_odd_pictures_are_used_and_bad_ones_are_told_by_every_command(place, tmp
         assert said.code == 2 and what in said.err.splitlines()[-1] and said.err.count("tandemtune: ") == 1
 
 
+@pytest.mark.parametrize("method", ["words", "manual"])
+@pytest.mark.parametrize("model", ["clip", "siglip"])
+def test_texts_of_words_are_exported_and_make_the_weights(place, model, method, monkeypatch):
+    made = {**recipe(place, "words", model), **({"method": {"name": "manual"}} if method == "manual" else {})}
+    run, to = place / f"texts-{model}-{method}", place / f"texts-{model}-{method}-exported"
+    tune(made, run)
+    assert small.call("export", run, "--to", to).code == 0
+    told = json.loads((to / "classes.json").read_text(encoding="utf-8"))
+    assert all(label.split("_")[0] in text for label, (text,) in told["texts"].items())
+    assert all(
+        text.startswith("a photo of a" if method == "manual" else told["prompt"]) for (text,) in told["texts"].values()
+    )
+    code = re.search(r"```python\n(.*?)```", (to / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    monkeypatch.chdir(to)
+    names: dict[str, object] = {"print": lambda said: None}
+    exec(code.replace('"picture.png"', json.dumps(str(next((place / "test" / "red").iterdir())))), names)
+    torch.testing.assert_close(names["weight"], load_file(to / "classes.safetensors")["weight"], rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_no_words_has_no_texts(place):
+    for method in ("prompt", "lora"):
+        tune(recipe(place, method), place / f"wordless-{method}")
+        told = json.loads((place / f"wordless-{method}" / "adapter" / "classes.json").read_text(encoding="utf-8"))
+        assert told["texts"] is None and told["prompt"] is None
+
+
 def test_broken_images_are_told_before_anything_is_written(place, tmp_path):
+    images.recipe(place)
     for name in ("train", "test"):
         shutil.copytree(place / name, tmp_path / name)
     (tmp_path / "test" / "red" / "2-003.png").write_bytes(b"")

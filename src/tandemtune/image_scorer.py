@@ -34,6 +34,7 @@ from tandemtune.tasks.pictures import flat
 from tandemtune.tasks.table import Table, read_table
 from tandemtune.tasks.verbalizers import Verbalizer
 from tandemtune.tunables.base import INPUT, Parameters, Point
+from tandemtune.tunables.vocabulary import Words
 from tandemtune.types import Encoded, Example
 
 CLASSES = "classes"
@@ -48,6 +49,7 @@ class ImageScorer(Scorer):
     """An image-text model that can be asked: which class text is an image like?"""
 
     evaluator: ClassVar[type[LabelWordEvaluator]] = ImageTextEvaluator
+    _has_texts = False  # whether `save_beside` wrote texts that stand for the classes
     inputs: ClassVar[tuple[type, ...]] = (object,)  # a path, or a picture
 
     @staticmethod
@@ -184,8 +186,11 @@ class ImageScorer(Scorer):
             "labels": list(self.task.labels),
             "templates": [str(template) for template in self.task.templates],  # type: ignore[attr-defined]
             "words": {label: list(words) for label, words in self.task.words.items()},
-            "prompt": self._words(point),
+            "prompt": None if (words := self._words(point)) is None else words.text,
+            "scale": self.backbone.scale / self.temperature,  # type: ignore[attr-defined]
+            "texts": self._class_texts(words),
         }
+        self._has_texts = told["texts"] is not None and self.readout is None
         (folder / f"{CLASSES}.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def snippet(self, base: str) -> list[str]:
@@ -221,6 +226,27 @@ class ImageScorer(Scorer):
             f'logits = vector @ classes["weight"].T{more} + classes["bias"]',
             "probabilities = logits.softmax(dim=-1)[0].tolist()",
             'print(dict(zip(told["labels"], probabilities)))',
+            *(self._from_texts() if self._has_texts else []),
+        ]
+
+    def _from_texts(self) -> list[str]:
+        """Code behind the snippet that makes the classes' vectors out of their texts."""
+        filled: Any = self.backbone.filled  # type: ignore[attr-defined]
+        more = f', padding="max_length", max_length={filled}' if filled else ""
+        return [
+            "",
+            "# the weights again, from the classes' texts",
+            "from transformers import AutoTokenizer",
+            "",
+            "tokenizer = AutoTokenizer.from_pretrained(base)",
+            "weights = []",
+            'for texts in told["texts"].values():',
+            "    with torch.inference_mode():",
+            f'        ids = [tokenizer(text, return_tensors="pt"{more})["input_ids"] for text in texts]',
+            "        found = [model.get_text_features(input_ids=each) for each in ids]",
+            '    vectors = [torch.nn.functional.normalize(getattr(f, "pooler_output", f), dim=-1) for f in found]',
+            "    weights.append(torch.nn.functional.normalize(torch.cat(vectors).mean(dim=0), dim=-1))",
+            'weight = told["scale"] * torch.stack(weights)',
         ]
 
     @property
@@ -228,14 +254,35 @@ class ImageScorer(Scorer):
         whole: Any = self.backbone.whole  # type: ignore[attr-defined]
         return bool(whole.config.model_type == "conse")
 
-    def _words(self, point: Point) -> str | None:
+    def _words(self, point: Point) -> Words | None:
         """The prompt before the classes' names, where it is words."""
         if INPUT not in point or point[INPUT].ndim != 1:
             return None
         try:
-            return self.vocabulary.exact(point[INPUT].reshape(-1, self.backbone.embedding_weight.shape[1])).text
+            return self.vocabulary.exact(point[INPUT].reshape(-1, self.backbone.embedding_weight.shape[1]))
         except (ValueError, RuntimeError):
             return None
+
+    def _class_texts(self, prompt: Words | None) -> dict[str, list[str]] | None:
+        """The texts that stand for each class, in the base model as it is; None where what was tuned is no words, or words that a
+        tokenizer reads otherwise."""
+        backbone: Any = self.backbone
+        if prompt is None and not self.is_pretrained:
+            return None
+        texts: dict[str, list[str]] = {}
+        for template in self.task.templates:  # type: ignore[attr-defined]
+            for label, names in self.task.words.items():
+                for name in names:
+                    before, behind = class_text(template, name)
+                    text = f"{before if prompt is None else prompt.text} {behind}".strip()
+                    texts.setdefault(label, []).append(text)
+                    if prompt is None:
+                        continue
+                    room, place = len(prompt.ids), backbone.prompt_place
+                    meant = backbone.encode_text(behind, room).ids
+                    if backbone.encode_text(text, 0).ids != (*meant[:place], *prompt.ids, *meant[place:]):
+                        return None
+        return {label: list(dict.fromkeys(several)) for label, several in texts.items()}
 
     def definition(self, train: Batch) -> str:
         """The classes, and those that are taken for one another where the search begins."""
