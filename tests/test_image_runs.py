@@ -51,7 +51,7 @@ METHODS = {
     "race": {
         "method": {"name": "maao-race", "prompt_tokens": 4, "prompt_text": "a photo of a"},
         "alternate": {
-            **{"rounds": 1, "round_steps": 3, "race_steps": 2, "final_steps": 3, "snapshots": 2, "proposals": 3},
+            "rounds": 1, "round_steps": 3, "race_steps": 2, "final_steps": 3, "snapshots": 2, "proposals": 3,
             "proposer": "random",
         },
     },

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import permuted_losses
 import torch
 
+import permuted_losses
 from tandemtune.proposers.base import Draft, Proposal, TriedWords
 from tandemtune.tunables.vocabulary import Words
 
