@@ -168,7 +168,8 @@ def tune(
         recipe: a recipe file, the name of a recipe that comes with the package, or a nested dict.
         out: the folder to make; None for a temporary one that goes with the returned object.
         model: ``pypi:KEY``, a local folder or a hub id.
-        train: rows with the template's fields and a label: a file, ``hub:NAME``, a list of dicts or a DataFrame.
+        train: rows with the template's fields and a label: a file, ``hub:NAME``, a list of dicts or a DataFrame; for an image-text model
+            a folder of images, or rows with images or their paths.
         test: rows that are scored once, at the end.
         dev: rows that choose the point that is kept; drawn from `train` if left out.
         labels: label -> label word, or several.

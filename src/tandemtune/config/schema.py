@@ -126,7 +126,7 @@ class TaskSection(Options):
     train: str | None = Field(
         None,
         description="file of training rows (jsonl, csv, tsv, parquet), hub:NAME, or for an image-text model a folder of images with "
-        "a folder for each class",
+        "a folder for each class; tables and hub data sets may hold images or their paths",
     )
     test: str | None = Field(None, description="file of test rows")
     dev: str | None = Field(None, description="file to draw dev rows from, in place of the training rows")
