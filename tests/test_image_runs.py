@@ -51,7 +51,12 @@ METHODS = {
     "race": {
         "method": {"name": "maao-race", "prompt_tokens": 4, "prompt_text": "a photo of a"},
         "alternate": {
-            "rounds": 1, "round_steps": 3, "race_steps": 2, "final_steps": 3, "snapshots": 2, "proposals": 3,
+            "rounds": 1,
+            "round_steps": 3,
+            "race_steps": 2,
+            "final_steps": 3,
+            "snapshots": 2,
+            "proposals": 3,
             "proposer": "random",
         },
     },
@@ -423,3 +428,39 @@ def test_rows_tell_that_an_unknown_model_is_one_of_images(place, tmp_path):
     for train in (place / "train", table):
         made = images.recipe(place, model__name="some/image-text-model", task__train=str(train))
         assert wiring.check(load_config(made)).answers == "images"
+
+
+def test_a_comparison_tells_seen_and_unseen_classes(tmp_path, monkeypatch):
+    import tandemtune
+
+    more = {**images.CLASSES, "dark": (20, 20, 20)}
+    for name, seed in (("train", 1), ("test", 2)):
+        images.write_pictures(tmp_path / name, 10, seed, more)
+    made = images.recipe(tmp_path)
+    shared = {f"{section}.{key}": value for section in ("model", "task") for key, value in made[section].items()}
+    del shared["task.seed"]
+    plan = {
+        "seeds": [1, 2],
+        "all": {**shared, "task.unseen_share": 0.5},
+        "methods": {
+            "tuned": {f"method.{key}": value for key, value in made["method"].items()},
+            "readout": {"method.name": "readout"},
+        },
+        "tasks": {"colours": {}},
+    }
+    found = tandemtune.compare(plan, out=tmp_path / "plan")
+    results = {
+        name: [
+            json.loads(path.read_text())
+            for path in sorted((tmp_path / "plan" / "colours" / name).glob("*/result.json"))
+        ]
+        for name in ("tuned", "readout")
+    }
+    told = (tmp_path / "plan" / "table.md").read_text(encoding="utf-8")
+    rows = {line.split(" | ")[0]: line for line in told[told.index("## Classes that were left out") :].splitlines()}
+    mean = np.mean([result["unseen"]["harmonic"] for result in results["tuned"]])
+    assert f"| {mean:.3f} ±" in rows["| tuned"] and "| (zero-shot)" in rows
+    words = np.mean([result["tuned_words"]["test"] for result in results["readout"]])
+    assert f"| {words:.3f} ±" in rows["| readout"]
+    assert "Classes that were left out" in (tmp_path / "plan" / "report.html").read_text(encoding="utf-8")
+    assert found is not None
