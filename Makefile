@@ -21,7 +21,7 @@ setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,onnx,parquet,peft,images,baselines,generation,mentor,local-mentor,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf,onnx,parquet,hub,peft,images,baselines,generation,mentor,local-mentor,dev]'
 	@touch $@
 
 quickstart: setup

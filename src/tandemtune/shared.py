@@ -95,8 +95,8 @@ def _key(scorer: Scorer, batch: Batch, views: Sequence[View]) -> str:
     found = hashlib.sha256(
         repr((told, scorer.verbalizer.token_ids, scorer.verbalizer.weights(), tuple(map(str, views)))).encode()
     )
-    for one in batch.parts():
-        _add(found, one)
+    for whole in batch.parts():
+        _add(found, whole)
     for part in engine.parts(batch):
         found.update(repr(part.spans).encode())
         for tensor in (part.ids, part.answer, part.rows, part.mask):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import tandemtune.assets as assets
 from tandemtune.answers import answers_of
+from tandemtune.assets.workspace import kept_images
 from tandemtune.callbacks import Callback, Planned
 from tandemtune.config.schema import UNBOUNDED, ModelSection, RunConfig, TaskSection
 from tandemtune.errors import ConfigError, DataError, ModelError, UsageError
@@ -39,7 +40,7 @@ from tandemtune.tasks import metrics
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS, build_task, get
 from tandemtune.tasks.choices import ChoiceTask
-from tandemtune.tasks.images import ImageTask, is_folder, seen_and_unseen
+from tandemtune.tasks.images import ImageTask, holds_images, is_folder, seen_and_unseen, task_settings
 from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.texts import TextTask, metric_of
@@ -83,14 +84,11 @@ def _with_choices(section: TaskSection, task: Task) -> Task:
 def _label_task(section: TaskSection, kind: Kind, progress: Progress | None) -> Task:
     """The task of a recipe that is answered with labels."""
     words = None
+    section = _of_asset(section, kind, progress)
     metric = metrics.get(section.metric) if section.metric is not None else None
     if section.labels is not None:
         words = {label: (w,) if isinstance(w, str) else tuple(w) for label, w in section.labels.items()}
     name, train, test = section.name, section.train, section.test
-    if name is not None and name.startswith(assets.PREFIX):
-        folder = assets.fetch(name, progress=progress)
-        name = name.removeprefix(assets.PREFIX)
-        train, test = train or str(folder / "train.jsonl"), test or str(folder / "test.jsonl")
     _check_rows_for(section, kind)
     if name is not None and (train is None or name in TASKS) and kind != "image-text":
         return build_task(
@@ -133,30 +131,41 @@ def _label_task(section: TaskSection, kind: Kind, progress: Progress | None) -> 
     if kind == "image-text":
         seen, unseen = seen_and_unseen(words, section.unseen_share)
         classes = {"labels": tuple(seen), "words": seen, "unseen": unseen}
-        return ImageTask(**{**own, **classes}, ensemble=tuple(map(Template.parse, several)))
+        return ImageTask(**{**own, **classes}, ensemble=tuple(map(Template.parse, several)), kept=kept_images())
     return Task(**own)
+
+
+def _of_asset(section: TaskSection, kind: Kind, progress: Progress | None) -> TaskSection:
+    """A task that is named as an asset, with that one's rows where the recipe has none of its own; fetched if it is not there."""
+    name = section.name
+    if name is None or not name.startswith(assets.PREFIXES):
+        return section
+    asset = assets.lookup(name)
+    images = asset.kind == "images"
+    _check_kind(f"name: {name} is a task", images, kind)
+    folder = assets.fetch(name, progress=progress)
+    told: dict[str, Any] = {part: str(folder / f"{part}.jsonl") for part in ("train", "test")}
+    if images:
+        given = {key: getattr(section, key) for key in ("labels", "template", "templates", "test", "dev", "test_share")}
+        told = task_settings({**given, "train": str(folder)})
+    own = {key: value for key, value in told.items() if getattr(section, key) is None}
+    return section.model_copy(update={**own, "name": asset.key})
 
 
 def _check_rows_for(section: TaskSection, kind: Kind) -> None:
     """Refuse images for a model of texts, and texts for one of images."""
-    images = section.train is not None and not section.train.startswith("hub:") and is_folder(section.train)
+    if section.train is not None and is_folder(section.train):
+        _check_kind(f"train: {section.train} is a folder", True, kind)
+    if section.name is not None and section.name in TASKS:
+        _check_kind(f"name: {section.name} is a task", False, kind)
+
+
+def _check_kind(what: str, images: bool, kind: Kind) -> None:
     if images and kind != "image-text":
-        raise ConfigError(
-            [
-                f"[task] train: {section.train} is a folder of images, but the model is a {kind} language model: choose an image-text "
-                "model such as CLIP or pypi:clip-like-conse as [model] name"
-            ]
-        )
-    if (
-        kind == "image-text"
-        and section.name is not None
-        and (section.name in TASKS or section.name.startswith(assets.PREFIX))
-    ):
-        raise ConfigError(
-            [
-                f"[task] name: {section.name} is a task of texts, but the model compares images: set train to a folder of images"
-            ]
-        )
+        other = "choose an image-text model such as CLIP or pypi:clip-like-conse as [model] name"
+        raise ConfigError([f"[task] {what} of images, but the model is a {kind} language model: {other}"])
+    if not images and kind == "image-text":
+        raise ConfigError([f"[task] {what} of texts, but the model compares images: set train to a folder of images"])
 
 
 def _text_task(section: TaskSection, template: str | None = None, *, chat: bool | None = None) -> TextTask:
@@ -260,7 +269,7 @@ def check(config: RunConfig, progress: Progress | None = None, *, test: bool = T
         ConfigError: lists every problem.
     """
     config = config.with_absolute_paths()
-    kind = _kind_without_loading(config.model) or config.model.kind or "causal"
+    kind = _kind_without_loading(config.model) or config.model.kind or _kind_of_rows(config.task)
     if kind == "image-text" and config.run.yardsticks:
         raise ConfigError(
             [
@@ -448,6 +457,14 @@ def find_device(wanted: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"[model] device: {wanted!r} cannot be used here: {str(error).splitlines()[0]}") from None
     return wanted
+
+
+def _kind_of_rows(section: TaskSection) -> Kind:
+    """The kind of a model that some rows are for, where nothing is known of the model."""
+    named = section.name is not None and section.name.startswith(assets.PREFIXES)
+    if named and assets.lookup(str(section.name)).kind == "images":
+        return "image-text"
+    return "image-text" if section.train is not None and holds_images(section.train) else "causal"
 
 
 def _kind_without_loading(section: ModelSection) -> Kind | None:

@@ -54,9 +54,11 @@ class Answers(ABC):
 
     Attributes:
         scorer: what a model is asked through.
+        use: what a finished run is for, and the input of `tandemtune predict` as an example.
     """
 
     scorer: ClassVar[type[Scorer]] = Scorer
+    use: ClassVar[tuple[str, str]] = ("label texts", "texts.jsonl")
 
     def asked(self, task: Task, backbone: Backbone) -> Task:
         """The task as a model is asked it; by default as it is."""

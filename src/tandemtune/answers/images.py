@@ -16,6 +16,7 @@ class ImageAnswers(LabelAnswers):
     """The likenesses of an image to the texts of a few classes."""
 
     scorer: ClassVar[type[Scorer]] = ImageScorer
+    use: ClassVar[tuple[str, str]] = ("label images", "images")
 
     def verbalizer(self, backbone: Any, task: Any) -> Verbalizer:
         """The tokens of the classes' names."""

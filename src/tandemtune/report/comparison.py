@@ -28,6 +28,7 @@ from tandemtune.report.standings import (
     paired,
 )
 from tandemtune.report.terminal import bar_text, line_text
+from tandemtune.report.unseen import unseen_rows
 from tandemtune.runs.records import ComparedRun, ComparedRuns, Result
 from tandemtune.runs.writing import write_atomically, write_json
 
@@ -50,6 +51,7 @@ __all__ = [
     "write",
 ]
 
+UNSEEN = "Classes that were left out"
 LOG_RATIO = 20
 """Swept values that span this ratio are drawn on a logarithmic axis."""
 MISSING = 20
@@ -143,6 +145,8 @@ def as_markdown(found: ComparisonTable) -> str:
     """
     parts = [f"# {found.title}", "", *_markdown(*table_rows(found)), *_markdown(*cost_rows(found))]
     parts.append(f"- Ratios are to {found.reference}, over the runs that both have.")
+    if found.unseen:
+        parts += [*([""] if parts[-1] else []), f"## {UNSEEN}", "", *_markdown(*unseen_rows(found.unseen))]
     for sweep in found.sweeps:
         parts += [f"## {sweep_title(sweep)}", "", *_markdown(*sweep_rows(found, sweep))]
     parts += [f"- {note}" for note in found.notes]
@@ -269,6 +273,7 @@ def comparison_view(found: ComparisonTable) -> RenderableType:
         (found.title, table_rows(found)),
         (f"mean cost of a run; ratios are to {found.reference}", cost_rows(found)),
     ]
+    tables += [(UNSEEN.lower(), unseen_rows(found.unseen))] if found.unseen else []
     tables += [(f"sweep of {sweep_title(sweep)}", sweep_rows(found, sweep)) for sweep in found.sweeps]
     if found.expected is not None:
         tables.append(("expected and measured ranks", rank_rows(found.expected)))

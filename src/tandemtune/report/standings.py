@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, JsonValue
 
 from tandemtune.report.ranks import ROUNDING, Ranking, against_expected, ranks
+from tandemtune.report.unseen import UnseenScores, unseen_scores
 from tandemtune.runs.records import ComparedRun, Record, Result, Versioned
 
 if TYPE_CHECKING:
@@ -177,6 +178,7 @@ class ComparisonTable(Versioned):
         missing: runs without a result, in words.
         expected: ranks beside those of published scores, if the plan has some.
         notes: what a reader has to know.
+        unseen: scores among classes that were left out, by method and run, where some were.
     """
 
     title: str
@@ -189,6 +191,7 @@ class ComparisonTable(Versioned):
     missing: tuple[str, ...] = ()
     expected: Ranking | None = None
     notes: tuple[str, ...] = ()
+    unseen: dict[str, UnseenScores] = Field(default_factory=dict)
 
     @property
     def contenders(self) -> dict[str, Standing]:
@@ -263,6 +266,7 @@ def compared(
         missing=tuple(_named(run) for run in runs if run.result is None),
         expected=ranking,
         notes=(*_notes(rows), *_notes_on_runs(runs, results, baseline, reason)),
+        unseen=unseen_scores({name: found.values() for name, found in results.items()}, shared.values()),
     )
 
 
