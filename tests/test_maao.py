@@ -265,4 +265,13 @@ def test_a_race_with_a_mentor_tells_it_what_each_prompt_trained_to(server, tmp_p
     told = asked(server)[1]["body"]["messages"][1]["content"]
     best = min((entry for entry in legs[0]["entrants"] if entry["ids"]), key=lambda entry: entry["train"]["loss"])
     assert f'"{best["text"]}" loss {best["train"]["loss"]:.4f}' in told
+    shares = ", ".join(
+        f'"{name}" {p:.2f}' for name, p in zip(("negative", "positive"), best["probabilities"], strict=True)
+    )
+    assert re.search(
+        rf'"{best["text"]}" loss [^\n]* after 2 steps of training that began at these words; mean [^\n]*: {shares}',
+        told,
+    )
+    (start, *_) = small.journal(tmp_path / "run")
+    assert sum(start["words"]["probabilities"]) == pytest.approx(1.0)
     assert result["cost"]["proposer"]["calls"] == 2 and result["unanswered"] == ""

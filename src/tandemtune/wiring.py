@@ -583,7 +583,12 @@ def _reader(problem: Problem) -> WordReader | None:
     if not config.alternates:
         return None
     return WordReader(
-        problem.evaluator, scorer.vocabulary, tunable.prompt_tokens, tunable.projection, tunable.words_only
+        problem.evaluator,
+        scorer.vocabulary,
+        tunable.prompt_tokens,
+        tunable.projection,
+        tunable.words_only,
+        config.alternate.proposer.informed,
     )
 
 

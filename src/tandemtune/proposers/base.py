@@ -28,12 +28,17 @@ class TriedWords:
         loss: on the training rows.
         score: the task's metric on the training rows.
         trained: loss of the trained vectors that were read as these words; None for words of their own.
+        probabilities: mean probability of each label on the training rows, by the trained vectors where there are some; empty if
+            it is not known.
+        steps: gradient steps that were taken from these words before loss and score; 0 for the words as they are.
     """
 
     words: Words
     loss: float
     score: float
     trained: float | None = None
+    probabilities: tuple[float, ...] = ()
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -161,12 +166,14 @@ class Proposer(Member):
         words: whether it proposes words; otherwise its points are vectors.
         asks_model: whether it asks the tuned model which words are likely inside a text.
         proposes: whether it proposes anything at all.
+        informed: whether it is told what each prompt makes the tuned model say: the mean probability of each label.
     """
 
     noun: ClassVar[str] = "proposer"
     words: ClassVar[bool] = True
     asks_model: ClassVar[bool] = False
     proposes: ClassVar[bool] = True
+    informed: ClassVar[bool] = False
 
     def open(self, asked: Asked) -> AbstractContextManager[Source | None]:
         """Get ready to be asked, until the context ends."""

@@ -75,7 +75,15 @@ class Mentored(Worded):
     def propose(self, round: int, tried: Sequence[TriedWords], known: Sequence[TriedWords]) -> Proposal:
         """Tell it what was tried, worst first, and take what may be tried next."""
         shown = tuple(
-            MentorTried(entry.words.text, entry.loss, entry.score, entry.trained, entry.words.distance)
+            MentorTried(
+                entry.words.text,
+                entry.loss,
+                entry.score,
+                entry.trained,
+                entry.words.distance,
+                entry.probabilities,
+                entry.steps,
+            )
             for entry in tried
         )
         brief = replace(self._brief, tried=shown, wanted=self.count, limit=self.length)
@@ -99,6 +107,7 @@ class MentorProposer(Proposer):
     kind: ClassVar[str] = "mentor"
     summary: ClassVar[str] = "a language model that is told the task and the trajectory"
     source: ClassVar[str] = "arXiv 2405.19732"
+    informed: ClassVar[bool] = True
 
     @contextmanager
     def open(self, asked: Asked) -> Iterator[Source]:

@@ -118,6 +118,9 @@ class PromptRecord(Record):
         soft_loss: loss of the vectors that it was read from.
         seed: of the noise; None for words.
         dev: loss and score on the dev rows, where they were looked at.
+        probabilities: mean probability of each label on the training rows, by the vectors where it was read from some; None where
+            nobody is told.
+        steps: gradient steps from these words to the vectors that loss and score are of; 0 for the words themselves.
     """
 
     text: str
@@ -128,6 +131,8 @@ class PromptRecord(Record):
     soft_loss: Loss = None
     seed: int | None = None
     dev: Evaluation | None = None
+    probabilities: tuple[float, ...] | None = None
+    steps: int = 0
 
 
 class StartRecord(Record):
@@ -249,6 +254,7 @@ class RaceEntry(Record):
         losses: at each step of the leg, on the step's rows.
         train: after the leg, on the training rows.
         dev: the same on the dev rows.
+        probabilities: mean probability of each label on the training rows; None where nobody is told.
     """
 
     name: Literal["continuing", "proposed", "residual"]
@@ -257,6 +263,7 @@ class RaceEntry(Record):
     dev: Evaluation
     text: str = ""
     ids: tuple[int, ...] | None = None
+    probabilities: tuple[float, ...] | None = None
 
 
 class RaceRecord(Record):

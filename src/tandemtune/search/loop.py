@@ -293,7 +293,10 @@ class Search:
                 f"restore it, or delete {self.folder.checkpoint} to go on from the journal"
             )
         if saved["optimizers"] or (state.stage < len(self.stages) and self.stages[state.stage].kind == "tune"):
-            last = next(s for s in reversed(self.stages[: state.stage + 1]) if s.kind == "tune")
+            before = (s for s in reversed(self.stages[: state.stage + 1]) if s.kind == "tune")
+            last = next(
+                before, self.stages[-1]
+            )  # a race may be the first stage; its winner has the last one's optimizer
             self._phase = self.make_phase(state.origin, last)
             self._phase.restore(saved["optimizers"])
         if saved.get("race"):

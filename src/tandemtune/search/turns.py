@@ -85,6 +85,10 @@ class Desk:
         """Who looks at dev."""
         return Guard(self.evaluator, self.rules.guard)
 
+    def measured(self, point: Point) -> tuple[Evaluation, tuple[float, ...] | None]:
+        """A point on the training rows, with the mean probability of each label if whoever proposes is told."""
+        return (self.evaluator.measure(point), None) if self.reader is None else self.reader.measure(point)
+
     def notes(self, state: SearchState, stage: Stage, moved: Point) -> tuple[dict[str, Any], Costs]:
         """An evaluation on dev and a reading as words for the record, when it is time for them, and what they cost."""
         dev, gain, words, costs = None, None, None, Costs()
@@ -416,10 +420,16 @@ class ProposalTurn:
         if self._acceptance.raced:
             return PromptRecord(text=draft.text, ids=draft.ids, seed=draft.seed, loss=None, score=0.0)
         point = self._point(state, draft)
-        train = self._desk.evaluator.measure(point)
+        train, probabilities = self._desk.measured(point)
         dev = self._desk.evaluator.measure(point, "dev")
         return PromptRecord(
-            text=draft.text, ids=draft.ids, seed=draft.seed, loss=train.loss, score=train.score, dev=dev
+            text=draft.text,
+            ids=draft.ids,
+            seed=draft.seed,
+            loss=train.loss,
+            score=train.score,
+            dev=dev,
+            probabilities=probabilities,
         )
 
     def _point(self, state: SearchState, draft: Draft) -> dict[int, Tensor]:
@@ -428,7 +438,8 @@ class ProposalTurn:
 
 def _tried(entry: PromptRecord) -> TriedWords:
     words = Words(entry.ids or (), entry.text, entry.distance)
-    return TriedWords(words, from_loss(entry.loss), entry.score, entry.soft_loss if entry.distance else None)
+    trained = entry.soft_loss if entry.distance else None
+    return TriedWords(words, from_loss(entry.loss), entry.score, trained, entry.probabilities or (), entry.steps)
 
 
 def _shown(entry: TriedWords) -> PromptRecord:
