@@ -16,7 +16,7 @@ from loopback import BRIEF, CHAT, words
 
 from real import fetched
 from tandemtune.errors import MentorRefused, MentorUnavailable, UsageError
-from tandemtune.mentor import EndpointClient, LlamaClient, Mentor, Request, Transcript
+from tandemtune.mentor import Course, EndpointClient, LayerGain, LlamaClient, Mentor, Request, Transcript
 from tandemtune.mentor.requests import complete
 
 REAL = replace(BRIEF, wanted=4, limit=16)
@@ -117,6 +117,9 @@ def test_llama_cpp_s_own_server_is_an_endpoint(llama):
     assert not chatted.problems and len(chatted.accepted) + len(chatted.refused) == 1
     found = Mentor(client, style="complete").propose(REAL, words, turn=1)
     assert found.accepted
+    course = Course((LayerGain(3, 2, 0.5, 0.1), LayerGain(5)), 1, 2, 10, 1.0, 0.7, 0)
+    actions, problem = Mentor(client, style="chat").steer(course, REAL.definition, turn=1)
+    assert problem is None and actions is not None and set(actions.layers) <= {3, 5}
     with pytest.raises(MentorRefused, match="400"):
         client.ask(replace(CHAT, messages=(("user", "word " * 3000),)))
 

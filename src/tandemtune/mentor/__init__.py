@@ -13,6 +13,7 @@
 `judge`       which of them may be tried
 `mentor`      one turn
 `wordings`    the same for templates and label words
+`steering`    the same for the rounds of a search
 
 Importing this loads neither the SDK nor llama.cpp.
 """
@@ -23,14 +24,17 @@ from tandemtune.mentor.endpoint import EndpointClient
 from tandemtune.mentor.letters import FileClient
 from tandemtune.mentor.llama import LlamaClient
 from tandemtune.mentor.mentor import Mentor, Proposals
+from tandemtune.mentor.steering import Course, LayerGain
 from tandemtune.mentor.transcript import Budget, Ledger, RecordedClient, Transcript
 
 __all__ = [
     "Brief",
     "Budget",
     "Client",
+    "Course",
     "EndpointClient",
     "FileClient",
+    "LayerGain",
     "Ledger",
     "LlamaClient",
     "Mentor",

@@ -15,6 +15,7 @@ from tandemtune.mentor import (
     Brief,
     Budget,
     Client,
+    Course,
     EndpointClient,
     FileClient,
     LlamaClient,
@@ -25,7 +26,17 @@ from tandemtune.mentor import (
 )
 from tandemtune.mentor import Tried as MentorTried
 from tandemtune.plugins import register
-from tandemtune.proposers.base import Asked, Draft, Proposal, Proposer, Source, Standing, TriedWords, Worded
+from tandemtune.proposers.base import (
+    Asked,
+    Draft,
+    Proposal,
+    Proposer,
+    Source,
+    Standing,
+    Steered,
+    TriedWords,
+    Worded,
+)
 from tandemtune.tunables.base import Point
 from tandemtune.tunables.vocabulary import Vocabulary
 
@@ -96,6 +107,14 @@ class Mentored(Worded):
         drafts = tuple(Draft(text, w.ids) for text, w in zip(found.accepted, words, strict=True))
         return Proposal(drafts, found.refused, found.failure, self._spent())
 
+    def steer(self, round: int, course: Course) -> Steered:
+        """Tell it what each layer has brought, and take what it decides about the next round."""
+        try:
+            actions, problem = self._mentor.steer(course, self._brief.definition, turn=round)
+        except MentorError as error:
+            return Steered(None, str(error), self._spent())
+        return Steered(actions, problem, self._spent())
+
     def _spent(self) -> dict[str, float]:
         return asdict(self._transcript.ledger)
 
@@ -108,6 +127,7 @@ class MentorProposer(Proposer):
     summary: ClassVar[str] = "a language model that is told the task and the trajectory"
     source: ClassVar[str] = "arXiv 2405.19732"
     informed: ClassVar[bool] = True
+    steers: ClassVar[bool] = True
 
     @contextmanager
     def open(self, asked: Asked) -> Iterator[Source]:
@@ -130,6 +150,12 @@ class MentorProposer(Proposer):
             )
         finally:
             transcript.close()
+
+    def problems(self, recipe: Any) -> Iterator[str]:
+        """A list to be continued holds no decisions."""
+        yield from super().problems(recipe)
+        if recipe.alternates and recipe.alternate.actions and recipe.mentor.spoken != "chat":
+            yield "[mentor] style: actions are asked for in a conversation: set style to chat, or [alternate] actions to false"
 
     def check(self, recipe: Any, progress: Callable[[str], None] | None = None) -> None:
         """Fetch a local model, look for packages, keys and files, and ask an endpoint a question of a few tokens.

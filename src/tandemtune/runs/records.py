@@ -209,6 +209,25 @@ class StepRecord(Record):
         return self.loss
 
 
+Restart = Literal["no", "best", "start"]
+StepSize = Literal["smaller", "same", "larger"]
+
+
+class Actions(Record):
+    """How the next round of a layer-by-layer search is run.
+
+    Args:
+        layers: that have turns in it; all if empty.
+        restart: go on ("no"), from the point with the lowest dev loss so far ("best"), or with all layers as they are in the pretrained
+            model ("start").
+        steps: half as large as before ("smaller"), the same, or twice as large ("larger").
+    """
+
+    layers: tuple[int, ...] = ()
+    restart: Restart = "no"
+    steps: StepSize = "same"
+
+
 class ProposalRecord(Record):
     """Points that somebody proposed to go on from.
 
@@ -225,6 +244,8 @@ class ProposalRecord(Record):
         spent: what asking has cost so far: tokens, seconds, money.
         dev: the evaluation of the point that was taken.
         raced: the drafts are not scored as they are, but trained side by side in the lines that follow.
+        actions: how the next round is run, where somebody steers; None where nobody does, or no answer could be used.
+        unsteered: why no answer could be used.
     """
 
     event: Literal["proposal"]
@@ -241,6 +262,8 @@ class ProposalRecord(Record):
     spent: dict[str, float] = {}
     dev: Evaluation | None = None
     raced: bool = False
+    actions: Actions | None = None
+    unsteered: str = ""
 
 
 class RaceEntry(Record):
