@@ -37,6 +37,7 @@ DEFAULTS = {
         "revision": None,
         "threads": None,
         "compile": "auto",
+        "tf32": False,
     },
     "task": {
         "name": None,
