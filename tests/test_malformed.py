@@ -156,6 +156,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "method.amplitude": (*NUMBER, 0.0),
     "method.shrink": (*NUMBER, 0.0, 1.5),
     "method.noise_rank": (*COUNT, 0),
+    "method.lazy": (*COUNT, 0),
+    "method.share": (*NUMBER, 0.0, 1.0),
     "method.warm_start": COUNT,
     "method.incumbent": CHOICE,
     "method.factors": CHOICE,
@@ -260,6 +262,13 @@ def put(recipe: Recipe, key: str, value: Any) -> None:
 PROMPT, ADAMW, FIREWORKS = {"tunable": "prompt"}, {"optimizer": "adamw"}, {"optimizer": "fireworks"}
 OWNERS: dict[str, dict[str, Any]] = {
     "noise_rank": {"optimizer": "es", "tunable": "full", "subspace": "none", "order": "together"},
+    "lazy": {
+        "optimizer": {"kind": "spsa", "noise_rank": 2},
+        "tunable": "full",
+        "subspace": "none",
+        "order": "together",
+    },
+    "share": {"optimizer": "guided-spsa"},
     **dict.fromkeys(("variant", "amplitude", "shrink"), FIREWORKS),
     **dict.fromkeys(("lr", "batch_size", "schedule", "warmup", "weight_decay", "clip", "accumulate", "steps"), ADAMW),
     **dict.fromkeys(("prompt_tokens", "prompt_text", "vocabulary", "projection"), PROMPT),

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 import small
+import tandemtune
 from small import resume, tune
 from tandemtune import autotune, load
 from tandemtune.config import load_config
@@ -36,6 +37,9 @@ CHANGES = {
     "tandem": {**ROUNDS, "method__budget": 35},
     "opro": {"alternate__rounds": 3, "alternate__proposer": "random"},
     "mezo": {"method__popsize": 2, "method__budget": 14, "method__lr": 1e-2},
+    "mezo-gv": {"method__budget": 42},
+    "lozo": {"method__popsize": 2, "method__budget": 14, "method__lr": 1e-2, "method__lazy": 2},
+    "fzoo": {"method__budget": 28},
     "es": {"method__budget": 28},
     "gap3": {"method__budget": 28, "method__prompt_tokens": 3},
 }
@@ -100,6 +104,23 @@ def test_every_method_runs_and_predicts_what_it_scored(name, model, place, tmp_p
     assert result["cost"]["candidates"] == scored + drafts
     if name in NOBODY:
         assert result["cost"]["candidates"] == result["cost"]["gradient_steps"] == 0
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "c-lora-calibrated"])
+def test_every_method_takes_a_readout_at_its_end(name, place, tmp_path):
+    """And predicts with it what it scored; losses after calibration are the readout's own concern."""
+    model = MODELS[list(METHODS).index(name) % 3]
+    run = tandemtune.tune(
+        recipe_of(name, place, "gpt2" if name == "gap3" else model, method__readout="ridge"),
+        tmp_path / "run",
+        progress="none",
+    )
+    assert run.result is not None
+    test = [json.loads(line) for line in (place / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    found = load(tmp_path / "run").predict([row["text"] for row in test])
+    right = sum(answer.label == row["label"] for answer, row in zip(found, test, strict=True))
+    assert right / len(test) == pytest.approx(run.result.tuned.test, abs=1e-6)
+    assert (tmp_path / "run" / "adapter" / "readout" / "readout.json").is_file()
 
 
 TUNING = [name for name in METHODS if name not in NOBODY | {"opro"}]
@@ -213,6 +234,24 @@ def test_subsamples_change_from_turn_to_turn(place, tmp_path):
     tune(recipe_of("c-lora", place, method__subsample=2, method__alpha=1e-6), tmp_path / "run")
     losses = [line["incumbent"] for line in gains(tmp_path / "run")]
     assert len({round(loss, 4) for loss in losses}) > 2  # one point, other rows
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("random-search", {}),
+        ("f-lora", {}),
+        ("f-lora", {"method__variant": "dynfwa", "method__popsize": 40, "method__d": 40, "method__budget": 246}),
+        ("f-lora", {"method__popsize": 40, "method__budget": 246}),
+        ("random-search", {"method__subsample": 4, "method__elites": 2, "method__budget": 48}),
+    ],
+    ids=["random", "lotfwa", "dynfwa", "lotfwa of two", "elites"],
+)
+def test_the_incumbent_is_scored_once(name, changes, place, tmp_path):
+    tune(recipe_of(name, place, method__alpha=3.0, **changes), tmp_path / "run")
+    lines = gains(tmp_path / "run")
+    assert len(lines) >= 3 and any(line["accepted"] for line in lines)
+    assert all(abs(loss - line["incumbent"]) > 1e-7 for line in lines for loss in line["losses"])
 
 
 def test_elites_are_judged_on_all_rows(place, tmp_path):
@@ -343,6 +382,10 @@ def test_tandem_scores_the_words_with_the_tuned_model(place, tmp_path):
         ("lora", {"method__kl_penalty": 0.1}, "without gradient"),
         ("mezo", {"method__tunable": "full", "model__dtype": "bfloat16"}, "float32"),
         ("es", {"method__noise_rank": 2}, "low-rank"),
+        ("mezo", {"method__noise_rank": 2}, "low-rank"),
+        ("mezo", {"method__tunable": "full", "method__lazy": 2}, "noise_rank"),
+        ("fzoo", {"method__tunable": "full"}, "signs"),
+        ("mezo-gv", {"method__tunable": "full"}, "another tunable"),
         ("c-lora", {"method__elites": 2}, "subsample"),
         ("tandem", {"method__ema": 0.5}, "rounds"),
         ("tandem", {"method__kl_penalty": 0.5}, "untuned"),

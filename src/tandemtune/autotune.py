@@ -24,7 +24,7 @@ from tandemtune.models import load as loading
 from tandemtune.models.backbone import Kind
 from tandemtune.problem import Problem, Progress, Scorer
 from tandemtune.proposers.wordings import ask_for_wordings, brief_of, tasks_of
-from tandemtune.readout.ranking import best_of, predicted, rank_templates
+from tandemtune.readout.ranking import MOST_RANKED, best_of, predicted, rank_templates
 from tandemtune.runs.records import Facts, TemplateScore
 from tandemtune.search.schedule import Stage
 from tandemtune.system import default_threads
@@ -33,10 +33,6 @@ from tandemtune.tasks.catalogue import TASKS
 from tandemtune.tasks.fewshot import subsample
 from tandemtune.types import Split
 
-BACKWARD = 4.0
-"""Memory that training may take, in sizes of the model's files: these may hold 16 bits, and the weights and activations take 32."""
-MOST_RANKED = 512
-"""Templates are judged on at most so many of the labelled rows, every label with its share."""
 FASTER = 1.2
 """Formats with 16-bit products are tried where these are at least this much faster than float32's."""
 LOW_FORMATS = ("bfloat16", "mixed")
@@ -75,7 +71,7 @@ def _no_backward_pass(config: RunConfig) -> str:
     if free is None or not place.is_dir():
         return ""
     weights = sum(file.stat().st_size for file in place.glob("*.safetensors")) / 1e6
-    needed = BACKWARD * weights
+    needed = wiring.BACKWARD * weights
     return f"a backward pass may take {needed:,.0f} MB and {free:,.0f} MB are free" if needed > free else ""
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tandemtune import wiring
 from tandemtune.config import RunConfig
 from tandemtune.errors import ModelError
 from tandemtune.estimate import Estimate, estimate
 from tandemtune.models import load as loading
+from tandemtune.models.backbone import Kind
+from tandemtune.models.pace import Matrices, matrices
 from tandemtune.models.prompts import longest_of, no_room, token_counter
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.report import DataReport
@@ -36,7 +39,7 @@ class DataCard:
 
     def notes(self) -> list[str]:
         """One sentence for each thing that a user should know before a run."""
-        return [*self.remarks, *self.report.notes()]
+        return [*self.remarks, *self.report.notes(), *(self.expected.notes() if self.expected is not None else ())]
 
     def lines(self) -> list[str]:
         """The card as lines of text."""
@@ -81,19 +84,21 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
     expected = None
     if tokens is not None:
         uncut, longest = tokens.count, tokens.limit
-        expected = estimate(config, rows, lambda row: min(uncut(row), longest), tokens.place)
+        templates = len(wiring.candidate_tasks(section, task, tokens.kind))
+        expected = estimate(config, rows, lambda row: min(uncut(row), longest), tokens.model, templates)
     return DataCard({name: len(part) for name, part in rows.items()}, report, pieces, (*task.notes(), *notes), expected)
 
 
 @dataclass(frozen=True)
 class _Tokens:
-    """What counts tokens, how many there may be, the pieces of label words and notes on them, and where the model lies."""
+    """What counts tokens, how many there may be, the pieces of label words and notes on them, and what is known of the model."""
 
     count: Callable[[Example], int]
     limit: int
     pieces: dict[str, list[str]]
     notes: tuple[str, ...]
-    place: str
+    kind: Kind
+    model: Matrices
 
 
 def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
@@ -120,4 +125,4 @@ def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
     count = token_counter(tokenizer, kind, task.template)
     if count(Example(dict.fromkeys(task.template.fields, ""))) > limit:
         raise no_room(task.template, limit, longest)
-    return _Tokens(count, limit, pieces, found.notes, place)
+    return _Tokens(count, limit, pieces, found.notes, kind, matrices(place, settings))

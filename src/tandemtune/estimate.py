@@ -1,21 +1,22 @@
-"""What a run will cost at most, told before it: tokens from the recipe and the rows, memory from the model's files.
-
-Nothing is loaded, so nothing is said of minutes: a run tells them when it has begun, from what its first candidates take.
+"""What a run will cost at most, told before it: tokens from the recipe and the rows, memory from the model's files, minutes
+from what products of its matrices take here and now. Nothing is loaded.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+import torch
 
+import tandemtune.assets as assets
 from tandemtune import wiring
 from tandemtune.config import RunConfig
-from tandemtune.system import peak_rss_mb
+from tandemtune.models.pace import Matrices, seconds_for_token
+from tandemtune.readout.ranking import MOST_RANKED
+from tandemtune.system import default_threads, peak_rss_mb
+from tandemtune.tunables.base import parse_layers
 from tandemtune.types import Example
 
 BYTES: dict[str, tuple[float, float]] = {
@@ -28,6 +29,21 @@ BYTES: dict[str, tuple[float, float]] = {
 """Bytes of a weight, at least and at most, by number format."""
 SAMPLE = 500
 """Rows whose tokens are counted; of more, the first ones stand for the others."""
+FORMATS: dict[str, tuple[torch.dtype, ...]] = {
+    "auto": (torch.bfloat16, torch.float32),
+    "float32": (torch.float32,),
+    "mixed": (torch.bfloat16,),
+    "bfloat16": (torch.bfloat16,),
+    "float16": (torch.float16,),
+}
+"""Number formats that products may be taken in, the one that a run hopes for first."""
+PROPOSED = ("flan-t5-small", "splade-tiny")
+"""Models for a first try, the better one first: on most tasks the larger ones that need no hub do no better with a readout
+(docs/experiments/readouts.md), and each of their tokens takes several times as long."""
+ANSWERED = 2.0
+"""Tokens that a decoder of its own reads of an answer."""
+SPREAD = (1.0, 3.0)
+"""What runs took at least and at most, as a multiple of the products alone (`benchmarks/minutes.py`)."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +54,43 @@ class Estimate:
         forward: tokens through the whole model in the search; None where nothing but time ends it.
         backward: the same backwards.
         scored: tokens of the scores before and after it.
+        ranked: tokens of the passes that choose a template, in float32.
         weights: megabytes that the model takes, from and to; None where nothing is known of its size.
         activations: megabytes for the activations of scored candidates at most.
         programs: megabytes that Python and its packages take.
+        free: megabytes that are free where the model will lie; None where nobody says.
         proposed: somebody proposes, and scoring that comes on top.
+        seconds: of all this computing, from and to, loading aside; None where the model's files do not tell its matrices.
+        ends: seconds after which the recipe ends the search.
     """
 
     forward: float | None
     backward: float
     scored: float
+    ranked: float
     weights: tuple[float, float] | None
     activations: float
     programs: float
+    free: float | None
     proposed: bool = False
+    seconds: tuple[float, float] | None = None
+    ends: float | None = None
 
     def lines(self) -> list[str]:
         """The estimate as lines of text."""
+        return [self._tokens(), *self._time(), *self._memory()]
+
+    def notes(self) -> list[str]:
+        """What speaks against running it here."""
+        least = 0.0 if self.weights is None else self.weights[0] + self.activations
+        if self.free is None or least <= self.free:
+            return []
+        return [
+            f"the run takes {_rough(least)} MB or more beside Python, and {_rough(self.free)} MB are free: close other programs, or "
+            "take a smaller model"
+        ]
+
+    def _tokens(self) -> str:
         if self.forward is None:
             work = "tokens: as many as the time allows"
         elif self.forward:
@@ -62,20 +99,40 @@ class Estimate:
             work += ", what is proposed aside" if self.proposed else ""
         else:
             work = "tokens: nothing is searched"
-        lines = [f"{work}; about {_rough(self.scored)} for the scores before and after"]
-        if self.weights is not None:
-            low, high = (sum((size, self.activations, self.programs)) for size in self.weights)
-            sizes = " to ".join(dict.fromkeys(_rough(size) for size in self.weights))
-            total = " to ".join(dict.fromkeys((_rough(low), _rough(high))))
-            lines.append(
-                f"memory: about {total} MB (weights {sizes}, activations at most {_rough(self.activations)}, "
-                f"Python and its packages {_rough(self.programs)})" + (", gradients aside" if self.backward else "")
-            )
-        return lines
+        templates = f", {_rough(self.ranked)} to choose a template" if self.ranked else ""
+        return f"{work}; about {_rough(self.scored)} for the scores before and after{templates}"
+
+    def _time(self) -> list[str]:
+        if self.seconds is None:
+            return []
+        span = " to ".join(dict.fromkeys(map(_span, self.seconds)))
+        until = f"; the search ends after {_span(self.ends)}" if self.ends is not None else ""
+        return [
+            f"time: about {span} of computing on this machine, as busy as it is now (from its layers' products, timed just now); "
+            f"loading comes on top{until}"
+        ]
+
+    def _memory(self) -> list[str]:
+        if self.weights is None:
+            return []
+        low, high = (sum((size, self.activations, self.programs)) for size in self.weights)
+        sizes = " to ".join(dict.fromkeys(_rough(size) for size in self.weights))
+        total = " to ".join(dict.fromkeys((_rough(low), _rough(high))))
+        free = f"; {_rough(self.free)} MB are free" if self.free is not None else ""
+        most = wiring.BACKWARD * self.weights[1] + self.activations + self.programs
+        gradients = f", with gradients up to about {_rough(most)}" if self.backward else ""
+        return [
+            f"memory: about {total} MB (weights {sizes}, activations at most {_rough(self.activations)}, "
+            f"Python and its packages {_rough(self.programs)}){gradients}{free}"
+        ]
 
 
 def estimate(
-    config: RunConfig, rows: dict[str, Sequence[Example]], count: Callable[[Example], int], place: str
+    config: RunConfig,
+    rows: dict[str, Sequence[Example]],
+    count: Callable[[Example], int],
+    model: Matrices,
+    templates: int = 1,
 ) -> Estimate:
     """What a run will cost at most.
 
@@ -83,19 +140,96 @@ def estimate(
         config: the recipe.
         rows: that it uses, by part ("train", "dev", "test").
         count: tokens of a row's prompt as the model will see it.
-        place: where the model lies; of a hub id nothing is known but its tokens.
+        model: what its files tell of it.
+        templates: how many there are to choose from.
     """
-    tokens = {name: _tokens(part, count) for name, part in rows.items()}
-    forward, backward = _searched(config, tokens, len(rows["train"]))
+    tokens = {name: _counted(part, count) for name, part in rows.items()}
+    labelled = len(rows["train"]) + len(rows["dev"])
+    forward, backward = _searched(config, tokens, len(rows["train"]), model)
     scored = 2 * sum(tokens.values())
-    whole = _size(Path(place))
+    ranked = templates * (tokens["train"] + tokens["dev"]) * min(1.0, MOST_RANKED / labelled) if templates > 1 else 0.0
     low, high = (1.0, 4.0) if config.model.quantize else BYTES[config.model.dtype]
-    activations = config.run.max_memory or wiring.default_memory(wiring.find_device(config.model.device))
-    weights = (whole * low / 1e6, whole * high / 1e6) if whole else None
-    return Estimate(forward, backward, scored, weights, activations, peak_rss_mb(), config.alternates)
+    device = wiring.find_device(config.model.device)
+    return Estimate(
+        forward,
+        backward,
+        scored,
+        ranked,
+        weights=(model.weights * low / 1e6, model.weights * high / 1e6) if model.weights else None,
+        activations=config.run.max_memory or wiring.default_memory(device),
+        programs=peak_rss_mb(),
+        free=wiring.free_memory(device),
+        proposed=config.alternates,
+        seconds=_seconds(config, model, device, (forward or 0.0) + 2 * backward + scored, ranked),
+        ends=config.run.max_seconds,
+    )
 
 
-def _searched(config: RunConfig, tokens: dict[str, float], rows: int) -> tuple[float | None, float]:
+def _seconds(
+    config: RunConfig, model: Matrices, device: str, tokens: float, in_float32: float
+) -> tuple[float, float] | None:
+    """Seconds that a run computes, from and to; a step backwards counts as two forwards."""
+    if config.model.quantize or not model.layers:
+        return None
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.model.threads or default_threads())
+    try:
+        formats = dict.fromkeys((*FORMATS[config.model.dtype], *((torch.float32,) if in_float32 else ())))
+        paces = {dtype: seconds_for_token(model, dtype, device) for dtype in formats}
+    finally:
+        torch.set_num_threads(before)
+    known = {dtype: pace for dtype, pace in paces.items() if pace is not None}
+    found = [known[dtype] for dtype in FORMATS[config.model.dtype] if dtype in known]
+    if not found or (in_float32 and torch.float32 not in known):
+        return None
+    ranked = in_float32 * known.get(torch.float32, 0.0)
+    return SPREAD[0] * (ranked + tokens * min(found)), SPREAD[1] * (ranked + tokens * max(found))
+
+
+@dataclass(frozen=True)
+class ProposedModel:
+    """A model to begin with.
+
+    Args:
+        name: its ``pypi:`` key.
+        why: the reason, and what does not fit, one sentence each.
+    """
+
+    name: str
+    why: tuple[str, ...]
+
+
+def proposed_model(*, writes: bool = False) -> ProposedModel:
+    """The best of the models that need no model hub, among those that fit the memory that is free now; else the smallest.
+
+    Args:
+        writes: it has to write texts, which a masked model cannot.
+    """
+    device = wiring.find_device("auto")
+    free, activations = wiring.free_memory(device), wiring.default_memory(device)
+    models = [assets.lookup(key) for key in PROPOSED]
+    models = [asset for asset in models if not (writes and "MaskedLM" in asset.architecture)]
+    needed = {
+        asset: asset.millions * BYTES["float32"][1] + (activations if device != "cuda" else 0.0) for asset in models
+    }
+    chosen = next((asset for asset in models if free is None or needed[asset] <= free), None)
+    best, smallest = models[0], min(models, key=needed.__getitem__)
+    there = "" if free is None else f", and {_rough(free)} MB are free"
+    if chosen is None:
+        return ProposedModel(
+            assets.PREFIX + smallest.key,
+            (
+                f"model: no known model fits: the smallest, {assets.PREFIX}{smallest.key}, takes about "
+                f"{_rough(needed[smallest])} MB beside Python{there}: close other programs before you run it",
+            ),
+        )
+    why = f"model: {assets.PREFIX}{chosen.key}, {chosen.millions:g} million weights: about {_rough(needed[chosen])} MB beside Python{there}"
+    if chosen is not best:
+        why += f"; {assets.PREFIX}{best.key}, which is better, would take {_rough(needed[best])}"
+    return ProposedModel(assets.PREFIX + chosen.key, (why,))
+
+
+def _searched(config: RunConfig, tokens: dict[str, float], rows: int, model: Matrices) -> tuple[float | None, float]:
     """Tokens of a search at most, forwards and backwards."""
     method, planned = config.method, wiring.planned(config)
     if method.optimizer.uses == "none" and not config.alternates:
@@ -111,27 +245,37 @@ def _searched(config: RunConfig, tokens: dict[str, float], rows: int) -> tuple[f
         each = backward = tokens["train"] * seen / rows
     else:
         seen = min(rows, method.subsample or rows, config.task.scored_rows or rows)
-        each = method.turn_candidates * tokens["train"] * seen / rows
+        share = _share(config, model, tokens["train"] / rows)
+        below = 1.0 if share < 1 else 0.0  # what all candidates share is computed once
+        each = (method.turn_candidates * share + below) * tokens["train"] * seen / rows
     forward = turns * (each + tokens["dev"] / method.dev_every)
     share = 1.0 if limit is None else min(1.0, limit / forward)
     return share * forward, share * turns * backward
 
 
-def _tokens(rows: Sequence[Example], count: Callable[[Example], int]) -> float:
+def _share(config: RunConfig, model: Matrices, length: float) -> float:
+    """The share of the model that a candidate passes through: from the layer on in which it differs from others.
+
+    Args:
+        config: the recipe.
+        model: what its files tell of it.
+        length: tokens of a row.
+    """
+    wanted = getattr(config.method.tunable, "layers", None)
+    if wanted is None or not model.reading:
+        return 1.0
+    try:
+        blocks = parse_layers(wanted, model.reading + model.answering)
+    except ValueError:  # more layers than there are, which the run will say
+        return 1.0
+    answer = min(1.0, ANSWERED / length) if length else 1.0
+    shares = [max(1 - block / model.reading, answer if model.answering else 0.0) for block in blocks]
+    return max(shares) if config.method.order == "together" else sum(shares) / len(shares)
+
+
+def _counted(rows: Sequence[Example], count: Callable[[Example], int]) -> float:
     some = rows[:SAMPLE]
     return sum(map(count, some)) * len(rows) / len(some) if some else 0.0
-
-
-def _size(place: Path) -> int:
-    """How many weights a model has; 0 where they do not lie in safetensors, or cannot be read, which a run will say."""
-    whole = 0
-    for file in sorted(place.glob("*.safetensors")) if place.is_dir() else ():
-        try:
-            with safe_open(file, framework="pt") as weights:
-                whole += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
-        except Exception:  # safetensors raises its own, undocumented types
-            return 0
-    return whole
 
 
 def _rough(value: float) -> str:
@@ -141,3 +285,10 @@ def _rough(value: float) -> str:
     if value >= 1000:
         return f"{round(value, -2):,.0f}"
     return f"{value:.2g}" if value < 100 else f"{round(value, -1):.0f}"
+
+
+def _span(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s" if seconds < 10 else f"{round(seconds, -1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.0f} h"

@@ -245,7 +245,7 @@ class Problem:
             result[block] = scales(
                 rule,
                 known,
-                scorer.parameters.names,
+                scorer.parameters.names_of(block),
                 self.factors(block),
                 d=method.subspace.d,
                 alpha=method.subspace.alpha,

@@ -12,7 +12,9 @@ from typing import Any
 
 import tomli_w
 
+from tandemtune.assets import PREFIX
 from tandemtune.errors import DataError
+from tandemtune.estimate import PROPOSED
 from tandemtune.models import load as loading
 from tandemtune.models.prompts import longest_of, token_counter
 from tandemtune.problem import Progress
@@ -28,7 +30,7 @@ from tandemtune.tasks.wording import ONE_LABEL, counted, listed, show, shown_nam
 from tandemtune.types import Example
 from tandemtune.yardsticks import TfIdf
 
-MODEL = "pypi:flan-t5-small"
+MODEL = PREFIX + PROPOSED[0]
 TEST_SHARE = 0.3
 DEV_SHARE, MOST_DEV = 0.25, 32
 """Dev gets this share of the rows of the smallest class, of each class, and at most so many."""
@@ -410,4 +412,6 @@ def _written(source: Path, model: str, task: dict[str, Any], words: Sequence[Lab
 
 def _line(key: str, value: Any, comment: str) -> str:
     line = tomli_w.dumps({key: value}).strip()
+    if isinstance(value, list) and len(value) == 1:
+        line = re.sub(r"\n\s*", "", line).replace(",]", "]")
     return f"{line}  # {comment}" if comment and comment.isprintable() else line

@@ -50,6 +50,8 @@ from tandemtune.types import Example, Split, seed_for
 
 MOST_GENERATIONS = 20_000
 """Generations of a search among all weights: its points have a number for each direction."""
+BACKWARD = 4.0
+"""Memory that training may take, in sizes of the model's files: these may hold 16 bits, and the weights and activations take 32."""
 FULL_LIMIT = 2000
 """Longest vector of parameters that a full covariance is learned of."""
 PROCESSOR_MEMORY = 256.0
@@ -326,6 +328,7 @@ def make_scorer(
         )
     )
     _check_covariance(config, parameters)
+    _check_parts(config, parameters)
     memory = config.run.max_memory or (known.max_memory if known else None) or default_memory(device)
     engine = answers.engine(backbone, verbalizer, parameters, memory)
     described = parameters.describe()
@@ -382,6 +385,23 @@ def _check_covariance(config: RunConfig, parameters: Parameters) -> None:
             [
                 f"[method] subspace: none makes vectors of {longest} numbers, too long for a full covariance (at most "
                 f"{FULL_LIMIT}): set covariance to separable, or subspace to random"
+            ]
+        )
+
+
+def _check_parts(config: RunConfig, parameters: Parameters) -> None:
+    """Refuse a search vector that cannot be cut for a layer that has some of the named modules only."""
+    method = config.method
+    if not config.in_subspace or parameters.directions is not None:
+        return
+    tunable, d = method.tunable, method.subspace.d
+    counts = {len(tunable.matrices(parameters, block)) for block in tunable.searched(parameters)}
+    if any(d % count for count in counts):
+        whole = math.lcm(*counts)
+        raise ConfigError(
+            [
+                f"[method] d: {d} cannot be cut into {' and '.join(map(str, sorted(counts)))} equal parts, of layers that have so many "
+                f"factors of [model] target: choose a multiple of {whole}, for example {max(1, round(d / whole)) * whole}"
             ]
         )
 
@@ -626,6 +646,7 @@ def make_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) -> 
                 scorer.facts.lr or 0.0,
                 _generations(problem, stage, turns),
                 directions=scorer.parameters.directions,
+                told=method.optimizer.keeps_best,
             )
         )
 

@@ -12,7 +12,9 @@ from tandemtune.optimizers.base import AskTell
 from tandemtune.optimizers.cmaes import CMAESSearch
 from tandemtune.optimizers.es import EvolutionStrategy
 from tandemtune.optimizers.fireworks import FireworksSearch
+from tandemtune.optimizers.fzoo import FZOOSearch
 from tandemtune.optimizers.gradient import Gradient
+from tandemtune.optimizers.guided import GuidedSPSA
 from tandemtune.optimizers.random_search import RandomSampling
 from tandemtune.optimizers.spsa import SPSASearch
 from tandemtune.optimizers.warm_start import WarmStart
@@ -76,6 +78,8 @@ OPTIMIZERS = {
     "es-low-rank": Row(es(shapes=[(2, 3), (2,)], rank=1, weight_decay=1e-6), 12, 250, 2e2, 1e2, spread=0.1),
     "spsa": Row(spsa(lr=0.003, distribution="rademacher"), 12, 400, 3e1, 1e3, ranks=False, distinct=False),
     "spsa-adam": Row(spsa(lr=0.05, algorithm="adam"), 12, 250, 1e5, 1e2, ranks=False),
+    "fzoo": Row(lambda seed: FZOOSearch(D, 9, seed, lr=1e-3, epsilon=0.01), 9, 250, 2e1, 1e1, ranks=False, distinct=False),
+    "guided-spsa": Row(lambda seed: GuidedSPSA(D, 10, seed, lr=0.002, epsilon=0.1), 10, 300, 1e2, 1e2, ranks=False),
     "random-steps": Row(lambda seed: RandomSampling(D, 12, seed, sigma=0.3), 12, 150, 2e1, 1e1),
     "random-remeasured": Row(lambda seed: RandomSampling(D, 16, seed, sigma=0.3, remeasure=True), 16, 150, 2e1, 1e1),
     "random-box": Row(lambda seed: RandomSampling(D, 12, seed, box=(-1.0, 3.0)), 12, 150, 2, 2, learns=False),

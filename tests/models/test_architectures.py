@@ -164,8 +164,16 @@ def test_advice_lists_what_every_layer_has_before_what_some_have():
         ModelError, match=r"hold: feed_forward[^;]*; in some layers: .*conv\.in_proj.*self_attn\.q_proj"
     ):
         architectures.find(hybrid(), ["zzz"])
-    with pytest.raises(ModelError, match="all or none"):
-        architectures.find(hybrid(), ["self_attn.q_proj", "feed_forward.w1"])
+
+
+def test_a_layer_has_those_of_the_named_modules_that_it_holds():
+    found = architectures.find(hybrid(), ["self_attn.q_proj", "feed_forward.w1"])
+    assert [[one.name for one in chosen] for chosen in found.projections] == [
+        ["feed_forward.w1"],
+        ["self_attn.q_proj", "feed_forward.w1"],
+        ["feed_forward.w1"],
+        ["self_attn.q_proj", "feed_forward.w1"],
+    ]
 
 
 def test_the_language_model_in_a_model_that_also_sees():

@@ -204,7 +204,7 @@ def test_spots_grow_and_end_where_the_result_says(kind):
     best = best_spot(spots)
     assert best.dev.loss == min(record.dev.loss for record in records if record.dev)
     marks = [row["mark"] for row in opened(kind)[0].table(f"Data of: Loss over {unit_of(records)}") if row["mark"]]
-    assert marks == (["restart 2", "best"] if kind == "mentor" else ["best"])
+    assert marks == (["restart 2", "lowest dev loss"] if kind == "mentor" else ["lowest dev loss"])
 
 
 def test_layers_are_shown_where_there_are_several():

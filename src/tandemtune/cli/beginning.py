@@ -20,7 +20,8 @@ def init(
     file: Annotated[Path, typer.Argument(help="Labelled texts: csv, tsv, jsonl, json or parquet.")],
     out: Annotated[Path | None, typer.Option(help="Recipe to write; default FILE.toml in this folder.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="pypi:KEY, a local folder or a hub id; pypi:flan-t5-small if left out.")
+        str | None,
+        typer.Option(help="pypi:KEY, a local folder or a hub id; one that fits the free memory if left out."),
     ] = None,
     text: Annotated[
         list[str] | None, typer.Option("--text", help="Column of the text; may be given several times.")
@@ -102,13 +103,15 @@ def _proposed(
     file: Path, model: str | None, texts: Sequence[str], label: str | None, quiet: bool, answer: str | None = None
 ) -> str:
     with patient(LOADING):
-        from tandemtune.starting import MODEL, draft, text_draft
+        from tandemtune.estimate import ProposedModel, proposed_model
+        from tandemtune.starting import draft, text_draft
     tell = None if quiet else say
+    chosen = ProposedModel(model, ()) if model is not None else proposed_model(writes=answer is not None)
     if answer is not None:
-        found = text_draft(file, answer, model=model or MODEL, texts=texts, progress=tell)
+        found = text_draft(file, answer, model=chosen.name, texts=texts, progress=tell)
     else:
-        found = draft(file, model=model or MODEL, texts=texts, label=label, progress=tell)
-    for line in () if quiet else found.says:
+        found = draft(file, model=chosen.name, texts=texts, label=label, progress=tell)
+    for line in () if quiet else (*found.says, *chosen.why):
         say(line)
     return found.text
 

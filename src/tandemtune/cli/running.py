@@ -151,10 +151,12 @@ def mentor_check(
     Example: tandemtune mentor check my.toml
     """
     from tandemtune.config import load_config
-    from tandemtune.wiring import check_proposer
 
     config = load_config(recipe, overrides or [])
     if not config.alternates:
         raise UsageError(f"{recipe} asks nobody: set [alternate] rounds, or take a method such as maao")
-    check_proposer(config, say)
+    with patient(LOADING):
+        from tandemtune.wiring import check_proposer
+    with patient("waiting for the mentor's answer"):
+        check_proposer(config, say)
     typer.echo(f"the mentor of {recipe} can be asked")

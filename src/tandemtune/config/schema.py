@@ -92,7 +92,7 @@ class ModelSection(Options):
     )
     device: Annotated[str, Field(min_length=1, description="auto, cpu, cuda, mps")] = "auto"
     target: Annotated[list[str], Field(min_length=1)] | None = Field(
-        None, description="modules inside a layer to tune; query and key of a known architecture if left out"
+        None, description="modules inside layers to tune, each in the layers that have it; query and key if left out"
     )
     revision: str | None = Field(None, description="hub revision")
     threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(

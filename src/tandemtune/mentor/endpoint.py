@@ -81,6 +81,7 @@ class EndpointClient:
         self.offers = frozenset({"schema"} if structured else ())
         self.name = self._scrub(f"{model} at {base_url}")
         self._model = model
+        self._base_path = urlsplit(base_url).path.strip("/")
         try:
             import openai
         except ImportError:
@@ -299,7 +300,10 @@ class EndpointClient:
             raise MentorUnavailable(f"{self.name} failed in the middle of its answer", paid=True)
         if not error:
             found = document if isinstance(document, str) else json.dumps(document, ensure_ascii=False)
-            raise MentorUnavailable(f"{self.name}: expected a completion as JSON, found {_page(found)}", paid=True)
+            path = "" if self._base_path else "; base_url has no path: most servers want one that ends in /v1"
+            raise MentorUnavailable(
+                f"{self.name}: expected a completion as JSON, found {_page(found)}{path}", paid=True
+            )
         code = error.get("code") if isinstance(error, dict) else None
         said = f"{self.name} answered with an error: {_words(error)}"
         if not isinstance(code, int) or code not in {400, 401, 402, 403, 404}:

@@ -291,7 +291,7 @@ class _attention_told:  # noqa: N801
 
 
 def _named(called: Mapping[str, Mapping[str, nn.Module]], target: Sequence[str]) -> dict[str, tuple[Projection, ...]]:
-    """The modules that a user named, in all layers that have them."""
+    """The modules that a user named: in each layer those that it has."""
     if not target or len(set(target)) != len(target):
         raise ModelError(f"target {list(target)} must name at least one module, and each only once")
     every = sorted({name for names in called.values() for name in names})
@@ -300,15 +300,7 @@ def _named(called: Mapping[str, Mapping[str, nn.Module]], target: Sequence[str])
             close = difflib.get_close_matches(name, every, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ModelError(f"target {name!r} is no linear module of the layers, which hold: {_held(called)}.{hint}")
-    chosen = tuple(Projection(name, name) for name in target)
-    for place, names in called.items():
-        missing = [name for name in target if name not in names]
-        if 0 < len(missing) < len(target):
-            raise ModelError(
-                f"target {missing[0]!r} is no linear module of the layer {place}, which has other ones of the target: name "
-                f"modules that a layer has all or none of. The layers hold: {_held(called)}"
-            )
-    return {place: chosen if target[0] in names else () for place, names in called.items()}
+    return {place: tuple(Projection(name, name) for name in target if name in names) for place, names in called.items()}
 
 
 def _held(called: Mapping[str, Mapping[str, nn.Module]]) -> str:

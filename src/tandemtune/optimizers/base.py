@@ -46,6 +46,7 @@ class Space:
         directions: (groups, directions in a group) where coordinates are coefficients of seeded directions over all weights.
         texts: prompts to begin with, for an optimizer of texts.
         mutate: (text, random generator) -> another text.
+        told: whether the search's incumbent is told with every generation, so that nobody has to score it as a candidate.
     """
 
     d: int
@@ -57,6 +58,20 @@ class Space:
     directions: tuple[int, int] | None = None
     texts: tuple[Text, ...] = ()
     mutate: Callable[[Text, np.random.Generator], Text] | None = None
+    told: bool = False
+
+
+@dataclass(frozen=True)
+class Incumbent:
+    """The point that a search compares a generation with: the starting point, and then the candidate that was taken last.
+
+    Args:
+        loss: its loss, scored beside theirs.
+        taken: number of the candidate that takes its place; None where it stays.
+    """
+
+    loss: float
+    taken: int | None = None
 
 
 class Optimizer(Member):
@@ -146,10 +161,13 @@ class AskTell(ABC, Generic[C]):
 
     Attributes:
         wants_gradient: whether `tell` must be given gradients.
+        wants_incumbent: whether `tell` must be given the search's incumbent.
     """
 
     wants_gradient: ClassVar[bool] = False
+    wants_incumbent: bool = False
     _asked: C | None = None
+    _incumbent: Incumbent | None = None
 
     def ask(self) -> C:
         """Propose candidates.
@@ -165,16 +183,20 @@ class AskTell(ABC, Generic[C]):
         self._asked = self._propose()
         return self._asked.copy()
 
-    def tell(self, losses: ArrayLike, gradients: Gradients | None = None) -> None:
+    def tell(
+        self, losses: ArrayLike, gradients: Gradients | None = None, *, incumbent: Incumbent | None = None
+    ) -> None:
         """Report the losses of the last proposal.
 
         Args:
             losses: [P], lower is better; NaN and infinity count as worst.
             gradients: [P, d], for the optimizers that want them; the others take no notice.
+            incumbent: what they were compared with, for the optimizers that want it; the others take no notice.
 
         Raises:
             RuntimeError: nothing was asked.
-            ValueError: the number of losses is wrong, or gradients are wanted and missing or of another shape.
+            ValueError: the number of losses is wrong, or gradients are wanted and missing or of another shape, or the incumbent is
+                wanted and missing.
         """
         if self._asked is None:
             raise RuntimeError("tell() was called before ask(): there are no candidates to judge")
@@ -186,6 +208,9 @@ class AskTell(ABC, Generic[C]):
                 raise ValueError(f"{type(self).__name__} follows gradients: tell(losses, gradients)")
             if np.shape(gradients) != (shape := np.asarray(self._asked).shape):
                 raise ValueError(f"expected gradients of shape {shape}, got {np.shape(gradients)}")
+        if self.wants_incumbent and incumbent is None:
+            raise ValueError(f"{type(self).__name__} does not score its best point itself: tell(losses, incumbent=...)")
+        self._incumbent = incumbent
         asked, self._asked = self._asked, None
         self._learn(asked, np.where(np.isfinite(losses), losses, np.inf), gradients)
 

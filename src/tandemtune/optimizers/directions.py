@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from tandemtune.optimizers.base import Gradients, State, VectorAskTell, check_kind
 from tandemtune.optimizers.descent import centred_ranks
 
 Shaping = Literal["values", "ranks"]
+NoiseRank = Annotated[
+    Annotated[int, Field(ge=1, le=64)] | None,
+    Field(description="noise of this rank on full weights instead of full noise"),
+]
+"""Option of optimizers that settle directions."""
+
+
+def rank_problems(noise_rank: int | None, recipe: Any) -> Iterator[str]:
+    """Low-rank noise where no matrices are."""
+    method = recipe.method
+    if noise_rank is not None and not method.tunable.all_weights:
+        yield (
+            f"[method] noise_rank: {noise_rank}, but only {method.optimizer.kind} on full weights knows low-rank noise: "
+            "set tunable to full"
+        )
 
 
 class Directions(VectorAskTell):

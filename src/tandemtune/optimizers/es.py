@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +24,7 @@ from tandemtune.optimizers.base import (
     start_point,
 )
 from tandemtune.optimizers.descent import Algorithm, Descent, centred_ranks, stream
-from tandemtune.optimizers.directions import Directions
+from tandemtune.optimizers.directions import Directions, NoiseRank, rank_problems
 from tandemtune.plugins import register
 
 
@@ -163,9 +163,7 @@ class ES(Optimizer):
     lr: LearningRate | None = Field(
         default=None, description="learning rate; 1e-2, or 1e-3 among all weights, if left out"
     )
-    noise_rank: Annotated[int, Field(ge=1, le=64)] | None = Field(
-        default=None, description="noise of this rank on full weights instead of full noise"
-    )
+    noise_rank: NoiseRank = None
 
     def start(self, space: Space) -> VectorAskTell:
         """Around the space's start, or the coefficients of seeded directions."""
@@ -176,5 +174,4 @@ class ES(Optimizer):
     def problems(self, recipe: Any) -> Iterator[str]:
         """Low-rank noise where no matrices are."""
         yield from super().problems(recipe)
-        if self.noise_rank is not None and not recipe.method.tunable.all_weights:
-            yield f"[method] noise_rank: {self.noise_rank}, but only es on full weights knows low-rank noise"
+        yield from rank_problems(self.noise_rank, recipe)

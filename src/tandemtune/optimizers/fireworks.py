@@ -60,6 +60,8 @@ class FireworksSearch(VectorAskTell):
         grow: factor of the amplitude after a success.
         shrink: factor of the amplitude after a failure.
         remeasure: score the fireworks again with every generation, for a function that changes in between.
+        told: one firework, at first the one at `start`, is the search's incumbent, which is told with every generation, so that
+            it never is part of the batch; it moves where the search takes one of its candidates, or to another firework.
 
     Raises:
         ValueError: a setting is unknown or out of its range.
@@ -81,6 +83,7 @@ class FireworksSearch(VectorAskTell):
         grow: float = 1.2,
         shrink: float = 0.9,
         remeasure: bool = False,
+        told: bool = False,
     ) -> None:
         if variant not in ("lotfwa", "gfwa", "bbfwa", "dynfwa"):
             raise ValueError(f"expected variant lotfwa, gfwa, bbfwa or dynfwa, got {variant!r}")
@@ -104,6 +107,9 @@ class FireworksSearch(VectorAskTell):
             self._x[0] = start_point(start, d)
             if (self._x[0] < self._low).any() or (self._x[0] > self._high).any():
                 raise ValueError(f"the starting point lies outside the box {box}")
+        elif told:
+            raise ValueError("an incumbent that is told needs a start")
+        self.wants_incumbent, self._standing = told, 0
         self._loss = np.full(fireworks, np.inf)
         self._known = np.zeros(fireworks, dtype=bool)
         self._a = np.full(fireworks, self._amplitude)
@@ -120,6 +126,8 @@ class FireworksSearch(VectorAskTell):
 
     def _propose(self) -> NDArray[np.float64]:
         unknown = np.arange(self._mu) if self._remeasure else np.flatnonzero(~self._known)
+        if self.wants_incumbent:
+            unknown = unknown[unknown != self._standing]
         guided = np.flatnonzero(self._guided)
         counts = self._split(self._popsize - len(unknown) - len(guided))
         sparks = np.repeat(np.arange(self._mu), counts)
@@ -131,18 +139,27 @@ class FireworksSearch(VectorAskTell):
         self._g += 1
         measured = self._kind_of == _FIREWORK
         self._loss[self._owner[measured]] = losses[measured]
+        if self.wants_incumbent and self._incumbent is not None:
+            self._loss[self._standing] = self._incumbent.loss
         self._known[:] = True
         if self._variant == "dynfwa":
-            self._select_together(asked[~measured], losses[~measured])
+            self._select_together(asked, losses)
             return
         guides = self._guides(asked, losses) if self._variant != "bbfwa" else None
         before = self._loss.copy()
         for i in range(self._mu):
             self._select(i, asked, losses)
+        if self._taken is not None:
+            self._standing = int(self._owner[self._taken])
         if guides is not None:
             self._guide, self._guided = guides, np.ones(self._mu, dtype=bool)
         if self._variant == "lotfwa":
             self._loser_out(before)
+
+    @property
+    def _taken(self) -> int | None:
+        """The candidate that is the search's incumbent from now on; None where it stays, or where nobody tells."""
+        return self._incumbent.taken if self.wants_incumbent and self._incumbent is not None else None
 
     def _anywhere(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
         return self._rng.uniform(self._low, self._high, shape)
@@ -173,13 +190,14 @@ class FireworksSearch(VectorAskTell):
         return counts
 
     def _amplitudes(self) -> NDArray[np.float64]:
-        """Amplitude of each firework; in dynFWA that of the best one (the first) is dynamic, the others share a sum."""
+        """Amplitude of each firework; in dynFWA that of the best one (the first, and any that is as good) is dynamic, the others share
+        a sum."""
         if self._variant != "dynfwa" or not np.isfinite(self._loss).all():
             return self._a
         behind = self._loss - self._loss.min()
         total = behind.sum()
         shared = _SPREAD * (self._high - self._low) * behind / total if total > 0 else self._a
-        return np.where(np.arange(self._mu) == 0, self._a, shared)
+        return np.where((np.arange(self._mu) == 0) | (behind == 0), self._a, shared)
 
     def _guides(self, asked: NDArray[np.float64], losses: NDArray[np.float64]) -> NDArray[np.float64]:
         """Guiding sparks [mu, d]: from the firework along (mean of its best sparks) - (mean of its worst sparks)."""
@@ -192,10 +210,15 @@ class FireworksSearch(VectorAskTell):
         return self._mapped(guides)
 
     def _select(self, i: int, asked: NDArray[np.float64], losses: NDArray[np.float64]) -> None:
-        """The firework moves to its best candidate if that is better; its amplitude learns."""
+        """The firework moves to its best candidate if that is better, or to the one that the search takes; its amplitude learns."""
         mine = np.flatnonzero((self._owner == i) & (self._kind_of != _FIREWORK))
-        best = mine[np.argmin(losses[mine])]
-        if losses[best] < self._loss[i]:
+        best, taken = mine[np.argmin(losses[mine])], self._taken
+        better = losses[best] < self._loss[i]
+        if taken is not None and self._owner[taken] == i:
+            best, better = taken, self._kind_of[taken] != _FIREWORK
+        elif taken is None and self.wants_incumbent and i == self._standing:
+            better = False
+        if better:
             self._x[i], self._loss[i] = asked[best], losses[best]
             self._a[i] *= self._grow
         else:
@@ -210,14 +233,22 @@ class FireworksSearch(VectorAskTell):
         np.subtract(before, self._loss, out=pace, where=np.isfinite(before) & np.isfinite(self._loss))
         np.subtract(self._loss, self._loss.min(), out=behind, where=np.isfinite(self._loss))
         losers = (pace > 0) & (pace * left < behind)
+        if self.wants_incumbent:
+            losers[self._standing] = False
         self._x[losers] = self._anywhere((int(losers.sum()), self._d))
         self._loss[losers], self._a[losers] = np.inf, self._amplitude
         self._known[losers] = self._guided[losers] = False
 
     def _select_together(self, asked: NDArray[np.float64], losses: NDArray[np.float64]) -> None:
         """dynFWA: the best of all becomes the first firework, random ones of the rest that have a loss the others."""
-        x, loss = np.concatenate([self._x, asked]), np.concatenate([self._loss, losses])
-        best = int(np.argmin(loss))
+        fresh = np.flatnonzero(self._kind_of != _FIREWORK)
+        x, loss = np.concatenate([self._x, asked[fresh]]), np.concatenate([self._loss, losses[fresh]])
+        best, taken = int(np.argmin(loss)), self._taken
+        if taken is not None:
+            scored_again = self._kind_of[taken] == _FIREWORK
+            best = int(self._owner[taken] if scored_again else self._mu + np.searchsorted(fresh, taken))
+        elif self.wants_incumbent:
+            best = self._standing
         self._a *= self._grow if loss[best] < self._loss.min() else self._shrink
         pool = np.delete(np.arange(len(loss)), best)
         finite = pool[np.isfinite(loss[pool])]
@@ -231,13 +262,14 @@ class FireworksSearch(VectorAskTell):
 
     def _save(self) -> dict[str, Any]:
         arrays = {name: getattr(self, name).copy() for name in _ARRAYS}
-        return {"kind": self._kind, "arrays": arrays, "g": self._g, "rng": self._rng.bit_generator.state}
+        numbers = {"g": self._g, "standing": self._standing}
+        return {"kind": self._kind, "arrays": arrays, **numbers, "rng": self._rng.bit_generator.state}
 
     def _load(self, state: State) -> None:
         check_kind(self._kind, state)
         for name in _ARRAYS:
             setattr(self, name, np.array(state["arrays"][name]))
-        self._g = state["g"]
+        self._g, self._standing = state["g"], state.get("standing", 0)
         self._rng.bit_generator.state = state["rng"]
 
 
@@ -275,4 +307,5 @@ class Fireworks(Optimizer):
             g_max=space.generations,
             shrink=self.shrink,
             remeasure=True,
+            told=space.told,
         )

@@ -25,7 +25,8 @@ from tandemtune.plugins import register
 class RandomSampling(VectorAskTell):
     """Gaussian steps of a fixed size around the best point so far, or points anywhere in a box.
 
-    Around the best point, that point itself is part of the batch as long as its loss is not known.
+    Around the best point, that point itself is part of the batch as long as its loss is not known; where the search's incumbent
+    is told, it is the best point, and never part of the batch.
 
     Args:
         d: number of coordinates.
@@ -35,6 +36,7 @@ class RandomSampling(VectorAskTell):
         box: bounds of every coordinate, for points anywhere between them.
         start: first best point [d] of the steps; zeros if not given.
         remeasure: score the best point again with every generation, for a function that changes in between.
+        told: the best point is the search's incumbent, which is told with every generation; in place of `remeasure`.
 
     Raises:
         ValueError: not exactly one of `sigma` and `box` is given, or a setting is out of its range.
@@ -50,9 +52,10 @@ class RandomSampling(VectorAskTell):
         box: tuple[float, float] | None = None,
         start: ArrayLike | None = None,
         remeasure: bool = False,
+        told: bool = False,
     ) -> None:
-        if (sigma is None) == (box is None) or (box is not None and (start is not None or remeasure)):
-            raise ValueError("give either sigma (with start and remeasure) or box")
+        if (sigma is None) == (box is None) or (box is not None and (start is not None or remeasure or told)):
+            raise ValueError("give either sigma (with start, and remeasure or told) or box")
         if popsize < 2 or (sigma is not None and not 0 < sigma < np.inf):
             raise ValueError(f"expected popsize of at least 2 and sigma above 0, got {popsize} and {sigma}")
         if box is not None and not -np.inf < box[0] < box[1] < np.inf:
@@ -60,7 +63,7 @@ class RandomSampling(VectorAskTell):
         self._d, self._popsize, self._sigma, self._box, self._remeasure = d, popsize, sigma or 0.0, box, remeasure
         self._rng = np.random.default_rng(seed)
         self._best, self._loss = start_point(start, d), np.inf
-        self._known = box is not None
+        self._known, self.wants_incumbent = box is not None or told, told
 
     @property
     def best(self) -> tuple[NDArray[np.float64], float]:
@@ -72,17 +75,27 @@ class RandomSampling(VectorAskTell):
         if self._box is not None:
             return self._rng.uniform(*self._box, shape)
         candidates = self._best + self._sigma * self._rng.standard_normal(shape)
-        if self._remeasure or not self._known:
+        if self._scores_best:
             candidates[0] = self._best
         return candidates
 
     def _learn(self, asked: NDArray[np.float64], losses: NDArray[np.float64], gradients: Gradients | None) -> None:
-        if self._remeasure or not self._known:
+        if self.wants_incumbent and self._incumbent is not None:
+            taken, self._loss = self._incumbent.taken, self._incumbent.loss
+            if taken is not None:
+                self._best, self._loss = asked[taken].copy(), float(losses[taken])
+            return
+        if self._scores_best:
             self._loss = float(losses[0])
         self._known = True
         best = int(np.argmin(losses))
         if losses[best] < self._loss:
             self._best, self._loss = asked[best].copy(), float(losses[best])
+
+    @property
+    def _scores_best(self) -> bool:
+        """Whether the best point is one of the candidates of the next or open generation."""
+        return not self.wants_incumbent and (self._remeasure or not self._known)
 
     @property
     def _kind(self) -> str:
@@ -112,4 +125,12 @@ class RandomSearch(Optimizer):
 
     def start(self, space: Space) -> VectorAskTell:
         """Steps around the space's start."""
-        return RandomSampling(space.d, self.popsize, space.seed, sigma=self.sigma, start=space.start, remeasure=True)
+        return RandomSampling(
+            space.d,
+            self.popsize,
+            space.seed,
+            sigma=self.sigma,
+            start=space.start,
+            remeasure=not space.told,
+            told=space.told,
+        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,7 +23,7 @@ from tandemtune.optimizers.base import (
     start_point,
 )
 from tandemtune.optimizers.descent import Algorithm, Descent, stream
-from tandemtune.optimizers.directions import Directions
+from tandemtune.optimizers.directions import Directions, NoiseRank, rank_problems
 from tandemtune.plugins import register
 
 Distribution = Literal["gaussian", "rademacher"]
@@ -145,6 +146,11 @@ class SPSA(Optimizer):
         "weights, 1e-3 else",
     )
 
+    noise_rank: NoiseRank = None
+    lazy: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=1, description="generations over which one factor of low-rank noise stays the same (LOZO)"
+    )
+
     def start(self, space: Space) -> VectorAskTell:
         """Around the space's start, or the coefficients of seeded directions."""
         if space.directions:
@@ -152,3 +158,10 @@ class SPSA(Optimizer):
         return SPSASearch(
             space.d, space.seed, lr=space.lr, epsilon=self.sigma, directions=self.popsize // 2, start=space.start
         )
+
+    def problems(self, recipe: Any) -> Iterator[str]:
+        """Low-rank noise where no matrices are, laziness without it."""
+        yield from super().problems(recipe)
+        yield from rank_problems(self.noise_rank, recipe)
+        if self.lazy > 1 and self.noise_rank is None:
+            yield f"[method] lazy: {self.lazy}, but only low-rank noise has a factor to keep: set noise_rank"

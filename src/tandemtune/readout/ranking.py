@@ -20,6 +20,8 @@ from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.identity import Identity
 from tandemtune.types import Example
 
+MOST_RANKED = 512
+"""Templates are judged on at most so many of the labelled rows, every label with its share."""
 STRETCH = 1.5
 """Rows up to this many times as long as the shortest run together with it."""
 

@@ -39,6 +39,10 @@ class Drawn(Protocol):
         ...
 
 
+SENTENCE = 60
+"""A cell with more characters is read, not looked up."""
+
+
 @dataclass(frozen=True)
 class Grid:
     """A table in a box that scrolls by itself where the window is narrow.
@@ -72,6 +76,15 @@ class Grid:
             column
             for column in range(len(self.headers))
             if self.rows and all(not isinstance(row[column], str) or row[column] in ("", "-", "–") for row in self.rows)
+        }
+
+    @property
+    def reading(self) -> AbstractSet[int]:
+        """Columns of sentences, which keep some width in a narrow window."""
+        return {
+            column
+            for column in range(len(self.headers))
+            if any(isinstance(cell, str) and len(cell) > SENTENCE for cell in (row[column] for row in self.rows))
         }
 
     @property

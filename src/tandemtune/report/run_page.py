@@ -442,7 +442,7 @@ def _curves(run: RunView) -> dict[str, Chart]:
     looks = [(x, spot.dev.score) for x, spot in zip(work, spots, strict=True) if spot.dev is not None]
     name = f"dev {run.metric}"
     backward = any(spot.backward for spot in spots)
-    tokens = "tokens through the model, forwards" + (" (gradient steps run backwards, too)" if backward else "")
+    tokens = "tokens through the model, and backwards" if backward else "tokens through the model"
     found: dict[str, Chart] = {
         "loss": _losses(f"Loss over {unit}", unit, work, spots),
         "dev-score": LineChart(
@@ -464,7 +464,12 @@ def _curves(run: RunView) -> dict[str, Chart]:
 def _reading(run: RunView) -> str:
     """What the curves show."""
     spots = run.spots
-    said = ["Dev loss is that of the point where the search stands; the point with the lowest one is kept."]
+    kept = run.result is None or run.result.gain is None or run.result.gain.kept
+    said = [
+        "Dev loss is that of the point where the search stands; the point with the lowest one is kept."
+        if kept
+        else "Dev loss is that of the point where the search stands; no point of it is kept, as said above."
+    ]
     if any(spot.band is not None for spot in spots):
         said.append("The band holds most candidates of a generation: their losses from the 10 % to the 90 % quantile.")
     if any(spot.batch is not None for spot in spots):
@@ -513,12 +518,12 @@ def _limits(lines: Sequence[float], low: Sequence[float], high: Sequence[float])
 
 
 def _marks(xs: Sequence[float | None], spots: Sequence[Spot]) -> list[Mark]:
-    """Restarts, switches, and the best point; one line where several fall together."""
+    """Restarts, switches, and the point with the lowest dev loss; one line where several fall together."""
     best = best_spot(spots)
     texts: dict[float, list[str]] = {}
     for x, spot in zip(xs, spots, strict=True):
         if x is not None:
-            texts.setdefault(x, []).extend(["best"] * (spot is best) + [spot.mark] * bool(spot.mark))
+            texts.setdefault(x, []).extend(["lowest dev loss"] * (spot is best) + [spot.mark] * bool(spot.mark))
     return [Mark(x, ", ".join(said)) for x, said in texts.items() if said]
 
 

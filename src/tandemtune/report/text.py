@@ -131,10 +131,9 @@ def _result_lines(result: Result) -> list[str]:
     if result.unseen is not None:
         lines.append(result.unseen.sentence())
     if cost.proposer:
-        said = ", ".join(
-            f"{value if isinstance(value, str) else rough(value)} {name}" for name, value in _spent(cost.proposer)
-        )
-        lines.append(f"proposer: {said}")
+        said = [(f"{value:,}" if isinstance(value, int) else value, name) for name, value in _spent(cost.proposer)]
+        told = (f"{value if isinstance(value, str) else rough(value)} {name}" for value, name in said)
+        lines.append(f"proposer: {', '.join(told)}")
     return [*lines, *stood_still(result), *simpler(result), *(f"note: {note}" for note in result.notes)]
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tandemtune.evaluators.base import Evaluator, PointGradient
-from tandemtune.optimizers.base import AskTell
+from tandemtune.optimizers.base import AskTell, Incumbent
 from tandemtune.proposers.base import Draft, Proposal, Source, TriedWords
 from tandemtune.runs.records import (
     Costs,
@@ -138,9 +138,13 @@ class GenerationTurn:
         penalties = self._penalties(asked)
         scored = self._recorded(state) or self._scored(state, vectors, penalties)
         losses = np.array([from_loss(loss) for loss in scored.losses], dtype=np.float64)
-        optimizer.tell(losses + penalties)
-        moving = self._keep_best if self._phase.keeps_best else self._follow
-        move = moving(state, blocks, vectors, scored, losses, penalties, optimizer)
+        if self._phase.keeps_best:
+            there = from_loss(scored.incumbent) + state.penalty.get(blocks[0], 0.0)
+            move = self._keep_best(state, blocks, vectors, scored, losses, penalties)
+            optimizer.tell(losses + penalties, incumbent=Incumbent(there, move.best if move.accepted else None))
+        else:
+            optimizer.tell(losses + penalties)
+            move = self._follow(state, blocks, losses, optimizer)
         averaged = self._averaged(state, blocks, move.incumbent)
 
         def make() -> GenerationRecord:
@@ -196,7 +200,6 @@ class GenerationTurn:
         scored: _Scored,
         losses: NDArray[np.float64],
         penalties: NDArray[np.float64],
-        optimizer: AskTell[Any],
     ) -> _Move:
         """The best candidate, if it is better than the incumbent on the same rows."""
         again = {index: from_loss(loss) for index, loss in scored.elites or ()}
@@ -213,14 +216,7 @@ class GenerationTurn:
         return _Move(best, accepted, incumbent, train_loss)
 
     def _follow(
-        self,
-        state: SearchState,
-        blocks: tuple[int, ...],
-        vectors: Mapping[int, Tensor],
-        scored: _Scored,
-        losses: NDArray[np.float64],
-        penalties: NDArray[np.float64],
-        optimizer: AskTell[Any],
+        self, state: SearchState, blocks: tuple[int, ...], losses: NDArray[np.float64], optimizer: AskTell[Any]
     ) -> _Move:
         """The point that the optimizer has moved."""
         moved = self._phase.up(blocks, optimizer.point[np.newaxis])  # type: ignore[attr-defined]

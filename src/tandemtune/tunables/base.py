@@ -46,7 +46,7 @@ class Parameters(ABC):
 
     Attributes:
         blocks: in the order in which the model meets them.
-        names: of the groups of matrices, for example the projections that LoRA is put on.
+        names: of the groups of matrices, for example the projections that LoRA is put on, in all blocks together.
         side_by_side: whether several candidates can be applied at once, as equal parts of one batch.
         token_wise: whether it does the same to every token, wherever that stands, so that prompts may lie end to end in one row.
         directions: (groups, directions in a group) where a point is coefficients of seeded directions; None otherwise.
@@ -76,6 +76,10 @@ class Parameters(ABC):
     def applied_behind(self, point: Point) -> AbstractContextManager[None]:
         """The same for tokens that are written behind a prompt, whose own keys and values are kept."""
         return self.applied(point)
+
+    def names_of(self, block: int) -> tuple[str, ...]:
+        """Names of the groups of matrices that a block has."""
+        return self.names
 
     def shapes(self, block: int) -> Sequence[tuple[int, int]]:
         """Matrices that the block's flat vector is made of, in order."""

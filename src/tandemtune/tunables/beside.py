@@ -44,6 +44,10 @@ class LoRABesidePrompt(Parameters):
         self.names = lora.names
         self.side_by_side = lora.side_by_side
 
+    def names_of(self, block: int) -> tuple[str, ...]:
+        """Names of one block's groups of matrices."""
+        return self._of(block).names_of(block)
+
     def shapes(self, block: int) -> list[tuple[int, int]]:
         """Matrices of one block."""
         return self._of(block).shapes(block)

@@ -201,6 +201,7 @@ class FullWeights(Tunable):
             given.optimizer.candidates // 2,
             "gaussian" if rank is None else "low-rank",
             rank or 1,
+            getattr(given.optimizer, "lazy", 1),
         )
 
     def lr(self, optimizer: Optimizer, vocabulary: Vocabulary) -> float:

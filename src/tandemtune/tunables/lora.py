@@ -42,7 +42,8 @@ class LoRATerms(Layerwise):
     Args:
         backbone: the model to tune.
         rank: rank r of each projection's term.
-        layers: layer indices that may change; those that have no such projections are left out.
+        layers: layer indices that may change; those that have no such projections are left out, and a layer that has some of them
+            has terms on these.
         start_seed: draws A at the start, for gradients, which cannot leave the point where both factors are zero; B is
             zero, so the first point is the pretrained model all the same.
         fixed_seed: draws A once and for all, so that a block's vector holds the factors B alone (arXiv 2308.03303).
@@ -63,6 +64,7 @@ class LoRATerms(Layerwise):
         self.blocks = tuple(block for block in sorted(layers) if backbone.projections(block))
         if not self.blocks:
             raise ModelError(f"none of the layers {list(layers)} has a map that LoRA is put on: choose other layers")
+        _check_targets(backbone, self.blocks)
         self._kind = backbone.kind
         self._paths = {block: backbone.layer_path(block) for block in self.blocks}
         self._projections = {block: backbone.projections(block) for block in self.blocks}
@@ -73,7 +75,7 @@ class LoRATerms(Layerwise):
         for block in self.blocks:
             self._modules[block] = {p.module: every[block].get_submodule(p.module) for p in self._projections[block]}
             self._columns[block] = {p.name: p.outputs(self._modules[block][p.module]) for p in self._projections[block]}
-        self.names = tuple(projection.name for projection in self._projections[self.blocks[0]])
+        self.names = tuple(dict.fromkeys(p.name for block in self.blocks for p in self._projections[block]))
         self.side_by_side = backbone.side_by_side(m for found in self._modules.values() for m in found.values())
         self._fixed: dict[int, dict[str, Tensor]] = {}
         if fixed_seed is not None:
@@ -86,6 +88,10 @@ class LoRATerms(Layerwise):
     def fixes_a(self) -> bool:
         """Whether A is drawn once and B is all that moves."""
         return bool(self._fixed)
+
+    def names_of(self, block: int) -> tuple[str, ...]:
+        """The projections that a layer has."""
+        return tuple(projection.name for projection in self._projections[block])
 
     def shapes(self, block: int) -> list[tuple[int, int]]:
         """Shapes of A and B of each projection, in order; of B alone where A is drawn once."""
@@ -160,9 +166,10 @@ class LoRATerms(Layerwise):
         shapes = self.shapes(block)
         pieces = torch.split(vector, [math.prod(shape) for shape in shapes], dim=-1)
         matrices = [piece.reshape(*piece.shape[:-1], *shape) for piece, shape in zip(pieces, shapes, strict=True)]
+        names = self.names_of(block)
         if self._fixed:
-            return {name: (self._fixed[block][name], b) for name, b in zip(self.names, matrices, strict=True)}
-        return {name: (matrices[2 * i], matrices[2 * i + 1]) for i, name in enumerate(self.names)}
+            return {name: (self._fixed[block][name], b) for name, b in zip(names, matrices, strict=True)}
+        return {name: (matrices[2 * i], matrices[2 * i + 1]) for i, name in enumerate(names)}
 
     def save(self, point: Point, folder: Path, base_model: str) -> None:
         """Write an ordinary PEFT LoRA adapter.
@@ -339,6 +346,18 @@ class _Kept:
     vector: Tensor
     version: int
     terms: Mapping[nn.Module, _Term]
+
+
+def _check_targets(backbone: Backbone, blocks: Sequence[int]) -> None:
+    """Refuse a module that LoRA is to be put on and that none of the tuned layers has."""
+    tuned = {projection.name for block in blocks for projection in backbone.projections(block)}
+    for index in range(len(backbone.layers)):
+        for projection in backbone.projections(index):
+            if projection.name not in tuned:
+                raise ModelError(
+                    f"target {projection.name!r} is in none of the tuned layers {list(blocks)}, but in layer {index}: choose other "
+                    "[method] layers, or leave it out of [model] target"
+                )
 
 
 def _drawn(a: Tensor, generator: torch.Generator) -> Tensor:

@@ -26,10 +26,14 @@ class Noise:
     Args:
         seed: of all directions.
         rank: r of the matrices that are made as U V^T / sqrt(r).
+        lazy: groups of directions over which V stays, while U is drawn for each (LOZO, arXiv 2410.07698).
+        group: directions in a group.
     """
 
     seed: int
     rank: int = 1
+    lazy: int = 1
+    group: int = 1
 
     def add(self, target: Tensor, coefficient: float, direction: int, index: int, factored: bool) -> None:
         """Add a direction to a weight, in place, with no more memory than one piece.
@@ -80,15 +84,18 @@ class Noise:
             yield where, piece
 
     def factors(self, shape: Sequence[int], direction: int, index: int) -> tuple[Tensor, Tensor]:
-        """What a factored direction of one matrix is made of (arXiv 2511.16652).
+        """What a factored direction of one matrix is made of (arXiv 2511.16652; with V of an earlier group where it is lazy).
 
         Returns:
             U / sqrt(r) [rows, r] and V [columns, r].
         """
         stream = self._stream(direction, index)
         u, v = (torch.empty(size, self.rank).normal_(generator=stream) for size in shape)
+        if self.lazy > 1:
+            first = direction - direction // self.group % self.lazy * self.group
+            v.normal_(generator=self._stream(first, index, 1))
         return u.div_(math.sqrt(self.rank)), v
 
-    def _stream(self, direction: int, index: int) -> torch.Generator:
-        (state,) = np.random.SeedSequence([self.seed, direction, index]).generate_state(1, np.uint64)
+    def _stream(self, direction: int, index: int, *more: int) -> torch.Generator:
+        (state,) = np.random.SeedSequence([self.seed, direction, index, *more]).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(state >> np.uint64(1)))

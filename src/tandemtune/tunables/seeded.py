@@ -48,6 +48,7 @@ class SeededDirections(Parameters):
         group: directions in one group.
         noise: "gaussian", or "low-rank" for U V^T / sqrt(rank) on the matrices of linear maps; all else gets full noise.
         rank: r of low-rank noise.
+        lazy: groups over which one factor of low-rank noise stays the same (LOZO, arXiv 2410.07698).
         reload: yields (name, pretrained weight); by default they are read from the model's own local folder, and where
             there is none a copy is kept, which doubles the memory that the weights take.
 
@@ -68,17 +69,18 @@ class SeededDirections(Parameters):
         group: int = 1,
         noise: NoiseKind = "gaussian",
         rank: int = 1,
+        lazy: int = 1,
         reload: Reload | None = None,
     ) -> None:
-        if min(groups, group, rank) < 1 or seed < 0:
+        if min(groups, group, rank, lazy) < 1 or seed < 0:
             raise ValueError(
-                f"expected groups, group and rank of at least 1 and a seed of at least 0, got {groups}, {group}, {rank} "
+                f"expected groups, group, rank and lazy of at least 1 and a seed of at least 0, got {groups}, {group}, {rank}, {lazy} "
                 f"and {seed}"
             )
         self.groups, self.group = groups, group
         self.directions = groups, group
         self._low_rank = noise == "low-rank"
-        self._noise = Noise(seed, rank)
+        self._noise = Noise(seed, rank, lazy, group)
         self._backbone = backbone
         self._owners = owners(backbone)
         self.side_by_side = noise == "low-rank" and backbone.side_by_side(owner.module for owner in self._owners)
@@ -93,6 +95,7 @@ class SeededDirections(Parameters):
             "group": group,
             "noise": noise,
             "rank": rank if self._low_rank else None,
+            **({"lazy": lazy} if lazy > 1 else {}),
             "weights": sum(weight.tensor.numel() for weight in self._weights),
         }
 
