@@ -111,9 +111,16 @@ class Readout:
         """
         if len(features) != len(self.features):
             raise DataError(f"{len(features)} views of features, expected {len(self.features)}")
+        here = self.on(logits.device)
         seen = logits.double() if self.label_view == "logits" else functional.log_softmax(logits.double(), dim=-1)
-        parts = (view.double() @ weight for view, weight in zip(features, self.features, strict=True))
-        return sum(parts, seen @ self.labels) + self.bias[..., None, :]
+        parts = (view.double() @ weight for view, weight in zip(features, here.features, strict=True))
+        return sum(parts, seen @ here.labels) + here.bias[..., None, :]
+
+    def on(self, device: torch.device) -> Readout:
+        """The same on a device: what is solved where the model lies is written out in the processor's memory, and read back
+        there."""
+        features = tuple(each.to(device) for each in self.features)
+        return Readout(features, self.labels.to(device), self.bias.to(device), self.label_view)
 
     def correction(self, rows: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What to add to the label words' rows of the output embedding, so that the model says what the readout says.
@@ -138,12 +145,12 @@ class Readout:
             raise DataError(
                 "a readout of several views is no change of the output embedding: take the answer view alone"
             )
-        own = rows.double()
-        change = self.labels - torch.eye(self.labels.shape[-1], dtype=torch.float64, device=own.device)
+        own, here = rows.double(), self.on(rows.device)
+        change = here.labels - torch.eye(here.labels.shape[-1], dtype=torch.float64, device=own.device)
         added = change.mT @ own
-        if self.features:
-            added = added + self.features[0].mT
-        shift = self.bias if bias is None else self.bias + bias.double() @ change
+        if here.features:
+            added = added + here.features[0].mT
+        shift = here.bias if bias is None else here.bias + bias.double() @ change
         return added - added.mean(dim=-2, keepdim=True), centred(shift)
 
 
