@@ -3,18 +3,25 @@
 `base`    the interface
 `labels`  label words: the likelihoods of a few words at one place
 `images`  labels of images: the class whose text an image is most like
+`choices` whole answers of any number of tokens, by their likelihood
 `texts`   texts of any length: likelihoods of references, or rewards of what is written
 """
 
 from __future__ import annotations
 
 from tandemtune.answers.base import Answers
+from tandemtune.answers.choices import ChoiceAnswers
 from tandemtune.answers.images import ImageAnswers
 from tandemtune.answers.labels import LabelAnswers
 from tandemtune.answers.texts import TextAnswers
 from tandemtune.tasks.base import Task
 
-_KINDS: dict[str, Answers] = {"labels": LabelAnswers(), "images": ImageAnswers(), "texts": TextAnswers()}
+_KINDS: dict[str, Answers] = {
+    "labels": LabelAnswers(),
+    "images": ImageAnswers(),
+    "choices": ChoiceAnswers(),
+    "texts": TextAnswers(),
+}
 
 
 def answers_of(task: Task) -> Answers:

@@ -65,9 +65,11 @@ class Engine:
 
     Attributes:
         reads_words: whether label logits are words' logits, so that a readout is a change of the output embedding.
+        further_view: what a readout may read of each row beside the answer where it chooses for itself.
     """
 
     reads_words = True
+    further_view = "mean"
 
     def __init__(
         self,

@@ -66,7 +66,7 @@ class Mutation(Worded):
         allowed = self.vocabulary.ids
         places = generator.choice(len(ids), size=max(1, round(self._share * len(ids))), replace=False)
         for place in sorted(places.tolist()):
-            logits = self._scores(ids, place)[allowed]
+            logits = self._scores(ids, place).cpu()[allowed]
             if not logits.isfinite().all():
                 continue  # a model without numbers substitutes nothing
             best = logits.topk(min(self._top, len(logits)))

@@ -99,8 +99,15 @@ class Readout:
     bias: Tensor
     label_view: LabelView
 
+    def on(self, device: torch.device) -> Readout:
+        """The same readout on a device."""
+        if self.bias.device == device:
+            return self
+        features = tuple(weight.to(device) for weight in self.features)
+        return Readout(features, self.labels.to(device), self.bias.to(device), self.label_view)
+
     def logits(self, features: Sequence[Tensor], logits: Tensor) -> Tensor:
-        """New label logits.
+        """New label logits, where the model's are.
 
         Args:
             features: views [..., N, h], as those that the readout was solved for.
@@ -111,16 +118,10 @@ class Readout:
         """
         if len(features) != len(self.features):
             raise DataError(f"{len(features)} views of features, expected {len(self.features)}")
-        here = self.on(logits.device)
         seen = logits.double() if self.label_view == "logits" else functional.log_softmax(logits.double(), dim=-1)
+        here = self.on(logits.device)
         parts = (view.double() @ weight for view, weight in zip(features, here.features, strict=True))
         return sum(parts, seen @ here.labels) + here.bias[..., None, :]
-
-    def on(self, device: torch.device) -> Readout:
-        """The same on a device: what is solved where the model lies is written out in the processor's memory, and read back
-        there."""
-        features = tuple(each.to(device) for each in self.features)
-        return Readout(features, self.labels.to(device), self.bias.to(device), self.label_view)
 
     def correction(self, rows: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What to add to the label words' rows of the output embedding, so that the model says what the readout says.

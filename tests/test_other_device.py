@@ -1,0 +1,59 @@
+"""Runs whose model lies on a device that is none (`elsewhere.py`): nothing of it is mixed with what lies on the processor."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+EVERY = (
+    "test_methods.py::test_every_method_runs_and_predicts_what_it_scored",
+    "test_readout_runs.py",
+    "test_text_runs.py",
+    "test_race.py",
+)
+SOME = (
+    "test_methods.py::test_every_method_takes_a_readout_at_its_end[c-lora]",
+    "test_methods.py::test_every_method_takes_a_readout_at_its_end[lora]",
+    "test_readout_runs.py::test_a_readout_learns_from_one_pass_and_predicts_what_it_measured",
+    "test_race.py::test_a_race_ends_with_one_and_the_run_takes_as_many_steps_as_without[mutation]",
+)
+TYPES = "not lozo and not full and not stopped"
+"""Methods among all weights ask for the type of a weight, which is none there."""
+
+
+def ended(tests: tuple[str, ...], *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-n",
+            "0",
+            "-p",
+            "elsewhere",
+            *options,
+            *(str(HERE / one) for one in tests),
+        ],
+        cwd=HERE.parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_runs_on_another_device():
+    done = ended(SOME)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_kind_of_run_on_another_device():
+    done = ended(EVERY, "-k", TYPES)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
