@@ -38,6 +38,7 @@ DEFAULTS = {
         "threads": None,
         "tf32": False,
         "compile": "auto",
+        "tf32": False,
     },
     "task": {
         "name": None,
