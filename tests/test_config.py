@@ -38,7 +38,6 @@ DEFAULTS = {
         "threads": None,
         "tf32": False,
         "compile": "auto",
-        "tf32": False,
     },
     "task": {
         "name": None,
