@@ -123,15 +123,15 @@ def _chosen_template(
 ) -> tuple[Task, tuple[TemplateScore, ...]]:
     """The template that a readout of the labelled rows does best with; what was chosen when the run began."""
     if known is not None:
-        return task.as_recorded(known.template, known.labels), known.templates
+        return wiring.joined(config.task, task.as_recorded(known.template, known.labels), known.templates), known.templates
     tasks = wiring.candidate_tasks(config.task, task, kind)
     if len(tasks) == 1:
         return tasks[0], ()
     scores = ranked(config, tasks, kind, split, progress)
-    chosen = best_of(scores)
+    best = best_of(scores)[0]
     if progress:
-        progress(f"template {scores[chosen].template!r} has the lowest leave-one-out loss, {scores[chosen].loss:.4f}")
-    return tasks[chosen], tuple(scores)
+        progress(f"template {best.template!r} has the lowest leave-one-out loss, {best.loss:.4f}")
+    return wiring.joined(config.task, tasks[scores.index(best)], scores), tuple(scores)
 
 
 def ranked(
@@ -177,7 +177,7 @@ def proposed(
         TandemTuneError: the mentor cannot be asked, or none of what it says can be used.
     """
     rows = [*split.train, *split.dev]
-    best = tasks[best_of(scores)]
+    best = tasks[scores.index(best_of(scores)[0])]
     backbone = wiring.load_backbone(config, kind, "float32", wiring.find_device(config.model.device))
     guessed = predicted(backbone, best, rows, config.task.max_tokens)
     known = TASKS.get(best.name)

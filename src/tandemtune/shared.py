@@ -58,8 +58,9 @@ def _key(scorer: Scorer, batch: Batch, views: Sequence[View]) -> str:
         facts.compiled,
         scorer.config.model.quantize,
     )
+    further = [list(task.words.items()) for task in scorer.task.wordings[1:]]
     found = hashlib.sha256(
-        repr((told, scorer.verbalizer.token_ids, scorer.verbalizer.weights(), tuple(map(str, views)))).encode()
+        repr((told, scorer.verbalizer.token_ids, scorer.verbalizer.weights(), further, tuple(map(str, views)))).encode()
     )
     for part in engine.parts(batch):
         found.update(repr(part.spans).encode())

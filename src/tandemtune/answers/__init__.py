@@ -3,6 +3,7 @@
 `base`    the interface
 `labels`  label words: the likelihoods of a few words at one place
 `images`  labels of images: the class whose text an image is most like
+`joined`  label words in several wordings at once
 `texts`   texts of any length: likelihoods of references, or rewards of what is written
 """
 
@@ -10,11 +11,17 @@ from __future__ import annotations
 
 from tandemtune.answers.base import Answers
 from tandemtune.answers.images import ImageAnswers
+from tandemtune.answers.joined import JoinedAnswers
 from tandemtune.answers.labels import LabelAnswers
 from tandemtune.answers.texts import TextAnswers
 from tandemtune.tasks.base import Task
 
-_KINDS: dict[str, Answers] = {"labels": LabelAnswers(), "images": ImageAnswers(), "texts": TextAnswers()}
+_KINDS: dict[str, Answers] = {
+    "labels": LabelAnswers(),
+    "images": ImageAnswers(),
+    "joined": JoinedAnswers(),
+    "texts": TextAnswers(),
+}
 
 
 def answers_of(task: Task) -> Answers:

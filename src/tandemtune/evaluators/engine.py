@@ -62,10 +62,10 @@ class Engine:
         chunk_tokens: tokens of one chunk, within that bound; None for as many as it allows.
 
     Attributes:
-        reads_words: whether label logits are words' logits, so that a readout is a change of the output embedding.
+        no_adapter: why a readout of what it reads is no change of the output embedding; empty where it is one.
     """
 
-    reads_words = True
+    no_adapter = ""
 
     def __init__(
         self,

@@ -72,7 +72,7 @@ class ImageTextEngine(Engine):
         max_memory: bound on the activations of one chunk of candidates, in megabytes.
     """
 
-    reads_words = False
+    no_adapter = "a readout of image vectors changes the classes' vectors, not the text tower"
 
     def __init__(self, stack: LayerStack, tunable: Parameters, scale: float, max_memory: float = 256.0) -> None:
         super().__init__(stack, tunable, torch.eye(len(stack.token_ids)), max_memory)

@@ -85,6 +85,11 @@ class Task:
         return replace(self, template=Template.parse(template), words=words)
 
     @property
+    def wordings(self) -> tuple[Task, ...]:
+        """The task with each of the templates that a row is asked with; just itself."""
+        return (self,)
+
+    @property
     def has_test(self) -> bool:
         """Whether there are rows for the final report."""
         return self.test_source is not None or self.test_share is not None
