@@ -56,7 +56,7 @@ def measure(backbone: ImageTextBackbone, images: int, popsize: int) -> None:
     texts = ClassTexts(collate(prompts, range(len(CLASSES)), torch.device("cpu")), len(CLASSES))
     engine = ImageTextEngine(backbone.stack(None), prompt, backbone.scale)  # type: ignore[arg-type]
     pictures = [Image.new("RGB", (224, 224), (9 * n, 120, 200)) for n in range(TIMED)]
-    vectors = backbone.image_features(pictures)
+    vectors, _ = backbone.image_features(pictures)
     batch = ImageBatch.of(vectors.repeat(images // TIMED, 1), [0] * (images // TIMED * TIMED), texts)
     point = prompt.initial()
     candidates = {INPUT: point[INPUT] + 0.01 * torch.randn(popsize, len(point[INPUT]))}

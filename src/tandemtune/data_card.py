@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from tandemtune import wiring
 from tandemtune.config import RunConfig
 from tandemtune.errors import ModelError
-from tandemtune.estimate import Estimate, estimate
+from tandemtune.estimate import Estimate, RowCosts, estimate
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Kind
 from tandemtune.models.pace import Matrices, matrices
 from tandemtune.models.prompts import longest_of, no_room, token_counter
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.report import DataReport
+from tandemtune.tasks.texts import TextTask
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.types import Example
 
@@ -83,17 +84,36 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
         rows["test"] = task.test(section.test_rows, section.seed)
     expected = None
     if tokens is not None:
-        uncut, longest = tokens.count, tokens.limit
         templates = len(wiring.candidate_tasks(section, task, tokens.kind))
-        expected = estimate(config, rows, lambda row: min(uncut(row), longest), tokens.model, templates)
+        expected = estimate(config, rows, _row_costs(config, task, tokens), tokens.model, templates)
     return DataCard({name: len(part) for name, part in rows.items()}, report, pieces, (*task.notes(), *notes), expected)
+
+
+def _row_costs(config: RunConfig, task: Task, tokens: _Tokens) -> RowCosts:
+    """What a row of a task costs."""
+    most = config.task.references
+
+    def prompt(row: Example) -> int:
+        return min(tokens.count(row), tokens.limit)
+
+    def likely(row: Example) -> float:
+        return task.likelihood_tokens(row, prompt(row), tokens.words, most)
+
+    if not isinstance(task, TextTask):
+        return RowCosts(likely, likely)
+    room = task.answer_room
+    if config.method.objective.judge(task) is not None:
+        return RowCosts(lambda row: prompt(row) + room, lambda row: prompt(row) + room, room, room)
+    return RowCosts(likely, lambda row: prompt(row) + room + likely(row), 0, room)
 
 
 @dataclass(frozen=True)
 class _Tokens:
-    """What counts tokens, how many there may be, the pieces of label words and notes on them, and what is known of the model."""
+    """What counts tokens of prompts and of texts, how many there may be, the pieces of label words and notes on them, and what is known
+    of the model."""
 
     count: Callable[[Example], int]
+    words: Callable[[str], int]
     limit: int
     pieces: dict[str, list[str]]
     notes: tuple[str, ...]
@@ -115,7 +135,7 @@ def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
             return None
         raise
     kind = section.kind or loading.kind_of(settings)
-    found = resolve(tokenizer, task.template, task.words, alone=kind == "seq2seq")  # of texts there are no words
+    found = resolve(tokenizer, task.template, task.first_pieces, alone=kind == "seq2seq")
     pieces = {
         label: [str(tokenizer.convert_ids_to_tokens(found.token_ids[position])) for position in members]
         for label, members in zip(found.labels, found.members, strict=True)
@@ -125,4 +145,8 @@ def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
     count = token_counter(tokenizer, kind, task.template)
     if count(Example(dict.fromkeys(task.template.fields, ""))) > limit:
         raise no_room(task.template, limit, longest)
-    return _Tokens(count, limit, pieces, found.notes, kind, matrices(place, settings))
+
+    def words(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    return _Tokens(count, words, limit, pieces, found.notes, kind, matrices(place, settings))

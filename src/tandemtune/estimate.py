@@ -46,6 +46,27 @@ SPREAD = (1.0, 3.0)
 """What runs took at least and at most, as a multiple of the products alone (`benchmarks/minutes.py`)."""
 
 
+Count = Callable[[Example], float]
+"""Tokens of a row."""
+
+
+@dataclass(frozen=True)
+class RowCosts:
+    """What a row costs.
+
+    Args:
+        searched: tokens that a candidate reads, or writes at most, for one training row.
+        measured: the same where a point is measured on a row of any split.
+        writes: tokens of `searched` that are written; 0 where answers are not written in the search.
+        answers: tokens of `measured` that are written.
+    """
+
+    searched: Count
+    measured: Count
+    writes: int = 0
+    answers: int = 0
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What a run will cost at most.
@@ -62,6 +83,8 @@ class Estimate:
         proposed: somebody proposes, and scoring that comes on top.
         seconds: of all this computing, from and to, loading aside; None where the model's files do not tell its matrices.
         ends: seconds after which the recipe ends the search.
+        generated: tokens that are written at most, in the search and by the scores before and after it; None where that is not
+            known.
     """
 
     forward: float | None
@@ -75,10 +98,11 @@ class Estimate:
     proposed: bool = False
     seconds: tuple[float, float] | None = None
     ends: float | None = None
+    generated: tuple[float | None, float] = (0.0, 0.0)
 
     def lines(self) -> list[str]:
         """The estimate as lines of text."""
-        return [self._tokens(), *self._time(), *self._memory()]
+        return [self._tokens(), *self._written(), *self._time(), *self._memory()]
 
     def notes(self) -> list[str]:
         """What speaks against running it here."""
@@ -101,6 +125,13 @@ class Estimate:
             work = "tokens: nothing is searched"
         templates = f", {_rough(self.ranked)} to choose a template" if self.ranked else ""
         return f"{work}; about {_rough(self.scored)} for the scores before and after{templates}"
+
+    def _written(self) -> list[str]:
+        if not any(self.generated):
+            return []
+        searched, scored = self.generated
+        said = "as many as the time allows" if searched is None else f"at most about {_rough(searched)}"
+        return [f"written, among these: {said} in the search; about {_rough(scored)} for the scores at most"]
 
     def _time(self) -> list[str]:
         if self.seconds is None:
@@ -130,7 +161,7 @@ class Estimate:
 def estimate(
     config: RunConfig,
     rows: dict[str, Sequence[Example]],
-    count: Callable[[Example], int],
+    costs: RowCosts,
     model: Matrices,
     templates: int = 1,
 ) -> Estimate:
@@ -139,13 +170,14 @@ def estimate(
     Args:
         config: the recipe.
         rows: that it uses, by part ("train", "dev", "test").
-        count: tokens of a row's prompt as the model will see it.
+        costs: what a row costs as the model will see it.
         model: what its files tell of it.
         templates: how many there are to choose from.
     """
-    tokens = {name: _counted(part, count) for name, part in rows.items()}
+    tokens = {name: _counted(part, costs.measured) for name, part in rows.items()}
     labelled = len(rows["train"]) + len(rows["dev"])
-    forward, backward = _searched(config, tokens, len(rows["train"]), model)
+    searched = {**tokens, "train": _counted(rows["train"], costs.searched)}
+    forward, backward = _searched(config, searched, len(rows["train"]), model)
     scored = 2 * sum(tokens.values()) * min(config.task.together, templates)
     ranked = templates * (tokens["train"] + tokens["dev"]) * min(1.0, MOST_RANKED / labelled) if templates > 1 else 0.0
     low, high = (1.0, 4.0) if config.model.quantize else BYTES[config.model.dtype]
@@ -162,7 +194,23 @@ def estimate(
         proposed=config.alternates,
         seconds=_seconds(config, model, device, (forward or 0.0) + 2 * backward + scored, ranked),
         ends=config.run.max_seconds,
+        generated=(_written(config, rows, costs), 2.0 * sum(map(len, rows.values())) * costs.answers),
     )
+
+
+def _written(config: RunConfig, rows: dict[str, Sequence[Example]], costs: RowCosts) -> float | None:
+    """Tokens that a search writes at most; None where nothing but time ends it."""
+    method, planned, limit = config.method, wiring.planned(config), config.run.max_generated_tokens
+    if not costs.answers or (method.optimizer.uses == "none" and not config.alternates):
+        return 0.0
+    if not planned.total:
+        return limit
+    turns = planned.total / (method.turn_candidates if planned.unit == "candidates" else 1)
+    count = len(rows["train"])
+    seen = min(count, method.subsample or count, config.task.scored_rows or count)
+    each = 0 if config.follows_gradient else method.turn_candidates * seen * costs.writes
+    found = turns * (each + len(rows["dev"]) * costs.answers / method.dev_every)
+    return found if limit is None else min(found, limit)
 
 
 def _seconds(
@@ -273,7 +321,7 @@ def _share(config: RunConfig, model: Matrices, length: float) -> float:
     return max(shares) if config.method.order == "together" else sum(shares) / len(shares)
 
 
-def _counted(rows: Sequence[Example], count: Callable[[Example], int]) -> float:
+def _counted(rows: Sequence[Example], count: Count) -> float:
     some = rows[:SAMPLE]
     return sum(map(count, some)) * len(rows) / len(some) if some else 0.0
 

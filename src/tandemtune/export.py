@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import tandemtune.assets as assets
+from tandemtune.answers import answers_of
 from tandemtune.card import AUTO
 from tandemtune.errors import UsageError
 from tandemtune.models import load as loading
@@ -23,10 +24,10 @@ from tandemtune.problem import Progress, content_free
 from tandemtune.readout.members import FOLDER as READOUT
 from tandemtune.runs.store import RunFolder
 from tandemtune.runs.writing import write_json
+from tandemtune.serving import for_vllm
 
 ADAPTER, MODEL, BASE = "adapter", "model", "base"
 """Folders of an export: what was tuned, whole weights, and the base model where no hub holds the very weights."""
-LABELS = "labels.json"
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,22 @@ class Parts:
         return {name: place for name, place in ((ADAPTER, self.adapter), (READOUT, self.readout)) if place is not None}
 
 
-def export(run: str | Path, to: str | Path, *, merged: bool = False, progress: Progress | None = None) -> Path:
+def export(
+    run: str | Path,
+    to: str | Path,
+    *,
+    merged: bool = False,
+    rank: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
     """Write a finished run as a folder that does not need this library.
 
     Args:
         run: the run folder.
         to: the folder to make.
         merged: write whole weights in place of adapters.
+        rank: make sure that vLLM can serve the adapter, filled up with zeros to this rank (0 leaves it as it is); None asks nothing
+            of it.
         progress: called with a short line when something slow begins.
 
     Returns:
@@ -81,14 +91,24 @@ def export(run: str | Path, to: str | Path, *, merged: bool = False, progress: P
             "the run's readout changes the output embedding, which is the input embedding of "
             f"{model.scorer.backbone.name}, too: merged weights would read other words. Leave --merged out"
         )
+    if rank is not None and (merged or parts.readout is not None or parts.adapter is None):
+        what = "a readout" if parts.readout is not None else "no LoRA adapter"
+        raise UsageError(
+            "vLLM serves merged weights as any model: leave --for vllm out"
+            if merged
+            else f"vLLM serves one LoRA adapter, and this run left {what}: merge it (--merged), where that can be"
+        )
     base = base_name(model.scorer.config.model.name)
     temporary = to.absolute().with_name(f".{to.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         _write_parts(model, parts, base, temporary, merged, progress)
-        write_json(temporary / LABELS, _told(model, parts, base))
-        (temporary / "README.md").write_text(_readme(model, parts, base, temporary), encoding="utf-8")
+        served = (
+            [] if rank is None else for_vllm(temporary / ADAPTER, model.scorer.backbone, model.scorer.task.name, rank)
+        )
+        write_json(temporary / answers_of(model.scorer.task).told_in, _told(model, parts, base))
+        (temporary / "README.md").write_text(_readme(model, parts, base, temporary, served), encoding="utf-8")
         temporary.rename(to)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -237,19 +257,13 @@ def _merge(model: TunedModel, parts: Parts, to: Path, progress: Progress | None)
 def _told(model: TunedModel, parts: Parts, base: BaseName) -> dict[str, Any]:
     """What has to be known to ask the model."""
     scorer = model.scorer
-    backbone, words, section = scorer.backbone, scorer.verbalizer, scorer.config.task
+    backbone, section = scorer.backbone, scorer.config.task
     return {
         "base_model": base.name,
         "revision": scorer.config.model.revision or base.revision,
         "kind": backbone.kind,
         "template": str(scorer.task.template),
-        "label_words": {label: list(found) for label, found in scorer.task.words.items()},
-        "label_tokens": {
-            label: [words.token_ids[position] for position in members]
-            for label, members in zip(words.labels, words.members, strict=True)
-        },
-        "label_bias": parts.bias,
-        "temperature": scorer.temperature,
+        **answers_of(scorer.task).told(scorer, parts.bias),
         "marks_behind": len(backbone.around.behind) if backbone.kind == "causal" else 0,
         "decoder_begins_with": list(backbone.prefix),
         "max_tokens": section.max_tokens,
@@ -260,16 +274,14 @@ def _told(model: TunedModel, parts: Parts, base: BaseName) -> dict[str, Any]:
 # ---- how to use it -----------------------------------------------------------------------------------------------
 
 
-def _readme(model: TunedModel, parts: Parts, base: BaseName, folder: Path) -> str:
+def _readme(model: TunedModel, parts: Parts, base: BaseName, folder: Path, served: Sequence[str]) -> str:
     scorer = model.scorer
-    words = ", ".join(f"{label}: {' / '.join(found)}" for label, found in scorer.task.words.items())
     whole = (folder / MODEL).is_dir()
     lines = [
         f"# {scorer.task.name} on {Path(base.name).name if Path(base.name).is_absolute() else base.name}",
         "",
         f"- template: `{json.dumps(str(scorer.task.template), ensure_ascii=False)}`",
-        f"- label words: {words}",
-        f"- `{LABELS}` holds both, the tokens of the label words, and what is added to the logit of each label",
+        *answers_of(scorer.task).how_to_ask(scorer),
         f"- in the run, texts were cut ({scorer.config.task.truncate}) where a prompt had more than "
         f"{scorer.config.task.max_tokens} tokens",
         *([f"- {base.note}"] if base.note and not whole and not (folder / BASE).is_dir() else []),
@@ -281,6 +293,7 @@ def _readme(model: TunedModel, parts: Parts, base: BaseName, folder: Path) -> st
         *_snippet(model, parts, base, folder),
         "```",
         "",
+        *served,
     ]
     return "\n".join(lines)
 
@@ -300,7 +313,7 @@ def _snippet(model: TunedModel, parts: Parts, base: BaseName, folder: Path) -> l
     place = MODEL if whole else BASE if (folder / BASE).is_dir() else base.name
     revision = None if whole else model.scorer.config.model.revision or base.revision
     given = f"{json.dumps(place)}" + (f", revision={json.dumps(revision)}" if revision else "")
-    example = dict.fromkeys(model.fields, "it was a good day")
+    answers = answers_of(model.scorer.task)
     return [
         "import json",
         "import re",
@@ -309,22 +322,14 @@ def _snippet(model: TunedModel, parts: Parts, base: BaseName, folder: Path) -> l
         *(["from peft import PeftModel"] if adapters else []),
         f"from transformers import {AUTO[kind]}, AutoTokenizer",
         "",
-        f'told = json.load(open("{LABELS}", encoding="utf-8"))',
+        f'told = json.load(open("{answers.told_in}", encoding="utf-8"))',
         f"tokenizer = AutoTokenizer.from_pretrained({given})",
         f"model = {AUTO[kind]}.from_pretrained({given}, dtype=torch.float32)",
         *_loading(adapters),
         "model.eval()",
         "",
         "",
-        "def scores(fields):",
-        *(f"    {line}" for line in _asking(kind)),
-        '    found = {label: float(logits[tokens].mean()) for label, tokens in told["label_tokens"].items()}',
-        '    biased = {label: score + told["label_bias"][label] for label, score in found.items()}',
-        '    return {label: score / told["temperature"] for label, score in biased.items()}',
-        "",
-        "",
-        f"found = scores({json.dumps(example, ensure_ascii=False)})",
-        "print(max(found, key=found.get), found)",
+        *answers.code(kind, dict.fromkeys(model.fields, "it was a good day")),
     ]
 
 
@@ -338,32 +343,3 @@ def _loading(adapters: Sequence[str]) -> list[str]:
             f'model.base_model.set_adapter(["default", "{adapters[1]}"])',
         ]
     return lines
-
-
-def _asking(kind: str) -> list[str]:
-    """Lines that give the logits of all words at the answer's place."""
-    filled = r're.sub(r"\{([^{}]+)\}", lambda slot: fields[slot[1]], '
-    if kind == "masked":
-        return [
-            'fields = {**fields, "mask": tokenizer.mask_token}',
-            f'prompt = {filled}told["template"])',
-            'ids = tokenizer(prompt, return_tensors="pt")["input_ids"]',
-            "with torch.inference_mode():",
-            "    logits = model(input_ids=ids).logits[0, ids[0].tolist().index(tokenizer.mask_token_id)]",
-        ]
-    lines = [f'prompt = {filled}told["template"].partition("{{mask}}")[0]).rstrip(" ")']
-    if kind == "causal":
-        return [
-            *lines,
-            'ids = tokenizer(prompt)["input_ids"]',
-            'ids = torch.tensor([ids[: len(ids) - told["marks_behind"]]])',
-            "with torch.inference_mode():",
-            "    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1]",
-        ]
-    return [
-        *lines,
-        'ids = tokenizer(prompt, return_tensors="pt")["input_ids"]',
-        'begin = torch.tensor([told["decoder_begins_with"]])',
-        "with torch.inference_mode():",
-        "    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=begin).logits[0, -1]",
-    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,21 +15,26 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tandemtune.assets import PREFIX
+from tandemtune.assets.workspace import kept_images
 from tandemtune.errors import DataError, ModelError
 from tandemtune.evaluators.batch import Batch, collate
+from tandemtune.evaluators.features import TOWER
 from tandemtune.evaluators.image_text import ClassTexts, ImageBatch, ImageTextEngine, ImageTextEvaluator
 from tandemtune.evaluators.label_words import LabelWordEvaluator
 from tandemtune.models.feature_store import FeatureStore
 from tandemtune.models.image_text import ImageTextBackbone
 from tandemtune.models.naming import base_name
 from tandemtune.problem import Scorer
+from tandemtune.readout.design import centred
 from tandemtune.runs.records import DIGITS, UnseenClasses
 from tandemtune.tasks import metrics
-from tandemtune.tasks.images import ImageTask, class_text, image_table, located
+from tandemtune.tasks.image_files import with_files
+from tandemtune.tasks.images import ImageTask, class_text, image_table
 from tandemtune.tasks.pictures import flat
 from tandemtune.tasks.table import Table, read_table
 from tandemtune.tasks.verbalizers import Verbalizer
 from tandemtune.tunables.base import INPUT, Parameters, Point
+from tandemtune.tunables.vocabulary import Words
 from tandemtune.types import Encoded, Example
 
 CLASSES = "classes"
@@ -43,6 +49,7 @@ class ImageScorer(Scorer):
     """An image-text model that can be asked: which class text is an image like?"""
 
     evaluator: ClassVar[type[LabelWordEvaluator]] = ImageTextEvaluator
+    _has_texts = False  # whether `save_beside` wrote texts that stand for the classes
     inputs: ClassVar[tuple[type, ...]] = (object,)  # a path, or a picture
 
     @staticmethod
@@ -88,7 +95,7 @@ class ImageScorer(Scorer):
         """Vectors of images, and labels (-1 where unknown)."""
         labels = [-1 if e.label is None else self.task.label_index(e.label) for e in examples]
         column = self.task.template.fields[0]
-        return list(self.store.of([example.fields[column] for example in examples])), labels
+        return list(self.store.of([example.fields[column] for example in examples], self._reads_tower)), labels
 
     def batch(self, examples: Sequence[Example], plain: bool = False) -> Batch:
         """Labelled or unlabelled images beside the class prompts; `plain` beside those of the pretrained model."""
@@ -136,50 +143,62 @@ class ImageScorer(Scorer):
         """Images to be labelled: all of a folder, or those that a table names by paths from its folder on or from the root."""
         column = self.task.template.fields[0]
         if not isinstance(source, str | Path):
-            return read_table(source)
+            return with_files(read_table(source), column, Path(), kept_images())
         root = Path(source)
-        return image_table(root, column) if root.is_dir() else located(read_table(source), column, root.parent)
+        if root.is_dir():
+            return image_table(root, column)
+        return with_files(read_table(source), column, root.parent, kept_images())
 
-    def classifier(self, point: Point) -> tuple[Tensor, Tensor]:
-        """What labels images: an image's logits, at the run's temperature, are its vector times a weight [C, D], plus a bias [C], both
-        float32.
+    def classifier(self, point: Point) -> dict[str, Tensor]:
+        """What labels images, at the run's temperature: an image's logits are its vector times "weight" [C, D], plus "bias" [C] and, where
+        a readout reads that, what the image tower pools times "pooled_weight" [C, T]. All float32.
 
         Raises:
-            DataError: the readout is not linear in the image's vector.
+            DataError: the readout is not linear in these.
         """
         engine: Any = self.engine
         weight = self.backbone.scale * engine.classes(self.texts(), point).double()  # type: ignore[attr-defined]
         bias = torch.zeros(len(weight), dtype=torch.float64, device=weight.device)
+        pooled: dict[str, Tensor] = {}
         if self.readout is not None:
-            added, bias = self.readout.readout.correction(weight)
+            maps = dict(zip(self.readout.views, self.readout.readout.features, strict=True))
+            if TOWER in maps:
+                pooled["pooled_weight"] = centred(maps.pop(TOWER)).mT
+            added, bias = replace(self.readout.readout, features=tuple(maps.values())).correction(weight)
             weight = weight + added
         elif self.calibrates:
             free = engine.logits(self.content_free(), point).double()
             bias = -torch.softmax(free, dim=-1).mean(dim=0).log()
-        return (weight / self.temperature).float().cpu(), (bias / self.temperature).float().cpu()
+        found = {"weight": weight, "bias": bias, **pooled}
+        return {name: (tensor / self.temperature).float().cpu().contiguous() for name, tensor in found.items()}
 
     def save_beside(self, point: Point, folder: Path) -> None:
         """Write the classes' vectors, so that nothing but the image tower is needed to label images; nothing where a readout is not
-        linear in an image's vector."""
+        linear in what the tower gives."""
         try:
-            weight, bias = self.classifier(point)
+            tensors = self.classifier(point)
         except DataError:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {"weight": weight.contiguous(), "bias": bias.contiguous()}
         save_file(tensors, folder / f"{CLASSES}.safetensors", metadata={"format": "pt"})
         told = {
             "base_model": base_name(self.config.model.name).name,
             "labels": list(self.task.labels),
             "templates": [str(template) for template in self.task.templates],  # type: ignore[attr-defined]
             "words": {label: list(words) for label, words in self.task.words.items()},
-            "prompt": self._words(point),
+            "prompt": None if (words := self._words(point)) is None else words.text,
+            "scale": self.backbone.scale / self.temperature,  # type: ignore[attr-defined]
+            "texts": self._class_texts(words),
         }
+        self._has_texts = told["texts"] is not None and self.readout is None
         (folder / f"{CLASSES}.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def snippet(self, base: str) -> list[str]:
         """Code that labels an image with `transformers` and the classes' vectors alone."""
         packaged, place = base.startswith(PREFIX), json.dumps(base)
+        pooled = self.readout is not None and TOWER in self.readout.views
+        tower = ['    pooled = model.vision_model(pixel_values=given["pixel_values"]).pooler_output'] if pooled else []
+        more = ' + pooled @ classes["pooled_weight"].T' if pooled else ""
         own = ["from tandemtune.models import conse"] if self._own_form else []
         return [
             "import json",
@@ -199,11 +218,35 @@ class ImageScorer(Scorer):
             "model = AutoModelForZeroShotImageClassification.from_pretrained(base)",
             "",
             'image = Image.open("picture.png").convert("RGB")',
+            'given = processor(images=image, return_tensors="pt")',
             "with torch.inference_mode():",
-            '    found = model.get_image_features(**processor(images=image, return_tensors="pt"))',
+            "    found = model.get_image_features(**given)",
+            *tower,
             'vector = torch.nn.functional.normalize(getattr(found, "pooler_output", found), dim=-1)',
-            'probabilities = (vector @ classes["weight"].T + classes["bias"]).softmax(dim=-1)[0].tolist()',
+            f'logits = vector @ classes["weight"].T{more} + classes["bias"]',
+            "probabilities = logits.softmax(dim=-1)[0].tolist()",
             'print(dict(zip(told["labels"], probabilities)))',
+            *(self._from_texts() if self._has_texts else []),
+        ]
+
+    def _from_texts(self) -> list[str]:
+        """Code behind the snippet that makes the classes' vectors out of their texts."""
+        filled: Any = self.backbone.filled  # type: ignore[attr-defined]
+        more = f', padding="max_length", max_length={filled}' if filled else ""
+        return [
+            "",
+            "# the weights again, from the classes' texts",
+            "from transformers import AutoTokenizer",
+            "",
+            "tokenizer = AutoTokenizer.from_pretrained(base)",
+            "weights = []",
+            'for texts in told["texts"].values():',
+            "    with torch.inference_mode():",
+            f'        ids = [tokenizer(text, return_tensors="pt"{more})["input_ids"] for text in texts]',
+            "        found = [model.get_text_features(input_ids=each) for each in ids]",
+            '    vectors = [torch.nn.functional.normalize(getattr(f, "pooler_output", f), dim=-1) for f in found]',
+            "    weights.append(torch.nn.functional.normalize(torch.cat(vectors).mean(dim=0), dim=-1))",
+            'weight = told["scale"] * torch.stack(weights)',
         ]
 
     @property
@@ -211,14 +254,35 @@ class ImageScorer(Scorer):
         whole: Any = self.backbone.whole  # type: ignore[attr-defined]
         return bool(whole.config.model_type == "conse")
 
-    def _words(self, point: Point) -> str | None:
+    def _words(self, point: Point) -> Words | None:
         """The prompt before the classes' names, where it is words."""
         if INPUT not in point or point[INPUT].ndim != 1:
             return None
         try:
-            return self.vocabulary.exact(point[INPUT].reshape(-1, self.backbone.embedding_weight.shape[1])).text
+            return self.vocabulary.exact(point[INPUT].reshape(-1, self.backbone.embedding_weight.shape[1]))
         except (ValueError, RuntimeError):
             return None
+
+    def _class_texts(self, prompt: Words | None) -> dict[str, list[str]] | None:
+        """The texts that stand for each class, in the base model as it is; None where what was tuned is no words, or words that a
+        tokenizer reads otherwise."""
+        backbone: Any = self.backbone
+        if prompt is None and not self.is_pretrained:
+            return None
+        texts: dict[str, list[str]] = {}
+        for template in self.task.templates:  # type: ignore[attr-defined]
+            for label, names in self.task.words.items():
+                for name in names:
+                    before, behind = class_text(template, name)
+                    text = f"{before if prompt is None else prompt.text} {behind}".strip()
+                    texts.setdefault(label, []).append(text)
+                    if prompt is None:
+                        continue
+                    room, place = len(prompt.ids), backbone.prompt_place
+                    meant = backbone.encode_text(behind, room).ids
+                    if backbone.encode_text(text, 0).ids != (*meant[:place], *prompt.ids, *meant[place:]):
+                        return None
+        return {label: list(dict.fromkeys(several)) for label, several in texts.items()}
 
     def definition(self, train: Batch) -> str:
         """The classes, and those that are taken for one another where the search begins."""
@@ -253,12 +317,17 @@ class ImageScorer(Scorer):
 
     @cached_property
     def _flat(self) -> Tensor:
-        return self.store.of([flat(shade) for shade in SHADES])
+        return self.store.of([flat(shade) for shade in SHADES], self._reads_tower)
 
-    def _beside(self, vectors: Sequence[Tensor], labels: Sequence[int], plain: bool = False) -> ImageBatch:
+    @cached_property
+    def _reads_tower(self) -> bool:
+        """Whether a readout may read what the image tower pools: rows then hold that behind their vectors."""
+        return TOWER in self.config.method.readout.seen(self.engine.further_view)
+
+    def _beside(self, rows: Sequence[Tensor], labels: Sequence[int], plain: bool = False) -> ImageBatch:
         width = len(self.engine.stack.token_ids)
-        stacked = torch.stack(list(vectors)) if len(vectors) else torch.empty(0, width, device=self.backbone.device)
-        return ImageBatch.of(stacked, labels, self.texts(plain))
+        stacked = torch.stack(list(rows)) if len(rows) else torch.empty(0, width, device=self.backbone.device)
+        return ImageBatch.of(stacked[:, :width], labels, self.texts(plain), stacked[:, width:])
 
     def _made_texts(self, plain: bool, words: Mapping[str, Sequence[str]]) -> ClassTexts:
         backbone: Any = self.backbone

@@ -46,7 +46,9 @@ class JoinedEngine(Engine):
         engines: one for each wording, over the same model.
     """
 
-    no_adapter = "a readout of several templates together is no change of the output embedding: leave [task] together out"
+    no_adapter = (
+        "a readout of several templates together is no change of the output embedding: leave [task] together out"
+    )
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         first = engines[0]

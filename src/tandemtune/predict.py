@@ -62,7 +62,7 @@ class TunedModel:
     @property
     def fields(self) -> tuple[str, ...]:
         """Names of the texts that one input needs."""
-        return self.scorer.task.template.fields
+        return self.scorer.task.inputs
 
     def predict(self, inputs: Sequence[str | Mapping[str, str]]) -> list[Prediction]:
         """Label texts.

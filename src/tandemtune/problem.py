@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from tandemtune.config import RunConfig
-from tandemtune.errors import DataError, ModelError
+from tandemtune.errors import ConfigError, DataError, ModelError
 from tandemtune.evaluators import statistics
 from tandemtune.evaluators.batch import Batch, collate
 from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.label_words import LabelWordEvaluator, calibrate
 from tandemtune.evaluators.text import TextEvaluator
+from tandemtune.mentor.grading import Grader
 from tandemtune.models.backbone import Backbone
 from tandemtune.readout.members import SolvedReadout
 from tandemtune.runs.records import Facts, UnseenClasses
@@ -35,6 +36,8 @@ from tandemtune.types import Encoded, Example, Split
 
 Progress = Callable[[str], None]
 CONTENT_FREE = ("N/A", "", "[MASK]")
+SHORTEST = 4
+"""Tokens that a prompt has at least."""
 STRETCH = 1.5
 """Where one point is scored or differentiated, rows up to this many times as long as the shortest run together with it."""
 
@@ -102,18 +105,56 @@ class Scorer:
 
     @property
     def limit(self) -> int:
-        """Tokens of the longest prompt that is not cut: what the recipe allows, or the model beside what is put into it."""
+        """Tokens of the longest prompt that is not cut: what the recipe allows, or the model beside what is put into it and what may
+        be written behind it.
+
+        Raises:
+            ConfigError: answers leave no room for a prompt.
+        """
+        return self.limit_beside(self.task.answer_room)
+
+    def limit_beside(self, behind: int) -> int:
+        """The same beside so many tokens of an answer, which a model of one stack reads in one row with its prompt."""
         room = len(self.parameters.reserve(Encoded((0,), 0)).ids) - 1
-        return min(self.config.task.max_tokens, self.backbone.longest - room)
+        left = self.backbone.longest - room - (behind if self.backbone.kind == "causal" else 0)
+        if left < SHORTEST and behind:
+            raise ConfigError(
+                [
+                    f"[task] max_new_tokens: {behind} of the model's {self.backbone.longest} tokens leave no room for a prompt: lower it"
+                ]
+            )
+        return min(self.config.task.max_tokens, left)
+
+    @property
+    def has_content_free(self) -> bool:
+        """Whether there are prompts without content, to calibrate by."""
+        return True
 
     def encoded(self, examples: Sequence[Example], plain: bool = False) -> tuple[list[Any], list[int]]:
         """Prompts with room for what the parameters put into them (none if `plain`), and labels (-1 where unknown)."""
         labels = [-1 if e.label is None else self.task.label_index(e.label) for e in examples]
-        truncate = self.config.task.truncate
-        prompts = [
-            self.backbone.encode(self.task.template, example.fields, self.limit, truncate) for example in examples
-        ]
+        prompts = [self._encoded(example) for example in examples]
         return (prompts if plain else [self.parameters.reserve(prompt) for prompt in prompts]), labels
+
+    def _encoded(self, example: Example) -> Encoded:
+        return self.backbone.encode(self.task.template, example.fields, self.limit, self.config.task.truncate)
+
+    def unlabelled(self, split: Split) -> list[Example]:
+        """Rows of the training file that are in no split, without their answers, for a KL penalty.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        objective = self.config.method.objective
+        rows = self.task.unlabelled(objective.kl_rows, self.config.task.seed, split)
+        if not rows:
+            raise ConfigError(
+                [
+                    f"[method] kl_penalty: {objective.kl_penalty} needs rows beside the split, but the training file holds no "
+                    "more: set kl_penalty to 0"
+                ]
+            )
+        return rows
 
     def batch(self, examples: Sequence[Example], plain: bool = False) -> Batch:
         """Encode labelled or unlabelled examples for this model, to be scored at one point; `plain` for the pretrained one."""
@@ -180,6 +221,8 @@ class Scorer:
         Args:
             train: the training rows.
         """
+        if not self.task.words:
+            return f"Write the best answer to each text. Answers are scored by {self.task.metric}."
         return f"Tell {', '.join(self.task.labels)} apart."
 
     @property
@@ -207,12 +250,14 @@ class Problem:
         split: the labelled rows.
         evaluator: scores candidates on the training rows.
         seconds: that choosing a template took.
+        grader: who grades texts, where a language model does.
     """
 
     scorer: Scorer
     split: Split
     evaluator: LabelWordEvaluator | TextEvaluator
     seconds: float = 0.0
+    grader: Grader | None = None
 
     @property
     def labelled(self) -> LabelWordEvaluator:
@@ -292,7 +337,7 @@ class DrawnRows:
     def for_generation(self, number: int) -> Batch:
         """Rows of one generation."""
         first = self.of_generation(number)
-        return collate([self.prompts[i] for i in first], [self.labels[i] for i in first], self.scorer.backbone.device)
+        return self.scorer.apart([self.prompts[i] for i in first], [self.labels[i] for i in first])
 
     def of_generation(self, number: int) -> list[int]:
         """Which rows a generation is scored on, as many of each label as can be."""

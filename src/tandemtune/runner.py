@@ -120,6 +120,12 @@ def _prepared(config: RunConfig, known: Facts | None, callback: Callback, test: 
 
 def _run(folder: RunFolder, problem: Problem, callback: Callback, test: bool, by_hand: bool = False) -> Result:
     """Search in a folder that this process has locked, and write what was found."""
+    with wiring.graded(problem, folder):
+        return _reported(folder, problem, callback, test, by_hand)
+
+
+def _reported(folder: RunFolder, problem: Problem, callback: Callback, test: bool, by_hand: bool) -> Result:
+    """Say what will be done, and tell trackers what is."""
     if not folder.facts.exists():
         planned = wiring.planned(problem.scorer.config)
         problem.scorer.note(versions=versions(), planned=planned.total, unit=planned.unit)
@@ -223,6 +229,7 @@ def _measured(
             *_flat(folder),
             *_overrun(config, (found.costs.forward + found.costs.backward) / depth),
             *_mentor_notes(config, folder, found.spent),
+            *_grading_notes(problem),
         ),
         unanswered=_unanswered(folder),
         unseen=scorer.unseen(found.best, pretrained.words.test, tuned.words.test) if examples is not None else None,
@@ -294,6 +301,18 @@ def _mentor_notes(config: RunConfig, folder: RunFolder, spent: Mapping[str, floa
             f"the mentor has cost {money:.4f} {price.currency} (a million tokens asked {price.asked:g}, answered {price.answered:g}{dated})"
         )
     return notes
+
+
+def _grading_notes(problem: Problem) -> list[str]:
+    """What grades of a model have cost."""
+    ledger = None if problem.grader is None else problem.grader.ledger
+    if ledger is None:
+        return []
+    money = f", {ledger.money:.4f} {problem.scorer.config.mentor.price.currency}" if ledger.money else ""
+    return [
+        f"{ledger.calls:,} texts were graded by {problem.scorer.config.mentor.mentor}: {ledger.prompt_tokens:,} tokens asked, "
+        f"{ledger.completion_tokens:,} answered{money}"
+    ]
 
 
 def _overrun(config: RunConfig, tokens: float) -> list[str]:

@@ -12,16 +12,18 @@ from torch import Tensor
 from tandemtune.errors import DataError
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.features import PassReading, read
-from tandemtune.evaluators.label_words import Measurement, calibrate
+from tandemtune.evaluators.label_words import LabelWordEvaluator, Measurement, calibrate
 from tandemtune.problem import Problem, Scorer, content_free
 from tandemtune.readout.members import SolvedReadout, solve_readout
-from tandemtune.runs.records import DIGITS, CalibratedScores, Gain, PredictionRecord, Scores, rounded
+from tandemtune.runs.records import DIGITS, CalibratedScores, Evaluation, Gain, PredictionRecord, Scores, rounded
 from tandemtune.search.state import SearchState
 from tandemtune.shared import remembered
 from tandemtune.tasks.fewshot import subsample
 from tandemtune.types import Example
 
 Point = Mapping[int, Tensor]
+Told = Evaluation | Measurement
+"""Loss and metric of one point on one set of rows."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def reached(problem: Problem, point: Point | None, examples: Sequence[Example] |
     test = None
     if examples is not None:
         batch = scorer.batch(examples, plain)
-        views = member.seen
+        views = member.seen(scorer.engine.further_view)
 
         def one_pass() -> PassReading:
             if views:
@@ -190,6 +192,10 @@ def _by_words(problem: Problem, tuned: Point | None, test: _TestRows | None) -> 
     plain, point = tuned is None, tuned or {}
     trained = subsample(problem.split.train, scorer.config.task.scored_rows, scorer.config.task.seed)
     rows = scorer.batch(trained, plain), scorer.batch(problem.split.dev, plain)
+    if not scorer.has_content_free:
+        own = [evaluator.engine.logits(batch, point) for batch in rows]
+        logits = None if test is None else test.reading.logits
+        return _scores(evaluator, rows, own, test, logits), logits, temperature(own[1], rows[1].labels)
     empty = evaluator.engine.logits(content_free(scorer, plain), point)
     calibrated = scorer.calibrates and not plain  # the pretrained model is shown without and with it anyway
 
@@ -200,30 +206,46 @@ def _by_words(problem: Problem, tuned: Point | None, test: _TestRows | None) -> 
         return logits if calibrated else calibrate(logits, empty)
 
     found = [answers(evaluator.engine.logits(batch, point)) for batch in rows]
-    train, dev = (evaluator.judged(logits, batch) for logits, batch in zip(found, rows, strict=True))
-    train_after, dev_after = (
-        evaluator.judged(divided(logits), batch) for logits, batch in zip(found, rows, strict=True)
+    logits = None if test is None else answers(test.reading.logits)
+    after = _scores(evaluator, rows, list(map(divided, found)), test, None if logits is None else divided(logits))
+    scores = _scores(evaluator, rows, found, test, logits).model_copy(
+        update={"calibrated": _after(after), "prior": _prior(empty)}
     )
-    score = score_after = logits = None
-    if test is not None:
-        logits = answers(test.reading.logits)
-        score = round(evaluator.score_of(logits, test.batch), DIGITS)
-        score_after = round(evaluator.score_of(divided(logits), test.batch), DIGITS)
-    scores = Scores(
+    return scores, logits, temperature(found[1], rows[1].labels)
+
+
+def put_together(train: Told, dev: Told, test: float | None) -> Scores:
+    """What a point reaches on every split.
+
+    Args:
+        train: loss and metric on the training rows.
+        dev: on the dev rows.
+        test: metric on the test rows; None without any.
+    """
+    return Scores(
         train_loss=rounded(train.loss),
         train=round(train.score, DIGITS),
         dev_loss=rounded(dev.loss),
         dev=round(dev.score, DIGITS),
-        test=score,
-        calibrated=CalibratedScores(
-            train_loss=rounded(train_after.loss),
-            dev_loss=rounded(dev_after.loss),
-            dev=round(dev_after.score, DIGITS),
-            test=score_after,
-        ),
-        prior=_prior(empty),
+        test=None if test is None else round(test, DIGITS),
     )
-    return scores, logits, temperature(found[1], rows[1].labels)
+
+
+def _scores(
+    evaluator: LabelWordEvaluator,
+    rows: Sequence[Batch],
+    logits: Sequence[Tensor],
+    test: _TestRows | None,
+    said: Tensor | None,
+) -> Scores:
+    """Scores of label logits on training and dev rows, and on test rows where there are any."""
+    train, dev = (evaluator.judged(own, batch) for own, batch in zip(logits, rows, strict=True))
+    score = None if test is None or said is None else evaluator.score_of(said, test.batch)
+    return put_together(train, dev, score)
+
+
+def _after(scores: Scores) -> CalibratedScores:
+    return CalibratedScores(train_loss=scores.train_loss, dev_loss=scores.dev_loss, dev=scores.dev, test=scores.test)
 
 
 def _by_readout(
@@ -246,20 +268,10 @@ def _by_readout(
     score = logits = None
     if test is not None:
         logits = solved.answers(test.reading)
-        score = round(evaluator.score_of(logits, test.batch), DIGITS)
+        score = evaluator.score_of(logits, test.batch)
     empty = solved.logits(scorer.engine, content_free(scorer, plain), point)
-    dev_score = round(dev.score, DIGITS)
-    scores = Scores(
-        train_loss=rounded(train.loss),
-        train=round(train.score, DIGITS),
-        dev_loss=rounded(dev.loss),
-        dev=dev_score,
-        test=score,
-        calibrated=CalibratedScores(
-            train_loss=rounded(train.loss), dev_loss=rounded(dev.loss), dev=dev_score, test=score
-        ),
-        prior=_prior(empty),
-    )
+    found = put_together(train, dev, score)
+    scores = found.model_copy(update={"calibrated": _after(found), "prior": _prior(empty)})
     return scores, logits, solved, temperature(solved.without, labels)
 
 

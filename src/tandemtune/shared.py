@@ -4,6 +4,7 @@ found in a folder, to the bit, and the others read it there."""
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.features import PassReading, View
+from tandemtune.evaluators.writing import Text, Writer
 from tandemtune.problem import Scorer
 from tandemtune.runs.writing import write_atomically
+from tandemtune.types import Encoded
 
 FOLDER = "TANDEMTUNE_SHARED"
 """Variable of the environment: the folder; nothing is kept without it."""
@@ -47,10 +50,36 @@ def remembered(scorer: Scorer, batch: Batch, views: Sequence[View], compute: Cal
     return reading
 
 
-def _key(scorer: Scorer, batch: Batch, views: Sequence[View]) -> str:
-    """Everything that the numbers depend on, down to how the rows are cut into parts."""
-    facts, engine = scorer.facts, scorer.engine
-    told = (
+def remembered_texts(
+    scorer: Scorer, writer: Writer, prompts: Sequence[Encoded], compute: Callable[[], list[Text]]
+) -> list[Text]:
+    """What the pretrained model writes for some prompts: written now, or read where another run has left it.
+
+    Args:
+        scorer: the model.
+        writer: writes.
+        prompts: as the pretrained model reads them.
+        compute: writes them.
+    """
+    place = os.environ.get(FOLDER)
+    if not place or not Path(place).is_dir():
+        return compute()
+    told = (writer.coder.ends, writer.coder.most, writer.coder.stop, writer.groups(prompts, 1))
+    key = repr((_model(scorer), told, [prompt.ids for prompt in prompts]))
+    path = Path(place) / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+    with suppress(OSError, ValueError, TypeError):
+        return [Text(tuple(ids), tokens) for ids, tokens in json.loads(path.read_text(encoding="utf-8"))]
+    found = compute()
+    with suppress(OSError):
+        content = json.dumps([(text.ids, text.tokens) for text in found]).encode()
+        write_atomically(path, lambda file: file.write(content))
+    return found
+
+
+def _model(scorer: Scorer) -> tuple[object, ...]:
+    """What numbers of a model depend on, whatever the rows are."""
+    facts = scorer.facts
+    return (
         facts.weights_sha256,
         facts.dtype,
         facts.device,
@@ -58,10 +87,17 @@ def _key(scorer: Scorer, batch: Batch, views: Sequence[View]) -> str:
         facts.compiled,
         scorer.config.model.quantize,
     )
+
+
+def _key(scorer: Scorer, batch: Batch, views: Sequence[View]) -> str:
+    """Everything that the numbers depend on, down to how the rows are cut into parts."""
+    engine, told = scorer.engine, _model(scorer)
     further = [list(task.words.items()) for task in scorer.task.wordings[1:]]
     found = hashlib.sha256(
         repr((told, scorer.verbalizer.token_ids, scorer.verbalizer.weights(), further, tuple(map(str, views)))).encode()
     )
+    for whole in batch.parts():
+        _add(found, whole)
     for part in engine.parts(batch):
         found.update(repr(part.spans).encode())
         for tensor in (part.ids, part.answer, part.rows, part.mask):

@@ -24,7 +24,6 @@ from tandemtune.tasks.report import CountTokens, data_report
 from tandemtune.tasks.sniffing import LABEL_NAMES, Columns, sniff
 from tandemtune.tasks.table import Table, read_table, value_of
 from tandemtune.tasks.templates import Template
-from tandemtune.tasks.texts import METRIC, TextTask
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tasks.wording import ONE_LABEL, counted, listed, show, shown_name
 from tandemtune.types import Example
@@ -98,7 +97,7 @@ def draft(
     template = templates[0]
     words = label_words(tokenizer, template, labels, alone=kind == "seq2seq")
     count = token_counter(tokenizer, kind, template)
-    max_tokens = _room([count(row) for row in rows], longest_of(config))
+    max_tokens = room_for([count(row) for row in rows], longest_of(config))
     task = {
         "train": str(source),
         "templates": [str(one) for one in templates],
@@ -119,93 +118,6 @@ def draft(
             *(f"label word of {show(one.label)}: {one.word!r}, the piece {one.piece!r}" for one in words),
         ),
     )
-
-
-def text_draft(
-    source: Path,
-    answer: str,
-    *,
-    model: str = MODEL,
-    texts: Sequence[str] = (),
-    progress: Progress | None = None,
-) -> RecipeDraft:
-    """Propose a recipe for a file of texts with answers that are texts, too.
-
-    Args:
-        source: the file.
-        answer: column of the answers; each one text, or a list of several.
-        model: ``pypi:KEY``, a local folder or a hub id.
-        texts: columns of the texts; all others that hold texts if none is named.
-        progress: called with a short line when something slow begins.
-
-    Raises:
-        TandemTuneError: the file cannot be used as it is, or the model not be found; says what to do.
-    """
-    table = read_table(source)
-    columns = list(texts) or [
-        name
-        for name in table.columns
-        if name != answer and all(isinstance(row.get(name), str) and row[name].strip() for row in table.rows)
-    ]
-    if not columns:
-        raise DataError(f"{table.name}: no column of texts beside {show(answer)}: name one with --text COLUMN")
-    place = loading.locate(model, progress)
-    config = loading.read_config(place, None)
-    kind, tokenizer = loading.kind_of(config), loading.read_tokenizer(place)
-    if kind == "masked":
-        raise DataError(f"{model} is a masked model, which writes no texts: choose another --model")
-    shown = [f"{_titled(name)}: {{{name}}}" if len(columns) > 1 else f"{{{name}}}" for name in columns]
-    template = Template.parse("\n".join([*shown, "Answer: {mask}"]))
-    task = TextTask(table.name, template, (), {}, "", table, answer_column=answer)
-    rows = task.examples(table)
-    count = token_counter(tokenizer, kind, template)
-    lengths = [len(tokenizer(text)["input_ids"]) for row in rows for text in row.references]
-    longest = sorted(lengths)[int(COVERED * (len(lengths) - 1))]
-    dev = max(1, min(MOST_DEV, int(len(rows) * (1 - TEST_SHARE) * DEV_SHARE)))
-    settings = {
-        "train": str(source),
-        "template": str(template),
-        "answer": answer,
-        "test_share": TEST_SHARE,
-        "shots": max(1, min(16, int(len(rows) * (1 - TEST_SHARE)) - dev)),
-        "dev_shots": min(16, dev),
-        "metric": METRIC,
-        "max_tokens": _room([count(row) for row in rows], longest_of(config)),
-        "max_new_tokens": -(-longest // 8) * 8,
-    }
-    several = sum(len(row.references) > 1 for row in rows)
-    method = ["[method]", _line("name", "c-lora", "likelihood of the answers; others: tandemtune ls methods"), ""]
-    head = f"# {shown_name(source.name)}: what `tandemtune init` proposes. Change what you like; `tandemtune validate` checks it."
-    text = "\n".join(
-        [
-            head,
-            "[model]",
-            _line("name", model, "others: tandemtune ls models"),
-            "",
-            "[task]",
-            *(_line(key, value, _TEXT_COMMENTS.get(key, "")) for key, value in settings.items()),
-            "",
-            *method,
-        ]
-    )
-    says = (
-        f"answers: {show(answer)}, {several:,} of {counted(len(rows), 'row')} with several",
-        f"texts: {listed(columns)}",
-        f"template: {str(template)!r}",
-        f"the longest answer has {max(lengths):,} tokens; max_new_tokens = {settings['max_new_tokens']}",
-    )
-    return RecipeDraft(text, says)
-
-
-_TEXT_COMMENTS = {
-    "template": "columns in braces; {mask} is where the answer is written",
-    "answer": "column of the right answer, or of a list of several",
-    "test_share": "set aside for the score at the end; or test = a file",
-    "shots": "rows to learn from",
-    "dev_shots": "rows that choose between points of a search",
-    "metric": "others: tandemtune ls rewards",
-    "max_new_tokens": "longest answer",
-}
 
 
 # ---- the rows ----------------------------------------------------------------------------------------------------
@@ -262,7 +174,7 @@ def _metric(rows: Sequence[Example]) -> str:
     return "macro_f1" if max(counts) > SKEWED * min(counts) else "accuracy"
 
 
-def _room(lengths: Sequence[int], allowed: int) -> int:
+def room_for(lengths: Sequence[int], allowed: int) -> int:
     """Tokens that are enough for most prompts, in steps of 32."""
     needed = sorted(lengths)[int(COVERED * (len(lengths) - 1))]
     return min(max(SHORTEST, -(-needed // 32) * 32), LONGEST, allowed)
@@ -292,9 +204,9 @@ def natural_templates(kind: str, columns: Columns, labels: Sequence[str]) -> lis
     """
     name = columns.label.strip()
     asked = "Category" if name.lower() in LABEL_NAMES and name.lower() not in ("sentiment", "topic", "intent") else name
-    asked = _titled(asked) if re.fullmatch(r"[\w ]+", asked) else "Category"
+    asked = titled(asked) if re.fullmatch(r"[\w ]+", asked) else "Category"
     several = len(columns.texts) > 1
-    texts = [f"{_titled(column)}: {{{column}}}" if several else f"{{{column}}}" for column in columns.texts]
+    texts = [f"{titled(column)}: {{{column}}}" if several else f"{{{column}}}" for column in columns.texts]
     if kind == "masked":
         found = [f"[ {asked}: {{mask}} ] " + " ".join(texts), " ".join([*texts, f"{asked}: {{mask}}."])]
         return [Template.parse(text) for text in [*found, " ".join([*texts, "This is {mask}."])]]
@@ -309,7 +221,8 @@ def natural_templates(kind: str, columns: Columns, labels: Sequence[str]) -> lis
     return [Template.parse(text) for text in found]
 
 
-def _titled(name: str) -> str:
+def titled(name: str) -> str:
+    """The name of a column as a text shows it."""
     words = name.replace("_", " ").strip()
     return words[:1].upper() + words[1:]
 
@@ -392,25 +305,26 @@ def _written(source: Path, model: str, task: dict[str, Any], words: Sequence[Lab
         [
             f"# {shown_name(source.name)}: what `tandemtune init` proposes. Change what you like; `tandemtune validate` checks it.",
             "[model]",
-            _line("name", model, "others: tandemtune ls models"),
+            toml_line("name", model, "others: tandemtune ls models"),
             "",
             "[task]",
-            *(_line(key, value, _COMMENTS.get(key, "")) for key, value in task.items()),
+            *(toml_line(key, value, _COMMENTS.get(key, "")) for key, value in task.items()),
             "",
             "[task.labels]  # label = label word; the model is asked how likely each word is as its answer",
-            *(_line(one.label, one.word, f"the piece {one.piece!r}") for one in words),
+            *(toml_line(one.label, one.word, f"the piece {one.piece!r}") for one in words),
             "",
             "[method]",
-            _line(
+            toml_line(
                 "name", "auto", "or readout, which trains nothing and ends in seconds; others: tandemtune ls methods"
             ),
             "",
-            *(["[run]", _line("yardsticks", ["tf-idf"], _BESIDE), ""] if TfIdf.available() else []),
+            *(["[run]", toml_line("yardsticks", ["tf-idf"], _BESIDE), ""] if TfIdf.available() else []),
         ]
     )
 
 
-def _line(key: str, value: Any, comment: str) -> str:
+def toml_line(key: str, value: Any, comment: str = "") -> str:
+    """A setting as a recipe has it, with a comment."""
     line = tomli_w.dumps({key: value}).strip()
     if isinstance(value, list) and len(value) == 1:
         line = re.sub(r"\n\s*", "", line).replace(",]", "]")

@@ -9,23 +9,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import tandemtune.assets as assets
 from tandemtune.answers import answers_of
+from tandemtune.assets.workspace import kept_images
 from tandemtune.callbacks import Callback, Planned
 from tandemtune.config.schema import UNBOUNDED, ModelSection, RunConfig, TaskSection
 from tandemtune.errors import ConfigError, DataError, ModelError, UsageError
 from tandemtune.mentor import Brief
+from tandemtune.mentor.clients import reachable
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.models.fingerprint import fingerprint
 from tandemtune.models.lean import keep_freed_memory
 from tandemtune.optimizers.base import Optimizer, Space
 from tandemtune.problem import Problem, Progress, Scorer
-from tandemtune.proposers.base import Asked, Source, Standing
+from tandemtune.proposers.base import Asked, Source
 from tandemtune.proposers.mutation import Mutation
 from tandemtune.readout.ranking import best_of
 from tandemtune.runs.records import Facts, TemplateScore, TunableFacts
@@ -39,14 +40,14 @@ from tandemtune.system import default_threads, free_memory_mb
 from tandemtune.tasks import metrics
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS, build_task, get
-from tandemtune.tasks.fewshot import subsample
-from tandemtune.tasks.images import ImageTask, is_folder, seen_and_unseen
+from tandemtune.tasks.choices import ChoiceTask
+from tandemtune.tasks.images import ImageTask, holds_images, is_folder, seen_and_unseen, task_settings
 from tandemtune.tasks.joined import JoinedTask
 from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.texts import TextTask, metric_of
 from tandemtune.tasks.wording import counted
-from tandemtune.tunables.base import INPUT, Given, Parameters, Point
+from tandemtune.tunables.base import INPUT, Given, Parameters
 from tandemtune.tunables.vocabulary import Vocabulary
 from tandemtune.types import Example, Split, seed_for
 
@@ -72,15 +73,24 @@ def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None
     """
     if section.writes:
         return _text_task(section)
+    return _with_choices(section, _label_task(section, kind, progress))
+
+
+def _with_choices(section: TaskSection, task: Task) -> Task:
+    """The task with whole answers, where the recipe has some."""
+    if section.choices == "words":
+        return task
+    return ChoiceTask.of(task, in_row=section.choices == "columns", longest=section.max_new_tokens)
+
+
+def _label_task(section: TaskSection, kind: Kind, progress: Progress | None) -> Task:
+    """The task of a recipe that is answered with labels."""
     words = None
+    section = _of_asset(section, kind, progress)
     metric = metrics.get(section.metric) if section.metric is not None else None
     if section.labels is not None:
         words = {label: (w,) if isinstance(w, str) else tuple(w) for label, w in section.labels.items()}
     name, train, test = section.name, section.train, section.test
-    if name is not None and name.startswith(assets.PREFIX):
-        folder = assets.fetch(name, progress=progress)
-        name = name.removeprefix(assets.PREFIX)
-        train, test = train or str(folder / "train.jsonl"), test or str(folder / "test.jsonl")
     _check_rows_for(section, kind)
     if name is not None and (train is None or name in TASKS) and kind != "image-text":
         return build_task(
@@ -123,32 +133,45 @@ def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None
     if kind == "image-text":
         seen, unseen = seen_and_unseen(words, section.unseen_share)
         classes = {"labels": tuple(seen), "words": seen, "unseen": unseen}
-        return ImageTask(**{**own, **classes}, ensemble=tuple(map(Template.parse, several)))
+        return ImageTask(**{**own, **classes}, ensemble=tuple(map(Template.parse, several)), kept=kept_images())
     return Task(**own)
+
+
+def _of_asset(section: TaskSection, kind: Kind, progress: Progress | None) -> TaskSection:
+    """A task that is named as an asset, with that one's rows where the recipe has none of its own; fetched if it is not there."""
+    name = section.name
+    if name is None or not name.startswith(assets.PREFIXES):
+        return section
+    asset = assets.lookup(name)
+    images = asset.kind == "images"
+    _check_kind(f"name: {name} is a task", images, kind)
+    folder = assets.fetch(name, progress=progress)
+    told: dict[str, Any] = {part: str(folder / f"{part}.jsonl") for part in ("train", "test")}
+    if images:
+        given = {key: getattr(section, key) for key in ("labels", "template", "templates", "test", "dev", "test_share")}
+        told = task_settings({**given, "train": str(folder)})
+    own = {key: value for key, value in told.items() if getattr(section, key) is None}
+    return section.model_copy(update={**own, "name": asset.key})
 
 
 def _check_rows_for(section: TaskSection, kind: Kind) -> None:
     """Refuse images for a model of texts, and texts for one of images."""
     if kind == "image-text" and section.together > 1:
-        raise ConfigError(["[task] together: a class of images is the mean of its texts in all templates: leave it out"])
-    images = section.train is not None and not section.train.startswith("hub:") and is_folder(section.train)
+        raise ConfigError(
+            ["[task] together: a class of images is the mean of its texts in all templates: leave it out"]
+        )
+    if section.train is not None and is_folder(section.train):
+        _check_kind(f"train: {section.train} is a folder", True, kind)
+    if section.name is not None and section.name in TASKS:
+        _check_kind(f"name: {section.name} is a task", False, kind)
+
+
+def _check_kind(what: str, images: bool, kind: Kind) -> None:
     if images and kind != "image-text":
-        raise ConfigError(
-            [
-                f"[task] train: {section.train} is a folder of images, but the model is a {kind} language model: choose an image-text "
-                "model such as CLIP or pypi:clip-like-conse as [model] name"
-            ]
-        )
-    if (
-        kind == "image-text"
-        and section.name is not None
-        and (section.name in TASKS or section.name.startswith(assets.PREFIX))
-    ):
-        raise ConfigError(
-            [
-                f"[task] name: {section.name} is a task of texts, but the model compares images: set train to a folder of images"
-            ]
-        )
+        other = "choose an image-text model such as CLIP or pypi:clip-like-conse as [model] name"
+        raise ConfigError([f"[task] {what} of images, but the model is a {kind} language model: {other}"])
+    if not images and kind == "image-text":
+        raise ConfigError([f"[task] {what} of texts, but the model compares images: set train to a folder of images"])
 
 
 def _text_task(section: TaskSection, template: str | None = None, *, chat: bool | None = None) -> TextTask:
@@ -248,7 +271,7 @@ def task_of_run(config: RunConfig, facts: Facts) -> Task:
     if facts.kind == "image-text":
         several = config.task.templates if isinstance(config.task.templates, list) else []
         return ImageTask(**own, ensemble=tuple(map(Template.parse, several)))
-    return joined(config.task, Task(**own), facts.templates)
+    return joined(config.task, _with_choices(config.task, Task(**own)), facts.templates)
 
 
 def check(config: RunConfig, progress: Progress | None = None, *, test: bool = True) -> Task:
@@ -266,7 +289,7 @@ def check(config: RunConfig, progress: Progress | None = None, *, test: bool = T
         ConfigError: lists every problem.
     """
     config = config.with_absolute_paths()
-    kind = _kind_without_loading(config.model) or config.model.kind or "causal"
+    kind = _kind_without_loading(config.model) or config.model.kind or _kind_of_rows(config.task)
     if kind == "image-text" and config.run.yardsticks:
         raise ConfigError(
             [
@@ -348,7 +371,7 @@ def make_scorer(
     _check_covariance(config, parameters)
     _check_parts(config, parameters)
     memory = config.run.max_memory or (known.max_memory if known else None) or default_memory(device)
-    engine = answers.engine(backbone, verbalizer, parameters, memory)
+    engine = answers.engine(backbone, task, verbalizer, parameters, memory)
     described = parameters.describe()
     pieces = backbone.tokenizer.convert_ids_to_tokens
     decided: dict[str, Any] = {
@@ -454,6 +477,14 @@ def find_device(wanted: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"[model] device: {wanted!r} cannot be used here: {str(error).splitlines()[0]}") from None
     return wanted
+
+
+def _kind_of_rows(section: TaskSection) -> Kind:
+    """The kind of a model that some rows are for, where nothing is known of the model."""
+    named = section.name is not None and section.name.startswith(assets.PREFIXES)
+    if named and assets.lookup(str(section.name)).kind == "images":
+        return "image-text"
+    return "image-text" if section.train is not None and holds_images(section.train) else "causal"
 
 
 def _kind_without_loading(section: ModelSection) -> Kind | None:
@@ -756,7 +787,7 @@ def proposing(problem: Problem, conversations: Path, tell: Progress | None = Non
         conversations,
         config.mentor,
         tell,
-        lambda point: _standing(problem, point),
+        lambda point: answers_of(scorer.task).standing(problem, point),
     )
     with section.proposer.open(asked) as source:
         yield source
@@ -770,27 +801,18 @@ def check_proposer(config: RunConfig, progress: Progress | None = None) -> None:
     """
     if config.alternates:
         config.alternate.proposer.check(config, progress)
+    if config.method.objective.asks_model:
+        reachable(config.mentor, progress, needed=True)
 
 
-def _standing(problem: Problem, point: Point) -> Standing:
-    """How the tuned model does on the training rows that candidates are scored on."""
-    scorer, evaluator = problem.scorer, problem.labelled
-    section, task = scorer.config.task, scorer.task
-    rows = subsample(problem.split.train, section.scored_rows, section.seed)
-    logits = evaluator.measure_on(evaluator.reading, point).logits
-    said, gold = logits.argmax(dim=-1).tolist(), evaluator.reading.labels.tolist()
-    count = len(task.labels)
-    confusion = np.zeros((count, count), dtype=int)
-    np.add.at(confusion, (gold, said), 1)
-    wrong = [
-        (" / ".join(row.fields[name] for name in task.template.fields), task.labels[true], task.labels[guess])
-        for row, true, guess in zip(rows, gold, said, strict=True)
-        if true != guess
-    ]
-    shares = torch.softmax(logits.double(), dim=-1).mean(dim=0).tolist()
-    return Standing(
-        tuple(map(tuple, confusion.tolist())), tuple(shares), tuple(wrong[: scorer.config.mentor.show_rows])
-    )
+@contextmanager
+def graded(problem: Problem, folder: RunFolder) -> Iterator[None]:
+    """Keep what a model that grades texts says in a run's folder, and answer from there."""
+    if problem.grader is None:
+        yield
+        return
+    with problem.grader.written_to(folder.grades):
+        yield
 
 
 def _brief(problem: Problem) -> Brief:
@@ -800,7 +822,7 @@ def _brief(problem: Problem) -> Brief:
     return Brief(
         definition=config.alternate.definition
         or (row.summary if row else problem.scorer.definition(problem.evaluator.train)),
-        labels=task.labels,
+        labels=task.labels if task.words else (),
         label_words=tuple(word for choices in task.words.values() for word in choices),
         metric=task.metric,
         manual=config.alternate.manual,

@@ -23,7 +23,7 @@ def test_every_built_in_record_can_be_used_and_is_pinned_by_hash() -> None:
 
 
 def test_every_built_in_model_says_where_it_comes_from_and_how_it_differs() -> None:
-    unknown = {key for key, asset in CATALOGUE.items() if asset.kind != "data" and not asset.upstream}
+    unknown = {key for key, asset in CATALOGUE.items() if asset.kind not in ("data", "images") and not asset.upstream}
     assert unknown == {"splade-tiny", "clip-like-conse"}
     same = {key for key, asset in CATALOGUE.items() if asset.upstream and not asset.differs}
     assert same == {"all-minilm-l6-v2"}
@@ -64,7 +64,7 @@ def test_a_key_is_given_once() -> None:
         ({"key": "pypi:toy"}, r"key: expected small letters.*'pypi:toy'"),
         ({"key": "../toy"}, "key: expected small letters"),
         ({"key": ""}, "key: expected small letters"),
-        ({"kind": "modell"}, "kind: expected one of model, image-text, embedding, data, gguf, got 'modell'"),
+        ({"kind": "modell"}, "kind: expected one of model, image-text, embedding, data, images, gguf, got 'modell'"),
         ({"architecture": ""}, "architecture: missing"),
         ({"wheels": ()}, "wheels: expected at least one"),
         ({"wheels": (replace(WHEEL, sha256="a"),)}, r"toy-model==1\.0 has no SHA-256.*pip hash"),

@@ -156,7 +156,7 @@ def test_a_readout_reads_the_images_vectors():
     engine, batch = made(images.backbone("clip"), Identity())
     reading = read(engine, batch, {}, [ANSWER])
     assert torch.equal(reading.views[ANSWER], batch.features) and torch.equal(reading.logits, engine.logits(batch, {}))
-    with pytest.raises(UsageError, match="one vector"):
+    with pytest.raises(UsageError, match="there are the views answer and tower"):
         read(engine, batch, {}, [View("mean", 1)])
 
 

@@ -151,6 +151,14 @@ def test_an_answer_that_is_no_completion(server, client, answer, words):
     assert found.paid and words in str(found) and len(str(found)) < 600 and "\n" not in str(found)
 
 
+def test_an_address_without_a_path_is_pointed_at(server, client, key):
+    """llama.cpp answers there, too, but in words of its own."""
+    bare = EndpointClient("tiny", base_url=server.url.removesuffix("/v1"), key_env="MENTOR_KEY")
+    for asked, pointed in ((bare, True), (client, False)):
+        server.answers = [raw(b'{"content": "one"}')]
+        assert ("base_url has no path" in str(failed(asked, MentorUnavailable))) is pointed
+
+
 @pytest.mark.parametrize(
     ("code", "words"), [(401, "MENTOR_KEY"), (404, "no such model"), (402, "no such model"), (400, "no such model")]
 )

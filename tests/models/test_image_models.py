@@ -38,10 +38,14 @@ def test_the_text_tower_gives_the_vectors_of_the_model_itself(name):
 def test_an_images_vector_is_the_models_own_whatever_stands_beside_it(name):
     backbone = images.backbone(name)
     pictures = [Image.new("RGB", (20, 14), colour) for colour in images.CLASSES.values()]
-    found = backbone.image_features(pictures)
-    own = images.whole(name).get_image_features(**images.processor()(pictures, return_tensors="pt")).pooler_output
+    found, pooled = backbone.image_features(pictures)
+    given = images.processor()(pictures, return_tensors="pt")
+    own = images.whole(name).get_image_features(**given).pooler_output
     torch.testing.assert_close(found, functional.normalize(own, dim=-1), rtol=1e-4, atol=1e-5)
-    assert torch.equal(found[1], backbone.image_features([pictures[1]])[0])
+    tower = images.whole(name).vision_model(pixel_values=given["pixel_values"]).pooler_output
+    torch.testing.assert_close(pooled, tower, rtol=1e-4, atol=1e-5)
+    alone = backbone.image_features([pictures[1]])
+    assert torch.equal(found[1], alone[0][0]) and torch.equal(pooled[1], alone[1][0])
 
 
 @pytest.mark.parametrize("name", images.MODELS)
@@ -63,7 +67,7 @@ def test_text_towers_in_other_number_formats(name, dtype):
     found = low.stack(None).logits(*given)
     assert float(functional.cosine_similarity(own, found)) > 0.99 and not torch.equal(own, found)
     picture = [Image.new("RGB", (20, 14), (200, 40, 40))]
-    assert torch.equal(low.image_features(picture), exact.image_features(picture))
+    assert torch.equal(low.image_features(picture)[0], exact.image_features(picture)[0])
 
 
 def test_another_processor_or_image_tower_is_another_model():

@@ -222,7 +222,8 @@ def test_every_run_is_listed():
     rows = page.table("Every run")
     assert len(rows) == len(runs)
     for row, run in zip(rows, runs, strict=True):
-        assert (row["task"], row["model"], row["method"], row["seed"]) == (run.task, "", run.method, str(run.seed))
+        model = "" if run.result is None else run.result.model
+        assert (row["task"], row["model"], row["method"], row["seed"]) == (run.task, model, run.method, str(run.seed))
         assert same(row["test"], run.result.tuned.test) and same(row["dev"], run.result.tuned.dev)
 
 

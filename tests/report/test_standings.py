@@ -279,6 +279,9 @@ def test_latex_and_csv_have_models_tasks_test_and_dev():
     each = list(csv.DictReader(io.StringIO(as_csv([*runs, run_of("c", 1, LOST)]))))
     assert len(each) == 17 and each[0]["model"] == "m" and each[0]["dev"] == "0.4" and each[0]["dev_loss"] == "0.4"
     assert each[-1]["failure"] == "lost" and each[-1]["test"] == ""
+    alone = [run_of("a", 1, 0.5), run_of("b", 1, LOST)]
+    models = {row["model"] for row in csv.DictReader(io.StringIO(as_table_csv(compared(alone, "a"))))}
+    assert models == {alone[0].result.model} != {""}, "a plan with one model does not name it; its runs do"
 
 
 def sweep_of_two() -> ComparisonTable:

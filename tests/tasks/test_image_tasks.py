@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import images
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError, DataError
 from tandemtune.tasks.images import ImageTask, class_text, complete, folder_rows, image_table, task_settings
+from tandemtune.tasks.pictures import opened
+from tandemtune.tasks.table import read_table
 from tandemtune.tasks.templates import Template
 
 NAMES = tuple(sorted(images.CLASSES))
@@ -112,3 +116,100 @@ def test_a_folder_as_a_table(tmp_path, folder):
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="holds no image"):
         image_table(tmp_path / "none", "image")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """The `datasets` library, with a cache of its own and no network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hub")))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        found = pytest.importorskip("datasets")
+        found.disable_progress_bars()
+        patch.setattr(found.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("data sets"))
+        yield found
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, folder, library):
+    """Pictures as a saved data set of two parts and as Parquet: numbers of named classes, the images inside."""
+    rows = [(path, number) for number, name in enumerate(NAMES) for path in sorted((folder / name).iterdir())]
+    features = library.Features({"img": library.Image(), "label": library.ClassLabel(names=list(NAMES))})
+    given = {"img": [Image.open(path).convert("RGB") for path, _ in rows], "label": [number for _, number in rows]}
+    whole = library.Dataset.from_dict(given, features=features)
+    place = tmp_path_factory.mktemp("saved")
+    library.DatasetDict(train=whole, test=whole.select(range(0, 24, 2))).save_to_disk(place / "parts")
+    whole.save_to_disk(place / "whole")
+    whole.to_parquet(place / "rows.parquet")
+    return place
+
+
+def of_hub(source, kept, **more):
+    made = task_settings({"train": source, **more})
+    words = {label: (name,) for label, name in made["labels"].items()}
+    return ImageTask("x", Template.parse(made["template"]), tuple(words), words, "accuracy", source, kept=kept)
+
+
+@pytest.mark.parametrize("source", ["hub:{}/parts", "hub:{}/parts:train", "hub:{}/whole", "{}/rows.parquet"])
+def test_images_inside_a_data_set_are_those_of_the_folder(tmp_path, folder, saved, source):
+    made = task_settings({"train": source.format(saved), "shots": 2})
+    assert made["labels"] == {"deep_blue": "deep blue", "green": "green", "red": "red"}
+    assert made["template"] == "{img} a photo of a {mask}." and made["shots"] == 2
+    rows = of_hub(source.format(saved), tmp_path / "kept").train_rows()
+    assert [row.label for row in rows] == [name for name in NAMES for _ in range(8)]
+    own = [opened(path).tobytes() for name in NAMES for path in sorted((folder / name).iterdir())]
+    assert [opened(Path(row.fields["img"])).tobytes() for row in rows] == own
+    assert all(Path(row.fields["img"]).is_relative_to(tmp_path / "kept") for row in rows)
+
+
+def test_a_repository_of_folders_gives_its_own_files(tmp_path, folder, library):
+    for part in ("train", "test"):
+        shutil.copytree(folder, tmp_path / "repository" / part)
+    source = f"hub:{tmp_path}/repository"
+    rows = of_hub(source, tmp_path / "kept").train_rows()
+    assert {Path(row.fields["image"]) for row in rows} == set((tmp_path / "repository" / "train").rglob("*.png"))
+    assert not (tmp_path / "kept").exists()
+    assert len(read_table(f"{source}:test").rows) == 24
+
+
+def test_what_is_wrong_with_a_saved_data_set(tmp_path, saved):
+    with pytest.raises(DataError, match="no part 'dev', there are 'train', 'test'"):
+        task_settings({"train": f"hub:{saved}/parts:dev"})
+    with pytest.raises(DataError, match="no column 'kind', found 'img', 'label'"):
+        task_settings({"train": f"hub:{saved}/parts", "label_column": "kind"})
+    with pytest.raises(DataError, match="holds images themselves"):
+        of_hub(f"hub:{saved}/parts", None).train_rows()
+
+
+def test_a_table_of_paths_says_its_classes(tmp_path, folder):
+    table = tmp_path / "rows.csv"
+    table.write_text(f"photo,kind\n{folder}/red/1-000.png,dark_red\n{folder}/green/1-000.png,green\n", encoding="utf-8")
+    made = task_settings({"train": str(table), "label_column": "kind", "templates": ["a {mask}", "{photo} {mask}"]})
+    assert made["labels"] == {"dark_red": "dark red", "green": "green"}
+    assert made["templates"] == ["{photo} a {mask}", "{photo} {mask}"] and "template" not in made
+    texts = tmp_path / "texts.csv"
+    texts.write_text("text,label\nsee a.png,1\n", encoding="utf-8")
+    for given in ({"train": str(texts)}, {"train": str(texts), "name": "sst2"}, {"train": str(tmp_path / "no.csv")}):
+        assert task_settings(given) == given
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("names.json", '{"n01": "dog", "n02": ["cat", "kitten"]}', {"n01": "dog", "n02": ["cat", "kitten"]}),
+        ("names.json", '["deep_blue", "red"]', {"deep_blue": "deep blue", "red": "red"}),
+        ("names.txt", "deep_blue\nred\n\n", {"deep_blue": "deep blue", "red": "red"}),
+    ],
+)
+def test_names_of_classes_out_of_a_file(tmp_path, name, content, told):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert task_settings({"labels": str(tmp_path / name)})["labels"] == told
+
+
+@pytest.mark.parametrize("content", ["{", "3", '["a", 2]'])
+def test_a_file_that_holds_no_names_is_told(tmp_path, folder, content):
+    (tmp_path / "names.json").write_text(content, encoding="utf-8")
+    for name in ("names.json", "none.json"):
+        with pytest.raises(ConfigError, match=r"\[task\] labels: .*\.json (cannot be read|holds neither)") as caught:
+            load_config(images.recipe(tmp_path, task__train=str(folder), task__labels=str(tmp_path / name)))
+        assert len(caught.value.problems) == 1

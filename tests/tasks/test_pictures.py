@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import images
 from tandemtune.errors import DataError
 from tandemtune.tasks.pictures import opened, plain, thumbnail
 
@@ -83,16 +82,7 @@ def test_what_is_no_whole_image_is_told_in_one_line(tmp_path, content, said):
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path):
-    side = 60_000
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    bomb = (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
-    )
-    (tmp_path / "bomb.png").write_bytes(bomb)
+    (tmp_path / "bomb.png").write_bytes(images.bomb())
     with pytest.raises(DataError, match="more than 100 million pixels"):
         opened(tmp_path / "bomb.png")
 

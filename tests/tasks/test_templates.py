@@ -67,7 +67,7 @@ def test_around_the_mask(source, before, after):
         ("{text} { mask}", "0 {mask}"),
         ("{text} {mask} {", "brace"),
         ("{text} {mask} }", "brace"),
-        ("{{text}} {mask}", "brace"),
+        ("{{text}} {mask}", "names no field"),
         ("{text} {a\nb} {mask}", "brace"),
         ("{text} { a} {mask}", "brace"),
         ("{text} {a } {mask}", "brace"),
@@ -137,3 +137,10 @@ def test_any_name_may_be_a_field(name):
     template = Template.parse(f"A {{{name}}} B {{mask}}")
     assert template.fields == (nfc(name),)
     assert template.render({nfc(name): "x"}, "M").text == "A x B M"
+
+
+def test_doubled_braces_are_braces_of_the_text():
+    template = Template.parse('{text} as {{"a": {b}}}: {mask}')
+    assert template.fields == ("text", "b")
+    assert template.render({"text": "x", "b": "1"}, "").text == 'x as {"a": 1}: '
+    assert Template.parse(str(template)) == template

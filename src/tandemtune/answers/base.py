@@ -15,6 +15,7 @@ from tandemtune.evaluators.engine import Engine
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import LayerStack
 from tandemtune.problem import Problem, Scorer
+from tandemtune.proposers.base import Standing
 from tandemtune.runs.records import Assessment, Result
 from tandemtune.scoring import Reached
 from tandemtune.tasks.base import Task
@@ -53,9 +54,11 @@ class Answers(ABC):
 
     Attributes:
         scorer: what a model is asked through.
+        use: what a finished run is for, and the input of `tandemtune predict` as an example.
     """
 
     scorer: ClassVar[type[Scorer]] = Scorer
+    use: ClassVar[tuple[str, str]] = ("label texts", "texts.jsonl")
 
     def asked(self, task: Task, backbone: Backbone) -> Task:
         """The task as a model is asked it; by default as it is."""
@@ -76,7 +79,9 @@ class Answers(ABC):
     def stack(self, backbone: Backbone, verbalizer: Verbalizer) -> LayerStack:
         """The model as a pipeline of layers that ends in what answers are read from."""
 
-    def engine(self, backbone: Backbone, verbalizer: Verbalizer, parameters: Parameters, max_memory: float) -> Engine:
+    def engine(
+        self, backbone: Backbone, task: Task, verbalizer: Verbalizer, parameters: Parameters, max_memory: float
+    ) -> Engine:
         """The evaluation engine over that pipeline, its activations bounded in megabytes."""
         averaging = torch.tensor(verbalizer.weights())
         return Engine(self.stack(backbone, verbalizer), parameters, averaging, max_memory=max_memory)
@@ -99,6 +104,10 @@ class Answers(ABC):
         """
 
     @abstractmethod
+    def standing(self, problem: Problem, point: Point) -> Standing:
+        """How a point does on the training rows that candidates are scored on, for a mentor."""
+
+    @abstractmethod
     def majority(self, problem: Problem, examples: Sequence[Example] | None) -> float | None:
         """Test score of the best answer that does not depend on the row; None where there is none."""
 
@@ -113,6 +122,31 @@ class Answers(ABC):
     @abstractmethod
     def assessment(self, model: Any, table: Table) -> Assessment:
         """How a model does on rows whose answers are known, see `tandemtune.predict.evaluate_table`."""
+
+    told_in: ClassVar[str] = "labels.json"
+    """File of an export that holds what `told` says."""
+
+    @abstractmethod
+    def told(self, scorer: Scorer, bias: Mapping[str, float]) -> dict[str, Any]:
+        """What has to be known to ask an exported model, beside its template.
+
+        Args:
+            scorer: the run's.
+            bias: what is added to the logit of each label.
+        """
+
+    @abstractmethod
+    def how_to_ask(self, scorer: Scorer) -> list[str]:
+        """What an export's README says of that, as list entries."""
+
+    @abstractmethod
+    def code(self, kind: str, example: Mapping[str, str]) -> list[str]:
+        """Lines of Python that ask an exported model: `told`, `tokenizer` and `model` are there.
+
+        Args:
+            kind: "masked", "causal" or "seq2seq".
+            example: a row to ask it.
+        """
 
     @abstractmethod
     def card_lines(self, problem: Problem, result: Result) -> list[str]:

@@ -16,11 +16,14 @@ class ImageAnswers(LabelAnswers):
     """The likenesses of an image to the texts of a few classes."""
 
     scorer: ClassVar[type[Scorer]] = ImageScorer
+    use: ClassVar[tuple[str, str]] = ("label images", "images")
 
     def verbalizer(self, backbone: Any, task: Any) -> Verbalizer:
         """The tokens of the classes' names."""
         return ImageScorer.verbalizer_of(backbone, task)
 
-    def engine(self, backbone: Any, verbalizer: Verbalizer, parameters: Parameters, max_memory: float) -> Engine:
+    def engine(
+        self, backbone: Any, task: Any, verbalizer: Verbalizer, parameters: Parameters, max_memory: float
+    ) -> Engine:
         """The text tower, and the likeness to images."""
         return ImageScorer.engine_of(backbone, verbalizer, parameters, max_memory)

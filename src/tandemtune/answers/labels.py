@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tandemtune import scoring
+from tandemtune.answers import snippets
 from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.config.schema import TaskSection
 from tandemtune.errors import ConfigError
 from tandemtune.evaluators.label_words import KLPenalty, LabelWordEvaluator, calibrate
+from tandemtune.mentor import Misread
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import LayerStack
 from tandemtune.problem import DrawnRows, Problem, Scorer, content_free, digest
+from tandemtune.proposers.base import Standing
 from tandemtune.readout.members import leave_one_out_logits, solve_readout
 from tandemtune.runs.records import Assessment, Result
 from tandemtune.scoring import Reached
@@ -93,6 +97,28 @@ class LabelAnswers(Answers):
         """By label words, and by a readout where the recipe has one."""
         return scoring.reached(problem, point, examples)
 
+    def standing(self, problem: Problem, point: Point) -> Standing:
+        """Which labels are taken for which, and rows that are got wrong."""
+        scorer, evaluator = problem.scorer, problem.labelled
+        section, task = scorer.config.task, scorer.task
+        rows = subsample(problem.split.train, section.scored_rows, section.seed)
+        logits = evaluator.measure_on(evaluator.reading, point).logits
+        said, gold = logits.argmax(dim=-1).tolist(), evaluator.reading.labels.tolist()
+        count = len(task.labels)
+        confusion = np.zeros((count, count), dtype=int)
+        np.add.at(confusion, (gold, said), 1)
+        wrong = [
+            Misread(
+                " / ".join(row.fields[name] for name in task.template.fields), task.labels[true], task.labels[guess]
+            )
+            for row, true, guess in zip(rows, gold, said, strict=True)
+            if true != guess
+        ]
+        shares = torch.softmax(logits.double(), dim=-1).mean(dim=0).tolist()
+        return Standing(
+            tuple(map(tuple, confusion.tolist())), tuple(shares), tuple(wrong[: scorer.config.mentor.show_rows])
+        )
+
     def majority(self, problem: Problem, examples: Sequence[Example] | None) -> float | None:
         """Always the class that is most frequent among the test rows."""
         return scoring.majority(problem, examples)
@@ -158,6 +184,40 @@ class LabelAnswers(Answers):
             worst=tuple((dict(examples[i].fields), str(examples[i].label), answers[i].label, p) for p, i in wrong),
         )
 
+    def told(self, scorer: Scorer, bias: Mapping[str, float]) -> dict[str, Any]:
+        """The label words, their tokens, and what becomes of their logits."""
+        words = scorer.verbalizer
+        return {
+            "label_words": {label: list(found) for label, found in scorer.task.words.items()},
+            "label_tokens": {
+                label: [words.token_ids[position] for position in members]
+                for label, members in zip(words.labels, words.members, strict=True)
+            },
+            "label_bias": dict(bias),
+            "temperature": scorer.temperature,
+        }
+
+    def how_to_ask(self, scorer: Scorer) -> list[str]:
+        """The label words, and where they stand."""
+        words = ", ".join(f"{label}: {' / '.join(found)}" for label, found in scorer.task.words.items())
+        return [
+            f"- label words: {words}",
+            f"- `{self.told_in}` holds both, the tokens of the label words, and what is added to the logit of each label",
+        ]
+
+    def code(self, kind: str, example: Mapping[str, str]) -> list[str]:
+        """A function that scores the labels of a text."""
+        return [
+            "def scores(fields):",
+            *(f"    {line}" for line in snippets.first_logits(kind)),
+            '    found = {label: float(logits[tokens].mean()) for label, tokens in told["label_tokens"].items()}',
+            *snippets.BIASED,
+            "",
+            "",
+            f"found = scores({json.dumps(dict(example), ensure_ascii=False)})",
+            "print(max(found, key=found.get), found)",
+        ]
+
     def card_lines(self, problem: Problem, result: Result) -> list[str]:
         """The label words, and what has to be done to their probabilities."""
         task = problem.scorer.task
@@ -201,17 +261,9 @@ def _better_calibrated(scorer: Scorer, evaluator: LabelWordEvaluator) -> bool:
 
 def _kl_penalty(scorer: Scorer, split: Split) -> KLPenalty:
     """What holds candidates near the untuned model: rows of the training file that are in no split, without their labels."""
-    objective, section = scorer.config.method.objective, scorer.config.task
-    rows = scorer.task.unlabelled(objective.kl_rows, section.seed, split)
-    if not rows:
-        raise ConfigError(
-            [
-                f"[method] kl_penalty: {objective.kl_penalty} needs rows beside the split, but the training file holds no "
-                "more: set kl_penalty to 0"
-            ]
-        )
-    batch = scorer.population_batch(rows)
-    return KLPenalty(batch, scorer.engine.logits(batch, scorer.parameters.initial()), objective.kl_penalty)
+    batch = scorer.population_batch(scorer.unlabelled(split))
+    untuned = scorer.engine.logits(batch, scorer.parameters.initial())
+    return KLPenalty(batch, untuned, scorer.config.method.objective.kl_penalty)
 
 
 def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:

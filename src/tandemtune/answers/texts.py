@@ -4,28 +4,45 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 
+from tandemtune import scoring
+from tandemtune.answers import snippets
 from tandemtune.answers.base import Answers, Point, PredictedTable
+from tandemtune.config import RunConfig
 from tandemtune.errors import DataError
 from tandemtune.evaluators.likelihood import STRETCH, Likelihood, Passage, collate_passages
-from tandemtune.evaluators.text import JudgedLoss, ReferenceLoss, TextEvaluator, TextLoss, TextRows, judged
-from tandemtune.evaluators.writing import Sampling, Writer
+from tandemtune.evaluators.text import (
+    JudgedLoss,
+    ReferenceLoss,
+    References,
+    TextEvaluator,
+    TextKL,
+    TextLoss,
+    TextRows,
+    judged,
+)
+from tandemtune.evaluators.writing import Sampling, Text, Writer
+from tandemtune.mentor import Budget, Misread
+from tandemtune.mentor.clients import client_of
+from tandemtune.mentor.grading import Grader
 from tandemtune.models.answers import AnswerCoder, in_conversation
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import LayerStack
 from tandemtune.models.passages import PassageStack
 from tandemtune.models.prompts import prompt_text
+from tandemtune.objectives.reward import MinusReward
 from tandemtune.problem import DrawnRows, Problem, Scorer
+from tandemtune.proposers.base import Standing
 from tandemtune.rewards.base import Written
-from tandemtune.runs.records import DIGITS, Assessment, PredictionRecord, Result, Scores, rounded
+from tandemtune.runs.records import DIGITS, Assessment, PredictionRecord, Result
 from tandemtune.scoring import Reached
+from tandemtune.shared import remembered_texts
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.fewshot import subsample
 from tandemtune.tasks.files import texts_of
@@ -55,6 +72,8 @@ class WrittenReached(Reached):
 class TextAnswers(Answers):
     """Likelihoods of references, or rewards of what is written."""
 
+    use: ClassVar[tuple[str, str]] = ("write answers", "texts.jsonl")
+
     def asked(self, task: Task, backbone: Backbone) -> Task:
         """In the form of a conversation, where that is wanted."""
         if not _texts(task).chat:
@@ -79,7 +98,8 @@ class TextAnswers(Answers):
         prompts = scorer.population_batch(scored)
         scorer.parameters.settle(scorer.engine.stack, [group.ids for group in prompts.groups])
         writer = writer_of(scorer)
-        judge = method.objective.judge(task)
+        grader = _grader(scorer.config) if method.objective.asks_model else None
+        judge = method.objective.judge(task, None if grader is None else grader.reward)
         loss: TextLoss
         if judge is None:
             loss = ReferenceLoss(Likelihood(scorer.engine))
@@ -103,6 +123,9 @@ class TextAnswers(Answers):
             step_rows=lambda number: chosen(drawn.of_step(number)),
             drawn_rows=(lambda number: chosen(drawn.of_generation(number))) if some else None,
         )
+        scorer.note(notes=(*scorer.facts.notes, *_unknown(scorer, writer.coder, split)))
+        if method.objective.kl_penalty:
+            evaluator.kl = _kl_penalty(scorer, writer, split)
         scorer.note(
             train_rows=len(split.train),
             train_tokens=prompts.tokens,
@@ -110,7 +133,7 @@ class TextAnswers(Answers):
             dev_tokens=dev.prompt_tokens,
             rows_sha256=_digest(scorer, [*split.train, *split.dev]),
         )
-        return Problem(scorer, split, evaluator)
+        return Problem(scorer, split, evaluator, grader=grader)
 
     def reached(
         self, problem: Problem, point: Point | None, examples: Sequence[Example] | None, before: Reached | None = None
@@ -123,17 +146,30 @@ class TextAnswers(Answers):
         dev, _ = evaluator.measure_on(text_rows(scorer, problem.split.dev, plain), point or {})
         test, predictions = None, []
         if examples is not None:
-            found, written = self._written(scorer, point, examples)
-            test = round(found, DIGITS)
+            test, written = self._written(scorer, point, examples)
             predictions = _records(scorer, examples, written, before)
-        scores = Scores(
-            train_loss=_rounded(train.loss),
-            train=round(train.score, DIGITS),
-            dev_loss=_rounded(dev.loss),
-            dev=round(dev.score, DIGITS),
-            test=test,
-        )
+        scores = scoring.put_together(train, dev, test)
         return WrittenReached(scores, None, None, None, 1.0, tuple(predictions))
+
+    def standing(self, problem: Problem, point: Point) -> Standing:
+        """Rows whose texts have the lowest rewards."""
+        scorer, shown = problem.scorer, problem.scorer.config.mentor.show_rows
+        if not shown:
+            return Standing((), ())
+        section, task = scorer.config.task, _texts(scorer.task)
+        rows = subsample(problem.split.train, section.scored_rows, section.seed)
+        _, written = self._written(scorer, point, rows)
+        found = sorted(enumerate(task.reward.each(written)), key=lambda pair: (pair[1], pair[0]))[:shown]
+        misread = [
+            Misread(
+                " / ".join(rows[index].fields[name] for name in task.template.fields),
+                (rows[index].references or ("",))[0],
+                written.completions[index],
+                round(value, DIGITS),
+            )
+            for index, value in found
+        ]
+        return Standing((), (), tuple(misread))
 
     def majority(self, problem: Problem, examples: Sequence[Example] | None) -> float | None:
         """No text is right for all rows."""
@@ -184,17 +220,94 @@ class TextAnswers(Answers):
             ),
         )
 
+    told_in: ClassVar[str] = "answers.json"
+
+    def told(self, scorer: Scorer, bias: Mapping[str, float]) -> dict[str, Any]:
+        """What ends an answer."""
+        coder = writer_of(scorer).coder
+        return {"max_new_tokens": coder.most, "stop": list(coder.stop), "ends": list(coder.ends)}
+
+    def how_to_ask(self, scorer: Scorer) -> list[str]:
+        """How answers are written."""
+        return [*_how_written(_texts(scorer.task)), f"- `{self.told_in}` holds both, and the tokens that end an answer"]
+
+    def code(self, kind: str, example: Mapping[str, str]) -> list[str]:
+        """A function that writes an answer."""
+        return [
+            "def answer(fields):",
+            *(f"    {line}" for line in snippets.written(kind)),
+            "",
+            "",
+            f"print(answer({json.dumps(dict(example), ensure_ascii=False)}))",
+        ]
+
     def card_lines(self, problem: Problem, result: Result) -> list[str]:
         """How answers are written."""
-        task = _texts(problem.scorer.task)
-        stop = f", until one of {json.dumps(list(task.stop), ensure_ascii=False)}" if task.stop else ""
-        return [f"- answers: greedy, at most {task.max_new_tokens} tokens{stop}"]
+        return _how_written(_texts(problem.scorer.task))
 
     def _written(self, scorer: Scorer, point: Point | None, examples: Sequence[Example]) -> tuple[float, Written]:
         writer = writer_of(scorer)
         rows = text_rows(scorer, examples, point is None, references=False)
-        written = judged(rows, writer.coder, writer.write(rows.prompts, point or {})[0])
+
+        def write() -> list[Text]:
+            return writer.write(rows.prompts, point or {})[0]
+
+        texts = remembered_texts(scorer, writer, rows.prompts, write) if point is None else write()
+        written = judged(rows, writer.coder, texts)
         return _texts(scorer.task).reward.score(written), written
+
+
+def _grader(config: RunConfig) -> Grader:
+    """The model that grades texts, as a recipe's ``[mentor]`` and objective say."""
+    told, objective = config.mentor, cast(MinusReward, config.method.objective)
+    return Grader(
+        lambda: client_of(told),
+        objective.rubric,
+        highest=objective.grades,
+        shows_references=objective.show_references,
+        seed=config.task.seed,
+        thinking=told.thinking,
+        budget=Budget(told.token_cap, told.money_cap, told.price.asked, told.price.answered),
+        retries=told.retries,
+    )
+
+
+def _kl_penalty(scorer: Scorer, writer: Writer, split: Split) -> TextKL:
+    """What holds candidates near the untuned model, by what that one writes for rows that are in no split."""
+    stack, origin = cast(PassageStack, scorer.engine.stack), scorer.parameters.initial()
+    prompts, _ = scorer.encoded(scorer.unlabelled(split))
+    sampling = Sampling(1.0, scorer.config.task.seed, 0)
+    alone = {block: vector.unsqueeze(0) for block, vector in origin.items()}
+    texts = writer.write(prompts, origin, alone or None, sampling)[0]
+    ends = writer.coder.ends[:1]
+    answers = [text.ids if len(text.ids) == text.tokens else text.ids + ends for text in texts]
+    passages = collate_passages([Passage(p, ids) for p, ids in zip(prompts, answers, strict=True)], stack)
+    likelihood = Likelihood(scorer.engine)
+    return TextKL(likelihood, passages, likelihood.of(passages, origin), scorer.config.method.objective.kl_penalty)
+
+
+def _unknown(scorer: Scorer, coder: AnswerCoder, split: Split) -> list[str]:
+    """That references hold what the tokenizer has no tokens for, so that no model with it can write them."""
+    unknown = scorer.backbone.tokenizer.unk_token_id
+    several = [reference for row in (*split.train, *split.dev) for reference in row.references]
+    lost = [reference for reference in several if unknown is not None and unknown in coder.whole(reference)]
+    if not lost:
+        return []
+    signs = [
+        sign
+        for sign in dict.fromkeys("".join(lost))
+        if not sign.isspace() and not sign.isalnum() and unknown in coder.whole(sign)
+    ]
+    shown = f", such as {' '.join(signs[:5])}" if signs else ""
+    return [
+        f"{len(lost):,} of {len(several):,} references hold what the tokenizer does not know{shown}: the model can neither learn nor "
+        "write that"
+    ]
+
+
+def _how_written(task: TextTask) -> list[str]:
+    stop = f", until one of {json.dumps(list(task.stop), ensure_ascii=False)}" if task.stop else ""
+    return [f"- answers: greedy, at most {task.max_new_tokens} tokens{stop}"]
 
 
 def writer_of(scorer: Scorer) -> Writer:
@@ -226,13 +339,13 @@ def text_rows(scorer: Scorer, examples: Sequence[Example], plain: bool = False, 
     most = scorer.config.task.references
     passages = _passages(coder, prompts, examples, most)
     owners = [row for row, example in enumerate(examples) for _ in example.references[:most]]
-    return TextRows(
-        tuple(prompts),
-        ask,
+    known = References(
         collate_passages(passages, stack),
         collate_passages(passages, stack, stretch=STRETCH),
         torch.tensor(owners, device=backbone.device),
+        len(examples),
     )
+    return TextRows(tuple(prompts), ask, known)
 
 
 def _passages(coder: AnswerCoder, prompts: Sequence[Encoded], examples: Sequence[Example], most: int) -> list[Passage]:
@@ -277,10 +390,6 @@ def _digest(scorer: Scorer, examples: Sequence[Example]) -> str:
         columns = json.dumps(example.columns, sort_keys=True, default=str)
         found.update(f"{prompt.ids} {example.references} {columns}\n".encode())
     return found.hexdigest()
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else rounded(value)
 
 
 def _texts(task: Task) -> TextTask:

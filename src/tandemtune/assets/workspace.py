@@ -60,6 +60,11 @@ def cache_folder(cache_dir: str | Path | None = None) -> Path:
     return Path(chosen).expanduser().absolute()
 
 
+def kept_images() -> Path:
+    """Where images are written to that lie inside tables: the cache's own folder for them."""
+    return cache_folder() / "images"
+
+
 @contextmanager
 def workplace(folder: Path, key: str, *, on_wait: Callable[[], None]) -> Iterator[Workplace]:
     """Hold the place where one asset is prepared.

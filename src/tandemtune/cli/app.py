@@ -141,7 +141,21 @@ def watched(place: Path, quiet: bool, work: Any, begun: bool = False) -> None:
         if not _out_of_memory(error) or not (live.started or begun):
             raise
         fail(f"{NO_MEMORY}. Nothing that was finished is lost; go on with: tandemtune resume {place}", 1)
-    say(f"the run lies in {place}; label texts with: tandemtune predict {place} --input texts.jsonl --output out.jsonl")
+    what, example = _use_of(place)
+    say(f"the run lies in {place}; {what} with: tandemtune predict {place} --input {example} --output out.jsonl")
+
+
+def _use_of(place: Path) -> tuple[str, str]:
+    """What a finished run is for, and an example of its input."""
+    from tandemtune.answers import answers_of
+    from tandemtune.config import load_config
+    from tandemtune.runs.store import RunFolder
+    from tandemtune.wiring import task_of_run
+
+    folder = RunFolder.open(place)
+    facts = folder.read_facts()
+    assert facts is not None  # of a run that has ended
+    return answers_of(task_of_run(load_config(folder.read_recipe()), facts)).use
 
 
 def _shown(line: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,6 +30,13 @@ def init(
     answer: Annotated[
         str | None, typer.Option(help="Column of the answer, where answers are texts: one text, or a list of several.")
     ] = None,
+    choices: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--choices",
+            help="Column of an answer to choose from, with --label for the right one; in order, several times.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a recipe that is there.")] = False,
 ) -> None:
     """Look at a file of labelled texts, and write a recipe for it.
@@ -37,6 +44,8 @@ def init(
     Example: tandemtune init mails.csv --out mails.toml
 
     Example: tandemtune init questions.jsonl --answer reply
+
+    Example: tandemtune init copa.jsonl --choices choice1 --choices choice2 --label label
     """
     place = out or Path(f"{file.stem}.toml")
     if place.exists() and not overwrite:
@@ -45,7 +54,9 @@ def init(
         raise UsageError(f"folder {place.absolute().parent} does not exist: make it first")
     if answer is not None and label is not None:
         raise UsageError("--answer is for texts and --label for labels: leave one of them out")
-    _write(place, _proposed(file, model, text or (), label, quiet=False, answer=answer))
+    if choices and (label is None or len(choices) < 2):
+        raise UsageError("--choices needs two columns at least, and --label for the column of the right one")
+    _write(place, _proposed(file, model, text or (), label, quiet=False, answer=answer, choices=choices or ()))
     say(
         "other columns: --text COLUMN --label COLUMN (--answer COLUMN); another model: --model NAME; all else: change it in the recipe"
     )
@@ -60,15 +71,28 @@ def export(
     merged: Annotated[
         bool, typer.Option("--merged", help="Whole weights with LoRA adapters merged into them, in place of adapters.")
     ] = False,
+    server: Annotated[
+        Literal["vllm"] | None, typer.Option("--for", help="Make sure that this server can load the adapter.")
+    ] = None,
+    rank: Annotated[
+        int,
+        typer.Option(
+            help="With --for vllm: fill the adapter up with zeros to this rank, so that all adapters of a server have one."
+        ),
+    ] = 0,
 ) -> None:
     """Write a finished run as a folder that transformers and PEFT load by themselves, with a snippet in its README.
 
     Example: tandemtune export runs/mine --to mine-for-others
+
+    Example: tandemtune export runs/mine --to served --for vllm --rank 16
     """
+    if rank and server is None:
+        raise UsageError("--rank is for --for vllm")
     with patient(LOADING):
         from tandemtune.export import export as write
 
-    typer.echo(write(folder, to, merged=merged, progress=say))
+    typer.echo(write(folder, to, merged=merged, rank=rank if server else None, progress=say))
 
 
 def recipe_of_rows(file: Path, run: Path, overrides: Sequence[str], quiet: bool) -> Path:
@@ -100,15 +124,26 @@ def recipe_of_rows(file: Path, run: Path, overrides: Sequence[str], quiet: bool)
 
 
 def _proposed(
-    file: Path, model: str | None, texts: Sequence[str], label: str | None, quiet: bool, answer: str | None = None
+    file: Path,
+    model: str | None,
+    texts: Sequence[str],
+    label: str | None,
+    quiet: bool,
+    answer: str | None = None,
+    choices: Sequence[str] = (),
 ) -> str:
     with patient(LOADING):
         from tandemtune.estimate import ProposedModel, proposed_model
-        from tandemtune.starting import draft, text_draft
+        from tandemtune.starting import draft
+        from tandemtune.starting_answers import choice_draft, text_draft
     tell = None if quiet else say
-    chosen = ProposedModel(model, ()) if model is not None else proposed_model(writes=answer is not None)
+    chosen = (
+        ProposedModel(model, ()) if model is not None else proposed_model(writes=answer is not None or bool(choices))
+    )
     if answer is not None:
         found = text_draft(file, answer, model=chosen.name, texts=texts, progress=tell)
+    elif choices:
+        found = choice_draft(file, choices, label or "", model=chosen.name, texts=texts, progress=tell)
     else:
         found = draft(file, model=chosen.name, texts=texts, label=label, progress=tell)
     for line in () if quiet else (*found.says, *chosen.why):

@@ -242,12 +242,12 @@ def _assets(*kinds: str) -> Callable[[], Rows]:
         load_plugins()
         return [
             {
-                "name": assets.PREFIX + key,
+                "name": asset.name,
                 "what": asset.summary,
                 "licence": asset.licence,
                 "MB": str(asset.download_mb),
             }
-            for key, asset in assets.CATALOGUE.items()
+            for asset in assets.CATALOGUE.values()
             if asset.kind in kinds
         ]
 
@@ -263,9 +263,9 @@ def _tasks() -> Rows:
         for name, row in TASKS.items()
     ]
     return known + [
-        {"name": assets.PREFIX + key, "what": asset.summary, "metric": "accuracy", "labels": "negative, positive"}
-        for key, asset in assets.CATALOGUE.items()
-        if asset.kind == "data"
+        {"name": asset.name, "what": asset.summary, "metric": "accuracy", "labels": labels}
+        for asset in assets.CATALOGUE.values()
+        if (labels := {"data": "negative, positive", "images": "those of its folders"}.get(asset.kind))
     ]
 
 

@@ -60,7 +60,8 @@ def predict(
         write_table(output, found.table)
         say(f"{len(found.table.rows)} rows {'labelled' if found.column == 'label' else 'answered'} in {output}")
     if found.blank:
-        say(f"{found.blank} blank rows have an empty {found.column}")
+        blank = "1 blank row has" if found.blank == 1 else f"{found.blank:,} blank rows have"
+        say(f"{blank} an empty {found.column}")
     if found.score is not None:
         say(f"{found.metric} on {found.scored} rows with a known label: {found.score:.4f}")
 

@@ -401,7 +401,7 @@ def _own_names(model: str, task: str, method: str) -> Pairs:
         "task.name": (task, task in TASKS),
         "method.name": (method, method in METHODS),
     }
-    return [(key, name) for key, (name, listed) in known.items() if listed or name.startswith(assets.PREFIX)]
+    return [(key, name) for key, (name, listed) in known.items() if listed or name.startswith(assets.PREFIXES)]
 
 
 def _bounds(seed: int, budget: RunBudget | None) -> Pairs:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from tandemtune import plugins
+from tandemtune.config.parts import PARTS
 from tandemtune.config.reading import SECTIONS
-from tandemtune.config.schema import PARTS
 from tandemtune.plugins import Options
 
 

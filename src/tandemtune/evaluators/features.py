@@ -31,33 +31,36 @@ class View:
     """One vector for each row.
 
     Args:
-        place: "answer" for the position that the label word is read at, "mean" for the mean of the text's tokens.
+        place: "answer" for the position that the label word is read at, "mean" for the mean of the text's tokens, "tower" for what
+            an image tower pools, before it is mapped to where texts lie.
         layer: the hidden states that enter this layer. None stands for what enters the output embedding ("answer"), or for
             the encoder's output and, in a model of one stack, what enters the last layer ("mean").
     """
 
-    place: Literal["answer", "mean"]
+    place: Literal["answer", "mean", "tower"]
     layer: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> View:
-        """Read "answer", "mean", "answer@6" or "mean@6".
+        """Read "answer", "mean", "answer@6", "mean@6" or "tower".
 
         Raises:
             UsageError: the text is none of these.
         """
         place, mark, layer = text.partition("@")
-        if place not in ("answer", "mean") or bool(mark) != layer.isdecimal():
+        known = place in ("answer", "mean") or text == "tower"
+        if not known or bool(mark) != layer.isdecimal():
             raise UsageError(
-                f"view {text!r}: expected answer or mean, or one of them at a layer, such as answer@6 or mean@6"
+                f"view {text!r}: expected answer or mean, or one of them at a layer, such as answer@6 or mean@6; of images, "
+                "answer or tower"
             )
-        return cls(cast(Literal["answer", "mean"], place), int(layer) if mark else None)
+        return cls(cast(Literal["answer", "mean", "tower"], place), int(layer) if mark else None)
 
     def __str__(self) -> str:
         return self.place if self.layer is None else f"{self.place}@{self.layer}"
 
 
-ANSWER, MEAN = View("answer"), View("mean")
+ANSWER, MEAN, TOWER = View("answer"), View("mean"), View("tower")
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,9 @@ def read_population(
     Raises:
         UsageError: the model has no such view.
     """
+    own = getattr(engine, "read_population", None)
+    if own is not None:  # of rows that are no texts
+        return own(batch, point, candidates, views)  # type: ignore[no-any-return]
     start = engine.tunable.first_layer(list(candidates))
     layers = {view: layer_of(engine.stack, view) for view in views}
     encoder = engine.stack.encoder_layers
@@ -170,6 +176,8 @@ def layer_of(stack: LayerStack, view: View) -> int | None:
         UsageError: the model has no such view.
     """
     encoder = stack.encoder_layers
+    if view == TOWER:
+        raise UsageError("view tower: it is what an image tower pools, but rows are texts: take answer or mean")
     if view.layer is not None and view.layer >= len(stack):
         raise UsageError(f"view {view}: the model's layers are 0 to {len(stack) - 1}")
     if view.place == "answer" and view.layer is not None and encoder is not None and view.layer < encoder:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from tandemtune.errors import UsageError
 from tandemtune.evaluators.batch import Batch, Group
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.features import PassReading, View
+from tandemtune.evaluators.features import ANSWER, TOWER, PassReading, View
 from tandemtune.evaluators.label_words import LabelWordEvaluator
 from tandemtune.models.layers import LayerStack
 from tandemtune.tunables.base import Parameters, Point
@@ -46,20 +46,23 @@ class ImageBatch(Batch):
     Args:
         features: vectors of the images [N, D], of length one.
         texts: the class prompts.
+        pooled: what the image tower pools of them [N, T], where a readout may read that; else [N, 0].
     """
 
     features: Tensor
     texts: ClassTexts
+    pooled: Tensor
 
     @classmethod
-    def of(cls, features: Tensor, labels: Sequence[int], texts: ClassTexts) -> ImageBatch:
+    def of(cls, features: Tensor, labels: Sequence[int], texts: ClassTexts, pooled: Tensor | None = None) -> ImageBatch:
         """Images with labels (-1 where unknown) beside class prompts."""
         gold = torch.tensor(list(labels), dtype=torch.long, device=features.device)
-        return cls(texts.batch.groups, gold, texts.batch.tokens, features, texts)
+        nothing = features[:, :0] if pooled is None else pooled
+        return cls(texts.batch.groups, gold, texts.batch.tokens, features, texts, nothing)
 
     def parts(self) -> tuple[Tensor, ...]:
         """All tensors that say what the rows are."""
-        return (*super().parts(), self.features)
+        return (*super().parts(), self.features, *([self.pooled] if self.pooled.shape[1] else []))
 
 
 class ImageTextEngine(Engine):
@@ -73,6 +76,7 @@ class ImageTextEngine(Engine):
     """
 
     no_adapter = "a readout of image vectors changes the classes' vectors, not the text tower"
+    further_view = "tower"
 
     def __init__(self, stack: LayerStack, tunable: Parameters, scale: float, max_memory: float = 256.0) -> None:
         super().__init__(stack, tunable, torch.eye(len(stack.token_ids)), max_memory)
@@ -110,16 +114,32 @@ class ImageTextEngine(Engine):
         return self.scale * (features @ classes.mT)
 
     def read(self, batch: ImageBatch, point: Point, views: Sequence[View]) -> PassReading:
-        """Label logits, and the images' vectors as the view `ANSWER`: label logits are linear in them, as they are in what enters an
-        output embedding. A text's mean is the image's vector, too, since there is no other.
+        """Label logits, the images' vectors as the view `ANSWER` (label logits are linear in them, as they are in what enters an output
+        embedding), and what the image tower pools as `TOWER`.
 
         Raises:
-            UsageError: a view of a layer is wanted.
+            UsageError: a view of a text is wanted.
         """
-        others = [str(view) for view in views if view.layer is not None]
+        return PassReading(self.logits(batch, point), self._views(batch, views))
+
+    def read_population(
+        self, batch: ImageBatch, point: Point, candidates: Mapping[int, Tensor], views: Sequence[View]
+    ) -> PassReading:
+        """The same for candidates that differ from `point` in some blocks; none of them changes a view.
+
+        Raises:
+            UsageError: a view of a text is wanted.
+        """
+        logits = self.population_logits(batch, point, candidates)
+        kept = self._views(batch, views)
+        return PassReading(logits, {view: vectors.expand(len(logits), -1, -1) for view, vectors in kept.items()})
+
+    def _views(self, batch: ImageBatch, views: Sequence[View]) -> dict[View, Tensor]:
+        known = {ANSWER: batch.features, TOWER: batch.pooled}
+        others = [str(view) for view in views if view not in known]
         if others:
-            raise UsageError(f"view {', '.join(others)}: of an image there is one vector, the view answer")
-        return PassReading(self.logits(batch, point), dict.fromkeys(views, batch.features))
+            raise UsageError(f"view {', '.join(others)}: of images there are the views answer and tower")
+        return {view: known[view] for view in views}
 
     def states(self, batch: Batch, point: Point, layer: int) -> list[Tensor]:
         """Hidden states that enter `layer`, of the class prompts."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tandemtune.evaluators.base import PointGradient, Rows
+from tandemtune.evaluators.base import OverEngine, PointGradient, Rows
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.engine import Engine
 from tandemtune.objectives.base import LossFunction
@@ -57,7 +56,7 @@ class KLPenalty:
         return self.weight * apart.mean(dim=-1)
 
 
-class LabelWordEvaluator:
+class LabelWordEvaluator(OverEngine[Batch]):
     """Losses of candidates on the training rows, evaluations on training and dev rows, gradients on drawn batches.
 
     Args:
@@ -95,7 +94,7 @@ class LabelWordEvaluator:
         train_readout: Callable[[Batch, Point, Mapping[int, Tensor]], Tensor] | None = None,
         dev_readout: Callable[[Point], Tensor] | None = None,
     ) -> None:
-        self.engine = engine
+        super().__init__(engine, drawn_rows)
         self.train = train
         self.reading = reading or train
         self.dev = train if dev is None else dev
@@ -106,18 +105,12 @@ class LabelWordEvaluator:
         self.kl = kl
         self.step_rows = step_rows
         self.train_readout, self.dev_readout = train_readout, dev_readout
-        self._drawn = None if drawn_rows is None else lru_cache(maxsize=1)(drawn_rows)
-
-    @property
-    def depth(self) -> float:
-        """Layers that a token goes through, by their costs."""
-        return sum(self.engine.stack.costs)
 
     def evaluate(
         self, point: Point, candidates: Mapping[int, Tensor], generation: int | None = None
     ) -> NDArray[np.float64]:
         """Training losses [P] of candidates, see `Evaluator.evaluate`."""
-        return self.evaluate_on(self._rows_of(generation), point, candidates)
+        return self.evaluate_on(self.drawn(generation), point, candidates)
 
     def evaluate_on(self, rows: Batch | None, point: Point, candidates: Mapping[int, Tensor]) -> NDArray[np.float64]:
         """Losses [P] of candidates on some rows.
@@ -216,20 +209,20 @@ class LabelWordEvaluator:
         total = 0.0
         for group in batch.groups:
             logits = self.engine.gradient_logits(group, {**point, **leaves})
-            share = self._mass(batch.labels[group.rows]) / self._mass(batch.labels)
+            share = self.mass(batch.labels[group.rows]) / self.mass(batch.labels)
             loss = self.loss(logits.unsqueeze(0), batch.labels[group.rows])[0] * share
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        return total, {block: _gradient_of(leaf) for block, leaf in leaves.items()}
+        return total, {block: gradient_of(leaf) for block, leaf in leaves.items()}
 
-    def _mass(self, labels: Tensor) -> float:
+    def mass(self, labels: Tensor) -> float:
         """What some rows count together."""
         return len(labels) if self._weights is None else float(self._weights[labels.cpu()].sum())
 
     def cost(self, blocks: Sequence[int], count: int, generation: int | None = None, kept: int | None = None) -> Costs:
         """Every candidate from its first layer on, and what they share: the hidden states that enter it and, where they differ
         in a decoder only, the text's keys and values in all of its layers. See `Evaluator.cost`."""
-        engine, rows = self.engine, self._rows_of(generation)
+        engine, rows = self.engine, self.drawn(generation)
         first = max(0, engine.tunable.first_layer(blocks))
         begun = first if kept is None else min(max(0, kept), first)
         beside = [batch for batch in (self.empty, self.kl.batch if self.kl else None) if batch is not None]
@@ -250,9 +243,6 @@ class LabelWordEvaluator:
             return Costs(forward=round(self.engine.work(self.train) + self.engine.work(self.dev)))
         return Costs(forward=round(self.engine.work(self.train if rows == "train" else self.dev)))
 
-    def _rows_of(self, generation: int | None) -> Batch | None:
-        return None if generation is None or self._drawn is None else self._drawn(generation)
-
 
 def _weighted(loss: LossFunction, weights: Tensor) -> LossFunction:
     """A mean over rows that count as their labels do: of the means of each label's rows, by what these count together."""
@@ -269,7 +259,8 @@ def _weighted(loss: LossFunction, weights: Tensor) -> LossFunction:
     return weighted
 
 
-def _gradient_of(leaf: Tensor) -> Tensor:
+def gradient_of(leaf: Tensor) -> Tensor:
+    """The gradient of a tensor that a loss may not depend on."""
     return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
 

@@ -98,7 +98,12 @@ class PassageBatch:
 
 
 def collate_passages(
-    passages: Sequence[Passage], stack: PassageStack, *, stretch: float = 1.0, max_rows: int = 256
+    passages: Sequence[Passage],
+    stack: PassageStack,
+    *,
+    stretch: float = 1.0,
+    max_rows: int = 256,
+    units: Sequence[Sequence[int]] | None = None,
 ) -> PassageBatch:
     """Group passages by what the model reads of them before it may look behind.
 
@@ -107,16 +112,20 @@ def collate_passages(
         stack: the model.
         stretch: rows up to this many times as long as the shortest share a group, filled up; 1 fills nothing.
         max_rows: longest group.
+        units: passages that stay in one group, one behind the other; None for each alone.
     """
     decodes = stack.encoder_layers is not None
     read = [_read(passage, decodes) for passage in passages]
-    order = sorted(range(len(passages)), key=lambda i: (len(read[i]), len(passages[i].answer)))
+    each = units or [(index,) for index in range(len(passages))]
+    longest = [max((len(read[i]), len(passages[i].answer)) for i in unit) for unit in each]
     groups: list[list[int]] = []
-    for index in order:
-        last = groups[-1] if groups else []
-        if not last or len(read[index]) > len(read[last[0]]) * stretch or len(last) == max_rows:
+    shortest = 0
+    for number in sorted(range(len(each)), key=longest.__getitem__):
+        length, unit = longest[number][0], each[number]
+        if not groups or length > shortest * stretch or len(groups[-1]) + len(unit) > max_rows:
             groups.append([])
-        groups[-1].append(index)
+            shortest = length
+        groups[-1].extend(unit)
     made = tuple(_group([passages[i] for i in rows], rows, stack) for rows in groups)
     lengths = torch.tensor([len(passage.answer) for passage in passages], device=stack.device)
     behind = sum(len(stack.begin) + len(passage.answer) - 1 for passage in passages) if decodes else 0
@@ -165,6 +174,32 @@ class _Kept:
     point: dict[int, Tensor]
 
 
+def stack_of(engine: Engine) -> PassageStack:
+    """The model of an engine that reads and writes whole answers.
+
+    Raises:
+        TypeError: the engine reads label words.
+    """
+    if not isinstance(engine.stack, PassageStack):
+        raise TypeError(f"expected an engine over a PassageStack, got one over a {type(engine.stack).__name__}")
+    return engine.stack
+
+
+def work_of(engine: Engine, read: int, answered: int, first: int = 0, stop: int | None = None) -> float:
+    """What a pass costs, in the unit of `Costs.forward`.
+
+    Args:
+        engine: knows what a token costs in each layer.
+        read: tokens of one stack, or those that an encoder reads.
+        answered: tokens of a decoder.
+        first: the first layer of the pass.
+        stop: the layer that it ends before; None for all layers.
+    """
+    stack = engine.stack
+    own = sum(stack.answer_costs[first:stop]) / max(1, stack.marks)
+    return read * sum(stack.costs[first:stop]) + answered * own
+
+
 class Likelihood:
     """Mean log-probabilities of answers' tokens.
 
@@ -173,8 +208,7 @@ class Likelihood:
     """
 
     def __init__(self, engine: Engine) -> None:
-        assert isinstance(engine.stack, PassageStack)
-        self.engine, self.stack, self.tunable = engine, engine.stack, engine.tunable
+        self.engine, self.stack, self.tunable = engine, stack_of(engine), engine.tunable
         self._kept: WeakKeyDictionary[PassageBatch, _Kept] = WeakKeyDictionary()
         self._laid: WeakKeyDictionary[PassageBatch, tuple[PassageGroup, ...]] = WeakKeyDictionary()
 
@@ -182,10 +216,14 @@ class Likelihood:
         """Mean log-probability of the tokens of each answer at one point, float32 [S]."""
         sums = torch.zeros(1, len(batch), device=self.stack.device)
         with self.tunable.applied(point):
-            for group in batch.groups:
-                for part in self._parts(group, self._fitting(group)):
-                    self._add(sums, part, self._read(part))
+            for part in self.parts(batch):
+                self._add(sums, part, self._read(part))
         return (sums / batch.lengths)[0]
+
+    def parts(self, batch: PassageBatch) -> Iterator[PassageGroup]:
+        """The passages as they go through the model where one point is read."""
+        for group in batch.groups:
+            yield from self._parts(group, self._fitting(group))
 
     def of_population(self, batch: PassageBatch, point: Point, candidates: Mapping[int, Tensor]) -> Tensor:
         """The same for candidates that differ from a point in some blocks.
@@ -200,7 +238,7 @@ class Likelihood:
         """
         count = len(next(iter(candidates.values())))
         start = self.tunable.first_layer(list(candidates))
-        groups = self._pieces(batch)
+        groups = self.pieces(batch)
         kept: Sequence[Tensor | None] = [None] * len(groups)
         if start > INPUT:
             kept = self._entering(batch, groups, point, start)
@@ -259,7 +297,7 @@ class Likelihood:
     def _add(self, sums: Tensor, group: PassageGroup, found: Tensor) -> None:
         sums.index_add_(1, group.rows[group.owners], found)
 
-    def _pieces(self, batch: PassageBatch) -> tuple[PassageGroup, ...]:
+    def pieces(self, batch: PassageBatch) -> tuple[PassageGroup, ...]:
         """The passages as a population reads them: end to end where that may be, else of one length side by side."""
         stack = self.stack
         if not (stack.packs and self.tunable.token_wise) or len(batch.groups) < 2:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -16,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tandemtune.errors import UsageError
-from tandemtune.evaluators.base import PointGradient, Rows
+from tandemtune.evaluators.base import OverEngine, PointGradient, Rows
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.likelihood import Likelihood, PassageBatch
+from tandemtune.evaluators.label_words import gradient_of
+from tandemtune.evaluators.likelihood import Likelihood, PassageBatch, work_of
 from tandemtune.evaluators.writing import Sampling, Text, Writer, tokens_of
 from tandemtune.models.answers import AnswerCoder
 from tandemtune.rewards.base import Written
@@ -34,22 +34,45 @@ Ask = Callable[[Sequence[int], Sequence[str]], Written]
 
 
 @dataclass(frozen=True, eq=False)
+class References:
+    """Prompts with their right answers behind.
+
+    Args:
+        passages: for a population.
+        reading: the same in the groups that suit a single point.
+        owners: the row of each passage [S].
+        rows: how many rows there are.
+    """
+
+    passages: PassageBatch
+    reading: PassageBatch
+    owners: Tensor
+    rows: int
+
+    @property
+    def counts(self) -> Tensor:
+        """References of each row [N]."""
+        return torch.bincount(self.owners, minlength=self.rows)
+
+    def by_row(self, values: Tensor) -> Tensor:
+        """Means over each row's references: [..., S] -> [..., N]."""
+        sums = torch.zeros(*values.shape[:-1], self.rows, device=values.device)
+        return sums.index_add(-1, self.owners, values) / self.counts
+
+
+@dataclass(frozen=True, eq=False)
 class TextRows:
     """Rows that texts are written for.
 
     Args:
         prompts: with room for what is tuned [N].
         ask: puts completions beside what they are judged by.
-        passages: prompts with their references, for a population; None where there are no references.
-        reading: the same in the groups that suit a single point.
-        owners: the row of each passage [S].
+        references: their right answers; None where there are none, or nobody asks how likely they are.
     """
 
     prompts: tuple[Encoded, ...]
     ask: Ask
-    passages: PassageBatch | None = None
-    reading: PassageBatch | None = None
-    owners: Tensor | None = None
+    references: References | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -59,12 +82,16 @@ class TextRows:
         """Tokens of all prompts."""
         return sum(len(prompt.ids) for prompt in self.prompts)
 
-    def by_row(self, values: Tensor) -> Tensor:
-        """Means over each row's references: [..., S] -> [..., N]."""
-        assert self.owners is not None
-        counts = torch.bincount(self.owners, minlength=len(self))
-        sums = torch.zeros(*values.shape[:-1], len(self), device=values.device)
-        return sums.index_add(-1, self.owners, values) / counts
+    @property
+    def answered(self) -> References:
+        """The right answers.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if self.references is None:
+            raise ValueError("these rows have no references, so nothing has a likelihood")
+        return self.references
 
 
 class TextLoss(Protocol):
@@ -103,36 +130,37 @@ class ReferenceLoss:
         self, rows: TextRows, point: Point, candidates: Mapping[int, Tensor], generation: int
     ) -> tuple[NDArray[np.float64], int]:
         """One pass over all references for all candidates."""
-        assert rows.passages is not None
-        found = self.likelihood.of_population(rows.passages, point, candidates)
-        return -rows.by_row(found).mean(dim=-1).double().cpu().numpy(), 0
+        found = self.likelihood.of_population(rows.answered.passages, point, candidates)
+        return -rows.answered.by_row(found).mean(dim=-1).double().cpu().numpy(), 0
 
     def of_written(self, rows: TextRows, point: Point, written: Written) -> float:
         """The same of one point; what it has written does not matter."""
-        assert rows.reading is not None
-        return -float(rows.by_row(self.likelihood.of(rows.reading, point)).mean())
+        return -float(self._by_row(rows, point).mean())
 
     def each(self, rows: TextRows, point: Point, written: Written) -> NDArray[np.float64]:
         """The mean over each row's references."""
-        assert rows.reading is not None
-        return -rows.by_row(self.likelihood.of(rows.reading, point)).double().cpu().numpy()
+        return -self._by_row(rows, point).double().cpu().numpy()
 
     def work(self, rows: TextRows, first: int) -> tuple[float, int]:
         """All passages."""
-        assert rows.passages is not None
-        return work_of(self.likelihood.engine, rows.passages.read, rows.passages.answered, first), 0
+        passages = rows.answered.passages
+        return work_of(self.likelihood.engine, passages.read, passages.answered, first), 0
+
+    def _by_row(self, rows: TextRows, point: Point) -> Tensor:
+        """Mean log-probabilities of each row's references [N]."""
+        return rows.answered.by_row(self.likelihood.of(rows.answered.reading, point))
 
     def gradient(self, rows: TextRows, point: Point, blocks: Sequence[int]) -> tuple[float, dict[int, Tensor]]:
         """Loss of one point, and its gradient by block [dim]."""
-        assert rows.reading is not None and rows.owners is not None
+        known = rows.answered
         leaves = {block: point[block].clone().requires_grad_() for block in blocks}
-        shares = 1.0 / (torch.bincount(rows.owners, minlength=len(rows))[rows.owners] * len(rows))
+        shares = 1.0 / (known.counts[known.owners] * len(rows))
         total = 0.0
-        for group, found in self.likelihood.gradients(rows.reading, {**point, **leaves}):
+        for group, found in self.likelihood.gradients(known.reading, {**point, **leaves}):
             loss = -(found * shares[group.rows]).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        return total, {b: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for b, leaf in leaves.items()}
+        return total, {block: gradient_of(leaf) for block, leaf in leaves.items()}
 
 
 class JudgedLoss:
@@ -174,28 +202,40 @@ def judged(rows: TextRows, coder: AnswerCoder, texts: Sequence[Text]) -> Written
     return rows.ask(range(len(rows)), [coder.decode(text.ids) for text in texts])
 
 
-def work_of(engine: Engine, read: int, answered: int, first: int = 0, stop: int | None = None) -> float:
-    """What a pass costs, in the unit of `Costs.forward`.
-
-    Args:
-        engine: knows what a token costs in each layer.
-        read: tokens of one stack, or those that an encoder reads.
-        answered: tokens of a decoder.
-        first: the first layer of the pass.
-        stop: the layer that it ends before; None for all layers.
-    """
-    stack = engine.stack
-    own = sum(stack.answer_costs[first:stop]) / max(1, stack.marks)
-    return read * sum(stack.costs[first:stop]) + answered * own
-
-
 def work_to_write(engine: Engine, tokens: int) -> float:
     """What so many written tokens cost, each through the whole model, or the whole decoder."""
     answers = engine.stack.encoder_layers is not None
     return work_of(engine, 0, tokens) if answers else work_of(engine, tokens, 0)
 
 
-class TextEvaluator:
+@dataclass(frozen=True)
+class TextKL:
+    """A penalty: weight times KL(untuned || candidate) of a token, estimated by texts that the untuned model has sampled: the mean
+    difference of their tokens' log-probabilities.
+
+    Args:
+        likelihood: of passages.
+        passages: prompts with these texts.
+        untuned: mean log-probabilities [S] by the untuned model.
+        weight: factor of the penalty.
+    """
+
+    likelihood: Likelihood
+    passages: PassageBatch
+    untuned: Tensor
+    weight: float
+
+    def penalty(self, point: Point, candidates: Mapping[int, Tensor]) -> NDArray[np.float64]:
+        """Penalties [P] of candidates."""
+        found = self.likelihood.of_population(self.passages, point, candidates)
+        return self.weight * (self.untuned - found).mean(dim=-1).double().cpu().numpy()
+
+    def work(self, first: int) -> float:
+        """What a pass costs from a layer on."""
+        return work_of(self.likelihood.engine, self.passages.read, self.passages.answered, first)
+
+
+class TextEvaluator(OverEngine[TextRows]):
     """Losses of candidates on the training rows, evaluations on training and dev rows, gradients on drawn rows.
 
     Args:
@@ -207,6 +247,9 @@ class TextEvaluator:
         prompts: the training prompts, for those who look at what enters layers.
         step_rows: rows of a gradient step, by its number.
         drawn_rows: rows of a generation, by its number, where each is scored on some rows only; None for all.
+
+    Attributes:
+        kl: what holds candidates near the untuned model; None if nothing does.
     """
 
     def __init__(
@@ -221,18 +264,13 @@ class TextEvaluator:
         step_rows: Callable[[int], TextRows] | None = None,
         drawn_rows: Callable[[int], TextRows] | None = None,
     ) -> None:
+        super().__init__(writer.engine, drawn_rows)
         self.writer, self.loss, self.score = writer, loss, score
-        self.engine: Engine = writer.engine
         self.rows: dict[Rows, TextRows] = {"train": train, "dev": dev}
         self.train = prompts
         self.step_rows = step_rows
-        self._drawn = None if drawn_rows is None else lru_cache(maxsize=1)(drawn_rows)
+        self.kl: TextKL | None = None
         self._wrote: dict[tuple[str, int], int] = {}
-
-    @property
-    def depth(self) -> float:
-        """Layers that a token goes through, by their costs."""
-        return sum(self.engine.stack.costs)
 
     def evaluate(
         self, point: Point, candidates: Mapping[int, Tensor], generation: int | None = None
@@ -240,7 +278,7 @@ class TextEvaluator:
         """Training losses [P] of candidates, see `Evaluator.evaluate`."""
         losses, tokens = self.loss.of_population(self._rows_of(generation), point, candidates, generation or 0)
         self._wrote["population", len(losses)] = tokens
-        return losses
+        return losses if self.kl is None else losses + self.kl.penalty(point, candidates)
 
     def measure(self, point: Point, rows: Rows = "train") -> Evaluation:
         """Loss and metric of one point on the training or dev rows."""
@@ -276,6 +314,8 @@ class TextEvaluator:
         first = max(0, self.engine.tunable.first_layer(blocks))
         each, most = self.loss.work(rows, first)
         shared = self.loss.work(rows, 0)[0] - each
+        if self.kl is not None:
+            each, shared = each + self.kl.work(first), shared + self.kl.work(0) - self.kl.work(first)
         tokens = self._wrote.get(("population", count), count * most) if most else 0
         work = count * each + shared + work_to_write(self.engine, tokens)
         return Costs(candidates=count, forward=round(work), generated=tokens)
@@ -290,4 +330,5 @@ class TextEvaluator:
         return Costs(forward=round(work), generated=tokens)
 
     def _rows_of(self, generation: int | None) -> TextRows:
-        return self.rows["train"] if generation is None or self._drawn is None else self._drawn(generation)
+        found = self.drawn(generation)
+        return self.rows["train"] if found is None else found

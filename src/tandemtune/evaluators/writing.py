@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from tandemtune.evaluators.engine import MEGABYTE, Engine
+from tandemtune.evaluators.likelihood import stack_of
 from tandemtune.models.answers import AnswerCoder
-from tandemtune.models.passages import PassageStack, joined, select
+from tandemtune.models.passages import joined, select
 from tandemtune.models.survey import accepted, plain_ids, text_config
 from tandemtune.tunables.base import INPUT, Point
 from tandemtune.types import Encoded, seed_for
@@ -86,8 +87,7 @@ class Writer:
     """
 
     def __init__(self, engine: Engine, coder: AnswerCoder) -> None:
-        assert isinstance(engine.stack, PassageStack)
-        self.engine, self.stack, self.tunable, self.coder = engine, engine.stack, engine.tunable, coder
+        self.engine, self.stack, self.tunable, self.coder = engine, stack_of(engine), engine.tunable, coder
         self._fills = self._may_fill()
 
     def write(
@@ -111,7 +111,7 @@ class Writer:
         count = 1 if candidates is None else len(next(iter(candidates.values())))
         found: list[list[Text | None]] = [[None] * len(prompts) for _ in range(count)]
         size = count if self.tunable.side_by_side else 1
-        for rows in self._groups(prompts, size):
+        for rows in self.groups(prompts, size):
             width = max(len(prompts[row].ids) for row in rows)
             fitting = max(1, self._room(width) // len(rows))
             for first in range(0, count, min(size, fitting)):
@@ -325,7 +325,7 @@ class Writer:
 
     # ---- what goes together ----
 
-    def _groups(self, prompts: Sequence[Encoded], count: int) -> list[list[int]]:
+    def groups(self, prompts: Sequence[Encoded], count: int) -> list[list[int]]:
         """Prompts that are written together: as many as fit; of one length where the model cannot do with filling."""
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row].ids))
         groups: list[list[int]] = []

@@ -12,6 +12,8 @@
 `parse`       from an answer to candidates
 `judge`       which of them may be tried
 `mentor`      one turn
+`clients`     who answers, as a recipe says
+`grading`     grades of texts: a judge as a reward
 `wordings`    the same for templates and label words
 
 Importing this loads neither the SDK nor llama.cpp.

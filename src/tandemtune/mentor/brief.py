@@ -26,17 +26,19 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Misread:
-    """A labelled row that the tuned model gets wrong.
+    """A row that the tuned model gets wrong.
 
     Args:
         text: its texts.
-        gold: its label.
-        said: the label that was predicted.
+        gold: its label, or a right answer; empty where nobody knows one.
+        said: the label that was predicted, or what was written.
+        reward: of what was written; None for labels.
     """
 
     text: str
     gold: str
     said: str
+    reward: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,9 +59,10 @@ def chat(
     """
     wanted, words = brief.wanted, max(1, math.ceil(brief.limit * 3 / 4))
     avoid = sorted({flat(word).strip() for word in (*brief.labels, *brief.label_words)} - {""})
+    answers = f"with one of: {', '.join(map(quoted, brief.label_words))}" if brief.label_words else "with a text"
     parts = [
         f"Task: {flat(brief.definition)}",
-        f"The small model answers with one of: {', '.join(map(quoted, brief.label_words))}",
+        f"The small model answers {answers}",
         f"The prompt's place: {quoted(brief.usage)}. Write only what replaces [PROMPT].",
     ]
     if brief.manual:
@@ -85,8 +86,9 @@ def chat(
     slots = f" Each contains {', '.join(f'{{{slot}}}' for slot in brief.slots)} exactly once." if brief.slots else ""
     parts.append(
         f"Write exactly {count} that should reach a lower loss than all of these. Each is a single line of at most {brief.limit} tokens "
-        f"(about {words} words), is worded differently from all the others, and contains none of these words: "
-        f"{', '.join(map(quoted, avoid))}.{slots}"
+        f"(about {words} words), is worded differently from all the others"
+        + (f", and contains none of these words: {', '.join(map(quoted, avoid))}." if avoid else ".")
+        + slots
     )
     lines = f"{wanted} numbered line{'s' if wanted > 1 else ''}"
     parts.append(
@@ -167,7 +169,15 @@ def confusion_lines(labels: Sequence[str], confusion: Sequence[Sequence[int]]) -
 
 def misread_lines(rows: Sequence[Misread]) -> list[str]:
     """Rows that are got wrong, a line each."""
-    return [f"- {quoted(row.text[:_ROW])} is {quoted(row.gold)}, read as {quoted(row.said)}" for row in rows]
+    return [_misread_line(row) for row in rows]
+
+
+def _misread_line(row: Misread) -> str:
+    text, gold, said = quoted(row.text[:_ROW]), quoted(row.gold[:_ROW]), quoted(row.said[:_ROW])
+    if row.reward is None:
+        return f"- {text} is {gold}, read as {said}"
+    right = f"; a right answer is {gold}" if row.gold else ""
+    return f"- {text} is answered {said}, reward {row.reward:.3f}{right}"
 
 
 def flat(text: str) -> str:

@@ -22,6 +22,8 @@ class AnswerCoder:
 
     Attributes:
         ends: tokens that end an answer; the first of them stands behind given ones.
+        stem: words before the answer, behind which it is cut into tokens.
+        blank: what stands between them and the answer.
         forced_end: what `generate` writes as the last token of an answer that is as long as may be (BART); None for nothing.
 
     Raises:
@@ -44,9 +46,9 @@ class AnswerCoder:
         self.forced_end: int | None = getattr(settings, "forced_eos_token_id", None)
         self._alone = backbone.kind == "seq2seq"
         before = "" if self._alone else template.before_mask
-        self._blank = " " if before.endswith(" ") else ""
-        self._stem = before.rstrip(" ") or ("" if self._alone else "text")
-        self._stem_ids = self._ids(self._stem) if self._stem else []
+        self.blank = " " if before.endswith(" ") else ""
+        self.stem = before.rstrip(" ") or ("" if self._alone else "text")
+        self._ids_before = self._ids(self.stem) if self.stem else []
 
     def encode(self, answer: str, end: bool = True) -> tuple[int, ...]:
         """Tokens of an answer as they would follow the prompt.
@@ -55,12 +57,16 @@ class AnswerCoder:
             answer: the text; one that is longer than `most` is cut.
             end: whether the mark that ends it stands behind, where it was not cut.
         """
-        text = self._blank + answer
-        whole = self._ids(self._stem + text)
-        fits = whole[: len(self._stem_ids)] == self._stem_ids
-        ids = whole[len(self._stem_ids) :] if fits else self._ids(text)
+        ids = self.whole(answer)
         cut = ids[: self.most]
         return tuple(cut) if len(ids) > self.most or not end else (*cut, self.ends[0])
+
+    def whole(self, answer: str) -> tuple[int, ...]:
+        """Tokens of an answer as they would follow the prompt, however many; no mark behind them."""
+        text = self.blank + answer
+        whole = self._ids(self.stem + text)
+        fits = whole[: len(self._ids_before)] == self._ids_before
+        return tuple(whole[len(self._ids_before) :] if fits else self._ids(text))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, without marks, blanks around it, and what stands from a stop text on."""

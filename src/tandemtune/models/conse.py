@@ -123,9 +123,13 @@ class EfficientNetLite0(nn.Module):
         hidden = functional.relu6(self._bn1(self._conv_head(hidden)))
         return hidden.mean(dim=(2, 3))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Class logits [n, 1000]."""
-        logits: Tensor = self._fc(self.features(images))
+    def forward(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
+        """The features [n, 1280] as `pooler_output`."""
+        return BaseModelOutputWithPooling(pooler_output=self.features(pixel_values))
+
+    def classes(self, features: Tensor) -> Tensor:
+        """Class logits [n, 1000] of features [n, 1280]."""
+        logits: Tensor = self._fc(features)
         return logits
 
 
@@ -167,7 +171,8 @@ class ConSEModel(PreTrainedModel):  # type: ignore[misc]
 
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """The mean of the likeliest classes' embeddings, weighted by their probabilities, as `pooler_output` [n, h]."""
-        likely = torch.softmax(self.vision_model(pixel_values), dim=-1)
+        features = self.vision_model(pixel_values).pooler_output
+        likely = torch.softmax(self.vision_model.classes(features), dim=-1)
         best = likely.topk(min(self.config.top, likely.shape[-1]), dim=-1)
         anchors: Tensor = self.anchors
         mean = (best.values.unsqueeze(2) * anchors[best.indices]).sum(dim=1)

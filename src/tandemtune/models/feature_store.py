@@ -25,6 +25,13 @@ WRITTEN = 64
 """Vectors that are written together."""
 TOLD = 5
 """Broken images that a message names."""
+TABLES = ("features", "pooled")
+"""Vectors of images, and what the image tower pools of them."""
+LOOKED_UP = (
+    "SELECT vector FROM features WHERE sha256 = ?",
+    "SELECT one.vector, other.vector FROM features AS one JOIN pooled AS other USING (sha256) WHERE sha256 = ?",
+)
+"""Without and with what is pooled."""
 
 
 class FeatureStore:
@@ -37,40 +44,41 @@ class FeatureStore:
 
     def __init__(self, backbone: ImageTextBackbone, progress: Callable[[str], None] | None = None) -> None:
         self._backbone, self._progress = backbone, progress
-        self._known: dict[str, Tensor] = {}
+        self._known: dict[tuple[str, bool], Tensor] = {}
         self.place = cache_folder() / "image-features" / f"{_short(backbone.image_sha256)}.sqlite"
 
-    def of(self, sources: Sequence[Any]) -> Tensor:
+    def of(self, sources: Sequence[Any], pooled: bool = False) -> Tensor:
         """Vectors [N, D] of images, float32, of length one.
 
         Args:
             sources: paths, or pictures of Pillow's.
+            pooled: put what the image tower pools behind them: [N, D + T].
 
         Raises:
             DataError: images cannot be read; names the first of them.
         """
         paths = [str(source) for source in sources if isinstance(source, str | Path)]
-        self._compute([path for path in dict.fromkeys(paths) if path not in self._known])
+        self._compute([path for path in dict.fromkeys(paths) if (path, pooled) not in self._known], pooled)
         rows = [
-            self._known[str(source)]
+            self._known[str(source), pooled]
             if isinstance(source, str | Path)
-            else self._backbone.image_features([plain(source)])[0]
+            else _joined(self._backbone.image_features([plain(source)]), pooled)
             for source in sources
         ]
         return torch.stack(rows).to(self._backbone.device) if rows else torch.empty(0, 1, device=self._backbone.device)
 
-    def _compute(self, paths: Sequence[str]) -> None:
+    def _compute(self, paths: Sequence[str], pooled: bool) -> None:
         """Look vectors up on disk, compute those that are not there, and write them."""
         if not paths:
             return
         with closing(self._open()) as kept:
-            fresh: list[tuple[str, bytes]] = []
+            fresh: list[tuple[str, bytes, bytes]] = []
             broken: list[str] = []
             begin = told = time.monotonic()
             for number, (path, sha256, content) in enumerate(_read(paths, broken), 1):
-                row = kept.execute("SELECT vector FROM features WHERE sha256 = ?", (sha256,)).fetchone()
+                row = kept.execute(LOOKED_UP[pooled], (sha256,)).fetchone()
                 if row is not None:
-                    self._known[path] = torch.from_numpy(np.frombuffer(row[0], np.float32).copy())
+                    self._known[path, pooled] = torch.from_numpy(np.frombuffer(b"".join(row), np.float32).copy())
                     continue
                 try:
                     picture = opened(content, path)
@@ -79,8 +87,9 @@ class FeatureStore:
                     continue
                 if broken:  # nothing will come of it, but all of them are told
                     continue
-                self._known[path] = self._backbone.image_features([picture])[0]
-                fresh.append((sha256, self._known[path].numpy().tobytes()))
+                both = self._backbone.image_features([picture])
+                self._known[path, pooled] = _joined(both, pooled)
+                fresh.append((sha256, both[0].numpy().tobytes(), both[1].numpy().tobytes()))
                 if len(fresh) == WRITTEN:
                     _write(kept, fresh)
                 if self._progress is not None and time.monotonic() - told > PERIOD:
@@ -97,14 +106,24 @@ class FeatureStore:
         try:
             self.place.parent.mkdir(parents=True, exist_ok=True)
             kept = sqlite3.connect(self.place, timeout=60.0)
-            kept.execute("CREATE TABLE IF NOT EXISTS features (sha256 TEXT PRIMARY KEY, vector BLOB NOT NULL)")
-            kept.execute("SELECT count(*) FROM features").fetchone()
+            _prepare(kept)
         except (OSError, sqlite3.Error) as error:
             if self._progress is not None:
                 self._progress(f"image vectors cannot be kept in {self.place} ({error}): they are computed anew")
             kept = sqlite3.connect(":memory:")
-            kept.execute("CREATE TABLE features (sha256 TEXT PRIMARY KEY, vector BLOB NOT NULL)")
+            _prepare(kept)
         return kept
+
+
+def _prepare(kept: sqlite3.Connection) -> None:
+    for table in TABLES:
+        kept.execute(f"CREATE TABLE IF NOT EXISTS {table} (sha256 TEXT PRIMARY KEY, vector BLOB NOT NULL)")
+        kept.execute(f"SELECT count(*) FROM {table}").fetchone()
+
+
+def _joined(found: tuple[Tensor, Tensor], pooled: bool) -> Tensor:
+    """The vector of one picture, with what the tower pools behind it where that is wanted."""
+    return torch.cat([each[0] for each in found]) if pooled else found[0][0]
 
 
 def _read(paths: Sequence[str], broken: list[str]) -> Iterator[tuple[str, str, bytes]]:
@@ -117,10 +136,12 @@ def _read(paths: Sequence[str], broken: list[str]) -> Iterator[tuple[str, str, b
         yield path, hashlib.sha256(content).hexdigest(), content
 
 
-def _write(kept: sqlite3.Connection, fresh: list[tuple[str, bytes]]) -> None:
+def _write(kept: sqlite3.Connection, fresh: list[tuple[str, bytes, bytes]]) -> None:
     try:
         with kept:
-            kept.executemany("INSERT OR REPLACE INTO features VALUES (?, ?)", fresh)
+            for place, table in enumerate(TABLES, 1):
+                rows = [(each[0], each[place]) for each in fresh]
+                kept.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", rows)
     except sqlite3.Error:
         return  # a full disk costs time, and nothing else
     finally:

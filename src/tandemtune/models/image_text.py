@@ -135,17 +135,36 @@ class ImageTextBackbone(Backbone):
         return 1.0 if found is None else float(found.detach().exp())
 
     @torch.inference_mode()
-    def image_features(self, pictures: Sequence[Image]) -> Tensor:
-        """Vectors [n, D] of length one, float32, on the processor; those of a picture do not depend on the others."""
+    def image_features(self, pictures: Sequence[Image]) -> tuple[Tensor, Tensor]:
+        """What the image tower makes of pictures, float32, on the processor; that of a picture does not depend on the others.
+
+        Args:
+            pictures: at least one.
+
+        Returns:
+            Vectors [n, D] of length one, and what the tower pools before they are mapped to where texts lie [n, T].
+
+        Raises:
+            ModelError: the model has no image tower of its own.
+        """
+        tower = getattr(self.whole, "vision_model", None)
+        if not isinstance(tower, nn.Module):
+            raise ModelError(f"{self.name} has no image tower of its own (vision_model): it is not supported")
         at_once = 1 if self.device.type == "cpu" else AT_ONCE
-        found: list[Tensor] = []
-        for first in range(0, len(pictures), at_once):
-            some = list(pictures[first : first + at_once])
-            filled = [*some, *some[-1:] * (at_once - len(some))]
-            given = self.processor(images=filled, return_tensors="pt").to(self.device)
-            vectors = _vectors(self.whole.get_image_features(**given))[: len(some)]
-            found.append(functional.normalize(vectors.float(), dim=-1).cpu())
-        return torch.cat(found) if found else torch.empty(0, self.width)
+        vectors: list[Tensor] = []
+        pooled: list[Tensor] = []
+        caught = tower.register_forward_hook(lambda _module, _given, said: pooled.append(said.pooler_output))
+        try:
+            for first in range(0, len(pictures), at_once):
+                some = list(pictures[first : first + at_once])
+                filled = [*some, *some[-1:] * (at_once - len(some))]
+                given = self.processor(images=filled, return_tensors="pt").to(self.device)
+                found = _vectors(self.whole.get_image_features(**given))[: len(some)]
+                vectors.append(functional.normalize(found.float(), dim=-1).cpu())
+                pooled[-1] = pooled[-1][: len(some)].float().cpu()
+        finally:
+            caught.remove()
+        return torch.cat(vectors), torch.cat(pooled)
 
     def encode_text(self, text: str, room: int) -> Encoded:
         """Turn a text into token ids, with room for others.

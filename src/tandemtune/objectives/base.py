@@ -12,7 +12,7 @@ from tandemtune.plugins import Member
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tandemtune.rewards.base import Written
+    from tandemtune.rewards.base import Reward, Written
     from tandemtune.tasks.base import Task
     from tandemtune.tasks.texts import TextTask
 
@@ -43,7 +43,8 @@ class Objective(Member):
     )
     kl_penalty: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = Field(
         default=0.0,
-        description="this times KL(untuned || tuned) of the label distribution on unlabelled rows is added to losses",
+        description="this times KL(untuned || tuned) on unlabelled rows is added to losses: of the label distribution, or of texts that the "
+        "untuned model writes for them (a token of a sample)",
     )
     kl_rows: Annotated[int, Field(ge=1)] = Field(
         default=32, description="unlabelled rows for kl_penalty, from the training file"
@@ -53,9 +54,19 @@ class Objective(Member):
         """The loss of a task's rows."""
         raise NotImplementedError
 
-    def judge(self, task: TextTask) -> Judge | None:
-        """What texts that candidates write are judged by; None for the likelihood of references."""
+    def judge(self, task: TextTask, grader: Reward | None = None) -> Judge | None:
+        """What texts that candidates write are judged by; None for the likelihood of references.
+
+        Args:
+            task: the task.
+            grader: grades of a language model, where `asks_model`.
+        """
         return None
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether a language model grades texts."""
+        return False
 
     @property
     def temperature(self) -> float:
@@ -70,8 +81,10 @@ class Objective(Member):
         answers = "texts" if recipe.task.writes else "labels"
         if answers not in self.of:
             yield f"[method] objective: {self.kind} does not judge {answers}, which this task is answered with"
-        if answers == "texts" and (self.kl_penalty or self.calibrate):
-            yield "[method] kl_penalty and calibrate: for tasks that are answered with labels"
+        if answers == "texts" and self.calibrate:
+            yield "[method] calibrate: for tasks that are answered with labels"
+        if self.calibrate and recipe.task.choices == "columns":
+            yield "[method] calibrate: by prompts without content, but each row has answers of its own: set it to false"
         for name in ("kl_penalty", "calibrate"):
             if getattr(self, name) and not method.optimizer.searches:
                 yield (

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tandemtune.objectives.base import Judge, LossFunction, Objective
 from tandemtune.plugins import register
+from tandemtune.rewards.base import Reward
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.metrics import score
 from tandemtune.tasks.texts import TextTask
@@ -71,6 +72,6 @@ class OneMinusMetric(Objective):
         """The task's metric."""
         return one_minus(task.score)
 
-    def judge(self, task: TextTask) -> Judge:
+    def judge(self, task: TextTask, grader: Reward | None = None) -> Judge:
         """The task's metric of all texts together."""
         return lambda written: 1.0 - task.reward.score(written)

@@ -10,10 +10,11 @@ from pydantic import Field, field_validator
 
 from tandemtune import plugins
 from tandemtune.errors import UsageError
+from tandemtune.mentor.grading import NAME
 from tandemtune.objectives.base import Judge, Objective
 from tandemtune.plugins import register
 from tandemtune.rewards import base as rewards
-from tandemtune.rewards.base import Written
+from tandemtune.rewards.base import Reward, Written
 from tandemtune.tasks.texts import TextTask
 
 
@@ -30,8 +31,16 @@ class MinusReward(Objective):
     rewards: dict[str, float] = Field(
         default={},
         description="reward -> weight: a name (`tandemtune ls rewards`), or module:function or file.py:function for one of your own; "
-        "the task's metric if left out",
+        "judge for the grades of [mentor]'s model; the task's metric if left out",
     )
+    rubric: str = Field(
+        default="",
+        description="of the reward judge: what a good answer is. Prompts and texts are shown to [mentor]'s model, which may be elsewhere",
+    )
+    grades: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=10, description="of the reward judge: the highest grade"
+    )
+    show_references: bool = Field(default=False, description="of the reward judge: show it the right answers, too")
     sampled_at: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = Field(
         default=0.0,
         description="temperature at which texts are sampled in the search, with the same random numbers for all candidates; 0 "
@@ -51,22 +60,32 @@ class MinusReward(Objective):
         """At which texts are sampled while candidates are scored."""
         return self.sampled_at
 
-    def judge(self, task: TextTask) -> Judge:
+    def judge(self, task: TextTask, grader: Reward | None = None) -> Judge:
         """Minus the weighted sum of all mean rewards."""
-        found = [(rewards.get(name, task.seconds), weight) for name, weight in self.rewards.items()] or [
-            (task.reward, 1.0)
-        ]
+        given = {NAME: grader or Reward(NAME, "nobody grades", _nobody)}
+        found = [
+            (given.get(name) or rewards.get(name, task.seconds), weight) for name, weight in self.rewards.items()
+        ] or [(task.reward, 1.0)]
 
         def loss(written: Written) -> float:
             each = [weight * math.fsum(reward.each(written)) / len(written) for reward, weight in found]
-            return -math.fsum(each)
+            return 0.0 - math.fsum(each)
 
         return loss
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether a language model grades texts."""
+        return NAME in self.rewards
 
     def problems(self, recipe: Any) -> Iterator[str]:
         """Rewards that there are not, or that lack something."""
         yield from super().problems(recipe)
-        for name in self.rewards:
+        if self.asks_model != bool(self.rubric.strip()):
+            yield f"[method] rubric: what the reward {NAME} grades by; give both or none of them"
+        if self.asks_model and recipe.mentor.client == "file":
+            yield f"[mentor] client: file, but the reward {NAME} asks about every text: choose endpoint or local"
+        for name in self.named_rewards:
             try:
                 found = rewards.get(name)
             except UsageError as error:
@@ -78,7 +97,16 @@ class MinusReward(Objective):
 
     def named(self) -> list[tuple[str, str]]:
         """The rewards by noun and name."""
-        return [("reward", name) for name in self.rewards]
+        return [("reward", name) for name in self.named_rewards]
+
+    @property
+    def named_rewards(self) -> list[str]:
+        """Rewards but the grades of a model."""
+        return [name for name in self.rewards if name != NAME]
+
+
+def _nobody(written: Written) -> Sequence[float]:
+    raise UsageError(f"reward {NAME}: nobody was asked to grade texts, expected a run of a recipe with [mentor]")
 
 
 def _listed(given: Any) -> Sequence[str | Callable[..., Any]]:

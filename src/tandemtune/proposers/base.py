@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from tandemtune.mentor import Brief
+from tandemtune.mentor import Brief, Misread
 from tandemtune.plugins import Member
 from tandemtune.tunables.base import Point
 from tandemtune.tunables.vocabulary import Vocabulary, Words
@@ -41,14 +41,14 @@ class Standing:
     """How the tuned model does on the training rows where a search stands.
 
     Args:
-        confusion: rows of each gold label by predicted label.
-        probabilities: the mean probability of each label.
-        misread: (text, gold, predicted) of rows that it gets wrong, where they may be shown.
+        confusion: rows of each gold label by predicted label; empty where answers are texts.
+        probabilities: the mean probability of each label; empty where answers are texts.
+        misread: rows that it gets wrong, or whose texts have the lowest rewards, where they may be shown.
     """
 
     confusion: tuple[tuple[int, ...], ...]
     probabilities: tuple[float, ...]
-    misread: tuple[tuple[str, str, str], ...] = ()
+    misread: tuple[Misread, ...] = ()
 
 
 @dataclass(frozen=True)

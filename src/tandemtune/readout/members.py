@@ -17,7 +17,7 @@ from torch import Tensor
 from tandemtune.errors import DataError, RunError, UsageError
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.features import ANSWER, MEAN, PassReading, View, read, read_population
+from tandemtune.evaluators.features import ANSWER, PassReading, View, read, read_population
 from tandemtune.models.backbone import Backbone
 from tandemtune.plugins import Member, register
 from tandemtune.readout import as_adapter
@@ -54,15 +54,17 @@ class ReadoutMember(Member):
         'loss of the dev rows, each by a readout of all others, falls with it; "clearly-better" wants more than a standard error',
     )
 
-    @property
-    def choices(self) -> tuple[tuple[View, ...], ...]:
-        """Views of each row that it may read beside the label logits: one set, or several to choose from, the simplest first."""
+    def choices(self, further: str) -> tuple[tuple[View, ...], ...]:
+        """Views of each row that it may read beside the label logits: one set, or several to choose from, the simplest first.
+
+        Args:
+            further: the view beside the answer that rows of this kind have (`Engine.further_view`).
+        """
         return ((),)
 
-    @property
-    def seen(self) -> tuple[View, ...]:
-        """All views that it may read."""
-        return tuple(dict.fromkeys(view for views in self.choices for view in views))
+    def seen(self, further: str) -> tuple[View, ...]:
+        """All views that it may read, as for `choices`."""
+        return tuple(dict.fromkeys(view for views in self.choices(further) for view in views))
 
     def check_rows(self, rows: int) -> None:
         """Refuse more labelled rows than the solver can take.
@@ -79,7 +81,7 @@ class ReadoutMember(Member):
     def problems(self, recipe: Any) -> Iterator[str]:
         """Views that are none; calibration beside a readout, which holds it."""
         try:
-            _ = self.seen
+            self.seen("mean")
         except UsageError as error:
             yield f"[method] views: {error}"
         if self.form and recipe.method.objective.calibrate:
@@ -92,15 +94,15 @@ class FeatureReadout(ReadoutMember):
     views: list[str] | Literal["auto"] = Field(
         default=["answer"],
         description='what is read of each row: "answer" (what enters the output embedding), "mean" (the text\'s mean), or one of '
-        'them at a layer, such as "mean@6"; several are weighted by the leave-one-out loss. "auto" adds the mean to the answer '
-        "where that lowers the leave-one-out loss by more than its standard error",
+        'them at a layer, such as "mean@6"; of images "answer" (the vector that texts are compared with) and "tower" (what the image tower '
+        'pools before it is mapped there); several are weighted by the leave-one-out loss. "auto" adds the mean (of images the tower) '
+        "to the answer where that lowers the leave-one-out loss by more than its standard error",
     )
 
-    @property
-    def choices(self) -> tuple[tuple[View, ...], ...]:
+    def choices(self, further: str) -> tuple[tuple[View, ...], ...]:
         """The views by name."""
         if self.views == "auto":
-            return (ANSWER,), (ANSWER, MEAN)
+            return (ANSWER,), (ANSWER, View.parse(further))
         return (tuple(View.parse(text) for text in self.views),)
 
 
@@ -240,9 +242,9 @@ def solve_readout(
         DataError: a label has no row, or features are no numbers.
     """
     form = form_of(member)
-    reading = read(engine, batch, point, member.seen)
+    reading = read(engine, batch, point, member.seen(engine.further_view))
     best: tuple[SolvedReadout, Tensor] | None = None
-    for views in member.choices:
+    for views in member.choices(engine.further_view):
         design = Design([reading.views[view] for view in views], reading.logits, batch.labels, member.prior, labels)
         settings = choose(design, form)
         without = leave_one_out(design, settings)

@@ -24,9 +24,11 @@ from tandemtune.report.standings import (
     Standing,
     Sweep,
     compared,
+    model_of,
     paired,
 )
 from tandemtune.report.terminal import bar_text, line_text
+from tandemtune.report.unseen import unseen_rows
 from tandemtune.runs.records import ComparedRun, ComparedRuns, Result
 from tandemtune.runs.writing import write_atomically, write_json
 
@@ -49,12 +51,13 @@ __all__ = [
     "write",
 ]
 
+UNSEEN = "Classes that were left out"
 LOG_RATIO = 20
 """Swept values that span this ratio are drawn on a logarithmic axis."""
 MISSING = 20
 """Missing runs that tables name; `runs.csv` has all."""
 FILES = ("table.md", "table.tex", "table.csv", "runs.csv", "comparison.json", "records.json")
-_COUNTS = ("candidates", "gradient steps", "mentor tokens")
+_COUNTS = ("candidates", "gradient steps", "written tokens", "mentor tokens")
 Rows = tuple[list[str], list[list[str]]]
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -142,6 +145,8 @@ def as_markdown(found: ComparisonTable) -> str:
     """
     parts = [f"# {found.title}", "", *_markdown(*table_rows(found)), *_markdown(*cost_rows(found))]
     parts.append(f"- Ratios are to {found.reference}, over the runs that both have.")
+    if found.unseen:
+        parts += [*([""] if parts[-1] else []), f"## {UNSEEN}", "", *_markdown(*unseen_rows(found.unseen))]
     for sweep in found.sweeps:
         parts += [f"## {sweep_title(sweep)}", "", *_markdown(*sweep_rows(found, sweep))]
     parts += [f"- {note}" for note in found.notes]
@@ -216,7 +221,7 @@ def as_table_csv(found: ComparisonTable) -> str:
         for name, row in found.methods.items():
             cell = row.columns[column.name]
             numbers = (cell.mean, cell.std, cell.dev, cell.dev_std, cell.rank)
-            place = [column.model, column.task, name, name in CONTROLS]
+            place = [column.base, column.task, name, name in CONTROLS]
             lines.append([*place, len(cell.values), cell.of, *("" if v is None else round(v, 6) for v in numbers)])
     scores = ["test", "test_std", "dev", "dev_std", f"rank_by_{found.ranked_by}"]
     return _csv([["model", "task", "method", "control", "runs", "planned", *scores], *lines])
@@ -243,7 +248,7 @@ def as_csv(runs: Sequence[ComparedRun]) -> str:
     }
     lines: list[list[Any]] = [["model", "task", "method", "seed", *reads, "failure"]]
     for run in runs:
-        place = [run.model, run.task, run.method, run.seed]
+        place = [model_of(run), run.task, run.method, run.seed]
         if run.result is None:
             lines.append([*place, *[""] * len(reads), run.failure or "not run"])
         else:
@@ -268,6 +273,7 @@ def comparison_view(found: ComparisonTable) -> RenderableType:
         (found.title, table_rows(found)),
         (f"mean cost of a run; ratios are to {found.reference}", cost_rows(found)),
     ]
+    tables += [(UNSEEN.lower(), unseen_rows(found.unseen))] if found.unseen else []
     tables += [(f"sweep of {sweep_title(sweep)}", sweep_rows(found, sweep)) for sweep in found.sweeps]
     if found.expected is not None:
         tables.append(("expected and measured ranks", rank_rows(found.expected)))

@@ -12,13 +12,14 @@ from typing import Any
 
 from tandemtune.errors import RunError
 from tandemtune.report.charts import Chart, DotChart, Dots, LineChart, ScatterChart, Series
-from tandemtune.report.comparison import cost_rows, sweep_charts, sweep_rows, sweep_title, table_rows
+from tandemtune.report.comparison import UNSEEN, cost_rows, sweep_charts, sweep_rows, sweep_title, table_rows
 from tandemtune.report.history import Spot, trail
 from tandemtune.report.numbers import Content, duration, rough, score
 from tandemtune.report.page import Block, Code, Details, Grid, Heading, Pairs, Section, page
 from tandemtune.report.ranks import rank_rows, rank_sentences
 from tandemtune.report.recipes import as_toml, flat, value_text
-from tandemtune.report.standings import CONTROLS, ComparisonTable, column_of, mean_interval
+from tandemtune.report.standings import CONTROLS, ComparisonTable, column_of, mean_interval, model_of
+from tandemtune.report.unseen import unseen_rows
 from tandemtune.runs.records import ComparedRun, ComparedRuns
 from tandemtune.runs.store import RunFolder
 from tandemtune.runs.writing import write_atomically
@@ -148,7 +149,15 @@ def _scores(found: ComparisonTable, runs: Sequence[ComparedRun]) -> list[Block]:
         said += " There are no test rows, so there are no test scores."
     first, *others = _dots(found, runs)
     each: list[Block] = [Details("Each task by seed", others)] if others else []
-    return [Pairs(pairs), first, table, said, *found.notes, *each]
+    return [Pairs(pairs), first, table, said, *_unseen(found), *found.notes, *each]
+
+
+def _unseen(found: ComparisonTable) -> list[Block]:
+    """Scores among classes that were left out, where some were."""
+    if not found.unseen:
+        return []
+    headers, cells = unseen_rows(found.unseen)
+    return [Grid(headers, [list(row) for row in cells], UNSEEN, set(range(1, len(headers))))]
 
 
 def _dots(found: ComparisonTable, runs: Sequence[ComparedRun]) -> list[DotChart]:
@@ -440,7 +449,7 @@ def _runs(runs: Sequence[ComparedRun]) -> Grid:
             tuned, cost = run.result.tuned, run.result.cost
             scores = (tuned.test, tuned.dev, run.result.zero_shot.test)
             told = [*map(score, scores), rough(cost.peak_rss_mb), duration(cost.seconds)]
-        rows.append([run.task, run.model, run.method, str(run.seed), *told])
+        rows.append([run.task, model_of(run), run.method, str(run.seed), *told])
     headers = ["task", "model", "method", "seed", "test", "dev", "zero-shot test", "peak MB", "search"]
     return Grid(headers, rows, "Every run", set(range(3, 8)))
 

@@ -15,7 +15,7 @@ from rich.segment import ControlType
 from tandemtune.callbacks import Callback, TurnView
 from tandemtune.report.numbers import fitted
 from tandemtune.report.progress import RunProgress, fixed
-from tandemtune.report.text import proposal_story, race_story, result_table
+from tandemtune.report.text import WIDE, proposal_story, race_story, result_table
 from tandemtune.runs.records import (
     Facts,
     GenerationRecord,
@@ -28,8 +28,6 @@ from tandemtune.runs.records import (
 
 REFRESH = 0.1
 """Seconds between two drawings at least."""
-WIDE = 80
-"""Columns from which numbers stand side by side."""
 WIDEST = 100
 """Columns that the panel takes at most."""
 _PLAIN = str.maketrans({"━": "#", "─": "-", "·": "-", "…": "~"})
@@ -136,6 +134,9 @@ class LiveReport(Callback):
             "best_dev_loss": fixed(state.best_dev.loss).strip(),
             "left": self._progress.left.replace(" ", ""),
         }
+        if self._progress.rate and self._progress.speed is not None:
+            read, written = self._progress.speed
+            shown |= {"tokens_per_second": f"{read:.0f}", "written_per_second": f"{written:.0f}"}
         return " ".join(f"{key}={value}" for key, value in shown.items() if value is not None)
 
     def _draw(self) -> None:
@@ -157,6 +158,7 @@ class LiveReport(Callback):
             pairs = [
                 (shown.unit, f"{shown.done:,}/{shown.planned:,}"),
                 ("time left", shown.left),
+                *([("speed", shown.rate)] if shown.rate else []),
                 *shown.numbers,
                 *shown.references,
             ]
@@ -167,7 +169,8 @@ class LiveReport(Callback):
                 *(f"{name:<{room}}{value.strip():>10}" for name, value in pairs),
                 *([f"{'dev loss':<{room}}{spark}"] if spark else []),
             ]
-        counts = f"{shown.done:,} of {shown.planned:,} {shown.unit} · {shown.left} left"
+        rate = f" · {shown.rate}" if shown.rate else ""
+        counts = f"{shown.done:,} of {shown.planned:,} {shown.unit}{rate} · {shown.left} left"
         ends = [f"{shown.method}  ", f"  {counts}"]
         bar = self._bar(max(width - sum(map(cell_len, ends)), 8))
         numbers = "   ".join(f"{name} {value}" for name, value in shown.numbers)

@@ -9,7 +9,7 @@ from tandemtune.callbacks import TurnView
 from tandemtune.report.numbers import duration
 from tandemtune.report.recipes import setting
 from tandemtune.report.terminal import sparkline
-from tandemtune.runs.records import Evaluation, Facts, GenerationRecord, RaceRecord, StartRecord, StepRecord
+from tandemtune.runs.records import Costs, Evaluation, Facts, GenerationRecord, RaceRecord, StartRecord, StepRecord
 
 
 class RunProgress:
@@ -33,13 +33,15 @@ class RunProgress:
         self._labels = 0
         self._start: Evaluation | None = None
         self._losses: list[float | None] = []
-        self._began: tuple[float, int] | None = None
+        self._began: tuple[float, int, Costs] | None = None
+        self._depth = 1.0
 
     def ready(self, facts: Facts, recipe: Mapping[str, Any]) -> None:
         """Take what is known before the search begins."""
         self.method = str(setting(recipe, "method.name", "search"))
         self._metric = str(setting(recipe, "task.metric", "score"))
         self._labels = len(facts.labels)
+        self._depth = facts.depth or 1.0
 
     def start(self, record: StartRecord) -> None:
         """Take the starting point."""
@@ -56,7 +58,7 @@ class RunProgress:
         if record.dev is not None:
             self._losses.append(record.dev.loss)
         if not recorded and self._began is None:  # the speed is that of this process, from its first turn on
-            self._began = (seconds, self.done)
+            self._began = (seconds, self.done, state.costs)
 
     @property
     def share(self) -> float:
@@ -70,6 +72,23 @@ class RunProgress:
             return "…"
         rate = (self.done - self._began[1]) / (self.seconds - self._began[0])
         return duration(max(self.planned - self.done, 0) / rate)
+
+    @property
+    def speed(self) -> tuple[float, float] | None:
+        """Tokens through the whole model a second, backwards too, and tokens that are written a second; None before the second turn."""
+        if self._began is None or self.state is None or self.seconds <= self._began[0]:
+            return None
+        first, last, took = self._began[2], self.state.costs, self.seconds - self._began[0]
+        read = (last.forward + last.backward - first.forward - first.backward) / self._depth
+        return read / took, (last.generated - first.generated) / took
+
+    @property
+    def rate(self) -> str:
+        """The speed of a task that is answered with texts, in words; empty for others and before it is known."""
+        if self._labels or self.speed is None:
+            return ""
+        read, written = self.speed
+        return f"{read:,.0f} tokens/s" + (f", {written:,.0f} written" if written else "")
 
     @property
     def numbers(self) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, JsonValue
 
 from tandemtune.report.ranks import ROUNDING, Ranking, against_expected, ranks
+from tandemtune.report.unseen import UnseenScores, unseen_scores
 from tandemtune.runs.records import ComparedRun, Record, Result, Versioned
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ COSTS: dict[str, Callable[[Result], float]] = {
     "backward tokens (M)": lambda result: result.cost.backward_tokens / 1e6,
     "candidates": lambda result: result.cost.candidates,
     "gradient steps": lambda result: result.cost.gradient_steps,
+    "written tokens": lambda result: result.cost.generated_tokens,
     "mentor tokens": lambda result: sum(
         value for name, value in result.cost.proposer.items() if name in ("prompt_tokens", "completion_tokens")
     ),
@@ -56,11 +58,19 @@ _SETTING = re.compile(r"\s*(.*\S)\s*=\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+
 
 
 class Column(Record):
-    """A column of the table of scores: a task, of one model where there are several."""
+    """A column of the table of scores: a task, of one model where there are several.
+
+    Args:
+        name: its heading.
+        model: what the plan calls the model; "" where it has one only.
+        task: the task.
+        base: the model's own name, as far as a run that has ended tells it.
+    """
 
     name: str
     model: str
     task: str
+    base: str
 
 
 class ColumnScore(Record):
@@ -168,6 +178,7 @@ class ComparisonTable(Versioned):
         missing: runs without a result, in words.
         expected: ranks beside those of published scores, if the plan has some.
         notes: what a reader has to know.
+        unseen: scores among classes that were left out, by method and run, where some were.
     """
 
     title: str
@@ -180,6 +191,7 @@ class ComparisonTable(Versioned):
     missing: tuple[str, ...] = ()
     expected: Ranking | None = None
     notes: tuple[str, ...] = ()
+    unseen: dict[str, UnseenScores] = Field(default_factory=dict)
 
     @property
     def contenders(self) -> dict[str, Standing]:
@@ -206,7 +218,12 @@ def compared(
         reference: the method that ratios of costs are to; None: the baseline.
         expected: published scores, if the plan has some.
     """
-    columns = {column_of(run): Column(name=column_of(run), model=run.model, task=run.task) for run in runs}
+    models = {column_of(run): model_of(run) for run in sorted(runs, key=lambda run: run.result is not None)}
+    columns = {
+        name: Column(name=name, model=run.model, task=run.task, base=models[name])
+        for run in runs
+        for name in [column_of(run)]
+    }
     methods = list(dict.fromkeys(run.method for run in runs))
     results = {name: {_key(r): r.result for r in runs if r.method == name and r.result is not None} for name in methods}
     wanted = {name: [_key(run) for run in runs if run.method == name] for name in methods}
@@ -249,6 +266,7 @@ def compared(
         missing=tuple(_named(run) for run in runs if run.result is None),
         expected=ranking,
         notes=(*_notes(rows), *_notes_on_runs(runs, results, baseline, reason)),
+        unseen=unseen_scores({name: found.values() for name, found in results.items()}, shared.values()),
     )
 
 
@@ -292,6 +310,11 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
         return None
     half = _student(count - 1) * stdev(values) / math.sqrt(count)
     return max(0.0, mean(values) - half), min(1.0, mean(values) + half)
+
+
+def model_of(run: ComparedRun) -> str:
+    """The model of a run: what the plan calls it where it has several, else the one that its result names."""
+    return run.model or (run.result.model if run.result is not None else "")
 
 
 def column_of(run: ComparedRun) -> str:

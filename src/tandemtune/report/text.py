@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -38,6 +38,8 @@ _SPENT = {
     "open_tokens": "tokens of open questions, at most",
     "open_money": "money of open questions, at most",
 }
+WIDE = 80
+"""Columns of a terminal from which on there is room for a whole table."""
 _LOOKS = 16
 """Evaluations that the table of `show` has at most."""
 
@@ -101,16 +103,32 @@ def result_table(result: Result) -> RenderableType:
     Args:
         result: what a run reached.
     """
-    metric = result.metric
-    table = Table(title=Text(f"{result.task} · {result.model} · {result.method} · seed {result.seed}"))
-    for name in ("", "train loss", "dev loss", f"dev {metric}", f"test {metric}"):
-        table.add_column(name, justify="left" if not name else "right")
-    for row in result.scores():
-        values = map(score, (row.train_loss, row.dev_loss, row.dev, row.test))
-        table.add_row(f"  {row.name}" if row.aside else row.name, *values, style="dim" if row.aside else None)
-    if result.majority is not None:
-        table.add_row("most frequent class", "", "", "", score(result.majority), style="dim")
-    return Group(table, *(Text(line) for line in _result_lines(result)))
+    return Group(_ScoreTable(result), *(Text(line) for line in _result_lines(result)))
+
+
+@dataclass(frozen=True)
+class _ScoreTable:
+    """Scores with losses; without them where the terminal is narrow."""
+
+    result: Result
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.table(losses=options.max_width >= WIDE)
+
+    def table(self, losses: bool) -> Table:
+        result = self.result
+        table = Table(title=Text(f"{result.task} · {result.model} · {result.method} · seed {result.seed}"))
+        columns = [f"dev {result.metric}", f"test {result.metric}"]
+        for name in ("", *(["train loss", "dev loss"] if losses else []), *columns):
+            table.add_column(name, justify="left" if not name else "right")
+        for row in result.scores():
+            values = [*([row.train_loss, row.dev_loss] if losses else []), row.dev, row.test]
+            name = f"  {row.name}" if row.aside else row.name
+            table.add_row(name, *map(score, values), style="dim" if row.aside else None)
+        if result.majority is not None:
+            aside = [""] * (len(table.columns) - 2)
+            table.add_row("most frequent class", *aside, score(result.majority), style="dim")
+        return table
 
 
 def _result_lines(result: Result) -> list[str]:

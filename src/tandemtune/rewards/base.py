@@ -20,7 +20,7 @@ class Written:
         prompts: what the model was given [N].
         completions: what it wrote [N].
         references: right answers of each row [N]; empty where there are none.
-        columns: all other columns of the rows by name, [N] each.
+        columns: all columns of the rows by name, [N] each.
         settings: of the task, for rewards that need some (a JSON schema).
     """
 

@@ -6,7 +6,6 @@ the column ``references``. The process is started once and asked as often as nee
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import queue
@@ -14,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -38,9 +38,11 @@ class OwnFunction:
 
     def __init__(self, address: str, seconds: float) -> None:
         self.address, self.seconds = plugins.absolute(address), seconds
-        self._process: subprocess.Popen[str] | None = None
+        self._held: list[subprocess.Popen[str]] = []
         self._said: queue.Queue[str] = queue.Queue()
-        atexit.register(self.close)
+        weakref.finalize(
+            self, _end, self._held
+        )  # when nobody can ask any more, at the latest at the end of the program
 
     def __call__(self, written: Written) -> list[float]:
         """Rewards [N] of texts.
@@ -63,19 +65,7 @@ class OwnFunction:
 
     def close(self) -> None:
         """End the process, and what it has started."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        with suppress(ProcessLookupError, PermissionError):
-            if hasattr(os, "killpg"):
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with suppress(OSError):
-                    pipe.close()
+        _end(self._held)
 
     def _failing(self, written: Written, answer: dict[str, Any]) -> str:
         """What the function raised, and for which row, if it does so for one alone."""
@@ -128,8 +118,8 @@ class OwnFunction:
         Raises:
             UsageError: it cannot load the function.
         """
-        if self._process is not None and self._process.poll() is None:
-            return self._process
+        if self._held and self._held[0].poll() is None:
+            return self._held[0]
         self.close()
         source = str(Path(tandemtune.__file__).parents[1])
         paths = [source, os.environ.get("PYTHONPATH", "")]
@@ -145,7 +135,8 @@ class OwnFunction:
         )
         said: queue.Queue[str] = queue.Queue()
         threading.Thread(target=_listen, args=(process, said), daemon=True).start()
-        self._process, self._said = process, said
+        self._held.append(process)
+        self._said = said
         try:
             ready = said.get(timeout=STARTING)
         except queue.Empty:
@@ -172,6 +163,22 @@ def own_reward(address: str, seconds: float) -> Reward:
     name = address.rpartition(":")[2]
     summary = said[0] if said else f"the function {name}"
     return Reward(name, summary, OwnFunction(address, seconds), lower=float("-inf"), upper=float("inf"))
+
+
+def _end(held: list[subprocess.Popen[str]]) -> None:
+    """End processes, and what they have started."""
+    while held:
+        process = held.pop()
+        with suppress(ProcessLookupError, PermissionError):
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
 
 
 def _listen(process: subprocess.Popen[str], said: queue.Queue[str]) -> None:

@@ -36,7 +36,7 @@ def main(address: str) -> None:
 
 
 def _answer(function: Callable[..., Any], question: dict[str, Any]) -> dict[str, Any]:
-    given = {"prompts": question["prompts"], "completions": question["completions"], **question["columns"]}
+    given = {**question["columns"], "prompts": question["prompts"], "completions": question["completions"]}
     parameters = inspect.signature(function).parameters.values()
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         given = {name: value for name, value in given.items() if name in {parameter.name for parameter in parameters}}

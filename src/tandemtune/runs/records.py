@@ -765,9 +765,9 @@ class TaskCard(Versioned):
     cost: FinalCosts
 
 
-def rounded(value: float) -> float | None:
+def rounded(value: float | None) -> float | None:
     """A number as a result has it."""
-    return round(value, DIGITS) if math.isfinite(value) else None
+    return round(value, DIGITS) if value is not None and math.isfinite(value) else None
 
 
 def to_loss(value: float) -> Loss:

@@ -25,7 +25,7 @@ class RunFolder:
 
     ``recipe.json`` the resolved recipe · ``run.json`` versions and what was decided on this machine · ``journal.jsonl`` ·
     ``clock.jsonl`` times of the journal's lines · ``checkpoint.npz`` · ``result.json`` · ``adapter/`` · ``task_card.json`` ·
-    ``conversations.jsonl`` what was said to a mentor, and what it said · ``predictions.jsonl`` what the tuned model says of the
+    ``conversations.jsonl`` what was said to a mentor, and what it said · ``grades.jsonl`` the same of a model that grades texts · ``predictions.jsonl`` what the tuned model says of the
     test rows
 
     Args:
@@ -46,6 +46,7 @@ class RunFolder:
         self.card = path / "task_card.json"
         self.adapter = path / "adapter"
         self.conversations = path / "conversations.jsonl"
+        self.grades = path / "grades.jsonl"
         self.predictions = path / "predictions.jsonl"
 
     @classmethod
@@ -257,6 +258,7 @@ _OURS = {
     "task_card.json",
     "adapter",
     "conversations.jsonl",
+    "grades.jsonl",
     "predictions.jsonl",
     "mentor",
     "report.html",

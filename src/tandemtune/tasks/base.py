@@ -14,7 +14,7 @@ from tandemtune.tasks.fewshot import draw, everything, hold_out, others, split, 
 from tandemtune.tasks.files import examples_of
 from tandemtune.tasks.metrics import METRICS, Metric
 from tandemtune.tasks.report import CountTokens, DataReport, data_report
-from tandemtune.tasks.table import HUB, Source, Table, check_source, read_table
+from tandemtune.tasks.table import HUB, Source, Table, check_source, element_of, read_table
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.wording import nfc
 from tandemtune.types import Example, Split
@@ -88,6 +88,40 @@ class Task:
     def wordings(self) -> tuple[Task, ...]:
         """The task with each of the templates that a row is asked with; just itself."""
         return (self,)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Columns of texts that an unlabelled row needs."""
+        return self.template.fields
+
+    @property
+    def first_pieces(self) -> Mapping[str, tuple[str, ...]]:
+        """Words of which the first piece stands for a label, by label; empty where answers are read whole."""
+        return self.words
+
+    def likelihood_tokens(self, example: Example, prompt: int, count: Callable[[str], int], most: int) -> int:
+        """Tokens that the model reads to say how likely a row's answers are.
+
+        Args:
+            example: the row.
+            prompt: tokens of its prompt.
+            count: tokens of a text.
+            most: references of a row that are read at most.
+        """
+        return prompt
+
+    def answer_to(self, example: Example) -> str:
+        """The right answer of a labelled row, as the model should give it.
+
+        Raises:
+            DataError: the row has none.
+        """
+        return self.words[self.labels[self.label_index(str(example.label))]][0]
+
+    @property
+    def answer_room(self) -> int:
+        """Tokens of the longest answer that stands behind a prompt; 0 where none does."""
+        return 0
 
     @property
     def has_test(self) -> bool:
@@ -347,10 +381,11 @@ class Task:
 
     def _read(self, source: Source) -> list[Example]:
         if not (isinstance(source, str) and source.startswith(HUB)):
-            table = read_table(source, only=[*self.template.fields, self.label_column])
+            only = [*(element_of(name)[0] for name in self.inputs), *self.inputs, self.label_column]
+            table = read_table(source, only=list(dict.fromkeys(only)))
             self._notes[source] = table.notes
-            return examples_of(table, fields=self.template.fields, label=self.label_column, labels=self.labels)
-        columns = {self.hub_columns.get(name, name): name for name in self.template.fields}
+            return examples_of(table, fields=self.inputs, label=self.label_column, labels=self.labels)
+        columns = {self.hub_columns.get(name, name): name for name in self.inputs}
         rows = examples_of(
             read_table(source),
             fields=list(columns),

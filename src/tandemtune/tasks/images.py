@@ -1,4 +1,4 @@
-"""Tasks of images: rows out of a folder of folders, or of a table with a column of paths.
+"""Tasks of images: rows out of a folder of folders, or of a table with a column of paths or of images.
 
 A row's only field is the path of an image. The template says in which words a class is put ("a photo of a {mask}."); the label
 words are the names that stand at its mask.
@@ -7,17 +7,22 @@ words are the names that stand at its mask.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tandemtune.errors import DataError
 from tandemtune.tasks.base import Task
+from tandemtune.tasks.catalogue import TASKS
 from tandemtune.tasks.fewshot import subsample
 from tandemtune.tasks.files import examples_of
+from tandemtune.tasks.image_files import check_file, image_column, with_files
+from tandemtune.tasks.metrics import METRICS
 from tandemtune.tasks.pictures import SUFFIXES
-from tandemtune.tasks.table import Source, Table, read_table
+from tandemtune.tasks.table import HUB, Source, Table, check_columns, read_table
+from tandemtune.tasks.table import SUFFIXES as TABLES
 from tandemtune.tasks.templates import MASK, Template
 from tandemtune.tasks.wording import counted, listed, nfc
 from tandemtune.types import Example
@@ -36,12 +41,14 @@ class ImageTask(Task):
     Args:
         ensemble: further templates; a class is the mean of its names in all of them.
         unseen: names of classes whose rows are left out, by label; a prompt is scored among them at the end.
+        kept: folder that images which lie inside a table are written to.
     """
 
     answers: ClassVar[str] = "images"
 
     ensemble: tuple[Template, ...] = ()
     unseen: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kept: Path | None = None
     _first: dict[int, dict[str, str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -78,11 +85,12 @@ class ImageTask(Task):
         if isinstance(source, str | Path) and is_folder(source):
             found = folder_rows(Path(source), column, labels)
         else:
-            table = read_table(source, only=[column, self.label_column])
+            read = read_table(source, only=[column, self.label_column])
+            table = with_files(read, column, _beside(source), self.kept)
             self._notes[source] = table.notes
-            rows = examples_of(table, fields=[column], label=self.label_column, labels=labels)
-            root = Path() if isinstance(source, Table) else Path(source).parent
-            found = [replace(row, fields={column: str(_located(root, row.fields[column], table.name))}) for row in rows]
+            found = examples_of(table, fields=[column], label=self.label_column, labels=labels)
+            for row in found:
+                check_file(row.fields[column], table.name)
         return [replace(row, fields={column: self._same(row.fields[column])}) for row in found]
 
     def _same(self, path: str) -> str:
@@ -128,10 +136,13 @@ def image_template(text: str) -> Template:
     return Template.parse(complete(text))
 
 
-def complete(text: str) -> str:
+def complete(text: str, column: str = IMAGE) -> str:
     """A template with a place for the image in front, where it names none."""
-    bare = text.replace(f"{{{MASK}}}", "")
-    return text if "{" in bare else f"{{{IMAGE}}} {text}"
+    return f"{{{column}}} {text}" if _names_no_image(text) else text
+
+
+def _names_no_image(text: str) -> bool:
+    return "{" not in text.replace(f"{{{MASK}}}", "")
 
 
 def class_text(template: Template, name: str) -> tuple[str, str]:
@@ -172,7 +183,7 @@ def class_names(root: Path) -> dict[str, str]:
     Raises:
         DataError: there are no class folders.
     """
-    found = {nfc(path.name): " ".join(nfc(path.name).replace("_", " ").split()) for path in _folders(root)}
+    found = {nfc(path.name): _spoken(path.name) for path in _folders(root)}
     if len(found) < 2:
         raise DataError(
             f"{root} holds {counted(len(found), 'folder')}, expected one for each class (two at least) with its images inside"
@@ -220,31 +231,10 @@ def image_table(root: Path, column: str) -> Table:
     return Table.of(rows, root.name)
 
 
-def located(table: Table, column: str, root: Path) -> Table:
-    """A table whose paths of images are found from anywhere; the table itself where it has no such column.
-
-    Args:
-        table: the rows.
-        column: of the paths.
-        root: the table's folder.
-    """
-    named = table.column(column)
-    if named is None:
-        return table
-    paths = [row.get(named) for row in table.rows]
-    return table.replaced(
-        named, [str(root / path) if isinstance(path, str) and path.strip() else path for path in paths]
-    )
-
-
-def _located(root: Path, path: str, table: str) -> Path:
-    found = Path(path).expanduser()
-    found = found if found.is_absolute() else root / found
-    if not found.is_file():
-        raise DataError(
-            f"{table}: no file {found}; expected paths of images, from the table's folder on or from the root"
-        )
-    return found.absolute()
+def _beside(source: Source) -> Path:
+    """The folder that paths in a table begin at."""
+    named = isinstance(source, str | Path) and not str(source).startswith(HUB)
+    return Path(str(source)).expanduser().parent if named else Path()
 
 
 def _folders(root: Path) -> list[Path]:
@@ -256,31 +246,105 @@ def _digest(path: str) -> str:
 
 
 def task_settings(given: Mapping[str, object]) -> dict[str, object]:
-    """The settings of ``[task]`` with what a folder of images says of itself: its parts, its classes, a template.
+    """The settings of ``[task]`` with what images say of themselves: a folder its parts, its classes and a template, a table its classes
+    and a template.
 
     Args:
-        given: the recipe's; returned as they are where `train` is no folder.
+        given: the recipe's; returned as they are where `train` holds no images.
 
     Raises:
-        DataError: the folder has no classes.
+        DataError: there are no classes, or a file of class names cannot be read.
     """
-    train = given.get("train")
-    if not isinstance(train, str) or not is_folder(train):
-        return dict(given)
-    root = Path(train).expanduser()
     made = dict(given)
+    if isinstance(named := made.get("labels"), str):
+        made["labels"] = names_in(Path(named).expanduser())
+    train = made.get("train")
+    if not isinstance(train, str):
+        return made
+    if not is_folder(train):
+        return {**made, **_told_by_table(train, made)}
+    root = Path(train).expanduser()
     for part, folder in image_folders(root).items():
         if part == "train" or (made.get(part) is None and not (part == "test" and made.get("test_share") is not None)):
             made[part] = str(folder)
     if made.get("labels") is None:
         made["labels"] = class_names(Path(str(made["train"])))
-    if isinstance(several := made.get("templates"), list):
-        made["templates"] = [complete(str(text)) for text in several]
     if made.get("template") is None and not isinstance(made.get("templates"), list):
         made["template"] = TEMPLATE
-    elif isinstance(text := made.get("template"), str):
+    return completed(made)
+
+
+def holds_images(source: str) -> bool:
+    """Whether rows are images: a folder, or a table whose first row holds one; not where it cannot be read."""
+    if is_folder(source):
+        return True
+    try:
+        return image_column(read_table(source), _beside(source)) is not None
+    except DataError:
+        return False
+
+
+def completed(given: Mapping[str, object]) -> dict[str, object]:
+    """The settings of ``[task]`` with a place for the image in every template."""
+    made = dict(given)
+    if isinstance(several := made.get("templates"), list):
+        made["templates"] = [complete(str(text)) for text in several]
+    if isinstance(text := made.get("template"), str):
         made["template"] = complete(text)
     return made
+
+
+def _told_by_table(train: str, given: Mapping[str, Any]) -> dict[str, object]:
+    """Classes and template of a table of images, as far as a recipe does not name them; nothing for other tables."""
+    name, several = given.get("name"), given.get("templates")
+    texts = several if isinstance(several, list) else [given.get("template")]
+    known = isinstance(name, str) and (name in TASKS or ":" in name)
+    written = given.get("answer") is not None or given.get("metric") not in (None, *METRICS)
+    lacks = given.get("labels") is None or any(text is None or _names_no_image(str(text)) for text in texts)
+    if known or written or not lacks:
+        return {}
+    if not train.startswith(HUB) and not (train.lower().endswith(TABLES) and Path(train).expanduser().is_file()):
+        return {}
+    table = read_table(train if train.startswith(HUB) else Path(train).expanduser())
+    column = image_column(table, _beside(train))
+    if column is None:
+        return {}
+    made = [complete("a photo of a {mask}." if text is None else str(text), column) for text in texts]
+    told: dict[str, object] = {"templates": made} if isinstance(several, list) else {"template": made[0]}
+    if given.get("labels") is None:
+        label = str(given.get("label_column") or "label")
+        check_columns(replace(table, header=table.header or ""), [label])
+        found = {str(value).strip() for row in table.rows if (value := row.get(str(table.column(label)))) is not None}
+        told["labels"] = {nfc(each): _spoken(each) for each in table.classes.get(label) or sorted(found)}
+    return told
+
+
+def names_in(file: Path) -> dict[str, object]:
+    """Classes and their names out of a file.
+
+    Args:
+        file: JSON, an object of label -> name (or several) or a list of names, or text with a name on each line.
+
+    Raises:
+        DataError: it cannot be read, or is something else.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        found = (
+            json.loads(text) if file.suffix.lower() == ".json" else [*filter(None, map(str.strip, text.split("\n")))]
+        )
+    except (OSError, ValueError) as error:
+        raise DataError(f"labels: {file} cannot be read as names of classes ({error})") from None
+    if isinstance(found, list) and all(isinstance(name, str) for name in found):
+        return {nfc(name): _spoken(name) for name in found}
+    if isinstance(found, dict):
+        return found
+    raise DataError(f"labels: {file} holds neither an object of label and name nor a list of names")
+
+
+def _spoken(label: str) -> str:
+    """The name of a class as a text has it."""
+    return " ".join(nfc(label).replace("_", " ").split())
 
 
 def is_folder(source: str | Path) -> bool:

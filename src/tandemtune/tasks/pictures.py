@@ -82,6 +82,13 @@ def thumbnail(path: Path) -> str | None:
     return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"
 
 
+def as_png(picture: Any) -> bytes:
+    """A picture of Pillow's as the bytes of a file."""
+    written = io.BytesIO()
+    picture.save(written, "PNG")
+    return written.getvalue()
+
+
 def flat(shade: int, size: int = 224) -> Image:
     """A picture of one shade of grey: an image without content."""
     picture: Image = _pillow().Image.new("RGB", (size, size), (shade,) * 3)

@@ -25,6 +25,8 @@ from tandemtune.tasks.wording import counted, did_you_mean, first_line, kind, li
 JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 SUFFIXES = (*JSON_LINES, ".json", ".csv", ".tsv", ".parquet")
 HUB = "hub:"
+SAVED = ("dataset_info.json", "dataset_dict.json")
+"""Files of a folder that the `datasets` library's `save_to_disk` has written."""
 _HUB_SOURCE = re.compile(r"hub:(?P<name>[^@:\s]+)(?:@(?P<config>[^:\s]+))?(?::(?P<split>\S+))?")
 
 Row = Mapping[str, Any]
@@ -306,6 +308,14 @@ def _near_file(path: Path) -> str:
     return f" (did you mean {show(near[0])}?)" if near else ""
 
 
+def absolute_address(source: str) -> str:
+    """A hub address whose name is a folder here, with the folder named from the root; another one as it is."""
+    match = _HUB_SOURCE.fullmatch(source)
+    if match is None or not Path(match["name"]).is_dir():
+        return source
+    return source.replace(match["name"], str(Path(match["name"]).absolute()), 1)
+
+
 def _read_file(path: Path, name: str, only: Sequence[str] | None) -> Table:
     try:
         data = path.read_bytes()
@@ -548,12 +558,20 @@ def _read_hub(source: str, name: str) -> Table:
     match = _HUB_SOURCE.fullmatch(source)
     assert match is not None  # `located` refused every other address
     try:
-        load: Callable[..., Any] = importlib.import_module("datasets").load_dataset
+        library = importlib.import_module("datasets")
+        load: Callable[..., Any] = library.load_dataset
     except (ImportError, AttributeError):
         raise DataError(f"{name}: a hub data set needs the datasets package: pip install 'tandemtune[hub]'") from None
+    split = match["split"] or "train"
     try:
-        dataset = load(match["name"], match["config"], split=match["split"] or "train")
+        if any((Path(match["name"]) / file).is_file() for file in SAVED):
+            dataset = _saved(library.load_from_disk(match["name"]), split)
+        else:
+            dataset = load(match["name"], match["config"], split=split)
         features = dict(dataset.features or {})
+        for column, feature in features.items():
+            if type(feature).__name__ == "Image":  # as files and bytes, not as pictures
+                dataset = dataset.cast_column(column, type(feature)(decode=False))
     except Exception as error:
         raise DataError(
             f"{name}: could not be loaded ({first_line(error)}): check the name, the config, the split and the "
@@ -563,6 +581,15 @@ def _read_hub(source: str, name: str) -> Table:
     rows = list(_hub_rows(dataset, name))
     found = _free(rows, [f"row {number}" for number in range(1, len(rows) + 1)], name)
     return replace(found, classes={column: names for column, names in classes.items() if names})
+
+
+def _saved(found: Any, split: str) -> Any:
+    """The part of a data set that was written by `save_to_disk`; one without parts is taken whole."""
+    if not isinstance(found, Mapping):
+        return found
+    if split not in found:
+        raise DataError(f"no part {split!r}, there are {listed(list(found))}")
+    return found[split]
 
 
 def _hub_rows(dataset: Iterable[Row], name: str) -> Iterator[Row]:
@@ -590,7 +617,7 @@ def check_columns(table: Table, wanted: Sequence[str]) -> None:
     """
     where = f"{table.name}, {table.header}" if table.header else table.name
     for name in wanted:
-        column = table.column(name)
+        column = table.column(name) or table.column(element_of(name)[0])
         if column is None and table.header is not None:
             raise DataError(_missing(where, name, table.columns))
         if column in table.repeated:
@@ -600,12 +627,32 @@ def check_columns(table: Table, wanted: Sequence[str]) -> None:
             )
 
 
+def element_of(field: str) -> tuple[str, int | None]:
+    """A column and the place in its lists that a name such as ``endings.0`` means; the name itself and None for any other."""
+    column, dot, place = field.rpartition(".")
+    return (column, int(place)) if dot and column and place.isdecimal() else (field, None)
+
+
 def value_of(table: Table, index: int, field: str) -> Any:
-    """A row's value in a column, or under a key of the one object in the row that has it.
+    """A row's value in a column, or under a key of the one object in the row that has it; of a list in there the element that a
+    number behind a dot counts, from 0 (``endings.0``).
 
     Raises:
-        DataError: no such column, or several objects have such a key.
+        DataError: no such column or element, or several objects have such a key.
     """
+    column, place = element_of(field)
+    if place is None or table.column(field) is not None:
+        return _cell_of(table, index, field)
+    whole = _cell_of(table, index, column)
+    if isinstance(whole, list | tuple) and place < len(whole):
+        return whole[place]
+    raise DataError(
+        f"{table.name}, {table.places[index]}, field {show(field)}: got {kind(whole)} {show(whole)}, expected a list of at least "
+        f"{place + 1}: correct the row"
+    )
+
+
+def _cell_of(table: Table, index: int, field: str) -> Any:
     row = table.rows[index]
     if field in row:
         return row[field]

@@ -13,6 +13,7 @@ from tandemtune.types import Rendered
 MASK = "mask"
 SLOT = re.compile(r"\{([^{}\s](?:[^{}\r\n]*[^{}\s])?)\}")
 """A column's name in braces: any letters, blanks within it."""
+_PARTS = re.compile(r"(?P<brace>\{\{|\}\})|" + SLOT.pattern)
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,29 @@ class Template:
         """Read a template.
 
         Args:
-            source: literal text with ``{field}`` slots and exactly one ``{mask}``. A field is the name of a column in any
+            source: literal text with ``{field}`` slots and exactly one ``{mask}``; ``{{`` and ``}}`` are braces of the text. A field is the name of a column in any
                 script, blanks within it included; how its accents are encoded makes no difference (NFC).
 
         Raises:
             DataError: no mask, several masks, no field, or stray braces.
         """
         pieces: list[tuple[str, str]] = []
-        end = 0
-        for match in SLOT.finditer(source):
-            if match.start() > end:
-                pieces.append(("literal", source[end : match.start()]))
-            pieces.append(("slot", nfc(match.group(1))))
-            end = match.end()
-        if end < len(source):
-            pieces.append(("literal", source[end:]))
+        literal, end, stray = "", 0, ""
+        for match in _PARTS.finditer(source):
+            between = source[end : match.start()]
+            stray = stray or (between if "{" in between or "}" in between else "")
+            literal, end = literal + between, match.end()
+            if match["brace"]:
+                literal += match["brace"][0]
+                continue
+            if literal:
+                pieces.append(("literal", literal))
+            pieces.append(("slot", nfc(match[2])))
+            literal = ""
+        rest = source[end:]
+        stray = stray or (rest if "{" in rest or "}" in rest else "")
+        if literal + rest:
+            pieces.append(("literal", literal + rest))
         masks = sum(piece == ("slot", MASK) for piece in pieces)
         if masks != 1:
             raise DataError(
@@ -54,17 +63,21 @@ class Template:
                 'write for example "{text} It was {mask}."'
             )
         if not any(kind == "slot" and value != MASK for kind, value in pieces):
-            raise DataError(f"template {source!r} names no field of the examples, for example {{text}}")
-        stray = [value for kind, value in pieces if kind == "literal" and ("{" in value or "}" in value)]
+            raise DataError(
+                f"template {source!r} names no field of the examples, for example {{text}} (double braces are braces of the text)"
+            )
         if stray:
             raise DataError(
-                f"template {source!r} has a brace that is no slot, near {stray[0]!r}: "
-                "a slot is the name of a column in braces, with no blank next to a brace"
+                f"template {source!r} has a brace that is no slot, near {stray!r}: a slot is the name of a column in braces, with "
+                "no blank next to a brace; braces of the text itself are doubled"
             )
         return cls(tuple(pieces))
 
     def __str__(self) -> str:
-        return "".join(value if kind == "literal" else f"{{{value}}}" for kind, value in self.pieces)
+        return "".join(
+            value.replace("{", "{{").replace("}", "}}") if kind == "literal" else f"{{{value}}}"
+            for kind, value in self.pieces
+        )
 
     @property
     def fields(self) -> tuple[str, ...]:

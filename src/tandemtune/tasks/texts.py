@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -58,6 +58,25 @@ class TextTask(Task):
         }
         for name, value in composed.items():
             object.__setattr__(self, name, value)
+
+    def likelihood_tokens(self, example: Example, prompt: int, count: Callable[[str], int], most: int) -> int:
+        """The prompt with each of its first references."""
+        return sum(prompt + min(count(reference), self.max_new_tokens) for reference in example.references[:most])
+
+    def answer_to(self, example: Example) -> str:
+        """The first reference.
+
+        Raises:
+            DataError: the row has none.
+        """
+        if not example.references:
+            raise DataError("a row without a reference cannot be shown as solved: name their column in [task] answer")
+        return example.references[0]
+
+    @property
+    def answer_room(self) -> int:
+        """Tokens that may be written."""
+        return self.max_new_tokens
 
     @property
     def has_references(self) -> bool:
@@ -117,7 +136,7 @@ class TextTask(Task):
         return self.examples(table)
 
     def examples(self, table: Table) -> list[Example]:
-        """Rows of a table with their references and all other columns.
+        """Rows of a table with their references and all columns.
 
         Raises:
             DataError: a row cannot be used; names the file, line and field.
@@ -127,8 +146,7 @@ class TextTask(Task):
         for index, row in enumerate(rows):
             at = f"{table.name}, {table.places[index]}"
             references = self._references(at, table, index)
-            others = {name: value for name, value in table.rows[index].items() if name != self.answer_column}
-            found.append(Example(row.fields, ROW, references, others))
+            found.append(Example(row.fields, ROW, references, dict(table.rows[index])))
         return found
 
     def _references(self, at: str, table: Table, index: int) -> tuple[str, ...]:

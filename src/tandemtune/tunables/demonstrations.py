@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tandemtune.errors import ConfigError, RunError
+from tandemtune.models.answers import AnswerCoder
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.prompts import Truncate
 from tandemtune.optimizers.base import Uses
@@ -36,9 +37,9 @@ class Demonstration:
     """One solved example.
 
     Args:
-        ids: token ids of the filled template with the label word in the answer's place, without special tokens.
+        ids: token ids of the filled template with the answer in its place, without special tokens.
         fields: the example's texts, uncut.
-        label: the label's name.
+        label: the label's name, or the answer where it is read whole.
     """
 
     ids: tuple[int, ...]
@@ -180,8 +181,8 @@ def demonstrate(
 ) -> list[Demonstration]:
     """Solve examples, with as many as there is room for.
 
-    Each is the task's template as `Backbone.encode` would render and cut it, with the label's first word written in at the
-    answer's place; what a template says behind the mask stays for masked models, and is left out where the model answers
+    Each is the task's template as `Backbone.encode` would render and cut it, with the label's first word (or the whole answer)
+    written in at the answer's place; what a template says behind the mask stays for masked models, and is left out where the model answers
     behind the text. The order is drawn by the seed, with classes in turn, so that no class is shown twice more often than
     another; what does not fit is left out from the end.
 
@@ -259,7 +260,11 @@ def _solved(
 ) -> Demonstration:
     encoded = backbone.encode(task.template, example.fields, limit, truncate)
     before, behind = (len(marks) for marks in (backbone.around.before, backbone.around.behind))
-    word = _pieces(backbone.tokenizer, task, verbalizer, label)
+    if task.first_pieces:
+        word, named = _pieces(backbone.tokenizer, task, verbalizer, label), task.labels[label]
+    else:
+        named = task.answer_to(example)
+        word = AnswerCoder(backbone, task.template, task.answer_room).whole(named)
     ids = encoded.ids
     if backbone.kind == "masked":
         ids = ids[before : encoded.answer] + word + ids[encoded.answer + 1 : len(ids) - behind]
@@ -268,7 +273,7 @@ def _solved(
     else:
         ids = ids[before:] + word  # its end mark is already gone
     fields = {name: example.fields[name] for name in task.template.fields}
-    return Demonstration(ids, fields, task.labels[label])
+    return Demonstration(ids, fields, named)
 
 
 def _pieces(tokenizer: Any, task: Task, verbalizer: Verbalizer, label: int) -> tuple[int, ...]:
@@ -312,7 +317,7 @@ class InContext(Tunable):
             given.rows,
             given.max_tokens,
             self.demonstrations,
-            context=backbone.longest,
+            context=backbone.longest - (given.task.answer_room if backbone.kind == "causal" else 0),
             seed=given.seed,
             truncate=given.truncate,
         )

@@ -1,0 +1,81 @@
+"""The scorer of whole answers: a prompt goes through the model with each answer of its row behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar, cast
+
+from tandemtune.errors import DataError
+from tandemtune.evaluators.choices import ChoiceBatch, ChoiceEvaluator, Question, collate_choices
+from tandemtune.evaluators.label_words import LabelWordEvaluator
+from tandemtune.evaluators.likelihood import stack_of
+from tandemtune.models.answers import AnswerCoder
+from tandemtune.problem import STRETCH, Scorer
+from tandemtune.tasks.choices import ChoiceTask
+from tandemtune.types import Encoded, Example
+
+
+class ChoiceScorer(Scorer):
+    """A model that can be asked: which of a few whole answers is likeliest, token for token on average?"""
+
+    evaluator: ClassVar[type[LabelWordEvaluator]] = ChoiceEvaluator
+
+    @cached_property
+    def coder(self) -> AnswerCoder:
+        """Turns answers into tokens."""
+        return AnswerCoder(self.backbone, self.task.template, self.task.answer_room)
+
+    @property
+    def limit(self) -> int:
+        """Tokens of the longest prompt that is not cut, beside the shortest answer."""
+        return self.limit_beside(1)
+
+    @property
+    def has_content_free(self) -> bool:
+        """Where all rows have the same answers: those of a row have nothing to do with an empty prompt."""
+        return not cast(ChoiceTask, self.task).in_row
+
+    def encoded(self, examples: Sequence[Example], plain: bool = False) -> tuple[list[Any], list[int]]:
+        """Questions with room for what the parameters put into them (none if `plain`), and labels (-1 where unknown)."""
+        prompts, labels = super().encoded(examples, plain)
+        answers = map(self._answers, examples)
+        return [Question(p.ids, p.answer, p.lost, own) for p, own in zip(prompts, answers, strict=True)], labels
+
+    def _encoded(self, example: Example) -> Encoded:
+        """A prompt that leaves room for the longest of its answers."""
+        limit = self.limit_beside(max(map(len, self._answers(example))))
+        return self.backbone.encode(self.task.template, example.fields, limit, self.config.task.truncate)
+
+    def apart(self, prompts: Sequence[Any], labels: Sequence[int]) -> ChoiceBatch:
+        """Prompts of one length only side by side, for a population."""
+        return collate_choices(prompts, labels, stack_of(self.engine))
+
+    def together(self, prompts: Sequence[Any], labels: Sequence[int]) -> ChoiceBatch:
+        """Prompts of nearly one length side by side, for one point."""
+        return collate_choices(prompts, labels, stack_of(self.engine), stretch=STRETCH)
+
+    def _answers(self, example: Example) -> tuple[tuple[int, ...], ...]:
+        return tuple(map(self._answer, cast(ChoiceTask, self.task).choices(example)))
+
+    def _answer(self, text: str) -> tuple[int, ...]:
+        """Tokens of an answer, without a mark at its end.
+
+        Raises:
+            DataError: it is empty, or longer than may be.
+        """
+        if text not in self._known:
+            ids = self.coder.whole(text)
+            if not ids or len(ids) > self.coder.most:
+                what = (
+                    "is empty"
+                    if not ids
+                    else f"has {len(ids)} tokens, more than [task] max_new_tokens = {self.coder.most}"
+                )
+                raise DataError(f"the answer {text[:60]!r} {what}: correct the row or the recipe")
+            self._known[text] = ids
+        return self._known[text]
+
+    @cached_property
+    def _known(self) -> dict[str, tuple[int, ...]]:
+        return {}

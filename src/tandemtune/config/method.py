@@ -1,0 +1,138 @@
+"""The section [method] of a recipe: its parts, its own settings, and which of these do not go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+import tandemtune.methods as methods
+from tandemtune.config.parts import PartOf
+from tandemtune.objectives.base import Objective
+from tandemtune.optimizers.base import Optimizer
+from tandemtune.plugins import Options, near
+from tandemtune.readout.members import ReadoutMember
+from tandemtune.subspace import Subspace
+from tandemtune.tunables.base import Tunable
+
+
+class MethodSection(Options):
+    """[method]: what is tuned, by whom, where and for what; a method's name sets several of these at once."""
+
+    name: str = Field(
+        methods.DEFAULT, description="see `tandemtune ls methods`; it sets the parts and what goes with them"
+    )
+    optimizer: Annotated[Optimizer, PartOf("optimizer")] = Field(
+        description="who searches (`tandemtune ls optimizers`)"
+    )
+    tunable: Annotated[Tunable, PartOf("tunable")] = Field(description="what may change (`tandemtune ls tunables`)")
+    subspace: Annotated[Subspace, PartOf("subspace")] = Field(
+        description="random, or none for the parameters themselves"
+    )
+    objective: Annotated[Objective, PartOf("objective")] = Field(
+        description="what is minimised (`tandemtune ls objectives`)"
+    )
+    readout: Annotated[ReadoutMember, PartOf("readout")] = Field(
+        description="what is solved on all labelled rows at the end (`tandemtune ls readouts`)"
+    )
+    order: Literal["in-turn", "together", "bandit"] = Field(
+        "in-turn",
+        description="layers one after another, all at once (in one subspace, where there is one), or the layer with the best gain "
+        "for its cost (gradients always move all at once)",
+    )
+    budget: Annotated[int, Field(ge=2)] = Field(
+        2000, description="candidates that a derivative-free search may score on the training rows"
+    )
+    steps: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="turns of the optimizer (gradient steps or generations); a search without gradient ends by budget",
+    )
+    l2_penalty: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = Field(
+        0.0,
+        description="this times the mean square of z / sigma is added to losses, which holds a search near its start",
+    )
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="look at dev with the exponential moving average of the incumbents, of this decay; 0 for the incumbent",
+    )
+    subsample: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="score each generation on so many training rows, drawn anew for each"
+    )
+    elites: Annotated[int, Field(ge=0)] = Field(
+        0, description="best candidates that are scored again, on all training rows, before one is accepted"
+    )
+    dev_every: Annotated[int, Field(ge=1)] = Field(5, description="generations between evaluations on dev")
+    patience: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="stop after so many evaluations on dev without a better one; never if left out"
+    )
+    guard: Literal["none", "standard-error"] = Field(
+        "none",
+        description="when a point replaces the kept one: for a lower dev loss, or only for a gain, row by row, that exceeds its "
+        "standard error over the dev rows",
+    )
+    score: Literal["words", "readout"] = Field(
+        "words",
+        description="how a search scores candidates: by their label words, or each training row by a readout of all others, solved "
+        "anew at the candidate (leave one out: learned by heart by many candidates, so keep the budget small)",
+    )
+    judge: Literal["words", "readout"] = Field(
+        "words",
+        description="how dev rows are judged during a search: by their label words, or each by a readout of all other labelled "
+        "rows, solved anew at the point",
+    )
+
+    @property
+    def turn_candidates(self) -> int:
+        """Candidates that one turn scores; where the best may be kept, the incumbent is one of them."""
+        if not self.optimizer.keeps_best:
+            return self.optimizer.candidates
+        return self.optimizer.candidates + 1 + (self.elites + 1 if self.elites else 0)
+
+    def problems(self) -> Iterator[str]:
+        """Settings of this section that its parts cannot use."""
+        optimizer = self.optimizer
+        if self.name not in methods.METHODS:
+            options = list(methods.METHODS)
+            yield f"[method] name: unknown method {self.name!r}{near(self.name, options)}, expected {', '.join(options)}"
+        if optimizer.searches and self.budget < self.turn_candidates:
+            parts = [
+                "popsize",
+                *(["1"] if optimizer.keeps_best else []),
+                *(["elites + 1"] if self.elites else []),
+            ]
+            again = " (the incumbent is scored again in each)" if optimizer.keeps_best else ""
+            yield (
+                f"[method] budget: {self.budget} is less than one generation, {' + '.join(parts)} = {self.turn_candidates} "
+                f"candidates{again}"
+            )
+        keeps_vector = optimizer.uses == "sampler"
+        if self.order == "bandit" and not keeps_vector:
+            yield (f"[method] order: bandit needs layers in turns with a gain each; {optimizer.kind} moves all at once")
+        if self.elites and self.subsample is None:
+            yield (
+                f"[method] elites: {self.elites} are scored again on all rows, which says something new with subsample only"
+            )
+        if self.elites > optimizer.candidates:
+            yield f"[method] elites: {self.elites} are more than a generation of {optimizer.candidates}"
+        for name in ("l2_penalty", "ema", "elites"):
+            if getattr(self, name) and not keeps_vector:
+                yield (
+                    f"[method] {name}: {getattr(self, name)}, but {optimizer.kind} keeps no best candidate: choose cma-es, "
+                    "fireworks or random"
+                )
+        if self.l2_penalty and not self.subspace.projects:
+            yield f"[method] l2_penalty: {self.l2_penalty} is a penalty on z, and there is none with subspace none"
+        if self.judge == "readout" and self.readout.form is None:
+            yield '[method] judge: readout, but the recipe has none: name one, for example readout = "ridge"'
+        if self.score == "readout" and (self.readout.form is None or not optimizer.searches):
+            yield "[method] score: readout needs a readout and a search without gradient"
+        if self.guard != "none" and not self.objective.by_rows:
+            yield (
+                f"[method] guard: {self.guard} needs a loss of each row, which {self.objective.kind} is not made of: choose ce, "
+                "hinge or accuracy"
+            )
+        if self.subsample and not optimizer.searches:
+            yield (
+                f"[method] subsample: {self.subsample} is for searches without gradient, got optimizer {optimizer.kind}"
+            )

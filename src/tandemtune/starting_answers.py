@@ -1,0 +1,214 @@
+"""From a file of texts with whole answers to a recipe: texts that are written, or answers to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tandemtune.errors import DataError
+from tandemtune.models import load as loading
+from tandemtune.models.prompts import longest_of, token_counter
+from tandemtune.problem import Progress
+from tandemtune.starting import (
+    COVERED,
+    DEV_SHARE,
+    MODEL,
+    MOST_DEV,
+    TEST_SHARE,
+    RecipeDraft,
+    room_for,
+    titled,
+    toml_line,
+)
+from tandemtune.tasks.files import examples_of
+from tandemtune.tasks.table import Table, read_table
+from tandemtune.tasks.templates import Template
+from tandemtune.tasks.texts import METRIC, TextTask
+from tandemtune.tasks.wording import counted, listed, show, shown_name
+
+
+def text_draft(
+    source: Path,
+    answer: str,
+    *,
+    model: str = MODEL,
+    texts: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> RecipeDraft:
+    """Propose a recipe for a file of texts with answers that are texts, too.
+
+    Args:
+        source: the file.
+        answer: column of the answers; each one text, or a list of several.
+        model: ``pypi:KEY``, a local folder or a hub id.
+        texts: columns of the texts; all others that hold texts if none is named.
+        progress: called with a short line when something slow begins.
+
+    Raises:
+        TandemTuneError: the file cannot be used as it is, or the model not be found; says what to do.
+    """
+    table = read_table(source)
+    columns = _text_columns(table, texts, [answer])
+    place = loading.locate(model, progress)
+    kind, tokenizer, longest_prompt = _reading(model, place)
+    template = _template(columns)
+    task = TextTask(table.name, template, (), {}, "", table, answer_column=answer)
+    rows = task.examples(table)
+    count = token_counter(tokenizer, kind, template)
+    lengths = [len(tokenizer(text)["input_ids"]) for row in rows for text in row.references]
+    settings = {
+        "train": str(source),
+        "template": str(template),
+        "answer": answer,
+        "test_share": TEST_SHARE,
+        **_shots(len(rows)),
+        "metric": METRIC,
+        "max_tokens": room_for([count(row) for row in rows], longest_prompt),
+        "max_new_tokens": _eights(sorted(lengths)[int(COVERED * (len(lengths) - 1))]),
+    }
+    several = sum(len(row.references) > 1 for row in rows)
+    says = (
+        f"answers: {show(answer)}, {several:,} of {counted(len(rows), 'row')} with several",
+        f"texts: {listed(columns)}",
+        f"template: {str(template)!r}",
+        f"the longest answer has {max(lengths):,} tokens; max_new_tokens = {settings['max_new_tokens']}",
+    )
+    return RecipeDraft(_written(source, model, settings, {}), says)
+
+
+def choice_draft(
+    source: Path,
+    columns: Sequence[str],
+    label: str,
+    *,
+    model: str = MODEL,
+    texts: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> RecipeDraft:
+    """Propose a recipe for a file whose rows have answers to choose from.
+
+    Args:
+        source: the file.
+        columns: of the answers, in the order in which labels count them.
+        label: column of the right one: its number from 0 or 1, its letter, or its column.
+        model: ``pypi:KEY``, a local folder or a hub id.
+        texts: columns of the texts; all others that hold texts if none is named.
+        progress: called with a short line when something slow begins.
+
+    Raises:
+        TandemTuneError: the file cannot be used as it is, or the model not be found; says what to do.
+    """
+    table = read_table(source)
+    shown = _text_columns(table, texts, [*columns, label])
+    place = loading.locate(model, progress)
+    kind, tokenizer, longest_prompt = _reading(model, place)
+    template = _template(shown)
+    rows = examples_of(table, fields=[*template.fields, *columns], label=label, labels=None)
+    labels = dict(zip(_numbered(table, label, [str(row.label) for row in rows], columns), columns, strict=True))
+    count = token_counter(tokenizer, kind, template)
+    lengths = [len(tokenizer(row.fields[column])["input_ids"]) for row in rows for column in columns]
+    fewest = min(sum(row.label == name for row in rows) for name in labels)
+    settings = {
+        "train": str(source),
+        "template": str(template),
+        "choices": "columns",
+        "label_column": label,
+        "test_share": TEST_SHARE,
+        **_shots(fewest),
+        "metric": "accuracy",
+        "max_tokens": room_for([count(row) for row in rows], longest_prompt),
+        "max_new_tokens": _eights(max(lengths)),
+    }
+    says = (
+        f"answers to choose from: {listed(columns)}, counted by {show(label)} ({', '.join(labels)})",
+        f"texts: {listed(shown)}",
+        f"template: {str(template)!r}",
+        f"the longest answer has {max(lengths):,} tokens; max_new_tokens = {settings['max_new_tokens']}",
+    )
+    return RecipeDraft(_written(source, model, settings, labels), says)
+
+
+_COMMENTS = {
+    "template": "columns in braces; {mask} is where the answer stands",
+    "answer": "column of the right answer, or of a list of several",
+    "choices": "each row has answers of its own; the likeliest is taken, token for token on average",
+    "test_share": "set aside for the score at the end; or test = a file",
+    "shots": "rows to learn from (of each label)",
+    "dev_shots": "rows that choose between points of a search (of each label)",
+    "max_new_tokens": "longest answer",
+}
+
+
+def _text_columns(table: Table, texts: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The columns of texts beside others."""
+    columns = list(texts) or [
+        name
+        for name in table.columns
+        if name not in others and all(isinstance(row.get(name), str) and row[name].strip() for row in table.rows)
+    ]
+    if not columns:
+        raise DataError(f"{table.name}: no column of texts beside {listed(others)}: name one with --text COLUMN")
+    return columns
+
+
+def _reading(model: str, place: str) -> tuple[str, Any, int]:
+    """Kind, tokenizer and longest prompt of a model that reads whole answers."""
+    config = loading.read_config(place, None)
+    kind = loading.kind_of(config)
+    if kind == "masked":
+        raise DataError(f"{model} is a masked model, which writes no texts: choose another --model")
+    return kind, loading.read_tokenizer(place), longest_of(config)
+
+
+def _template(columns: Sequence[str]) -> Template:
+    shown = [f"{titled(name)}: {{{name}}}" if len(columns) > 1 else f"{{{name}}}" for name in columns]
+    return Template.parse("\n".join([*shown, "Answer: {mask}"]))
+
+
+def _shots(rows: int) -> dict[str, int]:
+    """Rows to learn from and to choose by, of so many (of each label)."""
+    dev = max(1, min(MOST_DEV, int(rows * (1 - TEST_SHARE) * DEV_SHARE)))
+    return {"shots": max(1, min(16, int(rows * (1 - TEST_SHARE)) - dev)), "dev_shots": min(16, dev)}
+
+
+def _eights(tokens: int) -> int:
+    return -(-tokens // 8) * 8
+
+
+def _numbered(table: Table, label: str, values: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """What labels call the answers, in order."""
+    count, found = len(columns), set(values)
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:count]
+    ways = (list(map(str, range(count))), list(map(str, range(1, count + 1))), list(letters), list(columns))
+    fitting = [way for way in ways if found <= set(way)]
+    if not fitting:
+        raise DataError(
+            f"{table.name}, column {show(label)}: {listed(sorted(found))}; expected the number of the right answer from 0 or 1, its "
+            f"letter, or its column ({listed(columns)}): name the other --choices, or write the recipe by hand"
+        )
+    lost = sorted(set(fitting[0]) - found)
+    if lost:
+        raise DataError(
+            f"{table.name}, column {show(label)}: no row has {listed(lost)}, expected every answer to be right in some row: mix "
+            "the answers, or write the recipe by hand"
+        )
+    return fitting[0]
+
+
+def _written(source: Path, model: str, task: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+    def lines() -> Iterator[str]:
+        yield (
+            f"# {shown_name(source.name)}: what `tandemtune init` proposes. Change what you like; `tandemtune validate` checks it."
+        )
+        yield from ("[model]", toml_line("name", model, "others: tandemtune ls models"), "", "[task]")
+        known = {**_COMMENTS, "metric": f"others: tandemtune ls {'metrics' if labels else 'rewards'}"}
+        yield from (toml_line(key, value, known.get(key, "")) for key, value in task.items())
+        if labels:
+            yield from ("", "[task.labels]  # label = column of its answer")
+            yield from (toml_line(key, value) for key, value in labels.items())
+        yield from ("", "[method]")
+        yield toml_line("name", "c-lora", "likelihood of the answers; others: tandemtune ls methods")
+        yield ""
+
+    return "\n".join(lines())

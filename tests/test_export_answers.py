@@ -1,0 +1,144 @@
+"""Exports of runs whose answers are read or written whole: their snippets say what the runs say, and vLLM's rules are kept."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import choosing
+import small
+import tandemtune
+import tiny
+import writing
+from tandemtune.errors import UsageError
+from tandemtune.serving import for_vllm
+
+LORA = {"method__name": "lora", "method__steps": 6, "method__lr": 0.1, "method__budget": None, "method__popsize": None}
+LORA |= {"method__d": None}
+SEARCH = {"method__name": "c-lora"}
+PROMPT = {
+    **LORA,
+    "method__name": "prompt-tuning",
+    "method__prompt_tokens": 3,
+    "method__r": None,
+    "method__layers": None,
+}
+TEXTS = ["the film was dull", "i loved this movie and the plot", "a review"]
+
+
+def snippet(out, monkeypatch):
+    """What the code in an export's README defines."""
+    (code,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert "import tandemtune" not in code
+    monkeypatch.chdir(out)
+    names: dict = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(code, names)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "merged"),
+    [
+        ("llama", LORA, False),
+        ("llama", SEARCH, True),
+        ("t5", LORA, False),
+        ("gpt2", {**SEARCH, "task__stop": ["was"]}, False),
+        ("llama", PROMPT, False),
+        ("bart", LORA, True),
+    ],
+    ids=str,
+)
+def test_texts(tmp_path, model, changes, merged, monkeypatch):
+    pytest.importorskip("peft")
+    recipe = writing.recipe(tmp_path, model, task__template="{text} as {{a}} it was {mask}", **changes)
+    run = tandemtune.tune(recipe, out=tmp_path / "run", progress="none")
+    said = [one.text for one in run.model.predict(TEXTS)]
+    answer = snippet(run.export(tmp_path / "out", merged=merged), monkeypatch)["answer"]
+    assert [answer({"text": text}) for text in TEXTS] == said
+    assert any(said)
+
+
+@pytest.mark.parametrize("model", ["llama", "t5"])
+@pytest.mark.parametrize("make", [choosing.phrases, choosing.columns])
+def test_choices(tmp_path, make, model, monkeypatch):
+    pytest.importorskip("peft")
+    run = tandemtune.tune(make(tmp_path, model, **LORA), out=tmp_path / "run", progress="none")
+    rows = [json.loads(line)["fields"] for line in (tmp_path / "run" / "predictions.jsonl").open()][:4]
+    scores = snippet(run.export(tmp_path / "out"), monkeypatch)["scores"]
+    for row, one in zip(rows, run.model.predict(rows), strict=True):
+        found = torch.softmax(torch.tensor(list(scores(row).values())), dim=0)
+        wanted = torch.tensor(list(one.probabilities.values()))
+        torch.testing.assert_close(found, wanted, atol=2e-4, rtol=1e-3, check_dtype=False)
+
+
+def test_an_adapter_for_vllm_is_filled_up(tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    run = tandemtune.tune(writing.recipe(tmp_path, **LORA), out=tmp_path / "run", progress="none")
+    said = [one.text for one in run.model.predict(TEXTS)]
+    out = run.export(tmp_path / "out", rank=8)
+    config = json.loads((out / "adapter" / "adapter_config.json").read_text())
+    assert config["r"] == 8 and config["lora_alpha"] == 8
+    assert all(8 in tensor.shape for tensor in load_file(out / "adapter" / "adapter_model.safetensors").values())
+    assert "--max-lora-rank 8" in (out / "README.md").read_text()
+    answer = snippet(out, monkeypatch)["answer"]
+    assert [answer({"text": text}) for text in TEXTS] == said
+
+
+def test_the_command_line_asks_for_vllm(tmp_path):
+    tandemtune.tune(writing.recipe(tmp_path, **SEARCH), out=tmp_path / "run", progress="none")
+    called = small.call("export", tmp_path / "run", "--to", tmp_path / "out", "--for", "vllm")
+    assert called.code == 0, called.err
+    assert "--max-lora-rank 1" in (tmp_path / "out" / "README.md").read_text()
+    called = small.call("export", tmp_path / "run", "--to", tmp_path / "other", "--rank", "8")
+    assert called.code == 2 and "--rank is for --for vllm" in called.err
+    called = small.call("export", tmp_path / "run", "--to", tmp_path / "other", "--for", "vllm", "--rank", "9")
+    assert called.code == 2 and "rank 9: expected one of 1, 8, 16" in called.err
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "says"),
+    [("t5", LORA, "its model is seq2seq"), ("llama", PROMPT, "it is PROMPT_TUNING, expected LORA")],
+    ids=str,
+)
+def test_what_vllm_would_refuse(tmp_path, model, changes, says):
+    run = tandemtune.tune(writing.recipe(tmp_path, model, **changes), out=tmp_path / "run", progress="none")
+    with pytest.raises(UsageError, match=says):
+        run.export(tmp_path / "out", rank=0)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"bias": "all"}, "bias is all, expected none"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save holds lm_head"),
+        ({"use_dora": True}, "DoRA is not served"),
+        ({"r": 600}, "its rank is 600, at most 512"),
+        ({"drop": True}, "has one factor of two"),
+        ({"rename": True}, "is no factor of a module that the model has"),
+    ],
+    ids=str,
+)
+def test_rules_of_the_loader(tmp_path, change, says):
+    backbone = tiny.backbone("llama")
+    tandemtune.tune(writing.recipe(tmp_path, **SEARCH), out=tmp_path / "run", progress="none")
+    adapter = tmp_path / "run" / "adapter"
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    first = next(iter(tensors))
+    if change.get("drop"):
+        del tensors[first]
+    elif change.get("rename"):
+        tensors[first.replace("layers.0", "layers.9").replace("layers.1", "layers.9")] = tensors.pop(first)
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(UsageError, match=says):
+        for_vllm(adapter, backbone, "x")

@@ -1,0 +1,142 @@
+"""Runs whose texts are graded by a language model, on a server of this machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import writing
+from small import Stop, artefacts, resume, tune
+from tandemtune.errors import UsageError
+from tandemtune.mentor.grading import read_grade
+
+sys.path.insert(0, str(Path(__file__).parent / "mentor"))
+from loopback import completion, error, say, send, serving
+
+RUBRIC = "Good answers are about films."
+
+
+@pytest.fixture
+def server():
+    with serving() as running:
+        running.answers = [by_length]
+        yield running
+
+
+def by_length(handler, asked):
+    """A grade for each text: how many of its words are short."""
+    text = asked["messages"][:2][-1]["content"].partition("The answer:\n")[2].partition("\n\nGrade")[0]
+    grade = min(10, sum(len(word) < 5 for word in text.split()))
+    send(handler, 200, json.dumps(completion(f"Grade: {grade}", asked)).encode())
+
+
+def recipe(place, server, **changes):
+    """A recipe whose only reward is a judge's."""
+    judged = {
+        "method__objective": {"kind": "reward", "rewards": {"judge": 1.0}, "rubric": RUBRIC},
+        "mentor__client": "endpoint",
+        "mentor__mentor": "tiny",
+        "mentor__base_url": server.url,
+        "mentor__retries": 0,
+    }
+    return writing.recipe(place, **{**judged, **changes})
+
+
+def test_a_search_on_grades(tmp_path, server):
+    result = tune(recipe(tmp_path, server), tmp_path / "run")
+    assert result["tuned"]["dev_loss"] <= result["zero_shot"]["dev_loss"]
+    assert any("texts were graded by tiny" in note for note in result["notes"])
+    asked = [body for body in server.bodies if "messages" in body and RUBRIC in body["messages"][0]["content"]]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "grades.jsonl").open()]
+    answered = sum("answered" in line for line in lines)
+    assert answered == len({json.dumps(body["messages"]) for body in asked}) > 8
+    shown = asked[0]["messages"][1]["content"]
+    assert "Right answers" not in shown and "from 0 to 10" in shown
+
+
+def test_references_are_shown_where_that_is_wanted(tmp_path, server):
+    objective = {"kind": "reward", "rewards": {"judge": 1.0}, "rubric": RUBRIC, "show_references": True, "grades": 5}
+    tune(recipe(tmp_path, server, method__objective=objective, method__budget=10), tmp_path / "run")
+    shown = server.bodies[-1]["messages"][1]["content"]
+    assert "Right answers:\n- " in shown and "from 0 to 5" in shown
+
+
+def test_a_resumed_run_asks_nothing_twice(tmp_path, server):
+    tune(recipe(tmp_path, server), tmp_path / "whole")
+    whole = len(server.seen)
+    with pytest.raises(KeyboardInterrupt):
+        tune(recipe(tmp_path, server), tmp_path / "cut", Stop(step=2))
+    resume(tmp_path / "cut")
+    assert artefacts(tmp_path / "cut") == artefacts(tmp_path / "whole")
+    lines = [(tmp_path / name / "grades.jsonl").read_text() for name in ("whole", "cut")]
+    assert lines[0] == lines[1]
+    assert len(server.seen) - whole <= whole + 2  # each process may say hello
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (say("It is fine."), r"row \d+: .* said 'It is fine.', expected a number from 0 to 10"),
+        (say("11"), "expected a number from 0 to 10"),
+        (error(500), r"row \d+: .*the run is saved"),
+    ],
+)
+def test_a_judge_that_fails_loses_nothing(tmp_path, server, answer, says):
+    tune(recipe(tmp_path, server), tmp_path / "whole")
+
+    class Breaks(Stop):
+        def on_turn(self, record, state, seconds, recorded):
+            if record.step == 2 and not recorded:
+                server.answers = [answer]
+
+    with pytest.raises(UsageError, match=says):
+        tune(recipe(tmp_path, server), tmp_path / "cut", Breaks())
+    server.answers = [by_length]
+    resume(tmp_path / "cut")
+    one, other = (artefacts(tmp_path / name) for name in ("cut", "whole"))
+    for name in {*one} - {"result.json"}:  # it counts the answers that could not be used, too
+        assert one[name] == other[name], name
+
+
+def test_an_answer_that_is_no_grade_is_asked_about_once_more(tmp_path, server):
+    server.answers = [say("hello"), say("Well, it is short."), by_length]
+    result = tune(recipe(tmp_path, server), tmp_path / "run")
+    (again,) = [body for body in server.bodies if len(body["messages"]) == 4]
+    assert "nothing else" in again["messages"][3]["content"] and result["tuned"]["dev_loss"] is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"method__objective": {"kind": "reward", "rewards": {"judge": 1.0}}},
+            "rubric: what the reward judge grades by",
+        ),
+        ({"mentor__client": "file", "mentor__base_url": None}, "asks about every text"),
+        ({"mentor__base_url": "http://127.0.0.1:9/v1"}, "127.0.0.1:9"),
+    ],
+)
+def test_recipes_that_cannot_be_graded(tmp_path, server, changes, says):
+    with pytest.raises(UsageError, match=says):
+        tune(recipe(tmp_path, server, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "grade"),
+    [
+        ("7", 7),
+        ("Grade: 7.5", 7.5),
+        ("7/10", 7),
+        ("**7** out of 10", 7),
+        ("-1", None),
+        ("11", None),
+        ("7 or 8", None),
+        ("", None),
+    ],
+)
+def test_grades_are_read_with_certainty(text, grade):
+    assert read_grade(text, 10) == grade
