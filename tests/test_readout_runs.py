@@ -238,7 +238,7 @@ def test_the_card_names_all_templates_that_are_read_and_all_passes_are_counted(t
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["cost"]["forward_tokens"] == labelled + 4 * labelled // 3
     small.write_rows(tmp_path / "more.jsonl", [{"text": text} for text in TEXTS])
-    called = small.call("predict", tmp_path / "run", tmp_path / "more.jsonl", "--out", tmp_path / "said.jsonl")
+    called = small.call("predict", tmp_path / "run", "--input", tmp_path / "more.jsonl")
     assert called.code == 0, called.err
     called = small.call("export", tmp_path / "run", tmp_path / "exported")
     assert called.code and "several templates together" in called.err and not (tmp_path / "exported").exists()

@@ -49,15 +49,26 @@ RELIABLE = 0.98
 
 
 def _instead(config: RunConfig, progress: Progress | None) -> str:
-    """The method whose parts are taken, where a recipe's own needs a backward pass that does not fit here; else ""."""
+    """The method whose parts are taken, where a recipe's own needs a backward pass that does not fit here; else "".
+
+    Raises:
+        ConfigError: the recipe has no readout that would be left.
+    """
     method = METHODS.get(config.method.name)
     if method is None or method.without_gradients is None or not config.follows_gradient:
         return ""
     reason = _no_backward_pass(config)
     if not reason:
         return ""
+    if config.method.readout.form is None:
+        raise ConfigError(
+            [
+                f"[method] name: {config.method.name} without a readout has nothing to do here, since {reason}: set readout to ridge, or "
+                "name a method that needs forward passes only, such as c-lora-calibrated"
+            ]
+        )
     if progress:
-        progress(f"{reason}: no gradients, but a search with forward passes only ({method.without_gradients})")
+        progress(f"{reason}: no gradients; the readout is solved on the pretrained model, and nothing is searched")
     return method.without_gradients
 
 
