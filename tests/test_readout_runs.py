@@ -240,7 +240,7 @@ def test_the_card_names_all_templates_that_are_read_and_all_passes_are_counted(t
     small.write_rows(tmp_path / "more.jsonl", [{"text": text} for text in TEXTS])
     called = small.call("predict", tmp_path / "run", "--input", tmp_path / "more.jsonl")
     assert called.code == 0, called.err
-    called = small.call("export", tmp_path / "run", tmp_path / "exported")
+    called = small.call("export", tmp_path / "run", "--to", tmp_path / "exported")
     assert called.code and "several templates together" in called.err and not (tmp_path / "exported").exists()
 
 
