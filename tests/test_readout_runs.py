@@ -12,6 +12,7 @@ import torch
 import small
 import tiny
 from tandemtune import load, tune
+from tandemtune.callbacks import Callback
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError
 from tandemtune.evaluators.features import ANSWER, read
@@ -224,9 +225,16 @@ def test_the_best_templates_are_read_together(model, tmp_path):
     assert torch.allclose(read(again.scorer.engine, batch, {}).views[ANSWER], torch.cat(views, dim=1), atol=1e-6)
 
 
+class StoppedBeforeScores(Callback):
+    def on_testing(self):
+        raise KeyboardInterrupt
+
+
 def test_the_card_names_all_templates_that_are_read_and_all_passes_are_counted(tmp_path):
-    recipe = joined_recipe(tmp_path)
-    tune(recipe, tmp_path / "run")
+    """In a run that was stopped, too: it goes on with the templates that it began with."""
+    with pytest.raises(KeyboardInterrupt):
+        small.tune(joined_recipe(tmp_path), tmp_path / "run", StoppedBeforeScores())
+    small.resume(tmp_path / "run")
     best, *others = load(tmp_path / "run").scorer.task.wordings
     card = json.loads((tmp_path / "run" / "task_card.json").read_text())
     readme = (tmp_path / "run" / "adapter" / "README.md").read_text()
