@@ -16,13 +16,14 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -32,9 +33,10 @@ import torch
 import gpu_profile
 import gpu_variants
 from contenders import Floor, candidates, gradient_step, incumbent, naive, processor, timed
-from gpu_models import GPT2_XL, LLAMA_7B, ROBERTA_LARGE, Setting, built, free, hand_over, made, written
+from gpu_models import GPT2_XL, LLAMA_7B, ROBERTA_LARGE, Setting, Shape, built, free, hand_over, made, written
 from tandemtune import runner, wiring
 from tandemtune.callbacks import Callback
+from tandemtune.models import packing
 from tandemtune.problem import Problem
 from tandemtune.runs.journal import read_journal
 from tandemtune.runs.records import GenerationRecord
@@ -70,10 +72,11 @@ class Bench:
         tiny: tiny shapes and few candidates.
         place: folder for what is written.
         seconds: for everything.
+        models: names of the models that speed and memory are measured of.
     """
 
-    def __init__(self, device: str, tiny: bool, place: Path, seconds: float) -> None:
-        self.device, self.tiny, self.place = device, tiny, place
+    def __init__(self, device: str, tiny: bool, place: Path, seconds: float, models: Sequence[str]) -> None:
+        self.device, self.tiny, self.place, self.models = device, tiny, place, models
         self.found: Found = {}
         self._end = time.perf_counter() + seconds
         self._models: dict[tuple[str, str], Any] = {}
@@ -171,6 +174,24 @@ def equality(bench: Bench, found: Found) -> None:
         apart = max((abs(one - other) / abs(one) for one, other in pairs), default=0.0)
         found[shape.name] = apart
         say(f"{shape.name}, tiny: {len(pairs)} losses, largest relative difference {apart:.1e}")
+        found[f"{shape.name}, attention"] = by_two_kernels(bench, shape)
+
+
+def by_two_kernels(bench: Bench, shape: Shape) -> dict[str, Any]:
+    """Losses in bfloat16 of prompts of many lengths, by a kernel that is told where they begin and filled up: largest relative
+    difference, and whether this device has that kernel."""
+    setting = Setting(shape.tiny(), "bfloat16", (8, 16), 6, 4, 90, bench.device)
+    problem = built(setting, self_named(bench.place, f"kernels-{shape.name}", bench.device), made(setting))
+    vectors = {1: candidates(problem, 1, setting.popsize).to(bench.device)}
+    with mock.patch.object(packing, "by_bounds", wraps=packing.by_bounds) as kernel:
+        one = problem.evaluator.evaluate(incumbent(problem), vectors)
+        used = kernel.call_count > 0
+    problem.scorer.engine.forget()
+    with mock.patch.object(packing, "_has_bounds", lambda *_: False):
+        other = problem.evaluator.evaluate(incumbent(problem), vectors)
+    apart = float((abs(one - other) / abs(other)).max())
+    say(f"  bfloat16, {'by bounds' if used else 'no kernel by bounds here'} against filled up: {apart:.1e}")
+    return {"used": used, "apart": apart}
 
 
 def speed(bench: Bench, found: Found) -> None:
@@ -178,7 +199,7 @@ def speed(bench: Bench, found: Found) -> None:
     say(
         f"{'model':18}{'format':>13}{'tokens':>9}{'P':>5}{'engine':>9}{'bare':>9}{'ratio':>7}{'1 by 1':>9}  by layer: engine (bare)"
     )
-    for wanted in SPEEDS:
+    for wanted in (each for each in SPEEDS if each.shape.name in bench.models):
         setting = bench.fitting(wanted)
         name = f"{wanted.shape.name}, {wanted.length} tokens, {wanted.dtype}{'/tf32' if wanted.model else ''}, P {wanted.popsize}"
         try:
@@ -334,7 +355,7 @@ def chunks(bench: Bench, found: Found) -> None:
 
 def compiled(bench: Bench, found: Found) -> None:
     """The 7B shape with what lies between matrix products compiled, whatever that takes."""
-    setting = bench.fitting(Setting(LLAMA_7B, "bfloat16", 107, model={"compile": "always"}))
+    setting = bench.fitting(Setting(LLAMA_7B, "bfloat16", 107, model={"compile": "never" if bench.tiny else "always"}))
     begin = time.perf_counter()
     problem = bench.problem(setting)
     found["set_up_s"] = time.perf_counter() - begin
@@ -351,6 +372,8 @@ def memory(bench: Bench, found: Found) -> None:
         Setting(ROBERTA_LARGE, "float32", 47),
         Setting(LLAMA_7B, "bfloat16", 107),
     ):
+        if wanted.shape.name not in bench.models:
+            continue
         setting = bench.fitting(wanted)
         name = f"{wanted.shape.name}, {wanted.length} tokens, {wanted.dtype}"
         found[name] = peaks(bench.problem(setting), setting)
@@ -405,11 +428,13 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", help="a torch device name")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes, to try the script where there is no GPU")
     parser.add_argument("--parts", nargs="*", default=[], choices=list(PARTS), help="only these parts")
+    names = [shape.name for shape in (ROBERTA_LARGE, GPT2_XL, LLAMA_7B)]
+    parser.add_argument("--models", nargs="*", default=names, choices=names, help="speed and memory of these only")
     parser.add_argument("--seconds", type=float, default=235.0, help="how long it may take")
     parser.add_argument("--out", type=Path, help="write the numbers here, as JSON")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        bench = Bench(given.device, given.tiny, Path(place), given.seconds)
+        bench = Bench(given.device, given.tiny, Path(place), given.seconds, given.models)
         try:
             bench.run(given.parts)
         finally:

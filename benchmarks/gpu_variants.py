@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -92,21 +91,6 @@ def attention(
         found = functional.scaled_dot_product_attention(one, other, third, attn_mask=shown, is_causal=causal)
         return found.transpose(1, 2).reshape(count, rows * longest, heads, width).index_select(1, back)
 
-    begins = torch.tensor([0, *lengths], device=device).cumsum(0)
-    starts = (begins[:-1].unsqueeze(0) + torch.arange(count, device=device).unsqueeze(1) * tokens).flatten()
-    ends = torch.cat([starts, starts.new_tensor([count * tokens])]).to(torch.int32)
-
-    def by_bounds() -> Tensor:
-        import torch.nn.attention.varlen as varlen
-
-        flat = [each.transpose(1, 2).reshape(-1, heads, width) for each in (query, key, value)]
-        given: dict[str, Any] = {"window_size": (-1, 0 if causal else -1)}
-        if "is_causal" in inspect.signature(varlen.varlen_attn).parameters:  # an earlier torch
-            given = {"is_causal": causal}
-        attend: Any = varlen.varlen_attn
-        found: Any = attend(*flat, ends, ends, longest, longest, **given)
-        return found.view(count, tokens, heads, width)  # type: ignore[no-any-return]
-
     def grouped() -> Tensor:
         same = tokens // rows
         one, other, third = (
@@ -119,7 +103,7 @@ def attention(
         {
             "length by length": by_length,
             "filled up": filled,
-            "by bounds (varlen)": by_bounds,
+            "by bounds (FlashAttention)": lambda: packing.by_bounds(spans, query, key, value, causal),
             "all equally long": grouped,
         }
     )

@@ -1,23 +1,28 @@
 """How much it matters where prompt tuning begins: ten starting prompts against seeds, with and without a readout.
 
-    python benchmarks/starts.py DATA [--tasks trec ...] [--seeds 13 21 42] [--steps 60] [--out runs/starts.jsonl]
+    python benchmarks/starts.py DATA [--tasks trec ...] [--seeds 13 21 42] [--steps 60] [--jobs 12] [--minutes 4] [--device cuda]
+        [--model FOLDER] [--out runs/starts.jsonl]
 
 DATA is a folder with the tasks' files. Three good prompts, three bad ones and four of random words are trained on the same rows in the
 same order. What is compared is the lowest dev loss on the way, and the leave-one-out loss of a ridge readout of the train and dev rows
 at that point. Test rows are never read. A mentor that proposes where to begin can gain no more than the spread between starts. FILE
-holds one line for each (task, seed, start) that is done; those are not repeated. Labelled rows come from `unseen_TASK.train.jsonl`
+holds one line for each (task, seed, start) that is done; those are not repeated, wherever they were made. Labelled rows come from `unseen_TASK.train.jsonl`
 where DATA has it: the model was trained on the others.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import multiprocessing
 import statistics
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +42,7 @@ from tandemtune.tunables.base import INPUT
 from tandemtune.types import Example, Split
 
 SEEDS, SHOTS, LENGTH = (13, 21, 42), 16, 8
+TASKS = ("trec", "snli", "agnews", "rte", "boolq")
 RANDOM = 4
 """Starts of random words beside the written ones."""
 
@@ -66,6 +72,11 @@ WRITTEN = {
         "Read the text, then judge the claim.",
         "Premise and hypothesis: is it implied?",
     ),
+    "boolq": (
+        "Does the passage say that it is so?",
+        "Read the passage, then answer the question.",
+        "Is the answer to the question yes?",
+    ),
 }
 """Good starting prompts of each task."""
 BAD = (
@@ -81,17 +92,35 @@ def starts(task: str) -> list[tuple[str, str]]:
     return [*good, *(("bad", text) for text in BAD), *(("random", str(i)) for i in range(RANDOM))]
 
 
-def recipe(name: str, model: str, data: Path, steps: int, tokens: int) -> RunConfig:
-    """Plain prompt tuning of one task."""
-    unseen = {part: data / f"unseen_{name}.{part}.jsonl" for part in ("train", "test")}
-    files = {part: str(path) for part, path in unseen.items()} if all(p.exists() for p in unseen.values()) else {}
-    return load_config(
-        {
-            "model": {"name": model, "dtype": "mixed", "threads": 1},
-            "task": {"name": name, "data": str(data), "max_tokens": tokens, **files},
-            "method": {"name": "prompt-tuning", "steps": steps, "prompt_tokens": LENGTH, "dev_every": 10},
-        }
-    )
+@dataclass(frozen=True)
+class Bench:
+    """What all starts have in common.
+
+    Args:
+        model: its name or folder.
+        data: folder with the tasks' files.
+        steps: of each training.
+        tokens: longest text.
+        device: "cpu" or "cuda".
+    """
+
+    model: str
+    data: Path
+    steps: int
+    tokens: int
+    device: str
+
+    def recipe(self, name: str) -> RunConfig:
+        """Plain prompt tuning of one task."""
+        unseen = {part: self.data / f"unseen_{name}.{part}.jsonl" for part in ("train", "test")}
+        files = {part: str(path) for part, path in unseen.items()} if all(p.exists() for p in unseen.values()) else {}
+        return load_config(
+            {
+                "model": {"name": self.model, "dtype": "mixed", "threads": 1, "device": self.device},
+                "task": {"name": name, "data": str(self.data), "max_tokens": self.tokens, **files},
+                "method": {"name": "prompt-tuning", "steps": self.steps, "prompt_tokens": LENGTH, "dev_every": 10},
+            }
+        )
 
 
 def rows_of(task: Task, seed: int) -> Split:
@@ -141,24 +170,31 @@ def trained(problem: Problem, start: torch.Tensor, steps: int) -> dict[str, Any]
     return {"start_dev": began, "dev": lowest, "last_dev": from_loss(found.loss), "last_score": found.score, **loss}
 
 
-def measure(options: argparse.Namespace, name: str, done: set[tuple[str, int, int]]) -> Iterator[dict[str, Any]]:
-    """Train what is not done yet of one task."""
+@functools.lru_cache(maxsize=1)
+def scorer_of(bench: Bench, name: str) -> Scorer:
+    """The model with one task; a process keeps the last one."""
+    config = bench.recipe(name)
+    kind = kind_of(read_config(locate(bench.model), None))
+    return wiring.make_scorer(config, wiring.make_task(config.task, kind), kind)
+
+
+@functools.lru_cache(maxsize=1)
+def problem_of(bench: Bench, name: str, seed: int) -> Problem:
+    """One task with the rows of one seed."""
+    scorer = scorer_of(bench, name)
+    seeded = scorer.config.model_copy(update={"task": scorer.config.task.model_copy(update={"seed": seed})})
+    return wiring.make_problem(replace(scorer, config=seeded), rows_of(scorer.task, seed))
+
+
+def measure(bench: Bench, wanted: tuple[str, int, int]) -> dict[str, Any]:
+    """Train one start of one task on the rows of one seed."""
     torch.set_num_threads(1)
-    config = recipe(name, options.model, options.data, options.steps, options.tokens)
-    kind = kind_of(read_config(locate(options.model), None))
-    task = wiring.make_task(config.task, kind)
-    scorer = wiring.make_scorer(config, task, kind)
-    for seed in options.seeds:
-        if all((name, seed, number) in done for number in range(len(starts(name)))):
-            continue
-        seeded = config.model_copy(update={"task": config.task.model_copy(update={"seed": seed})})
-        problem = wiring.make_problem(replace(scorer, config=seeded), rows_of(task, seed))
-        for number, (sort, said) in enumerate(starts(name)):
-            if (name, seed, number) in done:
-                continue
-            text, vector = vector_of(scorer, sort, said)
-            line = {"task": name, "seed": seed, "start": number, "kind": sort, "text": text}
-            yield {**line, **trained(problem, vector, options.steps)}
+    name, seed, number = wanted
+    problem = problem_of(bench, name, seed)
+    sort, said = starts(name)[number]
+    text, vector = vector_of(problem.scorer, sort, said)
+    line = {"task": name, "seed": seed, "start": number, "kind": sort, "text": text}
+    return {**line, **trained(problem, vector, bench.steps)}
 
 
 def spreads(lines: Sequence[Mapping[str, Any]], what: str) -> dict[str, float]:
@@ -227,23 +263,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder with the tasks' files")
     parser.add_argument("--model", default="pypi:flan-t5-small")
-    parser.add_argument("--tasks", nargs="+", default=list(WRITTEN), choices=list(WRITTEN))
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(WRITTEN))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--tokens", type=int, default=96, help="longest text")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing new after so many")
     parser.add_argument("--out", type=Path, default=Path("runs/starts.jsonl"))
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     done = {(line["task"], line["seed"], line["start"]) for line in lines}
-    for name in options.tasks:
-        if all((name, seed, number) in done for seed in options.seeds for number in range(len(starts(name)))):
-            continue
-        for line in measure(options, name, done):
+    wanted = [(name, seed, n) for seed in options.seeds for name in options.tasks for n in range(len(starts(name)))]
+    rest = [one for one in wanted if one not in done]
+    bench = Bench(options.model, options.data, options.steps, options.tokens, options.device)
+    until = time.monotonic() + 60 * options.minutes
+    with ExitStack() as stack:
+        found: Iterable[dict[str, Any]] = map(functools.partial(measure, bench), rest)
+        if options.jobs > 1:
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(options.jobs))
+            found = pool.imap_unordered(functools.partial(measure, bench), rest, chunksize=2)
+        for line in found:
             lines.append(line)
             with options.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             print(json.dumps(line), file=sys.stderr, flush=True)
+            if time.monotonic() > until:
+                break
     print(table(lines, options.tasks))
 
 

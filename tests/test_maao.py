@@ -187,6 +187,31 @@ def test_what_is_missing_is_said_before_anything_is_written(server, tmp_path, mo
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("answer", "changes", "said"),
+    [
+        (loopback.error(401, "no such key"), {}, "401"),
+        (loopback.error(404, "no such model"), {}, "404"),
+        (None, {"base_url": "http://127.0.0.1:9/v1"}, "cannot be reached"),
+    ],
+    ids=["key", "model", "address"],
+)
+def test_a_mentor_that_cannot_be_asked_ends_a_command_with_exit_code_2(server, tmp_path, answer, changes, said):
+    """Unless the recipe itself says that the optimizer may go on alone."""
+    server.answers = [answer or YES]
+    made = recipe(tmp_path, server.url)
+    made["mentor"] |= changes
+    place = small.write_recipe(tmp_path / "recipe.json", made)
+    called = small.call("run", place, "--out", tmp_path / "run")
+    assert called.code == 2 and said in called.err and "set [mentor] on_failure to doer-only" in called.err
+    assert not (tmp_path / "run").exists() and loopback.KEY not in called.err + called.out
+    assert small.call("mentor", "check", place).code == 2
+    made["mentor"] |= {"on_failure": "doer-only", "max_failures": 1}
+    place = small.write_recipe(tmp_path / "recipe.json", made)
+    assert small.call("run", place, "--out", tmp_path / "run").code == 0
+    assert "never proposed anything" in small.call("show", tmp_path / "run").out
+
+
 def test_the_story_is_told(server, tmp_path):
     tune(recipe(tmp_path, server.url), tmp_path / "run")
     said = small.call("show", tmp_path / "run").out
@@ -265,4 +290,13 @@ def test_a_race_with_a_mentor_tells_it_what_each_prompt_trained_to(server, tmp_p
     told = asked(server)[1]["body"]["messages"][1]["content"]
     best = min((entry for entry in legs[0]["entrants"] if entry["ids"]), key=lambda entry: entry["train"]["loss"])
     assert f'"{best["text"]}" loss {best["train"]["loss"]:.4f}' in told
+    shares = ", ".join(
+        f'"{name}" {p:.2f}' for name, p in zip(("negative", "positive"), best["probabilities"], strict=True)
+    )
+    assert re.search(
+        rf'"{best["text"]}" loss [^\n]* after 2 steps of training that began at these words; mean [^\n]*: {shares}',
+        told,
+    )
+    (start, *_) = small.journal(tmp_path / "run")
+    assert sum(start["words"]["probabilities"]) == pytest.approx(1.0)
     assert result["cost"]["proposer"]["calls"] == 2 and result["unanswered"] == ""

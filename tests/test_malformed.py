@@ -121,6 +121,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "model.revision": TEXT,
     "model.threads": (*COUNT, 0, 10**9),
     "model.compile": CHOICE,
+    "model.tf32": ("yes", 1, []),
     "task.name": (*TEXT[:3], "pypi:nothing"),
     "task.train": (*TEXT, None),
     "task.test": TEXT,

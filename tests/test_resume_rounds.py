@@ -31,6 +31,15 @@ ROUNDS = {
     "alternate__proposer": "mutation",
 }
 GRADIENT = {"method__steps": 7, "method__prompt_tokens": 3, "method__batch_size": 3}
+STEERED = {
+    "method__budget": None,
+    "alternate__actions": True,
+    "alternate__proposer": "mutation",
+    "alternate__rounds": 2,
+    "alternate__round_steps": 3,
+    "alternate__final_steps": 2,
+    "alternate__proposals": 2,
+}
 RUNS = {
     "mutation": ("bert", ROUNDS),
     "moments kept": (
@@ -49,6 +58,8 @@ RUNS = {
         {**ROUNDS, "alternate__mode": "race", "alternate__race_steps": 2, "alternate__final_steps": 8}
         | {"alternate__proposals": 3},
     ),
+    "steered": ("bert", {"method__name": "tandem", **STEERED}),
+    "steered c-lora": ("gpt2", {"method__name": "c-lora", **STEERED}),
     "proposals alone": ("bert", {**ROUNDS, "alternate__round_steps": 0}),
     "prompt-tuning": ("t5", {**GRADIENT, "method__name": "prompt-tuning", "method__schedule": "cosine"}),
     "p-tuning-v2": ("bert", {**GRADIENT, "method__name": "p-tuning-v2"}),

@@ -37,10 +37,10 @@ FASTER = 1.2
 """Formats with 16-bit products are tried where these are at least this much faster than float32's."""
 LOW_FORMATS = ("bfloat16", "mixed")
 """Formats with 16-bit products, fastest first."""
-WORTH_COMPILING, COMPILED_FASTER, TIMED = 180.0, 0.97, 3
-"""Compiling is tried where a search will take so many seconds, and kept where a generation takes at most this share of the
-time; the fastest of so many timed generations counts."""
-TRIED_TOKENS, TRIED_ON_GPU = 8192, 65536
+WORTH_COMPILING, WORTH_ON_GPU, COMPILED_FASTER, TIMED = 180.0, 60.0, 0.97, 3
+"""Compiling is tried where a search will take so many seconds (fewer on a GPU, whose compiler is quicker), and kept where a
+generation takes at most this share of the time; the fastest of so many timed generations counts."""
+TRIED_TOKENS, TRIED_ON_GPU = 8192, 131072
 """What is timed at the start has as many candidates as make about so many tokens: a GPU has to be filled."""
 SOON = 2.0
 """What took less, in seconds, is timed a second time, since a first call is slow."""
@@ -290,11 +290,12 @@ def _in_population(scorer: Scorer) -> bool:
 
 
 def _few_candidates(problem: Problem) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """A point and a few candidates of the last block around it: enough to time, cheap beside a generation."""
-    parameters, block = problem.scorer.parameters, problem.searched[-1]
+    """A point and a few candidates of the last block around it: enough to time, cheap beside a generation. On a GPU of one a bit
+    below, so that there is more to time than what a host does for a single layer."""
+    on_gpu = problem.scorer.backbone.device.type == "cuda"
+    parameters, block = problem.scorer.parameters, problem.searched[-1 - (len(problem.searched) // 8 if on_gpu else 0)]
     popsize = problem.scorer.config.method.optimizer.candidates
     one = sum(problem.scorer.engine.tokens_per_candidate(problem.evaluator.train, [block]))
-    on_gpu = problem.scorer.backbone.device.type == "cuda"
     count = min(popsize, max(1, (TRIED_ON_GPU if on_gpu else TRIED_TOKENS) // one))
     generator = torch.Generator().manual_seed(0)
     return parameters.initial(), {block: torch.randn(count, parameters.dim(block), generator=generator) * 0.01}
@@ -334,7 +335,8 @@ def _settle_compiling(problem: Problem, known: float | None, progress: Progress 
         problem.evaluator.evaluate(origin, trial)
         return time.perf_counter() - begin
 
-    if wanted == "auto" and _planned_seconds(problem, timed(), trial) < WORTH_COMPILING:
+    worth = WORTH_ON_GPU if scorer.backbone.device.type == "cuda" else WORTH_COMPILING
+    if wanted == "auto" and _planned_seconds(problem, timed(), trial) < worth:
         scorer.note(compiled=1.0)
         return
     plain = min(timed() for _ in range(TIMED))

@@ -283,7 +283,8 @@ def _score(task: Task, said: Sequence[str], rows: Sequence[Example]) -> float:
 
 def _unanswered(folder: RunFolder) -> str:
     """Why nobody ever proposed anything; nothing if somebody did, or nobody was asked."""
-    failures = [record.failure for record in folder.read_records() if isinstance(record, ProposalRecord)]
+    asked = [record for record in folder.read_records() if isinstance(record, ProposalRecord)]
+    failures = [None if record.actions else record.failure for record in asked]
     return failures[0] or "" if failures and all(failures) else ""
 
 
@@ -296,7 +297,7 @@ def _mentor_notes(config: RunConfig, folder: RunFolder, spent: Mapping[str, floa
         )
     if money := spent.get("money"):
         price = config.mentor.price
-        dated = f", prices of {price.dated}" if price.dated else ""
+        dated = f", prices of {price.dated}: check before you rely on it" if price.dated else ""
         notes.append(
             f"the mentor has cost {money:.4f} {price.currency} (a million tokens asked {price.asked:g}, answered {price.answered:g}{dated})"
         )

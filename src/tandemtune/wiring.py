@@ -543,7 +543,7 @@ def check_start(problem: Problem) -> None:
     scorer = problem.scorer
     config, backbone = scorer.config, scorer.backbone
     backbone.check_reading(scorer.engine.stack, scorer.plain_prompt(problem.split.train[0]))
-    mutates = config.alternates and config.alternate.proposer.asks_model
+    mutates = config.alternates and config.method.tunable.takes_words and config.alternate.proposer.asks_model
     optimizer = config.method.optimizer
     if (mutates or optimizer.uses == "text") and not backbone.fills_gaps:
         instead = "choose another [alternate] proposer than mutation" if mutates else "choose another model or method"
@@ -610,8 +610,10 @@ def make_search(problem: Problem, folder: RunFolder, source: Source | None, call
             mentor.max_failures,
             config.task.seed,
             section.mode == "race",
+            method.tunable.takes_words,
         ),
         not config.keeps_moments,
+        problem.searched if section.actions and section.proposer.steers else (),
     )
 
 
@@ -629,10 +631,15 @@ def planned(config: RunConfig) -> Planned:
 def _reader(problem: Problem) -> WordReader | None:
     scorer, config = problem.scorer, problem.scorer.config
     tunable: Any = config.method.tunable
-    if not config.alternates:
+    if not config.alternates or not tunable.takes_words:
         return None
     return WordReader(
-        problem.evaluator, scorer.vocabulary, tunable.prompt_tokens, tunable.projection, tunable.words_only
+        problem.evaluator,
+        scorer.vocabulary,
+        tunable.prompt_tokens,
+        tunable.projection,
+        tunable.words_only,
+        config.alternate.proposer.informed,
     )
 
 
@@ -656,7 +663,8 @@ def make_stages(config: RunConfig) -> tuple[Stage, ...]:
 def make_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) -> Phase:
     """The method's optimizer around a point: gradients or texts of all blocks at once, or one search for each block or for all."""
     config, scorer = problem.scorer.config, problem.scorer
-    method, blocks = config.method, problem.searched
+    method = config.method
+    blocks = tuple(block for block in problem.searched if not stage.layers or block in stage.layers)
     if method.optimizer.uses == "gradient":
         return Phase(
             method.name,
@@ -708,6 +716,7 @@ def make_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) -> 
         method.turn_candidates,
         bandit=bandit,
         keeps_best=method.optimizer.keeps_best,
+        scale=stage.scale,
     )
 
 

@@ -16,6 +16,7 @@ from tandemtune.assets import fetch, lookup
 from tandemtune.assets.download import download
 from tandemtune.assets.hashing import sha256_of
 from tandemtune.assets.unpack import unpack
+from tandemtune.tasks.pictures import opened
 
 pytestmark = pytest.mark.assets
 PROMPT = "The capital of France is"
@@ -43,6 +44,19 @@ def next_word(model: Any, tokenizer: Any, prompt: str) -> str:
     with torch.no_grad():
         logits = model(**tokenizer(prompt, return_tensors="pt")).logits[0, -1]
     return str(tokenizer.decode(logits.argmax()))
+
+
+def test_emoji_pictures() -> None:
+    folder = fetched("emoji-pictures")
+    found = {
+        part: sorted(path.relative_to(folder / part) for path in (folder / part).rglob("*.png"))
+        for part in ("train", "test")
+    }
+    assert found["train"] == found["test"] and len(found["train"]) == 682
+    assert len({path.parent for path in found["train"]}) == 16
+    for path in found["train"][::100]:
+        one, other = (opened(folder / part / path) for part in ("train", "test"))
+        assert one.size == other.size == (64, 64) and one.tobytes() != other.tobytes()
 
 
 def test_movie_reviews() -> None:

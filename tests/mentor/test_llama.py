@@ -16,7 +16,7 @@ from loopback import BRIEF, CHAT, words
 
 from real import fetched
 from tandemtune.errors import MentorRefused, MentorUnavailable, UsageError
-from tandemtune.mentor import EndpointClient, LlamaClient, Mentor, Request, Transcript
+from tandemtune.mentor import Course, EndpointClient, LayerGain, LlamaClient, Mentor, Request, Transcript
 from tandemtune.mentor.requests import complete
 
 REAL = replace(BRIEF, wanted=4, limit=16)
@@ -104,8 +104,22 @@ def test_llama_cpp_s_own_server_is_an_endpoint(llama):
     client = EndpointClient("smollm2", base_url=llama._server.listening_address + "/v1", timeout=60)
     reply = client.ask(replace(CHAT, max_tokens=8, temperature=0.0))
     assert reply.text and reply.prompt_tokens > 5 and 0 < reply.completion_tokens <= 8
+    prompts = {"type": "array", "items": {"type": "string", "maxLength": 20}, "minItems": 2, "maxItems": 2}
+    schema = {
+        "type": "object",
+        "properties": {"prompts": prompts},
+        "required": ["prompts"],
+        "additionalProperties": False,
+    }
+    formed = client.ask(replace(CHAT, schema=schema, max_tokens=80))
+    assert formed.without == () and len(json.loads(formed.text)["prompts"]) == 2, "it takes response_format"
+    chatted = Mentor(client, style="chat", asks=1).propose(replace(REAL, wanted=1), words, turn=1)
+    assert not chatted.problems and len(chatted.accepted) + len(chatted.refused) == 1
     found = Mentor(client, style="complete").propose(REAL, words, turn=1)
     assert found.accepted
+    course = Course((LayerGain(3, 2, 0.5, 0.1), LayerGain(5)), 1, 2, 10, 1.0, 0.7, 0)
+    actions, problem = Mentor(client, style="chat").steer(course, REAL.definition, turn=1)
+    assert problem is None and actions is not None and set(actions.layers) <= {3, 5}
     with pytest.raises(MentorRefused, match="400"):
         client.ask(replace(CHAT, messages=(("user", "word " * 3000),)))
 

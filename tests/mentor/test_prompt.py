@@ -43,6 +43,18 @@ class TestChat:
         assert "written by a person" not in text and '1. "a" loss 0.5000\n' in text
         assert "tried so far" not in said(asked(replace(BRIEF, tried=())))
 
+    def test_a_trajectory_is_what_changed_for_the_model(self):
+        read = Tried("film one", 4.0, 0.5, trained=1.5, distance=0.13, probabilities=(0.25, 0.75))
+        raced = Tried("film two", 0.9, 0.75, probabilities=(0.4, 0.6), steps=3)
+        text = said(asked(replace(BRIEF, tried=(read, raced, replace(raced, steps=1, probabilities=())))))
+        assert (
+            '1. "film one" loss 4.0000, accuracy 0.500; these are the nearest words to trained vectors of loss 1.5000, at a distance of '
+            '0.13; mean probabilities: "negative" 0.25, "positive" 0.75\n'
+            '2. "film two" loss 0.9000, accuracy 0.750 after 3 steps of training that began at these words; mean probabilities: '
+            '"negative" 0.40, "positive" 0.60\n'
+            '3. "film two" loss 0.9000, accuracy 0.750 after 1 step of training that began at these words\n'
+        ) in text
+
     def test_a_schema_asks_for_json(self):
         request = asked(structured=True)
         assert request.schema["properties"]["prompts"]["minItems"] == 3 and '{"prompts": ["...", ...]}' in said(request)

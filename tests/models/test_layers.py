@@ -74,3 +74,28 @@ def test_replaced_forward_puts_back_what_was_there():
     with pytest.raises(ZeroDivisionError), replaced_forward(module, lambda x: x + 1):
         raise ZeroDivisionError
     assert torch.equal(module(torch.zeros(2)), torch.full((2,), 3.0))
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "llama"])
+def test_nothing_is_embedded_where_hidden_states_are_given(name):
+    home = tiny.backbone(name)
+    stack = LayerStack(home.model, home.architecture, torch.arange(6, 9))
+    ids, answer = torch.arange(6, 16).view(2, 5), torch.tensor([4, 2])
+    expected = stack.logits(ids, answer)
+    states = stack.hidden(ids, 2)
+    seen = []
+    table = home.model.get_input_embeddings()
+    own = table.forward
+    stack_embedding = stack._embedding
+    assert stack_embedding is not None
+    with replaced_forward(table, lambda *given: seen.append(given) or own(*given)):
+        assert torch.equal(stack.logits(ids, answer, start=2, states=states), expected)
+        assert (stack_embedding is table) or not seen
+        stack._embedding = None
+        assert torch.equal(stack.logits(ids, answer, start=2, states=states), expected)
+    assert len(seen) == 1
+
+
+def test_a_model_of_two_stacks_embeds_its_answers():
+    home = tiny.backbone("t5")
+    assert LayerStack(home.model, home.architecture, torch.arange(6, 9), (0,))._embedding is None

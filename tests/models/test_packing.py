@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
 import oracle
@@ -228,3 +229,78 @@ def test_one_call_for_all_lengths_gives_what_a_call_for_each_gives(name, monkeyp
     monkeypatch.setattr(packing, "_in_one_call", lambda device: calls.append(1) or True)
     assert_close(engine.population_logits(batch, point, candidates), expected, **CLOSE)
     assert calls
+
+
+def in_turn(query, key, value, begins, longest, causal, scale):
+    """What a kernel that is told where prompts begin promises, prompt by prompt."""
+    assert begins.dtype == torch.int32
+    assert longest == begins.diff().max()
+    cuts = begins.diff().tolist()
+    each = zip(*(part.split(cuts) for part in (query, key, value)), strict=True)
+    found = [
+        scaled_dot_product_attention(
+            *(part.transpose(0, 1) for part in parts), is_causal=causal, scale=scale, enable_gqa=True
+        )
+        for parts in each
+    ]
+    return torch.cat([one.transpose(0, 1) for one in found])
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "qwen3"])  # plain, query beside key, fewer heads of keys
+def test_a_kernel_that_is_told_where_prompts_begin_gives_what_a_call_for_each_gives(name, monkeypatch):
+    batch = batch_of()
+    engine = engine_of(name, max_memory=1.0)
+    point = {block: torch.randn(engine.tunable.dim(block)) * 0.3 for block in range(4)}
+    candidates = {1: torch.randn(3, engine.tunable.dim(1)) * 0.3}
+    expected = engine.population_logits(batch, point, candidates)
+    engine.forget()
+    monkeypatch.setattr(packing, "_in_one_call", lambda device: True)
+    monkeypatch.setattr(packing, "_has_bounds", lambda *_: True)
+    monkeypatch.setattr(packing, "_filled", None)
+    monkeypatch.setattr(packing, "_with_bounds", in_turn)
+    assert_close(engine.population_logits(batch, point, candidates), expected, **CLOSE)
+
+
+def test_such_a_kernel_is_tried_before_it_is_used(monkeypatch):
+    form = torch.device("cpu"), torch.bfloat16, (4, 2), 8
+    monkeypatch.setattr(packing, "_bounds_work", packing._bounds_work.__wrapped__)
+    assert not packing._bounds_work(*form, False), "a processor has none"
+    monkeypatch.setattr(packing, "_with_bounds", in_turn)
+    assert packing._bounds_work(*form, False)
+    assert packing._bounds_work(*form, True)
+    monkeypatch.setattr(packing, "_with_bounds", lambda *given: in_turn(*given[:5], False, given[6]))
+    assert not packing._bounds_work(*form, True), "it does not keep what comes later out"
+
+
+def test_such_a_kernel_is_asked_for_what_it_can_do_only(monkeypatch):
+    monkeypatch.setattr(packing, "_bounds_work", lambda *_: True)
+    low, exact = torch.zeros(1, 2, 8, 4, dtype=torch.bfloat16), torch.zeros(1, 2, 8, 4)
+    assert packing._has_bounds(low, low, low, True, {"scaling": 0.5, "dropout": 0.0, "softcap": None})
+    assert not packing._has_bounds(exact, exact, exact, True, {})
+    assert not packing._has_bounds(low, low, low[..., :2], True, {})
+    for beyond in ({"position_bias": exact}, {"softcap": 30.0}, {"dropout": 0.1}):
+        assert not packing._has_bounds(low, low, low, True, beyond)
+
+
+def test_where_prompts_of_all_rows_begin():
+    assert packing.bounds(((2, 3), (1, 4)), 2, torch.device("cpu")).tolist() == [0, 3, 6, 10, 13, 16, 20]
+
+
+@pytest.mark.parametrize(("seconds", "chosen"), [((1.0, 1.0, 1.01, 1.5), 32), ((1.0, 0.9, 1.0, 1.0), 64)])
+def test_on_a_gpu_the_smallest_chunk_that_is_as_fast_is_chosen(seconds, chosen, monkeypatch):
+    from tandemtune.evaluators import engine as module
+
+    engine, batch = engine_of("llama"), batch_of((5, 5))
+    monkeypatch.setattr(module, "GPU_CHUNKS", (64, 32, 16))
+    monkeypatch.setattr(module.Engine, "_on_gpu", property(lambda _: True))
+    took = dict(zip((engine._most(), 64, 32, 16), seconds, strict=True))
+    clock = [0.0]
+
+    def scored(*_):
+        clock[0] += took[engine.chunk_tokens]
+        return torch.zeros(1)
+
+    monkeypatch.setattr(engine, "population_logits", scored)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    vectors = torch.zeros(16, engine.tunable.dim(1))
+    assert engine.choose_chunk(batch, engine.tunable.initial(), {1: vectors}) == chosen

@@ -265,3 +265,15 @@ def test_views_share_all_weight():
         assert found
         assert all(len(shares) == count and (not shares or math.isclose(sum(shares), 1)) for shares in found)
         assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_readout_goes_where_it_is_asked(rows, name):
+    """What is solved on a GPU is written out in the processor's memory, and used on a GPU again."""
+    features, logits, labels = rows()
+    _, _, readout = fitted(name, features, logits, labels)
+    there = torch.device("meta")
+    assert readout.logits([view.to(there) for view in views(name, features)], logits.to(there)).device == there
+    change, shift = readout.correction(torch.zeros(3, features.shape[1], device=there))
+    assert {change.device, shift.device} == {there}
+    assert readout.on(labels.device).bias is readout.bias

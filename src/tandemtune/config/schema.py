@@ -219,6 +219,10 @@ class AlternateSection(Options):
         "if_better", description="when it replaces the trained prompt, compared by dev loss"
     )
     heat: Positive = Field(0.1, description="of metropolis: a loss higher by this much is taken with probability 1/e")
+    actions: bool = Field(
+        False,
+        description="who proposes also decides how the next round of a layer-by-layer search is run: its layers, a restart, the size of its steps",
+    )
     reset_moments: bool = Field(True, description="begin the optimizer's moments and schedule anew in each round")
     manual: str | None = Field(None, description="a prompt of yours that the proposer is shown")
     definition: str | None = Field(None, description="the task in a sentence; the catalogue's for known tasks")

@@ -89,6 +89,10 @@ class Evaluator(Protocol):
         """Loss and metric of one point on all rows of a split."""
         ...
 
+    def described(self, point: Point) -> tuple[Evaluation, tuple[float, ...]]:
+        """What `measure` says of a point on the training rows, and the mean probability of each label there; the same pass."""
+        ...
+
     def dev_losses(self, point: Point) -> tuple[Evaluation, NDArray[np.float64]]:
         """What `measure` says of a point on the dev rows, and the loss of each of them [N]."""
         ...

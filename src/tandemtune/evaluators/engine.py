@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tandemtune.evaluators.batch import Batch, Group, end_to_end
+from tandemtune.evaluators.past import Past
 from tandemtune.models.architectures import sizes
 from tandemtune.models.layers import LayerStack
 from tandemtune.models.reading import Reading
@@ -28,10 +29,11 @@ from tandemtune.models.survey import text_config
 from tandemtune.tunables.base import INPUT, Parameters, Point
 
 MEGABYTE = 1_000_000
-CHUNKS, GPU_CHUNKS = (4096, 1024), (32768, 16384)
-"""Tokens of a chunk that are tried beside what the memory bound allows: what suits a processor's caches, and a GPU's."""
-CLEARLY = 0.95
-"""A smaller chunk is chosen where it takes at most this share of the time."""
+CHUNKS, GPU_CHUNKS = (4096, 1024), (65536, 32768, 16384)
+"""Tokens of a chunk that are tried beside what the memory bound allows: what suits a processor's caches, and what fills a GPU."""
+CLEARLY, ON_GPU = 0.95, 1.02
+"""A smaller chunk is chosen where it takes at most this share of a larger one's time; on a GPU, where it saves memory, of the
+fastest one's."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class _Prefix:
 
     layer: int
     states: list[Tensor]
-    point: dict[int, Tensor]
+    point: Past
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class _Read:
     """Keys and values of all texts of a batch, piece by piece, and the point that the encoder had."""
 
     readings: list[Reading]
-    point: dict[int, Tensor]
+    point: Past
 
 
 class Engine:
@@ -209,7 +211,7 @@ class Engine:
     def _readings(self, batch: Batch, point: Point, texts: Sequence[Tensor]) -> Iterator[Reading]:
         """Keys and values of the texts, whose states are [n, T, h] for each group; those kept if the tunable calls them valid."""
         kept, first = self._read.get(batch), self.stack.encoder_layers or 0
-        if kept is not None and self.tunable.same_below(first, kept.point, point):
+        if kept is not None and self.tunable.same_below(first, kept.point.beside(point), point):
             yield from kept.readings
             return
         self._read.pop(batch, None)
@@ -220,7 +222,7 @@ class Engine:
         if not self.keeps_read(batch):
             yield from made
             return
-        self._read[batch] = _Read(list(made), {block: vector.clone() for block, vector in point.items()})
+        self._read[batch] = _Read(list(made), Past(point))
         yield from self._read[batch].readings
 
     @property
@@ -297,7 +299,8 @@ class Engine:
 
     def _prefix(self, batch: Batch, point: Point, layer: int) -> _Prefix:
         """Kept hidden states if the tunable calls them valid, else computed from the nearest valid ones below."""
-        kept = [p for p in self._prefixes.get(batch, []) if self.tunable.same_below(p.layer, p.point, point)]
+        past = self._prefixes.get(batch, [])
+        kept = [p for p in past if self.tunable.same_below(p.layer, p.point.beside(point), point)]
         usable = [p for p in kept if p.layer <= layer]
         nearest = max(usable, key=lambda p: p.layer, default=None)
         if nearest is not None and nearest.layer == layer:
@@ -308,7 +311,7 @@ class Engine:
                 begin = nearest.states[index] if nearest else None
                 start = nearest.layer if nearest else 0
                 states.append(self._advance(piece, start, begin, layer))
-        made = _Prefix(layer, states, {block: vector.clone() for block, vector in point.items()})
+        made = _Prefix(layer, states, Past(point))
         lowest = min([*kept, made], key=lambda p: p.layer)
         self._prefixes[batch] = [made] if lowest is made else [lowest, made]
         return made
@@ -330,7 +333,8 @@ class Engine:
     def choose_chunk(self, batch: Batch, point: Point, candidates: Mapping[int, Tensor], repeats: int = 3) -> int:
         """Find by measuring how many tokens a chunk should have, and keep to it from now on.
 
-        Sizes from the memory bound downwards take turns on the same candidates; a smaller one has to be clearly faster.
+        Sizes from the memory bound downwards take turns on the same candidates; a smaller one has to be clearly faster, on a GPU as
+        fast.
 
         Args:
             batch: the prompts that will be scored.
@@ -352,6 +356,9 @@ class Engine:
                 self.population_logits(batch, point, candidates).sum().item()  # waits for the device
                 times[size] = min(times[size], time.perf_counter() - begin)
         self.chunk_tokens = most
+        if self._on_gpu:
+            self.chunk_tokens = min(size for size in sizes if times[size] <= ON_GPU * min(times.values()))
+            return self.chunk_tokens
         for size in sizes[1:]:
             if times[size] < CLEARLY * times[self.chunk_tokens]:
                 self.chunk_tokens = size

@@ -147,6 +147,12 @@ class LabelWordEvaluator(OverEngine[Batch]):
         found = self._measured_on_dev(point) if rows == "dev" else self._measured_on_train(point)
         return Evaluation(loss=to_loss(found.loss), score=found.score)
 
+    def described(self, point: Point) -> tuple[Evaluation, tuple[float, ...]]:
+        """Evaluation and mean label probabilities on the training rows, see `Evaluator.described`."""
+        found = self._measured_on_train(point)
+        shares: list[float] = torch.softmax(found.logits.double(), dim=-1).mean(dim=0).tolist()
+        return Evaluation(loss=to_loss(found.loss), score=found.score), tuple(shares)
+
     def dev_losses(self, point: Point) -> tuple[Evaluation, NDArray[np.float64]]:
         """Dev's evaluation and the loss of each row [N], see `Evaluator.dev_losses`; for losses that are means over rows."""
         found = self._measured_on_dev(point)

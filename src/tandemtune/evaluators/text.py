@@ -285,6 +285,10 @@ class TextEvaluator(OverEngine[TextRows]):
         found, _ = self.measure_on(self.rows[rows], point, rows)
         return found
 
+    def described(self, point: Point) -> tuple[Evaluation, tuple[float, ...]]:
+        """Evaluation on the training rows; there are no labels that could have a probability."""
+        return self.measure(point), ()
+
     def dev_losses(self, point: Point) -> tuple[Evaluation, NDArray[np.float64]]:
         """Loss and metric of one point on the dev rows, and the loss of each of them [N]."""
         found, written = self.measure_on(self.rows["dev"], point, "dev")

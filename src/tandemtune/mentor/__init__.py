@@ -15,6 +15,7 @@
 `clients`     who answers, as a recipe says
 `grading`     grades of texts: a judge as a reward
 `wordings`    the same for templates and label words
+`steering`    the same for the rounds of a search
 
 Importing this loads neither the SDK nor llama.cpp.
 """
@@ -25,14 +26,17 @@ from tandemtune.mentor.endpoint import EndpointClient
 from tandemtune.mentor.letters import FileClient
 from tandemtune.mentor.llama import LlamaClient
 from tandemtune.mentor.mentor import Mentor, Proposals
+from tandemtune.mentor.steering import Course, LayerGain
 from tandemtune.mentor.transcript import Budget, Ledger, RecordedClient, Transcript
 
 __all__ = [
     "Brief",
     "Budget",
     "Client",
+    "Course",
     "EndpointClient",
     "FileClient",
+    "LayerGain",
     "Ledger",
     "LlamaClient",
     "Mentor",

@@ -15,6 +15,9 @@ class Tried:
         score: the task's metric, where it was measured.
         trained: loss of the trained vectors that it was read from; None for words of their own.
         distance: of these vectors to the words, from 0 (the same) to 2.
+        probabilities: mean probability of each label on the training rows, by the trained vectors where there are some; empty if
+            it is not known.
+        steps: gradient steps from these words to what loss and score are of; 0 for the words as they are.
     """
 
     prompt: str
@@ -22,6 +25,8 @@ class Tried:
     score: float | None = None
     trained: float | None = None
     distance: float = 0.0
+    probabilities: tuple[float, ...] = ()
+    steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from tandemtune.mentor.brief import Brief
 from tandemtune.mentor.client import Client, Reply, Request, Style
 from tandemtune.mentor.judge import judge, normal
 from tandemtune.mentor.parse import Reading, continued, read, read_thoughts
+from tandemtune.mentor.steering import Course, read_actions, steering_request
+from tandemtune.runs.records import Actions
 
 _THOUGHTS = 8192  # tokens that a model may think before it answers, unless a limit is given
 
@@ -136,6 +138,38 @@ class Mentor:
                 seen.add(normal(text))
         return Proposals(tuple(accepted), tuple(refused), asks, tuple(problems))
 
+    def steer(self, course: Course, definition: str, *, turn: int) -> tuple[Actions | None, str | None]:
+        """Ask how the next round of a search is to be run.
+
+        Args:
+            course: how the search has gone.
+            definition: what the task is, in a sentence.
+            turn: number of the turn in the run; another turn gets other answers.
+
+        Returns:
+            The actions, or why no answer could be used.
+
+        Raises:
+            MentorError: the client had no answer, or may not be asked.
+            AnswerAwaited: the mentor answers through a file, which is not there yet.
+        """
+        layers = [one.layer for one in course.layers]
+        problem: str | None = None
+        for ask in range(1, self._asks + 1):
+            request = steering_request(
+                course,
+                definition,
+                structured="schema" in self._client.offers,
+                temperature=self._temperature,
+                seed=_seed(self._seed, turn, ask, 1),
+                problem=problem,
+                thinking=self._thinking,
+            )
+            actions, problem = read_actions(self._client.ask(self._with_room(request)), layers)
+            if actions is not None:
+                return actions, None
+        return None, f"no answer could be used: {problem}"
+
     def _request(self, brief: Brief, seed: int, refused: prompt.Refused, problem: str | None) -> Request:
         offers, temperature = self._client.offers, self._temperature
         if self._style == "complete":
@@ -150,8 +184,11 @@ class Mentor:
                 problem=problem,
                 thinking=self._thinking,
             )
-        most = self._most or request.max_tokens + (_THOUGHTS if self._thinking else 0)
-        return replace(request, max_tokens=most)
+        return self._with_room(request)
+
+    def _with_room(self, request: Request) -> Request:
+        """A request with room for thoughts, where it is a model that thinks."""
+        return replace(request, max_tokens=self._most or request.max_tokens + (_THOUGHTS if self._thinking else 0))
 
     @property
     def _room(self) -> str:

@@ -68,13 +68,12 @@ def chat(
     if brief.manual:
         parts.append(f"A prompt written by a person: {quoted(brief.manual)}")
     if brief.tried:
-        rows = [f"{number}. {_measured(each, brief.metric)}" for number, each in enumerate(brief.tried, start=1)]
+        rows = [f"{number}. {_measured(each, brief)}" for number, each in enumerate(brief.tried, start=1)]
         parts.append("\n".join(["Prompts tried so far, from worst to best (a lower loss is better):", *rows]))
     if brief.confusion:
         parts.append("\n".join(["How the small model stands now:", *confusion_lines(brief.labels, brief.confusion)]))
     if brief.probabilities:
-        means = [f"{quoted(label)} {share:.2f}" for label, share in zip(brief.labels, brief.probabilities, strict=True)]
-        parts.append(f"The mean probability that it gives to each label: {', '.join(means)}")
+        parts.append(f"The mean probability that it gives to each label: {_shares(brief.labels, brief.probabilities)}")
     if brief.misread:
         parts.append("\n".join(["Rows that it gets wrong:", *misread_lines(brief.misread)]))
     if refused:
@@ -139,15 +138,22 @@ def complete(brief: Brief, *, grammar: bool, temperature: float, seed: int) -> R
     )
 
 
-def _measured(each: Tried, metric: str) -> str:
-    """A prompt with its loss; how far it is from the trained vectors that it stands for, where there are some."""
-    score = f", {flat(metric)} {each.score:.3f}" if each.score is not None else ""
-    if each.trained is None:
-        return f"{quoted(each.prompt)} loss {each.loss:.4f}{score}"
-    return (
-        f"{quoted(each.prompt)} loss {each.loss:.4f}{score}; these are the nearest words to trained vectors of loss {each.trained:.4f}, at a "
-        f"distance of {each.distance:.2f}"
-    )
+def _measured(each: Tried, brief: Brief) -> str:
+    """A prompt with its loss, how far it is from the trained vectors that it stands for, and what these make the model say."""
+    score = f", {flat(brief.metric)} {each.score:.3f}" if each.score is not None else ""
+    told = f"{quoted(each.prompt)} loss {each.loss:.4f}{score}"
+    if each.steps:
+        told += f" after {each.steps} step{'s' if each.steps > 1 else ''} of training that began at these words"
+    if each.trained is not None:
+        told += f"; these are the nearest words to trained vectors of loss {each.trained:.4f}, at a distance of {each.distance:.2f}"
+    if each.probabilities:
+        told += f"; mean probabilities: {_shares(brief.labels, each.probabilities)}"
+    return told
+
+
+def _shares(labels: Sequence[str], probabilities: Sequence[float]) -> str:
+    """A probability for each label."""
+    return ", ".join(f"{quoted(label)} {share:.2f}" for label, share in zip(labels, probabilities, strict=True))
 
 
 def confusion_lines(labels: Sequence[str], confusion: Sequence[Sequence[int]]) -> list[str]:
@@ -173,11 +179,16 @@ def misread_lines(rows: Sequence[Misread]) -> list[str]:
 
 
 def _misread_line(row: Misread) -> str:
-    text, gold, said = quoted(row.text[:_ROW]), quoted(row.gold[:_ROW]), quoted(row.said[:_ROW])
+    text, gold, said = quoted(_short(row.text)), quoted(_short(row.gold)), quoted(_short(row.said))
     if row.reward is None:
         return f"- {text} is {gold}, read as {said}"
     right = f"; a right answer is {gold}" if row.gold else ""
     return f"- {text} is answered {said}, reward {row.reward:.3f}{right}"
+
+
+def _short(text: str) -> str:
+    """The beginning and the end of a long row: where there are two texts, the second is mostly what is asked about."""
+    return text if len(text) <= _ROW else f"{text[: 2 * _ROW // 3]} ... {text[-_ROW // 3 :]}"
 
 
 def flat(text: str) -> str:

@@ -74,7 +74,9 @@ class LayerStack:
         self._narrow: list[nn.Module] = []
         self._lean: dict[nn.Module, Callable[..., Any]] = {}
         self._compiled: dict[nn.Module, Callable[..., Any]] = {}
+        self._embedding: nn.Module | None = None
         self._probe()
+        self._embedding = self._found_embedding()
         parts = [module for layer in self.layers for module in layer.modules()]
         self._lean = {module: lean for module in parts if (lean := lean_forward(module))}
         self._narrow_where_it_may([self.layers[-1].get_submodule(name) for name in architecture.narrow], architecture)
@@ -121,15 +123,15 @@ class LayerStack:
         caught: list[Tensor] = []
 
         def catch(layer: nn.Module) -> Callable[..., Any]:
-            named = inspect.signature(layer.forward).parameters
+            forward = layer.forward
 
             def taken(*args: Any, **kwargs: Any) -> Any:
-                given = {**dict(zip(named, args, strict=False)), **kwargs}
-                own = given[self._first_names[layer]]
-                if not caught:
-                    caught.append(
-                        torch.cat([given["encoder_hidden_states"], own], dim=1) if self._decodes(stop) else own
-                    )
+                own = args[0] if args else kwargs[self._first_names[layer]]
+                if not caught and self._decodes(stop):
+                    given = {**dict(zip(inspect.signature(forward).parameters, args, strict=False)), **kwargs}
+                    caught.append(torch.cat([given["encoder_hidden_states"], own], dim=1))
+                elif not caught:
+                    caught.append(own)
                 return self.as_output(layer, own)
 
             return taken
@@ -255,6 +257,8 @@ class LayerStack:
         def put_in(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return ((own, *args[1:]), kwargs) if args else (args, {**kwargs, name: own})
 
+        if self._embedding is not None:  # what it returns is replaced below
+            stack.enter_context(replaced_forward(self._embedding, lambda *_, **__: own))
         step_over = self._step_over()
         for index in skipped:
             stack.enter_context(replaced_forward(self.layers[index], step_over(self.layers[index])))
@@ -368,6 +372,37 @@ class LayerStack:
                 f"{type(self.model).__name__} cannot be run layer by layer, from any layer and to the label words only ({why}): "
                 "this architecture is not supported"
             )
+
+    def _found_embedding(self) -> nn.Module | None:
+        """The outermost module that returns what enters the first layer, if it need not run where hidden states are put in behind
+        it. Found out by trying; a model of two stacks embeds in both of them."""
+        if self.encoder_layers is not None or len(self) < 2:
+            return None
+        made: list[tuple[Tensor, nn.Module]] = []
+        entered: list[Tensor] = []
+
+        def note(module: nn.Module, args: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not entered:
+                made.append((output, module))
+
+        def enter(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            entered.append(args[0] if args else kwargs[self._first_names[layer]])
+
+        with ExitStack() as stack:
+            for module in self.model.modules():
+                stack.enter_context(hooked(module.register_forward_hook(note)))
+            first = self.layers[0].register_forward_pre_hook(enter, with_kwargs=True)
+            stack.enter_context(hooked(first))
+            ids, answer, own = self._trial()
+        self._embedding = next((module for output, module in reversed(made) if output is entered[0]), None)
+        last = len(self) - 1
+        try:
+            found = self.logits(ids, answer, start=last, states=self.hidden(ids, last))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # whatever the code of a model says to this
+            return None
+        return self._embedding if self.agrees(found, own) else None
 
     def _against(self, ids: Tensor, answer: Tensor, own: Tensor) -> str:
         """What keeps the model from giving its own logits [n, V] when every layer is entered and left; empty if nothing does."""

@@ -2,7 +2,8 @@
 
 Everything in a layer but its attention maps each token by itself, so it does not matter which prompt a token belongs to. One
 row of all tokens gives matrix products as many rows as there are, however many lengths the prompts have; attention goes prompt
-by prompt, by the function that the model would use.
+by prompt, by the function that the model would use. On a GPU all prompts share one call: of a kernel that is told where each of
+them begins where there is one for it, else of the model's own, filled up.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tandemtune.models.survey import accepted, plain_ids, plain_inputs, text_config
 
@@ -26,6 +28,10 @@ FITTING = "sdpa"
 _NAME = "tandemtune-end-to-end"
 _TRIED: Spans = ((1, 3), (2, 4))
 """What the trial lays end to end."""
+_BEYOND = ("position_bias", "softcap", "s_aux", "cache")
+"""What an attention may be given that no kernel of `by_bounds` takes."""
+_NEAR = 3e-2
+"""How far such a kernel may lie from float32."""
 
 
 @dataclass
@@ -137,7 +143,11 @@ def _attention(
     packing = _PACKING.get()
     packing.calls += 1
     if len(packing.spans) > 1 and _in_one_call(query.device):
-        return _filled(packing, module, query, key, value, kwargs), None
+        causal = kwargs.get("is_causal")
+        causal = bool(getattr(module, "is_causal", True) if causal is None else causal)
+        if _has_bounds(query, key, value, causal, kwargs):
+            return by_bounds(packing.spans, query, key, value, causal, kwargs.get("scaling")), None
+        return _filled(packing, module, query, key, value, causal, kwargs), None
     found: list[Tensor] = []
     first = 0
     for rows, length in packing.spans:
@@ -154,8 +164,96 @@ def _in_one_call(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
+def _has_bounds(query: Tensor, key: Tensor, value: Tensor, causal: bool, kwargs: dict[str, Any]) -> bool:
+    """Whether a kernel that is told where prompts begin says the same: one without anything added to the scores."""
+    if any(kwargs.get(name) is not None for name in _BEYOND) or kwargs.get("dropout") or query.requires_grad:
+        return False
+    fits = query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] == value.shape[-1]
+    heads = query.shape[1], key.shape[1]
+    return fits and _bounds_work(query.device, query.dtype, heads, query.shape[-1], causal)
+
+
+@lru_cache(maxsize=64)
+def _bounds_work(device: torch.device, dtype: torch.dtype, heads: tuple[int, int], width: int, causal: bool) -> bool:
+    """Whether this device has that kernel for heads of this form. Found out by trying."""
+    lengths = [length for rows, length in _TRIED for _ in range(rows)]
+    with torch.inference_mode():
+        wave = torch.arange(3 * max(heads) * sum(lengths) * width, device=device).sin().to(dtype)
+        whole = wave.view(3, 1, max(heads), sum(lengths), width)
+        query, key, value = (part[:, :count] for part, count in zip(whole, (heads[0], *heads[1:] * 2), strict=True))
+        try:
+            found = by_bounds(_TRIED, query, key, value, causal)
+            each = zip(*(torch.split(part, lengths, dim=2) for part in (query, key, value)), strict=True)
+            own = [_plain(one, other, third, causal) for one, other, third in each]
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # whatever a device or another torch says to this
+            return False
+        return torch.allclose(found.float(), torch.cat(own, dim=2).transpose(1, 2), atol=_NEAR, rtol=_NEAR)
+
+
+def _plain(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+    """Attention of one prompt in float32; heads share keys and values in turn where there are fewer of these."""
+    shared = query.shape[1] // key.shape[1]
+    keys, values = (each.float().repeat_interleave(shared, dim=1) for each in (key, value))
+    return functional.scaled_dot_product_attention(query.float(), keys, values, is_causal=causal)
+
+
+def by_bounds(
+    spans: Spans, query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float | None = None
+) -> Tensor:
+    """The same in one call and without filling: the kernel is told where each prompt begins.
+
+    Args:
+        spans: the prompts in each row.
+        query: [n, heads, tokens, width]; keys and values may have fewer heads.
+        key: as `query`.
+        value: as `query`.
+        causal: whether tokens see those before them only.
+        scale: of the scores; None for the root of the width.
+
+    Returns:
+        [n, tokens, heads, width].
+    """
+    rows, heads, tokens, width = query.shape
+    one, other, third = (each.transpose(1, 2).reshape(rows * tokens, -1, width) for each in (query, key, value))
+    begins, longest = bounds(spans, rows, query.device), max(length for _, length in spans)
+    found = _with_bounds(one, other, third, begins, longest, causal, scale)
+    return found.view(rows, tokens, heads, width)
+
+
+def _with_bounds(
+    query: Tensor, key: Tensor, value: Tensor, begins: Tensor, longest: int, causal: bool, scale: float | None
+) -> Tensor:
+    """FlashAttention of prompts that lie end to end: [tokens, heads, width], by arguments that it has in all versions of torch."""
+    found: Tensor = torch.ops.aten._flash_attention_forward(
+        query, key, value, begins, begins, longest, longest, 0.0, causal, False, scale=scale
+    )[0]
+    return found
+
+
+@lru_cache(maxsize=64)
+def bounds(spans: Spans, rows: int, device: torch.device) -> Tensor:
+    """Where each prompt begins if rows of the same prompts lie end to end, and where the last one ends [rows * prompts + 1].
+
+    Args:
+        spans: the prompts of a row.
+        rows: how many rows there are.
+        device: where the model lies.
+    """
+    lengths = torch.tensor([0, *[length for count, length in spans for _ in range(count)] * rows])
+    with torch.inference_mode(False):
+        return lengths.cumsum(0).to(torch.int32).to(device)
+
+
 def _filled(
-    packing: _Packing, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, kwargs: dict[str, Any]
+    packing: _Packing,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    causal: bool,
+    kwargs: dict[str, Any],
 ) -> Tensor:
     """The same in one call: prompts are filled up to the longest, and the filling is masked where anything would look at it.
 
@@ -163,8 +261,6 @@ def _filled(
     """
     places, back, mask = padded_places(packing.spans, query.device)
     prompts = len(mask)
-    causal = kwargs.get("is_causal")
-    causal = getattr(module, "is_causal", True) if causal is None else causal
     parts = [
         each.transpose(1, 2).index_select(1, places).unflatten(1, (prompts, -1)).flatten(0, 1).transpose(1, 2)  # type: ignore[no-untyped-call]
         for each in (query, key, value)

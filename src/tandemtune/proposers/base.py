@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tandemtune.mentor import Brief, Misread
 from tandemtune.plugins import Member
+from tandemtune.runs.records import Actions
 from tandemtune.tunables.base import Point
 from tandemtune.tunables.vocabulary import Vocabulary, Words
 
@@ -28,12 +29,17 @@ class TriedWords:
         loss: on the training rows.
         score: the task's metric on the training rows.
         trained: loss of the trained vectors that were read as these words; None for words of their own.
+        probabilities: mean probability of each label on the training rows, by the trained vectors where there are some; empty if
+            it is not known.
+        steps: gradient steps that were taken from these words before loss and score; 0 for the words as they are.
     """
 
     words: Words
     loss: float
     score: float
     trained: float | None = None
+    probabilities: tuple[float, ...] = ()
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,11 +89,27 @@ class Proposal:
     spent: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Steered:
+    """What came of asking how the next round is to be run.
+
+    Args:
+        actions: what was decided; None if no answer could be used.
+        failure: why not.
+        spent: what all asking so far has cost; empty if it costs nothing.
+    """
+
+    actions: Actions | None
+    failure: str | None = None
+    spent: dict[str, float] = field(default_factory=dict)
+
+
 class Source(Protocol):
     """Somebody who is ready to propose.
 
     One that wants to know how the tuned model does where the search stands has a method ``look(point)``, too; it is called before `propose`, and
-    counts as a pass over the training rows.
+    counts as a pass over the training rows. One that steers a search (`Proposer.steers`) has a method ``steer(round, course) -> Steered``, which
+    answers a round in the same way whenever it is asked.
     """
 
     def propose(self, round: int, tried: Sequence[TriedWords], known: Sequence[TriedWords]) -> Proposal:
@@ -161,12 +183,16 @@ class Proposer(Member):
         words: whether it proposes words; otherwise its points are vectors.
         asks_model: whether it asks the tuned model which words are likely inside a text.
         proposes: whether it proposes anything at all.
+        informed: whether it is told what each prompt makes the tuned model say: the mean probability of each label.
+        steers: whether it also decides how the next round of a layer-by-layer search is run.
     """
 
     noun: ClassVar[str] = "proposer"
     words: ClassVar[bool] = True
     asks_model: ClassVar[bool] = False
     proposes: ClassVar[bool] = True
+    informed: ClassVar[bool] = False
+    steers: ClassVar[bool] = False
 
     def open(self, asked: Asked) -> AbstractContextManager[Source | None]:
         """Get ready to be asked, until the context ends."""
@@ -184,14 +210,28 @@ class Proposer(Member):
         """
 
     def problems(self, recipe: Any) -> Iterator[str]:
-        """Proposals that the tunable has no place for."""
+        """Proposals that the tunable has no place for, a search that cannot be steered."""
         tunable, section = recipe.method.tunable, recipe.alternate
         if not recipe.alternates:
             return
-        if not tunable.takes_words:
+        if section.actions and self.proposes:
+            yield from self._steering_problems(recipe)
+        if not tunable.takes_words and not section.actions:
             yield (
                 f"[alternate] rounds: {section.rounds}, but proposals are words, and {tunable.kind} is no prompt at the "
                 "input: set [method] tunable to prompt or lora+prompt, or rounds to 0"
             )
         if tunable.words_only and not self.words:
             yield f"[alternate] proposer: {self.kind} makes no words, and the prompt of {tunable.kind} is words"
+
+    def _steering_problems(self, recipe: Any) -> Iterator[str]:
+        """A proposer that does not steer, a search without layers to choose from."""
+        method = recipe.method
+        if not self.steers:
+            yield f"[alternate] actions: true, but {self.kind} does not steer a search: set proposer to mentor or mutation, or actions to false"
+        by_layer = method.order != "together" and method.optimizer.keeps_best and not method.tunable.all_weights
+        if not (recipe.in_subspace and by_layer):
+            yield (
+                "[alternate] actions: true, but only a search that goes layer by layer in a subspace and keeps its best candidate can be steered, "
+                "as in tandem and c-lora: choose such a method, or set actions to false"
+            )

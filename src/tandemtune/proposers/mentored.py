@@ -12,13 +12,24 @@ from tandemtune.mentor import (
     Brief,
     Budget,
     Client,
+    Course,
     Mentor,
     Transcript,
 )
 from tandemtune.mentor import Tried as MentorTried
 from tandemtune.mentor.clients import client_of, reachable
 from tandemtune.plugins import register
-from tandemtune.proposers.base import Asked, Draft, Proposal, Proposer, Source, Standing, TriedWords, Worded
+from tandemtune.proposers.base import (
+    Asked,
+    Draft,
+    Proposal,
+    Proposer,
+    Source,
+    Standing,
+    Steered,
+    TriedWords,
+    Worded,
+)
 from tandemtune.tunables.base import Point
 from tandemtune.tunables.vocabulary import Vocabulary
 
@@ -67,7 +78,15 @@ class Mentored(Worded):
     def propose(self, round: int, tried: Sequence[TriedWords], known: Sequence[TriedWords]) -> Proposal:
         """Tell it what was tried, worst first, and take what may be tried next."""
         shown = tuple(
-            MentorTried(entry.words.text, entry.loss, entry.score, entry.trained, entry.words.distance)
+            MentorTried(
+                entry.words.text,
+                entry.loss,
+                entry.score,
+                entry.trained,
+                entry.words.distance,
+                entry.probabilities,
+                entry.steps,
+            )
             for entry in tried
         )
         brief = replace(self._brief, tried=shown, wanted=self.count, limit=self.length)
@@ -80,6 +99,14 @@ class Mentored(Worded):
         drafts = tuple(Draft(text, w.ids) for text, w in zip(found.accepted, words, strict=True))
         return Proposal(drafts, found.refused, found.failure, self._spent())
 
+    def steer(self, round: int, course: Course) -> Steered:
+        """Tell it what each layer has brought, and take what it decides about the next round."""
+        try:
+            actions, problem = self._mentor.steer(course, self._brief.definition, turn=round)
+        except MentorError as error:
+            return Steered(None, str(error), self._spent())
+        return Steered(actions, problem, self._spent())
+
     def _spent(self) -> dict[str, float]:
         return asdict(self._transcript.ledger)
 
@@ -91,6 +118,8 @@ class MentorProposer(Proposer):
     kind: ClassVar[str] = "mentor"
     summary: ClassVar[str] = "a language model that is told the task and the trajectory"
     source: ClassVar[str] = "arXiv 2405.19732"
+    informed: ClassVar[bool] = True
+    steers: ClassVar[bool] = True
 
     @contextmanager
     def open(self, asked: Asked) -> Iterator[Source]:
@@ -113,6 +142,12 @@ class MentorProposer(Proposer):
             )
         finally:
             transcript.close()
+
+    def problems(self, recipe: Any) -> Iterator[str]:
+        """A list to be continued holds no decisions."""
+        yield from super().problems(recipe)
+        if recipe.alternates and recipe.alternate.actions and recipe.mentor.spoken != "chat":
+            yield "[mentor] style: actions are asked for in a conversation: set style to chat, or [alternate] actions to false"
 
     def check(self, recipe: Any, progress: Callable[[str], None] | None = None) -> None:
         """Fetch a local model, look for packages, keys and files, and ask an endpoint a question of a few tokens.

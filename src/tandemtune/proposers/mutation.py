@@ -9,8 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tandemtune.mentor import Course
+from tandemtune.mentor.steering import RESTARTS, SIZES
 from tandemtune.plugins import register
-from tandemtune.proposers.base import Asked, Draft, Proposal, Proposer, Source, TriedWords, Worded
+from tandemtune.proposers.base import Asked, Draft, Proposal, Proposer, Source, Steered, TriedWords, Worded
+from tandemtune.runs.records import Actions
 from tandemtune.tunables.vocabulary import Vocabulary
 
 
@@ -55,6 +58,15 @@ class Mutation(Worded):
                 drafts.append(Draft(self.vocabulary.words(ids).text, ids))
         return Proposal(tuple(drafts))
 
+    def steer(self, round: int, course: Course) -> Steered:
+        """Decide at random: each layer with a chance of one half, at least one, and any restart and size of steps."""
+        generator = np.random.default_rng([self.seed, round, 6])
+        layers = [one.layer for one in course.layers]
+        chosen = np.flatnonzero(generator.random(len(layers)) < 0.5).tolist() or [int(generator.integers(len(layers)))]
+        restart = RESTARTS[int(generator.integers(len(RESTARTS)))]
+        steps = SIZES[int(generator.integers(len(SIZES)))]
+        return Steered(Actions(layers=tuple(layers[i] for i in chosen), restart=restart, steps=steps))
+
     def mutated(self, parent: tuple[int, ...], generator: np.random.Generator) -> tuple[int, ...]:
         """A text with some tokens substituted by likely ones; a function of both arguments alone.
 
@@ -82,6 +94,7 @@ class MutationProposer(Proposer):
     kind: ClassVar[str] = "mutation"
     summary: ClassVar[str] = "word substitutions by the tuned model's own likelihood"
     asks_model: ClassVar[bool] = True
+    steers: ClassVar[bool] = True
 
     def make(self, asked: Asked) -> Source:
         """Asks the tuned model."""

@@ -30,7 +30,7 @@ from tandemtune.report.page import (
     render,
 )
 from tandemtune.report.recipes import as_toml, proposer, rounds, setting, used
-from tandemtune.report.text import entrant, layer_gains, simpler, spent_pairs, stood_still
+from tandemtune.report.text import decided, entrant, layer_gains, simpler, spent_pairs, stood_still
 from tandemtune.runs.journal import read_lines
 from tandemtune.runs.records import (
     Costs,
@@ -657,6 +657,10 @@ def _round(run: RunView, record: ProposalRecord, read: Sequence[tuple[int, Promp
         shown: list[list[Content]] = [[entry.text, score(entry.loss), score(entry.score)] for entry in record.shown]
         listed = Grid(["prompt", "train loss", f"train {metric}"], shown, "Worst first", {1, 2})
         parts.append(Details(f"The best prompts of words so far ({len(shown)}), which a proposer may see", [listed]))
+    if record.unsteered:
+        parts.append(f"{who[:1].upper()}{who[1:]} decided nothing about the next round: {record.unsteered}.")
+    if record.actions is not None:
+        parts.append(f"The next round: {decided(record.actions)}.")
     return [*parts, _outcome(record)]
 
 

@@ -14,6 +14,7 @@ from tandemtune.report.charts import Series, thinned
 from tandemtune.report.numbers import Content, duration, rough, score
 from tandemtune.report.terminal import line_text
 from tandemtune.runs.records import (
+    Actions,
     Assessment,
     EndRecord,
     Evaluation,
@@ -245,11 +246,28 @@ def proposal_story(record: ProposalRecord) -> list[str]:
     if record.refused:
         text, reason = record.refused[0]
         story.append(f"  refused: {len(record.refused)}, for example {text!r} ({reason})")
+    if record.unsteered:
+        story.append(f"  {record.proposer} decided nothing about the next round: {record.unsteered}")
+    if record.actions is not None:
+        story.append(f"  the next round: {decided(record.actions)}")
     if record.raced:
         story.append("  they race the trained prompt")
     elif record.taken is None:
         story.append("  the search goes on from the trained prompt")
     return story
+
+
+_RESTARTS = {"no": "from here", "best": "from the best point", "start": "from the pretrained layers"}
+
+
+def decided(actions: Actions) -> str:
+    """How the next round is run, for a reader."""
+    layers = (
+        f"layer{'s' * (len(actions.layers) != 1)} {', '.join(map(str, actions.layers))}"
+        if actions.layers
+        else "all layers"
+    )
+    return f"{layers}, {_RESTARTS[actions.restart]}, {actions.steps} steps"
 
 
 _ENTRANTS = {"continuing": "the trained prompt", "proposed": "{!r}", "residual": "{!r} with what was learned"}

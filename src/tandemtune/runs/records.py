@@ -118,6 +118,9 @@ class PromptRecord(Record):
         soft_loss: loss of the vectors that it was read from.
         seed: of the noise; None for words.
         dev: loss and score on the dev rows, where they were looked at.
+        probabilities: mean probability of each label on the training rows, by the vectors where it was read from some; None where
+            nobody is told.
+        steps: gradient steps from these words to the vectors that loss and score are of; 0 for the words themselves.
     """
 
     text: str
@@ -128,6 +131,8 @@ class PromptRecord(Record):
     soft_loss: Loss = None
     seed: int | None = None
     dev: Evaluation | None = None
+    probabilities: tuple[float, ...] | None = None
+    steps: int = 0
 
 
 class StartRecord(Record):
@@ -204,6 +209,25 @@ class StepRecord(Record):
         return self.loss
 
 
+Restart = Literal["no", "best", "start"]
+StepSize = Literal["smaller", "same", "larger"]
+
+
+class Actions(Record):
+    """How the next round of a layer-by-layer search is run.
+
+    Args:
+        layers: that have turns in it; all if empty.
+        restart: go on ("no"), from the point with the lowest dev loss so far ("best"), or with all layers as they are in the pretrained
+            model ("start").
+        steps: half as large as before ("smaller"), the same, or twice as large ("larger").
+    """
+
+    layers: tuple[int, ...] = ()
+    restart: Restart = "no"
+    steps: StepSize = "same"
+
+
 class ProposalRecord(Record):
     """Points that somebody proposed to go on from.
 
@@ -220,6 +244,8 @@ class ProposalRecord(Record):
         spent: what asking has cost so far: tokens, seconds, money.
         dev: the evaluation of the point that was taken.
         raced: the drafts are not scored as they are, but trained side by side in the lines that follow.
+        actions: how the next round is run, where somebody steers; None where nobody does, or no answer could be used.
+        unsteered: why no answer could be used.
     """
 
     event: Literal["proposal"]
@@ -236,6 +262,8 @@ class ProposalRecord(Record):
     spent: dict[str, float] = {}
     dev: Evaluation | None = None
     raced: bool = False
+    actions: Actions | None = None
+    unsteered: str = ""
 
 
 class RaceEntry(Record):
@@ -249,6 +277,7 @@ class RaceEntry(Record):
         losses: at each step of the leg, on the step's rows.
         train: after the leg, on the training rows.
         dev: the same on the dev rows.
+        probabilities: mean probability of each label on the training rows; None where nobody is told.
     """
 
     name: Literal["continuing", "proposed", "residual"]
@@ -257,6 +286,7 @@ class RaceEntry(Record):
     dev: Evaluation
     text: str = ""
     ids: tuple[int, ...] | None = None
+    probabilities: tuple[float, ...] | None = None
 
 
 class RaceRecord(Record):

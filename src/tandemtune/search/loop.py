@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from tandemtune.callbacks import Callback, Planned, TurnView
 from tandemtune.errors import RunError
 from tandemtune.evaluators.base import Evaluator
+from tandemtune.mentor import Course, LayerGain
 from tandemtune.proposers.base import Source
-from tandemtune.runs.records import SCHEMA, EndRecord, ProposalRecord, RaceRecord, StartRecord, to_loss
+from tandemtune.runs.records import SCHEMA, Actions, EndRecord, ProposalRecord, RaceRecord, StartRecord, to_loss
 from tandemtune.runs.store import RunFolder
 from tandemtune.search.race import Race, RaceTurn
 from tandemtune.search.replay import Replay
@@ -73,6 +74,7 @@ class Search:
         proposer: what the journal calls who proposes.
         acceptance: how proposals are taken.
         reset_moments: whether an optimizer's moments begin anew in each stage.
+        layers: blocks among which the source chooses who has turns in the next round; empty where it does not steer.
     """
 
     evaluator: Evaluator
@@ -90,6 +92,7 @@ class Search:
     proposer: str = ""
     acceptance: Acceptance | None = None
     reset_moments: bool = True
+    layers: tuple[int, ...] = ()
     _phase: Phase | None = field(default=None, init=False)
     _race: Race | None = field(default=None, init=False)
     _saved_at: float = field(default=0.0, init=False)
@@ -148,12 +151,14 @@ class Search:
         """One turn of whoever's turn it is, and what follows from it."""
         stage = self.stages[state.stage]
         recorded = self._desk.replay.knows(state.records)
-        record = self._turn_of(stage).run(state)
+        record = self._turn_of(stage, state).run(state)
         state.costs = record.costs
         if isinstance(record, ProposalRecord):
             state.take(record)
             if record.raced:
                 self._race = self._raced(record, state)
+            if self.layers:
+                state.steer(record.actions or Actions(), {block: self.origin[block] for block in self.layers})
             self._next_stage(state)
             self.callback.on_proposal(record, self._view(state), self._seconds(), recorded)
             return
@@ -193,15 +198,32 @@ class Search:
         if self._race.over:
             self._next_stage(state)
 
-    def _turn_of(self, stage: Stage) -> Turn:
+    def _turn_of(self, stage: Stage, state: SearchState) -> Turn:
         if stage.kind == "propose":
             assert self.source is not None and self.acceptance is not None
-            return ProposalTurn(self._desk, stage, self.source, self.proposer, self.acceptance)
+            course = self._course(state) if self.layers else None
+            return ProposalTurn(self._desk, stage, self.source, self.proposer, self.acceptance, course)
         if stage.kind == "race":
             assert self._race is not None
             return RaceTurn(self._desk, self._race, stage)
         assert self._phase is not None
         return (GradientTurn if self._phase.gradient else GenerationTurn)(self._desk, self._phase, stage)
+
+    def _course(self, state: SearchState) -> Course | None:
+        """How the search has gone, for who decides about the next round; None where none follows."""
+        ahead = next((one.steps for one in self.stages[state.stage :] if one.kind == "tune"), None)
+        if ahead is None:
+            return None
+        gained = {block: state.gains.get(block, (0, 0.0, 0.0)) for block in self.layers}
+        return Course(
+            tuple(LayerGain(block, *found) for block, found in gained.items()),
+            self.stages[state.stage].round,
+            max(one.round for one in self.stages if one.kind == "propose"),
+            ahead,
+            state.scale,
+            state.train_loss,
+            state.step - state.best_step,
+        )
 
     def _next_stage(self, state: SearchState) -> None:
         """Go to the next stage; the optimizer begins anew at the incumbent, or keeps its moments where that is wanted."""
@@ -218,9 +240,13 @@ class Search:
             self._next_stage(state)
 
     def _enter(self, state: SearchState) -> None:
-        before, self._phase = self._phase, self.make_phase(state.origin, self.stages[state.stage])
+        before, self._phase = self._phase, self.make_phase(state.origin, self._steered(self.stages[state.stage], state))
         if before is not None and not self.reset_moments:
             self._phase.carry_on(before)
+
+    def _steered(self, stage: Stage, state: SearchState) -> Stage:
+        """A stage as somebody has decided that it is run."""
+        return replace(stage, layers=state.layers, scale=state.scale)
 
     def _end(self, state: SearchState, reason: str) -> EndRecord:
         looked = state.evaluated < state.records
@@ -293,8 +319,11 @@ class Search:
                 f"restore it, or delete {self.folder.checkpoint} to go on from the journal"
             )
         if saved["optimizers"] or (state.stage < len(self.stages) and self.stages[state.stage].kind == "tune"):
-            last = next(s for s in reversed(self.stages[: state.stage + 1]) if s.kind == "tune")
-            self._phase = self.make_phase(state.origin, last)
+            before = (s for s in reversed(self.stages[: state.stage + 1]) if s.kind == "tune")
+            last = next(
+                before, self.stages[-1]
+            )  # a race may be the first stage; its winner has the last one's optimizer
+            self._phase = self.make_phase(state.origin, self._steered(last, state))
             self._phase.restore(saved["optimizers"])
         if saved.get("race"):
             self._race = Race.restored(saved["race"], self._racer)

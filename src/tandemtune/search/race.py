@@ -15,7 +15,6 @@ from torch import Tensor
 from tandemtune.proposers.base import Draft, Source
 from tandemtune.runs.records import (
     Costs,
-    Evaluation,
     Loss,
     PromptRecord,
     ProposalRecord,
@@ -192,7 +191,7 @@ class RaceTurn:
         best = self._race.entrants[record.kept[0]]
         state.incumbent, state.train_loss = dict(best.point), from_loss(record.train_loss)
         if state.stage_step == 0:
-            state.tried += _tried(record.entrants)
+            state.tried += _tried(record.entrants, steps)
         self._race.keep(record.kept)
         return record
 
@@ -200,9 +199,19 @@ class RaceTurn:
         evaluator = self._desk.evaluator
         entries = []
         for entrant, there in zip(self._race.entrants, losses, strict=True):
-            found: list[Evaluation] = [evaluator.measure(entrant.point), evaluator.measure(entrant.point, "dev")]
+            train, probabilities = self._desk.measured(entrant.point)
             text, ids = ("", None) if entrant.draft is None else (entrant.draft.text, entrant.draft.ids)
-            entries.append(RaceEntry(name=entrant.name, losses=there, train=found[0], dev=found[1], text=text, ids=ids))
+            entries.append(
+                RaceEntry(
+                    name=entrant.name,
+                    losses=there,
+                    train=train,
+                    dev=evaluator.measure(entrant.point, "dev"),
+                    text=text,
+                    ids=ids,
+                    probabilities=probabilities,
+                )
+            )
         kept = self._race.cut(entries)
         each = evaluator.cost_to_measure() + evaluator.cost_to_measure("dev")
         return RaceRecord(
@@ -217,13 +226,20 @@ class RaceTurn:
         )
 
 
-def _tried(entries: Sequence[RaceEntry]) -> list[PromptRecord]:
+def _tried(entries: Sequence[RaceEntry], steps: int) -> list[PromptRecord]:
     """The drafts of a race as prompts that were tried, with the training loss and score that each reached in its first leg."""
     best: dict[tuple[int, ...], RaceEntry] = {}
     for entry in entries:
         if entry.ids is not None and (entry.ids not in best or judged(entry) < judged(best[entry.ids])):
             best[entry.ids] = entry
     return [
-        PromptRecord(text=entry.text, ids=ids, loss=entry.train.loss, score=entry.train.score)
+        PromptRecord(
+            text=entry.text,
+            ids=ids,
+            loss=entry.train.loss,
+            score=entry.train.score,
+            probabilities=entry.probabilities,
+            steps=steps,
+        )
         for ids, entry in best.items()
     ]

@@ -26,6 +26,8 @@ class Stage:
         steps: turns of the optimizer; None until a budget ends the run. In a race, each entrant's turns in one leg.
         snapshots: turns of the stage after which the point is read as words.
         until: the stage lasts until the whole run has so many turns of the optimizer, in place of `steps`.
+        layers: the blocks that have turns, where somebody has chosen; all if empty.
+        scale: size of the steps in a subspace, as a share of the usual one.
     """
 
     kind: Literal["tune", "propose", "race"]
@@ -33,6 +35,8 @@ class Stage:
     steps: int | None = None
     snapshots: frozenset[int] = frozenset()
     until: int | None = None
+    layers: tuple[int, ...] = ()
+    scale: float = 1.0
 
     def over(self, step: int, stage_step: int) -> bool:
         """Whether a stretch of tuning has ended.
@@ -148,6 +152,7 @@ class Phase:
         keeps_best: whether the incumbent is scored beside each generation and only replaced by what is better.
         gradient: whether the optimizer follows gradients.
         show: what an optimizer of texts has found so far, as text.
+        scale: of the steps in a subspace.
     """
 
     name: str
@@ -161,6 +166,7 @@ class Phase:
     keeps_best: bool = True
     gradient: bool = False
     show: Callable[[Any], str] | None = None
+    scale: float = 1.0
     optimizers: dict[tuple[int, ...], AskTell[Any]] = field(default_factory=dict)
 
     @property
@@ -227,7 +233,7 @@ class Phase:
             (block,) = blocks
             return {block: self.read(z)}
         if self.projections:
-            moved = {block: self.projections[block].up(z) for block in blocks}
+            moved = {block: self.projections[block].up(self.scale * z) for block in blocks}
             return {block: self.origin[block].to(found.device) + found for block, found in moved.items()}
         sizes = [len(self.origin[block]) for block in blocks]
         pieces = torch.from_numpy(z.astype(np.float32)).split(sizes, dim=1)  # type: ignore[no-untyped-call]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tandemtune.runs.records import Costs, Evaluation, JournalRecord, PromptRecord, StartRecord, from_loss
+from tandemtune.runs.records import (
+    Actions,
+    Costs,
+    Evaluation,
+    JournalRecord,
+    PromptRecord,
+    StartRecord,
+    StepSize,
+    from_loss,
+)
+
+LARGEST_SCALE = 8.0
+"""Steps are at most so many times larger or smaller than those at the beginning."""
+_FACTORS: dict[StepSize, float] = {"smaller": 0.5, "same": 1.0, "larger": 2.0}
 
 
 @dataclass
@@ -40,6 +54,9 @@ class SearchState:
         failures: times in a row that nobody proposed anything usable.
         spent: what asking for proposals has cost.
         anchor: the words' vectors that the prompt was last trained from; None for those that the run began with.
+        layers: the blocks that somebody has chosen for the present round; all if empty.
+        scale: size of the steps that somebody has chosen.
+        gains: by block: its turns, by how much they lowered the training loss, and the same since the last proposal; where somebody steers.
     """
 
     incumbent: dict[int, Tensor]
@@ -63,6 +80,9 @@ class SearchState:
     failures: int = 0
     spent: dict[str, float] = field(default_factory=dict)
     anchor: Tensor | None = None
+    layers: tuple[int, ...] = ()
+    scale: float = 1.0
+    gains: dict[int, tuple[int, float, float]] = field(default_factory=dict)
 
     @classmethod
     def beginning(cls, origin: Mapping[int, Tensor], start: StartRecord) -> SearchState:
@@ -90,6 +110,26 @@ class SearchState:
             self.best, self.best_dev, self.best_step, self.stale = dict(self.judged), record.dev, self.step, 0
             self.best_record = self.records - 1
 
+    def credit(self, block: int, gain: float) -> None:
+        """Count a turn of a block, and by how much it lowered the training loss."""
+        turns, whole, lately = self.gains.get(block, (0, 0.0, 0.0))
+        gain = gain if math.isfinite(gain) else 0.0
+        self.gains[block] = turns + 1, whole + gain, lately + gain
+
+    def steer(self, actions: Actions, origin: Mapping[int, Tensor]) -> None:
+        """Take what somebody has decided about the next round.
+
+        Args:
+            actions: what was decided.
+            origin: the layers as they are in the pretrained model.
+        """
+        self.layers = actions.layers
+        self.scale = min(LARGEST_SCALE, max(1 / LARGEST_SCALE, self.scale * _FACTORS[actions.steps]))
+        self.gains = {block: (turns, gain, 0.0) for block, (turns, gain, _) in self.gains.items()}
+        if actions.restart != "no":
+            self.incumbent = dict(self.best) if actions.restart == "best" else {**self.incumbent, **origin}
+            self.train_loss = math.inf  # not known before the next generation
+
     def enter_next_stage(self) -> None:
         """The next stage begins at the incumbent."""
         self.stage += 1
@@ -104,6 +144,8 @@ class SearchState:
             **{name: _arrays(getattr(self, name)) for name in _POINTS},
             "averaged": None if self.averaged is None else _arrays(self.averaged),
             "penalty": {str(block): penalty for block, penalty in self.penalty.items()},
+            "layers": list(self.layers),
+            "gains": {str(block): list(gained) for block, gained in self.gains.items()},
             "dev": self.dev.plain(),
             "best_dev": self.best_dev.plain(),
             "costs": self.costs.plain(),
@@ -125,6 +167,8 @@ class SearchState:
                 **{name: _tensors(saved[name]) for name in _POINTS},
                 "averaged": None if saved["averaged"] is None else _tensors(saved["averaged"]),
                 "penalty": {int(block): penalty for block, penalty in saved["penalty"].items()},
+                "layers": tuple(saved.get("layers", ())),
+                "gains": {int(b): (int(n), g, lately) for b, (n, g, lately) in saved.get("gains", {}).items()},
                 "dev": Evaluation.read(saved["dev"], where),
                 "best_dev": Evaluation.read(saved["best_dev"], where),
                 "costs": Costs.read(saved["costs"], where),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tandemtune.evaluators.base import Evaluator, PointGradient
+from tandemtune.mentor import Course
 from tandemtune.optimizers.base import AskTell, Incumbent
 from tandemtune.proposers.base import Draft, Proposal, Source, TriedWords
 from tandemtune.runs.records import (
@@ -84,6 +85,10 @@ class Desk:
     def guard(self) -> Guard:
         """Who looks at dev."""
         return Guard(self.evaluator, self.rules.guard)
+
+    def measured(self, point: Point) -> tuple[Evaluation, tuple[float, ...] | None]:
+        """A point on the training rows, with the mean probability of each label if whoever proposes is told."""
+        return (self.evaluator.measure(point), None) if self.reader is None else self.reader.measure(point)
 
     def notes(self, state: SearchState, stage: Stage, moved: Point) -> tuple[dict[str, Any], Costs]:
         """An evaluation on dev and a reading as words for the record, when it is time for them, and what they cost."""
@@ -213,6 +218,8 @@ class GenerationTurn:
             train_loss = again.get(best, float(losses[best]))
             state.penalty = {**state.penalty, blocks[0]: float(penalties[best])}
         self._phase.reward(blocks, there - train_loss)
+        if len(blocks) == 1:
+            state.credit(blocks[0], there - train_loss)
         return _Move(best, accepted, incumbent, train_loss)
 
     def _follow(
@@ -316,6 +323,7 @@ class Acceptance:
         max_failures: failures in a row after which nobody is asked any more.
         seed: of the run.
         raced: the drafts are trained side by side in the stage that follows, which decides; none of them is scored before.
+        words: whether the search has a place for words; otherwise nobody is asked for any.
     """
 
     shown: int
@@ -325,6 +333,7 @@ class Acceptance:
     max_failures: int
     seed: int
     raced: bool = False
+    words: bool = True
 
     def taken(self, drafts: Sequence[PromptRecord], trained: Evaluation, round: int) -> int | None:
         """Which draft to go on from, or None for the trained point."""
@@ -348,11 +357,20 @@ class ProposalTurn:
         source: who is asked.
         name: what the journal calls who is asked.
         acceptance: how proposals are taken.
+        course: how the search has gone, where the source also says how the next round is run.
     """
 
-    def __init__(self, desk: Desk, stage: Stage, source: Source, name: str, acceptance: Acceptance) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        stage: Stage,
+        source: Source,
+        name: str,
+        acceptance: Acceptance,
+        course: Course | None = None,
+    ) -> None:
         self._desk, self._stage, self._source, self._name = desk, stage, source, name
-        self._acceptance = acceptance
+        self._acceptance, self._course = acceptance, course
 
     def run(self, state: SearchState) -> ProposalRecord:
         """Ask, or take the answer from the journal, and go on from what was taken."""
@@ -378,15 +396,20 @@ class ProposalTurn:
             shown = [self._scored_again(reader, entry, state) for entry in shown]
             shown.sort(key=lambda entry: -entry.loss)
             costs = self._desk.evaluator.cost_to_measure().times(len(shown))
+        wordy = asking and self._acceptance.words
         look = getattr(self._source, "look", None)
-        if look is not None and asking:
+        if look is not None and wordy:
             look(state.incumbent)
             costs += self._desk.evaluator.cost_to_measure()
-        proposal = (
-            self._source.propose(self._stage.round, shown, known)
-            if asking
-            else Proposal((), failure="not asked: it failed before", spent=state.spent)
-        )
+        proposal = Proposal((), failure=None if asking else "not asked: it failed before", spent=state.spent)
+        if wordy:
+            proposal = self._source.propose(self._stage.round, shown, known)
+        steered = None
+        if asking and self._course is not None:
+            steered = self._source.steer(self._stage.round, self._course)  # type: ignore[attr-defined]
+            proposal = replace(proposal, spent=steered.spent or proposal.spent)
+            if not self._acceptance.words:
+                proposal = replace(proposal, failure=steered.failure)
         drafts = tuple(self._scored(state, draft) for draft in proposal.drafts)
         taken = self._acceptance.taken(drafts, state.dev, self._stage.round)
         each = self._desk.evaluator.cost_to_measure() + self._desk.evaluator.cost_to_measure("dev")
@@ -406,6 +429,8 @@ class ProposalTurn:
             dev=None if taken is None else drafts[taken].dev,
             costs=state.costs + costs + each.times(scored) + Costs(candidates=len(drafts)),
             raced=self._acceptance.raced,
+            actions=None if steered is None else steered.actions,
+            unsteered="" if steered is None else steered.failure or "",
         )
 
     def _scored_again(self, reader: WordReader, entry: TriedWords, state: SearchState) -> TriedWords:
@@ -417,10 +442,16 @@ class ProposalTurn:
         if self._acceptance.raced:
             return PromptRecord(text=draft.text, ids=draft.ids, seed=draft.seed, loss=None, score=0.0)
         point = self._point(state, draft)
-        train = self._desk.evaluator.measure(point)
+        train, probabilities = self._desk.measured(point)
         dev = self._desk.evaluator.measure(point, "dev")
         return PromptRecord(
-            text=draft.text, ids=draft.ids, seed=draft.seed, loss=train.loss, score=train.score, dev=dev
+            text=draft.text,
+            ids=draft.ids,
+            seed=draft.seed,
+            loss=train.loss,
+            score=train.score,
+            dev=dev,
+            probabilities=probabilities,
         )
 
     def _point(self, state: SearchState, draft: Draft) -> dict[int, Tensor]:
@@ -429,7 +460,8 @@ class ProposalTurn:
 
 def _tried(entry: PromptRecord) -> TriedWords:
     words = Words(entry.ids or (), entry.text, entry.distance)
-    return TriedWords(words, from_loss(entry.loss), entry.score, entry.soft_loss if entry.distance else None)
+    trained = entry.soft_loss if entry.distance else None
+    return TriedWords(words, from_loss(entry.loss), entry.score, trained, entry.probabilities or (), entry.steps)
 
 
 def _shown(entry: TriedWords) -> PromptRecord:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tandemtune.evaluators.base import Evaluator
 from tandemtune.runs.records import Costs, Evaluation, PromptRecord
-from tandemtune.tunables.base import INPUT
+from tandemtune.tunables.base import INPUT, Point
 from tandemtune.tunables.vocabulary import Vocabulary, Words
 
 
@@ -22,6 +22,7 @@ class WordReader:
         length: tokens of a prompt.
         measure: what nearest means, "cosine" or "l2".
         always_words: the block is words anyway, and what they cost changes with the rest of the point.
+        informed: whoever is asked is told the mean probability of each label, too.
     """
 
     def __init__(
@@ -31,10 +32,15 @@ class WordReader:
         length: int,
         measure: Literal["cosine", "l2"],
         always_words: bool,
+        informed: bool = False,
     ) -> None:
         self._evaluator, self._vocabulary = evaluator, vocabulary
         self._length, self._measure = length, measure
-        self.always_words = always_words
+        self.always_words, self._informed = always_words, informed
+
+    def measure(self, point: Point) -> tuple[Evaluation, tuple[float, ...] | None]:
+        """A point on the training rows, with the mean probability of each label if somebody is told."""
+        return self._evaluator.described(point) if self._informed else (self._evaluator.measure(point), None)
 
     def read(self, point: Mapping[int, Tensor], tried: Sequence[PromptRecord]) -> PromptRecord:
         """The nearest words to a point, scored as words, beside the point's own loss: what is lost by reading it.
@@ -44,7 +50,7 @@ class WordReader:
             tried: words that are not scored again.
         """
         vectors = point[INPUT].reshape(self._length, -1)
-        soft = self._evaluator.measure(point)
+        soft, probabilities = self.measure(point)
         if self.always_words:
             words, found = self._vocabulary.exact(vectors), soft
         else:
@@ -58,6 +64,7 @@ class WordReader:
             score=found.score,
             distance=words.distance,
             soft_loss=soft.loss,
+            probabilities=probabilities,
         )
 
     def score(self, words: Words, point: Mapping[int, Tensor]) -> Evaluation:

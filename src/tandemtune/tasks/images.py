@@ -22,7 +22,6 @@ from tandemtune.tasks.image_files import check_file, image_column, with_files
 from tandemtune.tasks.metrics import METRICS
 from tandemtune.tasks.pictures import SUFFIXES
 from tandemtune.tasks.table import HUB, Source, Table, check_columns, read_table
-from tandemtune.tasks.table import SUFFIXES as TABLES
 from tandemtune.tasks.templates import MASK, Template
 from tandemtune.tasks.wording import counted, listed, nfc
 from tandemtune.types import Example
@@ -303,9 +302,12 @@ def _told_by_table(train: str, given: Mapping[str, Any]) -> dict[str, object]:
     lacks = given.get("labels") is None or any(text is None or _names_no_image(str(text)) for text in texts)
     if known or written or not lacks:
         return {}
-    if not train.startswith(HUB) and not (train.lower().endswith(TABLES) and Path(train).expanduser().is_file()):
-        return {}
-    table = read_table(train if train.startswith(HUB) else Path(train).expanduser())
+    try:
+        table = read_table(train if train.startswith(HUB) else Path(train).expanduser())
+    except (DataError, OSError, RuntimeError, ValueError):
+        if train.startswith(HUB):
+            raise
+        return {}  # what is wrong with a file is told with all else
     column = image_column(table, _beside(train))
     if column is None:
         return {}

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tandemtune.mentor import Brief
-from tandemtune.proposers.base import Asked, Proposal, Proposer, Source, TriedWords
+from tandemtune.mentor import Brief, Course, LayerGain
+from tandemtune.proposers.base import Asked, Proposal, Proposer, Source, Steered, TriedWords
 from tandemtune.testing.promises import expect, keep
 from tandemtune.testing.tiny import WORDS, tiny_backbone, tiny_task, verbalizer_of
 from tandemtune.tunables.vocabulary import Vocabulary
@@ -163,6 +163,26 @@ def answers_rounds_anew(case: ProposerCase) -> None:
     )
 
 
+def steers_the_layers_that_there_are(case: ProposerCase) -> None:
+    """One that steers decides about layers that may be chosen, or says why not, and decides a round in the same way after a restart."""
+    if not case.spec.steers:
+        return
+    course = Course((LayerGain(3, 2, 0.5, 0.1), LayerGain(5)), 1, 2, 10, 1.0, 0.7, 0)
+    found = []
+    for _ in range(2):
+        with case.source() as source:
+            found.append(source.steer(1, course))
+    steered = found[0]
+    expect(isinstance(steered, Steered), f"expected a Steered, got {type(steered).__name__}")
+    chosen = steered.actions.layers if steered.actions is not None else ()
+    expect(bool(chosen) or bool(steered.failure), "steer() gives neither layers nor a `failure` that says why")
+    expect(set(chosen) <= {3, 5}, f"steer() chooses layers {chosen} out of 3 and 5")
+    expect(
+        found[0].actions == found[1].actions,
+        f"round 1 is steered by {found[0].actions}, and then by {found[1].actions}",
+    )
+
+
 def leaves_what_it_is_shown(case: ProposerCase) -> None:
     """The trajectory that it is shown is not changed."""
     tried = case.tried()
@@ -183,6 +203,7 @@ PROPOSER_PROMISES: tuple[Callable[[ProposerCase], None], ...] = (
     proposes_points_that_fit,
     answers_a_round_in_the_same_way,
     answers_rounds_anew,
+    steers_the_layers_that_there_are,
     leaves_what_it_is_shown,
     begins_without_a_trajectory,
 )

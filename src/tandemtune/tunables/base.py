@@ -109,7 +109,7 @@ class Parameters(ABC):
 
     def same_below(self, layer: int, one: Point, other: Point) -> bool:
         """Whether two points give the same hidden states entering `layer`."""
-        return all(torch.equal(one[block], other[block]) for block in self.blocks)
+        return all(same_vector(one[block], other[block]) for block in self.blocks)
 
     def hung_on(self, blocks: Sequence[int]) -> Sequence[int] | None:
         """Layers whose own maps return something else where these blocks do, by forward hooks on them or by another forward;
@@ -142,6 +142,11 @@ class Parameters(ABC):
         return {"layers": list(self.blocks), "parameters": sum(self.dim(block) for block in self.blocks)}
 
 
+def same_vector(one: Tensor, other: Tensor) -> bool:
+    """Whether two vectors of a block are the same; what is one and the same tensor is not read for that."""
+    return one is other or torch.equal(one, other)
+
+
 class Layerwise(Parameters):
     """Base of parameters whose blocks are layers (and, for prompts, `INPUT`): what a block changes, only its layer and those
     above it see."""
@@ -152,7 +157,7 @@ class Layerwise(Parameters):
 
     def same_below(self, layer: int, one: Point, other: Point) -> bool:
         """Hidden states entering a layer depend on the blocks below it only."""
-        return all(torch.equal(one[block], other[block]) for block in self.blocks if block < layer)
+        return all(same_vector(one[block], other[block]) for block in self.blocks if block < layer)
 
     def hung_on(self, blocks: Sequence[int]) -> Sequence[int] | None:
         """The blocks' own layers."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import torch
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tandemtune.errors import ModelError, RunError
 from tandemtune.models.architectures import sizes
@@ -30,6 +32,8 @@ from tandemtune.subspace import LayerStatistics, Rule
 from tandemtune.tunables.base import LAST_THIRD, Given, Layers, Layerwise, Point, Tunable
 from tandemtune.types import seed_for
 
+ALIGNED, SHARED = 8, 16
+"""Ranks of terms are filled up to a multiple of this on a GPU; modules with at most so many columns of A together share them."""
 TASK_TYPES = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
 """PEFT's names for kinds of models; it has none for a masked one."""
 
@@ -147,11 +151,21 @@ class LoRATerms(Layerwise):
         return kept.terms
 
     def _made(self, block: int, vector: Tensor) -> Mapping[nn.Module, _Term]:
-        factors = self.factors(block, vector)
-        return {
-            module: _Term(*(part.to(module.weight.device) for part in self._assemble(block, factors, name)))  # type: ignore[arg-type]
-            for name, module in self._modules[block].items()
-        }
+        factors, modules = self.factors(block, vector), self._modules[block]
+        parts: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, module in modules.items():
+            device: Any = module.weight.device
+            a, b = self._assemble(block, factors, name)
+            parts[name] = a.to(device), b.to(device)
+        groups = [[name] for name in modules]
+        if not vector.requires_grad and _aligns(device):
+            groups = _grouped({name: a for name, (a, _) in parts.items()})
+            parts = {name: part for group in groups for name, part in _aligned({n: parts[n] for n in group}).items()}
+        made: dict[nn.Module, _Term] = {}
+        for group in groups:
+            entering = _Entering(parts[group[0]][0], len(group))
+            made.update({modules[name]: _Term(entering, parts[name][1]) for name in group})
+        return made
 
     def factors(self, block: int, vector: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Cut a block's vector into its factors.
@@ -298,26 +312,51 @@ class LoRATerms(Layerwise):
         return whole
 
 
+class _Entering:
+    """``x A`` of modules that one tensor may enter: made once for all of them.
+
+    Args:
+        a: A [..., n_in, R] of all of them.
+        modules: how many there are.
+    """
+
+    def __init__(self, a: Tensor, modules: int) -> None:
+        self._a, self._shared = a, modules > 1
+        self._cast: dict[torch.dtype, Tensor] = {}
+        self._seen: weakref.ref[Tensor] | None = None
+        self._product = a
+
+    def times(self, hidden: Tensor, parts: int | None) -> Tensor:
+        """``x A``, rows in order [n, R], or in equal parts [parts, n / parts, R]."""
+        if self._seen is not None and self._seen() is hidden:
+            return self._product
+        a = _in_format(self._a, hidden.dtype, self._cast)
+        product = hidden.reshape(*(() if parts is None else (parts,)), -1, a.shape[-2]) @ a
+        if self._shared and not product.requires_grad:
+            self._seen, self._product = weakref.ref(hidden), product
+        return product
+
+
 class _Term:
     """A forward hook that adds ``(x A) B`` in place to a projection's fresh output.
 
-    With A [P, n_in, R] the rows are P equal parts, one for each candidate: two batched products beside the shared one.
+    With B [P, R, n_out] the rows are P equal parts, one for each candidate: two batched products beside the shared one.
 
     Args:
-        a: A [..., n_in, R].
+        entering: makes ``x A``.
         b: B [..., R, n_out].
     """
 
-    def __init__(self, a: Tensor, b: Tensor) -> None:
-        self._a, self._b = a, b
-        self._cast: dict[tuple[torch.dtype, torch.dtype], tuple[Tensor, Tensor]] = {}
+    def __init__(self, entering: _Entering, b: Tensor) -> None:
+        self._entering, self._b = entering, b
+        self._cast: dict[torch.dtype, Tensor] = {}
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """The output, with the term in it."""
         hidden = args[0]
-        a, b = self._in_formats(hidden.dtype, output.dtype)
+        b = _in_format(self._b, output.dtype, self._cast)
         if b.ndim == 2:
-            output.view(-1, b.shape[-1]).addmm_(hidden.reshape(-1, a.shape[-2]) @ a, b)
+            output.view(-1, b.shape[-1]).addmm_(self._entering.times(hidden, None), b)
             return output
         if len(hidden) % len(b):
             raise ModelError(
@@ -325,18 +364,58 @@ class _Term:
                 f"{tuple(hidden.shape)}), so {len(b)} candidates cannot stand side by side: "
                 "this architecture is not supported"
             )
-        parts = hidden.reshape(len(b), -1, a.shape[-2])
-        output.view(len(b), -1, b.shape[-1]).baddbmm_(parts @ a, b)
+        output.view(len(b), -1, b.shape[-1]).baddbmm_(self._entering.times(hidden, len(b)), b)
         return output
 
-    def _in_formats(self, one: torch.dtype, other: torch.dtype) -> tuple[Tensor, Tensor]:
-        """A and B in the number formats of what enters and what leaves a module; made once, but where a gradient flows."""
-        if self._a.requires_grad or self._b.requires_grad:
-            return self._a.to(one), self._b.to(other)
-        if (one, other) not in self._cast:
-            with torch.inference_mode(False):  # kept for later calls, whatever their mode
-                self._cast[one, other] = self._a.to(one), self._b.to(other)
-        return self._cast[one, other]
+
+def _in_format(factor: Tensor, dtype: torch.dtype, kept: dict[torch.dtype, Tensor]) -> Tensor:
+    """A factor in a number format; made once, but where a gradient flows."""
+    if factor.requires_grad:
+        return factor.to(dtype)
+    if dtype not in kept:
+        with torch.inference_mode(False):  # kept for later calls, whatever their mode
+            kept[dtype] = factor.to(dtype)
+    return kept[dtype]
+
+
+def _aligns(device: torch.device) -> bool:
+    """Whether a device multiplies matrices faster whose inner size is a multiple of `ALIGNED`."""
+    return device.type == "cuda"
+
+
+def _grouped(factors: Mapping[str, Tensor]) -> list[list[str]]:
+    """Modules that one tensor may enter: those of one parent whose A [..., n_in, R] are few columns together.
+
+    Args:
+        factors: A of each module, by the module's path.
+    """
+    groups: dict[tuple[str, int], list[str]] = {}
+    for name, a in factors.items():
+        groups.setdefault((name.rpartition(".")[0], a.shape[-2]), []).append(name)
+    found: list[list[str]] = []
+    for group in groups.values():
+        together = sum(factors[name].shape[-1] for name in group) <= SHARED
+        found += [group] if together else [[name] for name in group]
+    return found
+
+
+def _aligned(parts: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
+    """The same terms with one A [..., n_in, R'] for all modules, where R' is a multiple of `ALIGNED`: columns of A and rows of B are
+    zero that are another module's, or nobody's.
+
+    Args:
+        parts: A and B of each module.
+    """
+    columns = sum(a.shape[-1] for a, _ in parts.values())
+    rest = -columns % ALIGNED
+    whole = functional.pad(torch.cat([a for a, _ in parts.values()], dim=-1), (0, rest))
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    first = 0
+    for name, (a, b) in parts.items():
+        behind = first + a.shape[-1]
+        found[name] = whole, functional.pad(b, (0, 0, first, columns + rest - behind))
+        first = behind
+    return found
 
 
 @dataclass(frozen=True)
