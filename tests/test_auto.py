@@ -8,6 +8,8 @@ import pytest
 
 import small
 from tandemtune import autotune, load, resume, tune
+from tandemtune.callbacks import Callback
+from tandemtune.errors import ConfigError
 from tandemtune.runs.store import RunFolder
 
 TEXTS = ["a great film", "the plot was dull and bad"]
@@ -37,27 +39,41 @@ def test_template_readout_and_lora_are_decided_in_one_run(tmp_path):
     assert run.predict(TEXTS) == load(tmp_path / "run").predict(TEXTS)
 
 
-def test_without_memory_for_gradients_a_search_takes_their_place_and_resumes(tmp_path, monkeypatch):
+def test_without_memory_for_gradients_the_readout_is_left_and_the_run_resumes(tmp_path, monkeypatch):
     said = []
 
-    class Listener(small.Stop):
+    class Listener(Callback):
         def on_progress(self, message):
             said.append(message)
+
+        def on_testing(self):
+            raise KeyboardInterrupt
 
     made = recipe(tmp_path)
     with monkeypatch.context() as short_of_memory:
         short_of_memory.setattr(autotune.wiring, "free_memory", lambda device: 0.01)
         with pytest.raises(KeyboardInterrupt):
-            small.tune(made, tmp_path / "cut", Listener(step=2))
+            small.tune(made, tmp_path / "cut", Listener())
         whole = tune(made, tmp_path / "whole")
-    assert any("a backward pass may take" in line and "forward passes only" in line for line in said)
-    assert facts_of(tmp_path / "cut").instead == "c-lora"
+    assert any("a backward pass may take" in line and "nothing is searched" in line for line in said)
+    assert facts_of(tmp_path / "cut").instead == "readout"
     resume(tmp_path / "cut")  # there is memory now, but the run goes on as it began
     assert small.artefacts(tmp_path / "cut") == small.artefacts(tmp_path / "whole")
-    assert whole.result.cost.gradient_steps == 0 < whole.result.cost.candidates
+    assert whole.result.cost.gradient_steps == whole.result.cost.candidates == 0
     assert whole.predict(TEXTS) == load(tmp_path / "cut").predict(TEXTS)
+    alone = {**made, "method": {"name": "readout", "views": "auto"}}
+    assert tune(alone, tmp_path / "alone").result.tuned == whole.result.tuned
     asked = json.loads((tmp_path / "cut" / "recipe.json").read_text())
     assert asked["method"]["optimizer"]["kind"] == "adamw"  # the recipe stays what was asked for
+
+
+def test_without_memory_for_gradients_and_without_a_readout_nothing_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(autotune.wiring, "free_memory", lambda device: 0.01)
+    made = recipe(tmp_path)
+    made["method"]["readout"] = "none"
+    with pytest.raises(ConfigError, match="set readout to ridge, or name a method that needs forward passes only"):
+        tune(made, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_recipe_that_names_its_optimizer_keeps_it(tmp_path, monkeypatch):

@@ -47,6 +47,7 @@ DEFAULTS = {
         "dev": None,
         "template": "{text} it was {mask}",
         "templates": None,
+        "together": 1,
         "labels": {"no": "bad", "yes": "good"},
         "label_column": None,
         "choices": "words",

@@ -141,6 +141,7 @@ FORMS = {
     "bandit": ("c-lora", {"method__order": "bandit", "method__budget": 60}),
     "warm start": ("c-lora", {"method__warm_start": 2, "method__factors": "b", "method__budget": 60}),
     "l2_penalty": ("c-lora", {"method__l2_penalty": 0.1}),
+    "l2_penalty without a subspace": ("es-lora", {"method__l2_penalty": 0.1}),
     "kl penalty": ("c-lora", {"method__kl_penalty": 0.5, "method__kl_rows": 4}),
     "calibrate": ("c-lora", {"method__calibrate": True}),
     "calibrate where dev says so": ("c-lora", {"method__calibrate": "auto"}),
@@ -204,6 +205,19 @@ def test_an_l2_penalty_makes_distance_dear(place, tmp_path):
         assert min(first["losses"]) < first["incumbent"]  # a candidate is better, were it not for the distance
     assert taken[0.0][0]
     assert not any(taken[1000.0])
+
+
+def test_an_l2_penalty_holds_steps_near_the_start_beside_a_subspace(place, tmp_path):
+    away = {}
+    for penalty in (0.0, 1000.0):
+        folder = tmp_path / str(penalty)
+        recipe = recipe_of("es-lora", place, method__l2_penalty=penalty, method__guard="none", method__dev_every=1)
+        recipe["method"].update(readout="none", judge="words", budget=200, popsize=10)
+        tune(recipe, folder)
+        model = load(folder)
+        start = model.scorer.parameters.initial()
+        away[penalty] = sum(float((model.point[block] - start[block]).norm()) for block in start)
+    assert 0 < away[1000.0] < away[0.0]
 
 
 def test_kl_adds_what_moves_the_labels_of_other_rows(place, tmp_path):
@@ -378,7 +392,8 @@ def test_tandem_scores_the_words_with_the_tuned_model(place, tmp_path):
         ("c-lora", {"method__tunable": "full"}, "choose es or spsa"),
         ("es", {"method__popsize": 5}, "popsize: Input should be a multiple of 2, got 5"),
         ("es", {"method__order": "bandit"}, "bandit"),
-        ("es", {"method__l2_penalty": 0.1}, "l2_penalty"),
+        ("lora", {"method__l2_penalty": 0.1}, "l2_penalty"),
+        ("es", {"method__tunable": "full", "method__l2_penalty": 0.1}, "l2_penalty"),
         ("lora", {"method__kl_penalty": 0.1}, "without gradient"),
         ("mezo", {"method__tunable": "full", "model__dtype": "bfloat16"}, "float32"),
         ("es", {"method__noise_rank": 2}, "low-rank"),

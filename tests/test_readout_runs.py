@@ -12,10 +12,13 @@ import torch
 import small
 import tiny
 from tandemtune import load, tune
+from tandemtune.callbacks import Callback
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError
+from tandemtune.evaluators.features import ANSWER, read
 from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.known_templates import known_templates
+from tandemtune.types import Example
 
 TEXTS = ["a great film", "the plot was dull and bad", "we loved it"]
 
@@ -186,6 +189,81 @@ def test_a_template_that_cannot_be_used_is_passed_over(tmp_path):
     facts = RunFolder.open(tmp_path / "run").read_facts()
     assert [bool(one.refused) for one in facts.templates] == [False, True]
     assert facts.template == recipe["task"]["template"]
+
+
+THREE = ["{text} . it was {mask}", "the film {text} and so it was very {mask}", "{text} {mask}", "{mask} : {text}"]
+
+
+def joined_recipe(place, model="llama", **changes):
+    recipe = readout_recipe(place, model, **changes)
+    del recipe["task"]["template"]
+    return {**recipe, "task": {**recipe["task"], "templates": THREE, "together": 3}}
+
+
+@pytest.mark.parametrize("model", ["llama", "t5"])
+def test_the_best_templates_are_read_together(model, tmp_path):
+    """As one vector of each row that holds those of all three prompts, one after the other."""
+    run = tune(joined_recipe(tmp_path, model), tmp_path / "run")
+    facts, result = RunFolder.open(tmp_path / "run").read_facts(), run.result
+    best = sorted((one for one in facts.templates if one.loss is not None), key=lambda one: one.loss)
+    assert len(facts.templates) == 4 and len(best) == 3
+    again = load(tmp_path / "run")
+    assert [str(one.template) for one in again.scorer.task.wordings] == [one.template for one in best]
+    rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    answers = again.predict([row["text"] for row in rows])
+    assert answers == run.predict([row["text"] for row in rows])
+    right = sum(answer.label == row["label"] for answer, row in zip(answers, rows, strict=True))
+    assert right / len(rows) == pytest.approx(result.tuned.test, abs=1e-6)
+    assert again.evaluate(rows).score == pytest.approx(result.tuned.test, abs=1e-6)
+    views = []
+    for one in best:
+        single = readout_recipe(tmp_path, model, task__template=one.template)
+        tune(single, tmp_path / f"run{len(views)}")
+        scorer = load(tmp_path / f"run{len(views)}").scorer
+        views.append(read(scorer.engine, scorer.batch([Example({"text": text}) for text in TEXTS]), {}).views[ANSWER])
+    batch = again.scorer.batch([Example({"text": text}) for text in TEXTS])
+    assert torch.allclose(read(again.scorer.engine, batch, {}).views[ANSWER], torch.cat(views, dim=1), atol=1e-6)
+
+
+class StoppedBeforeScores(Callback):
+    def on_testing(self):
+        raise KeyboardInterrupt
+
+
+def test_the_card_names_all_templates_that_are_read_and_all_passes_are_counted(tmp_path):
+    """In a run that was stopped, too: it goes on with the templates that it began with."""
+    with pytest.raises(KeyboardInterrupt):
+        small.tune(joined_recipe(tmp_path), tmp_path / "run", StoppedBeforeScores())
+    small.resume(tmp_path / "run")
+    best, *others = load(tmp_path / "run").scorer.task.wordings
+    card = json.loads((tmp_path / "run" / "task_card.json").read_text())
+    readme = (tmp_path / "run" / "adapter" / "README.md").read_text()
+    assert card["template"] == str(best.template)
+    assert [one["template"] for one in card["together"]] == [str(one.template) for one in others]
+    assert all(str(one.template) in readme for one in others)
+    facts = RunFolder.open(tmp_path / "run").read_facts()
+    labelled = facts.train_tokens + facts.dev_tokens  # of three prompts for each row
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["cost"]["forward_tokens"] == labelled + 4 * labelled // 3
+    small.write_rows(tmp_path / "more.jsonl", [{"text": text} for text in TEXTS])
+    called = small.call("predict", tmp_path / "run", "--input", tmp_path / "more.jsonl")
+    assert called.code == 0, called.err
+    called = small.call("export", tmp_path / "run", "--to", tmp_path / "exported")
+    assert called.code and "several templates together" in called.err and not (tmp_path / "exported").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "said"),
+    [
+        ({}, {"name": "readout"}, "there is one template"),
+        ({"templates": "known"}, {"name": "manual"}, "set [method] name to readout"),
+        ({"templates": "known"}, {"name": "icl", "readout": "ridge"}, "set [method] name to readout"),
+        ({"templates": "known"}, {"name": "lora", "readout": "ridge"}, "set [method] name to readout"),
+    ],
+)
+def test_templates_are_read_together_by_a_readout_alone(task, method, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load_config({"model": "pypi:flan-t5-small", "task": {"name": "trec", "together": 3, **task}, "method": method})
 
 
 def test_templates_are_ranked_on_the_command_line_without_test_rows(tmp_path):

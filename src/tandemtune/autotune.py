@@ -49,15 +49,26 @@ RELIABLE = 0.98
 
 
 def _instead(config: RunConfig, progress: Progress | None) -> str:
-    """The method whose parts are taken, where a recipe's own needs a backward pass that does not fit here; else ""."""
+    """The method whose parts are taken, where a recipe's own needs a backward pass that does not fit here; else "".
+
+    Raises:
+        ConfigError: the recipe has no readout that would be left.
+    """
     method = METHODS.get(config.method.name)
     if method is None or method.without_gradients is None or not config.follows_gradient:
         return ""
     reason = _no_backward_pass(config)
     if not reason:
         return ""
+    if config.method.readout.form is None:
+        raise ConfigError(
+            [
+                f"[method] name: {config.method.name} without a readout has nothing to do here, since {reason}: set readout to ridge, or "
+                "name a method that needs forward passes only, such as c-lora-calibrated"
+            ]
+        )
     if progress:
-        progress(f"{reason}: no gradients, but a search with forward passes only ({method.without_gradients})")
+        progress(f"{reason}: no gradients; the readout is solved on the pretrained model, and nothing is searched")
     return method.without_gradients
 
 
@@ -123,15 +134,17 @@ def _chosen_template(
 ) -> tuple[Task, tuple[TemplateScore, ...]]:
     """The template that a readout of the labelled rows does best with; what was chosen when the run began."""
     if known is not None:
-        return task.as_recorded(known.template, known.labels), known.templates
+        return wiring.joined(
+            config.task, task.as_recorded(known.template, known.labels), known.templates
+        ), known.templates
     tasks = wiring.candidate_tasks(config.task, task, kind)
     if len(tasks) == 1:
         return tasks[0], ()
     scores = ranked(config, tasks, kind, split, progress)
-    chosen = best_of(scores)
+    best = best_of(scores)[0]
     if progress:
-        progress(f"template {scores[chosen].template!r} has the lowest leave-one-out loss, {scores[chosen].loss:.4f}")
-    return tasks[chosen], tuple(scores)
+        progress(f"template {best.template!r} has the lowest leave-one-out loss, {best.loss:.4f}")
+    return wiring.joined(config.task, tasks[scores.index(best)], scores), tuple(scores)
 
 
 def ranked(
@@ -179,7 +192,7 @@ def proposed(
         TandemTuneError: the mentor cannot be asked, or none of what it says can be used.
     """
     rows = [*split.train, *split.dev]
-    best = tasks[best_of(scores)]
+    best = tasks[scores.index(best_of(scores)[0])]
     backbone = wiring.load_backbone(config, kind, "float32", wiring.find_device(config.model.device))
     guessed = predicted(backbone, best, rows, config.task.max_tokens)
     known = TASKS.get(best.name)

@@ -10,7 +10,7 @@ from tandemtune.answers import answers_of
 from tandemtune.models.naming import base_name
 from tandemtune.problem import Problem
 from tandemtune.readout.members import FOLDER
-from tandemtune.runs.records import DIGITS, Result, Scores, TaskCard
+from tandemtune.runs.records import DIGITS, FurtherTemplate, Result, Scores, TaskCard
 
 
 def task_card(problem: Problem, result: Result) -> TaskCard:
@@ -40,6 +40,10 @@ def task_card(problem: Problem, result: Result) -> TaskCard:
         readout=config.method.readout.kind,
         prior=dict(zip(scorer.task.words, result.tuned.prior, strict=True)) if result.tuned.prior else {},
         temperature=round(scorer.temperature, DIGITS),
+        together=tuple(
+            FurtherTemplate(template=str(task.template), label_words=dict(task.words))
+            for task in scorer.task.wordings[1:]
+        ),
         metric=scorer.task.metric,
         zero_shot=result.zero_shot,
         tuned=result.tuned,

@@ -178,7 +178,7 @@ def estimate(
     labelled = len(rows["train"]) + len(rows["dev"])
     searched = {**tokens, "train": _counted(rows["train"], costs.searched)}
     forward, backward = _searched(config, searched, len(rows["train"]), model)
-    scored = 2 * sum(tokens.values())
+    scored = 2 * sum(tokens.values()) * min(config.task.together, templates)
     ranked = templates * (tokens["train"] + tokens["dev"]) * min(1.0, MOST_RANKED / labelled) if templates > 1 else 0.0
     low, high = (1.0, 4.0) if config.model.quantize else BYTES[config.model.dtype]
     device = wiring.find_device(config.model.device)

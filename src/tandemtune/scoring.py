@@ -149,15 +149,16 @@ def guarded(problem: Problem, found: SearchState, tell: Callable[[str], None]) -
 
 def solving_tokens(problem: Problem, searched: bool) -> int:
     """Tokens that went through the model to choose a template and to solve the readout that is kept: a pass over the labelled rows
-    for each template, one for the readout, and one more where it was asked whether a search gains anything."""
+    for each template, one for each that the readout reads, and one more where it was asked whether a search gains anything."""
     scorer = problem.scorer
     member = scorer.config.method.readout
-    passes = len(scorer.facts.templates)
+    ranked, solved = len(scorer.facts.templates), 0
     if member.form is not None:
-        passes += 2 if searched and member.keep != "tuned" else 1
-    if not passes:
+        solved = 2 if searched and member.keep != "tuned" else 1
+    if not ranked + solved:
         return 0
-    return passes * scorer.batch([*problem.split.train, *problem.split.dev]).tokens
+    tokens = scorer.batch([*problem.split.train, *problem.split.dev]).tokens
+    return solved * tokens + ranked * tokens // len(scorer.task.wordings)
 
 
 def majority(problem: Problem, examples: Sequence[Example] | None) -> float | None:

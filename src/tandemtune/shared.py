@@ -92,8 +92,9 @@ def _model(scorer: Scorer) -> tuple[object, ...]:
 def _key(scorer: Scorer, batch: Batch, views: Sequence[View]) -> str:
     """Everything that the numbers depend on, down to how the rows are cut into parts."""
     engine, told = scorer.engine, _model(scorer)
+    further = [list(task.words.items()) for task in scorer.task.wordings[1:]]
     found = hashlib.sha256(
-        repr((told, scorer.verbalizer.token_ids, scorer.verbalizer.weights(), tuple(map(str, views)))).encode()
+        repr((told, scorer.verbalizer.token_ids, scorer.verbalizer.weights(), further, tuple(map(str, views)))).encode()
     )
     for whole in batch.parts():
         _add(found, whole)

@@ -28,7 +28,8 @@ from tandemtune.optimizers.base import Optimizer, Space
 from tandemtune.problem import Problem, Progress, Scorer
 from tandemtune.proposers.base import Asked, Source
 from tandemtune.proposers.mutation import Mutation
-from tandemtune.runs.records import Facts, TunableFacts
+from tandemtune.readout.ranking import best_of
+from tandemtune.runs.records import Facts, TemplateScore, TunableFacts
 from tandemtune.runs.store import RunFolder
 from tandemtune.search.loop import Limits, Search
 from tandemtune.search.schedule import Bandit, Phase, Stage, alternating, racing
@@ -41,6 +42,7 @@ from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS, build_task, get
 from tandemtune.tasks.choices import ChoiceTask
 from tandemtune.tasks.images import ImageTask, holds_images, is_folder, seen_and_unseen, task_settings
+from tandemtune.tasks.joined import JoinedTask
 from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.texts import TextTask, metric_of
@@ -154,6 +156,10 @@ def _of_asset(section: TaskSection, kind: Kind, progress: Progress | None) -> Ta
 
 def _check_rows_for(section: TaskSection, kind: Kind) -> None:
     """Refuse images for a model of texts, and texts for one of images."""
+    if kind == "image-text" and section.together > 1:
+        raise ConfigError(
+            ["[task] together: a class of images is the mean of its texts in all templates: leave it out"]
+        )
     if section.train is not None and is_folder(section.train):
         _check_kind(f"train: {section.train} is a folder", True, kind)
     if section.name is not None and section.name in TASKS:
@@ -216,6 +222,20 @@ def candidate_tasks(section: TaskSection, task: Task, kind: Kind) -> list[Task]:
     return list(unique.values())
 
 
+def joined(section: TaskSection, best: Task, scores: Sequence[TemplateScore]) -> Task:
+    """A task with its best template, and with those next to it that a recipe wants to be read together with it.
+
+    Args:
+        section: the recipe's ``[task]``.
+        best: the task with the template of the lowest loss.
+        scores: all templates that were judged.
+    """
+    if section.together == 1 or not scores:
+        return best
+    others = [best.as_recorded(one.template, one.labels) for one in best_of(scores, section.together)[1:]]
+    return JoinedTask.of(best, others) if others else best
+
+
 def load_backbone(config: RunConfig, kind: Kind, dtype: str, device: str) -> Backbone:
     """The model of a recipe.
 
@@ -251,7 +271,7 @@ def task_of_run(config: RunConfig, facts: Facts) -> Task:
     if facts.kind == "image-text":
         several = config.task.templates if isinstance(config.task.templates, list) else []
         return ImageTask(**own, ensemble=tuple(map(Template.parse, several)))
-    return _with_choices(config.task, Task(**own))
+    return joined(config.task, _with_choices(config.task, Task(**own)), facts.templates)
 
 
 def check(config: RunConfig, progress: Progress | None = None, *, test: bool = True) -> Task:

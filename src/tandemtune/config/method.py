@@ -50,7 +50,8 @@ class MethodSection(Options):
     )
     l2_penalty: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = Field(
         0.0,
-        description="this times the mean square of z / sigma is added to losses, which holds a search near its start",
+        description="this times the mean square of z / sigma (without a subspace, of the distance from the start / sigma) is added to "
+        "losses, which holds a search near its start",
     )
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0,
@@ -115,14 +116,17 @@ class MethodSection(Options):
             )
         if self.elites > optimizer.candidates:
             yield f"[method] elites: {self.elites} are more than a generation of {optimizer.candidates}"
-        for name in ("l2_penalty", "ema", "elites"):
+        for name in ("ema", "elites"):
             if getattr(self, name) and not keeps_vector:
                 yield (
                     f"[method] {name}: {getattr(self, name)}, but {optimizer.kind} keeps no best candidate: choose cma-es, "
                     "fireworks or random"
                 )
-        if self.l2_penalty and not self.subspace.projects:
-            yield f"[method] l2_penalty: {self.l2_penalty} is a penalty on z, and there is none with subspace none"
+        if self.l2_penalty and (optimizer.uses not in ("sampler", "estimator") or self.tunable.all_weights):
+            yield (
+                f"[method] l2_penalty: {self.l2_penalty} is paid by candidates of a search beside the model, got optimizer "
+                f"{optimizer.kind} and tunable {self.tunable.kind}"
+            )
         if self.judge == "readout" and self.readout.form is None:
             yield '[method] judge: readout, but the recipe has none: name one, for example readout = "ridge"'
         if self.score == "readout" and (self.readout.form is None or not optimizer.searches):

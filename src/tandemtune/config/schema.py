@@ -92,6 +92,11 @@ class TaskSection(Options):
         'pass each (`tandemtune templates`); "known" takes all that the package knows for a task, "auto" these where there are '
         "any and the recipe has no template of its own. Of images all are used: a class is the mean of its texts",
     )
+    together: Annotated[int, Field(ge=1)] = Field(
+        1,
+        description="how many of the best `templates` a readout reads together, of a method that tunes nothing else: a pass over the "
+        "rows for each",
+    )
     labels: dict[str, str | list[str]] | None = Field(
         None,
         description="label -> label word, or several to average; or a .json file with these, or one with a list of class names",
@@ -392,10 +397,24 @@ class RunConfig(Options):
             )
         if self.task.writes and self.run.yardsticks:
             yield "[run] yardsticks: classifiers of labels, and this task is answered with texts: leave them out"
+        yield from self._together_problems()
         if self.alternates and self.method.ema:
             yield f"[method] ema: {self.method.ema}, but rounds go on from the incumbent: set it to 0"
         if self.alternates and self.method.guard != "none":
             yield f"[method] guard: {self.method.guard}, but rounds have [alternate] accept instead: set it to none"
+
+    def _together_problems(self) -> Iterator[str]:
+        """What speaks against reading several templates together."""
+        several = self.task.together
+        if several == 1:
+            return
+        if self.task.templates is None:
+            yield f"[task] together: {several}, but there is one template: list several as templates"
+        if self.method.readout.form is None or not self.method.tunable.untouched:
+            yield (
+                f"[task] together: {several} templates can be read by a readout of a model that nothing else is tuned of: set [method] name "
+                "to readout, or leave together out"
+            )
 
     @property
     def turns(self) -> int:

@@ -80,7 +80,7 @@ class ChoiceEngine(Engine):
         max_memory: bound on the activations of one chunk of candidates, in megabytes.
     """
 
-    reads_words = False
+    no_adapter = "whole answers are no rows of the output embedding"
 
     def __init__(self, stack: PassageStack, tunable: Parameters, averaging: Tensor, max_memory: float = 256.0) -> None:
         super().__init__(stack, tunable, averaging, max_memory)

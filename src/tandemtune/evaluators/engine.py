@@ -64,11 +64,11 @@ class Engine:
         chunk_tokens: tokens of one chunk, within that bound; None for as many as it allows.
 
     Attributes:
-        reads_words: whether label logits are words' logits, so that a readout is a change of the output embedding.
+        no_adapter: why a readout of what it reads is no change of the output embedding; empty where it is one.
         further_view: what a readout may read of each row beside the answer where it chooses for itself.
     """
 
-    reads_words = True
+    no_adapter = ""
     further_view = "mean"
 
     def __init__(

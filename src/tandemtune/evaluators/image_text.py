@@ -75,7 +75,7 @@ class ImageTextEngine(Engine):
         max_memory: bound on the activations of one chunk of candidates, in megabytes.
     """
 
-    reads_words = False
+    no_adapter = "a readout of image vectors changes the classes' vectors, not the text tower"
     further_view = "tower"
 
     def __init__(self, stack: LayerStack, tunable: Parameters, scale: float, max_memory: float = 256.0) -> None:

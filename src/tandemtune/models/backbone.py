@@ -385,8 +385,8 @@ class Backbone:
                 # a mark behind the prompt would be what the model answers to
                 ids, offsets = ids[:-behind], offsets[:-behind]
             answer = len(ids) - 1
-            if answer < 0:
-                raise DataError("an empty prompt: the template has no words and the text is empty")
+        if not ids:
+            raise DataError("an empty prompt: the template has no words and the text is empty")
         cuts: dict[str, list[int]] = {}
         for name, (start, end) in rendered.spans.items():
             inside = (b for a, b in offsets if b > a and a >= start - 1 and start < b <= end)

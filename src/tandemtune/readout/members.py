@@ -213,8 +213,8 @@ class SolvedReadout:
             "loss": self.loss,
         }
         try:
-            if not engine.reads_words:
-                raise DataError("a readout of image vectors changes the classes' vectors, not the text tower")
+            if engine.no_adapter:
+                raise DataError(engine.no_adapter)
             if self.views not in ((), (ANSWER,)):
                 raise DataError(
                     f"a readout of {', '.join(told['views'])} is no change of the output embedding: take the answer view alone"

@@ -14,8 +14,9 @@ from tandemtune.evaluators.features import ANSWER, read
 from tandemtune.models.backbone import Backbone
 from tandemtune.readout.design import Design
 from tandemtune.readout.fitting import FORMS, choose, leave_one_out
-from tandemtune.runs.records import TemplateScore, rounded
+from tandemtune.runs.records import TemplateScore, from_loss, rounded
 from tandemtune.tasks.base import Task
+from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.identity import Identity
 from tandemtune.types import Example
@@ -68,17 +69,21 @@ def predicted(backbone: Backbone, task: Task, rows: Sequence[Example], max_token
     return _judged(backbone, task, rows, max_tokens)[1]
 
 
-def best_of(scores: Sequence[TemplateScore]) -> int:
-    """The one with the lowest loss.
+def best_of(scores: Sequence[TemplateScore], count: int = 1) -> list[TemplateScore]:
+    """Those with the lowest losses, the best first, as many as can be used; they name the same columns as the best.
+
+    Args:
+        scores: all of them.
+        count: how many at most.
 
     Raises:
         ConfigError: none can be used.
     """
-    losses = [math.inf if score.loss is None else score.loss for score in scores]
-    best = min(range(len(losses)), key=losses.__getitem__)
-    if not math.isfinite(losses[best]):
+    usable = sorted((score for score in scores if score.loss is not None), key=lambda score: from_loss(score.loss))
+    if not usable:
         raise ConfigError([f"[task] templates: {score.template!r}: {score.refused}" for score in scores])
-    return best
+    columns = [set(Template.parse(score.template).fields) for score in usable]
+    return [score for score, own in zip(usable, columns, strict=True) if own == columns[0]][:count]
 
 
 def _judged(

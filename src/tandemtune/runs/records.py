@@ -714,6 +714,13 @@ class TemplateScore(Record):
     refused: str = ""
 
 
+class FurtherTemplate(Record):
+    """A template that a readout reads together with the first, and the label words behind it."""
+
+    template: str
+    label_words: dict[str, tuple[str, ...]]
+
+
 class Facts(Versioned):
     """``run.json``: versions, and what was found out or decided on this machine when the run began.
 
@@ -762,6 +769,7 @@ class TaskCard(Versioned):
     Args:
         temperature: what label logits are divided by before they are made probabilities, chosen on labelled rows; None in cards
             of earlier versions, where it is 1.
+        together: further templates that the readout reads each text in.
     """
 
     base_model: str
@@ -780,6 +788,7 @@ class TaskCard(Versioned):
     readout: str
     prior: dict[str, float | None]
     temperature: float | None = None
+    together: tuple[FurtherTemplate, ...] = ()
     metric: str
     zero_shot: Scores
     tuned: Scores

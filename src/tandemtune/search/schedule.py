@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tandemtune.optimizers.base import AskTell
@@ -183,6 +184,10 @@ class Phase:
         """Sweep and blocks of a step."""
         sweep, position = divmod(step, len(self.turns))
         return sweep, self.turns[position if self.bandit is None else self.bandit.choose()]
+
+    def beginning(self, blocks: tuple[int, ...]) -> NDArray[np.float64]:
+        """The starting point of a turn's blocks as one vector."""
+        return torch.cat([self.origin[block].flatten() for block in blocks]).double().cpu().numpy()
 
     def below(self, blocks: tuple[int, ...]) -> int:
         """The block whose hidden states are surely kept when a turn begins: the one of the turn before, or the lowest one

@@ -58,7 +58,7 @@ class Rules:
     Args:
         dev_every: turns between evaluations on dev.
         elites: best candidates of a generation that are scored again, on all training rows, before one is accepted.
-        l2_penalty: times the mean square of z / sigma: what a candidate pays for being far from where the stage began.
+        l2_penalty: times the mean square of z / sigma (or of the distance / sigma): what a candidate pays for being far from where the stage began.
         ema: decay of the exponential moving average of the incumbents that dev is asked about; 0 for the incumbent itself.
         sigma: unit of z.
         guard: whether a point is kept for a gain on dev beyond its standard error only.
@@ -140,7 +140,7 @@ class GenerationTurn:
         optimizer = self._phase.optimizer(blocks)
         asked = optimizer.ask()
         vectors = self._phase.up(blocks, asked)
-        penalties = self._penalties(asked)
+        penalties = self._penalties(blocks, asked)
         scored = self._recorded(state) or self._scored(state, vectors, penalties)
         losses = np.array([from_loss(loss) for loss in scored.losses], dtype=np.float64)
         if self._phase.keeps_best:
@@ -231,12 +231,13 @@ class GenerationTurn:
         train_loss = float(np.mean(finite)) if len(finite) else math.inf
         return _Move(int(np.argmin(losses)), True, {**state.incumbent, **_only(moved)}, train_loss)
 
-    def _penalties(self, asked: Any) -> NDArray[np.float64]:
-        """What candidates z [P, d] pay for being far from where the stage began."""
+    def _penalties(self, blocks: tuple[int, ...], asked: Any) -> NDArray[np.float64]:
+        """What candidates [P, d] pay for being far from where the stage began: z = 0, or its point where there is no subspace."""
         rules = self._desk.rules
         if not rules.l2_penalty:
             return np.zeros(len(asked))
-        return np.asarray(rules.l2_penalty * np.mean(np.square(asked / rules.sigma), axis=1))
+        away = asked if self._phase.projections else asked - self._phase.beginning(blocks)
+        return np.asarray(rules.l2_penalty * np.mean(np.square(away / rules.sigma), axis=1))
 
     def _averaged(
         self, state: SearchState, blocks: tuple[int, ...], moved: Mapping[int, Tensor]

@@ -7,6 +7,7 @@
 `report`      counts what a user should know of them
 `metrics`     scores classes
 `base`        puts them together as `Task`
+`joined`      is a task in several wordings at once
 `catalogue`   holds one row for each known data set
 """
 

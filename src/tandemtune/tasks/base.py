@@ -85,6 +85,11 @@ class Task:
         return replace(self, template=Template.parse(template), words=words)
 
     @property
+    def wordings(self) -> tuple[Task, ...]:
+        """The task with each of the templates that a row is asked with; just itself."""
+        return (self,)
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """Columns of texts that an unlabelled row needs."""
         return self.template.fields

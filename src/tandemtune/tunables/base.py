@@ -224,6 +224,7 @@ class Tunable(Member):
         all_weights: whether it is the model's own weights.
         takes_words: whether a prompt of words can take the place of its input block, so that proposals make sense.
         words_only: whether its input block is always a prompt of words and only changes by proposals.
+        untouched: whether model and prompts stay as they are.
     """
 
     noun: ClassVar[str] = "tunable"
@@ -232,6 +233,7 @@ class Tunable(Member):
     all_weights: ClassVar[bool] = False
     takes_words: ClassVar[bool] = False
     words_only: ClassVar[bool] = False
+    untouched: ClassVar[bool] = False
 
     def make(self, given: Given) -> Parameters:
         """The parameters beside a model, at the point where they begin."""

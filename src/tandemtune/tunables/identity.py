@@ -85,6 +85,7 @@ class Nothing(Tunable):
     source: ClassVar[str] = "arXiv 2001.07676"
     card: ClassVar[str] = "A template"
     searched_by: ClassVar[frozenset[Uses]] = frozenset({"none"})
+    untouched: ClassVar[bool] = True
 
     def make(self, given: Given) -> Identity:
         """No parameters."""
