@@ -77,7 +77,8 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
     count, limit, pieces, notes = (
         (None, None, None, ()) if tokens is None else (tokens.count, tokens.limit, tokens.pieces, tokens.notes)
     )
-    report = task.report(split, count_tokens=count, limit=limit)
+    shared = task.shared_texts
+    report = task.report(split, count_tokens=count if shared is None else None, limit=limit)
     rows: dict[str, Sequence[Example]] = {"train": split.train, "dev": split.dev}
     if task.has_test:
         rows["test"] = task.test(section.test_rows, section.seed)
@@ -85,15 +86,21 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
     if tokens is not None:
         uncut, longest = tokens.count, tokens.limit
         templates = len(wiring.candidate_tasks(section, task, tokens.kind))
-        expected = estimate(config, rows, lambda row: min(uncut(row), longest), tokens.model, templates)
+        if shared is None:
+            expected = estimate(config, rows, lambda row: min(uncut(row), longest), tokens.model, templates)
+        else:  # as if every part was one row
+            once, all_of_them = {name: part[:1] for name, part in rows.items()}, sum(map(tokens.of_text, shared))
+            expected = estimate(config, once, lambda row: all_of_them, tokens.model, templates)
     return DataCard({name: len(part) for name, part in rows.items()}, report, pieces, (*task.notes(), *notes), expected)
 
 
 @dataclass(frozen=True)
 class _Tokens:
-    """What counts tokens, how many there may be, the pieces of label words and notes on them, and what is known of the model."""
+    """What counts tokens (of a row, of a text), how many there may be, the pieces of label words and notes on them, and what is known of
+    the model."""
 
     count: Callable[[Example], int]
+    of_text: Callable[[str], int]
     limit: int
     pieces: dict[str, list[str]]
     notes: tuple[str, ...]
@@ -125,4 +132,12 @@ def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
     count = token_counter(tokenizer, kind, task.template)
     if count(Example(dict.fromkeys(task.template.fields, ""))) > limit:
         raise no_room(task.template, limit, longest)
-    return _Tokens(count, limit, pieces, found.notes, kind, matrices(place, settings))
+    return _Tokens(
+        count,
+        lambda text: len(tokenizer(text, verbose=False)["input_ids"]),
+        limit,
+        pieces,
+        found.notes,
+        kind,
+        matrices(place, settings),
+    )
