@@ -464,3 +464,14 @@ def test_a_comparison_tells_seen_and_unseen_classes(tmp_path, monkeypatch):
     assert f"| {words:.3f} ±" in rows["| readout"]
     assert "Classes that were left out" in (tmp_path / "plan" / "report.html").read_text(encoding="utf-8")
     assert found is not None
+
+
+def test_validate_counts_the_class_texts_once(place, tmp_path):
+    images.recipe(place)
+    made = recipe(place, "c-lora")
+    said = small.call("validate", small.write_recipe(tmp_path / "mine.json", made))
+    assert said.code == 0, said.err
+    assert "longest prompt" not in said.out and "rows used: 12 train, 12 dev, 30 test" in said.out
+    texts = [["a", "photo", "of", "a", *name.split("_"), "."] for name in images.CLASSES]
+    once = sum(len(text) + 2 for text in texts)  # with the marks around
+    assert f"about {6 * once:,.0f} for the scores" in said.out.replace(",", ""), said.out

@@ -78,14 +78,20 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
     count, limit, pieces, notes = (
         (None, None, None, ()) if tokens is None else (tokens.count, tokens.limit, tokens.pieces, tokens.notes)
     )
-    report = task.report(split, count_tokens=count, limit=limit)
+    shared = task.shared_texts
+    report = task.report(split, count_tokens=count if shared is None else None, limit=limit)
     rows: dict[str, Sequence[Example]] = {"train": split.train, "dev": split.dev}
     if task.has_test:
         rows["test"] = task.test(section.test_rows, section.seed)
     expected = None
     if tokens is not None:
         templates = len(wiring.candidate_tasks(section, task, tokens.kind))
-        expected = estimate(config, rows, _row_costs(config, task, tokens), tokens.model, templates)
+        if shared is None:
+            expected = estimate(config, rows, _row_costs(config, task, tokens), tokens.model, templates)
+        else:  # as if every part was one row
+            once, all_of_them = {name: part[:1] for name, part in rows.items()}, sum(map(tokens.words, shared))
+            costs = RowCosts(lambda row: all_of_them, lambda row: all_of_them)
+            expected = estimate(config, once, costs, tokens.model, templates)
     return DataCard({name: len(part) for name, part in rows.items()}, report, pieces, (*task.notes(), *notes), expected)
 
 

@@ -56,7 +56,8 @@ def matrices(place: str | Path, config: Any) -> Matrices:
             return Matrices(0, {})
         whole += sum(map(math.prod, shapes.values()))
         for name, shape in shapes.items():
-            if len(shape) == 2 and words not in shape and not (two and "decoder." in name):
+            texts = not name.startswith("vision_model.") and not (two and "decoder." in name)
+            if len(shape) == 2 and words not in shape and texts:
                 layers[shape] += 1
     reading = getattr(settings, "num_hidden_layers", None) or 0
     return Matrices(whole, layers, reading, next(filter(None, answering), 0))

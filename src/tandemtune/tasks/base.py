@@ -128,6 +128,11 @@ class Task:
         """Whether there are rows for the final report."""
         return self.test_source is not None or self.test_share is not None
 
+    @property
+    def shared_texts(self) -> tuple[str, ...] | None:
+        """Texts that the model reads once for all rows together; None where it reads the rows."""
+        return None
+
     def without_test(self) -> Task:
         """The task without a file of test rows; rows that are set aside stay so."""
         return self if self.test_share is not None else replace(self, test_source=None)

@@ -55,6 +55,12 @@ class ImageTask(Task):
         """All templates, each once."""
         return tuple(dict.fromkeys((self.template, *self.ensemble)))
 
+    @property
+    def shared_texts(self) -> tuple[str, ...]:
+        """The classes' names in all templates."""
+        names = [name for several in self.words.values() for name in several]
+        return tuple(" ".join(class_text(template, name)).strip() for template in self.templates for name in names)
+
     def check(self) -> list[str]:
         """As for any task, and that every template shows one image."""
         wrong = [
