@@ -34,6 +34,7 @@ _PARTS = {
     "objective": "method",
     "readout": "method",
     "proposer": "alternate",
+    "executor": "run",
 }
 
 
@@ -152,6 +153,7 @@ def tune(
     objective: Any = None,
     readout: Any = None,
     proposer: Any = None,
+    executor: Any = None,
     metric: str | Callable[[list[str], list[str]], float] | None = None,
     callbacks: Sequence[Callback] = (),
     progress: Progress = "auto",
@@ -175,7 +177,7 @@ def tune(
         template: for example ``"{text} It was {mask}."``.
         method: a method's name.
         optimizer: a name, or a member such as ``CMAES(popsize=20)``; so `tunable`, `subspace`,
-            `objective`, `readout`, `proposer`.
+            `objective`, `readout`, `proposer`, `executor`.
         metric: a name, or any function (predictions, gold) -> number over labels.
         callbacks: told what happens, see `tandemtune.Callback`.
         progress: how progress is shown: "auto" picks terminal, notebook or nothing.
@@ -211,6 +213,7 @@ def tune(
         "objective": objective,
         "readout": readout,
         "proposer": proposer,
+        "executor": executor,
     }
     given += [(f"{_PARTS[noun]}.{noun}", part) for noun, part in chosen.items() if part is not None]
     with _rows_on_disk(place, {"train": train, "test": test, "dev": dev}) as (paths, folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,7 @@ class LabelAnswers(Answers):
         if scorer.calibrates:
             evaluator.empty = content_free(scorer, apart=True)
         if method.objective.kl_penalty:
+            split = split if split.unlabelled else replace(split, unlabelled=_unlabelled(scorer, split))
             evaluator.kl = _kl_penalty(scorer, split)
         scorer.note(
             train_rows=len(split.train),
@@ -200,7 +202,14 @@ def _better_calibrated(scorer: Scorer, evaluator: LabelWordEvaluator) -> bool:
 
 
 def _kl_penalty(scorer: Scorer, split: Split) -> KLPenalty:
-    """What holds candidates near the untuned model: rows of the training file that are in no split, without their labels."""
+    """What holds candidates near the untuned model."""
+    batch = scorer.population_batch(split.unlabelled)
+    weight = scorer.config.method.objective.kl_penalty
+    return KLPenalty(batch, scorer.engine.logits(batch, scorer.parameters.initial()), weight)
+
+
+def _unlabelled(scorer: Scorer, split: Split) -> tuple[Example, ...]:
+    """Rows of the training file that are in no split, without their labels."""
     objective, section = scorer.config.method.objective, scorer.config.task
     rows = scorer.task.unlabelled(objective.kl_rows, section.seed, split)
     if not rows:
@@ -210,8 +219,7 @@ def _kl_penalty(scorer: Scorer, split: Split) -> KLPenalty:
                 "more: set kl_penalty to 0"
             ]
         )
-    batch = scorer.population_batch(rows)
-    return KLPenalty(batch, scorer.engine.logits(batch, scorer.parameters.initial()), objective.kl_penalty)
+    return tuple(rows)
 
 
 def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:

@@ -13,6 +13,7 @@ import tandemtune.assets as assets
 import tandemtune.methods as methods
 from tandemtune import plugins
 from tandemtune.errors import ConfigError, DataError, UsageError
+from tandemtune.executors.base import Executor
 from tandemtune.mentor.prices import Price, price_of
 from tandemtune.objectives.base import Objective
 from tandemtune.optimizers.base import Optimizer
@@ -36,6 +37,7 @@ DEFAULT_STEPS = 60
 PARTS: dict[str, dict[str, str]] = {
     "method": {"optimizer": "cma-es", "tunable": "lora", "subspace": "random", "objective": "ce", "readout": "none"},
     "alternate": {"proposer": "mentor"},
+    "run": {"executor": "local"},
 }
 """Sections with parts: the nouns, and the member that is taken where a recipe names none."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -451,8 +453,11 @@ class MentorSection(Options):
 
 
 class RunSection(Options):
-    """[run]: bounds on what a run may use, and how often it is saved."""
+    """[run]: bounds on what a run may use, where its candidates are scored, and how often it is saved."""
 
+    executor: Annotated[Executor, PartOf("executor")] = Field(
+        description="where candidates are scored (`tandemtune ls executors`): in this process, or on a cluster"
+    )
     max_memory: Positive | None = Field(
         None,
         description="bound on the activations of scored candidates, in megabytes; if left out, 256 on a processor and half of "
@@ -501,7 +506,7 @@ class RunConfig(Options):
         """All members that take part."""
         method = self.method
         parts = method.optimizer, method.tunable, method.subspace, method.objective, method.readout
-        return *parts, self.alternate.proposer
+        return *parts, self.alternate.proposer, self.run.executor
 
     def problems(self) -> Iterator[str]:
         """What does not fit together; each part is asked."""

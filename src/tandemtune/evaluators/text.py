@@ -228,6 +228,7 @@ class TextEvaluator:
         self.step_rows = step_rows
         self._drawn = None if drawn_rows is None else lru_cache(maxsize=1)(drawn_rows)
         self._wrote: dict[tuple[str, int], int] = {}
+        self._last = 0
 
     @property
     def depth(self) -> float:
@@ -239,8 +240,17 @@ class TextEvaluator:
     ) -> NDArray[np.float64]:
         """Training losses [P] of candidates, see `Evaluator.evaluate`."""
         losses, tokens = self.loss.of_population(self._rows_of(generation), point, candidates, generation or 0)
-        self._wrote["population", len(losses)] = tokens
+        self.note_written(len(losses), tokens)
         return losses
+
+    @property
+    def wrote(self) -> int:
+        """Tokens that the last `evaluate` wrote."""
+        return self._last
+
+    def note_written(self, candidates: int, tokens: int) -> None:
+        """Say what a generation wrote that was scored elsewhere: `cost` counts it."""
+        self._wrote["population", candidates] = self._last = tokens
 
     def measure(self, point: Point, rows: Rows = "train") -> Evaluation:
         """Loss and metric of one point on the training or dev rows."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tandemtune.evaluators.candidates import Candidates, Short
 from tandemtune.optimizers.base import AskTell
 from tandemtune.subspace import RandomProjection
 
@@ -147,6 +148,7 @@ class Phase:
         keeps_best: whether the incumbent is scored beside each generation and only replaced by what is better.
         gradient: whether the optimizer follows gradients.
         show: what an optimizer of texts has found so far, as text.
+        shard: candidates that are mapped to parameters together; None for all.
     """
 
     name: str
@@ -160,6 +162,7 @@ class Phase:
     keeps_best: bool = True
     gradient: bool = False
     show: Callable[[Any], str] | None = None
+    shard: int | None = None
     optimizers: dict[tuple[int, ...], AskTell[Any]] = field(default_factory=dict)
 
     @property
@@ -216,16 +219,23 @@ class Phase:
             own.restore(optimizer.state())
             own.restart(torch.cat([self.origin[block] for block in blocks]).numpy(), reset_moments=False)
 
-    def up(self, blocks: tuple[int, ...], z: Any) -> dict[int, Tensor]:
+    def up(self, blocks: tuple[int, ...], z: Any) -> Mapping[int, Tensor]:
         """Parameters [P, dim] of each block of a turn for candidates z [P, d], or for P texts."""
         if self.read is not None:
             (block,) = blocks
             return {block: self.read(z)}
         if self.projections:
-            return {block: self.origin[block] + self.projections[block].up(z) for block in blocks}
+            return self._projected(blocks, z)
         sizes = [len(self.origin[block]) for block in blocks]
         pieces = torch.from_numpy(z.astype(np.float32)).split(sizes, dim=1)  # type: ignore[no-untyped-call]
         return dict(zip(blocks, pieces, strict=True))
+
+    def _projected(self, blocks: tuple[int, ...], z: Any) -> Candidates:
+        """Candidates in random subspaces, shard by shard: whoever maps a shard elsewhere finds the same, to the bit."""
+        short = Short(np.asarray(z, dtype=np.float32), {b: self.projections[b] for b in blocks}, self.origin)
+        size = self.shard or max(1, len(short))
+        parts = [short.rows(first, first + size).vectors(self.origin) for first in range(0, len(short), size)]
+        return Candidates({block: torch.cat([part[block] for part in parts]) for block in blocks}, short)
 
     def state(self) -> list[dict[str, Any]]:
         """States of all optimizers that have had a turn, and of who chooses among them."""
