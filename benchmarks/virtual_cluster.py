@@ -10,7 +10,7 @@ import heapq
 import itertools
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,10 +107,10 @@ class VirtualCluster:
         worker.free = math.inf if hangs else begin + worker.like.slow * self.seconds(message)
         return self._expect(_Call(worker, message), worker.free + self.network.latency)
 
-    def wait(self, calls: Sequence[Call], seconds: float) -> Sequence[Call]:
+    def wait(self, calls: Collection[Call], seconds: float) -> Sequence[Call]:
         """Let time pass until a call ends, or so long."""
-        until, wanted = self.clock + seconds, set(calls)
-        while self._events and self._events[0][2] not in wanted:
+        until = self.clock + seconds
+        while self._events and self._events[0][2] not in calls:
             heapq.heappop(self._events)
         if not self._events or self._events[0][0] > until:
             self.clock = until
@@ -119,7 +119,7 @@ class VirtualCluster:
         done = []
         while self._events and self._events[0][0] <= self.clock:
             call = heapq.heappop(self._events)[2]
-            if call in wanted:
+            if call in calls:
                 done.append(call)
         return done
 

@@ -34,7 +34,9 @@ class AnotherProcess:
         scorer = problem.scorer
         recipe = scorer.config.model_dump(mode="json")
         recipe["run"]["max_memory"] = scorer.engine.max_memory
-        return cls(recipe, problem.facts.plain(), problem.split)
+        facts = problem.facts.plain()
+        facts["device"] = facts["device"].partition(":")[0]  # which one it is given is another one there
+        return cls(recipe, facts, problem.split)
 
     @property
     def resources(self) -> tuple[int, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -147,7 +148,9 @@ def _searched(folder: RunFolder, problem: Problem, callback: Callback, test: boo
     executor = scorer.config.run.executor
     with (
         wiring.proposing(problem, folder.conversations, callback.on_progress) as source,
-        executor.opened(problem.evaluator, AnotherProcess.of(problem), callback.on_progress) as evaluator,
+        nullcontext(problem.evaluator)
+        if by_hand  # nothing will be scored
+        else executor.opened(problem.evaluator, AnotherProcess.of(problem), callback.on_progress) as evaluator,
     ):
         search = wiring.make_search(problem, evaluator, folder, source, callback)
         search.limits = replace(search.limits, by_hand=by_hand)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +18,10 @@ import pytest
 
 import small
 from small import artefacts, resume, tune
+from tandemtune import compare
 from tandemtune.callbacks import Callback
+from tandemtune.comparisons.cluster import ClusterProcesses
+from tandemtune.comparisons.processes import Kept
 from tandemtune.errors import RunError, UsageError
 from tandemtune.executors import ray as member
 from tandemtune.executors.ray import RayCluster, RayExecutor, connected
@@ -24,6 +29,7 @@ from tandemtune.runs.journal import read_journal
 from tandemtune.runs.store import RunFolder
 
 ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.timeout(900)
 RECIPE = {"method__budget": 120, "method__popsize": 5, "method__dev_every": 1}
 STORE = 80 * 2**20
 
@@ -74,12 +80,12 @@ class At(Callback):
         self.said.append(text)
 
 
-def pids() -> list[int]:
+def pids(name: bytes = b"ray::Actor") -> list[int]:
     """Processes of workers that hold a model, oldest first."""
     found = []
     for place in Path("/proc").iterdir():
         with suppress(OSError):
-            if place.name.isdecimal() and b"ray::Actor" in (place / "cmdline").read_bytes():
+            if place.name.isdecimal() and name in (place / "cmdline").read_bytes():
                 found.append(int(place.name))
     return sorted(found)
 
@@ -303,3 +309,46 @@ def test_the_object_store_is_full(cluster, local, tmp_path):
     tune(on_ray(local, workers=2), tmp_path / "run")
     assert artefacts(tmp_path / "run") == artefacts(local / "run")
     assert len(kept) == 70
+
+
+@pytest.mark.slow
+def test_a_comparison_whose_runs_are_made_on_a_cluster(cluster, tmp_path):
+    """The same results as by processes of this machine; the place of a run is killed in the middle, and the run gone on with."""
+    recipe = small.recipe(tmp_path)
+    del recipe["task"]["seed"]
+    plan = {
+        "seeds": [5, 6],
+        "all": {"model": recipe["model"], "run.checkpoint_seconds": 0.0},
+        "methods": {
+            "c-lora": {"method.budget": 400, "d": 8, "r": 1, "popsize": 4, "layers": "all", "dev_every": 2},
+            "lora": {"method.steps": 4, "dev_every": 2},
+        },
+        "tasks": {"small": {"task": recipe["task"]}},
+    }
+    compare(plan, out=tmp_path / "processes", jobs=1)
+    killed: list[int] = []
+
+    def kill() -> None:
+        journal = tmp_path / "ray" / "small" / "c-lora" / "5" / "journal.jsonl"
+        _until(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 3)
+        killed.append(pids(b"ray::Runner")[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    found = compare(plan, out=tmp_path / "ray", ray="auto", jobs=1)
+    thread.join()
+    assert killed and [run.failure for run in found.runs] == [None] * 4
+    for method, seed in itertools.product(("c-lora", "lora"), ("5", "6")):
+        one, other = (tmp_path / kind / "small" / method / seed for kind in ("processes", "ray"))
+        assert artefacts(one) == artefacts(other)
+    _until(lambda: not pids(b"ray::Runner"))
+
+
+def test_a_machine_that_does_not_see_the_folder(cluster, tmp_path):
+    """Its file system is another one, so its runs would be lost."""
+    made = ClusterProcesses(1, 0.0, 1, tmp_path)
+    (tmp_path / "mark").unlink()
+    with pytest.raises(RunError, match="is not there: let --out lie on a file system that all machines share"):
+        made.run(["ls"], Kept("x", None, "float32", None, 1), tmp_path / "log")
+    made.close()

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
 import images
@@ -127,6 +132,39 @@ def test_a_worker_reads_no_data_files(problem, tmp_path):
     (tmp_path / "train.jsonl").unlink()
     (tmp_path / "test.jsonl").unlink()
     worker_of(elsewhere)
+
+
+OTHER = """
+import pickle, sys
+from tandemtune.executors.worker import Worker
+from tandemtune.system import versions
+given = pickle.load(open(sys.argv[1], "rb"))
+losses, _, _ = Worker(versions(), given["elsewhere"]).score(given["message"])
+open(sys.argv[2], "wb").write(losses)
+"""
+OLDER = {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+"""What makes a processor compute as an older one does."""
+
+
+def test_on_another_processor_losses_differ_in_their_last_bits(problem, tmp_path):
+    from tandemtune import wiring
+    from tandemtune.executors.messages import Catalogue, Request, Told
+    from tandemtune.search.schedule import Stage
+
+    origin = problem.scorer.parameters.initial()
+    phase = wiring.make_phase(problem, origin, Stage("tune"))
+    candidates = phase.up((0,), np.random.default_rng(0).standard_normal((8, 8)))
+    request = Request(origin, candidates, 0)
+    message = Told().message(request, Catalogue().of(request))
+    given = {"elsewhere": pickle.dumps(elsewhere_of(problem)), "message": message}
+    (tmp_path / "given").write_bytes(pickle.dumps(given))
+    command = [sys.executable, "-c", OTHER, str(tmp_path / "given"), str(tmp_path / "losses")]
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    subprocess.run(command, check=True, env={**os.environ, **OLDER, "PYTHONPATH": path})
+    there = np.frombuffer((tmp_path / "losses").read_bytes())
+    here = problem.evaluator.evaluate(origin, candidates, 0)
+    apart = np.abs(there - here).max() / np.abs(here).max()
+    assert apart < 1e-5 and (there.argsort() == here.argsort()).all()
 
 
 def test_settings(tmp_path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -49,7 +49,7 @@ class Cluster(Protocol):
         """Give a worker a shard."""
         ...
 
-    def wait(self, calls: Sequence[Call], seconds: float) -> Sequence[Call]:
+    def wait(self, calls: Collection[Call], seconds: float) -> Sequence[Call]:
         """Wait until a call ends, or so long; the calls that have ended."""
         ...
 
@@ -155,6 +155,8 @@ class Pool:
         self._calls: dict[Call, _Sent] = {}
         self._generation: _Generation | None = None
         self._deaths = 0
+        self._may_take: list[_Member] = []  # of whom something has ended
+        self._looked = 0.0
         self._rates: deque[float] = deque(maxlen=KNOWN)
         self._refused: list[str] = []
 
@@ -178,13 +180,13 @@ class Pool:
                     f"no worker was ready after {seconds:,.0f} s: is there room for one on the cluster (`ray status`)? Ask for fewer cpus "
                     "or gpus, or wait longer (start_seconds)"
                 )
-            self._take(self.cluster.wait(list(self._calls), min(1.0, seconds)))
+            self._take(self.cluster.wait(self._calls, min(1.0, seconds)))
 
     def close(self) -> None:
         """Let all workers go."""
         for member in self._members:
             self.cluster.end(member.worker)
-        self._members, self._calls = [], {}
+        self._members, self._calls, self._may_take = [], {}, []
 
     @property
     def ready(self) -> int:
@@ -212,6 +214,7 @@ class Pool:
 
     def _gone(self, member: _Member) -> list[_Sent]:
         self._members.remove(member)
+        self._may_take = [other for other in self._members if other.ready]  # others may have to do what it has left
         left = [sent for sent in self._calls.values() if sent.member is member]
         self._calls = {call: sent for call, sent in self._calls.items() if sent.member is not member}
         return left
@@ -236,25 +239,24 @@ class Pool:
         """
         now = _Generation(requests, self._catalogue.of(requests[0]), deque(range(len(requests))))
         self._generation = now
+        self._may_take = [member for member in self._members if member.ready]
         while len(now.found) < len(requests):
             self._hand_out(now)
-            late = [member for member in self._members if member.ready and self._is_late(member)]
-            if len(late) == self.ready:  # or there is nobody
+            here = self._look_for_late_ones(now)
+            if here:
                 self._score_here(now)
-                seconds = 0.0
-            else:
-                self._help(now, late)
-                seconds = PATIENCE / 2
-            self._take(self.cluster.wait(list(self._calls), seconds))
+            self._take(self.cluster.wait(self._calls, 0.0 if here else PATIENCE / 2))
         return [now.found[shard] for shard in range(len(requests))]
 
     def _hand_out(self, now: _Generation) -> None:
         """Give everybody who is idle a shard; a second one where there are plenty."""
+        free, self._may_take = self._may_take, []
+        count = self.ready if now.waiting else 0
         for depth in range(AHEAD):
-            for member in self._members:
-                if depth and len(now.waiting) <= self.ready:
+            for member in free:
+                if not now.waiting or (depth and len(now.waiting) <= count):
                     return
-                if now.waiting and member.ready and len(member.doing) == depth and not self._is_behind(member):
+                if len(member.doing) == depth and not self._is_behind(member):
                     self._send(member, now.waiting.popleft(), now)
 
     def _send(self, member: _Member, shard: int, now: _Generation) -> None:
@@ -285,10 +287,12 @@ class Pool:
                 self._keep(call, sent, answer)
             else:
                 sent.member.ready, sent.member.place = True, answer
+                self._may_take.append(sent.member)
 
     def _keep(self, call: Call, sent: _Sent, answer: Answer) -> None:
         sent.member.doing.remove(call)
         sent.member.since = self.cluster.now()
+        self._may_take.append(sent.member)
         self._deaths = 0
         now = self._generation
         if now is None or sent.generation is not now:
@@ -316,6 +320,18 @@ class Pool:
 
     # ---- what takes too long ----
 
+    def _look_for_late_ones(self, now: _Generation) -> bool:
+        """Now and then, have late shards scored by others, too; whether nobody but this process can."""
+        if not any(member.ready for member in self._members):
+            return True
+        clock = self.cluster.now()
+        if clock < self._looked + PATIENCE / 2 or not self._rates:
+            return False
+        self._looked, usual = clock, statistics.median(self._rates)
+        late = [member for member in self._members if member.ready and self._is_late(member, usual)]
+        self._help(now, late)
+        return len(late) == self.ready
+
     def _help(self, now: _Generation, late: Sequence[_Member]) -> None:
         """Give idle workers copies of shards that are late."""
         idle = [member for member in self._members if member.ready and not member.doing]
@@ -335,11 +351,10 @@ class Pool:
         """Whether a worker is still busy with an earlier generation."""
         return any(self._calls[call].generation is not self._generation for call in member.doing)
 
-    def _is_late(self, member: _Member) -> bool:
-        """Whether what a worker does takes clearly longer than it usually does."""
-        if not member.doing or not self._rates:
+    def _is_late(self, member: _Member, usual: float) -> bool:
+        """Whether what a worker does takes clearly longer than it usually does, by its work."""
+        if not member.doing:
             return False
         sent = self._calls[member.doing[0]]
         work = sent.generation.requests[sent.shard].work if sent.generation else 0.0
-        usual = statistics.median(self._rates) * work
-        return self.cluster.now() - member.since > max(PATIENCE, self.late * usual)
+        return self.cluster.now() - member.since > max(PATIENCE, self.late * usual * work)

@@ -6,7 +6,7 @@ import os
 import pickle
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar
@@ -52,10 +52,10 @@ class RayExecutor(Executor):
     workers: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
         default=None, description="copies of the model; as many as there is room for if left out"
     )
-    cpus: Annotated[float, Field(gt=0, le=4096)] | None = Field(
+    cpus: Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)] | None = Field(
         default=None, description="processors that each worker reserves; as many as the run has threads if left out"
     )
-    gpus: Annotated[float, Field(ge=0, le=1024)] | None = Field(
+    gpus: Annotated[float, Field(ge=0, le=1024, allow_inf_nan=False)] | None = Field(
         default=None, description="accelerators that each worker reserves; one where the run uses one, if left out"
     )
     late: Annotated[float, Field(ge=1.5, allow_inf_nan=False)] = Field(
@@ -78,7 +78,7 @@ class RayExecutor(Executor):
         """Refuse to begin without Ray."""
         if find_spec("ray") is None:
             raise UsageError(
-                "[run] executor: ray needs the package ray, which is not installed: pip install 'tandemtune[ray]', or leave it out"
+                "ray needs the package ray, which is not installed: pip install 'tandemtune[ray]', or leave it out"
             )
 
     @contextmanager
@@ -148,6 +148,29 @@ def _reach(place: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=REACHED).close()
 
 
+def room_for(needs: Mapping[str, float]) -> int:
+    """How many workers the cluster has room for, if nobody else uses it.
+
+    Args:
+        needs: what each reserves: CPU, GPU.
+
+    Raises:
+        RunError: not for one.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    wanted = {name: amount for name, amount in needs.items() if amount}
+    fitting = sum(min(int(node.get(name, 0.0) // amount) for name, amount in wanted.items()) for node in nodes)
+    if not fitting:
+        said = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items())
+        most = "; ".join(", ".join(f"{node.get(name, 0.0):g} {name}" for name in wanted) for node in nodes[:4])
+        raise RunError(
+            f"no machine of the cluster has room for a worker of {said} (they have {most}): set [model] threads, or fewer cpus and gpus"
+        )
+    return int(fitting)
+
+
 class RayCluster:
     """Workers as Ray's actors.
 
@@ -172,17 +195,7 @@ class RayCluster:
         Raises:
             RunError: not for one.
         """
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        wanted = {name: amount for name, amount in self._needs.items() if amount}
-        fitting = sum(min(int(node.get(name, 0.0) // amount) for name, amount in wanted.items()) for node in nodes)
-        if not fitting:
-            said = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items())
-            most = "; ".join(", ".join(f"{node.get(name, 0.0):g} {name}" for name in wanted) for node in nodes[:4])
-            raise RunError(
-                f"no machine of the cluster has room for a worker of {said} (they have {most}): set [model] threads, or cpus and gpus of the "
-                "executor"
-            )
-        return fitting
+        return room_for(self._needs)
 
     def begin(self) -> tuple[Any, Call]:
         """A new actor, which reads the model."""
@@ -194,7 +207,7 @@ class RayCluster:
         call: Call = worker.score.remote(message)
         return call
 
-    def wait(self, calls: Sequence[Call], seconds: float) -> Sequence[Call]:
+    def wait(self, calls: Collection[Call], seconds: float) -> Sequence[Call]:
         """Wait until a call ends, and take those that have ended by then."""
         if not calls:
             time.sleep(seconds)
