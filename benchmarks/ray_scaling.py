@@ -68,7 +68,8 @@ WORDS = (
 )
 H100 = {"RoBERTa-large, 47 tokens, bfloat16": 1.54e-3, "7B-shaped Llama, 107 tokens, bfloat16": 49.2e-3}
 """Seconds a candidate in chunks on one H100, 32 rows, mean of the layers; measured before."""
-POPULATIONS, SHARDS, WORKERS = (20, 2048), (1, 4), (1, 8, 64, 512)
+GENERATIONS, WORKERS = ((20, 1), (20, 4), (2048, 4)), (1, 8, 64, 512)
+"""Populations and shards."""
 
 
 Say = Callable[[str], None]
@@ -293,11 +294,11 @@ def simulated(measurements: dict[str, Any], generations: int = 3) -> list[dict[s
         bytes_per_second=1.25e9,
     )
     settings = itertools.product(
-        {f"{measurements['model']} on this processor": here, **H100}.items(), POPULATIONS, SHARDS, WORKERS
+        {f"{measurements['model']} on this processor": here, **H100}.items(), GENERATIONS, WORKERS
     )
     return [
         _simulated(name, seconds, population, shard, workers, network, measurements, generations)
-        for (name, seconds), population, shard, workers in settings
+        for (name, seconds), (population, shard), workers in settings
     ]
 
 
@@ -402,6 +403,8 @@ def main() -> None:
     else:
         with tempfile.TemporaryDirectory() as place:
             found["measured"] = measured(arguments, Path(place), lambda text: console.print(text, style="dim"))
+    if arguments.json:
+        write_json(arguments.json, found)
     found["simulated"] = simulated(found["measured"])
     for table in shown(found):
         console.print(table)

@@ -51,7 +51,7 @@ def on_cluster(
         yield None
         return
     RayExecutor().check()
-    with connected(None if address == "local" else address):
+    with connected(address):
         yield lambda threads, place: ClusterProcesses(threads, gpus, jobs, place)
 
 

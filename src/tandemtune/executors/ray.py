@@ -28,6 +28,8 @@ REACHED = 10.0
 """Seconds in which a cluster has to answer."""
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 """Variables of the environment of a cluster that a run starts: nobody is told of it, and workers are no less important than the run."""
+HERE = "local"
+"""The address of a cluster that a run starts for itself."""
 ADDRESS = "RAY_ADDRESS"
 """Variable of the environment that names a cluster; `ray job submit` sets it."""
 
@@ -46,8 +48,8 @@ class RayExecutor(Executor):
     )
     address: str | None = Field(
         default=None,
-        description="auto for the cluster of this machine, HOST:PORT or ray://HOST:PORT; if left out, RAY_ADDRESS, or a cluster of this "
-        "machine alone that ends with the run",
+        description="auto for the cluster that this machine belongs to, HOST:PORT, ray://HOST:PORT, or local for one of this machine alone "
+        "that ends with the run; if left out, RAY_ADDRESS, or local",
     )
     workers: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
         default=None, description="copies of the model; as many as there is room for if left out"
@@ -121,15 +123,15 @@ def connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    place = address or os.environ.get(ADDRESS)
+    place = address or os.environ.get(ADDRESS) or HERE
     own: dict[str, Any] = {"num_cpus": cores(), "object_store_memory": STORE, "include_dashboard": False}
     try:
         _reach(place)
-        ray.init(place, log_to_driver=False, configure_logging=False, **({} if place else own))
+        ray.init(place, log_to_driver=False, configure_logging=False, **(own if place == HERE else {}))
     except Exception as error:  # Ray has many
         said = str(error).strip().splitlines()
         raise RunError(
-            f"the Ray cluster{f' at {place}' if place else ' of this machine'} cannot be used: {said[0] if said else type(error).__name__}"
+            f"the Ray cluster{' of this machine' if place == HERE else f' at {place}'} cannot be used: {said[0] if said else type(error).__name__}"
         ) from error
     try:
         yield
@@ -137,13 +139,13 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _reach(place: str | None) -> None:
+def _reach(place: str) -> None:
     """Find out at once whether somebody answers at HOST:PORT; Ray itself tries for minutes.
 
     Raises:
         OSError: nobody does.
     """
-    host, _, port = (place or "").rpartition("//")[2].rpartition(":")
+    host, _, port = place.rpartition("//")[2].rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=REACHED).close()
 
