@@ -636,7 +636,15 @@ OPTIONS = [
 
 
 def test_there_are_members_with_options() -> None:
-    assert {noun for _, noun, *_ in OPTIONS} == {"optimizer", "tunable", "subspace", "objective", "readout", "proposer"}
+    assert {noun for _, noun, *_ in OPTIONS} == {
+        "optimizer",
+        "tunable",
+        "subspace",
+        "objective",
+        "readout",
+        "proposer",
+        "executor",
+    }
 
 
 @pytest.mark.parametrize(("section", "noun", "name", "key"), OPTIONS, ids="-".join)

@@ -236,6 +236,14 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "mentor.show_rows": COUNT,
     "mentor.on_failure": CHOICE,
     "mentor.max_failures": (*COUNT, 0),
+    "run.executor": CHOICE,
+    "run.shard": (*COUNT, 0),
+    "run.address": (3, True, [], {}),
+    "run.workers": (*COUNT, 0),
+    "run.cpus": (*NUMBER, 0.0),
+    "run.gpus": NUMBER,
+    "run.late": (*NUMBER, 1.0),
+    "run.start_seconds": (*NUMBER, 0.0),
     "run.max_memory": (*NUMBER, 0.0),
     "run.max_seconds": (*NUMBER, 0.0),
     "run.report_to": (3, True, {}, [3], "nonsense"),
@@ -292,6 +300,8 @@ def put_wrong(recipe: Recipe, key: str, value: Any) -> None:
         put(recipe, f"method.{noun}", kind)
     if key == "alternate.noise":
         put(recipe, "alternate.proposer", "perturbed")
+    if name in ("address", "workers", "cpus", "gpus", "late", "start_seconds"):
+        put(recipe, "run.executor", "ray")
     put(recipe, key, value)
 
 

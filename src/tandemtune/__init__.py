@@ -46,6 +46,8 @@ _HOMES = {
     "subspace": ("RandomSubspace", "WholeSpace"),
     "objectives.cross_entropy": ("CrossEntropy",),
     "objectives.hinge": ("Hinge",),
+    "executors.local": ("LocalExecutor",),
+    "executors.ray": ("RayExecutor",),
     "proposers.mentored": ("MentorProposer",),
     "proposers.mutation": ("MutationProposer",),
     "proposers.perturbed": ("PerturbedProposer",),

@@ -34,6 +34,7 @@ _PARTS = {
     "objective": "method",
     "readout": "method",
     "proposer": "alternate",
+    "executor": "run",
 }
 
 
@@ -153,6 +154,7 @@ def tune(
     objective: Any = None,
     readout: Any = None,
     proposer: Any = None,
+    executor: Any = None,
     metric: str | Callable[[list[str], list[str]], float] | None = None,
     callbacks: Sequence[Callback] = (),
     progress: Progress = "auto",
@@ -177,7 +179,7 @@ def tune(
         template: for example ``"{text} It was {mask}."``.
         method: a method's name.
         optimizer: a name, or a member such as ``CMAES(popsize=20)``; so `tunable`, `subspace`,
-            `objective`, `readout`, `proposer`.
+            `objective`, `readout`, `proposer`, `executor`.
         metric: a name, or any function (predictions, gold) -> number over labels.
         callbacks: told what happens, see `tandemtune.Callback`.
         progress: how progress is shown: "auto" picks terminal, notebook or nothing.
@@ -213,6 +215,7 @@ def tune(
         "objective": objective,
         "readout": readout,
         "proposer": proposer,
+        "executor": executor,
     }
     given += [(f"{_PARTS[noun]}.{noun}", part) for noun, part in chosen.items() if part is not None]
     with _rows_on_disk(place, {"train": train, "test": test, "dev": dev}) as (paths, folder):
@@ -295,6 +298,8 @@ def compare(
     out: str | Path,
     overrides: Sequence[str] = (),
     jobs: int | None = None,
+    ray: str | None = None,
+    gpus: float = 0.0,
     progress: Callable[[str], None] | None = None,
 ) -> Comparison:
     """Run methods side by side on the same rows and budgets; what has ended is not repeated.
@@ -304,21 +309,25 @@ def compare(
         out: folder of all runs.
         overrides: ``section.key=value`` strings for every run.
         jobs: processes side by side, instead of the plan's.
+        ray: make the runs on a Ray cluster: auto, HOST:PORT, or local for this machine alone.
+        gpus: accelerators that each run reserves there.
         progress: called with a short line when a run ends.
 
     Raises:
         ConfigError: lists every problem of the plan.
         RunError: what lies in the folder belongs to another plan.
     """
-    from tandemtune.comparisons import check_plan, execute, read_plan
+    from tandemtune.comparisons import check_plan, execute, on_cluster, read_plan
     from tandemtune.report.comparison import write
     from tandemtune.report.comparison_page import write_report
 
     say = progress or (lambda text: None)
     read = read_plan(Path(plan) if isinstance(plan, str) else plan, Path(out), overrides)
-    read = dataclasses.replace(read, jobs=jobs or read.jobs)
+    if ray is None:
+        read = dataclasses.replace(read, jobs=jobs or read.jobs)
     check_plan(read, say)
-    runs = execute(read, say)
+    with on_cluster(ray, gpus, jobs) as elsewhere:
+        runs = execute(read, say, elsewhere)
     table = write(read, runs)
     write_report(read.out)
     return Comparison(read.out, table, runs)

@@ -123,10 +123,21 @@ def build(
     problem.seconds = chosen
     problem.scorer.note(templates=templates, instead=instead)
     if known is not None:
-        _refuse_changes(known, problem.facts, task.name)
+        refuse_changes(known, problem.facts, task.name)
+    settle(problem, known, progress)
+    return problem
+
+
+def settle(problem: Problem, known: Facts | None, progress: Progress | None = None) -> None:
+    """Choose chunks and compiled parts by measuring, or as they were chosen before.
+
+    Args:
+        problem: what the run works with.
+        known: what an earlier process decided.
+        progress: told what came of it.
+    """
     _settle_chunks(problem, known.chunk_tokens if known else None)
     _settle_compiling(problem, known.compiled if known else None, progress)
-    return problem
 
 
 def _chosen_template(
@@ -209,8 +220,12 @@ def proposed(
     return rank_templates(backbone, tasks_of(best, found.accepted), rows, config.task.max_tokens, progress)
 
 
-def _refuse_changes(before: Facts, now: Facts, task: str) -> None:
-    """A run goes on with the rows, the weights and the code that it began with."""
+def refuse_changes(before: Facts, now: Facts, task: str) -> None:
+    """A run goes on with the rows, the weights and the code that it began with.
+
+    Raises:
+        RunError: they are others.
+    """
     changed = [
         what
         for what, one, other in (
@@ -303,8 +318,8 @@ def _few_candidates(problem: Problem) -> tuple[dict[int, Tensor], dict[int, Tens
 
 def _settle_chunks(problem: Problem, known: int | None) -> None:
     """Let a search without gradient score its candidates in chunks of the size that is fastest here."""
-    if not _in_population(problem.scorer):
-        return
+    if not _in_population(problem.scorer) or problem.scorer.config.run.executor.shard is not None:
+        return  # a shard goes through as a whole, as far as memory allows
     engine = problem.scorer.engine
     if known is None:
         known = engine.choose_chunk(problem.evaluator.train, *_few_candidates(problem))
@@ -439,7 +454,7 @@ def _trial(scorer: Scorer, split: Split, before: _Trial | None) -> _Trial:
     if before is None:
         phase = wiring.make_phase(problem, origin, Stage("tune"))
         blocks = phase.turns[len(phase.turns) // 2]
-        trial = phase.up(blocks, phase.optimizer(blocks).ask())
+        trial = dict(phase.up(blocks, phase.optimizer(blocks).ask()))
     else:
         trial = before.candidates
     return _Trial(trial, problem.evaluator.evaluate(origin, trial))

@@ -40,6 +40,7 @@ PACKAGES = {
     "task": "tandemtune.tasks.catalogue",
     "yardstick": "tandemtune.yardsticks",
     "tracker": "tandemtune.trackers",
+    "executor": "tandemtune.executors",
 }
 """Nouns, and the package (one file each) or module that holds the members that come with this one."""
 FUNCTIONS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tandemtune import autotune, card, plugins, scoring, trackers, wiring
 from tandemtune.answers import answers_of
 from tandemtune.callbacks import Callback, Callbacks
 from tandemtune.config import RunConfig, load_config
+from tandemtune.elsewhere import AnotherProcess
 from tandemtune.errors import RunError
 from tandemtune.models.naming import base_name
 from tandemtune.problem import Problem
@@ -67,6 +69,7 @@ def run(
     wiring.check_proposer(config, callback.on_progress)
     _check_yardsticks(config)
     trackers.check(config.run.trackers)
+    config.run.executor.check()
     problem = _prepared(
         config, None, callback, test
     )  # before the folder is made: what cannot run leaves nothing behind
@@ -150,8 +153,14 @@ def _reported(folder: RunFolder, problem: Problem, callback: Callback, test: boo
 def _searched(folder: RunFolder, problem: Problem, callback: Callback, test: bool, by_hand: bool) -> Result:
     """Search, score, and write the results."""
     scorer = problem.scorer
-    with wiring.proposing(problem, folder.conversations, callback.on_progress) as source:
-        search = wiring.make_search(problem, folder, source, callback)
+    executor = scorer.config.run.executor
+    with (
+        wiring.proposing(problem, folder.conversations, callback.on_progress) as source,
+        nullcontext(problem.evaluator)
+        if by_hand  # nothing will be scored
+        else executor.opened(problem.evaluator, AnotherProcess.of(problem), callback.on_progress) as evaluator,
+    ):
+        search = wiring.make_search(problem, evaluator, folder, source, callback)
         search.limits = replace(search.limits, by_hand=by_hand)
         found = search.run()
     scorer.engine.forget()

@@ -58,10 +58,11 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Few-shot rows drawn with one seed: `train` to search on, `dev` to choose by."""
+    """Few-shot rows drawn with one seed: `train` to search on, `dev` to choose by; `unlabelled` for a penalty that looks at others."""
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
+    unlabelled: tuple[Example, ...] = ()
 
 
 def seed_for(*parts: int) -> int:

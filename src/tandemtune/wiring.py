@@ -18,6 +18,7 @@ from tandemtune.assets.workspace import kept_images
 from tandemtune.callbacks import Callback, Planned
 from tandemtune.config.schema import UNBOUNDED, ModelSection, RunConfig, TaskSection
 from tandemtune.errors import ConfigError, DataError, ModelError, UsageError
+from tandemtune.evaluators.base import Evaluator
 from tandemtune.mentor import Brief
 from tandemtune.mentor.clients import reachable
 from tandemtune.models import load as loading
@@ -568,13 +569,15 @@ def check_start(problem: Problem) -> None:
 # ---- the search --------------------------------------------------------------------------------------------------
 
 
-def make_search(problem: Problem, folder: RunFolder, source: Source | None, callback: Callback) -> Search:
-    """The search of a recipe over a run's folder."""
+def make_search(
+    problem: Problem, evaluator: Evaluator, folder: RunFolder, source: Source | None, callback: Callback
+) -> Search:
+    """The search of a recipe over a run's folder, its candidates scored by an evaluator of the problem or around it."""
     scorer, config = problem.scorer, problem.scorer.config
     method, section = config.method, config.alternate
     mentor = config.mentor
     return Search(
-        problem.evaluator,
+        evaluator,
         make_stages(config),
         scorer.parameters.initial(),
         lambda origin, stage: make_phase(problem, origin, stage),
@@ -715,6 +718,7 @@ def make_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) -> 
         start,
         method.turn_candidates,
         bandit=bandit,
+        shard=config.run.executor.shard,
         keeps_best=method.optimizer.keeps_best,
         scale=stage.scale,
     )

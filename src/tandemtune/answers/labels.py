@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,7 @@ class LabelAnswers(Answers):
         if scorer.calibrates:
             evaluator.empty = content_free(scorer, apart=True)
         if method.objective.kl_penalty:
+            split = split if split.unlabelled else replace(split, unlabelled=tuple(scorer.unlabelled(split)))
             evaluator.kl = _kl_penalty(scorer, split)
         scorer.note(
             train_rows=len(split.train),
@@ -260,8 +262,8 @@ def _better_calibrated(scorer: Scorer, evaluator: LabelWordEvaluator) -> bool:
 
 
 def _kl_penalty(scorer: Scorer, split: Split) -> KLPenalty:
-    """What holds candidates near the untuned model: rows of the training file that are in no split, without their labels."""
-    batch = scorer.population_batch(scorer.unlabelled(split))
+    """What holds candidates near the untuned model."""
+    batch = scorer.population_batch(split.unlabelled)
     untuned = scorer.engine.logits(batch, scorer.parameters.initial())
     return KLPenalty(batch, untuned, scorer.config.method.objective.kl_penalty)
 

@@ -125,6 +125,7 @@ class TextAnswers(Answers):
         )
         scorer.note(notes=(*scorer.facts.notes, *_unknown(scorer, writer.coder, split)))
         if method.objective.kl_penalty:
+            split = split if split.unlabelled else replace(split, unlabelled=tuple(scorer.unlabelled(split)))
             evaluator.kl = _kl_penalty(scorer, writer, split)
         scorer.note(
             train_rows=len(split.train),
@@ -275,7 +276,7 @@ def _grader(config: RunConfig) -> Grader:
 def _kl_penalty(scorer: Scorer, writer: Writer, split: Split) -> TextKL:
     """What holds candidates near the untuned model, by what that one writes for rows that are in no split."""
     stack, origin = cast(PassageStack, scorer.engine.stack), scorer.parameters.initial()
-    prompts, _ = scorer.encoded(scorer.unlabelled(split))
+    prompts, _ = scorer.encoded(split.unlabelled)
     sampling = Sampling(1.0, scorer.config.task.seed, 0)
     alone = {block: vector.unsqueeze(0) for block, vector in origin.items()}
     texts = writer.write(prompts, origin, alone or None, sampling)[0]

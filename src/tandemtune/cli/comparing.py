@@ -21,6 +21,15 @@ def compare(
     check: Annotated[bool, typer.Option("--check", help="Check all recipes and their data, and stop.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Show what has ended so far, and start nothing.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes side by side, instead of the plan's.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Make the runs on a Ray cluster: auto, HOST:PORT, or local for this machine alone. As many at a time as there is room "
+            "for, or --jobs.",
+        ),
+    ] = None,
+    gpus: Annotated[float, typer.Option(min=0, help="Accelerators that each run reserves on the cluster.")] = 0.0,
     svg: Svg = None,
     png: Png = None,
 ) -> None:
@@ -28,19 +37,26 @@ def compare(
 
     Example: tandemtune compare plan.toml task.data=data --out runs/comparison
     """
-    from tandemtune.comparisons import check_plan, execute, read_plan, records_of
+    from tandemtune.comparisons import check_plan, execute, on_cluster, read_plan, records_of
     from tandemtune.report.charts import save_all
     from tandemtune.report.comparison import FILES, comparison_view, write
     from tandemtune.report.comparison_page import comparison_charts, read_comparison, write_report
+    from tandemtune.report.live_comparison import watching
 
     read = read_plan(plan, out or Path("runs") / plan.stem, overrides or [])
-    read = dataclasses.replace(read, jobs=jobs or read.jobs)
+    if ray is None:
+        read = dataclasses.replace(read, jobs=jobs or read.jobs)
     if not show:
         check_plan(read, say)
     if check:
         typer.echo(f"{plan}: fine, {len(read.cells)} runs")
         return
-    found = write(read, records_of(read) if show else execute(read, say))
+    if show:
+        records = records_of(read)
+    else:
+        with watching(read.cells, say) as (tell, watch), on_cluster(ray, gpus, jobs) as elsewhere:
+            records = execute(read, tell, elsewhere, watch)
+    found = write(read, records)
     console().print(comparison_view(found))
     write_report(read.out)
     say(f"tables lie in {read.out}: {', '.join(FILES)}; charts in report.html")

@@ -332,6 +332,7 @@ _LISTS: dict[str, Callable[[], Rows]] = {
     "rewards": _judges("reward"),
     "yardsticks": _members("yardstick"),
     "trackers": _members("tracker"),
+    "executors": _members("executor"),
     "templates": _templates,
     "tasks": _tasks,
     "models": _assets("model", "embedding"),

@@ -15,9 +15,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from tandemtune.comparisons.cluster import ClusterProcesses
 from tandemtune.comparisons.ending import GRACE
 from tandemtune.comparisons.plan import Cell, Plan
-from tandemtune.comparisons.processes import Kept, Processes
+from tandemtune.comparisons.processes import Began, Kept, LostError, Processes
 from tandemtune.config import RunConfig, load_config
 from tandemtune.errors import ConfigError, RunError, TandemTuneError
 from tandemtune.runs.records import ComparedRun, SweepPoint
@@ -26,6 +27,13 @@ from tandemtune.runs.writing import write_json
 from tandemtune.system import cores
 
 Progress = Callable[[str], None]
+Somewhere = Processes | ClusterProcesses
+Elsewhere = Callable[[int, Path], ClusterProcesses]
+"""(processors of a run, folder for what runs have in common) -> processes on a cluster."""
+Watch = Callable[[Cell, str], None]
+"""Told what a run does now: running (and where), failed, or its score."""
+TRIES = 3
+"""How often a run is begun or gone on with where its machine goes."""
 
 
 class StoppedError(RunError):
@@ -161,12 +169,16 @@ def _short(value: Any) -> str:
 # ---- running -----------------------------------------------------------------------------------------------------
 
 
-def execute(plan: Plan, progress: Progress) -> list[ComparedRun]:
+def execute(
+    plan: Plan, progress: Progress, elsewhere: Elsewhere | None = None, watch: Watch | None = None
+) -> list[ComparedRun]:
     """Make every run of a plan that has not ended; go on with those that were stopped.
 
     Args:
         plan: what to run.
         progress: called with a short line when a run ends.
+        elsewhere: makes processes on a cluster, see `tandemtune.comparisons.cluster`; None for this machine.
+        watch: told when runs begin and end.
 
     Returns:
         One record for each cell, in the plan's order: its names, its folder, and its result or what went wrong.
@@ -181,10 +193,12 @@ def execute(plan: Plan, progress: Progress) -> list[ComparedRun]:
         return records
     plan.out.mkdir(parents=True, exist_ok=True)
     with _alone(plan.out):
-        return _execute(plan, records_of(plan), progress)
+        return _execute(plan, records_of(plan), progress, elsewhere, watch or (lambda cell, state: None))
 
 
-def _execute(plan: Plan, records: list[ComparedRun], progress: Progress) -> list[ComparedRun]:
+def _execute(
+    plan: Plan, records: list[ComparedRun], progress: Progress, elsewhere: Elsewhere | None, watch: Watch
+) -> list[ComparedRun]:
     waiting: dict[Path, list[int]] = {}  # by folder: several sweeps may share a run
     for index, record in enumerate(records):
         if record.result is None:
@@ -193,23 +207,26 @@ def _execute(plan: Plan, records: list[ComparedRun], progress: Progress) -> list
         return records
     total, begin = len(records), time.monotonic()
     before = total - sum(map(len, waiting.values()))
-    progress(_plan_in_words(plan, before))
-    if plan.jobs > cores():
-        progress(f"warning: {plan.jobs} jobs share {cores()} processor cores; times are those of a crowded machine")
     common = plan.out / ".shared"
     shutil.rmtree(common, ignore_errors=True)
     common.mkdir()
-    processes, talking = Processes(plan.jobs, common), threading.Lock()
+    processes = Processes(plan.jobs, common) if elsewhere is None else elsewhere(plan.threads, common)
+    progress(_plan_in_words(plan, processes.jobs, before))
+    if elsewhere is None and plan.jobs > cores():
+        progress(f"warning: {plan.jobs} jobs share {cores()} processor cores; times are those of a crowded machine")
+    talking = threading.Lock()
     runs, ended = 0, before
 
     def one(indices: Sequence[int]) -> None:
         nonlocal runs, ended
-        failure = _run(plan.cells[indices[0]], plan.threads, processes)
+        cell = plan.cells[indices[0]]
+        failure = _run(cell, plan.threads, processes, lambda where: watch(cell, f"running {where}".strip()))
         for index in indices:
             record = _record(plan.cells[index])
             if failure and record.result is None:
                 record = record.model_copy(update={"failure": failure})
             records[index] = record
+            watch(plan.cells[index], _state(record))
         if processes.stopped:
             return
         with talking:
@@ -219,7 +236,7 @@ def _execute(plan: Plan, records: list[ComparedRun], progress: Progress) -> list
             names = ", ".join(plan.cells[index].name for index in indices)
             progress(f"{ended} of {total}: {names}: {_outcome(records[indices[0]])}{about}")
 
-    with ThreadPoolExecutor(min(plan.jobs, len(waiting))) as pool:
+    with ThreadPoolExecutor(min(processes.jobs, len(waiting))) as pool:
         futures = [pool.submit(one, indices) for indices in waiting.values()]
         try:
             while wait(futures, timeout=1.0).not_done:
@@ -241,9 +258,14 @@ def _execute(plan: Plan, records: list[ComparedRun], progress: Progress) -> list
     return records
 
 
-def _plan_in_words(plan: Plan, before: int) -> str:
+def _state(record: ComparedRun) -> str:
+    """What a table shows of a run that is not running."""
+    return "failed" if record.result is None else f"{record.result.tuned.test}"
+
+
+def _plan_in_words(plan: Plan, jobs: int, before: int) -> str:
     threads = {cell.config.model.threads or plan.threads for cell in plan.cells}
-    parts = [f"{len(plan.cells)} runs, {plan.jobs} at a time, {'/'.join(map(str, sorted(threads)))} threads each"]
+    parts = [f"{len(plan.cells)} runs, {jobs} at a time, {'/'.join(map(str, sorted(threads)))} threads each"]
     parts += [f"budget: {plan.budget}"] if plan.budget else []
     parts += [f"{before} have ended before"] if before else []
     return "; ".join(parts)
@@ -263,7 +285,17 @@ def _alone(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _run(cell: Cell, threads: int, processes: Processes) -> str:
+def _run(cell: Cell, threads: int, processes: Somewhere, began: Began) -> str:
+    """Run or resume one cell, again where its machine goes; returns what went wrong, or nothing."""
+    for _ in range(TRIES):
+        try:
+            return _tried(cell, threads, processes, began)
+        except LostError as error:
+            lost = str(error)
+    return f"{lost}, {TRIES} times in turn"
+
+
+def _tried(cell: Cell, threads: int, processes: Somewhere, began: Began) -> str:
     """Run or resume one cell in a process of its own; returns what went wrong, or nothing."""
     if not _free(cell.folder, processes):
         return f"another process is working in {cell.folder}"
@@ -278,7 +310,7 @@ def _run(cell: Cell, threads: int, processes: Processes) -> str:
         if not begun:
             write_json(recipe, content)
         words = ["resume", str(cell.folder)] if begun else ["run", str(recipe), "--out", str(cell.folder)]
-        code = processes.run([*words, "--quiet"], kept, log)
+        code = processes.run([*words, "--quiet"], kept, log, began)
         failure = "" if code == 0 or processes.stopped else _said(log, code)
         if not failure:
             log.unlink(missing_ok=True)
@@ -290,7 +322,7 @@ def _run(cell: Cell, threads: int, processes: Processes) -> str:
             recipe.unlink(missing_ok=True)
 
 
-def _free(folder: Path, processes: Processes) -> bool:
+def _free(folder: Path, processes: Somewhere) -> bool:
     """Whether nobody works in a run's folder; the last runs of a comparison that was killed need a moment to end."""
     lock = folder / ".lock"
     until = time.monotonic() + GRACE + 5

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +21,16 @@ from tandemtune.comparisons.ending import GRACE
 WARM = sys.platform == "linux"
 """Whether runs are forks of processes that have read their model; elsewhere a fork may not use what its parent has loaded."""
 STOPPED = 130
+Began = Callable[[str], None]
+"""Told where a run has begun; nothing for this machine."""
+
+
+class LostError(Exception):
+    """The machine that a run was on is gone."""
+
+
+def nothing(where: str) -> None:
+    """Nobody wants to know where."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +59,25 @@ class Processes:
 
     def __init__(self, jobs: int, place: Path) -> None:
         self.stopped = False
+        self.jobs = jobs
         self._shared = place
-        self._jobs = jobs
         self._running: list[subprocess.Popen[bytes]] = []
         self._idle: list[tuple[Kept, subprocess.Popen[bytes]]] = []
         self._lock = threading.Lock()
 
-    def run(self, arguments: Sequence[str], kept: Kept, log: Path) -> int:
+    def run(self, arguments: Sequence[str], kept: Kept, log: Path, began: Began = nothing) -> int:
         """Call the command line.
 
         Args:
             arguments: of the command line.
             kept: what the run needs.
             log: file for what it says to stderr.
+            began: told where, when it begins.
 
         Returns:
             Its exit code, negative for a signal.
         """
+        began("")
         if not WARM:
             with log.open("wb") as file:
                 process = self._started(_CHILD, arguments, kept, file, subprocess.DEVNULL)
@@ -119,7 +131,7 @@ class Processes:
                 if held == kept:
                     del self._idle[index]
                     return process
-            full = len(self._running) >= self._jobs
+            full = len(self._running) >= self.jobs
             unneeded = self._idle.pop(0)[1] if full and self._idle else None
         if unneeded is not None:
             self._let_go(unneeded)

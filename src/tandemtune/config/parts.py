@@ -15,6 +15,7 @@ from tandemtune.plugins import Member
 PARTS: dict[str, dict[str, str]] = {
     "method": {"optimizer": "cma-es", "tunable": "lora", "subspace": "random", "objective": "ce", "readout": "none"},
     "alternate": {"proposer": "mentor"},
+    "run": {"executor": "local"},
 }
 """Sections with parts: the nouns, and the member that is taken where a recipe names none."""
 

@@ -280,7 +280,7 @@ def _removed(table: Tables, place: Sequence[str]) -> bool:
         del inner[rest[0]]
         return True
     if isinstance(inner, dict) and "kind" in inner:
-        table[key] = {"kind": PARTS["method"].get(key) or PARTS["alternate"][key]}
+        table[key] = {"kind": next(parts[key] for parts in PARTS.values() if key in parts)}
         return bool(inner != table[key])
     return table.pop(key, None) is not None
 

@@ -14,6 +14,7 @@ from tandemtune.config.method import MethodSection
 from tandemtune.config.parts import PARTS as PARTS
 from tandemtune.config.parts import PartOf
 from tandemtune.errors import ConfigError, DataError, UsageError
+from tandemtune.executors.base import Executor
 from tandemtune.mentor.prices import Price, price_of
 from tandemtune.plugins import Member, Options, near
 from tandemtune.proposers.base import Proposer
@@ -315,8 +316,11 @@ class MentorSection(Options):
 
 
 class RunSection(Options):
-    """[run]: bounds on what a run may use, and how often it is saved."""
+    """[run]: bounds on what a run may use, where its candidates are scored, and how often it is saved."""
 
+    executor: Annotated[Executor, PartOf("executor")] = Field(
+        description="where candidates are scored (`tandemtune ls executors`): in this process, or on a cluster"
+    )
     max_memory: Positive | None = Field(
         None,
         description="bound on the activations of scored candidates, in megabytes; if left out, 256 on a processor and half of "
@@ -365,7 +369,7 @@ class RunConfig(Options):
         """All members that take part."""
         method = self.method
         parts = method.optimizer, method.tunable, method.subspace, method.objective, method.readout
-        return *parts, self.alternate.proposer
+        return *parts, self.alternate.proposer, self.run.executor
 
     def problems(self) -> Iterator[str]:
         """What does not fit together; each part is asked."""

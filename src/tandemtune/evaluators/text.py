@@ -271,14 +271,24 @@ class TextEvaluator(OverEngine[TextRows]):
         self.step_rows = step_rows
         self.kl: TextKL | None = None
         self._wrote: dict[tuple[str, int], int] = {}
+        self._last = 0
 
     def evaluate(
         self, point: Point, candidates: Mapping[int, Tensor], generation: int | None = None
     ) -> NDArray[np.float64]:
         """Training losses [P] of candidates, see `Evaluator.evaluate`."""
         losses, tokens = self.loss.of_population(self._rows_of(generation), point, candidates, generation or 0)
-        self._wrote["population", len(losses)] = tokens
+        self.note_written(len(losses), tokens)
         return losses if self.kl is None else losses + self.kl.penalty(point, candidates)
+
+    @property
+    def wrote(self) -> int:
+        """Tokens that the last `evaluate` wrote."""
+        return self._last
+
+    def note_written(self, candidates: int, tokens: int) -> None:
+        """Say what a generation wrote that was scored elsewhere: `cost` counts it."""
+        self._wrote["population", candidates] = self._last = tokens
 
     def measure(self, point: Point, rows: Rows = "train") -> Evaluation:
         """Loss and metric of one point on the training or dev rows."""

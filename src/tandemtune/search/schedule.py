@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tandemtune.evaluators.candidates import Candidates, Short
 from tandemtune.optimizers.base import AskTell
 from tandemtune.subspace import RandomProjection
 
@@ -153,6 +154,7 @@ class Phase:
         gradient: whether the optimizer follows gradients.
         show: what an optimizer of texts has found so far, as text.
         scale: of the steps in a subspace.
+        shard: candidates that are mapped to parameters together; None for all.
     """
 
     name: str
@@ -167,6 +169,7 @@ class Phase:
     gradient: bool = False
     show: Callable[[Any], str] | None = None
     scale: float = 1.0
+    shard: int | None = None
     optimizers: dict[tuple[int, ...], AskTell[Any]] = field(default_factory=dict)
 
     @property
@@ -227,17 +230,23 @@ class Phase:
             own.restore(optimizer.state())
             own.restart(torch.cat([self.origin[block] for block in blocks]).numpy(), reset_moments=False)
 
-    def up(self, blocks: tuple[int, ...], z: Any) -> dict[int, Tensor]:
+    def up(self, blocks: tuple[int, ...], z: Any) -> Mapping[int, Tensor]:
         """Parameters [P, dim] of each block of a turn for candidates z [P, d], or for P texts."""
         if self.read is not None:
             (block,) = blocks
             return {block: self.read(z)}
         if self.projections:
-            moved = {block: self.projections[block].up(self.scale * z) for block in blocks}
-            return {block: self.origin[block].to(found.device) + found for block, found in moved.items()}
+            return self._projected(blocks, self.scale * z)
         sizes = [len(self.origin[block]) for block in blocks]
         pieces = torch.from_numpy(z.astype(np.float32)).split(sizes, dim=1)  # type: ignore[no-untyped-call]
         return dict(zip(blocks, pieces, strict=True))
+
+    def _projected(self, blocks: tuple[int, ...], z: Any) -> Candidates:
+        """Candidates in random subspaces, shard by shard: whoever maps a shard elsewhere finds the same, to the bit."""
+        short = Short(np.asarray(z, dtype=np.float32), {b: self.projections[b] for b in blocks}, self.origin)
+        size = self.shard or max(1, len(short))
+        parts = [short.rows(first, first + size).vectors(self.origin) for first in range(0, len(short), size)]
+        return Candidates({block: torch.cat([part[block] for part in parts]) for block in blocks}, short)
 
     def state(self) -> list[dict[str, Any]]:
         """States of all optimizers that have had a turn, and of who chooses among them."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tandemtune.evaluators.base import Evaluator, PointGradient
+from tandemtune.evaluators.candidates import with_incumbent
 from tandemtune.mentor import Course
 from tandemtune.optimizers.base import AskTell, Incumbent
 from tandemtune.proposers.base import Draft, Proposal, Source, TriedWords
@@ -185,8 +186,7 @@ class GenerationTurn:
         evaluator = self._desk.evaluator
         if not self._phase.keeps_best:
             return _Scored(tuple(map(to_loss, evaluator.evaluate(state.incumbent, vectors, state.step))))
-        here = {block: state.incumbent[block].to(v.device).unsqueeze(0) for block, v in vectors.items()}
-        together = {block: torch.cat([v, here[block]]) for block, v in vectors.items()}
+        together = with_incumbent(vectors, state.incumbent)
         *losses, incumbent = map(to_loss, evaluator.evaluate(state.incumbent, together, state.step))
         if not self._desk.rules.elites:
             return _Scored(tuple(losses), incumbent)

@@ -1,0 +1,166 @@
+"""The two faces of an executor: what a recipe says about it (`Executor`), and the evaluator that comes of it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Annotated, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from tandemtune.evaluators.base import Evaluator, PointGradient, Rows
+from tandemtune.evaluators.candidates import count_of, rows_of
+from tandemtune.plugins import Member
+from tandemtune.runs.records import Costs, Evaluation
+from tandemtune.tunables.base import Point
+
+Tell = Callable[[str], None]
+Shard = Annotated[int, Field(ge=1, le=100_000)]
+
+
+class Elsewhere(Protocol):
+    """Everything that another process needs to score a run's candidates. It is pickled and sent there."""
+
+    @property
+    def resources(self) -> tuple[int, str]:
+        """Threads and device that it works with, so that it finds the same."""
+        ...
+
+    def evaluator(self) -> Evaluator:
+        """The run's evaluator, made anew; refuses other versions, weights, rows and code."""
+        ...
+
+
+@runtime_checkable
+class Writes(Protocol):
+    """An evaluator whose candidates write texts: what they cost is known by what they wrote."""
+
+    @property
+    def wrote(self) -> int:
+        """Tokens that the last `evaluate` wrote."""
+        ...
+
+    def note_written(self, candidates: int, tokens: int) -> None:
+        """Say what a generation wrote elsewhere.
+
+        Args:
+            candidates: of the generation.
+            tokens: that they wrote together.
+        """
+        ...
+
+
+class Executor(Member):
+    """Base of what a recipe's ``[run] executor`` may be."""
+
+    noun: ClassVar[str] = "executor"
+    shard: Shard | None = Field(default=None, description="candidates that are scored together")
+
+    def opened(self, evaluator: Evaluator, elsewhere: Elsewhere, tell: Tell) -> AbstractContextManager[Evaluator]:
+        """The evaluator that a search asks.
+
+        Args:
+            evaluator: of this process.
+            elsewhere: makes the same evaluator in other processes.
+            tell: told what a person has to know.
+        """
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Refuse to begin without what it needs.
+
+        Raises:
+            UsageError: says what to install.
+        """
+
+
+class Around:
+    """An evaluator that leaves everything but the scoring of candidates to another one.
+
+    Args:
+        inner: the other one, in this process.
+    """
+
+    def __init__(self, inner: Evaluator) -> None:
+        self.inner = inner
+
+    @property
+    def depth(self) -> float:
+        """See `Evaluator.depth`."""
+        return self.inner.depth
+
+    @abstractmethod
+    def evaluate(
+        self, point: Point, candidates: Mapping[int, Tensor], generation: int | None = None
+    ) -> NDArray[np.float64]:
+        """Training losses [P] of candidates, see `Evaluator.evaluate`."""
+
+    def measure(self, point: Point, rows: Rows = "train") -> Evaluation:
+        """See `Evaluator.measure`."""
+        return self.inner.measure(point, rows)
+
+    def dev_losses(self, point: Point) -> tuple[Evaluation, NDArray[np.float64]]:
+        """See `Evaluator.dev_losses`."""
+        return self.inner.dev_losses(point)
+
+    def gradient(self, point: Point, blocks: Sequence[int], step: int) -> PointGradient:
+        """See `Evaluator.gradient`."""
+        return self.inner.gradient(point, blocks, step)
+
+    def cost(self, blocks: Sequence[int], count: int, generation: int | None = None, kept: int | None = None) -> Costs:
+        """See `Evaluator.cost`: shards are work for many, not more work for a run."""
+        return self.inner.cost(blocks, count, generation, kept)
+
+    def cost_to_measure(self, rows: Rows = "train") -> Costs:
+        """See `Evaluator.cost_to_measure`."""
+        return self.inner.cost_to_measure(rows)
+
+
+class Sharded(Around):
+    """Scores a generation shard by shard, in this process.
+
+    The shape of a batch decides the last bits of what comes out of it, so a generation is cut at fixed places; whoever scores the
+    shards, in whatever order, finds the same.
+
+    Args:
+        inner: scores a shard.
+        shard: candidates in each.
+    """
+
+    def __init__(self, inner: Evaluator, shard: int) -> None:
+        super().__init__(inner)
+        self.shard = shard
+
+    def evaluate(
+        self, point: Point, candidates: Mapping[int, Tensor], generation: int | None = None
+    ) -> NDArray[np.float64]:
+        """Training losses [P] of candidates, see `Evaluator.evaluate`."""
+        parts = shards(candidates, self.shard)
+        found = [scored(self.inner, point, part, generation) for part in parts]
+        return together(self.inner, found)
+
+
+def shards(candidates: Mapping[int, Tensor], size: int) -> list[Mapping[int, Tensor]]:
+    """Candidates in shards of a size; the last one may be smaller."""
+    count = count_of(candidates)
+    return [rows_of(candidates, first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def scored(
+    evaluator: Evaluator, point: Point, candidates: Mapping[int, Tensor], generation: int | None
+) -> tuple[NDArray[np.float64], int]:
+    """Losses of candidates, and how many tokens they wrote."""
+    losses = evaluator.evaluate(point, candidates, generation)
+    return losses, evaluator.wrote if isinstance(evaluator, Writes) else 0
+
+
+def together(evaluator: Evaluator, found: Sequence[tuple[NDArray[np.float64], int]]) -> NDArray[np.float64]:
+    """Losses [P] of a generation out of those of its shards; an evaluator of texts is told what was written."""
+    losses: NDArray[np.float64] = np.concatenate([losses for losses, _ in found])
+    if isinstance(evaluator, Writes):
+        evaluator.note_written(len(losses), sum(tokens for _, tokens in found))
+    return losses

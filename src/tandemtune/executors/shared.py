@@ -1,0 +1,53 @@
+"""The evaluator of a search whose candidates are scored by workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tandemtune.evaluators.base import Evaluator
+from tandemtune.evaluators.candidates import count_of
+from tandemtune.executors.base import Around, scored, shards, together
+from tandemtune.executors.messages import Request
+from tandemtune.executors.pool import Pool
+from tandemtune.executors.worker import Answer
+from tandemtune.tunables.base import Point
+
+
+class Shared(Around):
+    """Scores a generation shard by shard, by many workers.
+
+    Args:
+        inner: the same evaluator in this process.
+        shard: candidates in each shard; None for all of them.
+        pool: the workers.
+    """
+
+    def __init__(self, inner: Evaluator, shard: int | None, pool: Pool) -> None:
+        super().__init__(inner)
+        self.shard, self.pool = shard, pool
+
+    def evaluate(
+        self, point: Point, candidates: Mapping[int, Tensor], generation: int | None = None
+    ) -> NDArray[np.float64]:
+        """Training losses [P] of candidates, see `Evaluator.evaluate`."""
+        each = self.inner.cost(list(candidates), 1, generation).forward
+        parts = shards(candidates, self.shard or count_of(candidates))
+        requests = [Request(point, part, generation, max(1.0, each * count_of(part))) for part in parts]
+        answers = self.pool.score(requests)
+        return together(self.inner, [(answer.losses, answer.wrote) for answer in answers])
+
+
+def here(evaluator: Evaluator) -> Callable[[Request], Answer]:
+    """What scores a shard in this process, with an evaluator."""
+
+    def score(request: Request) -> Answer:
+        begin = time.perf_counter()
+        losses, wrote = scored(evaluator, request.point, request.candidates, request.generation)
+        return Answer(losses, wrote, time.perf_counter() - begin)
+
+    return score
