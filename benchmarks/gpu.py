@@ -291,9 +291,8 @@ def profile(bench: Bench, found: Found) -> None:
     setting = bench.fitting(Setting(ROBERTA_LARGE, "bfloat16", 47, budget=48 * 20))
     problem = bench.problem(setting)
     folder = self_named(bench.place, "profile", bench.device)
-    search = wiring.make_search(
-        problem, RunFolder.create(folder / "run", setting.recipe(folder).model_dump(mode="json")), None, Callback()
-    )
+    kept = RunFolder.create(folder / "run", setting.recipe(folder).model_dump(mode="json"))
+    search = wiring.make_search(problem, problem.evaluator, kept, None, Callback())
     watch = gpu_profile.Stopwatch()
     begin = time.perf_counter()
     with watch.watching():

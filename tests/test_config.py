@@ -100,6 +100,7 @@ DEFAULTS = {
     },
     "alternate": {
         "rounds": 0,
+        "actions": False,
         "mode": "restart",
         "race_steps": 4,
         "round_steps": 10,
@@ -137,6 +138,7 @@ DEFAULTS = {
         "max_failures": 2,
     },
     "run": {
+        "executor": {"kind": "local", "shard": None},
         "max_memory": None,
         "max_seconds": None,
         "max_forward_tokens": None,
