@@ -292,7 +292,11 @@ def profile(bench: Bench, found: Found) -> None:
     problem = bench.problem(setting)
     folder = self_named(bench.place, "profile", bench.device)
     search = wiring.make_search(
-        problem, RunFolder.create(folder / "run", setting.recipe(folder).model_dump(mode="json")), None, Callback()
+        problem,
+        problem.evaluator,
+        RunFolder.create(folder / "run", setting.recipe(folder).model_dump(mode="json")),
+        None,
+        Callback(),
     )
     watch = gpu_profile.Stopwatch()
     begin = time.perf_counter()

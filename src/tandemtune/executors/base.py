@@ -103,6 +103,10 @@ class Around:
         """See `Evaluator.measure`."""
         return self.inner.measure(point, rows)
 
+    def described(self, point: Point) -> tuple[Evaluation, tuple[float, ...]]:
+        """See `Evaluator.described`."""
+        return self.inner.described(point)
+
     def dev_losses(self, point: Point) -> tuple[Evaluation, NDArray[np.float64]]:
         """See `Evaluator.dev_losses`."""
         return self.inner.dev_losses(point)
