@@ -6,10 +6,11 @@ needed; an artefact keeps seed and rule, never the matrices.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -98,8 +99,12 @@ class Matrices:
     """
 
     device: torch.device
-    room: int
-    _kept: dict[tuple[tuple[int, ...], int, int], Tensor] = field(default_factory=dict)
+    room: int = field(compare=False)
+    _kept: dict[tuple[tuple[int, ...], int, int], Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sent to another process, they are those of its own accelerator, drawn anew there."""
+        return _of_this_process, (self.device.type,)
 
     @classmethod
     def on(cls, device: torch.device) -> Matrices | None:
@@ -119,6 +124,12 @@ class Matrices:
             self.room -= size
             self._kept[name] = made
         return self._kept[name]
+
+
+@functools.cache
+def _of_this_process(kind: str) -> Matrices | None:
+    """The matrices of a process that was sent projections; one for all of them."""
+    return Matrices.on(torch.device(kind))
 
 
 def draw(seed: Sequence[int], rows: int, columns: int) -> NDArray[np.float32]:
@@ -148,11 +159,18 @@ class RandomProjection:
         if self.d % len(self.shapes):
             raise ValueError(f"d = {self.d} cannot be cut into {len(self.shapes)} equal parts, one for each factor")
 
-    def up(self, z: NDArray[np.float64]) -> Tensor:
+    def matrices(self) -> list[NDArray[np.float32]]:
+        """The matrix of each factor, drawn from its random stream; empty where an accelerator keeps them."""
+        n = self.d // len(self.shapes)
+        streams = enumerate(self.shapes) if self.kept is None else ()
+        return [draw((*self.seed, index), n, math.prod(shape)) for index, shape in streams]
+
+    def up(self, z: NDArray[np.float64], matrices: Sequence[NDArray[np.float32]] = ()) -> Tensor:
         """Map short vectors to parameters.
 
         Args:
             z: vectors [P, d].
+            matrices: what `matrices` has drawn, to be used several times; drawn now if left out.
 
         Returns:
             Float32 parameters [P, dim], on the accelerator where there is one.
@@ -161,8 +179,8 @@ class RandomProjection:
             return self._up_on_device(z, self.kept)
         n = self.d // len(self.shapes)
         parts: list[Tensor] = []
-        for index, (shape, scale) in enumerate(zip(self.shapes, self.scales, strict=True)):
-            matrix = draw((*self.seed, index), n, math.prod(shape))
+        drawn = zip(matrices or self.matrices(), self.scales, strict=True)
+        for index, (matrix, scale) in enumerate(drawn):
             piece = np.asarray(z[:, index * n : (index + 1) * n], dtype=np.float32)
             parts.append(torch.from_numpy(piece) @ torch.from_numpy(matrix) * scale)
         return torch.cat(parts, dim=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from tandemtune.evaluators.candidates import with_incumbent
 from tandemtune.executors.base import shards
 from tandemtune.executors.messages import Catalogue, Memory, Request, Told
 from tandemtune.search.schedule import Phase
-from tandemtune.subspace import RandomProjection
+from tandemtune.subspace import Matrices, RandomProjection
 
 DIM = 4096
 
@@ -95,3 +97,13 @@ def test_a_point_that_was_changed_in_place_is_noticed():
     sent(catalogue, told, memory, Request(point, {0: torch.ones(1, 8)}, None))
     point[0] += 2.0
     assert same(sent(catalogue, told, memory, Request(point, {0: torch.ones(1, 8)}, None))[0].point, point)
+
+
+def test_what_an_accelerator_keeps_is_not_sent():
+    """Matrices that lie there are drawn anew in another process; whether some are kept is no change of a subspace."""
+    kept = Matrices(torch.device("cpu"), 10**9)
+    one, other = (RandomProjection(((64, 32),), 20, (0.1,), (7,), made) for made in (kept, Matrices(kept.device, 1)))
+    before = len(pickle.dumps(one))
+    one.up(np.ones((1, 20)))
+    assert len(kept._kept) == 1 and one == other
+    assert len(pickle.dumps(one)) == before < 1000

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -33,15 +34,18 @@ class Short:
     def __len__(self) -> int:
         return len(self.z) + self.incumbent
 
-    def vectors(self, point: Point) -> dict[int, Tensor]:
+    def vectors(
+        self, point: Point, matrices: Mapping[int, Sequence[NDArray[np.float32]]] | None = None
+    ) -> dict[int, Tensor]:
         """The candidates: block -> vectors [P, dim].
 
         Args:
             point: the incumbent.
+            matrices: of each block's projection, where they have been drawn already.
         """
         found = {}
         for block, projection in self.projections.items():
-            moved = projection.up(self.z)
+            moved = projection.up(self.z, (matrices or {}).get(block, ()))
             made = self.origin[block].to(moved.device) + moved
             found[block] = torch.cat([made, point[block].to(moved.device).unsqueeze(0)]) if self.incumbent else made
         return found

@@ -245,7 +245,9 @@ class Phase:
         """Candidates in random subspaces, shard by shard: whoever maps a shard elsewhere finds the same, to the bit."""
         short = Short(np.asarray(z, dtype=np.float32), {b: self.projections[b] for b in blocks}, self.origin)
         size = self.shard or max(1, len(short))
-        parts = [short.rows(first, first + size).vectors(self.origin) for first in range(0, len(short), size)]
+        drawn = {block: projection.matrices() for block, projection in short.projections.items()}
+        firsts = range(0, len(short), size)
+        parts = [short.rows(first, first + size).vectors(self.origin, drawn) for first in firsts]
         return Candidates({block: torch.cat([part[block] for part in parts]) for block in blocks}, short)
 
     def state(self) -> list[dict[str, Any]]:
