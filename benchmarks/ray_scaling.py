@@ -406,10 +406,10 @@ def main() -> None:
     if arguments.json:
         write_json(arguments.json, found)
     found["simulated"] = simulated(found["measured"])
-    for table in shown(found):
-        console.print(table)
     if arguments.json:
         write_json(arguments.json, found)
+    for table in shown(found):
+        console.print(table)
 
 
 if __name__ == "__main__":
