@@ -44,13 +44,12 @@ from tandemtune.executors.pool import Pool
 from tandemtune.executors.ray import QUIET, STORE, RayCluster, RayExecutor, connected
 from tandemtune.executors.worker import Answer
 from tandemtune.problem import Problem
-from tandemtune.runs.records import Costs
 from tandemtune.runs.store import RunFolder
 from tandemtune.runs.writing import write_json
 from tandemtune.search.schedule import Phase
 from tandemtune.subspace import RandomProjection
 from tandemtune.system import cores
-from virtual_cluster import Network, VirtualCluster, stragglers
+from virtual_cluster import IdleElsewhere, Network, VirtualCluster, stragglers
 
 WORDS = (
     "the film",
@@ -218,30 +217,6 @@ def measured(arguments: argparse.Namespace, place: Path, say: Say) -> dict[str, 
         "spread of shards": round(statistics.pstdev([math.log(rate / centre) for rate in rates]), 3),
         **calls,
     }
-
-
-class Idle:
-    """An evaluator that does nothing."""
-
-    depth = 1.0
-
-    def evaluate(self, point: Any, candidates: Any, generation: int | None = None) -> Any:
-        """No losses worth the name."""
-        return np.zeros(len(next(iter(candidates.values()))))
-
-    def cost(self, *arguments: Any) -> Costs:
-        """Nothing."""
-        return Costs(forward=1)
-
-
-class IdleElsewhere:
-    """Makes `Idle`."""
-
-    resources = (1, "cpu")
-
-    def evaluator(self) -> Any:
-        """A new one."""
-        return Idle()
 
 
 def cost_of_calls(calls: int = 300) -> dict[str, float]:

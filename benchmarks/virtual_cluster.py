@@ -14,8 +14,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from tandemtune.executors.pool import Call, WorkerLost, WorkerRefused
 from tandemtune.executors.worker import Answer, read
+from tandemtune.runs.records import Costs
 
 Score = Callable[[bytes], tuple[bytes, int, float]]
 
@@ -163,3 +166,27 @@ def stragglers(seconds: float, spread: float, seed: int = 0) -> Callable[[bytes]
     """
     source = random.Random(seed)
     return lambda message: seconds * math.exp(source.gauss(0.0, spread))
+
+
+class Idle:
+    """An evaluator that does nothing."""
+
+    depth = 1.0
+
+    def evaluate(self, point: Any, candidates: Any, generation: int | None = None) -> Any:
+        """No losses worth the name."""
+        return np.zeros(len(next(iter(candidates.values()))))
+
+    def cost(self, *arguments: Any) -> Costs:
+        """Nothing."""
+        return Costs(forward=1)
+
+
+class IdleElsewhere:
+    """Makes `Idle`."""
+
+    resources = (1, "cpu")
+
+    def evaluator(self) -> Any:
+        """A new one."""
+        return Idle()
