@@ -6,7 +6,7 @@ search and the scores, and reading the model. The last column is what SPREAD in 
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -42,8 +42,11 @@ def recipe(model: str, method: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Say and measure each run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="*", help=f"only these of {', '.join(RUNS)}")
+    wanted = parser.parse_args().runs
     print("| run | said | took | took / products |\n|---|---|---|---|")
-    for name in sys.argv[1:] or RUNS:
+    for name in wanted or RUNS:
         content = recipe(*RUNS[name])
         config = load_config(content)
         expected = data_card(config, check(config)).expected

@@ -183,7 +183,7 @@ def test_ls_nonsense():
     assert called.code == 2 and called.out == ""
     assert called.err == (
         "tandemtune: nothing called 'nonsense' can be listed: choose methods, optimizers, tunables, subspaces, objectives, "
-        "readouts, proposers, metrics, rewards, yardsticks, trackers, templates, tasks, models, mentors, recipes, runs\n"
+        "readouts, proposers, metrics, rewards, yardsticks, trackers, executors, templates, tasks, models, mentors, recipes, runs\n"
     )
     assert "(did you mean 'optimizers'?)" in small.call("ls", "optimizer").err
 

@@ -89,7 +89,7 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
         if shared is None:
             expected = estimate(config, rows, _row_costs(config, task, tokens), tokens.model, templates)
         else:  # as if every part was one row
-            once, all_of_them = {name: part[:1] for name, part in rows.items()}, sum(map(tokens.words, shared))
+            once, all_of_them = {name: part[:1] for name, part in rows.items()}, sum(map(tokens.whole, shared))
             costs = RowCosts(lambda row: all_of_them, lambda row: all_of_them)
             expected = estimate(config, once, costs, tokens.model, templates)
     return DataCard({name: len(part) for name, part in rows.items()}, report, pieces, (*task.notes(), *notes), expected)
@@ -115,11 +115,12 @@ def _row_costs(config: RunConfig, task: Task, tokens: _Tokens) -> RowCosts:
 
 @dataclass(frozen=True)
 class _Tokens:
-    """What counts tokens of prompts and of texts, how many there may be, the pieces of label words and notes on them, and what is known
-    of the model."""
+    """What counts tokens: of prompts, of words inside a text, of a text with the marks around it; how many there may be, the pieces of
+    label words and notes on them, and what is known of the model."""
 
     count: Callable[[Example], int]
     words: Callable[[str], int]
+    whole: Callable[[str], int]
     limit: int
     pieces: dict[str, list[str]]
     notes: tuple[str, ...]
@@ -155,4 +156,7 @@ def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
     def words(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    return _Tokens(count, words, limit, pieces, found.notes, kind, matrices(place, settings))
+    def whole(text: str) -> int:
+        return len(tokenizer(text, verbose=False)["input_ids"])
+
+    return _Tokens(count, words, whole, limit, pieces, found.notes, kind, matrices(place, settings))
