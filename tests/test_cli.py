@@ -170,7 +170,8 @@ def test_ls(what, names, monkeypatch):
     called = small.call("ls", what)
     assert called.code == 0 and called.err == ""
     rows = [line.split("\t") for line in called.out.splitlines()]
-    assert [row[0] for row in rows][: len(names)] == names and len({len(row) for row in rows}) == 1
+    own = [row[0] for row in rows if row[0] in names]  # a test before may have brought parts of its own
+    assert own == names and len({len(row) for row in rows}) == 1
     assert all(len(row[1]) > 8 for row in rows)
     shown = Console(file=io.StringIO(), force_terminal=True, width=300)
     monkeypatch.setattr("tandemtune.cli.looking.console", lambda: shown)

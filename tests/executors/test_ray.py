@@ -270,10 +270,11 @@ def test_a_worker_is_stopped(cluster, local, tmp_path):
 
 NODES = """
 import json, os, sys
+from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import small
-from executors.test_ray import At, on_ray, RECIPE, STORE
-from pathlib import Path
+small.model_folder = lambda name="bert": Path(sys.argv[6])
+from executors.test_ray import At, on_ray
 from ray.cluster_utils import Cluster
 
 local, out, removes, store = Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4] == "removes", int(sys.argv[5])
@@ -292,7 +293,8 @@ cluster.shutdown()
 def test_two_nodes(local, tmp_path, what, store):
     """Both stay, or one goes in the middle; at last with the smallest object store that Ray takes."""
     folder = str(Path(__file__).parent.parent)
-    command = [sys.executable, "-c", NODES, folder, str(local), str(tmp_path / "run"), what, str(store)]
+    model = str(small.model_folder("bert"))
+    command = [sys.executable, "-c", NODES, folder, str(local), str(tmp_path / "run"), what, str(store), model]
     done = subprocess.run(command, capture_output=True, text=True, timeout=290, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert artefacts(tmp_path / "run") == artefacts(local / "run")
