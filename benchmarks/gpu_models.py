@@ -21,13 +21,8 @@ from tandemtune.config import RunConfig, load_config
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Kind
 from tandemtune.problem import Problem
+from tandemtune.testing.tiny import WORDS, word_tokenizer
 
-_WORDS = (
-    "a an the it was is film movie plot acting great terrible good bad fine dull review news question i we they loved hated saw "
-    "never always this that and but not very so of to in . , ? : yes no maybe"
-)
-WORDS = _WORDS.split()
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TEMPLATES: dict[str, str] = {"masked": "{text} it was {mask} .", "causal": "{text} it was {mask}"}
 AROUND: dict[str, int] = {"masked": 6, "causal": 2}
 """Tokens of a prompt beside its text."""
@@ -162,7 +157,7 @@ def written(setting: Setting, folder: Path, seed: int = 0) -> Path:
     """Write configuration, tokenizer and rows of a setting; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     _config(setting.shape).save_pretrained(folder)
-    _tokenizer(setting.shape.kind).save_pretrained(folder)
+    word_tokenizer(setting.shape.kind).save_pretrained(folder)
     lines = [json.dumps(row) + "\n" for row in _rows(setting, seed)]
     (folder / "train.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder
@@ -188,7 +183,7 @@ def made(setting: Setting, seed: int = 0) -> Any:
 
 def hand_over(setting: Setting, folder: Path, model: Any) -> RunConfig:
     """Have the next run of the setting's recipe take this model; returns the recipe."""
-    loading.put(str(folder), setting.shape.kind, setting.dtype, model, _tokenizer(setting.shape.kind))
+    loading.put(str(folder), setting.shape.kind, setting.dtype, model, word_tokenizer(setting.shape.kind))
     return setting.recipe(folder)
 
 
@@ -211,21 +206,6 @@ def _config(shape: Shape) -> Any:
     named = {"masked": "ForMaskedLM", "causal": "LMHeadModel" if shape.config == "GPT2Config" else "ForCausalLM"}
     found.architectures = [shape.config.removesuffix("Config") + named[shape.kind]]
     return found
-
-
-def _tokenizer(kind: Kind) -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    inner: Any = Tokenizer(models.WordLevel({w: i for i, w in enumerate([*SPECIAL, *WORDS])}, unk_token="[UNK]"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    if kind == "masked":
-        inner.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-        )
-        names["mask_token"] = "[MASK]"
-    return PreTrainedTokenizerFast(tokenizer_object=inner, **names)
 
 
 def _rows(setting: Setting, seed: int) -> Sequence[Mapping[str, str]]:

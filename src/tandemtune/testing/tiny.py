@@ -68,7 +68,7 @@ def tiny_backbone(kind: Kind = "masked", seed: int = 0) -> Backbone:
             if parameter.ndim > 1:
                 parameter.normal_(0.0, 0.2)
     made.tie_weights()
-    return Backbone(f"tiny-{kind}", made, _tokenizer(kind), kind, architectures.find(made))
+    return Backbone(f"tiny-{kind}", made, word_tokenizer(kind), kind, architectures.find(made))
 
 
 def tiny_task(kind: Kind = "masked") -> Task:
@@ -126,7 +126,12 @@ def hooks_of(model: nn.Module) -> list[tuple[int, bool, list[list[int]]]]:
 
 
 @cache
-def _tokenizer(kind: Kind) -> Any:
+def word_tokenizer(kind: Kind) -> Any:
+    """A tokenizer whose tokens are `WORDS` and a few marks.
+
+    Args:
+        kind: a masked model has marks around a text and a mask.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
