@@ -8,6 +8,7 @@ import re
 import shutil
 import tomllib
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,6 +83,17 @@ def test_init_proposes_a_model_that_fits_the_memory(here, monkeypatch, free, ask
     called = small.call("init", mails(here), *asked)
     assert called.code == 0 and said in called.err, called.err
     assert tomllib.loads((here / "mails.toml").read_text(encoding="utf-8"))["model"]["name"] == f"pypi:{proposed}"
+
+
+def test_the_readme_goes_on_with_the_folder_that_a_file_of_rows_leaves():
+    block = (
+        (Path(__file__).parent.parent / "README.md")
+        .read_text(encoding="utf-8")
+        .split("## From a CSV")[1]
+        .split("## ")[0]
+    )
+    assert "tandemtune run mails.csv" in block
+    assert set(re.findall(r"runs/[\w-]+", block)) == {"runs/mails"}  # as the next test finds it
 
 
 def test_run_takes_a_file_of_rows(here):
