@@ -1,8 +1,9 @@
 """Other people's tools beside ours, on the same rows: accuracy, memory and time, each run in a process of its own.
 
-    python benchmarks/peers.py DATA [--seeds 13 21 42] [--tasks sst2 agnews] [--test-rows 300] [--out FILE]
+    python benchmarks/peers.py DATA [--seeds 13 21 42] [--tasks sst2 agnews] [--test-rows 300] [--avx2] [--out FILE]
 
-DATA is a folder with TASK.train.jsonl and TASK.test.jsonl. All tools but SetFit tune flan-t5-small in float32 on one thread. They
+DATA is a folder with TASK.train.jsonl and TASK.test.jsonl; rows that the model was not trained on are taken from unseen_TASK.train.jsonl
+and unseen_TASK.test.jsonl where it has them. With --avx2 the processor's newer instructions are not used. All tools but SetFit and TF-IDF tune flan-t5-small in float32 on one thread. They
 are given the same 16 rows of each class to train on and to choose by, the same prompts as token ids, and the same test rows. Their
 packages go into a folder of the cache, never into this environment. What does not install or run is named with its reason.
 Runs that FILE.json holds are not repeated.
@@ -24,11 +25,13 @@ from pathlib import Path
 from typing import Any
 
 MODEL = "pypi:flan-t5-small"
-OURS, PREFIX = ("c-lora", "lora", "prompt-tuning"), "tandemtune "
+PREFIX, TEMPLATES = "tandemtune ", " on the best template"
+OURS = ("readout", "readout" + TEMPLATES, "lora", "prompt-tuning", "c-lora")
 RIVALS = {
     "PEFT prompt tuning": "prompt-tuning",
     "PEFT LoRA": "lora",
     "SetFit": "lora",
+    "TF-IDF": "readout",
     "eggroll-es": "c-lora",
 }
 """Other tools, and which of our methods each is put in relation to."""
@@ -48,6 +51,9 @@ NOTES = f"""\
 - PEFT: `transformers.Trainer`, AdamW, {STEPS} steps of {BATCH} rows, constant learning rate (of LoRA 1e-3; of prompts ours, a tenth
   of the embeddings' standard deviation), clipping at norm 1, a look at dev every {EVERY} steps: as ours. LoRA of rank {RANK} on query and
   key of every layer, scaling 1; {LENGTH} prompt vectors that begin as words. The Trainer's checkpoints hold adapters only.
+- Our readouts are solved on training and dev rows together, where the others choose by the dev rows. "On the best template" reads the labelled
+  rows once with each of the task's known templates.
+- TF-IDF: that of words and pairs of words with a logistic regression, on training and dev rows together (`tandemtune.yardsticks`).
 - SetFit: its defaults (one epoch of contrastive pairs, 16 a step, then a logistic regression) on all-MiniLM-L6-v2, another and
   smaller model (22M parameters) that was trained to compare sentences; it reads the bare text and needs neither prompts nor dev.
 - eggroll-es: whole weights of the projections that c-lora tunes, its default rank, sigma and learning rate; as many candidates as
@@ -65,6 +71,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[13, 21, 42])
     parser.add_argument("--tasks", nargs="+", default=["sst2", "agnews"])
     parser.add_argument("--test-rows", type=int, default=300)
+    parser.add_argument("--avx2", action="store_true", help="as on a processor without AVX-512 and bfloat16 products")
     parser.add_argument("--budget", type=int, default=200, help="candidates of the searches without gradient")
     parser.add_argument("--tools", nargs="+", default=list(TOOLS), choices=TOOLS, metavar="TOOL")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "tandemtune" / "peers")
@@ -82,7 +89,13 @@ def main() -> None:
     wanted = []
     for seed in options.seeds:
         for task in options.tasks:
-            asked = {"task": task, "seed": seed, "test_rows": options.test_rows, "budget": options.budget}
+            asked = {
+                "task": task,
+                "seed": seed,
+                "test_rows": options.test_rows,
+                "budget": options.budget,
+                "avx2": options.avx2,
+            }
             with tempfile.TemporaryDirectory() as folder:
                 for tool in options.tools:
                     run = {"tool": tool, **asked}
@@ -157,6 +170,11 @@ def process(
         **os.environ,
         **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
         **dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"), "1"),
+        **(
+            {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+            if job["avx2"]
+            else {}
+        ),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HOME": str(options.cache / "hub"),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(place), os.environ.get("PYTHONPATH")])),
@@ -189,6 +207,7 @@ def one(text: str, folder: str) -> None:
         "PEFT prompt tuning": with_peft,
         "PEFT LoRA": with_peft,
         "SetFit": with_setfit,
+        "TF-IDF": with_tfidf,
         "eggroll-es": with_eggroll,
     }
     if job["tool"] in known:
@@ -206,12 +225,21 @@ def one(text: str, folder: str) -> None:
 
 def recipe(job: Mapping[str, Any], method: str) -> dict[str, Any]:
     """The recipe of one of our runs."""
+    method, several = method.removesuffix(TEMPLATES), method.endswith(TEMPLATES)
     sizes = {
+        "readout": {},
         "c-lora": {"budget": job["budget"], "popsize": POPULATION, "r": RANK},
         "lora": {"r": RANK},
         "prompt-tuning": {"prompt_tokens": LENGTH},
     }
-    steps = {} if method == "c-lora" else {"steps": STEPS, "batch_size": BATCH}
+    every: dict[str, Any] = {} if method == "readout" else {"dev_every": EVERY}
+    steps = {"steps": STEPS, "batch_size": BATCH} if method in {"lora", "prompt-tuning"} else {}
+    data = Path(job["data"])
+    unseen = {
+        part: str(found)
+        for part in ("train", "test")
+        if (found := data / f"unseen_{job['task']}.{part}.jsonl").exists()
+    }
     return {
         "model": {"name": MODEL, "dtype": "float32", "threads": 1, "device": "cpu"},
         "task": {
@@ -221,8 +249,10 @@ def recipe(job: Mapping[str, Any], method: str) -> dict[str, Any]:
             "shots": SHOTS,
             "max_tokens": TOKENS,
             "test_rows": job["test_rows"],
+            **unseen,
+            **({"templates": "known"} if several else {}),
         },
-        "method": {"name": method, "dev_every": EVERY, **sizes[method], **steps},
+        "method": {"name": method, **every, **sizes[method], **steps},
     }
 
 
@@ -384,6 +414,17 @@ def with_setfit(job: Mapping[str, Any], rows: Mapping[str, Any]) -> dict[str, An
         tuning = time.perf_counter() - begin
     found = model.predict([row["text"] for row in rows["test"]])
     return {"accuracy": share([int(label) for label in found], rows["test"]), "tuning": round(tuning, 1)}
+
+
+def with_tfidf(job: Mapping[str, Any], rows: Mapping[str, Any]) -> dict[str, Any]:
+    """Words and pairs of words, and a logistic regression."""
+    from tandemtune.yardsticks import tfidf
+
+    known = [*rows["train"], *rows["dev"]]
+    begin = time.perf_counter()
+    found = tfidf([r["text"] for r in known], [str(r["label"]) for r in known], [r["text"] for r in rows["test"]])
+    tuning = time.perf_counter() - begin
+    return {"accuracy": share([int(label) for label in found.predicted], rows["test"]), "tuning": round(tuning, 1)}
 
 
 def with_eggroll(job: Mapping[str, Any], rows: Mapping[str, Any]) -> dict[str, Any]:
