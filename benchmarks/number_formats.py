@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from contenders import processor
-from tandemtune import wiring
+from tandemtune import devices, wiring
 from tandemtune.autotune import build
 from tandemtune.config import load_config
 from tandemtune.evaluators.label_words import rank_correlation
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--alphas", type=float, nargs="+", default=[0.1, 0.5])
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
-    print(f"on {processor(wiring.find_device('auto'))}")
+    print(f"on {processor(devices.find_device('auto'))}")
     print(
         "| alpha | layer | format | rank correlation | noise / spread of the candidates | seconds, as a ratio to float32 |"
     )

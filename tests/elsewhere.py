@@ -128,9 +128,9 @@ def pytest_configure(config: Any) -> None:
     backend_registration._setup_privateuseone_for_python_backend(NAME)
     torch.inference_mode = _without_gradients  # type: ignore[misc, assignment]
     safetensors.torch.save_file = _save_file
-    from tandemtune import subspace, wiring
+    from tandemtune import devices, subspace
 
-    wiring.find_device = lambda wanted: NAME if wanted == "auto" else wanted
+    devices.find_device = lambda wanted: NAME if wanted == "auto" else wanted
     own = subspace.Matrices
     own.on = classmethod(lambda cls, device: None if device.type == "cpu" else cls(device, 10**8))  # type: ignore[method-assign, assignment]
     Elsewhere().__enter__()

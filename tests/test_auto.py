@@ -51,7 +51,7 @@ def test_without_memory_for_gradients_the_readout_is_left_and_the_run_resumes(tm
 
     made = recipe(tmp_path)
     with monkeypatch.context() as short_of_memory:
-        short_of_memory.setattr(autotune.wiring, "free_memory", lambda device: 0.01)
+        short_of_memory.setattr(autotune.devices, "free_memory", lambda device: 0.01)
         with pytest.raises(KeyboardInterrupt):
             small.tune(made, tmp_path / "cut", Listener())
         whole = tune(made, tmp_path / "whole")
@@ -68,7 +68,7 @@ def test_without_memory_for_gradients_the_readout_is_left_and_the_run_resumes(tm
 
 
 def test_without_memory_for_gradients_and_without_a_readout_nothing_begins(tmp_path, monkeypatch):
-    monkeypatch.setattr(autotune.wiring, "free_memory", lambda device: 0.01)
+    monkeypatch.setattr(autotune.devices, "free_memory", lambda device: 0.01)
     made = recipe(tmp_path)
     made["method"]["readout"] = "none"
     with pytest.raises(ConfigError, match="set readout to ridge, or name a method that needs forward passes only"):
@@ -77,7 +77,7 @@ def test_without_memory_for_gradients_and_without_a_readout_nothing_begins(tmp_p
 
 
 def test_a_recipe_that_names_its_optimizer_keeps_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(autotune.wiring, "free_memory", lambda device: 0.01)
+    monkeypatch.setattr(autotune.devices, "free_memory", lambda device: 0.01)
     made = recipe(tmp_path)
     made["method"] = {"name": "auto", "optimizer": {"kind": "random", "popsize": 4}, "budget": 20}
     run = tune(made, tmp_path / "run")

@@ -78,8 +78,8 @@ def test_init_writes_a_recipe_that_is_valid(here, model):
 def test_init_proposes_a_model_that_fits_the_memory(here, monkeypatch, free, asked, proposed, said):
     tiny = {"pypi:flan-t5-small": small.model_folder("t5"), "pypi:splade-tiny": small.model_folder("bert")}
     monkeypatch.setattr("tandemtune.models.load.locate", lambda name, progress=None: str(tiny[name]))
-    monkeypatch.setattr("tandemtune.wiring.free_memory", lambda device: free)
-    monkeypatch.setattr("tandemtune.wiring.find_device", lambda wanted: "cpu")
+    monkeypatch.setattr("tandemtune.devices.free_memory", lambda device: free)
+    monkeypatch.setattr("tandemtune.devices.find_device", lambda wanted: "cpu")
     called = small.call("init", mails(here), *asked)
     assert called.code == 0 and said in called.err, called.err
     assert tomllib.loads((here / "mails.toml").read_text(encoding="utf-8"))["model"]["name"] == f"pypi:{proposed}"
@@ -420,7 +420,7 @@ def test_validate_tells_about_how_long_a_run_will_take(here):
 def test_validate_says_where_the_memory_does_not_suffice(here, monkeypatch):
     recipe = small.write_recipe(here / "mine.json", small.recipe(here))
     assert "close other programs" not in small.call("validate", recipe).err
-    monkeypatch.setattr("tandemtune.wiring.free_memory", lambda device: 200.0)
+    monkeypatch.setattr("tandemtune.devices.free_memory", lambda device: 200.0)
     called = small.call("validate", recipe)
     assert called.code == 0 and "; 200 MB are free" in called.out
     assert "note: the run takes 260 MB or more beside Python, and 200 MB are free" in called.err

@@ -383,10 +383,10 @@ def test_classes_that_were_left_out_are_scored_at_the_end(place, tmp_path):
 def test_the_mentor_is_told_classes_and_confusions(place):
     from tandemtune import autotune
     from tandemtune.config import load_config
-    from tandemtune.wiring import _brief
+    from tandemtune.wiring import brief_of
 
     problem = autotune.build(load_config(recipe(place, "rounds")).with_absolute_paths())
-    brief = _brief(problem)
+    brief = brief_of(problem)
     assert "photos of deep_blue, green, red" in brief.definition and "Now taken for another" in brief.definition
     assert brief.usage == "[PROMPT] [ANSWER]." and brief.labels == ("deep_blue", "green", "red")
 

@@ -326,7 +326,7 @@ def test_calibration_decides_what_is_reported_and_predicted(place, tmp_path):
 
 
 def test_a_full_covariance_of_many_parameters_is_refused(place, tmp_path, monkeypatch):
-    monkeypatch.setattr("tandemtune.wiring.FULL_LIMIT", 50)
+    monkeypatch.setattr("tandemtune.wiring.scorer.FULL_LIMIT", 50)
     with pytest.raises(ConfigError, match="set covariance to separable"):
         tune(recipe_of("c-lora", place, method__subspace="none"), tmp_path / "run")
 
@@ -337,7 +337,7 @@ def test_no_room_for_demonstrations_is_said(place, tmp_path):
 
 
 def test_steps_among_all_weights_end_where_their_directions_do(place, tmp_path, monkeypatch):
-    monkeypatch.setattr("tandemtune.wiring.MOST_GENERATIONS", 3)
+    monkeypatch.setattr("tandemtune.wiring.stages.MOST_GENERATIONS", 3)
     recipe = recipe_of("mezo", place, method__tunable="full", method__budget=1000)
     result = tune(recipe, tmp_path / "run")
     assert (result["steps"], result["stop_reason"]) == (3, "steps")

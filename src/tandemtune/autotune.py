@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from tandemtune import wiring
+from tandemtune import devices, wiring
 from tandemtune.config import RunConfig
 from tandemtune.config.reading import with_parts_of
 from tandemtune.errors import ConfigError, MentorRefused, ModelError, RunError
@@ -77,12 +77,12 @@ def _no_backward_pass(config: RunConfig) -> str:
     if config.model.quantize is not None:
         return f"the model's layers are in {config.model.quantize}"
     place = Path(loading.locate(config.model.name))
-    device = wiring.find_device(config.model.device)
-    free = wiring.free_memory(device)
+    device = devices.find_device(config.model.device)
+    free = devices.free_memory(device)
     if free is None or not place.is_dir():
         return ""
     weights = sum(file.stat().st_size for file in place.glob("*.safetensors")) / 1e6
-    needed = wiring.BACKWARD * weights
+    needed = devices.BACKWARD * weights
     return f"a backward pass may take {needed:,.0f} MB and {free:,.0f} MB are free" if needed > free else ""
 
 
@@ -172,7 +172,7 @@ def ranked(
     if progress:
         progress(f"loading {config.model.name} to judge {len(tasks)} templates")
     dtype = "float32" if config.model.dtype == "auto" else config.model.dtype
-    backbone = wiring.load_backbone(config, kind, dtype, wiring.find_device(config.model.device))
+    backbone = wiring.load_backbone(config, kind, dtype, devices.find_device(config.model.device))
     rows = subsample([*split.train, *split.dev], MOST_RANKED, config.task.seed)
     return rank_templates(backbone, tasks, rows, config.task.max_tokens, progress)
 
@@ -204,7 +204,7 @@ def proposed(
     """
     rows = [*split.train, *split.dev]
     best = tasks[scores.index(best_of(scores)[0])]
-    backbone = wiring.load_backbone(config, kind, "float32", wiring.find_device(config.model.device))
+    backbone = wiring.load_backbone(config, kind, "float32", devices.find_device(config.model.device))
     guessed = predicted(backbone, best, rows, config.task.max_tokens)
     known = TASKS.get(best.name)
     definition = config.alternate.definition or (known.summary if known else f"Tell {', '.join(best.labels)} apart.")
@@ -267,7 +267,7 @@ def _chosen_scorer(
         in_steps
         or method.objective.asks_model
         or method.optimizer.uses == "none"
-        or not mixed_is_faster(wiring.find_device(config.model.device))
+        or not mixed_is_faster(devices.find_device(config.model.device))
     ):
         return made("float32")
     scorer = made("float32")

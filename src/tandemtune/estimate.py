@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import tandemtune.assets as assets
-from tandemtune import wiring
+from tandemtune import devices, wiring
 from tandemtune.config import RunConfig
 from tandemtune.models.pace import Matrices, seconds_for_token
 from tandemtune.readout.ranking import MOST_RANKED
@@ -150,7 +150,7 @@ class Estimate:
         sizes = " to ".join(dict.fromkeys(_rough(size) for size in self.weights))
         total = " to ".join(dict.fromkeys((_rough(low), _rough(high))))
         free = f"; {_rough(self.free)} MB are free" if self.free is not None else ""
-        most = wiring.BACKWARD * self.weights[1] + self.activations + self.programs
+        most = devices.BACKWARD * self.weights[1] + self.activations + self.programs
         gradients = f", with gradients up to about {_rough(most)}" if self.backward else ""
         return [
             f"memory: about {total} MB (weights {sizes}, activations at most {_rough(self.activations)}, "
@@ -181,16 +181,16 @@ def estimate(
     scored = 2 * sum(tokens.values()) * min(config.task.together, templates)
     ranked = templates * (tokens["train"] + tokens["dev"]) * min(1.0, MOST_RANKED / labelled) if templates > 1 else 0.0
     low, high = (1.0, 4.0) if config.model.quantize else BYTES[config.model.dtype]
-    device = wiring.find_device(config.model.device)
+    device = devices.find_device(config.model.device)
     return Estimate(
         forward,
         backward,
         scored,
         ranked,
         weights=(model.weights * low / 1e6, model.weights * high / 1e6) if model.weights else None,
-        activations=config.run.max_memory or wiring.default_memory(device),
+        activations=config.run.max_memory or devices.default_memory(device),
         programs=peak_rss_mb(),
-        free=wiring.free_memory(device),
+        free=devices.free_memory(device),
         proposed=config.alternates,
         seconds=_seconds(config, model, device, (forward or 0.0) + 2 * backward + scored, ranked),
         ends=config.run.max_seconds,
@@ -253,8 +253,8 @@ def proposed_model(*, writes: bool = False) -> ProposedModel:
     Args:
         writes: it has to write texts, which a masked model cannot.
     """
-    device = wiring.find_device("auto")
-    free, activations = wiring.free_memory(device), wiring.default_memory(device)
+    device = devices.find_device("auto")
+    free, activations = devices.free_memory(device), devices.default_memory(device)
     models = [assets.lookup(key) for key in PROPOSED]
     models = [asset for asset in models if not (writes and "MaskedLM" in asset.architecture)]
     needed = {

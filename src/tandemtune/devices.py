@@ -1,0 +1,45 @@
+"""Where a model lies: the device that a recipe means, and the memory that is there for it."""
+
+from __future__ import annotations
+
+import torch
+
+from tandemtune.errors import UsageError
+from tandemtune.system import free_memory_mb
+
+BACKWARD = 4.0
+"""Memory that training may take, in sizes of the model's files: these may hold 16 bits, and the weights and activations take 32."""
+PROCESSOR_MEMORY = 256.0
+"""Megabytes of activations that suit a processor's caches."""
+
+
+def default_memory(device: str) -> float:
+    """Megabytes for the activations of scored candidates: what suits a processor's caches, or half of what an accelerator has
+    left beside the weights; the other half is for what a layer needs beside them, and for what others take meanwhile."""
+    if torch.device(device).type != "cuda":
+        return PROCESSOR_MEMORY
+    torch.cuda.empty_cache()  # what loading has freed counts as free
+    return round(max(PROCESSOR_MEMORY, (free_memory(device) or 0.0) / 2))
+
+
+def free_memory(device: str) -> float | None:
+    """Megabytes that are free where the model will lie; None where nobody says."""
+    if torch.device(device).type != "cuda":
+        return free_memory_mb()
+    free, _ = torch.cuda.mem_get_info(torch.device(device))
+    return free / 1e6
+
+
+def find_device(wanted: str) -> str:
+    """The device that a recipe means.
+
+    Raises:
+        UsageError: it cannot be used here.
+    """
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(1, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"[model] device: {wanted!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    return wanted

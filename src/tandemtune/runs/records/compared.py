@@ -1,0 +1,46 @@
+"""Runs of a comparison."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+
+from tandemtune.runs.records.base import Record, Versioned
+from tandemtune.runs.records.results import Result
+
+
+class SweepPoint(Record):
+    """Where a method of a comparison stands in a sweep: the method that is varied, the setting, and its value."""
+
+    of: str
+    key: str
+    value: JsonValue
+
+
+class ComparedRun(Record):
+    """One run of a comparison.
+
+    Args:
+        method: its name in the plan; likewise `task` and `model`.
+        seed: of the rows and the search.
+        folder: where the run lies.
+        sweep: where its method stands in a sweep.
+        result: what it reached; None while there is no result.
+        failure: why there is none.
+        unknown: settings of its recipe that this version does not know.
+    """
+
+    method: str
+    task: str
+    model: str
+    seed: int
+    folder: str
+    sweep: SweepPoint | None = None
+    result: Result | None = None
+    failure: str | None = None
+    unknown: tuple[str, ...] = ()
+
+
+class ComparedRuns(Versioned):
+    """``records.json`` of a comparison: all of its runs, in the plan's order."""
+
+    runs: tuple[ComparedRun, ...]

@@ -1,0 +1,129 @@
+"""A method's optimizer at work around a point, for one stage of a search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tandemtune.config.schema import UNBOUNDED
+from tandemtune.optimizers.base import Space
+from tandemtune.problem import Problem
+from tandemtune.proposers.mutation import Mutation
+from tandemtune.search.schedule import Bandit, Phase, Stage
+from tandemtune.subspace import Matrices, RandomProjection
+from tandemtune.tunables.base import INPUT
+from tandemtune.types import seed_for
+
+
+def make_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) -> Phase:
+    """The method's optimizer around a point: gradients or texts of all blocks at once, or one search for each block or for all."""
+    config, scorer = problem.scorer.config, problem.scorer
+    method = config.method
+    blocks = tuple(block for block in problem.searched if not stage.layers or block in stage.layers)
+    if method.optimizer.uses == "gradient":
+        return Phase(
+            method.name,
+            (blocks,),
+            origin,
+            {},
+            lambda blocks: method.optimizer.start(_space_of_gradient(problem, origin, stage, blocks)),
+            1,
+            keeps_best=False,
+            gradient=True,
+        )
+    if method.optimizer.uses == "text":
+        return _text_phase(problem, origin, stage)
+    projections = {}
+    kept = Matrices.on(scorer.backbone.device)
+    if config.in_subspace and scorer.parameters.directions is None:
+        for block in blocks:
+            numbers = (config.task.seed, *_numbers((block,), stage))
+            projections[block] = RandomProjection(
+                problem.factors(block), method.subspace.d, tuple(problem.scales[block]), numbers, kept
+            )
+    turns = (blocks,) if method.order == "together" else tuple((block,) for block in blocks)
+    bandit = None
+    if method.order == "bandit":
+        count = method.optimizer.candidates + 1
+        bandit = Bandit([problem.evaluator.cost(turn, count).forward for turn in turns])
+
+    def start(blocks: tuple[int, ...]) -> Any:
+        inside = bool(projections)
+        beginning = None if inside else torch.cat([origin[block] for block in blocks]).double().numpy()
+        return method.optimizer.start(
+            Space(
+                method.subspace.d if beginning is None else len(beginning),
+                seed_for(config.task.seed, *_numbers(blocks, stage)),
+                beginning,
+                scorer.facts.lr or 0.0,
+                _generations(problem, stage, turns),
+                directions=scorer.parameters.directions,
+                told=method.optimizer.keeps_best,
+            )
+        )
+
+    return Phase(
+        method.name,
+        turns,
+        origin,
+        projections,
+        start,
+        method.turn_candidates,
+        bandit=bandit,
+        shard=config.run.executor.shard,
+        keeps_best=method.optimizer.keeps_best,
+        scale=stage.scale,
+    )
+
+
+def _space_of_gradient(problem: Problem, origin: Mapping[int, Tensor], stage: Stage, blocks: Sequence[int]) -> Space:
+    config = problem.scorer.config
+    start = torch.cat([origin[block] for block in blocks]).numpy()
+    steps = config.turns if config.keeps_moments else (stage.steps or 0)
+    return Space(len(start), 0, start, problem.scorer.facts.lr or 0.0, steps=steps)
+
+
+def _text_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) -> Phase:
+    """A search over prompts of words."""
+    scorer, config = problem.scorer, problem.scorer.config
+    method, vocabulary, seed = config.method, scorer.vocabulary, config.task.seed
+    length = len(origin[INPUT]) // scorer.backbone.embedding_weight.shape[1]
+    mutation = Mutation(vocabulary, length, 1, seed, scorer.backbone.likely_token, share=0.2)
+
+    def read(texts: Sequence[Sequence[int]]) -> Tensor:
+        return torch.stack([vocabulary.vectors(text).reshape(-1) for text in texts])
+
+    def start(blocks: tuple[int, ...]) -> Any:
+        first = vocabulary.exact(origin[INPUT].reshape(length, -1)).ids
+        numbers = seed_for(seed, stage.round, 9)
+        return method.optimizer.start(Space(length, numbers, texts=(first,), mutate=mutation.mutated))
+
+    def show(optimizer: Any) -> str:
+        return vocabulary.words(optimizer.best[0]).text
+
+    return Phase(method.name, ((INPUT,),), origin, {}, start, method.turn_candidates, read=read, show=show)
+
+
+def _generations(problem: Problem, stage: Stage, turns: Sequence[tuple[int, ...]]) -> int | None:
+    """How many generations one turn's optimizer will have, where that is known: by turns, candidates or tokens."""
+    method, tokens = problem.scorer.config.method, problem.scorer.config.run.max_forward_tokens
+    every = [UNBOUNDED if stage.steps is None else stage.steps]
+    if stage.steps is None:
+        every.append(UNBOUNDED if method.budget >= UNBOUNDED else -(-method.budget // method.turn_candidates))
+    if tokens is not None:
+        evaluator = problem.evaluator
+        works = [evaluator.cost(turn, method.turn_candidates).forward for turn in turns]
+        one = sum(works) / len(works) + evaluator.cost_to_measure("dev").forward / method.dev_every
+        every.append(math.ceil(tokens * evaluator.depth / one))
+    fewest = min(every)
+    return None if fewest >= UNBOUNDED else -(-fewest // len(turns))
+
+
+def _numbers(blocks: tuple[int, ...], stage: Stage) -> tuple[int, ...]:
+    """What tells the random streams of blocks and rounds apart; without rounds the block's own number."""
+    named = tuple(block if block != INPUT else 10_000 for block in blocks)
+    return named if stage.round == 0 else (*named, stage.round)

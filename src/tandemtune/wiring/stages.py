@@ -1,0 +1,45 @@
+"""How long a recipe's search is and what it consists of, as far as the recipe alone says it."""
+
+from __future__ import annotations
+
+from tandemtune.callbacks import Planned
+from tandemtune.config.schema import UNBOUNDED, RunConfig
+from tandemtune.search.schedule import Stage, alternating, racing
+
+MOST_GENERATIONS = 20_000
+"""Generations of a search among all weights: its points have a number for each direction."""
+
+
+def most_generations(config: RunConfig) -> int:
+    """How many generations a search among all weights may take."""
+    method = config.method
+    candidates = max(1, method.optimizer.candidates)
+    return min(MOST_GENERATIONS, method.steps or MOST_GENERATIONS, method.budget // candidates)
+
+
+def planned(config: RunConfig) -> Planned:
+    """How much work a recipe's search will be at most."""
+    method = config.method
+    if config.bounded_by_budget and not method.steps:
+        return Planned(0 if method.budget >= UNBOUNDED else method.budget, "candidates")
+    if config.bounded_by_budget and method.steps:
+        fewer = min(method.steps, method.budget // method.turn_candidates)
+        return Planned(0 if fewer >= UNBOUNDED // method.turn_candidates else fewer, "steps")
+    return Planned(0 if config.turns >= UNBOUNDED else config.turns, "steps")
+
+
+def make_stages(config: RunConfig) -> tuple[Stage, ...]:
+    """The order of a recipe's stages; none where nothing is tuned."""
+    section, method = config.alternate, config.method
+    if method.optimizer.uses == "none":
+        return ()
+    if not config.alternates:
+        steps = config.turns if config.follows_gradient else method.steps
+        if method.tunable.all_weights and method.optimizer.searches:
+            steps = min(steps or MOST_GENERATIONS, MOST_GENERATIONS)
+        return (Stage("tune", steps=steps),)
+    if not section.proposer.proposes:
+        return (Stage("tune", steps=config.turns),)
+    if section.mode == "race":
+        return racing(section.rounds, section.round_steps, section.race_steps, config.turns, section.snapshots)
+    return alternating(section.rounds, section.round_steps, section.final_steps, section.snapshots)

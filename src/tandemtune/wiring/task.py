@@ -1,0 +1,279 @@
+"""From a recipe's ``[task]`` to the task: rows, template, label words, and what can be checked without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tandemtune.assets as assets
+from tandemtune.answers import answers_of
+from tandemtune.assets.workspace import kept_images
+from tandemtune.config.schema import ModelSection, RunConfig, TaskSection
+from tandemtune.errors import ConfigError, DataError
+from tandemtune.models import load as loading
+from tandemtune.models.backbone import Kind
+from tandemtune.problem import Progress
+from tandemtune.readout.ranking import best_of
+from tandemtune.runs.records import Facts, TemplateScore
+from tandemtune.tasks import metrics
+from tandemtune.tasks.base import Task
+from tandemtune.tasks.catalogue import TASKS, build_task, get
+from tandemtune.tasks.choices import ChoiceTask
+from tandemtune.tasks.images import ImageTask, holds_images, is_folder, seen_and_unseen, task_settings
+from tandemtune.tasks.joined import JoinedTask
+from tandemtune.tasks.known_templates import known_templates
+from tandemtune.tasks.templates import Template
+from tandemtune.tasks.texts import TextTask, metric_of
+
+
+def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None) -> Task:
+    """The task of a recipe, for one kind of model.
+
+    Raises:
+        UsageError: rows, template or label words cannot be used.
+        AssetError: a ``pypi:`` data set could not be fetched.
+    """
+    if section.writes:
+        return _text_task(section)
+    return _with_choices(section, _label_task(section, kind, progress))
+
+
+def _with_choices(section: TaskSection, task: Task) -> Task:
+    """The task with whole answers, where the recipe has some."""
+    if section.choices == "words":
+        return task
+    return ChoiceTask.of(task, in_row=section.choices == "columns", longest=section.max_new_tokens)
+
+
+def _label_task(section: TaskSection, kind: Kind, progress: Progress | None) -> Task:
+    """The task of a recipe that is answered with labels."""
+    words = None
+    section = _of_asset(section, kind, progress)
+    metric = metrics.get(section.metric) if section.metric is not None else None
+    if section.labels is not None:
+        words = {label: (w,) if isinstance(w, str) else tuple(w) for label, w in section.labels.items()}
+    name, train, test = section.name, section.train, section.test
+    _check_rows_for(section, kind)
+    if name is not None and (train is None or name in TASKS) and kind != "image-text":
+        return build_task(
+            get(name),
+            kind=kind,
+            data=section.data,
+            template=section.template,
+            words=words,
+            metric=metric or section.metric,
+            positive=section.positive,
+            train=train,
+            test=test,
+            dev=section.dev,
+            label_column=section.label_column,
+            test_share=section.test_share,
+        )
+    several = section.templates if isinstance(section.templates, list) else []
+    text = section.template or (several[0] if several else None)
+    if train is None or text is None or words is None:  # the recipe was checked before
+        lost = (
+            f"train: no folder of images at {train}, so no classes are known"
+            if train
+            else "a known name, or train, template and labels"
+        )
+        raise ConfigError([f"[task] {lost}" if train else f"[task] needs {lost}"])
+    own: dict[str, Any] = {
+        "name": name or Path(train).stem,
+        "template": Template.parse(text),
+        "labels": tuple(words),
+        "words": words,
+        "metric": section.metric or "accuracy",
+        "positive": section.positive,
+        "train_source": train,
+        "test_source": None if section.test_share is not None else test,
+        "dev_source": section.dev,
+        "label_column": section.label_column or "label",
+        "test_share": section.test_share,
+        "own_metric": metric,
+    }
+    if kind == "image-text":
+        seen, unseen = seen_and_unseen(words, section.unseen_share)
+        classes = {"labels": tuple(seen), "words": seen, "unseen": unseen}
+        return ImageTask(**{**own, **classes}, ensemble=tuple(map(Template.parse, several)), kept=kept_images())
+    return Task(**own)
+
+
+def _of_asset(section: TaskSection, kind: Kind, progress: Progress | None) -> TaskSection:
+    """A task that is named as an asset, with that one's rows where the recipe has none of its own; fetched if it is not there."""
+    name = section.name
+    if name is None or not name.startswith(assets.PREFIXES):
+        return section
+    asset = assets.lookup(name)
+    images = asset.kind == "images"
+    _check_kind(f"name: {name} is a task", images, kind)
+    folder = assets.fetch(name, progress=progress)
+    told: dict[str, Any] = {part: str(folder / f"{part}.jsonl") for part in ("train", "test")}
+    if images:
+        given = {key: getattr(section, key) for key in ("labels", "template", "templates", "test", "dev", "test_share")}
+        told = task_settings({**given, "train": str(folder)})
+    own = {key: value for key, value in told.items() if getattr(section, key) is None}
+    return section.model_copy(update={**own, "name": asset.key})
+
+
+def _check_rows_for(section: TaskSection, kind: Kind) -> None:
+    """Refuse images for a model of texts, and texts for one of images."""
+    if kind == "image-text" and section.together > 1:
+        raise ConfigError(
+            ["[task] together: a class of images is the mean of its texts in all templates: leave it out"]
+        )
+    if section.train is not None and is_folder(section.train):
+        _check_kind(f"train: {section.train} is a folder", True, kind)
+    if section.name is not None and section.name in TASKS:
+        _check_kind(f"name: {section.name} is a task", False, kind)
+
+
+def _check_kind(what: str, images: bool, kind: Kind) -> None:
+    if images and kind != "image-text":
+        other = "choose an image-text model such as CLIP or pypi:clip-like-conse as [model] name"
+        raise ConfigError([f"[task] {what} of images, but the model is a {kind} language model: {other}"])
+    if not images and kind == "image-text":
+        raise ConfigError([f"[task] {what} of texts, but the model compares images: set train to a folder of images"])
+
+
+def _text_task(section: TaskSection, template: str | None = None, *, chat: bool | None = None) -> TextTask:
+    """The task of a recipe that is answered with texts."""
+    return TextTask(
+        name=section.name or Path(section.train or "task").stem,
+        template=Template.parse(template or section.template or ""),
+        labels=(),
+        words={},
+        metric="",
+        train_source=section.train or "",
+        test_source=None if section.test_share is not None else section.test,
+        dev_source=section.dev,
+        test_share=section.test_share,
+        answer_column=section.answer,
+        max_new_tokens=section.max_new_tokens,
+        stop=tuple(section.stop),
+        chat=section.chat if chat is None else chat,
+        schema=section.answer_schema,
+        reward=metric_of(section.metric, section.reward_seconds),
+        seconds=section.reward_seconds,
+    )
+
+
+def candidate_tasks(section: TaskSection, task: Task, kind: Kind) -> list[Task]:
+    """A task with each of the templates that a recipe wants to choose from; just itself if it names none.
+
+    Args:
+        section: the recipe's ``[task]``.
+        task: the task with the recipe's own template, which is one of them.
+        kind: of the model; what is known suits models that answer behind the text.
+    """
+    if kind == "image-text":  # a class is the mean of its names in all templates
+        return [task]
+    if section.templates is None or (section.templates == "auto" and section.template is not None):
+        return [task]
+    named = not isinstance(section.templates, list)
+    own = [] if section.template is None and not named else [task]
+    if named:
+        known = known_templates().get(task.name, ()) if kind != "masked" else ()
+        words = [dict(zip(task.labels, ((word,) for word in row.words), strict=True)) for row in known]
+        several = [
+            replace(task, template=Template.parse(row.template), words=w) for row, w in zip(known, words, strict=True)
+        ]
+    else:
+        several = [replace(task, template=Template.parse(text)) for text in section.templates]
+    unique = {(str(one.template), tuple(one.words.values())): one for one in [*own, *several]}
+    return list(unique.values())
+
+
+def joined(section: TaskSection, best: Task, scores: Sequence[TemplateScore]) -> Task:
+    """A task with its best template, and with those next to it that a recipe wants to be read together with it.
+
+    Args:
+        section: the recipe's ``[task]``.
+        best: the task with the template of the lowest loss.
+        scores: all templates that were judged.
+    """
+    if section.together == 1 or not scores:
+        return best
+    others = [best.as_recorded(one.template, one.labels) for one in best_of(scores, section.together)[1:]]
+    return JoinedTask.of(best, others) if others else best
+
+
+def task_of_run(config: RunConfig, facts: Facts) -> Task:
+    """The task of a run that has begun, from what it recorded; its data files are not needed any more."""
+    if config.task.writes:
+        return _text_task(config.task, facts.template, chat=False)
+    own: dict[str, Any] = {
+        "name": config.task.name or "task",
+        "template": Template.parse(facts.template),
+        "labels": tuple(facts.labels),
+        "words": facts.labels,
+        "metric": config.task.metric or "accuracy",
+        "positive": config.task.positive,
+        "train_source": "",
+        "own_metric": metrics.get(config.task.metric) if config.task.metric is not None else None,
+    }
+    if facts.kind == "image-text":
+        several = config.task.templates if isinstance(config.task.templates, list) else []
+        return ImageTask(**own, ensemble=tuple(map(Template.parse, several)))
+    return joined(config.task, _with_choices(config.task, Task(**own)), facts.templates)
+
+
+def check(config: RunConfig, progress: Progress | None = None, *, test: bool = True) -> Task:
+    """Find everything that can be found without loading a model: files, columns, labels, enough rows, a proposer.
+
+    Args:
+        config: a recipe.
+        progress: called with a short line while something is fetched.
+        test: whether rows for test will be needed.
+
+    Returns:
+        The task, for the kind of model that the recipe names, or for a causal model where it cannot be told yet.
+
+    Raises:
+        ConfigError: lists every problem.
+    """
+    config = config.with_absolute_paths()
+    kind = _kind_without_loading(config.model) or config.model.kind or _kind_of_rows(config.task)
+    if kind == "image-text" and config.run.yardsticks:
+        raise ConfigError(
+            [
+                f"[run] yardsticks: {', '.join(config.run.yardsticks)} learn from texts, but rows are images: leave them out"
+            ]
+        )
+    task = make_task(config.task, kind, progress)
+    task = task if test else task.without_test()
+    problems = task.check()
+    if not problems:
+        try:
+            split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
+            answers_of(task).check(config.task, task, split)
+        except DataError as error:
+            problems = [str(error)]
+    if problems:
+        raise ConfigError(problems, f"task {task.name}")
+    return task
+
+
+def _kind_of_rows(section: TaskSection) -> Kind:
+    """The kind of a model that some rows are for, where nothing is known of the model."""
+    named = section.name is not None and section.name.startswith(assets.PREFIXES)
+    if named and assets.lookup(str(section.name)).kind == "images":
+        return "image-text"
+    return "image-text" if section.train is not None and holds_images(section.train) else "causal"
+
+
+def _kind_without_loading(section: ModelSection) -> Kind | None:
+    """The kind of a model whose configuration lies on this machine; None where that would need a download."""
+    if section.name.startswith(assets.PREFIX):
+        asset = assets.CATALOGUE[section.name.removeprefix(assets.PREFIX)]
+        if asset.kind == "image-text":
+            return "image-text"
+        known: dict[str, Kind] = {"ForCausalLM": "causal", "ForConditionalGeneration": "seq2seq"}
+        return next((kind for ending, kind in known.items() if asset.architecture.endswith(ending)), "masked")
+    place = Path(loading.locate(section.name))
+    if not place.is_dir():
+        return None
+    found = loading.read_config(str(place), None)
+    return section.kind or loading.kind_of(found)
