@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.text import Text
 
 from tandemtune.report.predictions import confusion, labels_of
-from tandemtune.report.run_page import RunView, run_charts
+from tandemtune.report.run_page import run_charts
+from tandemtune.report.run_view import RunView
 from tandemtune.report.text import result_table
 from tandemtune.runs.store import RunFolder
 
