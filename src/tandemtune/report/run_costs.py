@@ -22,6 +22,7 @@ from tandemtune.runs.records import (
 
 
 def costs(result: Result) -> list[Block]:
+    """What a finished run has cost."""
     cost = result.cost
     pairs: list[tuple[str, Content]] = [
         ("candidates", cost.candidates),
@@ -44,6 +45,7 @@ def costs(result: Result) -> list[Block]:
 
 
 def costs_so_far(run: RunView) -> list[Block]:
+    """What a run that is not finished has cost."""
     costs, clock = spent_so_far(run.records), ticks(run.folder)
     pairs: list[tuple[str, Content]] = [("candidates", costs.candidates), ("gradient steps", costs.gradient_steps)]
     if run.facts and run.facts.depth:
@@ -58,6 +60,7 @@ def costs_so_far(run: RunView) -> list[Block]:
 
 
 def to_repeat(run: RunView) -> list[Block]:
+    """Commands that repeat a run, its settings, and what was decided on this machine."""
     facts, recipe = run.facts, run.recipe
     chosen = [("dtype", "auto", facts.dtype), ("threads", None, facts.threads)] if facts else []
     decided = [f"model.{key}={value}" for key, left, value in chosen if recipe.get("model", {}).get(key) == left]

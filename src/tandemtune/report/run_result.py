@@ -28,6 +28,7 @@ CHANCE = "chance"
 
 
 def reached(run: RunView) -> list[Block]:
+    """What a finished run has reached: in sentences, as a chart, as a table."""
     result = run.result
     assert result is not None
     rows = result.rows

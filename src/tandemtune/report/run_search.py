@@ -16,6 +16,7 @@ from tandemtune.report.text import layer_gains
 
 
 def search(run: RunView) -> list[Block]:
+    """The curves of a search, and what they show."""
     if not run.spots:
         return ["Nothing has been recorded yet."]
     return [_reading(run), *curves(run).values()]
@@ -114,6 +115,7 @@ def _marks(xs: Sequence[float | None], spots: Sequence[Spot]) -> list[Mark]:
 
 
 def layers_chart(run: RunView) -> BarChart | None:
+    """What each layer's turns brought; None where there are fewer than two."""
     gains = layer_gains(run.records)
     if len(gains) < 2:
         return None

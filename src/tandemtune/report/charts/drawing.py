@@ -64,6 +64,7 @@ def style() -> Iterator[None]:
 
 
 def three(value: float | None) -> str:
+    """A number with three decimals."""
     return "–" if value is None else f"{value:z.3f}"
 
 
@@ -82,6 +83,7 @@ def column_of(one: Series) -> list[Content]:
 
 
 def ink_of(index: int) -> str:
+    """The colour of a series, by its place."""
     return LIGHT[index % len(LIGHT)]
 
 
@@ -91,6 +93,7 @@ def draw_head(axes: Axes, text: str, width: int) -> None:
 
 
 def set_scales(axes: Axes, x_log: bool, y_log: bool) -> None:
+    """Logarithmic axes where they are asked for."""
     if x_log:
         axes.set_xscale("log")
     if y_log:

