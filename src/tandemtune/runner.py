@@ -202,7 +202,6 @@ def _measured(
     pretrained = answers.reached(problem, None, examples)
     tuned = pretrained if scorer.is_pretrained else answers.reached(problem, found.best, examples, pretrained)
     scorer.readout, scorer.temperature = tuned.solved, tuned.temperature
-    depth = problem.evaluator.depth
     result = Result(
         method=config.method.name,
         model=config.model.name,
@@ -220,30 +219,43 @@ def _measured(
         kept_step=found.best_step,
         kept_record=found.best_record,
         steps=found.step,
-        cost=FinalCosts(
-            candidates=found.costs.candidates,
-            gradient_steps=found.costs.gradient_steps,
-            forward_tokens=round(found.costs.forward / depth) + scoring.solving_tokens(problem, found.step > 0),
-            backward_tokens=round(found.costs.backward / depth),
-            generated_tokens=found.costs.generated,
-            seconds=round(folder.read_seconds(), 3),
-            peak_rss_mb=round(max(peak_rss_mb(), folder.read_peak()), 1),
-            proposer=dict(found.spent),
-        ),
+        cost=_cost(problem, found, folder),
         rows=RowCounts(train=len(problem.split.train), dev=len(problem.split.dev), test=len(examples or ())),
         stop_reason=folder.read_stop_reason(),
         versions=versions(),
-        notes=(
-            *problem.facts.notes,
-            *_flat(folder),
-            *_overrun(config, (found.costs.forward + found.costs.backward) / depth),
-            *_mentor_notes(config, folder, found.spent),
-            *_grading_notes(problem),
-        ),
+        notes=_notes(problem, found, folder),
         unanswered=_unanswered(folder),
         unseen=scorer.unseen(found.best, pretrained.words.test, tuned.words.test) if examples is not None else None,
     )
     return result, tuned.answers(scorer, examples)
+
+
+def _cost(problem: Problem, found: SearchState, folder: RunFolder) -> FinalCosts:
+    """What the search, the choice of a template and the readout took."""
+    depth = problem.evaluator.depth
+    return FinalCosts(
+        candidates=found.costs.candidates,
+        gradient_steps=found.costs.gradient_steps,
+        forward_tokens=round(found.costs.forward / depth) + scoring.solving_tokens(problem, found.step > 0),
+        backward_tokens=round(found.costs.backward / depth),
+        generated_tokens=found.costs.generated,
+        seconds=round(folder.read_seconds(), 3),
+        peak_rss_mb=round(max(peak_rss_mb(), folder.read_peak()), 1),
+        proposer=dict(found.spent),
+    )
+
+
+def _notes(problem: Problem, found: SearchState, folder: RunFolder) -> tuple[str, ...]:
+    """What a reader of the scores should know."""
+    config = problem.scorer.config
+    tokens = (found.costs.forward + found.costs.backward) / problem.evaluator.depth
+    return (
+        *problem.facts.notes,
+        *_flat(folder),
+        *_overrun(config, tokens),
+        *_mentor_notes(config, folder, found.spent),
+        *_grading_notes(problem),
+    )
 
 
 def _check_yardsticks(config: RunConfig) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 
-from tandemtune.answers import snippets
+import tandemtune.answers.snippets as snippets
 from tandemtune.answers.labels import LabelAnswers
 from tandemtune.choice_scorer import ChoiceScorer
 from tandemtune.evaluators.choices import ChoiceEngine

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+import tandemtune.answers.snippets as snippets
 from tandemtune import scoring
-from tandemtune.answers import snippets
 from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.config.schema import TaskSection
 from tandemtune.errors import ConfigError

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 
+import tandemtune.answers.snippets as snippets
 from tandemtune import scoring
-from tandemtune.answers import snippets
 from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.config import RunConfig
 from tandemtune.errors import DataError

@@ -199,10 +199,7 @@ def execute(
 def _execute(
     plan: Plan, records: list[ComparedRun], progress: Progress, elsewhere: Elsewhere | None, watch: Watch
 ) -> list[ComparedRun]:
-    waiting: dict[Path, list[int]] = {}  # by folder: several sweeps may share a run
-    for index, record in enumerate(records):
-        if record.result is None:
-            waiting.setdefault(plan.cells[index].folder, []).append(index)
+    waiting = _waiting(plan, records)
     if not waiting:  # another comparison has ended them meanwhile
         return records
     total, begin = len(records), time.monotonic()
@@ -246,16 +243,27 @@ def _execute(
             pool.shutdown(wait=False, cancel_futures=True)
             processes.stop()
             wait([future for future in futures if not future.cancelled()], timeout=GRACE)
-            done = sum(_record(cell).result is not None for cell in plan.cells)
-            raise StoppedError(
-                f"stopped: {done} of {total} runs have ended; the same command goes on with the rest"
-            ) from None
+            raise _stopped(plan) from None
         finally:
             processes.close()
             shutil.rmtree(common, ignore_errors=True)
     for future in futures:
         future.result()
     return records
+
+
+def _waiting(plan: Plan, records: Sequence[ComparedRun]) -> dict[Path, list[int]]:
+    """Cells without a result by folder: several sweeps may share a run."""
+    waiting: dict[Path, list[int]] = {}
+    for index, record in enumerate(records):
+        if record.result is None:
+            waiting.setdefault(plan.cells[index].folder, []).append(index)
+    return waiting
+
+
+def _stopped(plan: Plan) -> StoppedError:
+    done = sum(_record(cell).result is not None for cell in plan.cells)
+    return StoppedError(f"stopped: {done} of {len(plan.cells)} runs have ended; the same command goes on with the rest")
 
 
 def _state(record: ComparedRun) -> str:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+import tandemtune.readout.logistic as logistic
+import tandemtune.readout.squares as squares
 from tandemtune.errors import DataError
-from tandemtune.readout import logistic, squares
 from tandemtune.readout.design import Design, LabelView, Scaled, centred
 
 FormName = Literal["bias", "affine", "logistic", "ridge", "kernel"]

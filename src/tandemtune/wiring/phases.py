@@ -37,14 +37,7 @@ def make_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) -> 
         )
     if method.optimizer.uses == "text":
         return _text_phase(problem, origin, stage)
-    projections = {}
-    kept = Matrices.on(scorer.backbone.device)
-    if config.in_subspace and scorer.parameters.directions is None:
-        for block in blocks:
-            numbers = (config.task.seed, *_numbers((block,), stage))
-            projections[block] = RandomProjection(
-                problem.factors(block), method.subspace.d, tuple(problem.scales[block]), numbers, kept
-            )
+    projections = _projections(problem, stage, blocks)
     turns = (blocks,) if method.order == "together" else tuple((block,) for block in blocks)
     bandit = None
     if method.order == "bandit":
@@ -78,6 +71,24 @@ def make_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) -> 
         keeps_best=method.optimizer.keeps_best,
         scale=stage.scale,
     )
+
+
+def _projections(problem: Problem, stage: Stage, blocks: Sequence[int]) -> dict[int, RandomProjection]:
+    """The random matrices between each block's parameters and what is searched; none where parameters are searched themselves."""
+    config, scorer = problem.scorer.config, problem.scorer
+    if not config.in_subspace or scorer.parameters.directions is not None:
+        return {}
+    kept, d = Matrices.on(scorer.backbone.device), config.method.subspace.d
+    return {
+        block: RandomProjection(
+            problem.factors(block),
+            d,
+            tuple(problem.scales[block]),
+            (config.task.seed, *_numbers((block,), stage)),
+            kept,
+        )
+        for block in blocks
+    }
 
 
 def _space_of_gradient(problem: Problem, origin: Mapping[int, Tensor], stage: Stage, blocks: Sequence[int]) -> Space:

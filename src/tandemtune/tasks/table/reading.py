@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import tandemtune.tasks.delimited as delimited
 from tandemtune.errors import DataError
-from tandemtune.tasks import delimited
 from tandemtune.tasks.encodings import decoded
 from tandemtune.tasks.table.base import Format, Table, unique_names, with_header, without_header
 from tandemtune.tasks.table.hub import read_hub

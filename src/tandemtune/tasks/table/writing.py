@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import tandemtune.tasks.delimited as delimited
 from tandemtune.errors import DataError
 from tandemtune.runs.writing import write_atomically
-from tandemtune.tasks import delimited
 from tandemtune.tasks.table.base import Table, unique_names, with_header
 from tandemtune.tasks.table.parquet import pyarrow_of
 from tandemtune.tasks.table.sources import SUFFIXES
