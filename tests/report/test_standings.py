@@ -212,11 +212,11 @@ def test_costs_and_ratios_are_of_the_runs_that_both_have():
         run_of("b", 2, LOST),
     ]
     headers, rows = cost_rows(compared(runs, "a"))
-    assert headers[:6] == ["method", "runs", "minutes", "minutes, ratio", "peak MB", "peak MB, ratio"]
+    assert headers[:6] == ["method", "runs", "time", "time, ratio", "peak MB", "peak MB, ratio"]
     assert "backward tokens (M)" not in headers and "mentor tokens" not in headers, "what nobody spent is left out"
     assert rows == [
-        ["a", "2", "5.50", "1.0", "100", "1.0", "0.0200", "400"],
-        ["b", "1", "0.500", "0.50", "150", "1.5", "0.0200", "400"],
+        ["a", "2", "5 min 30 s", "1.0", "100", "1.0", "0.0200", "400"],
+        ["b", "1", "30 s", "0.50", "150", "1.5", "0.0200", "400"],
     ]
     lost = compared([run_of("b", 1, 0.5), run_of("a", 1, LOST)], "a").methods["b"]
     assert lost.ratios == {"minutes": None, "peak MB": None}

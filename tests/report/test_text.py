@@ -75,7 +75,8 @@ def test_a_result():
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [
-        (0.04, "0.0 s"),
+        (0.04, "0.040 s"),
+        (0.15, "0.15 s"),
         (9.96, "10.0 s"),
         (48.4, "48 s"),
         (59.6, "1 min 00 s"),

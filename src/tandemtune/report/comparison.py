@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tandemtune.report.charts import BarChart, LineChart, Series
-from tandemtune.report.numbers import rough, score
+from tandemtune.report.numbers import duration, rough, score
 from tandemtune.report.ranks import rank_rows, rank_sentences
 from tandemtune.report.standings import (
     CONTROLS,
@@ -57,6 +57,7 @@ LOG_RATIO = 20
 MISSING = 20
 """Missing runs that tables name; `runs.csv` has all."""
 FILES = ("table.md", "table.tex", "table.csv", "runs.csv", "comparison.json", "records.json")
+_COST_NAMES = {"minutes": "time"}  # each cell says its own unit
 _COUNTS = ("candidates", "gradient steps", "written tokens", "mentor tokens")
 Rows = tuple[list[str], list[list[str]]]
 _LATEX = {
@@ -97,7 +98,7 @@ def table_rows(found: ComparisonTable) -> Rows:
 
 
 def cost_rows(found: ComparisonTable) -> Rows:
-    """Mean costs of a run as text cells, minutes and memory with their ratios to the reference.
+    """Mean costs of a run as text cells, time and memory with their ratios to the reference.
 
     Args:
         found: what `compared` returned.
@@ -109,16 +110,24 @@ def cost_rows(found: ComparisonTable) -> Rows:
     shown = [key for key in COSTS if key in RATIOS or any(row.costs.get(key) for row in ran.values())]
     headers = ["method", "runs"]
     for key in shown:
-        headers += [key, f"{key}, ratio"] if key in RATIOS else [key]
+        name = _COST_NAMES.get(key, key)
+        headers += [name, f"{name}, ratio"] if key in RATIOS else [name]
     rows: list[list[str]] = []
     for name, row in ran.items():
         cells = [name, str(row.runs)]
         for key in shown:
-            value = row.costs.get(key)
-            cells.append(f"{value:,.0f}" if key in _COUNTS and value is not None else rough(value))
+            cells.append(_cost(key, row.costs.get(key)))
             cells += [rough(row.ratios.get(key), 2)] if key in RATIOS else []
         rows.append(cells)
     return headers, rows
+
+
+def _cost(key: str, value: float | None) -> str:
+    if value is None:
+        return rough(value)
+    if key == "minutes":
+        return duration(60 * value)
+    return f"{value:,.0f}" if key in _COUNTS else rough(value)
 
 
 def sweep_rows(found: ComparisonTable, sweep: Sweep) -> Rows:

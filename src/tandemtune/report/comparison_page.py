@@ -28,6 +28,8 @@ POINTS = 60
 """Points of a mean curve at most."""
 BANDS = 3
 """Curves up to which each has a band of one standard deviation; more would lie over each other."""
+SHORT = 2.0
+"""Minutes below which an axis counts seconds."""
 _COSTS = {"tokens (M)": ("forward tokens (M)", "backward tokens (M)"), "minutes": ("minutes",), "peak MB": ("peak MB",)}
 
 
@@ -214,15 +216,21 @@ def _trade(found: ComparisonTable) -> list[Block]:
 
 def _scatter(found: ComparisonTable) -> ScatterChart:
     """Mean test scores against mean costs of a run."""
+    ran = [row for row in found.contenders.values() if row.average is not None and row.costs]
+    short = max((row.costs.get("minutes", 0.0) for row in ran), default=0.0) < SHORT
+    costs = {
+        "seconds" if short and name == "minutes" else name: (keys, 60 if short and name == "minutes" else 1)
+        for name, keys in _COSTS.items()
+    }
     points = [
-        (name, row.average, [sum(row.costs.get(key, 0.0) for key in keys) for keys in _COSTS.values()])
+        (name, row.average, [times * sum(row.costs.get(key, 0.0) for key in keys) for keys, times in costs.values()])
         for name, row in found.contenders.items()
         if row.average is not None and row.costs
     ]
     return ScatterChart(
         title="Mean test score against the mean cost of a run",
         y_label="mean test score",
-        x_labels=list(_COSTS),
+        x_labels=list(costs),
         points=points,
     )
 

@@ -121,8 +121,10 @@ def aligned(values: Sequence[Content], digits: int = 4) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: "48 s", "3 min 20 s", "2 h 05 min"."""
+    """Seconds for people: "0.15 s", "48 s", "3 min 20 s", "2 h 05 min"."""
     whole = round(seconds)
+    if 0 < seconds < 0.95:
+        return f"{rough(seconds, 2)} s"
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
     if whole < 3600:
