@@ -52,6 +52,21 @@ def play(callback: Callback, kind: str = "c-lora", recorded: int = 0, until: str
     callback.on_result(made.result(kind))
 
 
+def test_a_note_is_said_once():
+    """When a run begins; at its end come those alone that are new."""
+    place = io.StringIO()
+    report = LiveReport(Console(file=place, width=200))
+    facts, result = made.facts("c-lora"), made.result("c-lora")
+    report.on_ready(facts.model_copy(update={"notes": ("rows are odd",)}), made.recipe("c-lora"))
+    report.on_result(result.model_copy(update={"notes": ("rows are odd", "the search was flat")}))
+    assert place.getvalue().count("note: rows are odd") == 1 == place.getvalue().count("note: the search was flat")
+    quiet = io.StringIO()
+    report = LiveReport(Console(file=quiet, width=200), quiet=True)
+    report.on_ready(facts.model_copy(update={"notes": ("rows are odd",)}), made.recipe("c-lora"))
+    report.on_result(result.model_copy(update={"notes": ("rows are odd",)}))
+    assert quiet.getvalue().count("note: rows are odd") == 1
+
+
 class Screen:
     """A terminal that knows what the panel uses: carriage return, erase a line, move up."""
 

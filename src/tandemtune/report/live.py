@@ -52,6 +52,7 @@ class LiveReport(Callback):
         self._progress = RunProgress()
         self._drawn: list[int] = []  # widths of the lines that are on the screen
         self._last = float("-inf")
+        self._notes: set[str] = set()  # that are on the screen
         self.started = False
 
     def __enter__(self) -> LiveReport:
@@ -84,6 +85,7 @@ class LiveReport(Callback):
             )
         for note in facts.notes:
             self._say(f"note: {note}")
+        self._notes.update(() if self._quiet else facts.notes)
 
     def on_start(self, record: StartRecord, resumed: int, seconds: float) -> None:
         self.started = True
@@ -119,7 +121,7 @@ class LiveReport(Callback):
 
     def on_result(self, result: Result) -> None:
         self._clear()
-        self._console.print(result_table(result))
+        self._console.print(result_table(result, self._notes))
 
     def _plain(self, record: GenerationRecord | StepRecord, state: TurnView) -> str:
         """A line for logs: the same keys every time."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,13 +98,14 @@ class Summary(Record):
         return self.steps if self.unit == "steps" else self.candidates
 
 
-def result_table(result: Result) -> RenderableType:
+def result_table(result: Result, said: Collection[str] = ()) -> RenderableType:
     """Zero-shot against tuned, on dev and test, with costs.
 
     Args:
         result: what a run reached.
+        said: notes that stand on the screen already.
     """
-    return Group(_ScoreTable(result), *(Text(line) for line in _result_lines(result)))
+    return Group(_ScoreTable(result), *(Text(line) for line in _result_lines(result, said)))
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class _ScoreTable:
         return table
 
 
-def _result_lines(result: Result) -> list[str]:
+def _result_lines(result: Result, said_before: Collection[str]) -> list[str]:
     cost, rows = result.cost, result.rows
     steps = f"{cost.gradient_steps:,} gradient steps" if cost.gradient_steps else f"{result.steps:,} generations"
     backward = f" ({cost.backward_tokens:,} of them backwards, too)" if cost.backward_tokens else ""
@@ -153,7 +154,8 @@ def _result_lines(result: Result) -> list[str]:
         said = [(f"{value:,}" if isinstance(value, int) else value, name) for name, value in _spent(cost.proposer)]
         told = (f"{value if isinstance(value, str) else rough(value)} {name}" for value, name in said)
         lines.append(f"proposer: {', '.join(told)}")
-    return [*lines, *stood_still(result), *simpler(result), *(f"note: {note}" for note in result.notes)]
+    notes = [f"note: {note}" for note in result.notes if note not in said_before]
+    return [*lines, *stood_still(result), *simpler(result), *notes]
 
 
 def assessment_view(found: Assessment) -> RenderableType:
