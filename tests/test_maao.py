@@ -212,6 +212,32 @@ def test_a_mentor_that_cannot_be_asked_ends_a_command_with_exit_code_2(server, t
     assert "never proposed anything" in small.call("show", tmp_path / "run").out
 
 
+@pytest.mark.parametrize(
+    ("answer", "code", "said"),
+    [
+        (
+            "1. Is it good?\n2. How was the evening?",
+            0,
+            "2 prompts were read, 2 of 2 might be tried, for example",
+        ),
+        ('{"prompts": ["Is it great?", "How was it?"]}', 0, "4 prompts were read, 1 of 2 might be tried"),
+        ("I am happy to help you with that today", 1, "no prompts can be read out of what it says"),
+    ],
+    ids=["list", "json", "unreadable"],
+)
+def test_whether_what_a_mentor_says_can_be_read_is_found_out_before_a_run(server, tmp_path, answer, code, said):
+    server.answers = [YES, loopback.say(answer)]
+    made = recipe(tmp_path, server.url)
+    made["alternate"]["proposals"] = 2
+    place = small.write_recipe(tmp_path / "recipe.json", made)
+    called = small.call("mentor", "check", place)
+    assert called.code == code and said in called.err, called.err
+    assert ("can be asked" in called.out) == (code == 0)
+    asked = server.bodies[-1]["messages"][-1]["content"]
+    assert "Prompts tried so far, from worst to best" in asked and "exactly" in asked
+    assert not list(tmp_path.glob("**/conversations.jsonl")), "nothing is recorded"
+
+
 def test_the_story_is_told(server, tmp_path):
     tune(recipe(tmp_path, server.url), tmp_path / "run")
     said = small.call("show", tmp_path / "run").out

@@ -146,7 +146,9 @@ app.add_typer(mentor_app, name="mentor")
 def mentor_check(
     recipe: Annotated[str, typer.Argument(help="A recipe with a mentor.")], overrides: Overrides = None
 ) -> None:
-    """Find out whether a recipe's mentor answers: key, model name, address, packages.
+    """Find out whether a recipe's mentor answers (key, model name, address, packages), and whether what it says can be read.
+
+    It is asked as in a run, about a made-up task. Exit code 1: nothing can be read out of its answer.
 
     Example: tandemtune mentor check my.toml
     """
@@ -159,4 +161,6 @@ def mentor_check(
         from tandemtune.wiring import check_proposer
     with patient("waiting for the mentor's answer"):
         check_proposer(config, say)
+        for line in config.alternate.proposer.try_out(config):
+            say(line)
     typer.echo(f"the mentor of {recipe} can be asked")

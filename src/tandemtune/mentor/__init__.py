@@ -13,6 +13,7 @@
 `judge`       which of them may be tried
 `mentor`      one turn
 `clients`     who answers, as a recipe says
+`trial`       whether its answers can be read
 `grading`     grades of texts: a judge as a reward
 `wordings`    the same for templates and label words
 `steering`    the same for the rounds of a search

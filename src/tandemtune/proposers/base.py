@@ -209,6 +209,17 @@ class Proposer(Member):
             TandemTuneError: a package, a key, a file or a model is missing.
         """
 
+    def try_out(self, recipe: Any) -> Iterator[str]:
+        """Ask it something like what a run asks, about a made-up task; nothing where that says nothing.
+
+        Returns:
+            What came of it, in sentences.
+
+        Raises:
+            TandemTuneError: no answer came, or none that can be read.
+        """
+        yield from ()
+
     def problems(self, recipe: Any) -> Iterator[str]:
         """Proposals that the tunable has no place for, a search that cannot be steered."""
         tunable, section = recipe.method.tunable, recipe.alternate

@@ -18,6 +18,7 @@ from tandemtune.mentor import (
 )
 from tandemtune.mentor import Tried as MentorTried
 from tandemtune.mentor.clients import client_of, reachable
+from tandemtune.mentor.trial import try_actions, try_prompts
 from tandemtune.plugins import register
 from tandemtune.proposers.base import (
     Asked,
@@ -155,6 +156,22 @@ class MentorProposer(Proposer):
         An endpoint that cannot be reached is refused, unless the recipe itself says that the run may go on without.
         """
         reachable(recipe.mentor, progress)
+
+    def try_out(self, recipe: Any) -> Iterator[str]:
+        """Ask for prompts and decisions about a made-up task; whoever answers through files or has answered before is not asked."""
+        told = recipe.mentor
+        if told.client not in ("endpoint", "local"):
+            return
+        client = client_of(told)
+        try:
+            mentor, tunable = mentor_of(told, client, recipe.task.seed), recipe.method.tunable
+            if tunable.takes_words:
+                limit = max(1, getattr(tunable, "prompt_tokens", 1))
+                yield from try_prompts(mentor, wanted=recipe.alternate.proposals, limit=limit)
+            if recipe.alternate.actions:
+                yield from try_actions(mentor)
+        finally:
+            client.close()
 
 
 def mentor_of(section: Any, client: Client, seed: int) -> Mentor:

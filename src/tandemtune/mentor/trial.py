@@ -1,0 +1,82 @@
+"""Questions like those of a run, about a made-up task: whether a mentor's answers can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tandemtune.errors import MentorError
+from tandemtune.mentor.brief import Brief, Tried
+from tandemtune.mentor.mentor import Mentor
+from tandemtune.mentor.requests import quoted
+from tandemtune.mentor.steering import Course, LayerGain
+
+_DEFINITION = "Tell whether the writer of a film review liked the film"
+_TRIED = (
+    Tried("Read this text", 0.91, 0.5),
+    Tried("What does the writer feel?", 0.64, 0.72),
+    Tried("Did the viewer enjoy the film?", 0.52, 0.78),
+)
+_COURSE = Course((LayerGain(0, 4, 0.01), LayerGain(1, 4, 0.08, 0.03), LayerGain(2, 4, 0.0)), 1, 4, 6, 1.0, 0.61, 2)
+
+
+def try_prompts(mentor: Mentor, *, wanted: int, limit: int) -> Iterator[str]:
+    """Ask for prompts, as a round of a run does.
+
+    Args:
+        mentor: who is asked.
+        wanted: how many prompts.
+        limit: tokens that a prompt may have; a word counts as one here, since the tuned model's tokenizer is not asked.
+
+    Returns:
+        What came of it, in sentences.
+
+    Raises:
+        MentorError: no answer came, or none that can be read.
+    """
+    brief = Brief(
+        definition=_DEFINITION,
+        labels=("negative", "positive"),
+        label_words=("bad", "great"),
+        metric="accuracy",
+        manual=None,
+        usage="[PROMPT] Review: {text} Sentiment: [ANSWER]",
+        tried=_TRIED,
+        wanted=wanted,
+        limit=limit,
+    )
+    found = mentor.propose(brief, lambda text: len(text.split()), turn=0)
+    read = len(found.accepted) + len(found.refused)
+    if not read:
+        raise MentorError(_unread("prompts", str(found.failure)))
+    asked = "a question like a run's" if found.asks == 1 else f"{found.asks} questions like a run's"
+    example = f", for example {quoted(found.accepted[0])}" if found.accepted else ""
+    yield f"{asked}: {read} prompts were read, {len(found.accepted)} of {wanted} might be tried{example}"
+    for text, reason in found.refused[:3]:
+        yield f"not to be tried: {quoted(text)}: {reason}"
+    if not found.accepted:
+        yield "note: none might be tried; a run whose mentor goes on like that is a run of the optimizer alone"
+
+
+def try_actions(mentor: Mentor) -> Iterator[str]:
+    """Ask how a round of a search is to be run.
+
+    Args:
+        mentor: who is asked.
+
+    Returns:
+        What came of it, in a sentence.
+
+    Raises:
+        MentorError: no answer came, or none that can be read.
+    """
+    actions, problem = mentor.steer(_COURSE, _DEFINITION, turn=0)
+    if actions is None:
+        raise MentorError(_unread("decisions", str(problem)))
+    yield "a question about a search's next round: its decision was read"
+
+
+def _unread(what: str, why: str) -> str:
+    return (
+        f"the mentor answers, but no {what} can be read out of what it says ({why}): take a larger model; a small one may go on "
+        'with lists, [mentor] style = "complete"'
+    )
