@@ -105,6 +105,36 @@ def test_run_takes_a_file_of_rows(here):
     assert again.code == 0, again.err
 
 
+def skewed(place, counts):
+    """A CSV of labels of different sizes, one of its texts twice."""
+    rows = [(f"{label} number {i} was seen", label) for label, count in counts.items() for i in range(count)]
+    path = place / "skewed.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "label"), *rows, rows[0]])
+    return path
+
+
+def test_a_file_of_skewed_classes_uses_their_rows_and_says_each_note_once(here):
+    path = skewed(here, {"bad": 60, "great": 40, "odd": 12})
+    called = small.call("run", path, f"model={small.model_folder()}", "model.threads=1", "method=readout")
+    assert called.code == 0, called.err
+    said = called.out + called.err
+    assert len(re.findall("1 row with a text that an earlier row has", said)) == 1
+    recipe = tomllib.loads((here / "runs" / "skewed.toml").read_text(encoding="utf-8"))["task"]
+    assert (recipe["shots"], recipe["dev_shots"], recipe["short_classes"]) == ("all", 6, "share")
+    rows = json.loads((here / "runs" / "skewed" / "result.json").read_text(encoding="utf-8"))["rows"]
+    assert rows["dev"] == 6 + 6 + 4 and rows["train"] + rows["dev"] + rows["test"] == 112
+
+
+def test_of_a_large_file_so_many_rows_are_used_that_a_first_run_takes_minutes(here):
+    called = init(skewed(here, {"bad": 3000, "great": 1500, "odd": 30}))
+    assert called.code == 0, called.err
+    assert "at most 989 rows of a label are used" in called.err and "1,000 rows are scored at the end" in called.err
+    checked = small.call("validate", "skewed.toml")
+    assert checked.code == 0, checked.err
+    assert checked.out.startswith("rows used: 1,925 train, 74 dev, 1,000 test"), checked.out
+
+
 @pytest.mark.parametrize(
     ("break_rows", "said"),
     [

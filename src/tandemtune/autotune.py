@@ -112,7 +112,9 @@ def build(
     problems = task.check()
     if problems:
         raise ConfigError(problems, f"task {task.name}")
-    split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
+    split = task.split(
+        config.task.shots, config.task.seed, dev_k=config.task.dev_shots, short=config.task.short_classes
+    )
     begin = time.perf_counter()
     task, templates = _chosen_template(config, task, kind, split, known, progress)
     chosen = time.perf_counter() - begin if templates else 0.0

@@ -73,7 +73,7 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
         TandemTuneError: rows cannot be read, or label words not be told apart.
     """
     section = config.task
-    split = task.split(section.shots, section.seed, dev_k=section.dev_shots)
+    split = task.split(section.shots, section.seed, dev_k=section.dev_shots, short=section.short_classes)
     tokens = _tokens(config, task)
     count, limit, pieces, notes = (
         (None, None, None, ()) if tokens is None else (tokens.count, tokens.limit, tokens.pieces, tokens.notes)

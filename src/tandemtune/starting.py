@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tandemtune.models.prompts import longest_of, token_counter
 from tandemtune.problem import Progress
 from tandemtune.tasks.fewshot import text_key
 from tandemtune.tasks.files import examples_of, several
-from tandemtune.tasks.report import CountTokens, data_report
+from tandemtune.tasks.report import DataReport, data_report
 from tandemtune.tasks.sniffing import LABEL_NAMES, Columns, sniff
 from tandemtune.tasks.table import Table, read_table, value_of
 from tandemtune.tasks.templates import Template
@@ -32,7 +32,9 @@ from tandemtune.yardsticks import TfIdf
 MODEL = PREFIX + PROPOSED[0]
 TEST_SHARE = 0.3
 DEV_SHARE, MOST_DEV = 0.25, 32
-"""Dev gets this share of the rows of the smallest class, of each class, and at most so many."""
+"""Dev gets this share of the rows of a class of mean size, of each class, and at most so many; of a smaller class at most half."""
+MOST_LABELLED, MOST_TEST = 2000, 1000
+"""Rows to learn from and to choose by, and rows to score at the end, of a first run: with them it takes minutes."""
 SHORTEST, LONGEST, COVERED = 64, 512, 0.95
 """Tokens of a prompt: enough for this share of the rows uncut, within these bounds."""
 MOST_LISTED = 10
@@ -57,11 +59,13 @@ class RecipeDraft:
 
     Args:
         text: the recipe as commented TOML.
-        says: what was chosen and why, and what is wrong with the rows, one sentence each.
+        says: what was chosen and why, one sentence each.
+        notes: what is odd about the rows; a run says so itself when it begins.
     """
 
     text: str
     says: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def draft(
@@ -98,25 +102,28 @@ def draft(
     words = label_words(tokenizer, template, labels, alone=kind == "seq2seq")
     count = token_counter(tokenizer, kind, template)
     max_tokens = room_for([count(row) for row in rows], longest_of(config))
+    sizes = _sizes(rows, labels)
     task = {
         "train": str(source),
         "templates": [str(one) for one in templates],
         "label_column": columns.label,
         "test_share": TEST_SHARE,
-        "shots": "all",
-        "dev_shots": _dev_shots(rows, labels),
+        **_rows_to_use(sizes),
         "metric": _metric(rows),
         "max_tokens": max_tokens,
         "truncate": "end",
     }
+    report = data_report({"rows": rows}, sources={"rows": table.name}, count_tokens=count, limit=max_tokens)
     return RecipeDraft(
         _written(source, model, task, words),
         (
             *columns.why,
-            *_about_rows(table, rows, count, max_tokens),
+            *_about_rows(report, max_tokens),
+            *_about_limits(task),
             f"{len(templates)} templates to choose from, the first: {str(template)!r}",
             *(f"label word of {show(one.label)}: {one.word!r}, the piece {one.piece!r}" for one in words),
         ),
+        (*table.notes, *report.notes()),
     )
 
 
@@ -163,10 +170,34 @@ def _labels(table: Table, columns: Columns, rows: Sequence[Example]) -> list[str
     return sorted(texts)
 
 
-def _dev_shots(rows: Sequence[Example], labels: Sequence[str]) -> int:
-    keys = {(str(row.label), text_key(row)) for row in rows}
-    smallest = min(sum(label == name for label, _ in keys) for name in labels)
-    return max(1, min(MOST_DEV, int(smallest * (1 - TEST_SHARE) * DEV_SHARE)))
+def _sizes(rows: Sequence[Example], labels: Sequence[str]) -> list[int]:
+    """Distinct texts of each label."""
+    counts = Counter(label for label, _ in {(str(row.label), text_key(row)) for row in rows})
+    return [counts[label] for label in labels]
+
+
+def _rows_to_use(sizes: Sequence[int]) -> dict[str, Any]:
+    """How the labelled rows are divided, by the distinct texts of each label."""
+    left = [int(size * (1 - TEST_SHARE)) for size in sizes]
+    most = _level(left, MOST_LABELLED)
+    used = [min(most, n) for n in left]
+    dev = max(1, min(MOST_DEV, int(sum(used) / len(used) * DEV_SHARE)))
+    found: dict[str, Any] = {"shots": "all" if used == left else max(1, most - dev), "dev_shots": dev}
+    if min(left) < (2 * dev if used == left else most + 1):
+        found["short_classes"] = "share"
+    if sum(sizes) * TEST_SHARE > MOST_TEST:
+        found["test_rows"] = MOST_TEST
+    return found
+
+
+def _level(sizes: Sequence[int], total: int) -> int:
+    """The most rows of a class with which all classes together have no more than so many, and no class fewer than it has to."""
+    for place, size in enumerate(sorted(sizes)):
+        fair = total // (len(sizes) - place)
+        if size > fair:
+            return max(1, fair)
+        total -= size
+    return max(sizes)
 
 
 def _metric(rows: Sequence[Example]) -> str:
@@ -180,15 +211,20 @@ def room_for(lengths: Sequence[int], allowed: int) -> int:
     return min(max(SHORTEST, -(-needed // 32) * 32), LONGEST, allowed)
 
 
-def _about_rows(table: Table, rows: Sequence[Example], count: CountTokens, max_tokens: int) -> Iterator[str]:
-    report = data_report({"rows": rows}, sources={"rows": table.name}, count_tokens=count, limit=max_tokens)
+def _about_rows(report: DataReport, max_tokens: int) -> Iterator[str]:
     part = report.parts["rows"]
     classes = ", ".join(f"{name} {number:,}" for name, number in sorted(part.classes.items()))
-    yield from table.notes
     yield f"{counted(part.rows, 'row')}: {classes}"
     if part.lengths is not None:
         yield f"the longest prompt has {part.lengths.longest:,} tokens; max_tokens = {max_tokens}"
-    yield from report.notes()
+
+
+def _about_limits(task: Mapping[str, Any]) -> Iterator[str]:
+    if task["shots"] != "all":
+        count = task["shots"] + task["dev_shots"]
+        yield f'at most {count:,} rows of a label are used, so that a first run takes minutes; shots = "all" takes all'
+    if "test_rows" in task:
+        yield f"{task['test_rows']:,} rows are scored at the end; without test_rows all that are set aside"
 
 
 # ---- template and label words --------------------------------------------------------------------------------------
@@ -290,8 +326,10 @@ def _one_piece(tokenizer: Any, template: Template, label: str, word: str, alone:
 _COMMENTS = {
     "templates": "columns in braces; {mask} is where the model answers; the one that suits the labelled rows best is taken",
     "test_share": "of each label, set aside for the score at the end; or test = a file",
-    "shots": "all rows are learned from; a number takes so many of each label",
+    "shots": "rows of each label that are learned from, or all",
     "dev_shots": "rows of each label that choose between points of a search",
+    "short_classes": "labels with fewer rows give half of them at most to choose by",
+    "test_rows": "of those that are set aside, so many are scored at the end",
     "metric": "others: tandemtune ls metrics",
     "truncate": "the part that a text loses where a prompt is longer: end, start or middle",
 }

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tandemtune.errors import DataError
-from tandemtune.tasks.fewshot import draw, everything, hold_out, split, subsample, text_key
+from tandemtune.tasks.fewshot import draw, everything, hold_out, shared_out, split, subsample, text_key
 from tandemtune.types import Example
 
 LABELS = ("a", "b", "c")
@@ -212,3 +212,30 @@ def test_all_other_rows_beside_a_dev_of_their_own():
     assert len(drawn.dev) == 6 and not set(texts(drawn.train)) & set(texts(drawn.dev))
     with pytest.raises(DataError, match=r"11 dev_shots\): lower dev_shots"):
         everything(pool, LABELS, 11, 13)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=2, max_size=4).filter(lambda sizes: max(sizes) > 1),
+    k=st.one_of(st.just("all"), st.integers(1, 12)),
+    dev_k=st.integers(1, 12),
+    seed=st.integers(0, 1000),
+)
+def test_classes_with_few_rows_give_half_of_them_to_dev_at_most(sizes, k, dev_k, seed):
+    labels = LABELS[:2] if len(sizes) == 2 else tuple("abcd"[: len(sizes)])
+    pool = [row for label, size in zip(labels, sizes, strict=True) for row in rows(size, (label,))]
+    drawn = shared_out(pool, labels, k, dev_k, seed)
+    dev, train = (Counter(row.label for row in part) for part in (drawn.dev, drawn.train))
+    for label, size in zip(labels, sizes, strict=True):
+        assert dev[label] == min(dev_k, size // 2)
+        assert train[label] == size - dev[label] if k == "all" else min(k, size - dev[label])
+    assert not set(texts(drawn.train)) & set(texts(drawn.dev))
+    assert drawn == shared_out(list(pool), labels, k, dev_k, seed)
+
+
+def test_too_few_rows_to_train_on_and_to_choose_by():
+    with pytest.raises(DataError, match="none of 'c': add rows"):
+        shared_out(rows(9, ("a", "b")), LABELS, "all", 2, 13)
+    with pytest.raises(DataError, match="one of each class: add rows"):
+        shared_out(rows(1), LABELS, "all", 2, 13)
+    with pytest.raises(DataError, match="none is left to train on: lower dev_shots"):
+        everything(rows(2), LABELS, 2, 13)

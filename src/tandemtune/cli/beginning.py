@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from tandemtune.cli.app import LOADING, app, patient, say
 from tandemtune.errors import UsageError
+
+if TYPE_CHECKING:
+    from tandemtune.starting import RecipeDraft
 
 MODEL_KEYS = ("model", "model.name")
 """What an override of the model may be called."""
@@ -56,7 +59,10 @@ def init(
         raise UsageError("--answer is for texts and --label for labels: leave one of them out")
     if choices and (label is None or len(choices) < 2):
         raise UsageError("--choices needs two columns at least, and --label for the column of the right one")
-    _write(place, _proposed(file, model, text or (), label, quiet=False, answer=answer, choices=choices or ()))
+    found = _proposed(file, model, text or (), label, quiet=False, answer=answer, choices=choices or ())
+    for note in found.notes:
+        say(f"note: {note}")
+    _write(place, found.text)
     say(
         "other columns: --text COLUMN --label COLUMN (--answer COLUMN); another model: --model NAME; all else: change it in the recipe"
     )
@@ -112,7 +118,7 @@ def recipe_of_rows(file: Path, run: Path, overrides: Sequence[str], quiet: bool)
     """
     pairs = (override.partition("=") for override in overrides)
     model = next((value.strip().strip("\"'") for key, _, value in pairs if key.strip() in MODEL_KEYS), None)
-    text = _proposed(file, model, (), None, quiet)
+    text = _proposed(file, model, (), None, quiet).text
     place = run.with_name(f"{run.name}.toml")
     if place.exists() and place.read_text(encoding="utf-8") != text:
         raise UsageError(f"{place} is there already and says something else: run that recipe, or choose another --out")
@@ -131,7 +137,7 @@ def _proposed(
     quiet: bool,
     answer: str | None = None,
     choices: Sequence[str] = (),
-) -> str:
+) -> RecipeDraft:
     with patient(LOADING):
         from tandemtune.estimate import ProposedModel, proposed_model
         from tandemtune.starting import draft
@@ -148,7 +154,7 @@ def _proposed(
         found = draft(file, model=chosen.name, texts=texts, label=label, progress=tell)
     for line in () if quiet else (*found.says, *chosen.why):
         say(line)
-    return found.text
+    return found
 
 
 def _write(place: Path, text: str) -> None:

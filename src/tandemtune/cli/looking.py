@@ -105,7 +105,9 @@ def templates(
     task = wiring.make_task(config.task, kind, say)
     wanted = wiring.candidate_tasks(config.task, task, kind)
     wanted += [replace(task, template=Template.parse(text)) for text in also or []]
-    split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
+    split = task.split(
+        config.task.shots, config.task.seed, dev_k=config.task.dev_shots, short=config.task.short_classes
+    )
     found = autotune.ranked(config, wanted, kind, split, say)
     if mentor:
         found += autotune.proposed(config, wanted, found, kind, split, mentor, said, say)

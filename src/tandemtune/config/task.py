@@ -93,6 +93,11 @@ class TaskSection(Options):
     dev_shots: Annotated[int, Field(ge=1)] | None = Field(
         None, description="dev rows of each class; as many as shots, or 32 beside all, if left out"
     )
+    short_classes: Literal["refuse", "share"] = Field(
+        "refuse",
+        description="what becomes of classes with fewer rows than shots and dev_shots: refuse, or share: at most half of their rows are "
+        "dev rows, and the others are trained on",
+    )
     scored_rows: Annotated[int, Field(ge=1)] | None = Field(
         None,
         description="score candidates and words on a seeded sample of the training rows only (gradients and subsample draw from all)",
@@ -167,6 +172,8 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
         yield f"positive: missing; metric {task.metric} needs the label that it counts"
     if task.test_share is not None and task.test is not None:
         yield f"test_share: {task.test_share}, but there is a test file: leave one of them out"
+    if task.short_classes == "share" and task.dev is not None:
+        yield "short_classes: share divides the training rows, but dev is a file: leave one of them out"
     if task.templates == "known" and name not in known_templates():
         options = ", ".join(known_templates())
         yield f"templates: none are known for {name or 'a task of your own'}, only for {options}: list your own"

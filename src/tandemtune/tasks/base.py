@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
+import tandemtune.tasks.metrics as metrics
 from tandemtune.errors import DataError, UsageError
-from tandemtune.tasks import metrics
-from tandemtune.tasks.fewshot import draw, everything, hold_out, others, split, subsample, text_key
+from tandemtune.tasks.fewshot import draw, everything, hold_out, others, shared_out, split, subsample, text_key
 from tandemtune.tasks.files import examples_of
 from tandemtune.tasks.metrics import METRICS, Metric
 from tandemtune.tasks.report import CountTokens, DataReport, data_report
@@ -145,13 +145,21 @@ class Task:
         """
         return self._open_rows(self.train_source)
 
-    def split(self, k: int | Literal["all"], seed: int, *, dev_k: int | None = None) -> Split:
+    def split(
+        self,
+        k: int | Literal["all"],
+        seed: int,
+        *,
+        dev_k: int | None = None,
+        short: Literal["refuse", "share"] = "refuse",
+    ) -> Split:
         """Draw the rows of one seed.
 
         Args:
             k: rows of each class to train on, or "all".
             seed: decides which ones.
             dev_k: rows of each class for dev; None means `k`, or 32 beside all.
+            short: what becomes of classes with fewer rows: an error, or at most half of their rows become dev.
 
         Returns:
             Train and dev, without a text in common. Dev comes from `dev_source` if there is one.
@@ -160,6 +168,8 @@ class Task:
             DataError: a row cannot be used, or classes have too few rows.
         """
         count = (FULL_DEV if k == "all" else k) if dev_k is None else dev_k
+        if short == "share" and self.dev_source is None:
+            return self._drawn(self.train_source, lambda rows: shared_out(rows, self.labels, k, count, seed))
         if self.dev_source is None:
             if k == "all":
                 return self._drawn(self.train_source, lambda rows: everything(rows, self.labels, count, seed))

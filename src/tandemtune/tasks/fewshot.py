@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from typing import Literal
 
 from tandemtune.errors import DataError
 from tandemtune.tasks.wording import nfc
@@ -62,6 +64,58 @@ def everything(
     return Split(others(examples, labels, seed, drawn), drawn)
 
 
+def shared_out(
+    examples: Sequence[Example], labels: Sequence[str], k: int | Literal["all"], dev_k: int, seed: int
+) -> Split:
+    """Draw rows of classes of which some have few: of each class at most half of its texts become dev.
+
+    Args:
+        examples: labelled rows of the training split.
+        labels: label names in their fixed order.
+        k: rows of each class to train on at most, or "all".
+        dev_k: rows of each class for dev at most.
+        seed: decides the rows and their order, at least 0.
+
+    Returns:
+        Train and dev, without a text in common.
+
+    Raises:
+        DataError: a row has no known label, a class has no row, or no class has two.
+    """
+    classes = _by_class(examples, labels, seed)
+    short = [label for label, rows in classes.items() if not rows]
+    if short or all(len(rows) < 2 for rows in classes.values()):
+        lacking = f"none of {', '.join(map(repr, short))}" if short else "one of each class"
+        raise DataError(f"too few rows with distinct texts: {lacking}: add rows")
+    counts = {label: min(dev_k, len(rows) // 2) for label, rows in classes.items()}
+    dev = _in_turn([rows[: counts[label]] for label, rows in classes.items()])
+    if k == "all":
+        return Split(others(examples, labels, seed, dev), dev)
+    return Split(_in_turn([rows[counts[label] :][:k] for label, rows in classes.items()]), dev)
+
+
+def _by_class(
+    examples: Sequence[Example], labels: Sequence[str], seed: int, avoid: Iterable[Example] = ()
+) -> dict[str, list[Example]]:
+    """The rows of each class in a shuffled order, each text once."""
+    classes: dict[str, list[Example]] = {label: [] for label in labels}
+    seen = {_text(example) for example in avoid}
+    for index in _shuffled(len(examples), seed):
+        example = examples[index]
+        if example.label is None or example.label not in classes:
+            raise DataError(f"example {index + 1} has the label {example.label!r}, expected one of {list(labels)}")
+        text = _text(example)
+        if text not in seen:
+            seen.add(text)
+            classes[example.label].append(example)
+    return classes
+
+
+def _in_turn(classes: Sequence[Sequence[Example]]) -> tuple[Example, ...]:
+    """The first row of every class, then the second of those that have one, and so on."""
+    return tuple(row for turn in zip_longest(*classes) for row in turn if row is not None)
+
+
 def others(
     examples: Sequence[Example], labels: Sequence[str], seed: int, avoid: Iterable[Example]
 ) -> tuple[Example, ...]:
@@ -74,7 +128,7 @@ def others(
         avoid: rows whose text is left out.
 
     Raises:
-        DataError: there are no rows, or one has no known label.
+        DataError: there are no rows, none is left, or one has no known label.
     """
     kept = {_text(example) for example in avoid}
     rows = [examples[index] for index in _shuffled(len(examples), seed)]
@@ -83,7 +137,10 @@ def others(
         raise DataError(
             f"a row has the label {wrong!r}, expected one of {list(labels)}" if rows else "no rows to train on"
         )
-    return tuple(row for row in rows if _text(row) not in kept)
+    found = tuple(row for row in rows if _text(row) not in kept)
+    if not found:
+        raise DataError("all rows became dev rows, and none is left to train on: lower dev_shots, or add rows")
+    return found
 
 
 def draw(

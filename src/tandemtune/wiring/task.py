@@ -247,7 +247,9 @@ def check(config: RunConfig, progress: Progress | None = None, *, test: bool = T
     problems = task.check()
     if not problems:
         try:
-            split = task.split(config.task.shots, config.task.seed, dev_k=config.task.dev_shots)
+            split = task.split(
+                config.task.shots, config.task.seed, dev_k=config.task.dev_shots, short=config.task.short_classes
+            )
             answers_of(task).check(config.task, task, split)
         except DataError as error:
             problems = [str(error)]
