@@ -221,9 +221,10 @@ def test_a_mentor_that_cannot_be_asked_ends_a_command_with_exit_code_2(server, t
             "2 prompts were read, 2 of 2 might be tried, for example",
         ),
         ('{"prompts": ["Is it great?", "How was it?"]}', 0, "4 prompts were read, 1 of 2 might be tried"),
+        ('{"prompts": ["Is it great?", "So bad"]}', 1, "none of its 4 prompts might be tried"),
         ("I am happy to help you with that today", 1, "no prompts can be read out of what it says"),
     ],
-    ids=["list", "json", "unreadable"],
+    ids=["list", "json", "useless", "unreadable"],
 )
 def test_whether_what_a_mentor_says_can_be_read_is_found_out_before_a_run(server, tmp_path, answer, code, said):
     server.answers = [YES, loopback.say(answer)]

@@ -146,9 +146,9 @@ app.add_typer(mentor_app, name="mentor")
 def mentor_check(
     recipe: Annotated[str, typer.Argument(help="A recipe with a mentor.")], overrides: Overrides = None
 ) -> None:
-    """Find out whether a recipe's mentor answers (key, model name, address, packages), and whether what it says can be read.
+    """Find out whether a recipe's mentor answers (key, model name, address, packages), and whether what it says can be used.
 
-    It is asked as in a run, about a made-up task. Exit code 1: nothing can be read out of its answer.
+    It is asked as in a run, about a made-up task. Exit code 1: nothing that it answers can be read, or tried.
 
     Example: tandemtune mentor check my.toml
     """

@@ -16,6 +16,7 @@ _TRIED = (
     Tried("What does the writer feel?", 0.64, 0.72),
     Tried("Did the viewer enjoy the film?", 0.52, 0.78),
 )
+_INSTEAD = 'take a larger model; a small one may go on with lists, [mentor] style = "complete"'
 _COURSE = Course((LayerGain(0, 4, 0.01), LayerGain(1, 4, 0.08, 0.03), LayerGain(2, 4, 0.0)), 1, 4, 6, 1.0, 0.61, 2)
 
 
@@ -31,7 +32,7 @@ def try_prompts(mentor: Mentor, *, wanted: int, limit: int) -> Iterator[str]:
         What came of it, in sentences.
 
     Raises:
-        MentorError: no answer came, or none that can be read.
+        MentorError: no answer came, none that can be read, or none that might be tried.
     """
     brief = Brief(
         definition=_DEFINITION,
@@ -47,14 +48,17 @@ def try_prompts(mentor: Mentor, *, wanted: int, limit: int) -> Iterator[str]:
     found = mentor.propose(brief, lambda text: len(text.split()), turn=0)
     read = len(found.accepted) + len(found.refused)
     if not read:
-        raise MentorError(_unread("prompts", str(found.failure)))
+        raise MentorError(
+            f"the mentor answers, but no prompts can be read out of what it says ({found.failure}): {_INSTEAD}"
+        )
+    if not found.accepted:
+        refused = "; ".join(f"{quoted(text)}: {reason}" for text, reason in found.refused[:3])
+        raise MentorError(f"the mentor answers, but none of its {read} prompts might be tried ({refused}): {_INSTEAD}")
     asked = "a question like a run's" if found.asks == 1 else f"{found.asks} questions like a run's"
-    example = f", for example {quoted(found.accepted[0])}" if found.accepted else ""
-    yield f"{asked}: {read} prompts were read, {len(found.accepted)} of {wanted} might be tried{example}"
+    example = quoted(found.accepted[0])
+    yield f"{asked}: {read} prompts were read, {len(found.accepted)} of {wanted} might be tried, for example {example}"
     for text, reason in found.refused[:3]:
         yield f"not to be tried: {quoted(text)}: {reason}"
-    if not found.accepted:
-        yield "note: none might be tried; a run whose mentor goes on like that is a run of the optimizer alone"
 
 
 def try_actions(mentor: Mentor) -> Iterator[str]:
@@ -71,12 +75,7 @@ def try_actions(mentor: Mentor) -> Iterator[str]:
     """
     actions, problem = mentor.steer(_COURSE, _DEFINITION, turn=0)
     if actions is None:
-        raise MentorError(_unread("decisions", str(problem)))
+        raise MentorError(
+            f"the mentor answers, but no decision can be read out of what it says ({problem}): {_INSTEAD}"
+        )
     yield "a question about a search's next round: its decision was read"
-
-
-def _unread(what: str, why: str) -> str:
-    return (
-        f"the mentor answers, but no {what} can be read out of what it says ({why}): take a larger model; a small one may go on "
-        'with lists, [mentor] style = "complete"'
-    )

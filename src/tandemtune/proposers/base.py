@@ -216,7 +216,7 @@ class Proposer(Member):
             What came of it, in sentences.
 
         Raises:
-            TandemTuneError: no answer came, or none that can be read.
+            TandemTuneError: no answer came, or none that can be used.
         """
         yield from ()
 
