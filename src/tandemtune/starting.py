@@ -32,7 +32,8 @@ from tandemtune.yardsticks import TfIdf
 MODEL = PREFIX + PROPOSED[0]
 TEST_SHARE = 0.3
 DEV_SHARE, MOST_DEV = 0.25, 32
-"""Dev gets this share of the rows of a class of mean size, of each class, and at most so many; of a smaller class at most half."""
+"""Dev gets this share of the rows of the smallest class, of each class, and at most so many. Where classes are skewed it is that of a
+class of mean size, and of a smaller one at most half."""
 MOST_LABELLED, MOST_TEST = 2000, 1000
 """Rows to learn from and to choose by, and rows to score at the end, of a first run: with them it takes minutes."""
 SHORTEST, LONGEST, COVERED = 64, 512, 0.95
@@ -40,7 +41,7 @@ SHORTEST, LONGEST, COVERED = 64, 512, 0.95
 MOST_LISTED = 10
 """Labels that a template lists at most."""
 SKEWED = 3
-"""Classes of which the largest has so many times the rows of the smallest are scored by the mean of their F1."""
+"""Classes are skewed where the largest has more than so many times the rows of the smallest; they are scored by the mean of their F1."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,8 @@ def _rows_to_use(sizes: Sequence[int]) -> dict[str, Any]:
     left = [int(size * (1 - TEST_SHARE)) for size in sizes]
     most = _level(left, MOST_LABELLED)
     used = [min(most, n) for n in left]
-    dev = max(1, min(MOST_DEV, int(sum(used) / len(used) * DEV_SHARE)))
+    size = sum(used) / len(used) if max(used) > SKEWED * min(used) else min(used)
+    dev = max(1, min(MOST_DEV, int(size * DEV_SHARE)))
     found: dict[str, Any] = {"shots": "all" if used == left else max(1, most - dev), "dev_shots": dev}
     if min(left) < (2 * dev if used == left else most + 1):
         found["short_classes"] = "share"
