@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from contenders import FORMATS, Plan, candidates, in_turn, incumbent, processor, settled
+from tandemtune.evaluators import engine as engines
 from tandemtune.evaluators.batch import Batch, collate
 from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.label_words import LabelWordEvaluator
@@ -62,6 +63,7 @@ def main() -> None:
         f"their own, population {plan.popsize}\n| all begin with | tokens a candidate, not shared / shared | seconds, not shared / "
         "shared (from, to) | largest difference of losses |\n|---|---|---|---|"
     )
+    engines.WORTH_SHARING = 0.0  # where it is worth it is what this measures
     ways = {"not shared": apart_from(problem.labelled), "shared": problem.labelled}
     for length in (*wanted, len(whole)):
         batch = behind(train, whole[:length])

@@ -37,8 +37,9 @@ CHUNKS, GPU_CHUNKS = (4096, 1024), (65536, 32768, 16384)
 CLEARLY, ON_GPU = 0.95, 1.02
 """A smaller chunk is chosen where it takes at most this share of a larger one's time; on a GPU, where it saves memory, of the
 fastest one's."""
-WORTH_SHARING = 0.0
-"""Tokens of a pass that have to go for prompts to share their beginning, as a share of all."""
+WORTH_SHARING = 0.25
+"""Tokens of a pass that have to go for prompts to share their beginning, as a share of all: there every timed turn was faster by
+more than turns differ (docs/experiments/engine.md)."""
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ def padded_reads(spans: Spans, device: torch.device) -> tuple[Tensor, Tensor]:
         return places.flatten().to(device), (place <= before + own).unsqueeze(1).to(device)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def seen(length: int, before: int, device: torch.device) -> Tensor:
     """Which of `before` tokens and its own each of `length` tokens behind them sees [1, 1, length, before + length]."""
     with torch.inference_mode(False):
