@@ -31,6 +31,7 @@ from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.lora import LoRATerms
+from tandemtune.types import Encoded
 
 GOOD, BAD = ("great", "lovely", "clever", "superb"), ("terrible", "dreary", "clumsy", "boring")
 PLAIN = [
@@ -372,11 +373,21 @@ def template(kind: Kind) -> Template:
 
 
 def difference(home: Backbone) -> float:
-    """How far the logits of a population, of one candidate at a time, and of PEFT lie apart at most."""
+    """How far the logits of a population, of one candidate at a time, and of PEFT lie apart at most, for prompts that begin alike, too,
+    where a model can make use of that."""
     tunable = LoRATerms(home, RANK, range(len(home.layers)))
     scoring = engine(home, tunable)
     prompts = [home.encode(template(home.kind), {"text": text}, 40) for text, _ in rows(5, 1)]
     home.check_reading(scoring.stack, prompts[0])
+    apart = _difference(home, tunable, scoring, prompts)
+    if scoring.stack.shares:
+        begin = prompts[0].ids
+        alike = [Encoded((*begin, *one.ids), len(begin) + one.answer) for one in prompts]
+        apart = max(apart, _difference(home, tunable, scoring, alike))
+    return apart
+
+
+def _difference(home: Backbone, tunable: LoRATerms, scoring: Engine, prompts: list[Encoded]) -> float:
     batch = collate(prompts, [0] * len(prompts), home.device)
     generator = torch.Generator().manual_seed(0)
     point = {block: torch.randn(tunable.dim(block), generator=generator) * 0.5 for block in tunable.blocks}

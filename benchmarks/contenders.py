@@ -23,6 +23,7 @@ from tandemtune.evaluators.batch import Batch, Group, collate
 from tandemtune.models import load as loading
 from tandemtune.models.layers import hooked
 from tandemtune.models.reading import Reading
+from tandemtune.models.spans import Span
 from tandemtune.problem import Problem
 from tandemtune.tunables.base import Point
 from tandemtune.types import Encoded
@@ -208,7 +209,7 @@ class Floor:
         if self._stack.readers:
             rows, length = even.ids.shape
             text, marks = self._stack.parted(self._stack.hidden(even.ids, first))
-            self._reading = self._stack.read(text.reshape(1, rows * length, -1), ((rows, length),))
+            self._reading = self._stack.read(text.reshape(1, rows * length, -1), (Span(rows, length),))
             batch = Batch((even,), torch.zeros(rows, dtype=torch.long, device=even.ids.device), rows * length)
             each = sum(engine.tokens_per_candidate(batch, [problem.scorer.parameters.blocks[-1]]))
             decoded = engine.in_chunks(each, count)

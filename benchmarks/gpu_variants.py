@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tandemtune.models import packing
+from tandemtune.models import packing, spans
 
 Parts = Mapping[str, Callable[[], Any]]
 
@@ -63,23 +63,23 @@ def attention(
         dtype: number format.
     """
     tokens = sum(lengths)
-    spans = tuple((1, length) for length in lengths)
+    prompts = tuple(spans.Span(1, length) for length in lengths)
     shape = (count, tokens, heads, width)  # as projections give them
     query, key, value = (torch.randn(shape, device=device, dtype=dtype).transpose(1, 2) for _ in range(3))
 
     def by_length() -> Tensor:
         found = []
         first = 0
-        for rows, length in spans:
-            cut = slice(first, first + rows * length)
+        for length in lengths:
+            cut = slice(first, first + length)
             here = functional.scaled_dot_product_attention(
                 query[:, :, cut], key[:, :, cut], value[:, :, cut], is_causal=causal
             )
             found.append(here.transpose(1, 2))
-            first += rows * length
+            first += length
         return torch.cat(found, dim=1)
 
-    places, back, mask = packing.padded_places(spans, torch.device(device))
+    places, back, mask = spans.padded_places(prompts, torch.device(device))
     rows, longest = len(lengths), max(lengths)
 
     def filled() -> Tensor:
@@ -103,7 +103,7 @@ def attention(
         {
             "length by length": by_length,
             "filled up": filled,
-            "by bounds (FlashAttention)": lambda: packing.by_bounds(spans, query, key, value, causal),
+            "by bounds (FlashAttention)": lambda: packing.by_bounds(prompts, query, key, value, causal),
             "all equally long": grouped,
         }
     )

@@ -65,6 +65,10 @@ class JoinedEngine(Engine):
         logits = torch.stack([reading.logits for reading in readings]).mean(dim=0)
         return PassReading(logits, {view: torch.cat([r.views[view] for r in readings], dim=1) for view in views})
 
+    def tokens(self, batch: Batch) -> int:
+        """Tokens of all wordings that go through the model."""
+        return sum(engine.tokens(one) for engine, one in self._pairs(batch))
+
     def parts(self, batch: Batch) -> Iterator[Group]:
         """The prompts as they go through the model, wording by wording."""
         for engine, one in self._pairs(batch):

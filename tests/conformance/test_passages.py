@@ -10,8 +10,10 @@ from torch.testing import assert_close
 
 import oracle
 import tiny
+from tandemtune.evaluators import likelihood as likelihoods
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.likelihood import Likelihood, Passage, collate_passages
+from tandemtune.evaluators.likelihood import Likelihood
+from tandemtune.evaluators.passages import Passage, collate_passages
 from tandemtune.evaluators.writing import Sampling, Writer
 from tandemtune.models.answers import AnswerCoder
 from tandemtune.tasks.templates import Template
@@ -228,3 +230,79 @@ def test_stop_texts_end_an_answer():
     first = plain[row].ids.index(token)
     assert text.ids == plain[row].ids[: first + 1]
     assert coder.decode(text.ids) == tokenizer.decode(plain[row].ids[:first], skip_special_tokens=True).strip()
+
+
+SHARING = ("gpt2", "opt", "gpt_neox", "llama", "qwen2", "qwen3")
+CHOICES = [(6, 9, 3), (6, 12, 3), (8,), (3, 4), (30, 31, 3, 9)]
+
+
+class Sharing:
+    """Passages that share prompts, or what prompts begin with."""
+
+    def __init__(self, name, texts, answers, tunable=None):
+        self.here = house(name)
+        self.tunable = tunable or self.here.tunable
+        room = [self.tunable.reserve(self.here.backbone.encode(TEMPLATE, {"text": text}, 64)) for text in texts]
+        self.batch = collate_passages([Passage(p, answer) for p in room for answer in answers], self.here.stack)
+        self.engine = Engine(self.here.stack, self.tunable, torch.zeros(2, 0))
+
+    def scored(self, max_memory=256.0):
+        self.engine.max_memory = max_memory
+        likelihood, point = Likelihood(self.engine), dict(self.tunable.initial())
+        generator = torch.Generator().manual_seed(2)
+        for block, vector in point.items():
+            point[block] = vector + torch.randn(len(vector), generator=generator) * 0.3
+        found = [likelihood.of(self.batch, point)]
+        for block in point if INPUT in point else (0, 3, 1):
+            candidates = {block: torch.randn(3, len(point[block]), generator=generator) * 0.3}
+            found.append(likelihood.of_population(self.batch, point, candidates))
+        return found, likelihood.tokens(self.batch)
+
+
+BEGIN = "they saw a film and the acting was a great movie"
+ALIKE = [f"{BEGIN} {text}" for text in TEXTS]
+
+
+@pytest.mark.parametrize("name", SHARING)
+@pytest.mark.parametrize(
+    ("texts", "answers"),
+    [(TEXTS, CHOICES), (ALIKE, CHOICES), (ALIKE, CHOICES[:1]), (TEXTS[:1], CHOICES), (TEXTS, [(7,), (8,)])],
+    ids=["choices", "choices and beginning", "beginning", "one prompt", "single tokens"],
+)
+def test_passages_that_begin_alike(name, texts, answers, monkeypatch):
+    """What passages share is computed once, and each is as likely as alone."""
+    case = Sharing(name, texts, answers)
+    found, tokens = case.scored()
+    monkeypatch.setattr(likelihoods, "WORTH_SHARING", 2.0)
+    expected, more = case.scored()
+    assert_close(found, expected, **TOLERANCE)
+    assert more == case.batch.read
+    shared = [ids for ids in case.batch.groups for ids in ids.ids.tolist()]
+    assert tokens < 0.75 * more
+    assert tokens >= len({tuple(ids[:end]) for ids in shared for end in range(1, len(ids) + 1)})
+
+
+def test_rows_of_any_size_share(monkeypatch):
+    case = Sharing("llama", ALIKE, CHOICES)
+    found, tokens = case.scored(0.15)
+    assert tokens > case.scored()[1], "each row begins with what is shared"
+    monkeypatch.setattr(likelihoods, "WORTH_SHARING", 2.0)
+    assert_close(found, case.scored()[0], **TOLERANCE)
+
+
+def test_passages_behind_a_soft_prompt_share_it(monkeypatch):
+    home = house("llama").backbone
+    prompt = Prompt(home, 3, torch.zeros(3, home.embedding_weight.shape[1]))
+    case = Sharing("llama", ALIKE, CHOICES, prompt)
+    found, tokens = case.scored()
+    apart = Sharing("llama", TEXTS, CHOICES, prompt)
+    assert apart.scored()[1] == apart.batch.read, "prompts begin with different words, which hold the vectors' places"
+    monkeypatch.setattr(likelihoods, "WORTH_SHARING", 2.0)
+    expected, more = case.scored()
+    assert_close(found, expected, **TOLERANCE)
+    assert tokens < more / 2
+
+
+def test_a_window_keeps_passages_apart():
+    case = Sharing("gemma3_text", ALIKE, CHOICES)
+    assert case.scored()[1] == case.batch.read

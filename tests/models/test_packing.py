@@ -11,9 +11,10 @@ import oracle
 import tiny
 from tandemtune.evaluators.batch import collate, end_to_end
 from tandemtune.evaluators.engine import Engine
-from tandemtune.models import packing
+from tandemtune.models import packing, spans
 from tandemtune.models.layers import replaced_forward
-from tandemtune.models.packing import first_position, homes, lay, longest, positions
+from tandemtune.models.packing import first_position, longest
+from tandemtune.models.spans import Span, homes, lay, positions
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.lora import LoRATerms
@@ -34,7 +35,7 @@ PACKING = {
     "gemma3_text",
 }
 LENGTHS = (3, 5, 5, 8)
-SPANS = ((1, 3), (2, 5), (1, 8))
+SPANS = (Span(1, 3), Span(2, 5), Span(1, 8))
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
@@ -121,7 +122,7 @@ def test_prompts_keep_rows_of_their_own_where_they_have_to(name, lengths, option
 def test_a_window_that_all_prompts_fit_in_changes_nothing():
     engine, batch = engine_of("gemma3_text"), batch_of((3, 8))
     (piece,) = engine.pieces(batch)
-    assert piece.spans == ((1, 3), (1, 8))
+    assert piece.spans == (Span(1, 3), Span(1, 8))
     apart = engine_of("gemma3_text")
     apart.stack.packs = False
     point = {block: torch.randn(apart.tunable.dim(block)) * 0.3 for block in range(4)}
@@ -154,7 +155,7 @@ def test_what_was_chosen_is_put_back_also_after_an_error(monkeypatch):
     stack.hidden(row, 2, spans=SPANS)
     assert home.model.config._attn_implementation == "sdpa"
     with pytest.raises(RuntimeError):
-        stack.hidden(row, 2, spans=((1, 99),))
+        stack.hidden(row, 2, spans=(Span(1, 99),))
     assert home.model.config._attn_implementation == "sdpa"
 
 
@@ -173,7 +174,7 @@ def test_rows_are_filled_in_order_up_to_the_limit():
 def test_pieces_hold_every_prompt_once_with_its_answer():
     batch = batch_of((8, 3, 5, 5))
     made = end_to_end(batch.groups, 13)
-    assert [piece.spans for piece in made] == [((1, 3), (2, 5)), ((1, 8),)]
+    assert [piece.spans for piece in made] == [(Span(1, 3), Span(2, 5)), (Span(1, 8),)]
     assert [piece.rows.tolist() for piece in made] == [[1, 2, 3], [0]]
     assert [piece.answer.tolist() for piece in made] == [[2, 7, 12], [7]]
     first, second, third, last = texts((8, 3, 5, 5))
@@ -231,15 +232,21 @@ def test_one_call_for_all_lengths_gives_what_a_call_for_each_gives(name, monkeyp
     assert calls
 
 
-def in_turn(query, key, value, begins, longest, causal, scale):
-    """What a kernel that is told where prompts begin promises, prompt by prompt."""
-    assert begins.dtype == torch.int32
-    assert longest == begins.diff().max()
-    cuts = begins.diff().tolist()
-    each = zip(*(part.split(cuts) for part in (query, key, value)), strict=True)
+def in_turn(query, key, value, begins, most, causal, scale):
+    """What a kernel that is told where prompts begin promises, prompt by prompt: the last token sees all, if it sees those before
+    it only."""
+    assert {each.dtype for each in begins} == {torch.int32}
+    assert most == tuple(each.diff().max() for each in begins)
+    own, read = (each.diff().tolist() for each in begins)
+    each = zip(query.split(own), key.split(read), value.split(read), strict=True)
     found = [
         scaled_dot_product_attention(
-            *(part.transpose(0, 1) for part in parts), is_causal=causal, scale=scale, enable_gqa=True
+            *(part.transpose(0, 1) for part in parts),
+            attn_mask=torch.ones(len(parts[0]), len(parts[1]), dtype=torch.bool).tril(len(parts[1]) - len(parts[0]))
+            if causal
+            else None,
+            scale=scale,
+            enable_gqa=True,
         )
         for parts in each
     ]
@@ -261,8 +268,9 @@ def test_a_kernel_that_is_told_where_prompts_begin_gives_what_a_call_for_each_gi
     assert_close(engine.population_logits(batch, point, candidates), expected, **CLOSE)
 
 
-def test_such_a_kernel_is_tried_before_it_is_used(monkeypatch):
-    form = torch.device("cpu"), torch.bfloat16, (4, 2), 8
+@pytest.mark.parametrize("tried", [packing._TRIED, packing._TRIED_BEHIND])
+def test_such_a_kernel_is_tried_before_it_is_used(tried, monkeypatch):
+    form = tried, torch.device("cpu"), torch.bfloat16, (4, 2), 8
     monkeypatch.setattr(packing, "_bounds_work", packing._bounds_work.__wrapped__)
     assert not packing._bounds_work(*form, False), "a processor has none"
     monkeypatch.setattr(packing, "_with_bounds", in_turn)
@@ -275,15 +283,15 @@ def test_such_a_kernel_is_tried_before_it_is_used(monkeypatch):
 def test_such_a_kernel_is_asked_for_what_it_can_do_only(monkeypatch):
     monkeypatch.setattr(packing, "_bounds_work", lambda *_: True)
     low, exact = torch.zeros(1, 2, 8, 4, dtype=torch.bfloat16), torch.zeros(1, 2, 8, 4)
-    assert packing._has_bounds(low, low, low, True, {"scaling": 0.5, "dropout": 0.0, "softcap": None})
-    assert not packing._has_bounds(exact, exact, exact, True, {})
-    assert not packing._has_bounds(low, low, low[..., :2], True, {})
+    assert packing._has_bounds(SPANS, low, low, low, True, {"scaling": 0.5, "dropout": 0.0, "softcap": None})
+    assert not packing._has_bounds(SPANS, exact, exact, exact, True, {})
+    assert not packing._has_bounds(SPANS, low, low, low[..., :2], True, {})
     for beyond in ({"position_bias": exact}, {"softcap": 30.0}, {"dropout": 0.1}):
-        assert not packing._has_bounds(low, low, low, True, beyond)
+        assert not packing._has_bounds(SPANS, low, low, low, True, beyond)
 
 
 def test_where_prompts_of_all_rows_begin():
-    assert packing.bounds(((2, 3), (1, 4)), 2, torch.device("cpu")).tolist() == [0, 3, 6, 10, 13, 16, 20]
+    assert spans.bounds((Span(2, 3), Span(1, 4)), 2, torch.device("cpu"))[0].tolist() == [0, 3, 6, 10, 13, 16, 20]
 
 
 @pytest.mark.parametrize(("seconds", "chosen"), [((1.0, 1.0, 1.01, 1.5), 32), ((1.0, 0.9, 1.0, 1.0), 64)])

@@ -325,7 +325,7 @@ def test_a_right_tunable_passes():
         (LeavesAHook, "nothing of it is left when the context ends"),
         (WritesWeights, "nothing of it is left when the context ends"),
         (FirstCandidateOnly, "Candidates of one generation get what each gets alone"),
-        (ByPosition, "is `token_wise` right?"),
+        (ByPosition, "are `token_wise` and `leading` right?"),
         (SaysNothingChanges, "`same_below` and `first_layer` are true"),
         (SaysHigher, "`same_below` and `first_layer` are true"),
         (BeginsElsewhere, "The first point is the pretrained model"),

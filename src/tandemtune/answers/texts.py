@@ -16,7 +16,8 @@ from tandemtune import scoring
 from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.config import RunConfig
 from tandemtune.errors import DataError
-from tandemtune.evaluators.likelihood import STRETCH, Likelihood, Passage, collate_passages
+from tandemtune.evaluators.likelihood import Likelihood
+from tandemtune.evaluators.passages import STRETCH, Passage, collate_passages
 from tandemtune.evaluators.text import (
     JudgedLoss,
     ReferenceLoss,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tandemtune.models.packing import Spans, lay
+from tandemtune.models.spans import Span, Spans, alike, lay
 from tandemtune.types import Encoded
 
 
@@ -26,7 +26,7 @@ class Group:
         answer: answer position of each prompt [B], counted from the beginning of its row.
         rows: where each prompt stands in the whole batch [B].
         mask: 1 for tokens and 0 for filling [B, T]; None where the rows are equally long or the model never looks back.
-        spans: where they lie end to end, (prompts, tokens of each) in order; empty where each has a row of its own.
+        spans: where they lie end to end, in order; empty where each has a row of its own.
     """
 
     ids: Tensor
@@ -101,28 +101,37 @@ def collate(
     return Batch(tuple(groups), gold, sum(len(p.ids) for p in prompts))
 
 
-def end_to_end(groups: Sequence[Group], limit: int) -> list[Group]:
+def end_to_end(groups: Sequence[Group], limit: int, shared: int = 0) -> list[Group]:
     """Lay the prompts of several groups end to end, in as few rows as have at most `limit` tokens (a longer prompt has its own).
 
     Args:
         groups: prompts grouped by length, without filling.
         limit: bound on the tokens of a row.
+        shared: how many tokens at the beginning of all prompts stand in each row once.
     """
     where = [(group, row) for group in groups for row in range(len(group.ids))]
+    head = (Span(1, shared, head=True),) if shared else ()
+    behind = ((0, shared),) if shared else ()
     made: list[Group] = []
-    for members in lay([group.ids.shape[1] for group, _ in where], limit):
+    for members in lay([group.ids.shape[1] - shared for group, _ in where], limit - shared):
         chosen = [where[index] for index in members]
-        lengths = [group.ids.shape[1] for group, _ in chosen]
+        lengths = [group.ids.shape[1] - shared for group, _ in chosen]
         begins = torch.tensor([0, *itertools.accumulate(lengths[:-1])]).to(chosen[0][0].ids.device)
+        first = [chosen[0][0].ids[0, :shared]] if shared else []
         made.append(
             Group(
-                torch.cat([group.ids[row] for group, row in chosen]).unsqueeze(0),
+                torch.cat([*first, *(group.ids[row, shared:] for group, row in chosen)]).unsqueeze(0),
                 torch.stack([group.answer[row] for group, row in chosen]) + begins,
                 torch.stack([group.rows[row] for group, row in chosen]),
-                spans=tuple((len(list(same)), length) for length, same in itertools.groupby(lengths)),
+                spans=(*head, *(Span(len(list(same)), length, behind) for length, same in itertools.groupby(lengths))),
             )
         )
     return made
+
+
+def shared_beginning(groups: Sequence[Group]) -> int:
+    """How many tokens all prompts begin with; they end before any answer position."""
+    return alike([tuple(ids[:end]) for g in groups for ids, end in zip(g.ids.tolist(), g.answer.tolist(), strict=True)])
 
 
 def _filled(ids: tuple[int, ...], width: int) -> tuple[int, ...]:

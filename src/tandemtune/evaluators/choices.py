@@ -15,7 +15,8 @@ from torch import Tensor
 from tandemtune.evaluators.batch import Batch, Group, collate
 from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.label_words import LabelWordEvaluator, gradient_of
-from tandemtune.evaluators.likelihood import STRETCH, Likelihood, Passage, PassageBatch, collate_passages, work_of
+from tandemtune.evaluators.likelihood import Likelihood, work_of
+from tandemtune.evaluators.passages import STRETCH, Passage, PassageBatch, collate_passages
 from tandemtune.models.passages import PassageStack
 from tandemtune.tunables.base import Parameters, Point
 from tandemtune.types import Encoded
@@ -102,10 +103,19 @@ class ChoiceEngine(Engine):
         """Never: a decoder reads answers of several tokens."""
         return False
 
-    def work(self, batch: Batch, first: int = 0, stop: int | None = None, *, read: bool = True) -> float:
+    def work(
+        self, batch: Batch, first: int = 0, stop: int | None = None, *, read: bool = True, apart: bool = False
+    ) -> float:
         """What a pass over all passages costs, see `Engine.work`."""
         passages = _choices(batch).passages
-        return work_of(self, passages.read, passages.answered, first, stop)
+        return work_of(
+            self, passages.read if apart else self.likelihood.tokens(passages), passages.answered, first, stop
+        )
+
+    def tokens(self, batch: Batch) -> int:
+        """Tokens of all passages that go through the model for one point."""
+        passages = _choices(batch).passages
+        return self.likelihood.tokens(passages) + passages.answered
 
     def parts(self, batch: Batch) -> Iterator[Group]:
         """The passages as `logits` sends them through the model, one part after another."""

@@ -7,7 +7,9 @@ What makes it fast, and equal to scoring them one by one:
 * the candidates of a chunk are one batch, each with its own low-rank terms beside the shared projections;
 * where candidates differ in a decoder only, keys and values of its attention to the text are made once and kept, too;
 * there is no padding: prompts are laid end to end in one row of tokens, or grouped by length where a model or a tunable does
-  not allow that; the head sees the answer position and the label words only.
+  not allow that; the head sees the answer position and the label words only;
+* where a model reads from left to right, a long beginning that all prompts share (an instruction, demonstrations, a prompt that is
+  tuned) stands in such a row once.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from tandemtune.evaluators.batch import Batch, Group, end_to_end
+from tandemtune.evaluators.batch import Batch, Group, end_to_end, shared_beginning
 from tandemtune.evaluators.past import Past
 from tandemtune.models.architectures import sizes
 from tandemtune.models.layers import LayerStack
 from tandemtune.models.reading import Reading
+from tandemtune.models.spans import prompts_of
 from tandemtune.models.survey import text_config
 from tandemtune.tunables.base import INPUT, Parameters, Point
 
@@ -34,6 +37,9 @@ CHUNKS, GPU_CHUNKS = (4096, 1024), (65536, 32768, 16384)
 CLEARLY, ON_GPU = 0.95, 1.02
 """A smaller chunk is chosen where it takes at most this share of a larger one's time; on a GPU, where it saves memory, of the
 fastest one's."""
+WORTH_SHARING = 0.25
+"""Tokens of a pass that have to go for prompts to share their beginning, as a share of all: there every timed turn was faster by
+more than turns differ (docs/experiments/engine.md)."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class Engine:
         self.chunk_tokens = chunk_tokens
         self._bytes_per_token = bytes_per_token(stack)
         self._prefixes: WeakKeyDictionary[Batch, list[_Prefix]] = WeakKeyDictionary()  # gone with the batch
-        self._laid: WeakKeyDictionary[Batch, list[Group]] = WeakKeyDictionary()
+        self._laid: WeakKeyDictionary[Batch, Sequence[Group]] = WeakKeyDictionary()
         self._read: WeakKeyDictionary[Batch, _Read] = WeakKeyDictionary()
 
     def logits(self, batch: Batch, point: Point) -> Tensor:
@@ -156,7 +162,9 @@ class Engine:
         """Whether these keys and values are few enough to be kept from one call to the next."""
         return batch.tokens * self._bytes_kept() <= self.max_memory * MEGABYTE
 
-    def work(self, batch: Batch, first: int = 0, stop: int | None = None, *, read: bool = True) -> float:
+    def work(
+        self, batch: Batch, first: int = 0, stop: int | None = None, *, read: bool = True, apart: bool = False
+    ) -> float:
         """What a pass over a batch costs, in the unit of `Costs.forward`: one token through one layer.
 
         Args:
@@ -164,9 +172,15 @@ class Engine:
             first: the first layer of the pass.
             stop: the layer that it ends before; None for all layers.
             read: whether a decoder's keys and values of the text are made in it.
+            apart: whether each prompt goes through the model whole, as for gradients.
         """
         text, answer = (sum(costs[first:stop]) for costs in (self.stack.costs, self.stack.answer_costs))
-        return (batch.tokens * text if read else 0.0) + len(batch) * answer
+        tokens = batch.tokens if apart else self.tokens(batch)
+        return (tokens * text if read else 0.0) + len(batch) * answer
+
+    def tokens(self, batch: Batch) -> int:
+        """Tokens that go through the model for one point; what prompts of a row share goes once."""
+        return batch.tokens - _tokens(batch.groups) + _tokens(self.pieces(batch))
 
     def work_to_read(self, batch: Batch) -> float:
         """What a decoder's keys and values of all texts cost, in the same unit."""
@@ -201,7 +215,7 @@ class Engine:
                 first += here
         return result
 
-    def _texts(self, batch: Batch) -> list[Group]:
+    def _texts(self, batch: Batch) -> Sequence[Group]:
         """The texts as a decoder reads them: end to end."""
         if batch not in self._laid:
             limit = min(self._most() / 2, self.max_memory * MEGABYTE / self._bytes_kept())
@@ -236,14 +250,25 @@ class Engine:
 
     def pieces(self, batch: Batch) -> Sequence[Group]:
         """The prompts as they go through the model: laid end to end where model and tunable allow it, else group by group."""
-        if not (self.stack.packs and self.tunable.token_wise) or len(batch.groups) < 2:
+        if not self.stack.packs or not batch.groups:
             return batch.groups
-        lengths = [group.ids.shape[1] for group in batch.groups]
-        if max(lengths) > (self.stack.longest_packed or max(lengths)) or any(g.mask is not None for g in batch.groups):
+        longest = max(group.ids.shape[1] for group in batch.groups)
+        if longest > (self.stack.longest_packed or longest) or any(group.mask is not None for group in batch.groups):
             return batch.groups
         if batch not in self._laid:
-            self._laid[batch] = end_to_end(batch.groups, min(self._most(), self.longest_row))
+            self._laid[batch] = self._in_rows(batch.groups)
         return self._laid[batch]
+
+    def _in_rows(self, groups: Sequence[Group]) -> Sequence[Group]:
+        """The same, of prompts that a model takes end to end."""
+        tunable, limit = self.tunable, min(self._most(), self.longest_row)
+        leading = 0 if tunable.token_wise else tunable.leading
+        if self.stack.shares and leading is not None:
+            shared = shared_beginning(groups)
+            made = end_to_end(groups, limit, shared) if shared >= max(1, leading) else groups
+            if _tokens(made) <= (1 - WORTH_SHARING) * _tokens(groups):
+                return made
+        return end_to_end(groups, limit) if tunable.token_wise and len(groups) > 1 else groups
 
     def parts(self, batch: Batch) -> Iterator[Group]:
         """The prompts as `logits` sends them through the model, one part after another."""
@@ -279,8 +304,7 @@ class Engine:
             return states
         found: dict[int, Tensor] = {}
         for piece, kept in zip(pieces, states, strict=True):
-            lengths = [length for rows, length in piece.spans for _ in range(rows)]
-            found.update(zip(piece.rows.tolist(), kept[0].split(lengths), strict=True))  # type: ignore[no-untyped-call]
+            found.update(zip(piece.rows.tolist(), (one[0] for one in prompts_of(kept, piece.spans)), strict=True))
         return [torch.stack([found[row] for row in group.rows.tolist()]) for group in batch.groups]
 
     def run_layer(self, group: Group, layer: int, states: Tensor) -> None:
@@ -294,6 +318,7 @@ class Engine:
 
     def forget(self) -> None:
         """Drop all kept hidden states."""
+        self._laid.clear()
         self._prefixes.clear()
         self._read.clear()
 
@@ -403,6 +428,10 @@ def bytes_per_token(stack: LayerStack) -> int:
     wide = wide or getattr(config, "n_inner", None) or getattr(config, "hidden_dim", None) or 4 * hidden
     size = torch.empty(0, dtype=stack.dtype).element_size()
     return size * (8 * hidden + 4 * int(wide)) + 4 * hidden
+
+
+def _tokens(groups: Sequence[Group]) -> int:
+    return sum(group.ids.numel() for group in groups)
 
 
 def _cut(count: int, size: int) -> list[int]:

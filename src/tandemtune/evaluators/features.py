@@ -22,7 +22,7 @@ from tandemtune.errors import UsageError
 from tandemtune.evaluators.batch import Batch, Group
 from tandemtune.evaluators.engine import Engine
 from tandemtune.models.layers import LayerStack, hooked
-from tandemtune.models.packing import Spans
+from tandemtune.models.spans import Span, Spans
 from tandemtune.tunables.base import Point
 
 
@@ -283,13 +283,22 @@ def _vector(view: View, own: Tensor, text: Tensor, answer: Tensor, mask: Tensor 
 def _mean(states: Tensor, mask: Tensor | None, spans: Spans) -> Tensor:
     """Mean over the tokens of each prompt [prompts, h] of states [n, T, h]."""
     if spans:
-        pieces = states.split([rows * length for rows, length in spans], dim=1)  # type: ignore[no-untyped-call]
-        parts = [piece.unflatten(1, (rows, -1)).mean(dim=2) for piece, (rows, _) in zip(pieces, spans, strict=True)]
+        pieces = states.split([span.tokens for span in spans], dim=1)  # type: ignore[no-untyped-call]
+        parts = [_mean_behind(states, piece, span) for piece, span in zip(pieces, spans, strict=True) if not span.head]
         return torch.cat(parts, dim=1).flatten(0, 1)
     if mask is None:
         return states.mean(dim=1)
     weights = mask.to(states.dtype).unsqueeze(2)
     return (states * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def _mean_behind(states: Tensor, piece: Tensor, span: Span) -> Tensor:
+    """Mean [n, prompts, h] over the tokens of prompts [n, rows * length, h] that may begin with others of the row."""
+    own: Tensor = piece.unflatten(1, (span.rows, -1)).mean(dim=2)  # type: ignore[no-untyped-call]
+    if not span.behind:
+        return own
+    shared = torch.cat([states[:, first:end] for first, end in span.behind], dim=1).sum(dim=1, keepdim=True)
+    return (own * span.length + shared) / (span.before + span.length)
 
 
 def _kept(engine: Engine, batch: Batch, point: Point, view: View, layer: int) -> Tensor:

@@ -197,7 +197,7 @@ class LabelWordEvaluator(OverEngine[Batch]):
             raise ValueError("this evaluator draws no rows for gradient steps")
         batch = self.step_rows(step)
         loss, gradients = self.gradient_on(batch, point, blocks)
-        work = round(self.engine.work(batch))
+        work = round(self.engine.work(batch, apart=True))
         return PointGradient(loss, gradients, Costs(gradient_steps=1, forward=work, backward=work))
 
     def gradient_on(self, batch: Batch, point: Point, blocks: Sequence[int]) -> tuple[float, dict[int, Tensor]]:

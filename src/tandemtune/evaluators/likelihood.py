@@ -2,167 +2,24 @@
 
 The answer's tokens are given to the model behind the prompt (of a model of two stacks: to the decoder), and each is looked up
 where it is predicted. Below the layers that candidates change, hidden states are computed once; passages lie end to end where
-model and tunable allow it; only the places of answers reach the head.
+model and tunable allow it; only the places of answers reach the head. Where a model reads from left to right, what all passages begin
+with and the prompt of several answers stand in a row once.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from tandemtune.evaluators.engine import CHUNKS, MEGABYTE, Engine
-from tandemtune.models.packing import Spans, lay
+from tandemtune.evaluators.engine import CHUNKS, MEGABYTE, WORTH_SHARING, Engine
+from tandemtune.evaluators.passages import PassageBatch, PassageGroup, end_to_end, sharing
 from tandemtune.models.passages import PassageStack
+from tandemtune.models.spans import share
 from tandemtune.tunables.base import INPUT, Point
-from tandemtune.types import Encoded
-
-STRETCH = 1.5
-"""Rows up to this many times as long as the shortest share a batch where one point is read or differentiated."""
-
-
-@dataclass(frozen=True)
-class Passage:
-    """A prompt and an answer.
-
-    Args:
-        prompt: the prompt.
-        answer: tokens of the answer, the mark at its end included.
-    """
-
-    prompt: Encoded
-    answer: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class PassageGroup:
-    """Passages that go through the model together.
-
-    Args:
-        ids: token ids [B, T]; [1, T] where passages lie end to end.
-        answers: what a decoder is given [B, D]; None in a model of one stack.
-        places: where each target is predicted [K].
-        targets: tokens of the answers [K].
-        owners: the passage of each target, counted in this group [K].
-        rows: where each passage stands in the whole batch [B].
-        mask: 1 for tokens and 0 for filling [B, T]; None where nobody looks at filling.
-        spans: where they lie end to end, (passages, tokens of each) in order.
-    """
-
-    ids: Tensor
-    answers: Tensor | None
-    places: Tensor
-    targets: Tensor
-    owners: Tensor
-    rows: Tensor
-    mask: Tensor | None = None
-    spans: Spans = ()
-
-    def part(self, first: int, stop: int) -> PassageGroup:
-        """Some of the passages, of those that have rows of their own."""
-        chosen = (self.owners >= first) & (self.owners < stop)
-        return replace(
-            self,
-            ids=self.ids[first:stop],
-            answers=None if self.answers is None else self.answers[first:stop],
-            places=self.places[chosen],
-            targets=self.targets[chosen],
-            owners=self.owners[chosen] - first,
-            rows=self.rows[first:stop],
-            mask=None if self.mask is None else self.mask[first:stop],
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class PassageBatch:
-    """All passages that are scored together.
-
-    Args:
-        groups: the passages by length.
-        lengths: tokens of each answer [S].
-        read: tokens that one stack reads, or the encoder of a model of two.
-        answered: tokens that a decoder is given.
-    """
-
-    groups: tuple[PassageGroup, ...]
-    lengths: Tensor
-    read: int
-    answered: int
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-
-def collate_passages(
-    passages: Sequence[Passage],
-    stack: PassageStack,
-    *,
-    stretch: float = 1.0,
-    max_rows: int = 256,
-    units: Sequence[Sequence[int]] | None = None,
-) -> PassageBatch:
-    """Group passages by what the model reads of them before it may look behind.
-
-    Args:
-        passages: prompts with answers.
-        stack: the model.
-        stretch: rows up to this many times as long as the shortest share a group, filled up; 1 fills nothing.
-        max_rows: longest group.
-        units: passages that stay in one group, one behind the other; None for each alone.
-    """
-    decodes = stack.encoder_layers is not None
-    read = [_read(passage, decodes) for passage in passages]
-    each = units or [(index,) for index in range(len(passages))]
-    longest = [max((len(read[i]), len(passages[i].answer)) for i in unit) for unit in each]
-    groups: list[list[int]] = []
-    shortest = 0
-    for number in sorted(range(len(each)), key=longest.__getitem__):
-        length, unit = longest[number][0], each[number]
-        if not groups or length > shortest * stretch or len(groups[-1]) + len(unit) > max_rows:
-            groups.append([])
-            shortest = length
-        groups[-1].extend(unit)
-    made = tuple(_group([passages[i] for i in rows], rows, stack) for rows in groups)
-    lengths = torch.tensor([len(passage.answer) for passage in passages], device=stack.device)
-    behind = sum(len(stack.begin) + len(passage.answer) - 1 for passage in passages) if decodes else 0
-    return PassageBatch(made, lengths, sum(map(len, read)), behind)
-
-
-def _read(passage: Passage, decodes: bool) -> tuple[int, ...]:
-    """What stands in the passage's row: the last token of the answer predicts nothing."""
-    return passage.prompt.ids if decodes else passage.prompt.ids + passage.answer[:-1]
-
-
-def _group(passages: Sequence[Passage], rows: Sequence[int], stack: PassageStack) -> PassageGroup:
-    decodes, device = stack.encoder_layers is not None, stack.device
-    read = [_read(passage, decodes) for passage in passages]
-    begin = tuple(stack.begin)
-    written = [begin + passage.answer[:-1] for passage in passages] if decodes else []
-    first = [len(begin) - 1 if decodes else len(passage.prompt.ids) - 1 for passage in passages]
-    places = [begin + i for begin, passage in zip(first, passages, strict=True) for i in range(len(passage.answer))]
-    owners = [i for i, passage in enumerate(passages) for _ in passage.answer]
-    lengths = torch.tensor([len(ids) for ids in read])
-    width = int(lengths.max())
-    filled = decodes and bool((lengths < width).any())
-    return PassageGroup(
-        _rows(read, device),
-        _rows(written, device) if decodes else None,
-        torch.tensor(places, device=device),
-        torch.tensor([token for passage in passages for token in passage.answer], device=device),
-        torch.tensor(owners, device=device),
-        torch.tensor(rows, device=device),
-        (torch.arange(width) < lengths.unsqueeze(1)).long().to(device) if filled else None,
-    )
-
-
-def _rows(ids: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Rows filled up with their last token."""
-    width = max(map(len, ids))
-    return torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in ids], device=device)
 
 
 @dataclass(frozen=True)
@@ -222,7 +79,8 @@ class Likelihood:
 
     def parts(self, batch: PassageBatch) -> Iterator[PassageGroup]:
         """The passages as they go through the model where one point is read."""
-        for group in batch.groups:
+        pieces = self.pieces(batch)
+        for group in pieces if _shared(pieces) else batch.groups:
             yield from self._parts(group, self._fitting(group))
 
     def of_population(self, batch: PassageBatch, point: Point, candidates: Mapping[int, Tensor]) -> Tensor:
@@ -274,6 +132,7 @@ class Likelihood:
     def forget(self) -> None:
         """Drop all kept hidden states."""
         self._kept.clear()
+        self._laid.clear()
 
     def _read(self, group: PassageGroup, count: int = 1, start: int = 0, states: Tensor | None = None) -> Tensor:
         """Log-probabilities [count, K] of a group's targets, for so many candidates side by side."""
@@ -300,14 +159,28 @@ class Likelihood:
     def pieces(self, batch: PassageBatch) -> tuple[PassageGroup, ...]:
         """The passages as a population reads them: end to end where that may be, else of one length side by side."""
         stack = self.stack
-        if not (stack.packs and self.tunable.token_wise) or len(batch.groups) < 2:
+        if not stack.packs or not batch.groups:
             return batch.groups
         longest = max(group.ids.shape[1] for group in batch.groups)
         if longest > (stack.longest_packed or longest):
             return batch.groups
         if batch not in self._laid:
-            self._laid[batch] = _end_to_end(batch.groups, min(self._most(1), max(CHUNKS)))
+            self._laid[batch] = self._in_rows(batch.groups)
         return self._laid[batch]
+
+    def tokens(self, batch: PassageBatch) -> int:
+        """Tokens of one stack, or of an encoder, that go through the model for one point; what passages of a row share goes once."""
+        pieces = self.pieces(batch)
+        return sum(piece.ids.numel() for piece in pieces) if _shared(pieces) else batch.read
+
+    def _in_rows(self, groups: tuple[PassageGroup, ...]) -> tuple[PassageGroup, ...]:
+        tunable, limit = self.tunable, min(self._most(1), max(CHUNKS))
+        leading = 0 if tunable.token_wise else tunable.leading
+        if self.stack.shares and leading is not None:
+            made = sharing(groups, limit, leading)
+            if made and _tokens(made) <= (1 - WORTH_SHARING) * _tokens(groups):
+                return made
+        return end_to_end(groups, limit) if tunable.token_wise and len(groups) > 1 else groups
 
     def _entering(self, batch: PassageBatch, groups: Sequence[PassageGroup], point: Point, layer: int) -> list[Tensor]:
         """Hidden states that enter a layer, kept as long as the tunable calls them valid."""
@@ -364,25 +237,9 @@ class Likelihood:
         return max(1, min(tokens, engine.chunk_tokens or tokens))
 
 
-def _end_to_end(groups: Sequence[PassageGroup], limit: int) -> tuple[PassageGroup, ...]:
-    """Lay the passages of several groups end to end, in rows of at most `limit` tokens (a longer one has its own)."""
-    where = [(group, row) for group in groups for row in range(len(group.ids))]
-    made: list[PassageGroup] = []
-    for members in lay([group.ids.shape[1] for group, _ in where], limit):
-        chosen = [where[index] for index in members]
-        lengths = [group.ids.shape[1] for group, _ in chosen]
-        begins = [0, *itertools.accumulate(lengths[:-1])]
-        own = [group.owners == row for group, row in chosen]
-        counts = torch.tensor([int(mask.sum()) for mask in own])
-        made.append(
-            PassageGroup(
-                torch.cat([group.ids[row] for group, row in chosen]).unsqueeze(0),
-                None,
-                torch.cat([g.places[mask] + begin for (g, _), mask, begin in zip(chosen, own, begins, strict=True)]),
-                torch.cat([g.targets[mask] for (g, _), mask in zip(chosen, own, strict=True)]),
-                torch.arange(len(chosen)).repeat_interleave(counts).to(chosen[0][0].ids.device),
-                torch.stack([group.rows[row] for group, row in chosen]),
-                spans=tuple((len(list(same)), length) for length, same in itertools.groupby(lengths)),
-            )
-        )
-    return tuple(made)
+def _shared(pieces: Sequence[PassageGroup]) -> bool:
+    return any(share(piece.spans) for piece in pieces)
+
+
+def _tokens(groups: Sequence[PassageGroup]) -> int:
+    return sum(group.ids.numel() for group in groups)

@@ -19,7 +19,8 @@ from tandemtune.evaluators.base import OverEngine, PointGradient, Rows
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.label_words import gradient_of
-from tandemtune.evaluators.likelihood import Likelihood, PassageBatch, work_of
+from tandemtune.evaluators.likelihood import Likelihood, work_of
+from tandemtune.evaluators.passages import PassageBatch
 from tandemtune.evaluators.writing import Sampling, Text, Writer, tokens_of
 from tandemtune.models.answers import AnswerCoder
 from tandemtune.rewards.base import Written
@@ -144,7 +145,7 @@ class ReferenceLoss:
     def work(self, rows: TextRows, first: int) -> tuple[float, int]:
         """All passages."""
         passages = rows.answered.passages
-        return work_of(self.likelihood.engine, passages.read, passages.answered, first), 0
+        return work_of(self.likelihood.engine, self.likelihood.tokens(passages), passages.answered, first), 0
 
     def _by_row(self, rows: TextRows, point: Point) -> Tensor:
         """Mean log-probabilities of each row's references [N]."""
@@ -232,7 +233,8 @@ class TextKL:
 
     def work(self, first: int) -> float:
         """What a pass costs from a layer on."""
-        return work_of(self.likelihood.engine, self.passages.read, self.passages.answered, first)
+        tokens = self.likelihood.tokens(self.passages)
+        return work_of(self.likelihood.engine, tokens, self.passages.answered, first)
 
 
 class TextEvaluator(OverEngine[TextRows]):
@@ -318,7 +320,8 @@ class TextEvaluator(OverEngine[TextRows]):
             raise UsageError("a reward has no gradient: choose a search without gradients, or objective ce")
         rows = self.step_rows(step)
         loss, gradients = self.loss.gradient(rows, point, blocks)
-        work = round(self.loss.work(rows, 0)[0])
+        passages = rows.answered.passages
+        work = round(work_of(self.engine, passages.read, passages.answered))  # each passage whole
         return PointGradient(loss, gradients, Costs(gradient_steps=1, forward=work, backward=work))
 
     def cost(self, blocks: Sequence[int], count: int, generation: int | None = None, kept: int | None = None) -> Costs:

@@ -192,7 +192,7 @@ class ImageTextBackbone(Backbone):
         """The text tower's layers as a pipeline that ends in the vector of a text."""
         width = int(self.model.output.out_features)  # type: ignore[union-attr,arg-type]
         made = LayerStack(self.model, self.architecture, torch.arange(width))
-        made.packs = False  # rows may not be longer than a text, and class texts have few lengths
+        made.packs = made.shares = False  # rows may not be longer than a text, and class texts have few lengths
         return made
 
     def check_template(self, template: Template) -> None:

@@ -24,10 +24,11 @@ from torch.nn import functional
 
 from tandemtune.errors import ModelError
 from tandemtune.models import packing
+from tandemtune.models import spans as laid
 from tandemtune.models.architectures import Architecture
 from tandemtune.models.lean import compiled, compiled_rotation, lean_forward
-from tandemtune.models.packing import Spans
 from tandemtune.models.reading import Reading
+from tandemtune.models.spans import Span, Spans
 from tandemtune.models.survey import ROWS, TOKENS, plain_ids, plain_inputs
 from tandemtune.models.survey import hooked as hooked
 from tandemtune.models.survey import replaced_forward as replaced_forward
@@ -83,6 +84,9 @@ class LayerStack:
         self.longest_packed = packing.longest(model)
         self._first_position = None if len(stacks) > 1 else packing.first_position(model, len(self.layers), self.same)
         self.packs = self._first_position is not None
+        self.shares = self._first_position is not None and packing.shares(
+            model, self._first_position, len(self.layers), self.same
+        )
         self.readers = {layer: tuple(m for m in layer.modules() if m in reads) for layer in self.layers}
         if not self._takes_readings():
             self.readers = {}
@@ -242,7 +246,7 @@ class LayerStack:
         given = self.inputs(ids)
         if spans:
             stack.enter_context(packing.end_to_end(self.model, spans))
-            given["position_ids"] = packing.positions(spans, self._first_position or 0, ids.device)
+            given["position_ids"] = laid.positions(spans, self._first_position or 0, ids.device)
         if states is None:
             return given
         own = states
@@ -296,7 +300,7 @@ class LayerStack:
 
     def _read_out(self, stack: ExitStack, answer: Tensor, spans: Spans) -> None:
         rows: Any = slice(None) if spans else torch.arange(len(answer), device=answer.device)
-        homes = packing.homes(spans, answer.device) if spans else None
+        homes = laid.homes(spans, answer.device) if spans else None
 
         def at_answer(hidden: Tensor) -> Tensor:
             if hidden.shape[1] == 1:  # picked before
@@ -457,7 +461,9 @@ class LayerStack:
         try:
             for start in {first, len(self) - 1}:
                 states = [self.parted(self.hidden(part, start)) for part in texts]
-                reading = self.read(torch.cat([text for text, _ in states], dim=1), ((1, lengths[0]), (1, lengths[1])))
+                reading = self.read(
+                    torch.cat([text for text, _ in states], dim=1), tuple(Span(1, length) for length in lengths)
+                )
                 marks = torch.cat([mark for _, mark in states]).repeat(2, 1, 1)
                 for watched in (False, True):
                     found = self._with_reading(reading, start, marks, watched)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tandemtune.models.architectures import Architecture
 from tandemtune.models.layers import LayerStack, replaced_forward
-from tandemtune.models.packing import Spans
+from tandemtune.models.spans import Spans
 from tandemtune.models.survey import accepted, hooked, text_config
 
 

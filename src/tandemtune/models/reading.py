@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tandemtune.models.packing import FITTING, Spans
+from tandemtune.models.packing import FITTING
+from tandemtune.models.spans import Spans
 from tandemtune.models.survey import hooked, replaced_forward
 
 
@@ -29,7 +30,7 @@ class Reading:
 
     Args:
         text: the encoder's output for texts that lie end to end [1, tokens, h].
-        spans: the texts, (texts, tokens of each) in order.
+        spans: the texts.
         made: what each map returns for them [1, tokens, width], with nothing hung on it.
         forms: what each map was then: its own forward, and its parameters.
     """
@@ -49,7 +50,7 @@ class Reading:
     @property
     def rows(self) -> int:
         """How many texts there are."""
-        return sum(rows for rows, _ in self.spans)
+        return sum(span.rows for span in self.spans)
 
     @contextmanager
     def told(self, candidates: int, changed: Collection[nn.Module]) -> Iterator[Tensor]:
@@ -64,7 +65,7 @@ class Reading:
             that nobody else reads it unnoticed.
         """
         told = _Told(self.spans, candidates)
-        longest = max(length for _, length in self.spans)
+        longest = max(span.length for span in self.spans)
 
         def stand_in(width: int) -> Tensor:
             nothing = torch.full((), torch.nan, dtype=self.text.dtype, device=self.text.device)
@@ -144,7 +145,7 @@ def _attention(own: Callable[..., Any]) -> Callable[..., Any]:
         told = _TOLD.get(None)  # another thread's model has none
         real = (told.real.get(key.data_ptr()), told.real.get(value.data_ptr())) if told else (None, None)
         keys, values = real
-        rows = sum(count for count, _ in told.spans) if told else 0
+        rows = sum(span.rows for span in told.spans) if told else 0
         if told is None or keys is None or values is None or len(query) != told.candidates * rows:
             return own(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
         if attention_mask is not None:
@@ -171,7 +172,8 @@ def _by_text(
     queries = query.unflatten(0, (parts, -1))  # type: ignore[no-untyped-call]
     found: list[Tensor] = []
     row = token = 0
-    for rows, length in told.spans:
+    for span in told.spans:
+        rows, length = span.rows, span.length
         here = queries[:, row : row + rows]
         texts = [
             each[:, token : token + rows * length].view(len(each), rows, length, shape[1], shape[3]).transpose(2, 3)

@@ -85,7 +85,7 @@ def verbalizer_of(backbone: Backbone) -> Verbalizer:
 
 
 class TinyDesk:
-    """A tunable's parameters beside a tiny model, with an engine over four prompts.
+    """A tunable's parameters beside a tiny model, with an engine over four prompts, and four more that begin alike.
 
     Args:
         backbone: the model.
@@ -96,7 +96,11 @@ class TinyDesk:
         self.backbone, self.parameters = backbone, parameters
         task, verbalizer = tiny_task(backbone.kind), verbalizer_of(backbone)
         self.token_ids = verbalizer.token_ids
-        self.prompts = [parameters.reserve(backbone.encode(task.template, {"text": text}, 64)) for text in TEXTS]
+        begun = [f"{max(TEXTS, key=len)} {text}" for text in TEXTS]
+        self.prompts, self.alike = (
+            [parameters.reserve(backbone.encode(task.template, {"text": text}, 64)) for text in texts]
+            for texts in (TEXTS, begun)
+        )
         self.engine = Engine(backbone.stack(verbalizer), parameters, torch.tensor(verbalizer.weights()))
         self.batch: Batch = collate(self.prompts, LABELS, torch.device("cpu"))
         parameters.settle(self.engine.stack, [group.ids for group in self.batch.groups])

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tandemtune.errors import ModelError, RunError
+from tandemtune.evaluators.batch import collate
 from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.models.layers import hooked
 from tandemtune.objectives.cross_entropy import cross_entropy
@@ -88,10 +89,10 @@ class TunableCase:
             for block, vector in (parameters or self.parameters).initial().items()
         }
 
-    def plain(self, point: Point) -> Tensor:
+    def plain(self, point: Point, prompts: Sequence[Encoded] = ()) -> Tensor:
         """Logits of the label words from the model itself while a point is applied."""
         with self.parameters.applied(point):
-            return self.desk.plain()
+            return self.desk.plain(prompts)
 
 
 def given(backbone: Backbone, spec: Tunable) -> Given:
@@ -228,10 +229,12 @@ def leaves_points_alone(case: TunableCase) -> None:
 
 
 def means_the_same_to_the_engine(case: TunableCase) -> None:
-    """The engine's one pass gives what the model itself says, prompt by prompt (is `token_wise` right?)."""
+    """The engine's one pass gives what the model itself says, prompt by prompt (are `token_wise` and `leading` right?)."""
     point, desk = case.point(), case.desk
-    averaged = case.plain(point) @ desk.engine.averaging
-    _expect_close(desk.engine.logits(desk.batch, point), averaged, "logits of the engine and of the model")
+    for prompts, which in ((desk.prompts, "the engine"), (desk.alike, "the engine, where all prompts begin alike,")):
+        averaged = case.plain(point, prompts) @ desk.engine.averaging
+        found = desk.engine.logits(collate(prompts, LABELS, torch.device("cpu")), point)
+        _expect_close(found, averaged, f"logits of {which} and of the model")
 
 
 def is_a_population_one_by_one(case: TunableCase) -> None:

@@ -49,6 +49,7 @@ class Parameters(ABC):
         names: of the groups of matrices, for example the projections that LoRA is put on, in all blocks together.
         side_by_side: whether several candidates can be applied at once, as equal parts of one batch.
         token_wise: whether it does the same to every token, wherever that stands, so that prompts may lie end to end in one row.
+        leading: otherwise, tokens at the beginning of a text behind which that is so; None where nobody can say.
         directions: (groups, directions in a group) where a point is coefficients of seeded directions; None otherwise.
     """
 
@@ -56,6 +57,7 @@ class Parameters(ABC):
     names: tuple[str, ...] = ()
     side_by_side: bool = False
     token_wise: bool = False
+    leading: int | None = None
     directions: tuple[int, int] | None = None
 
     @abstractmethod

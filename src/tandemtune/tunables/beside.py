@@ -42,6 +42,7 @@ class LoRABesidePrompt(Parameters):
         self.lora, self.prompt = lora, prompt
         self.blocks = (INPUT, *lora.blocks)
         self.names = lora.names
+        self.leading = prompt.leading
         self.side_by_side = lora.side_by_side
 
     def names_of(self, block: int) -> tuple[str, ...]:

@@ -58,6 +58,7 @@ class Prompt(Layerwise):
         self.start = start.reshape(-1).float()
         self.deep: dict[int, Tensor] = {}
         self.place = backbone.prompt_place
+        self.leading = self.place + length
         self.width = backbone.embedding_weight.shape[1]
         self._hidden = backbone.width
         self._backbone = backbone
