@@ -6,9 +6,12 @@ import json
 
 import pytest
 
+import choosing
 import small
+import writing
 from tandemtune import autotune, load, resume, tune
 from tandemtune.callbacks import Callback
+from tandemtune.config import load_config
 from tandemtune.errors import ConfigError
 from tandemtune.runs.store import RunFolder
 
@@ -82,3 +85,52 @@ def test_a_recipe_that_names_its_optimizer_keeps_it(tmp_path, monkeypatch):
     made["method"] = {"name": "auto", "optimizer": {"kind": "random", "popsize": 4}, "budget": 20}
     run = tune(made, tmp_path / "run")
     assert facts_of(tmp_path / "run").instead == "" and run.result.cost.candidates > 0
+
+
+STEPS = {"name": "auto", "steps": 4, "dev_every": 2}
+
+
+def of_texts(place, model="llama", **changes):
+    made = writing.recipe(place, model, **changes)
+    made["method"] = dict(STEPS)
+    return made
+
+
+def of_choices(place):
+    made = choosing.columns(place)
+    made["method"] = dict(STEPS)
+    return made
+
+
+@pytest.mark.parametrize("made", [of_texts, lambda place: of_texts(place, "t5"), of_choices])
+def test_whole_answers_are_learned_by_lora_and_kept_where_dev_gains(tmp_path, made):
+    result = tune(made(tmp_path), tmp_path / "run").result
+    assert result.cost.gradient_steps == 4 and result.zero_shot_readout is None
+    looks = [record for record in small.journal(tmp_path / "run") if record.get("gain") is not None]
+    assert looks and (result.kept_step > 0) == any(look["gain"]["kept"] for look in looks)
+
+
+def test_texts_that_only_a_reward_judges_are_searched(tmp_path):
+    place = f"{writing.rewards_in(tmp_path)}:length"
+    made = writing.recipe(tmp_path, task__answer=None, task__metric=place)
+    made["method"] = {"name": "auto", "budget": 16, "popsize": 4}
+    result = tune(made, tmp_path / "run").result
+    assert result.metric == "length" and result.cost.candidates == 16 and result.cost.generated_tokens > 0
+
+
+def test_without_memory_for_gradients_whole_answers_are_searched(tmp_path, monkeypatch):
+    monkeypatch.setattr(autotune.devices, "free_memory", lambda device: 0.01)
+    made = of_texts(tmp_path, run__max_forward_tokens=3000)
+    result = tune(made, tmp_path / "run").result
+    assert facts_of(tmp_path / "run").instead == "c-lora"
+    assert result.method == "auto" and result.cost.candidates > 0 and result.cost.gradient_steps == 0
+
+
+def test_a_method_takes_its_readout_along_where_label_words_answer(tmp_path):
+    es_lora = {"name": "es-lora", "budget": 16, "popsize": 4}
+    found = {}
+    for name, made in (("words", small.recipe(tmp_path, "llama")), ("texts", writing.recipe(tmp_path))):
+        found[name] = load_config({**made, "method": es_lora}).method
+    assert (found["words"].readout.kind, found["words"].judge) == ("ridge", "readout")
+    assert (found["texts"].readout.kind, found["texts"].judge) == ("none", "words")
+    assert found["texts"].optimizer == found["words"].optimizer

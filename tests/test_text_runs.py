@@ -15,6 +15,7 @@ import tandemtune
 import tiny
 import writing
 from small import Stop, artefacts, journal, resume, tune
+from tandemtune.config import load_config
 from tandemtune.errors import ConfigError, UsageError
 from tandemtune.models.passages import PassageStack
 from tandemtune.rewards.base import Written
@@ -179,6 +180,30 @@ def test_init_proposes_a_recipe_that_validates(tmp_path):
     called = small.call("validate", recipe)
     assert called.code == 0, called.err
     assert 'answer = "answer"' in recipe.read_text() and "{text}" in recipe.read_text()
+
+
+def test_init_where_nothing_but_a_reward_judges(tmp_path):
+    rows = [{"text": row["text"], "length": row["length"]} for row in writing.rows(40, 3)]
+    small.write_rows(tmp_path / "rows.jsonl", rows)
+    recipe, place = tmp_path / "rows.toml", f"{writing.rewards_in(tmp_path)}:length"
+    model = str(small.model_folder("llama"))
+    called = small.call("init", tmp_path / "rows.jsonl", "--reward", place, "--model", model, "--out", recipe)
+    assert called.code == 0, called.err
+    made = load_config(recipe)
+    assert made.task.answer is None and made.method.objective.kind == "reward" and made.method.optimizer.searches
+    assert small.call("validate", recipe).code == 0
+
+
+@pytest.mark.parametrize(("name", "more"), [("answer", ()), ("said", ("--answer", "said"))])
+def test_a_file_of_texts_with_answers_is_run_as_it_is(tmp_path, monkeypatch, name, more):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": row["text"], name: row["answer"][0] + f" {i}"} for i, row in enumerate(writing.rows(20, 3))]
+    small.write_rows(tmp_path / "rows.jsonl", rows)
+    few = ("method.steps=2", "method.dev_every=2", "max_new_tokens=4", "model.threads=1")
+    called = small.call("run", "rows.jsonl", *more, f"model={small.model_folder('llama')}", *few, "--quiet")
+    assert called.code == 0, called.err
+    found = json.loads((tmp_path / "runs" / "rows" / "result.json").read_text())
+    assert found["method"] == "auto" and found["metric"] == "token_f1" and found["cost"]["gradient_steps"] == 2
 
 
 def test_generated_tokens_end_a_run(tmp_path):

@@ -52,15 +52,17 @@ def _instead(config: RunConfig, progress: Progress | None) -> str:
     """The method whose parts are taken, where a recipe's own needs a backward pass that does not fit here; else "".
 
     Raises:
-        ConfigError: the recipe has no readout that would be left.
+        ConfigError: nothing would be left to do.
     """
     method = METHODS.get(config.method.name)
-    if method is None or method.without_gradients is None or not config.follows_gradient:
+    found = method and method.without_gradients(config.task.answers)
+    if not found or not config.follows_gradient:
         return ""
     reason = _no_backward_pass(config)
     if not reason:
         return ""
-    if config.method.readout.form is None:
+    other = with_parts_of(config, found).method
+    if other.optimizer.uses == "none" and other.readout.form is None:
         raise ConfigError(
             [
                 f"[method] name: {config.method.name} without a readout has nothing to do here, since {reason}: set readout to ridge, or "
@@ -68,8 +70,8 @@ def _instead(config: RunConfig, progress: Progress | None) -> str:
             ]
         )
     if progress:
-        progress(f"{reason}: no gradients; the readout is solved on the pretrained model, and nothing is searched")
-    return method.without_gradients
+        progress(f"{reason}: no gradients, but {found}: {METHODS[found].summary}")
+    return found
 
 
 def _no_backward_pass(config: RunConfig) -> str:

@@ -51,7 +51,8 @@ class DataCard:
         lines = [f"rows used: {used}; {idle:,} idle" if idle else f"rows used: {used}"]
         for name, part in report.parts.items():
             classes = ", ".join(f"{label} {count:,}" for label, count in sorted(part.classes.items()))
-            lines.append(f"{name}: {part.rows:,} rows in {part.source} ({classes})")
+            told = f" ({classes})" if len(part.classes) > 1 else ""  # texts are all of one kind
+            lines.append(f"{name}: {part.rows:,} rows in {part.source}{told}")
         lengths = {name: part.lengths for name, part in report.parts.items() if part.lengths is not None}
         for name, found in lengths.items():
             cut = f"{found.cut:,} cut" if found.cut else "none cut"

@@ -27,11 +27,15 @@ from tandemtune.tasks.templates import Template
 from tandemtune.tasks.texts import METRIC, TextTask
 from tandemtune.tasks.wording import counted, listed, show, shown_name
 
+LEARNED, SEARCHED = 64, 16
+"""Rows to learn from at most, where each is read a few times, and where every candidate of a search writes an answer to it."""
+
 
 def text_draft(
     source: Path,
-    answer: str,
+    answer: str | None,
     *,
+    reward: str | None = None,
     model: str = MODEL,
     texts: Sequence[str] = (),
     progress: Progress | None = None,
@@ -40,7 +44,8 @@ def text_draft(
 
     Args:
         source: the file.
-        answer: column of the answers; each one text, or a list of several.
+        answer: column of the answers; each one text, or a list of several. None where nothing but a reward judges.
+        reward: what judges: a name or a function of yours (``module:function``, ``file.py:function``); token F1 if left out.
         model: ``pypi:KEY``, a local folder or a hub id.
         texts: columns of the texts; all others that hold texts if none is named.
         progress: called with a short line when something slow begins.
@@ -49,7 +54,7 @@ def text_draft(
         TandemTuneError: the file cannot be used as it is, or the model not be found; says what to do.
     """
     table = read_table(source)
-    columns = _text_columns(table, texts, [answer])
+    columns = _text_columns(table, texts, [answer] if answer else [])
     place = loading.locate(model, progress)
     kind, tokenizer, longest_prompt = _reading(model, place)
     template = _template(columns)
@@ -60,19 +65,24 @@ def text_draft(
     settings = {
         "train": str(source),
         "template": str(template),
-        "answer": answer,
+        **({"answer": answer} if answer else {}),
         "test_share": TEST_SHARE,
-        **_shots(len(rows)),
-        "metric": METRIC,
+        **_shots(len(rows), LEARNED if answer else SEARCHED),
+        "metric": reward or METRIC,
         "max_tokens": room_for([count(row) for row in rows], longest_prompt),
-        "max_new_tokens": _eights(sorted(lengths)[int(COVERED * (len(lengths) - 1))]),
+        "max_new_tokens": _eights(sorted(lengths)[int(COVERED * (len(lengths) - 1))])
+        if lengths
+        else task.max_new_tokens,
     }
     several = sum(len(row.references) > 1 for row in rows)
     says = (
-        f"answers: {show(answer)}, {several:,} of {counted(len(rows), 'row')} with several",
+        f"answers: {show(answer)}, {several:,} of {counted(len(rows), 'row')} with several"
+        if answer
+        else f"answers: none; {reward} judges",
         f"texts: {listed(columns)}",
         f"template: {str(template)!r}",
-        f"the longest answer has {max(lengths):,} tokens; max_new_tokens = {settings['max_new_tokens']}",
+        (f"the longest answer has {max(lengths):,} tokens; " if lengths else "")
+        + f"max_new_tokens = {settings['max_new_tokens']}",
     )
     return RecipeDraft(_written(source, model, settings, {}), says)
 
@@ -115,7 +125,7 @@ def choice_draft(
         "choices": "columns",
         "label_column": label,
         "test_share": TEST_SHARE,
-        **_shots(fewest),
+        **_shots(fewest, LEARNED // len(labels)),
         "metric": "accuracy",
         "max_tokens": room_for([count(row) for row in rows], longest_prompt),
         "max_new_tokens": _eights(max(lengths)),
@@ -134,8 +144,8 @@ _COMMENTS = {
     "answer": "column of the right answer, or of a list of several",
     "choices": "each row has answers of its own; the likeliest is taken, token for token on average",
     "test_share": "set aside for the score at the end; or test = a file",
-    "shots": "rows to learn from (of each label)",
-    "dev_shots": "rows that choose between points of a search (of each label)",
+    "shots": "rows to learn from",
+    "dev_shots": "rows that choose between points of a search",
     "max_new_tokens": "longest answer",
 }
 
@@ -166,10 +176,10 @@ def _template(columns: Sequence[str]) -> Template:
     return Template.parse("\n".join([*shown, "Answer: {mask}"]))
 
 
-def _shots(rows: int) -> dict[str, int]:
-    """Rows to learn from and to choose by, of so many (of each label)."""
+def _shots(rows: int, most: int) -> dict[str, int]:
+    """Rows to learn from, so many at most, and to choose by, of so many (of each label)."""
     dev = max(1, min(MOST_DEV, int(rows * (1 - TEST_SHARE) * DEV_SHARE)))
-    return {"shots": max(1, min(16, int(rows * (1 - TEST_SHARE)) - dev)), "dev_shots": min(16, dev)}
+    return {"shots": max(1, min(most, int(rows * (1 - TEST_SHARE)) - dev)), "dev_shots": min(16, dev)}
 
 
 def _eights(tokens: int) -> int:
@@ -203,12 +213,15 @@ def _written(source: Path, model: str, task: Mapping[str, Any], labels: Mapping[
         )
         yield from ("[model]", toml_line("name", model, "others: tandemtune ls models"), "", "[task]")
         known = {**_COMMENTS, "metric": f"others: tandemtune ls {'metrics' if labels else 'rewards'}"}
+        for key in ("shots", "dev_shots") if labels else ():
+            known[key] += ", of each label"
         yield from (toml_line(key, value, known.get(key, "")) for key, value in task.items())
         if labels:
             yield from ("", "[task.labels]  # label = column of its answer")
             yield from (toml_line(key, value) for key, value in labels.items())
         yield from ("", "[method]")
-        yield toml_line("name", "c-lora", "likelihood of the answers; others: tandemtune ls methods")
+        tuned = "LoRA on the answers" if labels or "answer" in task else "a search on the reward"
+        yield toml_line("name", "auto", f"{tuned}, kept where the dev rows gain; others: tandemtune ls methods")
         yield ""
 
     return "\n".join(lines())

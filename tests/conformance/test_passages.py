@@ -36,8 +36,8 @@ ENDS = [3, 9, 12, 14, 20]
 MOST, RANK = 10, 2
 NAMES = (*tiny.CAUSAL, *tiny.SEQ2SEQ)
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
-SMALL = 0.01
-"""Megabytes that make chunks of a row."""
+SMALL, SMALLEST = 0.01, 0.0005
+"""Megabytes that make chunks of a row, and that let one token at a time reach the head."""
 
 
 class House:
@@ -123,7 +123,7 @@ def test_likelihood_of_a_point_is_the_models_own_loss(name):
     assert_close(likelihood.of(filled, here.point), expected, **TOLERANCE)
 
 
-@pytest.mark.parametrize("max_memory", [256.0, SMALL])
+@pytest.mark.parametrize("max_memory", [256.0, SMALL, SMALLEST])
 @pytest.mark.parametrize("name", NAMES)
 def test_likelihoods_of_a_population(name, max_memory):
     here = house(name)
@@ -152,6 +152,25 @@ def test_gradients_of_likelihoods(name):
     sides = [{**here.point, block: here.point[block] + sign * step * direction} for sign in (1, -1)]
     above, below = (float(likelihood.of(here.batch, side).double().sum()) for side in sides)
     assert float(leaves[block].grad @ direction) == pytest.approx((above - below) / (2 * step), rel=2e-2, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3_text", "t5", "bart"])
+def test_chunks_at_the_head_change_no_gradient(name):
+    here = house(name)
+    filled = collate_passages(here.passages, here.stack, stretch=10.0)
+    wide: list[int] = []
+    found = {}
+    for max_memory in (256.0, SMALLEST):
+        likelihood = Likelihood(here.engine(max_memory))
+        leaves = {block: vector.clone().requires_grad_() for block, vector in here.point.items()}
+        with here.stack.head.register_forward_hook(lambda *given: wide.append(len(given[-1]))):
+            for _, likely in likelihood.gradients(filled, leaves):
+                likely.sum().backward()
+        found[max_memory] = [leaves[block].grad for block in here.tunable.blocks]
+        if max_memory == SMALLEST:
+            assert set(wide) == {1}
+        wide.clear()
+    assert_close(found[SMALLEST], found[256.0], **TOLERANCE)
 
 
 @pytest.mark.parametrize("max_memory", [256.0, SMALL])

@@ -33,6 +33,12 @@ def init(
     answer: Annotated[
         str | None, typer.Option(help="Column of the answer, where answers are texts: one text, or a list of several.")
     ] = None,
+    reward: Annotated[
+        str | None,
+        typer.Option(
+            help="What judges texts: a name (`tandemtune ls rewards`) or file.py:function; without --answer nothing else does."
+        ),
+    ] = None,
     choices: Annotated[
         list[str] | None,
         typer.Option(
@@ -48,6 +54,8 @@ def init(
 
     Example: tandemtune init questions.jsonl --answer reply
 
+    Example: tandemtune init questions.jsonl --reward rewards.py:near
+
     Example: tandemtune init copa.jsonl --choices choice1 --choices choice2 --label label
     """
     place = out or Path(f"{file.stem}.toml")
@@ -55,11 +63,11 @@ def init(
         raise UsageError(f"{place} exists already: choose another --out, or add --overwrite")
     if not place.absolute().parent.is_dir():
         raise UsageError(f"folder {place.absolute().parent} does not exist: make it first")
-    if answer is not None and label is not None:
-        raise UsageError("--answer is for texts and --label for labels: leave one of them out")
+    if (answer or reward) and label is not None:
+        raise UsageError("--answer and --reward are for texts and --label for labels: leave one of them out")
     if choices and (label is None or len(choices) < 2):
         raise UsageError("--choices needs two columns at least, and --label for the column of the right one")
-    found = _proposed(file, model, text or (), label, quiet=False, answer=answer, choices=choices or ())
+    found = _proposed(file, model, text or (), label, quiet=False, answer=answer, choices=choices or (), reward=reward)
     for note in found.notes:
         say(f"note: {note}")
     _write(place, found.text)
@@ -101,7 +109,7 @@ def export(
     typer.echo(write(folder, to, merged=merged, rank=rank if server else None, progress=say))
 
 
-def recipe_of_rows(file: Path, run: Path, overrides: Sequence[str], quiet: bool) -> Path:
+def recipe_of_rows(file: Path, run: Path, overrides: Sequence[str], quiet: bool, answer: str | None = None) -> Path:
     """Propose a recipe for a file of rows, and write it beside the run's folder.
 
     Args:
@@ -109,6 +117,7 @@ def recipe_of_rows(file: Path, run: Path, overrides: Sequence[str], quiet: bool)
         run: the run's folder, which need not exist.
         overrides: of the recipe; one of the model chooses the tokenizer, too.
         quiet: do not say what was chosen.
+        answer: column of whole answers, where it is known.
 
     Returns:
         The recipe.
@@ -118,7 +127,7 @@ def recipe_of_rows(file: Path, run: Path, overrides: Sequence[str], quiet: bool)
     """
     pairs = (override.partition("=") for override in overrides)
     model = next((value.strip().strip("\"'") for key, _, value in pairs if key.strip() in MODEL_KEYS), None)
-    text = _proposed(file, model, (), None, quiet).text
+    text = _proposed(file, model, (), None, quiet, answer).text
     place = run.with_name(f"{run.name}.toml")
     if place.exists() and place.read_text(encoding="utf-8") != text:
         raise UsageError(f"{place} is there already and says something else: run that recipe, or choose another --out")
@@ -137,17 +146,21 @@ def _proposed(
     quiet: bool,
     answer: str | None = None,
     choices: Sequence[str] = (),
+    reward: str | None = None,
 ) -> RecipeDraft:
     with patient(LOADING):
         from tandemtune.estimate import ProposedModel, proposed_model
         from tandemtune.starting import draft
         from tandemtune.starting_answers import choice_draft, text_draft
+        from tandemtune.tasks.sniffing import answer_column
+        from tandemtune.tasks.table import read_table
     tell = None if quiet else say
-    chosen = (
-        ProposedModel(model, ()) if model is not None else proposed_model(writes=answer is not None or bool(choices))
-    )
-    if answer is not None:
-        found = text_draft(file, answer, model=chosen.name, texts=texts, progress=tell)
+    if answer is None and label is None and not choices and reward is None:
+        answer = answer_column(read_table(file))
+    writes = answer is not None or reward is not None
+    chosen = ProposedModel(model, ()) if model is not None else proposed_model(writes=writes or bool(choices))
+    if writes:
+        found = text_draft(file, answer, reward=reward, model=chosen.name, texts=texts, progress=tell)
     elif choices:
         found = choice_draft(file, choices, label or "", model=chosen.name, texts=texts, progress=tell)
     else:

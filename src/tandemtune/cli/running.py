@@ -21,10 +21,14 @@ def run(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="A recipe file, one of `tandemtune ls recipes`, or a file of labelled texts (csv, tsv, jsonl, parquet)."
+            help="A recipe file, one of `tandemtune ls recipes`, or a file of texts with labels or answers (csv, tsv, jsonl, parquet)."
         ),
     ],
     overrides: Overrides = None,
+    answer: Annotated[
+        str | None,
+        typer.Option(help="Of a file of texts: the column of whole answers, where it is not told by its name."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make; default runs/RECIPE-seedN.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that lies there.")] = False,
     no_test: NoTest = False,
@@ -41,9 +45,11 @@ def run(
     if Path(recipe).suffix.lower() in ROWS:
         place = out or Path("runs") / Path(recipe).stem
         _check_free(place, overwrite)
-        recipe = str(recipe_of_rows(Path(recipe), place, overrides or [], quiet))
+        recipe = str(recipe_of_rows(Path(recipe), place, overrides or [], quiet, answer))
         config, unused = load_with_notes(recipe, overrides or [])
     else:
+        if answer is not None:
+            raise UsageError(f"--answer is for a file of texts; in {recipe} it is [task] answer")
         config, unused = load_with_notes(recipe, overrides or [])
         place = out or Path("runs") / f"{Path(recipe).stem}-seed{config.task.seed}"
         _check_free(place, overwrite)

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 import tandemtune.methods as methods
 from tandemtune import plugins
 from tandemtune.config.schema import PARTS, RunConfig, cut, shortened
+from tandemtune.config.task import answers_of
 from tandemtune.errors import ConfigError, DataError, UsageError
 from tandemtune.plugins import Member, Options, near
 from tandemtune.tasks.encodings import decoded
@@ -114,6 +115,8 @@ def _checked(tables: Mapping[str, Any], found: _Findings) -> RunConfig | None:
     method = tables["method"]
     named = method.get("name") if isinstance(method, Mapping) else None
     preset = methods.METHODS.get(named if isinstance(named, str) else methods.DEFAULT)
+    task = tables.get("task")
+    settings = preset.settings_for(answers_of(task if isinstance(task, Mapping) else {})) if preset else {}
     made: dict[str, Any] = {}
     for name, owner in SECTIONS.items():
         given = tables.get(name, {})
@@ -122,7 +125,7 @@ def _checked(tables: Mapping[str, Any], found: _Findings) -> RunConfig | None:
         elif name in NEEDED and name not in tables:
             found.problems.append(f"[{name}]: missing")
         else:
-            table = arranged(name, given, preset.settings.get(name, {}) if preset else {}, found)
+            table = arranged(name, given, settings.get(name, {}), found)
             made[name] = _section(name, owner, table, found)
             continue
         made[name] = _stand_in(owner, {})

@@ -138,8 +138,12 @@ class TaskSection(Options):
     @property
     def writes(self) -> bool:
         """Whether the task is answered with texts: a column of references is named, or there are no labels but a reward."""
-        known = self.name is not None and (self.name in TASKS or self.name.startswith(assets.PREFIXES))
-        return self.answer is not None or (self.labels is None and not known and self.metric is not None)
+        return self.answer is not None or self.answers == "reward"
+
+    @property
+    def answers(self) -> str:
+        """How the task is answered, see `tandemtune.methods.ANSWERS`."""
+        return answers_of(self.__dict__)
 
     def lacks(self, needs: str) -> str:
         """What a reward needs and there is not; empty if nothing."""
@@ -230,3 +234,12 @@ def _metric_problems(metric: str) -> Iterable[str]:
         plugins.find("metric", metric)
     except UsageError as error:
         yield f"metric: {error}"
+
+
+def answers_of(task: Mapping[str, Any]) -> str:
+    """How a task is answered, see `tandemtune.methods.ANSWERS`, by its settings as a recipe has them."""
+    name, given = task.get("name"), task.get
+    if given("answer") is not None or given("choices", "words") != "words":
+        return "whole"
+    known = isinstance(name, str) and (name in TASKS or name.startswith(assets.PREFIXES))
+    return "reward" if given("labels") is None and not known and given("metric") is not None else "words"

@@ -21,6 +21,10 @@ from tandemtune.models.passages import PassageStack
 from tandemtune.models.spans import share
 from tandemtune.tunables.base import INPUT, Point
 
+AT_HEAD, AT_HEAD_BACKWARD = 8, 16
+"""Bytes that a word of the vocabulary takes where a target is looked up: its logit and its exponential; on the way back, their gradients
+and the logits again."""
+
 
 @dataclass(frozen=True)
 class _Kept:
@@ -125,6 +129,7 @@ class Likelihood:
                     answers=group.answers,
                     gradient=True,
                     mask=group.mask,
+                    most=self._at_head(AT_HEAD_BACKWARD),
                 )
             sums = torch.zeros(len(group.rows), device=found.device).index_add(0, group.owners, found)
             yield group, sums / batch.lengths[group.rows]
@@ -150,6 +155,7 @@ class Likelihood:
             states=None if states is None else states.repeat(count, 1, 1),
             mask=None if group.mask is None else group.mask.repeat(count, 1),
             spans=group.spans,
+            most=self._at_head(AT_HEAD),
         )
         return found.view(count, -1)
 
@@ -225,16 +231,21 @@ class Likelihood:
             yield group.part(first, min(first + size, len(group.ids)))
 
     def _fitting(self, group: PassageGroup) -> int:
-        """Rows of a group, or candidates with one row each, that fit the memory bound: layers and logits of all words."""
+        """Rows of a group, or candidates with one row each, that fit the memory bound."""
         places = -(-len(group.targets) // len(group.ids))
         width = group.ids.shape[1] + (0 if group.answers is None else group.answers.shape[1])
         return max(1, self._most(places / width) // width)
 
     def _most(self, share: float) -> int:
-        """Tokens that fit, where this share of them reaches the head."""
-        engine = self.engine
-        tokens = int(engine.max_memory * MEGABYTE / (engine._bytes_per_token + share * 8 * self.stack.vocabulary))
+        """Tokens that fit the memory bound, where this share of them reaches the head."""
+        engine, stack = self.engine, self.stack
+        logits = share * AT_HEAD * stack.vocabulary if stack.trunk is None else 0  # no trunk, no chunks at the head
+        tokens = int(engine.max_memory * MEGABYTE / (engine._bytes_per_token + logits))
         return max(1, min(tokens, engine.chunk_tokens or tokens))
+
+    def _at_head(self, each: int) -> int:
+        """Targets whose logits of all words fit the memory bound, at so many bytes a word."""
+        return max(1, int(self.engine.max_memory * MEGABYTE / (each * self.stack.vocabulary)))
 
 
 def _shared(pieces: Sequence[PassageGroup]) -> bool:

@@ -17,20 +17,45 @@ class Method:
         summary: one line for lists.
         source: the paper.
         settings: sections of a recipe.
-        without_gradients: the method whose parts are taken where a backward pass does not fit.
+        answering: further settings by how a task is answered, see `ANSWERS`; they lie above the others.
     """
 
     name: str
     summary: str
     source: str
     settings: dict[str, dict[str, Any]]
-    without_gradients: str | None = None
+    answering: dict[str, dict[str, Any]]
+
+    def settings_for(self, answers: str) -> dict[str, dict[str, Any]]:
+        """Sections of a recipe for a task that is answered in one of the ways of `ANSWERS`."""
+        return _over(self.settings, {k: v for k, v in self.answering.get(answers, {}).items() if isinstance(v, dict)})
+
+    def without_gradients(self, answers: str) -> str | None:
+        """The method whose parts are taken where a backward pass does not fit; None where nothing is said of that."""
+        return self.answering.get(answers, {}).get(_WITHOUT)
+
+
+ANSWERS = ("words", "whole", "reward")
+"""How a task is answered: by label words, by whole answers (choices, or texts with references), or by texts that only a reward
+judges. A method's file has a table for each in which it differs."""
+_WITHOUT = "without_gradients"
 
 
 def _read(path: Path) -> Method:
     found = tomllib.loads(path.read_text(encoding="utf-8"))
-    settings = {key: value for key, value in found.items() if isinstance(value, dict)}
-    return Method(path.stem, found["summary"], found["source"], settings, found.get("without_gradients"))
+    tables = {key: value for key, value in found.items() if isinstance(value, dict)}
+    answering = {kind: tables.pop(kind) for kind in ANSWERS if kind in tables}
+    return Method(path.stem, found["summary"], found["source"], tables, answering)
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Tables with others laid over them."""
+    both = {
+        key: _over(below[key], above[key])
+        for key in below.keys() & above.keys()
+        if isinstance(below[key], dict) and isinstance(above[key], dict)
+    }
+    return {**below, **above, **both}
 
 
 WHERE_NOTHING_IS_SAID = "auto"

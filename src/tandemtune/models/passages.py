@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tandemtune.models.architectures import Architecture
 from tandemtune.models.layers import LayerStack, replaced_forward
@@ -77,6 +78,7 @@ class PassageStack(LayerStack):
         gradient: bool = False,
         mask: Tensor | None = None,
         spans: Spans = (),
+        most: int | None = None,
     ) -> Tensor:
         """Log-probabilities of given tokens, each where it is predicted.
 
@@ -91,26 +93,51 @@ class PassageStack(LayerStack):
             gradient: keep what a backward pass needs.
             mask: 0 for tokens that nothing may look at [n, T]; None if there are none. Needs states of None.
             spans: the passages that lie end to end in each row; empty where each row is one passage.
+            most: targets whose logits of all words are held at once; None for all targets. More go through the head in chunks, which
+                a backward pass computes again.
 
         Returns:
             Float32 [K], or [n * K] where passages lie end to end.
         """
-        with (
-            torch.inference_mode(not gradient),
-            torch.set_grad_enabled(gradient),
-            self.answering(answers),
-            ExitStack() as stack,
-        ):
-            if not gradient:
-                self._be_lean(stack)
-            given = self._enter(stack, ids, start, states, spans)
-            if mask is not None:
-                given["attention_mask"] = mask
-            self._read_at(stack, slice(None) if owners is None else owners, places)
-            logits = self.model(**given).logits[:, 0].float()
-            chosen = targets.repeat(len(ids)) if owners is None else targets
-            picked = logits.gather(1, chosen.unsqueeze(1)).squeeze(1)
-            return picked - logits.logsumexp(dim=1)  # type: ignore[no-any-return]
+        chosen = targets.repeat(len(ids)) if owners is None else targets
+        whole = most is None or len(chosen) <= most or self.trunk is None
+        with torch.inference_mode(not gradient), torch.set_grad_enabled(gradient):
+            with self.answering(answers), ExitStack() as stack:
+                if not gradient:
+                    self._be_lean(stack)
+                given = self._enter(stack, ids, start, states, spans)
+                if mask is not None:
+                    given["attention_mask"] = mask
+                reached = self._read_at(stack, slice(None) if owners is None else owners, places)
+                if not whole:
+                    stack.enter_context(replaced_forward(self.head, lambda hidden: hidden[:1, :1, :1]))
+                logits = self.model(**given).logits
+            if whole:
+                return _log_probabilities(logits, chosen)
+            ((output, hidden),) = reached
+            parts = zip(hidden.split(most), chosen.split(most), strict=True)  # type: ignore[no-untyped-call]
+            return torch.cat([self._of_targets(output, *part, gradient) for part in parts])
+
+    def _of_targets(self, output: Any, hidden: Tensor, targets: Tensor, gradient: bool) -> Tensor:
+        """Log-probabilities [k] of targets whose hidden states [k, 1, h] have left the trunk, by all that the model does behind it.
+
+        Args:
+            output: what the trunk has returned.
+            hidden: what it is to return instead.
+            targets: the tokens.
+            gradient: a backward pass computes this anew, so that nothing as wide as the vocabulary is kept for it.
+        """
+
+        def found(hidden: Tensor) -> Tensor:
+            given = super(PassageStack, self).inputs(targets[:1, None])
+            if self.encoder_layers is not None:
+                given["encoder_outputs"] = self._read_as(hidden[:1])
+            with replaced_forward(self.trunk, lambda *_, **__: _with_first(output, hidden)):  # type: ignore[arg-type]
+                return _log_probabilities(self.model(**given).logits, targets)
+
+        if not gradient:
+            return found(hidden)
+        return checkpoint(found, hidden, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
 
     def entering(self, ids: Tensor, stop: int, *, answers: Tensor | None, **given: Any) -> Tensor:
         """Hidden states that enter layer `stop`, see `hidden`, with answers in the decoder."""
@@ -227,30 +254,47 @@ class PassageStack(LayerStack):
             given["position_ids"] = positions
         return given
 
-    def _read_at(self, stack: ExitStack, rows: Any, places: Tensor) -> None:
-        """Let only some positions reach what is behind the layers: [K or n * K, 1, h]."""
+    def _read_at(self, stack: ExitStack, rows: Any, places: Tensor) -> list[tuple[Any, Tensor]]:
+        """Let only some positions reach what is behind the layers: [K or n * K, 1, h].
+
+        Returns:
+            Empty; what the trunk returns, and these positions of it, when it has been called.
+        """
 
         def at_places(hidden: Tensor) -> Tensor:
             return hidden[rows, places].flatten(0, -2).unsqueeze(1)
 
-        picked: list[Tensor] = []
+        reached: list[tuple[Any, Tensor]] = []
 
         def pick(module: nn.Module, args: Any, output: Any) -> Any:
-            first = output if isinstance(output, Tensor) else output[0]
-            picked.append(at_places(first))
-            if isinstance(output, Tensor):
-                return picked[-1]
-            if isinstance(output, tuple):
-                return (picked[-1], *output[1:])
-            output[next(iter(output))] = picked[-1]
-            return output
+            picked = at_places(output if isinstance(output, Tensor) else output[0])
+            reached.append((output, picked))
+            return _with_first(output, picked)
 
         def before_head(module: nn.Module, args: tuple[Any, ...]) -> Any:
-            return args if picked else (at_places(args[0]), *args[1:])
+            return args if reached else (at_places(args[0]), *args[1:])
 
         if self.trunk is not None:
             stack.enter_context(hooked(self.trunk.register_forward_hook(pick)))
         stack.enter_context(hooked(self.head.register_forward_pre_hook(before_head)))
+        return reached
+
+
+def _with_first(output: Any, hidden: Tensor) -> Any:
+    """What a module has returned, with other hidden states in its first place; an output with names is changed."""
+    if isinstance(output, Tensor):
+        return hidden
+    if isinstance(output, tuple):
+        return (hidden, *output[1:])
+    output[next(iter(output))] = hidden
+    return output
+
+
+def _log_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log-probabilities [k] of tokens by logits [k, 1, V], float32."""
+    words = logits[:, 0].float()
+    picked = words.gather(1, targets.unsqueeze(1)).squeeze(1)
+    return picked - words.logsumexp(dim=1)
 
 
 def joined(shared: Any, own: Any, below: int, rows: Tensor) -> Any:

@@ -14,6 +14,20 @@ from tandemtune.tasks.wording import ONE_LABEL, listed, nfc, show
 
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "gold", "sentiment", "topic", "intent", "y")
 """What label columns are often called; it decides only between columns whose cells would do equally well."""
+ANSWER_NAMES = (
+    "answer",
+    "answers",
+    "reference",
+    "references",
+    "response",
+    "completion",
+    "output",
+    "target",
+    "reply",
+    "summary",
+    "translation",
+)
+"""What columns of whole answers are often called."""
 MOST_LABELS = 50
 LABEL_CHARS, TEXT_CHARS = 60, 20
 MOST_TEXTS = 3
@@ -93,6 +107,19 @@ def sniff(table: Table, texts: Sequence[str] = (), label: str | None = None) -> 
     )
 
 
+def answer_column(table: Table) -> str | None:
+    """The column of whole answers in a table without labels: one with a usual name, else the only one of lists or objects. None where
+    a column looks like a label, or none like answers."""
+    try:
+        sniff(table)
+    except DataError:
+        named = [name for name in table.columns if name.strip().lower() in ANSWER_NAMES]
+        held = [name for name in table.columns if all(isinstance(row.get(name), (list, dict)) for row in table.rows)]
+        found = named or [name for name in held if name.strip().lower() not in LABEL_NAMES]
+        return found[0] if len(found) == 1 else None
+    return None
+
+
 def _given(table: Table, name: str) -> str:
     found = table.column(name)
     if found is None:
@@ -120,7 +147,7 @@ def _label(columns: dict[str, _Column], texts: Sequence[str]) -> str:
     if not fitting:
         raise DataError(
             f"no column looks like a label (2 to {MOST_LABELS} short values, each in several rows) among "
-            f"{listed(list(columns))}: name it with --label COLUMN"
+            f"{listed(list(columns))}: name it with --label COLUMN, or a column of whole answers with --answer COLUMN"
         )
     usual = [column for column in fitting if column.name.strip().lower() in LABEL_NAMES]
     worded = [column for column in fitting if column.lettered > 0.5]  # before numbers, which may count something
