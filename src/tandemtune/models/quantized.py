@@ -122,11 +122,19 @@ def settle(model: nn.Module) -> None:
 
     On some processors bitsandbytes packs the weights anew when a map is first called without gradient. From then on products are
     made in bfloat16, whatever format was asked for, no gradient goes through, and widths must be multiples of 32.
+
+    Raises:
+        ModelError: a map was to come packed, and has not.
     """
     parts: Iterator[Any] = model.modules()
     for module in parts:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+            if getattr(module.weight, "quant_state", None) is None:
+                raise ModelError(
+                    "its configuration says that its weights are quantized (bitsandbytes), and in its files they are not: take "
+                    "quantization_config out of config.json"
+                )
 
 
 def packed_maps(layers: Sequence[nn.Module]) -> list[nn.Module]:
