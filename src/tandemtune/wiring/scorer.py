@@ -12,7 +12,7 @@ import torch
 from tandemtune import devices
 from tandemtune.answers import answers_of
 from tandemtune.config.schema import RunConfig
-from tandemtune.errors import ConfigError
+from tandemtune.errors import ConfigError, ModelError
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.models.fingerprint import fingerprint
