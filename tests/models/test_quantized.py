@@ -54,7 +54,10 @@ def test_nf4_holds_what_its_library_says(bitsandbytes, name):
     plain, packed = (loading.load(str(small.model_folder(name)), quantize=form) for form in (None, "nf4"))
     found = 0
     for before, after in zip(maps(plain), maps(packed), strict=True):
-        assert sizes(after) == sizes(before) and after.weight.element_size() == 1
+        assert sizes(after) == sizes(before)
+        if after.weight.dtype == before.weight.dtype:  # T5's last map, which the model asks for its number format
+            assert name == "t5"
+            continue
         assert after.weight.numel() * 2 == before.weight.numel()
         given = torch.randn(2, 3, sizes(before)[0])
         exact = bitsandbytes.functional.dequantize_4bit(after.weight.data, after.weight.quant_state)
@@ -65,6 +68,15 @@ def test_nf4_holds_what_its_library_says(bitsandbytes, name):
     assert fingerprint(packed.weights) == fingerprint(
         loading.load(str(small.model_folder(name)), quantize="nf4").weights
     )
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_model_in_4_bits_is_the_plain_one_with_rounded_weights(bitsandbytes, name):
+    plain, packed = (loading.load(str(small.model_folder(name)), quantize=form) for form in (None, "nf4"))
+    for before, after in zip(maps(plain), maps(packed), strict=True):
+        if after.weight.dtype != before.weight.dtype:
+            before.weight.data = bitsandbytes.functional.dequantize_4bit(after.weight.data, after.weight.quant_state)
+    torch.testing.assert_close(logits(packed.model, packed), logits(plain.model, plain), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed", "bfloat16"])

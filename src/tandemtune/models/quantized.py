@@ -86,7 +86,11 @@ class NF4(Format):
     def _apply(self, model: nn.Module, names: Sequence[str], dtype: torch.dtype) -> None:
         from bitsandbytes.nn import Linear4bit, Params4bit
 
+        # T5 brings what enters its last map into that map's number format, which must not be that of packed weights
+        kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())
         for name in names:
+            if kept & set(name.split(".")):
+                continue
             old: Any = model.get_submodule(name)
             made = Linear4bit(
                 *sizes(old),
