@@ -43,7 +43,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torchao" "ray"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torchao" "bitsandbytes" "ray"
 	$(BIN)/python -m pytest -m slow
 
 lint: setup

@@ -64,6 +64,7 @@ DEFAULTS = {
         "positive": None,
         "shots": 16,
         "dev_shots": None,
+        "short_classes": "refuse",
         "scored_rows": None,
         "seed": 13,
         "max_tokens": 128,

@@ -129,6 +129,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "task.data": TEXT,
     "task.template": (*TEXT, None, "", "{text}", "{mask}", "{text} {mask} {mask}", "{text {mask}", "{} {mask} {text}"),
     "task.templates": (3, True, "x", {}, [3]),
+    "task.short_classes": CHOICE,
     "task.together": (*COUNT, 0, 3),
     "task.labels": (3, [], {}, {"a": "b"}, {"a": 1, "b": 2}, {"a": {}, "b": "c"}, {"a": [], "b": []}, None),
     "task.label_column": (*TEXT, "none"),

@@ -22,6 +22,7 @@ from tandemtune.evaluators.label_words import rank_correlation
 from tandemtune.methods import METHODS
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Kind
+from tandemtune.models.quantized import FORMATS, method_of
 from tandemtune.problem import Problem, Progress, Scorer
 from tandemtune.proposers.wordings import ask_for_wordings, brief_of, tasks_of
 from tandemtune.readout.ranking import MOST_RANKED, best_of, predicted, rank_templates
@@ -76,8 +77,9 @@ def _instead(config: RunConfig, progress: Progress | None) -> str:
 
 def _no_backward_pass(config: RunConfig) -> str:
     """Why gradients cannot be taken here; "" where they can, or where nothing is known of the model's size."""
-    if config.model.quantize is not None:
-        return f"the model's layers are in {config.model.quantize}"
+    form = FORMATS.get(config.model.quantize or "")
+    if form is not None and not form.gradients:
+        return f"the model's layers are in {form.name}"
     place = Path(loading.locate(config.model.name))
     device = devices.find_device(config.model.device)
     free = devices.free_memory(device)
@@ -106,7 +108,8 @@ def build(
     config = with_parts_of(config, instead)
     section = config.model
     place = loading.locate(section.name, progress)
-    kind = section.kind or loading.kind_of(loading.read_config(place, section.revision))
+    settings = loading.read_config(place, section.revision)
+    kind = section.kind or loading.kind_of(settings)
     task = wiring.make_task(config.task, kind, progress)
     task = task if test else task.without_test()
     if progress:
@@ -120,7 +123,7 @@ def build(
     begin = time.perf_counter()
     task, templates = _chosen_template(config, task, kind, split, known, progress)
     chosen = time.perf_counter() - begin if templates else 0.0
-    scorer = _chosen_scorer(config, task, kind, split, known, progress)
+    scorer = _chosen_scorer(config, task, kind, split, known, progress, method_of(settings) is not None)
     if progress:
         progress(f"preparing {len(split.train):,} training and {len(split.dev):,} dev rows")
     problem = wiring.make_problem(scorer, split)
@@ -250,7 +253,13 @@ def refuse_changes(before: Facts, now: Facts, task: str) -> None:
 
 
 def _chosen_scorer(
-    config: RunConfig, task: Task, kind: Kind, split: Split, known: Facts | None, progress: Progress | None
+    config: RunConfig,
+    task: Task,
+    kind: Kind,
+    split: Split,
+    known: Facts | None,
+    progress: Progress | None,
+    quantized: bool,
 ) -> Scorer:
     """The scorer in the number format that was asked for or decided before; with "auto", decide it.
 
@@ -266,6 +275,8 @@ def _chosen_scorer(
         return made(None)
     if config.model.quantize is not None:
         return made("mixed")
+    if quantized:  # its layers say in which format they multiply
+        return made("float32")
     in_steps = method.tunable.all_weights and method.optimizer.searches  # too small for 16 bits
     if (
         in_steps

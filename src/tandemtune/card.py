@@ -8,6 +8,7 @@ from pathlib import Path
 import tandemtune.assets as assets
 from tandemtune.answers import answers_of
 from tandemtune.models.naming import base_name
+from tandemtune.models.quantized import FORMATS, method_of
 from tandemtune.problem import Problem
 from tandemtune.readout.members import FOLDER
 from tandemtune.runs.records import DIGITS, FurtherTemplate, Result, Scores, TaskCard
@@ -78,6 +79,7 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
         *answers_of(scorer.task).card_lines(problem, result),
         f"- {result.metric}: zero-shot dev {zero.dev}, test {zero.test}; tuned dev {tuned.dev}, test {tuned.test}",
         *_calibration(problem, tuned),
+        *_held_in(problem),
         *(
             [
                 f"- probabilities: softmax of the label logits divided by the temperature {warmth}, chosen on labelled rows"
@@ -108,6 +110,18 @@ def _calibration(problem: Problem, tuned: Scores) -> list[str]:
     return [
         f"- calibrated: divide the probabilities of the labels by those of empty inputs ({prior}), as the scores here do"
     ]
+
+
+def _held_in(problem: Problem) -> list[str]:
+    """In how many bits the base's layers were when all this was measured."""
+    backbone, form = problem.scorer.backbone, FORMATS.get(problem.scorer.config.model.quantize or "")
+    if form is not None:
+        return [
+            f"- measured over the base with its layers in {form.name} ({form.package}), products in {problem.scorer.facts.dtype}: over "
+            "the plain weights numbers differ a little"
+        ]
+    method = method_of(getattr(backbone.model, "config", None))
+    return [f"- measured over the base as it comes, quantized ({method})"] if method else []
 
 
 AUTO = {

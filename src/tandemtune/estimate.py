@@ -13,6 +13,7 @@ import torch
 import tandemtune.assets as assets
 from tandemtune import devices, wiring
 from tandemtune.config import RunConfig
+from tandemtune.models import quantized
 from tandemtune.models.pace import Matrices, seconds_for_token
 from tandemtune.readout.ranking import MOST_RANKED
 from tandemtune.system import default_threads, peak_rss_mb
@@ -180,14 +181,16 @@ def estimate(
     forward, backward = _searched(config, searched, len(rows["train"]), model)
     scored = 2 * sum(tokens.values()) * min(config.task.together, templates)
     ranked = templates * (tokens["train"] + tokens["dev"]) * min(1.0, MOST_RANKED / labelled) if templates > 1 else 0.0
-    low, high = (1.0, 4.0) if config.model.quantize else BYTES[config.model.dtype]
+    low, high = BYTES[config.model.dtype]
+    if config.model.quantize:
+        low, high = quantized.FORMATS[config.model.quantize].bytes, 4.0
     device = devices.find_device(config.model.device)
     return Estimate(
         forward,
         backward,
         scored,
         ranked,
-        weights=(model.weights * low / 1e6, model.weights * high / 1e6) if model.weights else None,
+        weights=(_megabytes(model, low), _megabytes(model, high)) if model.weights else None,
         activations=config.run.max_memory or devices.default_memory(device),
         programs=peak_rss_mb(),
         free=devices.free_memory(device),
@@ -196,6 +199,11 @@ def estimate(
         ends=config.run.max_seconds,
         generated=(_written(config, rows, costs), 2.0 * sum(map(len, rows.values())) * costs.answers),
     )
+
+
+def _megabytes(model: Matrices, each: float) -> float:
+    """Of a model's weights, with so many bytes of each that does not come quantized."""
+    return (model.weights * each + model.packed) / 1e6
 
 
 def _written(config: RunConfig, rows: dict[str, Sequence[Example]], costs: RowCosts) -> float | None:
@@ -217,7 +225,7 @@ def _seconds(
     config: RunConfig, model: Matrices, device: str, tokens: float, in_float32: float
 ) -> tuple[float, float] | None:
     """Seconds that a run computes, from and to; a step backwards counts as two forwards."""
-    if config.model.quantize or not model.layers:
+    if config.model.quantize or model.packed or not model.layers:
         return None
     before = torch.get_num_threads()
     torch.set_num_threads(config.model.threads or default_threads())

@@ -18,6 +18,7 @@ from tandemtune.card import AUTO
 from tandemtune.errors import UsageError
 from tandemtune.models import load as loading
 from tandemtune.models.naming import BaseName, base_name
+from tandemtune.models.quantized import method_of
 from tandemtune.models.quiet import quiet
 from tandemtune.predict import TunedModel, load
 from tandemtune.problem import Progress, content_free
@@ -236,6 +237,11 @@ def _merge(model: TunedModel, parts: Parts, to: Path, progress: Progress | None)
         kind = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"]
         if kind != "LORA":
             raise UsageError(f"the run tuned a {kind} adapter, which is no change of weights: leave --merged out")
+    method = method_of(model.scorer.backbone.model.config)
+    if method is not None:
+        raise UsageError(
+            f"--merged would round the adapter to the few bits of the base, which comes quantized ({method}): leave --merged out"
+        )
     try:
         import peft
     except ImportError:

@@ -46,7 +46,6 @@ def refused(place, capfd, **options):
     "settings",
     [
         {"quant_method": "gptq", "bits": 4, "group_size": 128},
-        {"quant_method": "bitsandbytes", "load_in_4bit": True},
         {"quant_method": "awq", "bits": 4, "group_size": 128},
         {"quant_method": "hqq", "quant_config": {}},
     ],
@@ -56,6 +55,12 @@ def test_quantized_checkpoints_whose_packages_are_missing(folder, capfd, setting
     configure(folder, quantization_config=settings)
     said = refused(folder, capfd)
     assert "quantized" in said and settings["quant_method"] in said and "choose" in said
+
+
+def test_a_checkpoint_that_only_says_it_is_quantized(folder, capfd):
+    configure(folder, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    said = refused(folder, capfd)
+    assert "quantized" in said and "bitsandbytes" in said
 
 
 @pytest.mark.parametrize("wanted", ["flash_attention_2", "flash_attention_3"])

@@ -13,7 +13,7 @@ import small
 import tiny
 from tandemtune import autotune, load, tune
 from tandemtune.answers import labels
-from tandemtune.models.architectures import is_linear
+from tandemtune.models.linear import is_linear
 from tandemtune.models.precision import mix
 
 

@@ -20,8 +20,8 @@ class ModelSection(Options):
     dtype: Literal["auto", "float32", "mixed", "bfloat16", "float16"] = Field(
         "auto", description="format of the frozen weights; auto measures which is faster here"
     )
-    quantize: Literal["int8"] | None = Field(
-        None, description="int8 keeps the layers' weights in 8 bits (needs torchao)"
+    quantize: Literal["int8", "nf4"] | None = Field(
+        None, description="int8 or nf4 keeps the layers' weights in 8 bits (needs torchao) or in 4 (needs bitsandbytes)"
     )
     device: Annotated[str, Field(min_length=1, description="auto, cpu, cuda, mps")] = "auto"
     target: Annotated[list[str], Field(min_length=1)] | None = Field(

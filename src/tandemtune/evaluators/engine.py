@@ -24,8 +24,8 @@ from torch import Tensor
 
 from tandemtune.evaluators.batch import Batch, Group, end_to_end, shared_beginning
 from tandemtune.evaluators.past import Past
-from tandemtune.models.architectures import sizes
 from tandemtune.models.layers import LayerStack
+from tandemtune.models.linear import sizes
 from tandemtune.models.reading import Reading
 from tandemtune.models.spans import prompts_of
 from tandemtune.models.survey import text_config

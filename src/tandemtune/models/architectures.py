@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tandemtune.errors import ModelError
+from tandemtune.models.linear import is_linear, sizes
 from tandemtune.models.survey import ANSWERS, ROWS, TOKENS, Survey, has_decoder, plain_ids, plain_inputs, survey
 
 QUERY_AND_KEY = (
@@ -120,18 +121,6 @@ def find(model: nn.Module, target: Sequence[str] | None = None) -> Architecture:
 def linear_names(layer: nn.Module) -> list[str]:
     """Paths of all modules in `layer` that LoRA can be put on (linear maps, `Conv1D` included)."""
     return [name for name, module in layer.named_modules() if is_linear(module)]
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether the module maps vectors by one weight matrix: `nn.Linear` or GPT-2's `Conv1D`."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-
-
-def sizes(module: nn.Module) -> tuple[int, int]:
-    """Input and output width of a linear module; `Conv1D` stores its weight the other way round."""
-    weight = module.weight
-    rows, columns = (int(n) for n in weight.shape)  # type: ignore[union-attr]
-    return (columns, rows) if isinstance(module, nn.Linear) else (rows, columns)
 
 
 def _children(model: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
@@ -337,13 +326,6 @@ def _check_own(layers: Mapping[str, nn.Module], projections: Mapping[str, Sequen
                 raise ModelError(
                     f"the layers {other} and {place} share a module, so a candidate for one layer would change others as well: "
                     "layers that share weights are not supported"
-                )
-            weight = getattr(module, "weight", None)
-            wanted = (getattr(module, "out_features", None), getattr(module, "in_features", None))
-            if isinstance(module, nn.Linear) and isinstance(weight, Tensor) and tuple(weight.shape) != wanted:
-                raise ModelError(
-                    f"the weights in {place} are packed by a quantization ({type(module).__name__}): choose a model that is not "
-                    'quantized; [model] quantize = "int8" can keep its weights in 8 bits'
                 )
 
 

@@ -111,8 +111,9 @@ def _advice(place: str, error: Exception) -> str:
         )
     if quantized is not None:
         return (
-            f"Its weights are quantized ({quantized}), which needs a package or a device that is not here: choose the model that "
-            'is not quantized; [model] quantize = "int8" can keep its weights in 8 bits'
+            f"Its weights are quantized ({quantized}), which needs a package or a device that is not here (pip install "
+            "'tandemtune[quantize]' brings bitsandbytes and torchao), or choose the model that is not quantized; [model] quantize can "
+            "keep its weights in 8 or 4 bits"
         )
     if "trust_remote_code" in text:
         return "It needs code of its own, which is not run: choose a model that `transformers` knows"

@@ -14,6 +14,7 @@ logits have to be the model's own.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -27,6 +28,7 @@ from tandemtune.models import packing
 from tandemtune.models import spans as laid
 from tandemtune.models.architectures import Architecture
 from tandemtune.models.lean import compiled, compiled_rotation, lean_forward
+from tandemtune.models.linear import is_linear, is_packed, is_transposed, sizes
 from tandemtune.models.reading import Reading
 from tandemtune.models.spans import Span, Spans
 from tandemtune.models.survey import ROWS, TOKENS, plain_ids, plain_inputs
@@ -66,6 +68,11 @@ class LayerStack:
                 f"{type(model).__name__} has no linear output embedding (found {type(self.head).__name__}), "
                 "so it predicts no words: choose a masked, causal or sequence-to-sequence language model"
             )
+        if is_packed(self.head):
+            raise ModelError(
+                f"the output embedding of {type(model).__name__} is packed by a quantization ({type(self.head).__name__}), so label "
+                "words cannot be picked from it: choose a model whose output embedding is left as it was"
+            )
         self.token_ids = token_ids.to(self.device)
         reads = {model.get_submodule(name) for name in architecture.reads}
         self.costs, self.answer_costs = _costs(self.layers, self.encoder_layers, reads, len(self._prefix))
@@ -102,7 +109,7 @@ class LayerStack:
     @property
     def dtype(self) -> torch.dtype:
         """Number format of the hidden states."""
-        return next(self.model.parameters()).dtype
+        return next(each for each in self.model.parameters() if each.is_floating_point()).dtype
 
     @property
     def marks(self) -> int:
@@ -514,12 +521,16 @@ def _costs(
     decoder's layer maps it to keys and values only), and for each prompt, whose answer's marks go through a decoder's layers."""
     if encoder_layers is None:
         return (1.0,) * len(layers), (0.0,) * len(layers)
-    whole = sum(part.weight.numel() for part in _linear(layers[0]))
+    whole = sum(_weights(part) for part in _linear(layers[0]))
     decoding = layers[encoder_layers:]
-    text = [sum(p.weight.numel() for p in _linear(layer) if p in reads) / whole for layer in decoding]
-    answer = [sum(p.weight.numel() for p in _linear(layer) if p not in reads) * marks / whole for layer in decoding]
+    text = [sum(_weights(p) for p in _linear(layer) if p in reads) / whole for layer in decoding]
+    answer = [sum(_weights(p) for p in _linear(layer) if p not in reads) * marks / whole for layer in decoding]
     return (1.0,) * encoder_layers + tuple(text), (0.0,) * encoder_layers + tuple(answer)
 
 
-def _linear(layer: nn.Module) -> Iterator[nn.Linear]:
-    return (part for part in layer.modules() if isinstance(part, nn.Linear))
+def _linear(layer: nn.Module) -> Iterator[nn.Module]:
+    return (part for part in layer.modules() if is_linear(part) and not is_transposed(part))
+
+
+def _weights(module: nn.Module) -> int:
+    return math.prod(sizes(module))

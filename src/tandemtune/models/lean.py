@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tandemtune.models.linear import sizes
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Names of glibc's settings in its malloc.h."""
 LARGEST, MOST = 1 << 26, 1 << 28
@@ -52,10 +54,11 @@ def lean_forward(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
         return None
     in_place = _IN_PLACE.get(type(module.act_fn).__name__, module.act_fn)
     forward = _gated(module, lambda gate, up: in_place(gate).mul_(up))  # type: ignore[operator]
-    weight: Tensor = module.gate_proj.weight  # type: ignore[union-attr,assignment]
+    gate: Any = module.gate_proj
+    kind = gate.weight.dtype if gate.weight.is_floating_point() else torch.float32
     try:
         with torch.inference_mode():
-            trial = torch.linspace(-2, 2, 3 * weight.shape[1], dtype=weight.dtype, device=weight.device).view(1, 3, -1)
+            trial = torch.linspace(-2, 2, 3 * sizes(gate)[0], dtype=kind, device=gate.weight.device).view(1, 3, -1)
             same = torch.equal(forward(trial), module(trial))
     except (RuntimeError, TypeError):
         return None

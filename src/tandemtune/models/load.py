@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import tandemtune.assets as assets
 import tandemtune.assets.manifest as manifest
 import tandemtune.assets.workspace as workspace
 from tandemtune.errors import ModelError
-from tandemtune.models import architectures, faults, image_text
+from tandemtune.models import architectures, faults, image_text, quantized
 from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.models.precision import mix
 from tandemtune.models.quiet import quiet
@@ -145,7 +144,7 @@ def load(
         device: a torch device name.
         target: module names inside a layer to put LoRA on, instead of the table's query and key.
         revision: hub revision.
-        quantize: "int8" keeps the layers' weights in 8 bits (needs torchao); None keeps them as loaded.
+        quantize: a name of `quantized.FORMATS` for the layers' weights; None keeps them as loaded.
         progress: called with a short line while something is fetched.
 
     Raises:
@@ -155,13 +154,19 @@ def load(
     read = _KEPT.pop((name, kind, dtype, revision), None) or _read(name, kind, dtype, revision, progress)
     model, tokenizer, found = read
     model.eval().requires_grad_(False)
+    comes = quantized.method_of(model.config)
+    if quantize is not None and (comes or found == "image-text"):
+        why = f"its weights come quantized ({comes})" if comes else "it is an image-text model"
+        raise ModelError(f"[model] quantize cannot be had of {name}, since {why}: leave it out")
+    architecture = None
+    if quantize is not None:  # before it is moved, so that a device never holds the whole weights
+        architecture = architectures.find(model, target)
+        quantized.FORMATS[quantize].apply(model, architecture.paths, _of_products(dtype))
     with faults.explained(name):
         model.to(device)
     if found == "image-text":
         return image_text.assembled(name, model, *tokenizer, dtype=dtype, target=target)
-    architecture = architectures.find(model, target)
-    if quantize is not None:
-        _quantize(model, architecture.paths)
+    architecture = architecture or architectures.find(model, target)
     if dtype == "mixed":
         mix(model, architecture.paths)
     return Backbone(name, model, tokenizer, found, architecture)
@@ -217,13 +222,16 @@ def _read(
     if kind == "image-text":
         whole, processor = image_text.read(name, place, config, revision)
         return whole, (tokenizer, processor), kind
+    comes = quantized.method_of(config)
     with faults.explained(place), quiet():
         auto = getattr(transformers, _AUTO[kind])
         model, report = auto.from_pretrained(
             place,
             revision=revision,
             config=config,
-            dtype=torch.bfloat16 if dtype == "mixed" else getattr(torch, dtype),
+            dtype=_of_products(dtype),
+            # a quantization library would choose a device by itself
+            device_map={"": "cpu"} if comes else None,
             # needs a package, a graphics card and 16 bits, and gives the same numbers
             attn_implementation=_ordinary_attention(auto, config) if "flash" in wanted else None,
             ignore_mismatched_sizes=True,
@@ -231,9 +239,17 @@ def _read(
             trust_remote_code=False,  # or it asks on the screen
         )
     faults.check_weights(name, kind, model, report)
-    if dtype in ("float16", "bfloat16"):
+    quantized.settle(model)
+    if dtype in ("float16", "bfloat16") and not comes:
         model.to(getattr(torch, dtype))  # some models keep a few weights in 32 bits
     return model, tokenizer, kind
+
+
+def _of_products(dtype: str) -> Any:
+    """torch's number format of the products of a recipe's format."""
+    import torch
+
+    return torch.bfloat16 if dtype == "mixed" else getattr(torch, dtype)
 
 
 def _ordinary_attention(auto: Any, config: Any) -> str:
@@ -241,23 +257,3 @@ def _ordinary_attention(auto: Any, config: Any) -> str:
     found = auto._model_mapping.get(type(config), None)
     classes = found if isinstance(found, (tuple, list)) else (found,)
     return "sdpa" if all(getattr(one, "_supports_sdpa", False) for one in classes) else "eager"
-
-
-def _quantize(model: Any, layers: Sequence[str]) -> None:
-    """Keep the linear maps of all layers in 8 bits, one scale for each output column; embeddings and head stay as they are."""
-    import warnings
-
-    import torch
-
-    logging.getLogger("torchao").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from torchao.quantization import Int8WeightOnlyConfig, quantize_
-    except ImportError as error:
-        raise ModelError("[model] quantize needs torchao: pip install 'tandemtune[quantize]'") from error
-
-    def inside(module: Any, path: str) -> bool:
-        return isinstance(module, torch.nn.Linear) and path.startswith(tuple(f"{list_}." for list_ in layers))
-
-    quantize_(model, Int8WeightOnlyConfig(), filter_fn=inside)

@@ -29,12 +29,14 @@ class Matrices:
         layers: how often the layers that read a text have a matrix of each shape; without embeddings and head.
         reading: how many layers read a text; 0 where the configuration does not say.
         answering: how many layers of a decoder of its own come behind them.
+        packed: bytes of weights that come quantized, and are not counted in `weights`.
     """
 
     weights: int
     layers: Mapping[tuple[int, int], int]
     reading: int = 0
     answering: int = 0
+    packed: int = 0
 
 
 def matrices(place: str | Path, config: Any) -> Matrices:
@@ -47,11 +49,13 @@ def matrices(place: str | Path, config: Any) -> Matrices:
     settings = config.get_text_config() if hasattr(config, "get_text_config") else config
     words, two = getattr(settings, "vocab_size", None), getattr(config, "is_encoder_decoder", False)
     answering = [getattr(config, name, None) for name in ("num_decoder_layers", "decoder_layers")] if two else []
-    whole, layers = 0, Counter[tuple[int, int]]()
+    whole, packed, layers = 0, 0, Counter[tuple[int, int]]()
     for file in sorted(Path(place).glob("*.safetensors")) if Path(place).is_dir() else ():
         try:
             with safe_open(file, framework="pt") as opened:
-                shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+                parts = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+                packed += sum(_bytes_if_packed(part) for part in parts.values())
+                shapes = {n: tuple(part.get_shape()) for n, part in parts.items() if not _bytes_if_packed(part)}
         except Exception:  # safetensors raises its own, undocumented types; a run will say what is wrong
             return Matrices(0, {})
         whole += sum(map(math.prod, shapes.values()))
@@ -60,7 +64,13 @@ def matrices(place: str | Path, config: Any) -> Matrices:
             if len(shape) == 2 and words not in shape and texts:
                 layers[shape] += 1
     reading = getattr(settings, "num_hidden_layers", None) or 0
-    return Matrices(whole, layers, reading, next(filter(None, answering), 0))
+    return Matrices(whole, layers, reading, next(filter(None, answering), 0), packed)
+
+
+def _bytes_if_packed(part: Any) -> int:
+    """Bytes of a tensor of whole numbers in a file; 0 of any other."""
+    kind = part.get_dtype()
+    return math.prod(part.get_shape()) * int(kind[1:]) // 8 if kind[0] in "IU" else 0
 
 
 def seconds_for_token(found: Matrices, dtype: torch.dtype, device: str = "cpu") -> float | None:

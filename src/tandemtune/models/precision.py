@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from tandemtune.models.architectures import is_linear
+from tandemtune.models.linear import is_linear
 
 
 def mix(model: nn.Module, layers: Sequence[str], low: torch.dtype = torch.bfloat16) -> None:
@@ -27,7 +27,8 @@ def mix(model: nn.Module, layers: Sequence[str], low: torch.dtype = torch.bfloat
     for module in model.modules():
         wanted = low if module in inside else torch.float32
         for parameter in module.parameters(recurse=False):
-            parameter.data = parameter.data.to(wanted)
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(wanted)
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_floating_point():
                 setattr(module, name, buffer.to(torch.float32))

@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from tandemtune.errors import ModelError
+from tandemtune.models.linear import is_linear
 
 ROWS, TOKENS, ANSWERS = 2, 5, 3
 """Texts, tokens of each, and tokens that a decoder is given: three numbers that no shape can mix up."""
@@ -246,7 +247,9 @@ def _print(given: Tensor) -> Tensor:
 
 
 def _has_weights(module: nn.Module) -> bool:
-    return not isinstance(module, nn.Embedding) and next(module.parameters(recurse=False), None) is not None
+    if isinstance(module, nn.Embedding):
+        return False
+    return is_linear(module) or next(module.parameters(recurse=False), None) is not None
 
 
 def _same(given: Tensor, ids: Tensor) -> bool:

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tandemtune.errors import ModelError
-from tandemtune.models.architectures import is_linear, sizes
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import hooked
+from tandemtune.models.linear import device_of, is_linear, sizes
 from tandemtune.plugins import register
 from tandemtune.tunables import storage
 from tandemtune.tunables.base import LAST_THIRD, Given, Layers, Layerwise, Point, Tunable
@@ -71,8 +71,7 @@ class Bias(Layerwise):
                 if vector.ndim == 1 and not vector.requires_grad and not vector.any():
                     continue
                 for module, change in zip(self._modules[block].values(), self._cut(block, vector), strict=True):
-                    weight: Tensor = module.weight
-                    stack.enter_context(hooked(module.register_forward_hook(_term(change.to(weight.device)))))
+                    stack.enter_context(hooked(module.register_forward_hook(_term(change.to(device_of(module))))))
             yield
 
     def save(self, point: Point, folder: Path, base_model: str) -> None:

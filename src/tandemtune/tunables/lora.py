@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tandemtune.errors import ModelError, RunError
-from tandemtune.models.architectures import sizes
 from tandemtune.models.backbone import Backbone
+from tandemtune.models.linear import device_of, is_transposed, sizes
 from tandemtune.plugins import register
 from tandemtune.subspace import LayerStatistics, Rule
 from tandemtune.tunables.base import LAST_THIRD, Given, Layers, Layerwise, Point, Tunable
@@ -154,7 +154,7 @@ class LoRATerms(Layerwise):
         factors, modules = self.factors(block, vector), self._modules[block]
         parts: dict[str, tuple[Tensor, Tensor]] = {}
         for name, module in modules.items():
-            device: Any = module.weight.device
+            device = device_of(module)
             a, b = self._assemble(block, factors, name)
             parts[name] = a.to(device), b.to(device)
         groups = [[name] for name in modules]
@@ -208,7 +208,7 @@ class LoRATerms(Layerwise):
                 width = a.shape[-1]
                 a_key, b_key = self._keys(block, name)
                 tensors[a_key], tensors[b_key] = a.T.contiguous(), b.T.contiguous()
-        transposed = any(not isinstance(m, nn.Linear) for m in self._modules[self.blocks[0]].values())
+        transposed = any(is_transposed(m) for m in self._modules[self.blocks[0]].values())
         config = {
             "peft_type": "LORA",
             "task_type": TASK_TYPES.get(self._kind),

@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tandemtune.errors import ModelError, UsageError
-from tandemtune.models.architectures import is_linear
 from tandemtune.models.backbone import Backbone
+from tandemtune.models.linear import is_linear
 from tandemtune.plugins import near, register
 from tandemtune.tunables import storage
 from tandemtune.tunables.base import INPUT, Given, Parameters, Point, Tunable

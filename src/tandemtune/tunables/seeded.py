@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tandemtune.errors import ModelError, RunError
-from tandemtune.models.architectures import sizes
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import replaced_forward
+from tandemtune.models.linear import sizes
 from tandemtune.tunables.base import INPUT, Parameters, Point
 from tandemtune.tunables.noise import Noise, NoiseKind
 from tandemtune.tunables.weights import Owner, Reload, Weight, from_disk, from_memory, owners

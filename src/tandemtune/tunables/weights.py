@@ -14,9 +14,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from tandemtune.errors import ModelError, RunError
-from tandemtune.models.architectures import is_linear
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import hooked
+from tandemtune.models.linear import is_linear
 from tandemtune.models.survey import plain_inputs
 
 Reload = Callable[[], Iterator[tuple[str, Tensor]]]

@@ -12,11 +12,12 @@ import torch
 from tandemtune import devices
 from tandemtune.answers import answers_of
 from tandemtune.config.schema import RunConfig
-from tandemtune.errors import ConfigError
+from tandemtune.errors import ConfigError, ModelError
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.models.fingerprint import fingerprint
 from tandemtune.models.lean import keep_freed_memory
+from tandemtune.models.quantized import packed_maps, stops_gradients
 from tandemtune.optimizers.base import Optimizer
 from tandemtune.problem import Progress, Scorer
 from tandemtune.runs.records import Facts, TunableFacts
@@ -82,6 +83,7 @@ def make_scorer(
     if progress:
         progress(f"loading {section.name} ({dtype})")
     backbone = load_backbone(config, kind, dtype, device)
+    _check_gradients(config, backbone)
     keep_freed_memory()  # what loading freed is gone by now
     sha256 = fingerprint(backbone.weights)
     answers = answers_of(task)
@@ -170,6 +172,17 @@ def _check_covariance(config: RunConfig, parameters: Parameters) -> None:
                 f"[method] subspace: none makes vectors of {longest} numbers, too long for a full covariance (at most "
                 f"{FULL_LIMIT}): set covariance to separable, or subspace to random"
             ]
+        )
+
+
+def _check_gradients(config: RunConfig, backbone: Backbone) -> None:
+    """Refuse gradients that would end in a quantized map."""
+    maps = packed_maps(backbone.layers) if config.follows_gradient else []
+    stops = stops_gradients(maps, backbone.embedding_weight.dtype)
+    if stops:
+        raise ModelError(
+            f"the layers of {backbone.name} are quantized ({stops}), and no gradient goes through them here: choose a method that needs "
+            "forward passes only, such as c-lora-calibrated, or a model that is not quantized"
         )
 
 
