@@ -26,7 +26,9 @@ def is_packed(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         return True
-    if hasattr(weight.data, "__tensor_flatten__"):  # torchao's tensors say that they are real numbers and are made of others
+    if hasattr(
+        weight.data, "__tensor_flatten__"
+    ):  # torchao's tensors say that they are real numbers and are made of others
         return True
     return tuple(weight.shape) != sizes(module)[::-1]
 
