@@ -19,6 +19,7 @@ from tandemtune.config import load_config
 from tandemtune.errors import ConfigError, UsageError
 from tandemtune.models.passages import PassageStack
 from tandemtune.rewards.base import Written
+from tandemtune.runs.store import RunFolder
 
 STEPS = {"method__budget": None, "method__layers": None, "method__d": None, "method__r": None, "method__popsize": None}
 METHODS = {
@@ -61,6 +62,35 @@ def test_few_shot_in_context(tmp_path, model):
         alone = {"task__answer": None, "task__metric": place, "method__objective": "reward"}
         tune(writing.recipe(tmp_path, model, **shown, **alone), tmp_path / "other")
     assert said
+
+
+@pytest.mark.parametrize("model", ["llama", "t5"])
+def test_the_template_with_the_best_score_of_what_is_written_is_taken_and_kept(tmp_path, model):
+    several = ["{text} . it was {mask}", "verily {text} verily {mask}", "{mask} : {text}", "verily {text} {mask}"]
+    place = f"{writing.rewards_in(tmp_path)}:asked"
+    changes = {"task__template": None, "task__templates": several, "task__metric": place, "task__answer": None}
+    made = writing.recipe(tmp_path, model, **changes, method__objective="reward")
+    run = tandemtune.tune(made, out=tmp_path / "run", progress="none")
+    facts = RunFolder.open(tmp_path / "run").read_facts()
+    assert [one.score for one in facts.templates] == [0.0, 2.0, 0.0, 1.0]
+    assert "goes on after it" in facts.templates[2].refused and facts.templates[2].loss is None
+    assert facts.template == several[1] and str(tandemtune.load(tmp_path / "run").scorer.task.template) == several[1]
+    assert run.result.zero_shot.dev == 2.0
+    recipe = small.write_recipe(tmp_path / "recipe.json", made)
+    ranked = json.loads(small.call("templates", recipe, "--json").out)
+    assert [one["template"] for one in ranked] == [several[1], several[3], several[0], several[2]]
+    assert several[1] in small.call("templates", recipe).out
+
+
+def test_a_run_with_several_templates_goes_on_with_the_one_that_was_chosen(tmp_path):
+    changes = {"task__template": None, "task__templates": ["{text} . it was {mask}", "verily {text} verily {mask}"]}
+    made = writing.recipe(tmp_path, **changes)
+    whole = tune(made, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        tune(made, tmp_path / "run", Stop(step=2))
+    assert resume(tmp_path / "run")["tuned"] == whole["tuned"] and artefacts(tmp_path / "run") == artefacts(
+        tmp_path / "whole"
+    )
 
 
 @pytest.mark.parametrize("method", ["c-lora", "mezo"])

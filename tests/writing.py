@@ -53,6 +53,11 @@ def second(prompts, completions):
     return [float("was" in text) for text in completions]
 
 
+def asked(prompts, completions):
+    """How many words of a prompt are "verily", whatever is written."""
+    return [float(prompt.split().count("verily")) for prompt in prompts]
+
+
 def raises(prompts, completions, **columns):
     raise KeyError("no such thing")
 

@@ -15,24 +15,25 @@ from torch import Tensor
 from torch.nn import functional
 
 from tandemtune import devices, wiring
+from tandemtune.answers import answers_of
 from tandemtune.config import RunConfig
 from tandemtune.config.reading import with_parts_of
-from tandemtune.errors import ConfigError, MentorRefused, ModelError, RunError
+from tandemtune.errors import ConfigError, DataError, MentorRefused, ModelError, RunError
 from tandemtune.evaluators.label_words import rank_correlation
 from tandemtune.methods import METHODS
 from tandemtune.models import load as loading
-from tandemtune.models.backbone import Kind
+from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.models.quantized import FORMATS, method_of
 from tandemtune.problem import Problem, Progress, Scorer
 from tandemtune.proposers.wordings import ask_for_wordings, brief_of, tasks_of
-from tandemtune.readout.ranking import MOST_RANKED, best_of, predicted, rank_templates
+from tandemtune.readout.ranking import best_of, predicted
 from tandemtune.runs.records import Facts, TemplateScore
 from tandemtune.search.schedule import Stage
 from tandemtune.system import default_threads
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS
 from tandemtune.tasks.fewshot import subsample
-from tandemtune.types import Split
+from tandemtune.types import Example, Split
 
 FASTER = 1.2
 """Formats with 16-bit products are tried where these are at least this much faster than float32's."""
@@ -150,7 +151,7 @@ def settle(problem: Problem, known: Facts | None, progress: Progress | None = No
 def _chosen_template(
     config: RunConfig, task: Task, kind: Kind, split: Split, known: Facts | None, progress: Progress | None
 ) -> tuple[Task, tuple[TemplateScore, ...]]:
-    """The template that a readout of the labelled rows does best with; what was chosen when the run began."""
+    """The template that does best on the labelled rows; what was chosen when the run began."""
     if known is not None:
         return wiring.joined(
             config.task, task.as_recorded(known.template, known.labels), known.templates
@@ -161,7 +162,9 @@ def _chosen_template(
     scores = ranked(config, tasks, kind, split, progress)
     best = best_of(scores)[0]
     if progress:
-        progress(f"template {best.template!r} has the lowest leave-one-out loss, {best.loss:.4f}")
+        progress(
+            f"template {best.template!r} is the best on the labelled rows: {task.metric} {best.score:.4f}, loss {best.loss:.4f}"
+        )
     return wiring.joined(config.task, tasks[scores.index(best)], scores), tuple(scores)
 
 
@@ -173,15 +176,33 @@ def ranked(
     Raises:
         TandemTuneError: the model cannot be loaded.
     """
-    if not tasks[0].first_pieces:
-        raise ConfigError(["[task] templates: they are judged by label words, and this task has none"])
+    most = answers_of(tasks[0]).most_judged
+    if not most:
+        raise ConfigError(
+            ["[task] templates: they are judged by label words or by texts, and this task is answered with neither"]
+        )
     torch.set_num_threads(config.model.threads or default_threads())
     if progress:
         progress(f"loading {config.model.name} to judge {len(tasks)} templates")
     dtype = "float32" if config.model.dtype == "auto" else config.model.dtype
     backbone = wiring.load_backbone(config, kind, dtype, devices.find_device(config.model.device))
-    rows = subsample([*split.train, *split.dev], MOST_RANKED, config.task.seed)
-    return rank_templates(backbone, tasks, rows, config.task.max_tokens, progress)
+    rows = subsample([*split.train, *split.dev], most, config.task.seed)
+    return _judged(config, backbone, tasks, rows, progress)
+
+
+def _judged(
+    config: RunConfig, backbone: Backbone, tasks: Sequence[Task], rows: Sequence[Example], progress: Progress | None
+) -> list[TemplateScore]:
+    """Each task's template on labelled rows; one that cannot be used has a reason and no loss. Test rows are never seen."""
+    found: list[TemplateScore] = []
+    for number, task in enumerate(tasks, 1):
+        if progress:
+            progress(f"template {number} of {len(tasks)}: {str(task.template)!r}")
+        try:
+            found.append(answers_of(task).judged(backbone, task, rows, config.task))
+        except (DataError, ModelError) as error:
+            found.append(TemplateScore(template=str(task.template), labels=dict(task.words), refused=str(error)))
+    return found
 
 
 def proposed(
@@ -209,6 +230,10 @@ def proposed(
     Raises:
         TandemTuneError: the mentor cannot be asked, or none of what it says can be used.
     """
+    if not tasks[0].first_pieces:
+        raise ConfigError(
+            ["[task] templates: a mentor proposes them with label words, and this task has none: list your own"]
+        )
     rows = [*split.train, *split.dev]
     best = tasks[scores.index(best_of(scores)[0])]
     backbone = wiring.load_backbone(config, kind, "float32", devices.find_device(config.model.device))
@@ -224,7 +249,7 @@ def proposed(
         raise MentorRefused(
             f"the mentor proposed nothing that can be judged: {found.problem or 'all of it was refused'}"
         )
-    return rank_templates(backbone, tasks_of(best, found.accepted), rows, config.task.max_tokens, progress)
+    return _judged(config, backbone, tasks_of(best, found.accepted), rows, progress)
 
 
 def refuse_changes(before: Facts, now: Facts, task: str) -> None:

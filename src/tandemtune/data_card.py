@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tandemtune import wiring
+from tandemtune.answers import answers_of
 from tandemtune.config import RunConfig
 from tandemtune.errors import ModelError
 from tandemtune.estimate import Estimate, RowCosts, estimate
@@ -88,11 +89,12 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
     if tokens is not None:
         templates = len(wiring.candidate_tasks(section, task, tokens.kind))
         if shared is None:
-            expected = estimate(config, rows, _row_costs(config, task, tokens), tokens.model, templates)
+            most = answers_of(task).most_judged
+            expected = estimate(config, rows, _row_costs(config, task, tokens), tokens.model, templates, most)
         else:  # as if every part was one row
             once, all_of_them = {name: part[:1] for name, part in rows.items()}, sum(map(tokens.whole, shared))
             costs = RowCosts(lambda row: all_of_them, lambda row: all_of_them)
-            expected = estimate(config, once, costs, tokens.model, templates)
+            expected = estimate(config, once, costs, tokens.model)
     return DataCard({name: len(part) for name, part in rows.items()}, report, pieces, (*task.notes(), *notes), expected)
 
 

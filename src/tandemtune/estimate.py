@@ -15,7 +15,6 @@ from tandemtune import devices, wiring
 from tandemtune.config import RunConfig
 from tandemtune.models import quantized
 from tandemtune.models.pace import Matrices, seconds_for_token
-from tandemtune.readout.ranking import MOST_RANKED
 from tandemtune.system import default_threads, peak_rss_mb
 from tandemtune.tunables.base import parse_layers
 from tandemtune.types import Example
@@ -165,6 +164,7 @@ def estimate(
     costs: RowCosts,
     model: Matrices,
     templates: int = 1,
+    judged: int = 0,
 ) -> Estimate:
     """What a run will cost at most.
 
@@ -174,13 +174,14 @@ def estimate(
         costs: what a row costs as the model will see it.
         model: what its files tell of it.
         templates: how many there are to choose from.
+        judged: labelled rows that they are judged by, at most.
     """
     tokens = {name: _counted(part, costs.measured) for name, part in rows.items()}
     labelled = len(rows["train"]) + len(rows["dev"])
     searched = {**tokens, "train": _counted(rows["train"], costs.searched)}
     forward, backward = _searched(config, searched, len(rows["train"]), model)
     scored = 2 * sum(tokens.values()) * min(config.task.together, templates)
-    ranked = templates * (tokens["train"] + tokens["dev"]) * min(1.0, MOST_RANKED / labelled) if templates > 1 else 0.0
+    ranked = templates * (tokens["train"] + tokens["dev"]) * min(1.0, judged / labelled) if templates > 1 else 0.0
     low, high = BYTES[config.model.dtype]
     if config.model.quantize:
         low, high = quantized.FORMATS[config.model.quantize].bytes, 4.0

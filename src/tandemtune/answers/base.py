@@ -16,7 +16,7 @@ from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import LayerStack
 from tandemtune.problem import Problem, Scorer
 from tandemtune.proposers.base import Standing
-from tandemtune.runs.records import Assessment, Result
+from tandemtune.runs.records import Assessment, Result, TemplateScore
 from tandemtune.scoring import Reached
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.table import Table
@@ -54,10 +54,12 @@ class Answers(ABC):
 
     Attributes:
         scorer: what a model is asked through.
+        most_judged: labelled rows that templates are judged by, at most; 0 where they are not judged.
         use: what a finished run is for, and the input of `tandemtune predict` as an example.
     """
 
     scorer: ClassVar[type[Scorer]] = Scorer
+    most_judged: ClassVar[int] = 512
     use: ClassVar[tuple[str, str]] = ("label texts", "texts.jsonl")
 
     def asked(self, task: Task, backbone: Backbone) -> Task:
@@ -85,6 +87,21 @@ class Answers(ABC):
         """The evaluation engine over that pipeline, its activations bounded in megabytes."""
         averaging = torch.tensor(verbalizer.weights())
         return Engine(self.stack(backbone, verbalizer), parameters, averaging, max_memory=max_memory)
+
+    @abstractmethod
+    def judged(self, backbone: Backbone, task: Task, rows: Sequence[Example], section: TaskSection) -> TemplateScore:
+        """How a template does on labelled rows before anything is tuned; lower losses are better.
+
+        Args:
+            backbone: the model.
+            task: with the template.
+            rows: labelled rows.
+            section: the recipe's ``[task]``.
+
+        Raises:
+            DataError: the template cannot be used.
+            ModelError: the model has no place for it.
+        """
 
     @abstractmethod
     def problem(self, scorer: Scorer, split: Split) -> Problem:

@@ -28,6 +28,7 @@ class ChoiceAnswers(LabelAnswers):
     """The likelihoods of a few whole answers."""
 
     scorer: ClassVar[type[Scorer]] = ChoiceScorer
+    most_judged: ClassVar[int] = 0
 
     def verbalizer(self, backbone: Backbone, task: Task) -> Verbalizer:
         """The tokens of each label's answers, where all rows have the same; else the marks that end a text stand for all."""

@@ -16,6 +16,7 @@ class ImageAnswers(LabelAnswers):
     """The likenesses of an image to the texts of a few classes."""
 
     scorer: ClassVar[type[Scorer]] = ImageScorer
+    most_judged: ClassVar[int] = 0
     use: ClassVar[tuple[str, str]] = ("label images", "images")
 
     def verbalizer(self, backbone: Any, task: Any) -> Verbalizer:

@@ -24,8 +24,9 @@ from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import LayerStack
 from tandemtune.problem import DrawnRows, Problem, Scorer, content_free, digest
 from tandemtune.proposers.base import Standing
+from tandemtune.readout import ranking
 from tandemtune.readout.members import leave_one_out_logits, solve_readout
-from tandemtune.runs.records import Assessment, Result
+from tandemtune.runs.records import Assessment, Result, TemplateScore
 from tandemtune.scoring import Reached
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.fewshot import subsample
@@ -51,6 +52,10 @@ class LabelAnswers(Answers):
     def stack(self, backbone: Backbone, verbalizer: Verbalizer) -> LayerStack:
         """It ends in the logits of the label words."""
         return backbone.stack(verbalizer)
+
+    def judged(self, backbone: Backbone, task: Task, rows: Sequence[Example], section: TaskSection) -> TemplateScore:
+        """By the leave-one-out loss of a readout."""
+        return ranking.judged(backbone, task, rows, section.max_tokens)[0]
 
     def problem(self, scorer: Scorer, split: Split) -> Problem:
         """Losses over label logits."""

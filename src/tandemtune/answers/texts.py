@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
@@ -15,6 +16,7 @@ import tandemtune.answers.snippets as snippets
 from tandemtune import scoring
 from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.config import RunConfig
+from tandemtune.config.schema import TaskSection
 from tandemtune.errors import DataError
 from tandemtune.evaluators.likelihood import Likelihood
 from tandemtune.evaluators.passages import STRETCH, Passage, collate_passages
@@ -41,7 +43,7 @@ from tandemtune.objectives.reward import MinusReward
 from tandemtune.problem import DrawnRows, Problem, Scorer
 from tandemtune.proposers.base import Standing
 from tandemtune.rewards.base import Written
-from tandemtune.runs.records import DIGITS, Assessment, PredictionRecord, Result
+from tandemtune.runs.records import DIGITS, Assessment, PredictionRecord, Result, TemplateScore, rounded
 from tandemtune.scoring import Reached
 from tandemtune.shared import remembered_texts
 from tandemtune.tasks.base import Task
@@ -50,9 +52,12 @@ from tandemtune.tasks.files import texts_of
 from tandemtune.tasks.table import Table
 from tandemtune.tasks.texts import TextTask
 from tandemtune.tasks.verbalizers import Verbalizer
+from tandemtune.tunables.identity import Identity
 from tandemtune.types import Encoded, Example, Split
 
 RESAMPLES, WORST = 1000, 10
+JUDGED_MEMORY = 256.0
+"""Megabytes that templates are judged in."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class WrittenReached(Reached):
 class TextAnswers(Answers):
     """Likelihoods of references, or rewards of what is written."""
 
+    most_judged: ClassVar[int] = 64
     use: ClassVar[tuple[str, str]] = ("write answers", "texts.jsonl")
 
     def asked(self, task: Task, backbone: Backbone) -> Task:
@@ -91,6 +97,28 @@ class TextAnswers(Answers):
     def stack(self, backbone: Backbone, verbalizer: Verbalizer) -> LayerStack:
         """It reads and writes whole answers."""
         return backbone.passages(verbalizer)
+
+    def judged(self, backbone: Backbone, task: Task, rows: Sequence[Example], section: TaskSection) -> TemplateScore:
+        """By the task's metric of what the pretrained model writes, so wherever there is a reward."""
+        texts = _texts(self.asked(task, backbone))
+        backbone.check_template(texts.template)
+        engine = self.engine(backbone, texts, self.verbalizer(backbone, texts), Identity(), JUDGED_MEMORY)
+        writer = Writer(engine, AnswerCoder(backbone, texts.template, texts.max_new_tokens, texts.stop))
+        limit = min(section.max_tokens, backbone.longest)
+        prompts = [backbone.encode(texts.template, row.fields, limit, section.truncate) for row in rows]
+        completions = [writer.coder.decode(text.ids) for text in writer.write(prompts, {})[0]]
+        shown = [prompt_text(backbone.tokenizer, backbone.kind, texts.template, row.fields)[0] for row in rows]
+        written = texts.written(shown, completions, rows)
+        score, each = texts.reward.score(written), np.array(texts.reward.each(written), dtype=np.float64)
+        spread = each.std(ddof=1) if len(each) > 1 else 0.0
+        return TemplateScore(
+            template=str(task.template),
+            labels={},
+            loss=rounded(-score),
+            standard_error=rounded(float(spread / math.sqrt(len(each)))),
+            score=round(score, DIGITS),
+            zero_shot=round(score, DIGITS),
+        )
 
     def problem(self, scorer: Scorer, split: Split) -> Problem:
         """Losses of references, or of what judges say."""

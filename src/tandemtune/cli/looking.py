@@ -86,7 +86,9 @@ def templates(
     ] = Path("runs/templates"),
     as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a table.")] = False,
 ) -> None:
-    """Rank templates and their label words on a recipe's labelled rows, best first; test rows are never read.
+    """Rank templates (and their label words) on a recipe's labelled rows, best first; test rows are never read.
+
+    Label words are judged by the leave-one-out loss of a readout, texts by the metric of what the pretrained model writes.
 
     Example: tandemtune templates my.toml templates=known --template "Review: {text} Sentiment: {mask}"
 
@@ -115,16 +117,19 @@ def templates(
     if as_json:
         echo_json([one.model_dump(mode="json") for one in found])
         return
-    table = Table(title=f"{task.name}: {len(split.train) + len(split.dev)} labelled rows, each judged by all others")
-    for name in ("loss", "+-", task.metric, "zero-shot", "template", "label words"):
-        table.add_column(name, justify="left" if name in ("template", "label words") else "right", overflow="fold")
+    worded, rows = any(one.labels for one in found), len(split.train) + len(split.dev)
+    title = f"{rows} labelled rows, each judged by all others" if worded else f"what is written for {rows} rows"
+    table = Table(title=f"{task.name}: {title}")
+    numbered = ("loss", "+-", task.metric, "zero-shot") if worded else ("+-", task.metric)
+    for name in (*numbered, "template", *(["label words"] if worded else [])):
+        table.add_column(name, justify="right" if name in numbered else "left", overflow="fold")
     for one in found:
         if one.loss is None:
-            table.add_row("-", "", "", "", f"{one.template!r}: {one.refused}", "")
+            table.add_row("-", *[""] * (len(numbered) - 1), f"{one.template!r}: {one.refused}")
             continue
+        of_words = (f"{one.loss:.3f}", f"{one.standard_error or 0:.3f}", f"{one.score:.3f}", f"{one.zero_shot:.3f}")
         words = ", ".join("/".join(w) for w in one.labels.values())
-        numbers = (f"{one.loss:.3f}", f"{one.standard_error or 0:.3f}", f"{one.score:.3f}", f"{one.zero_shot:.3f}")
-        table.add_row(*numbers, repr(one.template), words)
+        table.add_row(*(of_words if worded else of_words[1:3]), repr(one.template), *([words] if worded else []))
     console().print(table)
 
 

@@ -38,9 +38,10 @@ class TaskSection(Options):
     template: str | None = Field(None, description='for example "{text} It was {mask}."')
     templates: Literal["known", "auto"] | list[str] | None = Field(
         None,
-        description="several templates; the one with the lowest leave-one-out loss of a readout on the labelled rows is taken, one "
-        'pass each (`tandemtune templates`); "known" takes all that the package knows for a task, "auto" these where there are '
-        "any and the recipe has no template of its own. Of images all are used: a class is the mean of its texts",
+        description="several templates; the one with the lowest leave-one-out loss of a readout on the labelled rows is taken, where "
+        "answers are texts the one with the best score of what the pretrained model writes, one pass each (`tandemtune templates`); "
+        '"known" takes all that the package knows for a task, "auto" these where there are any and the recipe has no template of its '
+        "own. Of images all are used: a class is the mean of its texts",
     )
     together: Annotated[int, Field(ge=1)] = Field(
         1,
@@ -181,13 +182,7 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
     if task.templates == "known" and name not in known_templates():
         options = ", ".join(known_templates())
         yield f"templates: none are known for {name or 'a task of your own'}, only for {options}: list your own"
-    several = task.templates if isinstance(task.templates, list) else []
-    for key, text in (("template", task.template), *(("templates", text) for text in several)):
-        if text is not None:
-            try:
-                Template.parse(text)
-            except DataError as error:
-                yield f"{key}: {error}"
+    yield from _template_problems(task)
     if task.choices != "words" and task.templates is not None:
         yield f"templates: they are judged by label words, and choices are {task.choices}: give one template"
     if isinstance(task.class_weights, dict) and task.labels is not None:
@@ -201,21 +196,31 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
         yield f"labels: {len(task.labels)} given, expected at least two"
 
 
+def _template_problems(task: TaskSection) -> Iterable[str]:
+    """Templates that cannot be read."""
+    several = task.templates if isinstance(task.templates, list) else []
+    for key, text in (("template", task.template), *(("templates", text) for text in several)):
+        if text is not None:
+            try:
+                Template.parse(text)
+            except DataError as error:
+                yield f"{key}: {error}"
+
+
 def _text_problems(task: TaskSection) -> Iterable[str]:
     """What is wrong with a task that is answered with texts."""
-    for key in ("train", "template"):
-        if getattr(task, key) is None:
+    several = task.templates if isinstance(task.templates, list) else []
+    for key, given in (("train", task.train), ("template", task.template or several)):
+        if not given:
             yield f"{key}: missing; a task that is answered with texts needs train and template"
-    for key in ("labels", "label_column", "positive", "templates", "data", "class_weights"):
+    if task.templates == "known":
+        yield "templates: none are known for a task that is answered with texts: list your own"
+    for key in ("labels", "label_column", "positive", "data", "class_weights"):
         if getattr(task, key) is not None:
             yield f"{key}: for tasks that are answered with labels, but answer names a column of texts"
     if task.test_share is not None and task.test is not None:
         yield f"test_share: {task.test_share}, but there is a test file: leave one of them out"
-    if task.template is not None:
-        try:
-            Template.parse(task.template)
-        except DataError as error:
-            yield f"template: {error}"
+    yield from _template_problems(task)
     if "" in task.stop:
         yield "stop: an empty text, which stands everywhere"
     try:

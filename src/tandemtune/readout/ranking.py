@@ -1,13 +1,13 @@
-"""Templates and label words judged before anything is searched: by the leave-one-out loss of a readout, one pass each."""
+"""Templates and label words judged before anything is searched: by the leave-one-out loss of a readout, one pass."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
-from tandemtune.errors import ConfigError, DataError, ModelError
+from tandemtune.errors import ConfigError
 from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.features import ANSWER, read
@@ -21,40 +21,8 @@ from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.identity import Identity
 from tandemtune.types import Example
 
-MOST_RANKED = 512
-"""Templates are judged on at most so many of the labelled rows, every label with its share."""
 STRETCH = 1.5
 """Rows up to this many times as long as the shortest run together with it."""
-
-
-def rank_templates(
-    backbone: Backbone,
-    tasks: Sequence[Task],
-    rows: Sequence[Example],
-    max_tokens: int,
-    progress: Callable[[str], None] | None = None,
-) -> list[TemplateScore]:
-    """Score each task's template and label words on labelled rows; test rows are never seen.
-
-    Args:
-        backbone: the model.
-        tasks: one task with several templates.
-        rows: labelled rows.
-        max_tokens: longest prompt.
-        progress: told which one is next.
-
-    Returns:
-        As many as there are tasks, in their order; a template that cannot be used has a reason and no loss.
-    """
-    found: list[TemplateScore] = []
-    for number, task in enumerate(tasks, 1):
-        if progress:
-            progress(f"template {number} of {len(tasks)}: {str(task.template)!r}")
-        try:
-            found.append(_judged(backbone, task, rows, max_tokens)[0])
-        except (DataError, ModelError) as error:
-            found.append(TemplateScore(template=str(task.template), labels=dict(task.words), refused=str(error)))
-    return found
 
 
 def predicted(backbone: Backbone, task: Task, rows: Sequence[Example], max_tokens: int) -> list[int]:
@@ -66,7 +34,7 @@ def predicted(backbone: Backbone, task: Task, rows: Sequence[Example], max_token
         rows: labelled rows.
         max_tokens: longest prompt.
     """
-    return _judged(backbone, task, rows, max_tokens)[1]
+    return judged(backbone, task, rows, max_tokens)[1]
 
 
 def best_of(scores: Sequence[TemplateScore], count: int = 1) -> list[TemplateScore]:
@@ -86,9 +54,19 @@ def best_of(scores: Sequence[TemplateScore], count: int = 1) -> list[TemplateSco
     return [score for score, own in zip(usable, columns, strict=True) if own == columns[0]][:count]
 
 
-def _judged(
-    backbone: Backbone, task: Task, rows: Sequence[Example], max_tokens: int
-) -> tuple[TemplateScore, list[int]]:
+def judged(backbone: Backbone, task: Task, rows: Sequence[Example], max_tokens: int) -> tuple[TemplateScore, list[int]]:
+    """A template and its label words by the leave-one-out loss of a readout, and what that says of each row.
+
+    Args:
+        backbone: the model.
+        task: with the template and label words.
+        rows: labelled rows.
+        max_tokens: longest prompt.
+
+    Raises:
+        DataError: the template cannot be used.
+        ModelError: the model has no place for it.
+    """
     backbone.check_template(task.template)
     verbalizer = resolve(backbone.tokenizer, task.template, task.words, alone=backbone.kind == "seq2seq")
     engine = Engine(backbone.stack(verbalizer), Identity(), torch.tensor(verbalizer.weights()))

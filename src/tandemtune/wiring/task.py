@@ -140,9 +140,10 @@ def _check_kind(what: str, images: bool, kind: Kind) -> None:
 
 def _text_task(section: TaskSection, template: str | None = None, *, chat: bool | None = None) -> TextTask:
     """The task of a recipe that is answered with texts."""
+    several = section.templates if isinstance(section.templates, list) else []
     return TextTask(
         name=section.name or Path(section.train or "task").stem,
-        template=Template.parse(template or section.template or ""),
+        template=Template.parse(template or section.template or next(iter(several), "")),
         labels=(),
         words={},
         metric="",
@@ -175,7 +176,7 @@ def candidate_tasks(section: TaskSection, task: Task, kind: Kind) -> list[Task]:
     named = not isinstance(section.templates, list)
     own = [] if section.template is None and not named else [task]
     if named:
-        known = known_templates().get(task.name, ()) if kind != "masked" else ()
+        known = known_templates().get(task.name, ()) if kind != "masked" and task.first_pieces else ()
         words = [dict(zip(task.labels, ((word,) for word in row.words), strict=True)) for row in known]
         several = [
             replace(task, template=Template.parse(row.template), words=w) for row, w in zip(known, words, strict=True)
