@@ -209,7 +209,9 @@ def test_init_proposes_a_recipe_that_validates(tmp_path):
     assert called.code == 0, called.err
     called = small.call("validate", recipe)
     assert called.code == 0, called.err
-    assert 'answer = "answer"' in recipe.read_text() and "{text}" in recipe.read_text()
+    made = load_config(recipe)
+    assert made.task.answer == "answer" and len(made.task.templates) >= 3
+    assert all("{text}" in one and one.endswith("{mask}") for one in made.task.templates)
 
 
 def test_init_where_nothing_but_a_reward_judges(tmp_path):

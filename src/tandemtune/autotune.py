@@ -162,9 +162,8 @@ def _chosen_template(
     scores = ranked(config, tasks, kind, split, progress)
     best = best_of(scores)[0]
     if progress:
-        progress(
-            f"template {best.template!r} is the best on the labelled rows: {task.metric} {best.score:.4f}, loss {best.loss:.4f}"
-        )
+        why = f"lowest leave-one-out loss, {best.loss:.4f}" if best.labels else f"best {task.metric}, {best.score:.4f}"
+        progress(f"template {best.template!r} has the {why}")
     return wiring.joined(config.task, tasks[scores.index(best)], scores), tuple(scores)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,19 @@ from tandemtune.tasks.templates import Template
 from tandemtune.tasks.texts import METRIC, TextTask
 from tandemtune.tasks.wording import counted, listed, show, shown_name
 
+PLAIN = (
+    "answer",
+    "answers",
+    "completion",
+    "output",
+    "reference",
+    "references",
+    "response",
+    "target",
+    "targets",
+    "text",
+)
+"""Names of columns of answers that do not say what is asked for."""
 LEARNED, SEARCHED = 64, 16
 """Rows to learn from at most, where each is read a few times, and where every candidate of a search writes an answer to it."""
 
@@ -57,14 +71,15 @@ def text_draft(
     columns = _text_columns(table, texts, [answer] if answer else [])
     place = loading.locate(model, progress)
     kind, tokenizer, longest_prompt = _reading(model, place)
-    template = _template(columns)
+    templates = _templates(columns, answer)
+    template = templates[0]
     task = TextTask(table.name, template, (), {}, "", table, answer_column=answer)
     rows = task.examples(table)
     count = token_counter(tokenizer, kind, template)
     lengths = [len(tokenizer(text)["input_ids"]) for row in rows for text in row.references]
     settings = {
         "train": str(source),
-        "template": str(template),
+        "templates": [str(one) for one in templates],
         **({"answer": answer} if answer else {}),
         "test_share": TEST_SHARE,
         **_shots(len(rows), LEARNED if answer else SEARCHED),
@@ -80,7 +95,7 @@ def text_draft(
         if answer
         else f"answers: none; {reward} judges",
         f"texts: {listed(columns)}",
-        f"template: {str(template)!r}",
+        f"{len(templates)} templates to choose from, the first: {str(template)!r}",
         (f"the longest answer has {max(lengths):,} tokens; " if lengths else "")
         + f"max_new_tokens = {settings['max_new_tokens']}",
     )
@@ -113,7 +128,7 @@ def choice_draft(
     shown = _text_columns(table, texts, [*columns, label])
     place = loading.locate(model, progress)
     kind, tokenizer, longest_prompt = _reading(model, place)
-    template = _template(shown)
+    template = _templates(shown)[0]
     rows = examples_of(table, fields=[*template.fields, *columns], label=label, labels=None)
     labels = dict(zip(_numbered(table, label, [str(row.label) for row in rows], columns), columns, strict=True))
     count = token_counter(tokenizer, kind, template)
@@ -141,6 +156,7 @@ def choice_draft(
 
 _COMMENTS = {
     "template": "columns in braces; {mask} is where the answer stands",
+    "templates": "columns in braces; {mask} is where the answer stands; the one is taken whose answers score best on the labelled rows",
     "answer": "column of the right answer, or of a list of several",
     "choices": "each row has answers of its own; the likeliest is taken, token for token on average",
     "test_share": "set aside for the score at the end; or test = a file",
@@ -171,9 +187,17 @@ def _reading(model: str, place: str) -> tuple[str, Any, int]:
     return kind, loading.read_tokenizer(place), longest_of(config)
 
 
-def _template(columns: Sequence[str]) -> Template:
-    shown = [f"{titled(name)}: {{{name}}}" if len(columns) > 1 else f"{{{name}}}" for name in columns]
-    return Template.parse("\n".join([*shown, "Answer: {mask}"]))
+def _templates(columns: Sequence[str], answer: str | None = None) -> list[Template]:
+    """Templates that ask for an answer in different ways, by its column's name where that says more than that it is one."""
+    texts = [f"{titled(name)}: {{{name}}}" if len(columns) > 1 else f"{{{name}}}" for name in columns]
+    named = answer is not None and answer.strip().lower() not in PLAIN and re.fullmatch(r"[\w ]+", answer)
+    asked = titled(str(answer).strip()) if named else "Answer"
+    ways = (
+        [*texts, f"{asked}: {{mask}}"],
+        [*texts, "", f"Write the {asked.lower()}: {{mask}}"],
+        [*texts, f"Question: What is the {asked.lower()}?", "Answer: {mask}"],
+    )
+    return [Template.parse("\n".join(lines)) for lines in ways]
 
 
 def _shots(rows: int, most: int) -> dict[str, int]:
