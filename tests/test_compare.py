@@ -49,10 +49,13 @@ def test_a_huge_plan_is_read_in_seconds(tmp_path):
 
 # ---- runs, played by a process that needs no torch ---------------------------------------------------------------
 
-PLAYED = """
+PLAYED = r"""
 import json, os, sys, time
 from pathlib import Path
-words = sys.argv[2:]
+asked = sys.stdin.buffer
+asked.readline()
+request = json.loads(asked.readline())
+words = request["arguments"]
 folder = Path(words[1] if words[0] == "resume" else words[3])
 recipe = folder / "recipe.json"
 if words[0] == "run":
@@ -61,28 +64,33 @@ if words[0] == "run":
 seen = {"threads": os.environ["OMP_NUM_THREADS"], "words": words, "session": os.getsid(0) == os.getpid()}
 (folder / "seen.json").write_text(json.dumps(seen))
 steps = json.loads(recipe.read_text())["method"]["patience"]
+code, said = 0, ""
 if steps == 1:
-    sys.exit("Traceback\\nValueError: bad")
+    code, said = 1, "Traceback\nValueError: bad"
 if steps == 2:
-    print("noise\\ntandemtune: recipe: 2 problems\\n  - one\\n  - two", file=sys.stderr); sys.exit(2)
+    code, said = 2, "noise\ntandemtune: recipe: 2 problems\n  - one\n  - two"
 if steps == 3:
     os.kill(os.getpid(), 9)
 if steps == 4:
-    os.read(0, 1)
+    asked.read()
     (folder / "told").write_text("")
-    sys.exit(130)
+    code = 130
 if steps == 5:
     time.sleep(0.4)
-(folder / "result.json").write_text(RESULT)
+if code:
+    Path(request["log"]).write_text(said)
+else:
+    (folder / "result.json").write_text(RESULT)
+print(json.dumps({"code": code, "again": False}), flush=True)
 """
+"""A worker that plays one run."""
 RESULT = json.dumps(made.result(test=0.5, seconds=6.0).plain())
 
 
 @pytest.fixture
 def played(tmp_path, monkeypatch):
     """Plans whose runs are played: (text of [methods], further top-level lines) -> plan."""
-    monkeypatch.setattr(processes, "WARM", False)
-    monkeypatch.setattr(processes, "_CHILD", f"RESULT = {RESULT!r}\n{PLAYED}")
+    monkeypatch.setattr(processes, "_WORKER", f"RESULT = {RESULT!r}\n{PLAYED}")
     for module in (running, processes):
         monkeypatch.setattr(module, "GRACE", 3.0)
     for module in (running, planning):

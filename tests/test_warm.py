@@ -78,7 +78,7 @@ def test_runs_that_share_a_worker_are_those_of_a_process_each(tmp_path):
 
 def test_one_process_reads_a_model_for_all_of_its_runs(tmp_path):
     """As many workers as runs at a time; the least needed one makes room for another model."""
-    kept = [Kept(str(small.model_folder(name)), None, "float32", None, 1) for name in ("bert", "gpt2")]
+    kept = [Kept(str(small.model_folder(name)), None, "float32", None, 1, "cpu") for name in ("bert", "gpt2")]
     processes, seen = Processes(1, tmp_path), []
     for index, held in enumerate([kept[0], kept[0], kept[1], kept[1]]):
         log = tmp_path / f"{index}.log"

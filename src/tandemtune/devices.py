@@ -30,6 +30,26 @@ def free_memory(device: str) -> float | None:
     return free / 1e6
 
 
+def return_memory() -> None:
+    """Give back what an accelerator that this process has opened holds for later, and count its peak from here."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def is_accelerator(wanted: str) -> bool:
+    """Whether the device that a recipe means is another one than the processor.
+
+    A card is not opened where PYTORCH_NVML_BASED_CUDA_CHECK is set: a fork of this process could not use it then.
+
+    Raises:
+        RuntimeError: it is no name of a device.
+    """
+    return torch.device(find_device(wanted) if wanted == "auto" else wanted).type != "cpu"
+
+
 def find_device(wanted: str) -> str:
     """The device that a recipe means.
 

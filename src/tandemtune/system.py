@@ -49,6 +49,12 @@ def peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
+def forget_peak() -> None:
+    """Count the largest resident memory from here on, where the kernel lets (Linux: proc(5), /proc/self/clear_refs)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def free_memory_mb() -> float | None:
     """Memory that this process can still take, in megabytes: the machine's, bounded by a container's; None where nobody says."""
     found: list[int] = []

@@ -352,5 +352,5 @@ def test_a_machine_that_does_not_see_the_folder(cluster, tmp_path):
     made = ClusterProcesses(1, 0.0, 1, tmp_path)
     (tmp_path / "mark").unlink()
     with pytest.raises(RunError, match="is not there: let --out lie on a file system that all machines share"):
-        made.run(["ls"], Kept("x", None, "float32", None, 1), tmp_path / "log")
+        made.run(["ls"], Kept("x", None, "float32", None, 1, "cpu"), tmp_path / "log")
     made.close()

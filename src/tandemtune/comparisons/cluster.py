@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tandemtune.comparisons.processes import STOPPED, Began, Kept, LostError, Processes, nothing
+from tandemtune.comparisons.ending import STOPPED
+from tandemtune.comparisons.processes import Began, Kept, LostError, Processes, nothing
 from tandemtune.errors import RunError
 from tandemtune.executors.ray import RayExecutor, connected, room_for
 from tandemtune.system import versions
@@ -63,19 +64,20 @@ class ClusterProcesses:
         gpus: accelerators that each run reserves.
         jobs: runs at a time at most; None for as many as there is room for.
         place: a folder for what runs have in common, which every machine sees.
+        stay: as for `Processes`.
 
     Raises:
         RunError: no machine has room for one run.
     """
 
-    def __init__(self, threads: int, gpus: float, jobs: int | None, place: Path) -> None:
+    def __init__(self, threads: int, gpus: float, jobs: int | None, place: Path, stay: bool | None = None) -> None:
         import ray
 
         needs = {"CPU": float(threads), "GPU": gpus}
         room = room_for(needs)
         self.jobs = min(room, jobs or room)
         self.stopped = False
-        self._ray, self._place = ray, place.absolute()
+        self._ray, self._place, self._stay = ray, place.absolute(), stay
         self._actor = ray.remote(Runner).options(num_cpus=threads, num_gpus=gpus, max_restarts=0)
         self._idle: list[_Place] = []
         self._all: list[_Place] = []
@@ -83,7 +85,9 @@ class ClusterProcesses:
         self._lock = threading.Lock()
         (self._place / MARK).touch()
 
-    def run(self, arguments: Sequence[str], kept: Kept, log: Path, began: Began = nothing) -> int:
+    def run(
+        self, arguments: Sequence[str], kept: Kept, log: Path, began: Began = nothing, *, alone: bool = False
+    ) -> int:
         """Call the command line somewhere, see `Processes.run`.
 
         Raises:
@@ -97,7 +101,7 @@ class ClusterProcesses:
             return STOPPED
         began(place.node)
         try:
-            call = place.actor.run.remote(list(arguments), asdict(kept), str(log.absolute()))
+            call = place.actor.run.remote(list(arguments), asdict(kept), str(log.absolute()), alone)
             code = int(self._ray.get(call))
         except RayActorError as error:
             with self._lock:
@@ -141,7 +145,7 @@ class ClusterProcesses:
                 found.kept = kept
                 return found
             self._made += 1
-        actor = self._actor.remote(str(self._place))
+        actor = self._actor.remote(str(self._place), self._stay)
         node, why = self._ray.get(actor.ready.remote(versions()))
         if why:
             self._ray.kill(actor)
@@ -159,11 +163,12 @@ class Runner:
 
     Args:
         place: the folder for what runs have in common.
+        stay: as for `Processes`.
     """
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, stay: bool | None) -> None:
         self._place = Path(place)
-        self._processes = Processes(1, self._place)
+        self._processes = Processes(1, self._place, stay)
 
     def ready(self, wanted: dict[str, str]) -> tuple[str, str]:
         """Where this is, and why it cannot be used."""
@@ -179,9 +184,9 @@ class Runner:
             return node, f"{self._place.parent} is not there: let --out lie on a file system that all machines share"
         return node, ""
 
-    def run(self, arguments: list[str], kept: dict[str, Any], log: str) -> int:
+    def run(self, arguments: list[str], kept: dict[str, Any], log: str, alone: bool) -> int:
         """Make a run."""
-        return self._processes.run(arguments, Kept(**kept), Path(log))
+        return self._processes.run(arguments, Kept(**kept), Path(log), alone=alone)
 
     def close(self) -> None:
         """Let the warm process go."""

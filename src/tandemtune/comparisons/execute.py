@@ -312,13 +312,14 @@ def _tried(cell: Cell, threads: int, processes: Somewhere, began: Began) -> str:
     content = cell.config.model_dump(mode="json")
     content["model"]["threads"] = threads = cell.config.model.threads or threads
     model = cell.config.model
-    kept = Kept(model.name, model.kind, model.dtype, model.revision, threads)
+    kept = Kept(model.name, model.kind, model.dtype, model.revision, threads, model.device)
     try:
         cell.folder.parent.mkdir(parents=True, exist_ok=True)
         if not begun:
             write_json(recipe, content)
         words = ["resume", str(cell.folder)] if begun else ["run", str(recipe), "--out", str(cell.folder)]
-        code = processes.run([*words, "--quiet"], kept, log, began)
+        own_code = bool(cell.config.plugins())  # it may leave anything behind in its process
+        code = processes.run([*words, "--quiet"], kept, log, began, alone=own_code)
         failure = "" if code == 0 or processes.stopped else _said(log, code)
         if not failure:
             log.unlink(missing_ok=True)

@@ -16,11 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from tandemtune import shared
-from tandemtune.comparisons.ending import GRACE
+from tandemtune.comparisons.ending import GRACE, STOPPED
 
-WARM = sys.platform == "linux"
-"""Whether runs are forks of processes that have read their model; elsewhere a fork may not use what its parent has loaded."""
-STOPPED = 130
 Began = Callable[[str], None]
 """Told where a run has begun; nothing for this machine."""
 
@@ -35,10 +32,10 @@ def nothing(where: str) -> None:
 
 @dataclass(frozen=True)
 class Kept:
-    """What a warm process holds.
+    """What a warm process is ready for.
 
     Args:
-        name: of the model; `kind`, `dtype` and `revision` as a recipe has them.
+        name: of the model; `kind`, `dtype`, `revision` and `device` as a recipe has them.
         threads: of each run.
     """
 
@@ -47,6 +44,7 @@ class Kept:
     dtype: str
     revision: str | None
     threads: int
+    device: str
 
 
 class Processes:
@@ -55,17 +53,21 @@ class Processes:
     Args:
         jobs: runs at a time.
         place: a folder for what runs have in common (`tandemtune.shared`).
+        stay: whether a process makes its runs in itself, and not in forks (`worker.py`); None where forks cannot do.
     """
 
-    def __init__(self, jobs: int, place: Path) -> None:
+    def __init__(self, jobs: int, place: Path, stay: bool | None = None) -> None:
         self.stopped = False
         self.jobs = jobs
+        self._stay = stay
         self._shared = place
         self._running: list[subprocess.Popen[bytes]] = []
         self._idle: list[tuple[Kept, subprocess.Popen[bytes]]] = []
         self._lock = threading.Lock()
 
-    def run(self, arguments: Sequence[str], kept: Kept, log: Path, began: Began = nothing) -> int:
+    def run(
+        self, arguments: Sequence[str], kept: Kept, log: Path, began: Began = nothing, *, alone: bool = False
+    ) -> int:
         """Call the command line.
 
         Args:
@@ -73,32 +75,31 @@ class Processes:
             kept: what the run needs.
             log: file for what it says to stderr.
             began: told where, when it begins.
+            alone: make no other run in the same process after this one.
 
         Returns:
             Its exit code, negative for a signal.
         """
         began("")
-        if not WARM:
-            with log.open("wb") as file:
-                process = self._started(_CHILD, arguments, kept, file, subprocess.DEVNULL)
-            code = process.wait() if process else STOPPED
-            self._gone(process)
-            return code
         log.unlink(missing_ok=True)
         process = self._warm(kept, log)
         if process is None:
             return STOPPED
-        answer = b""
+        said = b""
         with suppress(OSError):
-            _write(process, {"arguments": list(arguments), "log": str(log)})
-            answer = process.stdout.readline() if process.stdout else b""
-        if answer:
+            _write(process, {"arguments": list(arguments), "log": str(log), "alone": alone})
+            said = process.stdout.readline() if process.stdout else b""
+        if not said:
+            code = process.wait()
+            self._gone(process)
+            return code or 1
+        answer = json.loads(said)
+        if answer["again"]:
             with self._lock:
                 self._idle.append((kept, process))
-            return int(answer)
-        code = process.wait()
-        self._gone(process)
-        return code or 1
+        else:
+            self._let_go(process)
+        return int(answer["code"])
 
     def close(self) -> None:
         """Let those go that wait for a run."""
@@ -136,17 +137,15 @@ class Processes:
         if unneeded is not None:
             self._let_go(unneeded)
         with log.open("wb") as file:
-            made = self._started(_WORKER, (), kept, file, subprocess.PIPE)
+            made = self._started(kept, file)
         if made is not None:
-            wanted = asdict(kept)
+            wanted = {**asdict(kept), "stay": self._stay}
             del wanted["threads"]
             with suppress(OSError):
                 _write(made, wanted)
         return made
 
-    def _started(
-        self, script: str, arguments: Sequence[str], kept: Kept, log: IO[bytes], answers: int
-    ) -> subprocess.Popen[bytes] | None:
+    def _started(self, kept: Kept, log: IO[bytes]) -> subprocess.Popen[bytes] | None:
         """A new process; None where the comparison was stopped meanwhile."""
         apart: dict[str, Any] = {"start_new_session": True}  # Ctrl-C is for this process, which stops the others once
         if sys.platform == "win32":
@@ -155,9 +154,9 @@ class Processes:
             if self.stopped:
                 return None
             process = subprocess.Popen(
-                [sys.executable, "-P", "-c", script, str(Path(__file__).parent.parent.parent), *arguments],
+                [sys.executable, "-P", "-c", _WORKER, str(Path(__file__).parent.parent.parent)],
                 stdin=subprocess.PIPE,
-                stdout=answers,
+                stdout=subprocess.PIPE,
                 stderr=log,
                 env={**_environment(kept.threads), shared.FOLDER: str(self._shared)},
                 **apart,
@@ -166,7 +165,7 @@ class Processes:
             return process
 
     def _let_go(self, process: subprocess.Popen[bytes]) -> None:
-        """End a process that is idle."""
+        """End a process that makes no run."""
         _close(process)
         process.wait()
         self._gone(process)
@@ -203,19 +202,11 @@ def _close(process: subprocess.Popen[bytes]) -> None:
             process.stdin.close()
 
 
-_BEGIN = """
+_WORKER = """
 import sys
 root = sys.argv.pop(1)
 if root not in sys.path:
     sys.path.insert(0, root)
-"""
-_CHILD = f"""{_BEGIN}
-from tandemtune.comparisons.ending import end_with_parent
-end_with_parent()
-from tandemtune.cli import main
-main()
-"""
-_WORKER = f"""{_BEGIN}
 import tandemtune.report.live, tandemtune.report.text
 from tandemtune.cli import main
 from tandemtune.comparisons.worker import serve

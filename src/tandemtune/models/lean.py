@@ -32,13 +32,25 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it was possible.
     """
+    mallopt = _of_glibc("mallopt")
+    return bool(mallopt and mallopt(_M_MMAP_THRESHOLD, LARGEST) and mallopt(_M_TRIM_THRESHOLD, MOST))
+
+
+def return_freed_memory() -> None:
+    """Give back to the system what `keep_freed_memory` has kept so far."""
+    trim = _of_glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _of_glibc(name: str) -> Any:
+    """A function of the C library; None where that is not glibc."""
     if not sys.platform.startswith("linux"):
-        return False
+        return None
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        return getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError):
-        return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, LARGEST)) and bool(mallopt(_M_TRIM_THRESHOLD, MOST))
+        return None
 
 
 def lean_forward(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
