@@ -128,6 +128,8 @@ class Processes:
     def _warm(self, kept: Kept, log: Path) -> subprocess.Popen[bytes] | None:
         """An idle process that holds the model, or a new one in the place of one that holds another."""
         with self._lock:
+            if self.stopped:
+                return None
             for index, (held, process) in enumerate(self._idle):
                 if held == kept:
                     del self._idle[index]
