@@ -1,20 +1,25 @@
-"""Sixteen small runs of a comparison: two at a time as processes of this machine, and over two workers of a Ray cluster.
+"""Small runs of a comparison, sixteen in all, two at a time: as forks of processes of this machine, one after another in such processes,
+each in a fresh process, and over two workers of a Ray cluster.
 
-    python benchmarks/ray_compare.py MODEL [--json FILE] [--repeats 1] [--budget 64]
+    python benchmarks/ray_compare.py MODEL [--kinds forks staying fresh ray] [--device cpu] [--json FILE] [--repeats 1] [--budget 64]
 
-They take turns; results have to be equal but for times, and what is reported is the ratio of wall times, the start of the cluster
-apart.
+They take turns; results have to be equal but for times, and what is reported is the ratio of wall times to the first kind, the start
+of the cluster apart, and that of processor seconds, which is fair on a machine that others use, too. On a graphics card (`--device cuda`) forks open it for each run anew; the results are equal if nothing is
+measured, so chunks are bounded by `--shard` candidates there.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib
 import json
 import os
 import random
 import statistics
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +29,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 from rich.console import Console
 
 from tandemtune import compare
+from tandemtune.comparisons.processes import Processes
 from tandemtune.executors.ray import QUIET, connected
 from tandemtune.runs.writing import write_json
 
@@ -42,7 +48,7 @@ WORDS = (
 
 
 def plan(arguments: argparse.Namespace, place: Path) -> dict[str, Any]:
-    """Four methods, four seeds."""
+    """Four methods, on a few seeds."""
     source = random.Random(0)
     for name in ("train", "test"):
         texts = dict.fromkeys(" ".join(source.choices(WORDS, k=6)) for _ in range(200))
@@ -55,12 +61,14 @@ def plan(arguments: argparse.Namespace, place: Path) -> dict[str, Any]:
         "labels": {"bad": "terrible", "good": "great"},
         "shots": 8,
     }
-    search = {"method.budget": arguments.budget, "popsize": 8}
+    search = {"method.budget": arguments.budget, "popsize": 8, "run.max_memory": 256.0}
+    if arguments.device != "cpu":
+        search["run.executor"] = {"kind": "local", "shard": 8}
     return {
-        "title": "sixteen runs",
-        "seeds": [1, 2, 3, 4],
+        "title": "small runs",
+        "seeds": [*range(1, arguments.seeds + 1)],
         "jobs": 2,
-        "all": {"model": {"name": arguments.model, "dtype": "float32", "threads": 1}},
+        "all": {"model": {"name": arguments.model, "dtype": "float32", "threads": 1, "device": arguments.device}},
         "tasks": {"words": {"task": task}},
         "methods": {
             "c-lora": {**search, "d": 40},
@@ -72,43 +80,92 @@ def plan(arguments: argparse.Namespace, place: Path) -> dict[str, Any]:
 
 
 def made(out: Path) -> dict[str, Any]:
-    """What all runs have come to, without times."""
+    """What all runs have come to, without times, and their journals."""
     found = {}
     for path in sorted(out.rglob("result.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         for volatile in ("seconds", "peak_rss_mb"):
             del content["cost"][volatile]
+        content["journal"] = path.with_name("journal.jsonl").read_text(encoding="utf-8")
         found[str(path.relative_to(out))] = content
     return found
 
 
+class Fresh(Processes):
+    """Makes each run in a new process."""
+
+    def run(self, *arguments: Any, **options: Any) -> int:
+        """As `Processes.run`, and no other run there."""
+        return super().run(*arguments, **{**options, "alone": True})
+
+
+KINDS = {
+    "forks": functools.partial(Processes, stay=False),
+    "staying": functools.partial(Processes, stay=True),
+    "fresh": functools.partial(Fresh, stay=True),
+    "ray": Processes,
+}
+
+
 def main() -> None:
-    """Run both in turn, print, and write the numbers down."""
+    """Run all kinds in turn, print, and write the numbers down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a model as recipes name it")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["forks", "staying", "fresh", "ray"])
+    parser.add_argument("--device", default="cpu", help="where the model lies: cpu, cuda, mps")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     parser.add_argument("--repeats", type=int, default=1, help="comparisons of each kind")
     parser.add_argument("--budget", type=int, default=64, help="candidates of each search")
+    parser.add_argument("--seeds", type=int, default=4, help="runs of each of four methods")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     arguments = parser.parse_args()
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    seconds: dict[str, list[float]] = {"processes": [], "ray": []}
+    execute: Any = importlib.import_module("tandemtune.comparisons.execute")
+    seconds: dict[str, list[float]] = {kind: [] for kind in arguments.kinds}
+    computed: dict[str, list[float]] = {kind: [] for kind in arguments.kinds if kind != "ray"}
     results = []
-    with tempfile.TemporaryDirectory() as folder, connected(None):
+    with tempfile.TemporaryDirectory() as folder, connected(None) if "ray" in seconds else nullcontext():
         place = Path(folder)
         content = plan(arguments, place)
         for turn in range(arguments.repeats):
-            for name, address in (("processes", None), ("ray", "auto")):
-                out, begin = place / f"{name}-{turn}", time.perf_counter()
-                compare(content, out=out, progress=lambda text: console.print(text, style="dim"), jobs=2, ray=address)
-                seconds[name].append(time.perf_counter() - begin)
+            for kind in arguments.kinds:
+                execute.Processes = KINDS[kind]
+                out, begin, before = place / f"{kind}-{turn}", time.perf_counter(), _computed()
+                compare(content, out=out, progress=_say, jobs=arguments.jobs, ray="auto" if kind == "ray" else None)
+                seconds[kind].append(time.perf_counter() - begin)
+                if kind in computed:
+                    computed[kind].append(_computed() - before)
                 results.append(made(out))
-    if any(result != results[0] or len(result) != 16 for result in results):
+    count = 4 * arguments.seeds
+    if any(result != results[0] or len(result) != count for result in results):
         raise SystemExit("the results differ")
-    ratio = statistics.median(r / p for r, p in zip(seconds["ray"], seconds["processes"], strict=True))
-    console.print(f"16 runs, results equal; Ray over processes: {ratio:.2f} (of {arguments.repeats})")
+    ratios = {"wall": _ratios(seconds), "processor": _ratios(computed)}
+    console.print(f"{count} runs, results equal (of {arguments.repeats})")
+    for what, found in ratios.items():
+        said = ", ".join(f"{kind} over {arguments.kinds[0]} {ratio:.2f}" for kind, ratio in found.items())
+        console.print(f"{what} time: {said}")
     if arguments.json:
-        write_json(arguments.json, {"model": arguments.model, "ratio": round(ratio, 3), "seconds": seconds})
+        told = {"model": arguments.model, "device": arguments.device, "runs": count, "ratios": ratios}
+        write_json(arguments.json, {**told, "seconds": seconds, "processor seconds": computed})
+
+
+def _say(text: str) -> None:
+    console.print(text, style="dim")
+
+
+def _computed() -> float:
+    """Processor seconds of all processes that this one has started and seen end, and of those that they have."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def _ratios(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """Of each kind to the first one."""
+    first, *others = seconds.items()
+    return {
+        kind: round(statistics.median(o / f for o, f in zip(found, first[1], strict=True)), 3) for kind, found in others
+    }
 
 
 console = Console(width=140)

@@ -233,10 +233,12 @@ def test_runs_that_are_stopped_or_killed_are_gone_on_with(tmp_path, stay):
 MEDDLES = r"""
 import gc, json, logging, os, random, signal, sys, threading, time, warnings
 import numpy, torch
+from tandemtune.system import peak_rss_mb
 
 def main():
     words = sys.argv[1:]
     state = {
+        "peak": peak_rss_mb(),
         "environment": sorted(os.environ.items()), "folder": os.getcwd(), "words": words[2:], "path": sys.path,
         "random": torch.rand(1).item(), "known": logging.getLogger("known").level,
         "torch": [torch.get_num_threads(), torch.get_float32_matmul_precision(), str(torch.get_default_dtype()),
@@ -269,6 +271,7 @@ def main():
     numpy.random.seed(1)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.stdout = open(os.devnull, "w")
+    b"x" * (3 * 10**8)
     if words[1] == "thread":
         threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
     if words[1] == "process":
@@ -299,6 +302,8 @@ def test_each_run_finds_the_process_as_it_was(tmp_path, monkeypatch, stay):
     assert seen[2:] == ([[], [], []] if stay else [seen[0]] * 3)
     first, *others = (json.loads((tmp_path / f"{index}.json").read_text(encoding="utf-8")) for index in range(5))
     assert first["input"] == "" and first["words"] == [] and "default_int_handler" in first["signals"][0]
+    peaks = [state.pop("peak") for state in (first, *others)]
+    assert sys.platform != "linux" or peaks[1] < peaks[0] + 150, "memory of the run before does not count"
     assert others[0] == first
     assert all({**other, "random": 0} == {**first, "random": 0} for other in others), (
         "each process has a seed of its own"

@@ -32,7 +32,7 @@ def free_memory(device: str) -> float | None:
 
 def return_memory() -> None:
     """Give back what an accelerator that this process has opened holds for later, and count its peak from here."""
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     elif torch.backends.mps.is_available():

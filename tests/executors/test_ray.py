@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -20,6 +21,7 @@ import small
 from small import artefacts, resume, tune
 from tandemtune import compare
 from tandemtune.callbacks import Callback
+from tandemtune.comparisons import cluster as places
 from tandemtune.comparisons.cluster import ClusterProcesses
 from tandemtune.comparisons.processes import Kept
 from tandemtune.errors import RunError, UsageError
@@ -314,8 +316,10 @@ def test_the_object_store_is_full(cluster, local, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_comparison_whose_runs_are_made_on_a_cluster(cluster, tmp_path):
+@pytest.mark.parametrize("stay", [False, True])
+def test_a_comparison_whose_runs_are_made_on_a_cluster(cluster, tmp_path, monkeypatch, stay):
     """The same results as by processes of this machine; the place of a run is killed in the middle, and the run gone on with."""
+    monkeypatch.setattr(places, "ClusterProcesses", functools.partial(ClusterProcesses, stay=stay))
     recipe = small.recipe(tmp_path)
     del recipe["task"]["seed"]
     plan = {

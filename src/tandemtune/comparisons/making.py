@@ -24,7 +24,7 @@ def made(main: Callable[[], None], request: Mapping[str, Any]) -> int:
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         if isinstance(ended.code, str):
-            print(ended.code, file=sys.stderr)
+            sys.stderr.write(f"{ended.code}\n")
     except BaseException:
         traceback.print_exc()
         code = 1

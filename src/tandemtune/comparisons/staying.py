@@ -49,7 +49,7 @@ def stay_and_serve(main: Callable[[], None], lines: Iterator[bytes], answers: in
             code = STOPPED if over.is_set() else made(main, request)
             not_any_more()
             logging.captureWarnings(False)
-        again = beginning.restored() and code == 0 and not request["alone"]
+        again = code == 0 and not request["alone"] and beginning.restored()
         answer(answers, code, again=again)
         if not again:
             return
