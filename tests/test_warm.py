@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import json
 import os
@@ -18,11 +19,13 @@ import psutil
 import pytest
 import tomli_w
 import torch
+import transformers
 
 import small
 import writing
 from tandemtune import devices, shared
 from tandemtune.comparisons import execute, read_plan, worker
+from tandemtune.comparisons.beginning import Beginning
 from tandemtune.comparisons.ending import STOPPED
 from tandemtune.comparisons.plan import Plan
 from tandemtune.comparisons.processes import Kept, Processes
@@ -154,20 +157,20 @@ def kept(model: str = "bert", device: str = "cpu") -> Kept:
     return Kept(str(small.model_folder(model)), None, "float32", None, 1, device)
 
 
-@BOTH
-def test_one_process_makes_the_runs_of_a_model(tmp_path, stay):
+@pytest.mark.parametrize(("stay", "device"), [pytest.param(False, "cpu", marks=linux), (None, "meta")])
+def test_one_process_makes_the_runs_of_a_model(tmp_path, stay, device):
     """As many workers as runs at a time; the least needed one makes room for another model, and none outlives a run that is
-    to be alone."""
+    to be alone and stays in it, as all do on what is no processor."""
     processes, seen = Processes(1, tmp_path, stay), []
     for index, (model, alone) in enumerate(
         [("bert", False), ("bert", False), ("gpt2", False), ("gpt2", True), ("gpt2", False)]
     ):
         log = tmp_path / f"{index}.log"
-        assert processes.run(["ls", "tasks"], kept(model), log, alone=alone) == 0
+        assert processes.run(["ls", "tasks"], kept(model, device), log, alone=alone) == 0
         seen += [worker.pid for worker in processes._running] or [None]
     assert seen[0] == seen[1] != seen[2] and len(seen) == 5
-    assert (seen[3] is None and seen[4] != seen[2]) if stay else seen[2] == seen[3] == seen[4]
-    assert processes.run(["ls", "nothing"], kept("gpt2"), log) == 2, "an exit code comes back"
+    assert (seen[3] is None and seen[4] != seen[2]) if stay is None else seen[2] == seen[3] == seen[4]
+    assert processes.run(["ls", "nothing"], kept("gpt2", device), log) == 2, "an exit code comes back"
     assert "tandemtune: " in log.read_text(encoding="utf-8") or "Usage" in log.read_text(encoding="utf-8")
     processes.close()
     assert not processes._running
@@ -308,6 +311,33 @@ def test_each_run_finds_the_process_as_it_was(tmp_path, monkeypatch, stay):
     assert all({**other, "random": 0} == {**first, "random": 0} for other in others), (
         "each process has a seed of its own"
     )
+
+
+@pytest.mark.parametrize("method", ["c-lora", "lora", "full", "readout", "prompt-tuning", "texts"])
+def test_a_run_leaves_nothing_behind(tmp_path, method):
+    """No model in memory, no thread and no process: the next run in its process has all of the room."""
+    beginning, before = Beginning(), {id(model) for model in models()}
+    if method == "texts":
+        place = f"{writing.rewards_in(tmp_path)}:length"
+        recipe = writing.recipe(
+            tmp_path, method__budget=8, method__objective={"kind": "reward", "rewards": {place: 1.0}}
+        )
+    else:
+        recipe = {**small.recipe(tmp_path), "method": {"name": method, **SHORT[method]}}
+    small.tune(recipe, tmp_path / "run")
+    assert beginning.restored()
+    assert {id(model) for model in models()} <= before
+
+
+SHORT = {
+    "c-lora": {"budget": 24, "popsize": 4, "r": 1, "d": 8, "layers": "all"},
+    "readout": {},
+    **{name: {"steps": 2} for name in ("lora", "full", "prompt-tuning")},
+}
+
+
+def models() -> list[Any]:
+    return [each for each in gc.get_objects() if issubclass(type(each), transformers.PreTrainedModel)]
 
 
 def test_what_is_no_processor_keeps_its_runs_in_one_process(monkeypatch):

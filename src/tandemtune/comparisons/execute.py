@@ -1,4 +1,4 @@
-"""The runs of a plan, each in a process of its own, none repeated that has ended."""
+"""The runs of a plan, each as if it were alone in a process, none repeated that has ended."""
 
 from __future__ import annotations
 
@@ -304,7 +304,7 @@ def _run(cell: Cell, threads: int, processes: Somewhere, began: Began) -> str:
 
 
 def _tried(cell: Cell, threads: int, processes: Somewhere, began: Began) -> str:
-    """Run or resume one cell in a process of its own; returns what went wrong, or nothing."""
+    """Run or resume one cell; returns what went wrong, or nothing."""
     if not _free(cell.folder, processes):
         return f"another process is working in {cell.folder}"
     begun = RunFolder(cell.folder).recipe.is_file()

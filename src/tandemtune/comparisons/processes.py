@@ -48,7 +48,7 @@ class Kept:
 
 
 class Processes:
-    """Makes runs in processes of their own.
+    """Makes runs in processes beside this one, each of which serves several (`worker.py`).
 
     Args:
         jobs: runs at a time.

@@ -277,7 +277,6 @@ class _attention_told:  # noqa: N801
 
     def __exit__(self, *_: object) -> None:
         self._config._attn_implementation = self._before
-        self._given = []  # `transformers` keeps the function, which must not keep a model
 
 
 def _named(called: Mapping[str, Mapping[str, nn.Module]], target: Sequence[str]) -> dict[str, tuple[Projection, ...]]:
