@@ -292,7 +292,7 @@ def profile(bench: Bench, found: Found) -> None:
     problem = bench.problem(setting)
     folder = self_named(bench.place, "profile", bench.device)
     kept = RunFolder.create(folder / "run", setting.recipe(folder).model_dump(mode="json"))
-    search = wiring.make_search(problem, problem.evaluator, kept, None, Callback())
+    search = wiring.make_search(problem, [problem.evaluator], kept, None, Callback())
     watch = gpu_profile.Stopwatch()
     begin = time.perf_counter()
     with watch.watching():

@@ -167,11 +167,13 @@ def session(
     with ExitStack() as stack:
         contenders: dict[str, Evaluator] = {"local": local}
         for name, executor in workers.items():
-            contenders[name] = stack.enter_context(executor.opened(problem.evaluator, AnotherProcess.of(problem), say))
+            (contenders[name],) = stack.enter_context(
+                executor.opened([problem.evaluator], AnotherProcess.of(problem), say)
+            )
         evaluator = InTurn(contenders, problem.evaluator)
         folder = RunFolder.create(place, problem.scorer.config.model_dump(mode="json"))
         begin = time.perf_counter()
-        wiring.make_search(problem, evaluator, folder, None, Callback()).run()
+        wiring.make_search(problem, [evaluator], folder, None, Callback()).run()
         turns = len(evaluator.seconds["local"])
         beside = (time.perf_counter() - begin - sum(map(sum, evaluator.seconds.values()))) / turns
     return {name: seconds[2:] for name, seconds in evaluator.seconds.items()}, beside

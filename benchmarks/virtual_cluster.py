@@ -187,6 +187,6 @@ class IdleElsewhere:
 
     resources = (1, "cpu")
 
-    def evaluator(self) -> Any:
+    def evaluators(self) -> Any:
         """A new one."""
-        return Idle()
+        return [Idle()]

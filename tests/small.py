@@ -134,6 +134,8 @@ class Stop(Callback):
     def on_proposal(self, record: Any, state: Any, seconds: float, recorded: bool) -> None:
         self._one_more(recorded)
 
+    on_hand_over = on_proposal
+
     def _one_more(self, recorded: bool) -> None:
         self._lines += not recorded
         if self._wanted is not None and self._lines >= self._wanted:

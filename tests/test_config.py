@@ -98,6 +98,7 @@ DEFAULTS = {
         "guard": "none",
         "score": "words",
         "judge": "words",
+        "then": [],
     },
     "alternate": {
         "rounds": 0,
@@ -689,7 +690,7 @@ def test_parts_and_options_that_do_not_exist_are_told_together() -> None:
     )
     assert [line.partition(", expected")[0] for line in found] == [
         "[method] popsiz: unknown key (did you mean 'popsize'?)",
-        "[method] tunable: unknown tunable 'lorra' (did you mean 'lora'?)",
         "[method] margn: unknown key (did you mean 'margin'?)",
+        "[method] tunable: unknown tunable 'lorra' (did you mean 'lora'?)",
         "[alternate] proposer: unknown proposer 'mentr' (did you mean 'mentor'?)",
     ]

@@ -20,6 +20,7 @@ from tandemtune.tasks.base import Task
 
 SCORE_KEYS = {"train_loss", "train", "dev_loss", "dev", "test", "calibrated", "prior"}
 RESULT_KEYS = {
+    "found_by",
     "notes",
     "schema",
     "method",

@@ -304,20 +304,23 @@ def _chosen_scorer(
     in_steps = method.tunable.all_weights and method.optimizer.searches  # too small for 16 bits
     if (
         in_steps
-        or method.objective.asks_model
+        or any(one.method.objective.asks_model for one in config.stretches)
         or method.optimizer.uses == "none"
         or not mixed_is_faster(devices.find_device(config.model.device))
     ):
         return made("float32")
     scorer = made("float32")
     exact = _trial(scorer, split, None)
-    calibrated = scorer.facts.calibrated  # one objective for all formats
+    decided = {
+        "calibrated": scorer.facts.calibrated,
+        "searches": scorer.facts.searches,
+    }  # one objective for all formats
     del scorer
     found: dict[str, float] = {}
     for dtype in LOW_FORMATS:
         gc.collect()  # two models at once would double the memory
         scorer = made(dtype)
-        scorer.note(calibrated=calibrated)
+        scorer.note(**decided)
         losses = _trial(scorer, split, exact)
         alike = _cosine if config.follows_gradient else rank_correlation
         found[dtype] = round(alike(losses.values, exact.values), 4)
@@ -331,7 +334,7 @@ def _chosen_scorer(
             what = "gradient cosine" if config.follows_gradient else "rank correlation"
             progress(f"{what} with float32: {said}; below {RELIABLE}, so float32 is used")
         scorer = made("float32")
-        scorer.note(calibrated=calibrated)
+        scorer.note(**decided)
     scorer.note(**{"gradient_cosine" if config.follows_gradient else "rank_correlation": found})
     scorer.engine.forget()
     return scorer
@@ -341,6 +344,11 @@ def _in_population(scorer: Scorer) -> bool:
     """Whether candidates are scored side by side, and random ones could be made to time it."""
     parameters = scorer.parameters
     return scorer.config.method.optimizer.searches and parameters.side_by_side and parameters.directions is None
+
+
+def _populated(problem: Problem) -> Problem | None:
+    """The first search of a run whose candidates are scored side by side; None where there is none."""
+    return next((one for one in problem.searches if _in_population(one.scorer)), None)
 
 
 def _few_candidates(problem: Problem) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
@@ -357,11 +365,12 @@ def _few_candidates(problem: Problem) -> tuple[dict[int, Tensor], dict[int, Tens
 
 def _settle_chunks(problem: Problem, known: int | None) -> None:
     """Let a search without gradient score its candidates in chunks of the size that is fastest here."""
-    if not _in_population(problem.scorer) or problem.scorer.config.run.executor.shard is not None:
+    searched = _populated(problem)
+    if searched is None or problem.scorer.config.run.executor.shard is not None:
         return  # a shard goes through as a whole, as far as memory allows
     engine = problem.scorer.engine
     if known is None:
-        known = engine.choose_chunk(problem.evaluator.train, *_few_candidates(problem))
+        known = engine.choose_chunk(searched.evaluator.train, *_few_candidates(searched))
         engine.forget()
     engine.chunk_tokens = known
     problem.scorer.note(chunk_tokens=known)
@@ -373,24 +382,24 @@ def _settle_compiling(problem: Problem, known: float | None, progress: Progress 
     Compiling takes about as long as some generations, so it is tried where a search will take minutes, and kept if a generation
     is faster with it. It changes the last bits, so a search in float32 is left exact unless it is wanted.
     """
-    scorer, config = problem.scorer, problem.scorer.config
+    scorer, config, searched = problem.scorer, problem.scorer.config, _populated(problem)
     wanted, stack = config.model.compile, scorer.engine.stack
-    if wanted == "never" or not _in_population(scorer):
+    if wanted == "never" or searched is None:
         return
     if known is not None:
         stack.compile(known < 1.0)
         return
     if wanted == "auto" and scorer.facts.dtype == "float32":
         return
-    origin, trial = _few_candidates(problem)
+    origin, trial = _few_candidates(searched)
 
     def timed() -> float:
         begin = time.perf_counter()
-        problem.evaluator.evaluate(origin, trial)
+        searched.evaluator.evaluate(origin, trial)
         return time.perf_counter() - begin
 
     worth = WORTH_ON_GPU if scorer.backbone.device.type == "cuda" else WORTH_COMPILING
-    if wanted == "auto" and _planned_seconds(problem, timed(), trial) < worth:
+    if wanted == "auto" and _planned_seconds(searched, timed(), trial) < worth:
         scorer.note(compiled=1.0)
         return
     plain = min(timed() for _ in range(TIMED))
@@ -435,10 +444,24 @@ def _planned_work(problem: Problem) -> float:
 def forecast(problem: Problem) -> str | None:
     """About how long a search will take at most, in a line for people; from what a few of its candidates, one of its gradient
     steps or one pass take here. None where nothing is searched, or nothing but time ends it."""
+    config = problem.scorer.config
+    planned, each = wiring.planned(config), [_forecast_seconds(one) for one in problem.searches]
+    if not all(each):
+        return None
+    took = sum(each)
+    span = f"{took:.0f} s" if took < 100 else f"{took / 60:.0f} min"
+    limit = config.run.max_seconds
+    if limit is not None and limit < took:
+        return f"all {planned.total:,} {planned.unit} would take about {span} here; the search ends after {limit:,g} s"
+    return f"the search will take about {span} here for {planned.total:,} {planned.unit}, what is proposed aside"
+
+
+def _forecast_seconds(problem: Problem) -> float:
+    """About how long one search will take at most; 0 where nothing is searched, or nothing but time ends it."""
     config, evaluator = problem.scorer.config, problem.evaluator
     planned, method = wiring.planned(config), config.method
     if not planned.total or not problem.searched or method.optimizer.uses == "none":
-        return None
+        return 0.0
     origin = problem.scorer.parameters.initial()
     if config.follows_gradient:
         found = evaluator.gradient(origin, problem.searched, 0).costs
@@ -458,11 +481,7 @@ def forecast(problem: Problem) -> str | None:
     many = planned.total / (method.turn_candidates if planned.unit == "candidates" else 1)
     took = many * (turn + rate * evaluator.cost_to_measure("dev").forward / method.dev_every)
     problem.scorer.engine.forget()
-    span = f"{took:.0f} s" if took < 100 else f"{took / 60:.0f} min"
-    limit = config.run.max_seconds
-    if limit is not None and limit < took:
-        return f"all {planned.total:,} {planned.unit} would take about {span} here; the search ends after {limit:,g} s"
-    return f"the search will take about {span} here for {planned.total:,} {planned.unit}, what is proposed aside"
+    return took
 
 
 def _seconds_of(call: Callable[[], object]) -> float:
@@ -485,7 +504,7 @@ class _Trial:
 
 def _trial(scorer: Scorer, split: Split, before: _Trial | None) -> _Trial:
     """What a run's first turn would see; of the candidates that another format saw, if there was one."""
-    problem = wiring.make_problem(scorer, split)
+    problem = wiring.make_problem(scorer, split).searches[0]
     origin = scorer.parameters.initial()
     if scorer.config.follows_gradient:
         found = problem.evaluator.gradient(origin, problem.searched, 0)

@@ -2,7 +2,7 @@
 
 A callback is a subclass of `Callback` that overrides the events it wants to hear of. A run calls them in this order::
 
-    on_progress*  on_ready  on_start  (on_turn | on_proposal | on_race)*  on_testing  on_result
+    on_progress*  on_ready  on_start  (on_turn | on_proposal | on_race | on_hand_over)*  on_testing  on_result
 
 ``on_progress`` may come at any time. A run that is resumed calls ``on_turn`` and the like for what was recorded before, too, with ``recorded`` set. A run that is interrupted stops after any of them: whoever holds something open closes it on its own.
 """
@@ -18,6 +18,7 @@ from tandemtune.runs.records import (
     Evaluation,
     Facts,
     GenerationRecord,
+    HandOverRecord,
     Loss,
     ProposalRecord,
     RaceRecord,
@@ -120,6 +121,16 @@ class Callback:
             recorded: whether the line was there before this process began.
         """
 
+    def on_hand_over(self, record: HandOverRecord, state: TurnView, seconds: float, recorded: bool) -> None:
+        """Another search goes on from the best point of the one before.
+
+        Args:
+            record: its line in the journal.
+            state: where the search stands now.
+            seconds: of search so far, earlier processes included.
+            recorded: whether the line was there before this process began.
+        """
+
     def on_testing(self) -> None:
         """The search is over; the zero-shot and the tuned model are scored on dev and test rows next."""
 
@@ -170,6 +181,11 @@ class Callbacks(Callback):
         """Tell all."""
         for member in self._members:
             member.on_race(record, state, seconds, recorded)
+
+    def on_hand_over(self, record: HandOverRecord, state: TurnView, seconds: float, recorded: bool) -> None:
+        """Tell all."""
+        for member in self._members:
+            member.on_hand_over(record, state, seconds, recorded)
 
     def on_testing(self) -> None:
         """Tell all."""

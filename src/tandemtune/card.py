@@ -78,6 +78,7 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
         f"- template: `{json.dumps(str(scorer.task.template), ensure_ascii=False)}`",
         *answers_of(scorer.task).card_lines(problem, result),
         f"- {result.metric}: zero-shot dev {zero.dev}, test {zero.test}; tuned dev {tuned.dev}, test {tuned.test}",
+        *([f"- the point that is kept was found by {result.found_by}"] if result.found_by else []),
         *_calibration(problem, tuned),
         *_held_in(problem),
         *(

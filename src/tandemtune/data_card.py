@@ -89,11 +89,11 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
     if tokens is not None:
         templates = len(wiring.candidate_tasks(section, task, tokens.kind))
         if shared is None:
-            most = answers_of(task).most_judged
-            expected = estimate(config, rows, _row_costs(config, task, tokens), tokens.model, templates, most)
+            most, costs = answers_of(task).most_judged, [_row_costs(one, task, tokens) for one in config.stretches]
+            expected = estimate(config, rows, costs, tokens.model, templates, most)
         else:  # as if every part was one row
             once, all_of_them = {name: part[:1] for name, part in rows.items()}, sum(map(tokens.whole, shared))
-            costs = RowCosts(lambda row: all_of_them, lambda row: all_of_them)
+            costs = [RowCosts(lambda row: all_of_them, lambda row: all_of_them)] * len(config.stretches)
             expected = estimate(config, once, costs, tokens.model)
     return DataCard({name: len(part) for name, part in rows.items()}, report, pieces, (*task.notes(), *notes), expected)
 

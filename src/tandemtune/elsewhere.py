@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,12 @@ class AnotherProcess:
     Args:
         recipe: the run's, as JSON has it, with its own bound on memory.
         facts: what the run has decided on its machine, as JSON has it.
-        split: its rows.
+        splits: its rows, as each of its searches has them.
     """
 
     recipe: Mapping[str, Any]
     facts: Mapping[str, Any]
-    split: Split
+    splits: tuple[Split, ...]
 
     @classmethod
     def of(cls, problem: Problem) -> AnotherProcess:
@@ -36,15 +36,15 @@ class AnotherProcess:
         recipe["run"]["max_memory"] = scorer.engine.max_memory
         facts = problem.facts.plain()
         facts["device"] = facts["device"].partition(":")[0]  # which one it is given is another one there
-        return cls(recipe, facts, problem.split)
+        return cls(recipe, facts, tuple(one.split for one in problem.searches))
 
     @property
     def resources(self) -> tuple[int, str]:
         """Threads and device."""
         return self.facts["threads"], self.facts["device"]
 
-    def evaluator(self) -> Evaluator:
-        """The run's evaluator.
+    def evaluators(self) -> Sequence[Evaluator]:
+        """The evaluators of the run's searches.
 
         Raises:
             RunError: weights, rows or code are not those of the run.
@@ -53,8 +53,8 @@ class AnotherProcess:
         config, facts = load_config(self.recipe), Facts.model_validate(self.facts)
         task = wiring.task_of_run(config, facts)
         kind: Any = facts.kind
-        scorer = wiring.make_scorer(config, task, kind, facts, rows=self.split.train)
-        problem = wiring.make_problem(scorer, self.split)
+        scorer = wiring.make_scorer(config, task, kind, facts, rows=self.splits[0].train)
+        problem = wiring.make_problem(scorer, *self.splits)
         autotune.refuse_changes(facts, problem.facts, task.name)
         autotune.settle(problem, facts)
-        return problem.evaluator
+        return [one.evaluator for one in problem.searches]

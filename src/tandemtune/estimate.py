@@ -161,7 +161,7 @@ class Estimate:
 def estimate(
     config: RunConfig,
     rows: dict[str, Sequence[Example]],
-    costs: RowCosts,
+    costs: Sequence[RowCosts],
     model: Matrices,
     templates: int = 1,
     judged: int = 0,
@@ -171,15 +171,21 @@ def estimate(
     Args:
         config: the recipe.
         rows: that it uses, by part ("train", "dev", "test").
-        costs: what a row costs as the model will see it.
+        costs: what a row costs as the model will see it, in each of the recipe's searches.
         model: what its files tell of it.
         templates: how many there are to choose from.
         judged: labelled rows that they are judged by, at most.
     """
-    tokens = {name: _counted(part, costs.measured) for name, part in rows.items()}
-    labelled = len(rows["train"]) + len(rows["dev"])
-    searched = {**tokens, "train": _counted(rows["train"], costs.searched)}
-    forward, backward = _searched(config, searched, len(rows["train"]), model)
+    several = config.stretches
+    measured = [{name: _counted(part, one.measured) for name, part in rows.items()} for one in costs]
+    tokens, labelled = measured[-1], len(rows["train"]) + len(rows["dev"])
+    each = [
+        _searched(one, {**seen, "train": _counted(rows["train"], cost.searched)}, len(rows["train"]), model)
+        for one, seen, cost in zip(several, measured, costs, strict=True)
+    ]
+    handed = float(sum(seen["train"] + seen["dev"] for seen in measured[1:]))
+    forward, backward = _sum([found for found, _ in each], handed), sum(back for _, back in each)
+    written = _sum([_written(one, rows, cost) for one, cost in zip(several, costs, strict=True)])
     scored = 2 * sum(tokens.values()) * min(config.task.together, templates)
     ranked = templates * (tokens["train"] + tokens["dev"]) * min(1.0, judged / labelled) if templates > 1 else 0.0
     low, high = BYTES[config.model.dtype]
@@ -198,8 +204,14 @@ def estimate(
         proposed=config.alternates,
         seconds=_seconds(config, model, device, (forward or 0.0) + 2 * backward + scored, ranked),
         ends=config.run.max_seconds,
-        generated=(_written(config, rows, costs), 2.0 * sum(map(len, rows.values())) * costs.answers),
+        generated=(written, 2.0 * sum(map(len, rows.values())) * costs[-1].answers),
     )
+
+
+def _sum(each: Sequence[float | None], more: float = 0.0) -> float | None:
+    """A sum; None where a part of it is not known."""
+    known = [value for value in each if value is not None]
+    return sum(known) + more if len(known) == len(each) else None
 
 
 def _megabytes(model: Matrices, each: float) -> float:

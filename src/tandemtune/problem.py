@@ -100,7 +100,7 @@ class Scorer:
     @property
     def calibrates(self) -> bool:
         """Whether losses and scores are those after contextual calibration; "auto" was decided when the run began."""
-        wanted = self.config.method.objective.calibrate
+        wanted = self.config.method.final_objective.calibrate
         return bool(self.facts.calibrated) if wanted == "auto" else wanted
 
     @property
@@ -248,9 +248,10 @@ class Problem:
     Args:
         scorer: scores points and rows.
         split: the labelled rows.
-        evaluator: scores candidates on the training rows.
+        evaluator: scores candidates on the training rows; of several searches that of the last one, which judges the result.
         seconds: that choosing a template took.
         grader: who grades texts, where a language model does.
+        several: the searches of the run, each with a recipe and an evaluator of its own; empty where there is one.
     """
 
     scorer: Scorer
@@ -258,6 +259,12 @@ class Problem:
     evaluator: LabelWordEvaluator | TextEvaluator
     seconds: float = 0.0
     grader: Grader | None = None
+    several: tuple[Problem, ...] = ()
+
+    @property
+    def searches(self) -> tuple[Problem, ...]:
+        """The searches of the run, one after another."""
+        return self.several or (self,)
 
     @property
     def labelled(self) -> LabelWordEvaluator:

@@ -153,14 +153,14 @@ def _reported(folder: RunFolder, problem: Problem, callback: Callback, test: boo
 def _searched(folder: RunFolder, problem: Problem, callback: Callback, test: bool, by_hand: bool) -> Result:
     """Search, score, and write the results."""
     scorer = problem.scorer
-    executor = scorer.config.run.executor
+    executor, own = scorer.config.run.executor, [one.evaluator for one in problem.searches]
     with (
         wiring.proposing(problem, folder.conversations, callback.on_progress) as source,
-        nullcontext(problem.evaluator)
+        nullcontext(own)
         if by_hand  # nothing will be scored
-        else executor.opened(problem.evaluator, AnotherProcess.of(problem), callback.on_progress) as evaluator,
+        else executor.opened(own, AnotherProcess.of(problem), callback.on_progress) as evaluators,
     ):
-        search = wiring.make_search(problem, evaluator, folder, source, callback)
+        search = wiring.make_search(problem, evaluators, folder, source, callback)
         search.limits = replace(search.limits, by_hand=by_hand)
         found = search.run()
     scorer.engine.forget()
@@ -203,7 +203,7 @@ def _measured(
     tuned = pretrained if scorer.is_pretrained else answers.reached(problem, found.best, examples, pretrained)
     scorer.readout, scorer.temperature = tuned.solved, tuned.temperature
     result = Result(
-        method=config.method.name,
+        method=config.title,
         model=config.model.name,
         task=task.name,
         metric=task.metric,
@@ -218,6 +218,7 @@ def _measured(
         yardsticks=_yardsticks(problem, examples, callback),
         kept_step=found.best_step,
         kept_record=found.best_record,
+        found_by=_found_by(config, found),
         steps=found.step,
         cost=_cost(problem, found, folder),
         rows=RowCounts(train=len(problem.split.train), dev=len(problem.split.dev), test=len(examples or ())),
@@ -228,6 +229,14 @@ def _measured(
         unseen=scorer.unseen(found.best, pretrained.words.test, tuned.words.test) if examples is not None else None,
     )
     return result, tuned.answers(scorer, examples)
+
+
+def _found_by(config: RunConfig, found: SearchState) -> str:
+    """Which of several searches found the point that is kept; nothing where there is one, or where it is the starting point."""
+    names = [one.method.name for one in config.stretches]
+    if len(names) == 1 or not found.best_step:
+        return ""
+    return f"{names[found.best_stretch]} (search {found.best_stretch + 1} of {len(names)})"
 
 
 def _cost(problem: Problem, found: SearchState, folder: RunFolder) -> FinalCosts:

@@ -24,6 +24,7 @@ from tandemtune.runs.records import (
     Costs,
     Evaluation,
     GenerationRecord,
+    HandOverRecord,
     ProposalRecord,
     RaceRecord,
     Result,
@@ -312,6 +313,10 @@ class Tracking(Callback):
         self._step = record.step
         values = {"train/loss": record.train_loss, **self._dev(record.dev), **self._costs(state.costs, seconds)}
         self._write(values, recorded)
+
+    def on_hand_over(self, record: HandOverRecord, state: TurnView, seconds: float, recorded: bool) -> None:
+        values = {"train/loss": record.train_loss, **self._dev(record.dev), **self._costs(state.costs, seconds)}
+        self._write({"search/number": record.stretch, **values}, recorded)
 
     def on_result(self, result: Result) -> None:
         values: dict[str, float | None] = {}

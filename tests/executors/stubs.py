@@ -41,9 +41,9 @@ class MadeElsewhere:
 
     resources = (1, "cpu")
 
-    def evaluator(self) -> Any:
+    def evaluators(self) -> Any:
         """A new one."""
-        return Sums()
+        return [Sums()]
 
 
 def requests(count: int, generation: int = 1) -> list[Request]:
@@ -70,7 +70,7 @@ def worker_of(elsewhere: Elsewhere) -> Worker:
 def pool_of(count: int, *behaviours: Behaviour, seconds: float = 0.1, told: list[str] | None = None) -> Pool:
     """A pool of workers that add up."""
     cluster = VirtualCluster(lambda: worker_of(MadeElsewhere()).score, behaviours, lambda message: seconds)
-    return Pool(cluster, count, 3.0, here(Sums()), (told if told is not None else []).append)  # type: ignore[arg-type]
+    return Pool(cluster, count, 3.0, here([Sums()]), (told if told is not None else []).append)  # type: ignore[arg-type]
 
 
 class Virtual(Executor):
@@ -82,13 +82,15 @@ class Virtual(Executor):
     dies: float = -1.0
 
     @contextmanager
-    def opened(self, evaluator: Evaluator, elsewhere: Elsewhere, tell: Tell) -> Iterator[Evaluator]:
+    def opened(
+        self, evaluators: Sequence[Evaluator], elsewhere: Elsewhere, tell: Tell
+    ) -> Iterator[Sequence[Evaluator]]:
         """As Ray's does it."""
         behaviours = [Behaviour(dies=self.dies)] if self.dies >= 0 else []
         cluster = VirtualCluster(lambda: worker_of(elsewhere).score, behaviours)
         pool = Pool(cluster, self.workers, 3.0, _not_here, tell)
         pool.begin(60.0)
-        yield Shared(evaluator, self.shard, pool)
+        yield [Shared(evaluator, self.shard, pool, number) for number, evaluator in enumerate(evaluators)]
         pool.close()
 
 

@@ -126,7 +126,7 @@ class Nothing:
 
     resources = (1, "cpu")
 
-    def evaluator(self) -> Any:
+    def evaluators(self) -> Any:
         """It is not asked."""
         raise AssertionError
 

@@ -104,8 +104,14 @@ class Answers(ABC):
         """
 
     @abstractmethod
-    def problem(self, scorer: Scorer, split: Split) -> Problem:
-        """The evaluator of a scorer over few-shot rows."""
+    def problem(self, scorer: Scorer, split: Split, beside: Problem | None = None) -> Problem:
+        """The evaluator of a scorer over few-shot rows.
+
+        Args:
+            scorer: with the recipe of one search.
+            split: the rows.
+            beside: another search of the same run, whose rows are the same.
+        """
 
     @abstractmethod
     def reached(

@@ -57,11 +57,14 @@ class LabelAnswers(Answers):
         """By the leave-one-out loss of a readout."""
         return ranking.judged(backbone, task, rows, section.max_tokens)[0]
 
-    def problem(self, scorer: Scorer, split: Split) -> Problem:
+    def problem(self, scorer: Scorer, split: Split, beside: Problem | None = None) -> Problem:
         """Losses over label logits."""
         section, method = scorer.config.task, scorer.config.method
         scored = subsample(split.train, section.scored_rows, section.seed)
-        train, dev = scorer.population_batch(scored), scorer.batch(split.dev)
+        if beside is None:
+            train, reading, dev = scorer.population_batch(scored), scorer.batch(scored), scorer.batch(split.dev)
+        else:
+            train, reading, dev = beside.labelled.train, beside.labelled.reading, beside.labelled.dev
         member, labels = method.readout, scorer.task.labels
         drawn = DrawnRows(scorer, *scorer.encoded(split.train))
         some = method.subsample is not None and method.subsample < len(split.train)
@@ -70,7 +73,7 @@ class LabelAnswers(Answers):
             train,
             method.objective.loss(scorer.task),
             scorer.task.score,
-            scorer.batch(scored),
+            reading,
             dev=dev,
             step_rows=drawn.for_step,
             drawn_rows=drawn.for_generation if some else None,
@@ -80,7 +83,8 @@ class LabelAnswers(Answers):
             else None,
             dev_readout=_dev_readout(scorer, split) if method.judge == "readout" else None,
         )
-        scorer.parameters.settle(scorer.engine.stack, [group.ids for group in train.groups])
+        if beside is None:
+            scorer.parameters.settle(scorer.engine.stack, [group.ids for group in train.groups])
         if method.objective.calibrate == "auto" and scorer.facts.calibrated is None:
             scorer.note(calibrated=_better_calibrated(scorer, evaluator))
         if scorer.calibrates:

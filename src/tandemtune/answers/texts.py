@@ -120,14 +120,21 @@ class TextAnswers(Answers):
             zero_shot=round(score, DIGITS),
         )
 
-    def problem(self, scorer: Scorer, split: Split) -> Problem:
+    def problem(self, scorer: Scorer, split: Split, beside: Problem | None = None) -> Problem:
         """Losses of references, or of what judges say."""
         section, method, task = scorer.config.task, scorer.config.method, _texts(scorer.task)
         scored = subsample(split.train, section.scored_rows, section.seed)
-        prompts = scorer.population_batch(scored)
-        scorer.parameters.settle(scorer.engine.stack, [group.ids for group in prompts.groups])
+        if beside is None:
+            prompts = scorer.population_batch(scored)
+            scorer.parameters.settle(scorer.engine.stack, [group.ids for group in prompts.groups])
+            train, dev = text_rows(scorer, scored), text_rows(scorer, split.dev)
+        else:
+            known = cast(TextEvaluator, beside.evaluator)
+            prompts, train, dev = known.train, known.rows["train"], known.rows["dev"]
         writer = writer_of(scorer)
-        grader = _grader(scorer.config) if method.objective.asks_model else None
+        grader = None if beside is None else beside.grader  # one for the whole run
+        if grader is None and method.objective.asks_model:
+            grader = _grader(scorer.config)
         judge = method.objective.judge(task, None if grader is None else grader.reward)
         loss: TextLoss
         if judge is None:
@@ -141,7 +148,6 @@ class TextAnswers(Answers):
         def chosen(rows: Sequence[int]) -> TextRows:
             return text_rows(scorer, [split.train[row] for row in rows])
 
-        train, dev = text_rows(scorer, scored), text_rows(scorer, split.dev)
         evaluator = TextEvaluator(
             writer,
             loss,

@@ -11,30 +11,23 @@ import tandemtune.methods as methods
 from tandemtune.config.parts import PartOf
 from tandemtune.objectives.base import Objective
 from tandemtune.optimizers.base import Optimizer
-from tandemtune.plugins import Options, near
+from tandemtune.plugins import Options
 from tandemtune.readout.members import ReadoutMember
 from tandemtune.subspace import Subspace
 from tandemtune.tunables.base import Tunable
 
 
-class MethodSection(Options):
-    """[method]: what is tuned, by whom, where and for what; a method's name sets several of these at once."""
+class SearchSettings(Options):
+    """Who searches, where, how long and for what: what [method] and each [[method.then]] say."""
 
-    name: str = Field(
-        methods.DEFAULT, description="see `tandemtune ls methods`; it sets the parts and what goes with them"
-    )
     optimizer: Annotated[Optimizer, PartOf("optimizer")] = Field(
         description="who searches (`tandemtune ls optimizers`)"
     )
-    tunable: Annotated[Tunable, PartOf("tunable")] = Field(description="what may change (`tandemtune ls tunables`)")
     subspace: Annotated[Subspace, PartOf("subspace")] = Field(
         description="random, or none for the parameters themselves"
     )
     objective: Annotated[Objective, PartOf("objective")] = Field(
         description="what is minimised (`tandemtune ls objectives`)"
-    )
-    readout: Annotated[ReadoutMember, PartOf("readout")] = Field(
-        description="what is solved on all labelled rows at the end (`tandemtune ls readouts`)"
     )
     order: Literal["in-turn", "together", "bandit"] = Field(
         "in-turn",
@@ -83,6 +76,51 @@ class MethodSection(Options):
         "rows, solved anew at the point",
     )
 
+
+class Then(SearchSettings):
+    """[[method.then]]: who searches next, from the best point so far, and for what."""
+
+    name: str = Field(
+        "",
+        description="a method whose optimizer, subspace, objective and what goes with them are meant; its tunable has to be that of [method]",
+    )
+    share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="of the tokens, written tokens and seconds that [run] allows; the rest is shared equally among those that say nothing",
+    )
+
+
+class MethodSection(SearchSettings):
+    """[method]: what is tuned, by whom, where and for what; a method's name sets several of these at once."""
+
+    name: str = Field(
+        methods.DEFAULT, description="see `tandemtune ls methods`; it sets the parts and what goes with them"
+    )
+    tunable: Annotated[Tunable, PartOf("tunable")] = Field(description="what may change (`tandemtune ls tunables`)")
+    readout: Annotated[ReadoutMember, PartOf("readout")] = Field(
+        description="what is solved on all labelled rows at the end (`tandemtune ls readouts`)"
+    )
+    then: tuple[Then, ...] = Field(
+        (), description="who goes on from the best point, one after another, each with settings of [method] of its own"
+    )
+
+    def of(self, entry: Then) -> MethodSection:
+        """The section as it would be, were an entry of `then` all that searches."""
+        said = {key: getattr(entry, key) for key in SearchSettings.model_fields}
+        return self.model_copy(update={**said, "name": entry.name or entry.optimizer.kind, "then": ()})
+
+    @property
+    def final_objective(self) -> Objective:
+        """What the result is judged by: the objective of who searches last."""
+        return self.then[-1].objective if self.then else self.objective
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """What each search may use of the tokens and seconds of a run, as shares that add up to 1."""
+        given = [None, *(entry.share for entry in self.then)]
+        rest = 1.0 - sum(share for share in given if share is not None)
+        return tuple(rest / given.count(None) if share is None else share for share in given)
+
     @property
     def turn_candidates(self) -> int:
         """Candidates that one turn scores; where the best may be kept, the incumbent is one of them."""
@@ -93,9 +131,6 @@ class MethodSection(Options):
     def problems(self) -> Iterator[str]:
         """Settings of this section that its parts cannot use."""
         optimizer = self.optimizer
-        if self.name not in methods.METHODS:
-            options = list(methods.METHODS)
-            yield f"[method] name: unknown method {self.name!r}{near(self.name, options)}, expected {', '.join(options)}"
         if optimizer.searches and self.budget < self.turn_candidates:
             parts = [
                 "popsize",

@@ -18,6 +18,15 @@ PARTS: dict[str, dict[str, str]] = {
     "run": {"executor": "local"},
 }
 """Sections with parts: the nouns, and the member that is taken where a recipe names none."""
+THEN = "method.then"
+"""What messages call an entry of `then`, with its number behind."""
+PARTS_OF_THEN = {noun: PARTS["method"][noun] for noun in ("optimizer", "subspace", "objective")}
+"""The parts that an entry of `then` may name; the others are those of the whole run."""
+
+
+def parts_of(section: str) -> dict[str, str]:
+    """The nouns of a section (or of an entry of `then`), and the member that is taken where a recipe names none."""
+    return PARTS_OF_THEN if section.startswith(THEN) else PARTS.get(section, {})
 
 
 class PartOf:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+
+from pydantic.fields import FieldInfo
 
 from tandemtune import plugins
+from tandemtune.config.method import SearchSettings, Then
 from tandemtune.config.parts import PARTS
-from tandemtune.config.reading import SECTIONS
+from tandemtune.config.sections import SECTIONS
 from tandemtune.plugins import Options
 
 
@@ -19,6 +23,11 @@ def reference() -> str:
         lines += [*_table(owner, nouns), ""]
         for noun in nouns:
             lines += [f"### [{section}.{noun}]", "", *_members(noun)]
+        if section == "method":
+            own = {key: field for key, field in Then.model_fields.items() if key not in SearchSettings.model_fields}
+            shared = ", ".join(f"`{key}`" for key in SearchSettings.model_fields)
+            lines += ["### [[method.then]]", "", _sentence((Then.__doc__ or "").partition(": ")[2])]
+            lines += [f"It has {shared} of [method], options of its parts, and:", "", *_rows(own, {}), ""]
     return "\n".join(lines)
 
 
@@ -36,8 +45,16 @@ def _members(noun: str) -> list[str]:
 
 
 def _table(owner: type[Options], nouns: dict[str, str]) -> list[str]:
+    return _rows(owner.model_fields, nouns)
+
+
+def _rows(fields: Mapping[str, FieldInfo], nouns: dict[str, str]) -> list[str]:
     lines = ["| key | default | meaning |", "|---|---|---|"]
-    for key, field in owner.model_fields.items():
+    parts = [key for key in nouns if key in fields]
+    rest = [key for key in fields if key not in nouns and key != "name"]
+    named = ["name"] if "name" in fields else []
+    for key in [*named, *parts, *rest] if len(parts) > 1 else fields:
+        field = fields[key]
         if field.exclude:
             continue
         told = json.dumps(nouns[key]) if key in nouns else plugins.default_of(field)

@@ -49,3 +49,13 @@ class RunSection(Options):
         """Names of the trackers."""
         named = [self.report_to] if isinstance(self.report_to, str) else self.report_to
         return [name for name in dict.fromkeys(named) if name != "none"]
+
+    def of_share(self, share: float) -> RunSection:
+        """The same section for a part of the run that may use so much of what is bounded."""
+        tokens = {
+            key: max(1, round(share * bound))
+            for key in ("max_forward_tokens", "max_generated_tokens")
+            if (bound := getattr(self, key)) is not None
+        }
+        seconds = None if self.max_seconds is None else share * self.max_seconds
+        return self.model_copy(update={**tokens, "max_seconds": seconds})

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import tandemtune.methods as methods
 from tandemtune import plugins
 from tandemtune.config.alternate import AlternateSection, MentorSection
 from tandemtune.config.checks import cut, shortened
 from tandemtune.config.method import MethodSection
 from tandemtune.config.model import ModelSection
-from tandemtune.config.parts import PARTS
+from tandemtune.config.parts import PARTS, THEN
 from tandemtune.config.run import RunSection
 from tandemtune.config.task import TaskSection
 from tandemtune.errors import ConfigError, UsageError
-from tandemtune.plugins import Member, Options
+from tandemtune.plugins import Member, Options, near
 from tandemtune.tasks.metrics import METRICS
 from tandemtune.tasks.table import HUB, absolute_address
 
@@ -52,15 +53,23 @@ class RunConfig(Options):
     @property
     def parts(self) -> tuple[Member, ...]:
         """All members that take part."""
+        behind = [part for entry in self.method.then for part in (entry.optimizer, entry.subspace, entry.objective)]
+        return *self.parts_of_method, self.alternate.proposer, self.run.executor, *behind
+
+    @property
+    def parts_of_method(self) -> tuple[Member, ...]:
+        """The members of [method] itself."""
         method = self.method
-        parts = method.optimizer, method.tunable, method.subspace, method.objective, method.readout
-        return *parts, self.alternate.proposer, self.run.executor
+        return method.optimizer, method.tunable, method.subspace, method.objective, method.readout
 
     def problems(self) -> Iterator[str]:
         """What does not fit together; each part is asked."""
-        yield from self.method.problems()
-        for part in self.parts:
-            yield from part.problems(self)
+        if self.method.name not in methods.METHODS:
+            options = list(methods.METHODS)
+            hint = near(self.method.name, options)
+            yield f"[method] name: unknown method {self.method.name!r}{hint}, expected {', '.join(options)}"
+        yield from self._own_problems()
+        yield from self._then_problems()
         for name in self.run.yardsticks:
             try:
                 plugins.find("yardstick", name)
@@ -91,6 +100,62 @@ class RunConfig(Options):
             yield f"[method] ema: {self.method.ema}, but rounds go on from the incumbent: set it to 0"
         if self.alternates and self.method.guard != "none":
             yield f"[method] guard: {self.method.guard}, but rounds have [alternate] accept instead: set it to none"
+
+    def _own_problems(self) -> Iterator[str]:
+        """What does not fit together in [method] and all parts, whatever comes behind."""
+        yield from self.method.problems()
+        for part in (*self.parts_of_method, self.alternate.proposer, self.run.executor):
+            yield from part.problems(self)
+
+    def _then_problems(self) -> Iterator[str]:
+        """What cannot be handed over, and what an entry of `then` could not have as a [method] either."""
+        method, entries = self.method, self.method.then
+        if not entries:
+            return
+        preset = methods.METHODS.get(method.name)
+        if self.alternates:
+            yield "[method] then: rounds with proposals end with the run: set [alternate] rounds to 0, or leave then out"
+        if preset is not None and preset.without_gradients(self.task.answers):
+            yield (
+                f"[method] name: {method.name} may take another method's parts on a small machine, and then belongs to one: name that "
+                "method itself, for example lora"
+            )
+        if sum(entry.share or 0.0 for entry in entries) >= 1.0:
+            yield "[method] then: shares of 1 or more together leave nothing to [method]: lower them"
+        one, *others = self.stretches
+        told = set(one.method_problems())
+        for number, other in enumerate(others, 1):
+            if "none" in (method.optimizer.uses, other.method.optimizer.uses):
+                yield f"[{THEN} {number}] optimizer: {other.method.optimizer.kind} after {method.optimizer.kind}: where nothing is tuned there is nothing to go on from: leave then out"
+            for line in other.method_problems():
+                if line not in told:
+                    yield line.replace("[method]", f"[{THEN} {number}]", 1)
+        if len({objective.grading for one in self.stretches if (objective := one.method.objective).asks_model}) > 1:
+            yield "[method] then: objectives that a model grades by different rubrics: write one for the whole run"
+        yield from method.tunable.hand_over_problems(self.stretches)
+
+    def method_problems(self) -> Iterator[str]:
+        """What does not fit together in [method] and its parts."""
+        yield from self.method.problems()
+        for part in self.parts_of_method:
+            yield from part.problems(self)
+
+    @property
+    def stretches(self) -> tuple[RunConfig, ...]:
+        """The searches of the run, one after another, each as a recipe of its own: with its [method], its share of what [run] allows, and
+        nothing behind."""
+        if not self.method.then:
+            return (self,)
+        sections = (self.method.model_copy(update={"then": ()}), *map(self.method.of, self.method.then))
+        return tuple(
+            self.model_copy(update={"method": method, "run": self.run.of_share(share)})
+            for method, share in zip(sections, self.method.shares, strict=True)
+        )
+
+    @property
+    def title(self) -> str:
+        """The method's name, and those of what comes behind."""
+        return ", then ".join(one.method.name for one in self.stretches)
 
     def _together_problems(self) -> Iterator[str]:
         """What speaks against reading several templates together."""

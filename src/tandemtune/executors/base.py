@@ -30,8 +30,8 @@ class Elsewhere(Protocol):
         """Threads and device that it works with, so that it finds the same."""
         ...
 
-    def evaluator(self) -> Evaluator:
-        """The run's evaluator, made anew; refuses other versions, weights, rows and code."""
+    def evaluators(self) -> Sequence[Evaluator]:
+        """The evaluators of the run's searches, made anew; refuses other versions, weights, rows and code."""
         ...
 
 
@@ -60,12 +60,14 @@ class Executor(Member):
     noun: ClassVar[str] = "executor"
     shard: Shard | None = Field(default=None, description="candidates that are scored together")
 
-    def opened(self, evaluator: Evaluator, elsewhere: Elsewhere, tell: Tell) -> AbstractContextManager[Evaluator]:
-        """The evaluator that a search asks.
+    def opened(
+        self, evaluators: Sequence[Evaluator], elsewhere: Elsewhere, tell: Tell
+    ) -> AbstractContextManager[Sequence[Evaluator]]:
+        """The evaluators that the searches of a run ask, one for each: most runs have one.
 
         Args:
-            evaluator: of this process.
-            elsewhere: makes the same evaluator in other processes.
+            evaluators: of this process.
+            elsewhere: makes the same evaluators in other processes.
             tell: told what a person has to know.
         """
         raise NotImplementedError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -28,6 +28,9 @@ class LocalExecutor(Executor):
     )
 
     @contextmanager
-    def opened(self, evaluator: Evaluator, elsewhere: Elsewhere, tell: Tell) -> Iterator[Evaluator]:
-        """The evaluator itself, or shard by shard."""
-        yield evaluator if self.shard is None else Sharded(evaluator, self.shard)
+    def opened(
+        self, evaluators: Sequence[Evaluator], elsewhere: Elsewhere, tell: Tell
+    ) -> Iterator[Sequence[Evaluator]]:
+        """The evaluators themselves, or shard by shard."""
+        shard = self.shard
+        yield evaluators if shard is None else [Sharded(evaluator, shard) for evaluator in evaluators]

@@ -34,12 +34,14 @@ class Request:
         candidates: of the shard.
         generation: as in `Evaluator.evaluate`.
         work: about what it costs, in any unit.
+        stretch: number of the search that it belongs to, from 0, in a run of several.
     """
 
     point: Point
     candidates: Mapping[int, Tensor]
     generation: int | None
     work: float = 1.0
+    stretch: int = 0
 
 
 Named = Mapping[Hashable, tuple[int, Any]]
@@ -83,7 +85,7 @@ class Told:
         new = {name: value for name, (number, value) in needed.items() if self._numbers.get(name) != number}
         self._numbers |= {name: number for name, (number, _) in needed.items()}
         plain = {name: value.cpu().numpy() if isinstance(value, Tensor) else value for name, value in new.items()}
-        return pickle.dumps((plain, _made(request), request.generation), protocol=5)
+        return pickle.dumps((plain, _made(request), request.generation, request.stretch), protocol=5)
 
 
 def _made(request: Request) -> _Made:
@@ -102,11 +104,11 @@ class Memory:
 
     def request(self, message: bytes) -> Request:
         """A request out of what `Told.message` made."""
-        new, how, generation = pickle.loads(message)
+        new, how, generation, stretch = pickle.loads(message)
         for name, value in new.items():
             self._known[name] = torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
         point = {name[1]: value for name, value in self._known.items() if name[0] == POINT}  # type: ignore[index]
-        return Request(point, how.vectors(self._known, point), generation)
+        return Request(point, how.vectors(self._known, point), generation, stretch=stretch)
 
 
 class _Made(Protocol):

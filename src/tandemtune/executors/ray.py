@@ -69,10 +69,10 @@ class RayExecutor(Executor):
 
     def problems(self, recipe: Any) -> Iterator[str]:
         """A method that scores no candidates."""
-        optimizer = recipe.method.optimizer
-        if not optimizer.searches:
+        optimizers = [one.method.optimizer for one in recipe.stretches]
+        if not any(optimizer.searches for optimizer in optimizers):
             yield (
-                f"[run] executor: ray shares out candidates, and {optimizer.kind} scores none: choose a search without gradient, or leave "
+                f"[run] executor: ray shares out candidates, and {optimizers[0].kind} scores none: choose a search without gradient, or leave "
                 "it out"
             )
 
@@ -84,7 +84,9 @@ class RayExecutor(Executor):
             )
 
     @contextmanager
-    def opened(self, evaluator: Evaluator, elsewhere: Elsewhere, tell: Tell) -> Iterator[Evaluator]:
+    def opened(
+        self, evaluators: Sequence[Evaluator], elsewhere: Elsewhere, tell: Tell
+    ) -> Iterator[Sequence[Evaluator]]:
         """Connect, begin workers, and let all go at the end."""
         self.check()
         threads, device = elsewhere.resources
@@ -95,10 +97,10 @@ class RayExecutor(Executor):
             cluster = RayCluster(elsewhere, needs)
             count = self.workers or cluster.room()
             tell(f"beginning {count} {'worker' if count == 1 else 'workers'}")
-            pool = Pool(cluster, count, self.late, here(evaluator), tell)
+            pool = Pool(cluster, count, self.late, here(evaluators), tell)
             try:
                 pool.begin(self.start_seconds)
-                yield Shared(evaluator, self.shard, pool)
+                yield [Shared(evaluator, self.shard, pool, number) for number, evaluator in enumerate(evaluators)]
             finally:
                 pool.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +25,12 @@ class Shared(Around):
         inner: the same evaluator in this process.
         shard: candidates in each shard; None for all of them.
         pool: the workers.
+        stretch: number of the search that it scores for, from 0.
     """
 
-    def __init__(self, inner: Evaluator, shard: int | None, pool: Pool) -> None:
+    def __init__(self, inner: Evaluator, shard: int | None, pool: Pool, stretch: int = 0) -> None:
         super().__init__(inner)
-        self.shard, self.pool = shard, pool
+        self.shard, self.pool, self.stretch = shard, pool, stretch
 
     def evaluate(
         self, point: Point, candidates: Mapping[int, Tensor], generation: int | None = None
@@ -37,17 +38,17 @@ class Shared(Around):
         """Training losses [P] of candidates, see `Evaluator.evaluate`."""
         each = self.inner.cost(list(candidates), 1, generation).forward
         parts = shards(candidates, self.shard or count_of(candidates))
-        requests = [Request(point, part, generation, max(1.0, each * count_of(part))) for part in parts]
+        requests = [Request(point, part, generation, max(1.0, each * count_of(part)), self.stretch) for part in parts]
         answers = self.pool.score(requests)
         return together(self.inner, [(answer.losses, answer.wrote) for answer in answers])
 
 
-def here(evaluator: Evaluator) -> Callable[[Request], Answer]:
-    """What scores a shard in this process, with an evaluator."""
+def here(evaluators: Sequence[Evaluator]) -> Callable[[Request], Answer]:
+    """What scores a shard in this process, with the evaluator of its search."""
 
     def score(request: Request) -> Answer:
         begin = time.perf_counter()
-        losses, wrote = scored(evaluator, request.point, request.candidates, request.generation)
+        losses, wrote = scored(evaluators[request.stretch], request.point, request.candidates, request.generation)
         return Answer(losses, wrote, time.perf_counter() - begin)
 
     return score

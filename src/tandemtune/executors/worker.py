@@ -51,7 +51,7 @@ class Worker:
         if other:
             raise RunError(f"other versions than those of the run: {', '.join(other)}")
         made: Elsewhere = pickle.loads(elsewhere)
-        self._evaluator = made.evaluator()
+        self._evaluators = made.evaluators()
         self._memory = Memory()
 
     def score(self, message: bytes) -> tuple[bytes, int, float]:
@@ -65,7 +65,7 @@ class Worker:
         """
         begin = time.perf_counter()
         request = self._memory.request(message)
-        losses, wrote = scored(self._evaluator, request.point, request.candidates, request.generation)
+        losses, wrote = scored(self._evaluators[request.stretch], request.point, request.candidates, request.generation)
         return losses.astype(np.float64).tobytes(), wrote, time.perf_counter() - begin
 
 

@@ -64,9 +64,14 @@ class Objective(Member):
         return None
 
     @property
+    def grading(self) -> tuple[Any, ...] | None:
+        """What a language model grades by, to be told from another objective's; None where none grades."""
+        return None
+
+    @property
     def asks_model(self) -> bool:
         """Whether a language model grades texts."""
-        return False
+        return self.grading is not None
 
     @property
     def temperature(self) -> float:

@@ -74,9 +74,9 @@ class MinusReward(Objective):
         return loss
 
     @property
-    def asks_model(self) -> bool:
-        """Whether a language model grades texts."""
-        return NAME in self.rewards
+    def grading(self) -> tuple[Any, ...] | None:
+        """Rubric, highest grade, and whether right answers are shown."""
+        return (self.rubric, self.grades, self.show_references) if NAME in self.rewards else None
 
     def problems(self, recipe: Any) -> Iterator[str]:
         """Rewards that there are not, or that lack something."""

@@ -17,7 +17,7 @@ from tandemtune.report.history import Spot, trail
 from tandemtune.report.numbers import Content, duration, rough, score
 from tandemtune.report.page import Block, Code, Details, Grid, Heading, Pairs, Section, page
 from tandemtune.report.ranks import rank_rows, rank_sentences
-from tandemtune.report.recipes import as_toml, flat, value_text
+from tandemtune.report.recipes import as_toml, flat, objectives, value_text
 from tandemtune.report.standings import CONTROLS, ComparisonTable, column_of, mean_interval, model_of
 from tandemtune.report.unseen import unseen_rows
 from tandemtune.runs.records import ComparedRun, ComparedRuns
@@ -477,7 +477,8 @@ def _spots(folder: Path) -> list[Spot] | None:
     """A journal as spots; None if it cannot be read."""
     run = RunFolder(folder)
     try:
-        return trail(run, run.read_records()) or None
+        found = trail(run, run.read_records(), objectives(run.read_recipe()))
+        return [spot for spot in found if spot.yardstick == found[-1].yardstick] or None
     except (RunError, OSError):
         return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tandemtune.errors import RunError
 from tandemtune.runs.journal import read_lines
@@ -12,6 +13,7 @@ from tandemtune.runs.records import (
     Costs,
     Evaluation,
     GenerationRecord,
+    HandOverRecord,
     JournalRecord,
     Loss,
     ProposalRecord,
@@ -42,6 +44,8 @@ class Spot:
         dev: evaluation on the dev rows.
         mark: what else happened here, or nothing.
         kept: whether a guard kept the point for its gain on dev; None without a guard.
+        yardstick: number of the objective that its losses are of, from 0: losses of two are no one curve.
+        search: name of the method whose search it belongs to.
     """
 
     step: int
@@ -56,14 +60,17 @@ class Spot:
     dev: Evaluation | None = None
     mark: str = ""
     kept: bool | None = None
+    yardstick: int = 0
+    search: str = ""
 
 
-def trail(folder: RunFolder, records: Sequence[JournalRecord]) -> list[Spot]:
+def trail(folder: RunFolder, records: Sequence[JournalRecord], objectives: Sequence[Any] = ()) -> list[Spot]:
     """A journal's records as points of curves.
 
     Args:
         folder: the run; its depth and its clock are read.
         records: its journal.
+        objectives: what each of its searches minimises, in any form that can be compared.
 
     Returns:
         A spot for each record.
@@ -72,7 +79,7 @@ def trail(folder: RunFolder, records: Sequence[JournalRecord]) -> list[Spot]:
     depth = facts.depth if facts is not None and facts.depth > 0 else None
     clock, unit = _clock(folder), unit_of(records)
     spots: list[Spot] = []
-    step, costs, phase = 0, Costs(), ""
+    step, costs, phase, yardstick = 0, Costs(), "", 0
     seconds: float | None = 0.0
     for record in records:
         mark = ""
@@ -83,6 +90,10 @@ def trail(folder: RunFolder, records: Sequence[JournalRecord]) -> list[Spot]:
                 step, costs, seconds = record.step, record.costs, clock.get(record.step)
                 if record.phase != phase:
                     phase, mark = record.phase, f"switch to {record.phase}"
+            case HandOverRecord():
+                costs, phase, mark = record.costs, record.phase, f"{record.phase} takes over"
+                before, after = objectives[record.stretch - 2 : record.stretch] or (0, 1)
+                yardstick += before != after
             case ProposalRecord():
                 costs = record.costs
                 mark = f"restart {record.round}" if record.taken is not None else ""
@@ -105,6 +116,8 @@ def trail(folder: RunFolder, records: Sequence[JournalRecord]) -> list[Spot]:
                 dev=record.dev,
                 mark=mark,
                 kept=None if (gain := getattr(record, "gain", None)) is None else gain.kept,
+                yardstick=yardstick,
+                search=phase,
             )
         )
     return spots
@@ -120,7 +133,8 @@ def unit_of(records: Iterable[JournalRecord]) -> str:
 
 def best_spot(spots: Sequence[Spot]) -> Spot | None:
     """Where the lowest dev loss was seen first, or the last gain that a guard kept, as the search chooses; None if nothing was
-    looked at."""
+    looked at. Of several objectives the last one's losses count."""
+    spots = [spot for spot in spots if spot.yardstick == spots[-1].yardstick]
     guarded = [spot for spot in spots if spot.kept is not None]
     if guarded:
         return next((spot for spot in reversed(guarded) if spot.kept), next(s for s in spots if s.dev is not None))
@@ -151,7 +165,7 @@ def _clock(folder: RunFolder) -> dict[int, float]:
 def _train(record: JournalRecord) -> Loss:
     """Loss on all training rows after a record, where it was measured."""
     match record:
-        case StartRecord() | GenerationRecord() | RaceRecord():
+        case StartRecord() | GenerationRecord() | RaceRecord() | HandOverRecord():
             return record.train_loss
         case StepRecord():
             return record.words.soft_loss if record.words is not None else None

@@ -15,10 +15,11 @@ from rich.segment import ControlType
 from tandemtune.callbacks import Callback, TurnView
 from tandemtune.report.numbers import fitted
 from tandemtune.report.progress import RunProgress, fixed
-from tandemtune.report.text import WIDE, proposal_story, race_story, result_table
+from tandemtune.report.text import WIDE, hand_over_story, proposal_story, race_story, result_table
 from tandemtune.runs.records import (
     Facts,
     GenerationRecord,
+    HandOverRecord,
     ProposalRecord,
     RaceRecord,
     Result,
@@ -114,6 +115,11 @@ class LiveReport(Callback):
         if not recorded:
             for text in race_story(record):
                 self._say(text)
+
+    def on_hand_over(self, record: HandOverRecord, state: TurnView, seconds: float, recorded: bool) -> None:
+        self._progress.hand_over(record, state)
+        if not recorded:
+            self._say(hand_over_story(record))
 
     def on_testing(self) -> None:
         self._clear()

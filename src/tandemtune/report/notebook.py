@@ -11,10 +11,11 @@ from tandemtune.callbacks import Callback, TurnView
 from tandemtune.report.numbers import score
 from tandemtune.report.page import render
 from tandemtune.report.progress import RunProgress
-from tandemtune.report.text import proposal_story, race_story
+from tandemtune.report.text import hand_over_story, proposal_story, race_story
 from tandemtune.runs.records import (
     Facts,
     GenerationRecord,
+    HandOverRecord,
     ProposalRecord,
     RaceRecord,
     Result,
@@ -64,6 +65,12 @@ class NotebookReport(Callback):
         self._progress.turn(record, state, seconds, recorded)
         if not recorded:
             self._stories += race_story(record)
+            self._show()
+
+    def on_hand_over(self, record: HandOverRecord, state: TurnView, seconds: float, recorded: bool) -> None:
+        self._progress.hand_over(record, state)
+        if not recorded:
+            self._stories.append(hand_over_story(record))
             self._show()
 
     def on_testing(self) -> None:

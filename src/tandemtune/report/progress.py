@@ -7,9 +7,18 @@ from typing import Any
 
 from tandemtune.callbacks import TurnView
 from tandemtune.report.numbers import duration
-from tandemtune.report.recipes import setting
+from tandemtune.report.recipes import method_of, setting
 from tandemtune.report.terminal import sparkline
-from tandemtune.runs.records import Costs, Evaluation, Facts, GenerationRecord, RaceRecord, StartRecord, StepRecord
+from tandemtune.runs.records import (
+    Costs,
+    Evaluation,
+    Facts,
+    GenerationRecord,
+    HandOverRecord,
+    RaceRecord,
+    StartRecord,
+    StepRecord,
+)
 
 
 class RunProgress:
@@ -38,7 +47,7 @@ class RunProgress:
 
     def ready(self, facts: Facts, recipe: Mapping[str, Any]) -> None:
         """Take what is known before the search begins."""
-        self.method = str(setting(recipe, "method.name", "search"))
+        self.method = method_of(recipe, "search")
         self._metric = str(setting(recipe, "task.metric", "score"))
         self._labels = len(facts.labels)
         self._depth = facts.depth or 1.0
@@ -59,6 +68,10 @@ class RunProgress:
             self._losses.append(record.dev.loss)
         if not recorded and self._began is None:  # the speed is that of this process, from its first turn on
             self._began = (seconds, self.done, state.costs)
+
+    def hand_over(self, record: HandOverRecord, state: TurnView) -> None:
+        """Take that another search goes on: losses are those of its own objective from now on."""
+        self.state, self._losses = state, [record.dev.loss]
 
     @property
     def share(self) -> float:

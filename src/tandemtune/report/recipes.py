@@ -8,6 +8,8 @@ from typing import Any
 
 import tomli_w
 
+from tandemtune.runs.listing import method_title
+
 
 def setting(recipe: Mapping[str, Any], path: str, default: Any = None) -> Any:
     """One setting of a recipe; the default if the recipe does not have it, or leaves it open.
@@ -21,6 +23,17 @@ def setting(recipe: Mapping[str, Any], path: str, default: Any = None) -> Any:
     for key in path.split("."):
         found = found.get(key) if isinstance(found, Mapping) else None
     return default if found is None else found
+
+
+def method_of(recipe: Mapping[str, Any], default: str) -> str:
+    """The method's name, and those of what comes behind."""
+    method = setting(recipe, "method", {})
+    return method_title(method) if setting(recipe, "method.name") else default
+
+
+def objectives(recipe: Mapping[str, Any]) -> list[Any]:
+    """What each search of a recipe minimises, one after another."""
+    return [setting(one, "objective") for one in (setting(recipe, "method", {}), *setting(recipe, "method.then", ()))]
 
 
 def rounds(recipe: Mapping[str, Any]) -> int:
@@ -47,8 +60,8 @@ def used(recipe: Mapping[str, Any], unit: str = "") -> dict[str, Any]:
     for section, content in recipe.items():
         known = _known(content)
         if section == "method":
-            known = {key: value for key, value in known.items() if isinstance(value, bool) or value != 0}
-            if unit == "steps":
+            known = {k: value for k, value in known.items() if isinstance(value, bool) or (value != 0 and value != [])}
+            if unit == "steps" and "then" not in known:
                 known.pop("budget", None)
         if section == "run":
             known = {key: value for key, value in known.items() if value not in ([], "none")}

@@ -53,7 +53,8 @@ def _where(run: RunView, result: Result) -> str:
     record = run.records[result.kept_record] if result.kept_record < len(run.records) else None
     if isinstance(record, ProposalRecord) and record.taken is not None:
         return f"the proposal of round {record.round}"
-    return f"after step {result.kept_step} of {result.steps}"
+    by = f", found by {result.found_by}" if result.found_by else ""
+    return f"after step {result.kept_step} of {result.steps}{by}"
 
 
 def _split(result: Result) -> str:
@@ -169,7 +170,8 @@ def standing(run: RunView) -> list[Block]:
     best = best_spot(run.spots)
     if best is not None:
         last = next(spot for spot in reversed(run.spots) if spot.dev is not None)
-        entries = [("start", run.spots[0]), ("lowest dev loss", best), ("last evaluation", last)]
+        own = [spot for spot in run.spots if spot.yardstick == run.spots[-1].yardstick]
+        entries = [("start", own[0]), ("lowest dev loss", best), ("last evaluation", last)]
         rows: list[list[Content]] = [
             [name, spot.step, score(spot.dev.loss), score(spot.dev.score)]
             for name, spot in entries

@@ -30,8 +30,9 @@ def curves(run: RunView) -> dict[str, Chart]:
     name = f"dev {run.metric}"
     backward = any(spot.backward for spot in spots)
     tokens = "tokens through the model, and backwards" if backward else "tokens through the model"
+    losses = _each(spots, f"Loss over {unit}", unit, work)
     found: dict[str, Chart] = {
-        "loss": _losses(f"Loss over {unit}", unit, work, spots),
+        **{f"loss{behind}": chart for behind, chart in losses.items()},
         "dev-score": LineChart(
             title=f"{name.capitalize()} over {unit}",
             x_label=unit,
@@ -40,11 +41,25 @@ def curves(run: RunView) -> dict[str, Chart]:
             marks=_marks(work, spots),
             height=300,
         ),
-        "loss-over-tokens": _losses("Loss over forward tokens", tokens, [spot.tokens for spot in spots], spots),
     }
+    charts = _each(spots, "Loss over forward tokens", tokens, [spot.tokens for spot in spots])
+    found |= {f"loss-over-tokens{behind}": chart for behind, chart in charts.items()}
     if any(spot.seconds for spot in spots):
-        seconds = [spot.seconds for spot in spots]
-        found["loss-over-time"] = _losses("Loss over time", "seconds of search", seconds, spots)
+        charts = _each(spots, "Loss over time", "seconds of search", [spot.seconds for spot in spots])
+        found |= {f"loss-over-time{behind}": chart for behind, chart in charts.items()}
+    return found
+
+
+def _each(spots: Sequence[Spot], title: str, label: str, xs: Sequence[float | None]) -> dict[str, LineChart]:
+    """A chart of losses for each objective that a run's searches had one after another: their losses are no one quantity."""
+    several = spots[-1].yardstick > 0
+    found = {}
+    for number in range(spots[-1].yardstick + 1):
+        mine = [place for place, spot in enumerate(spots) if spot.yardstick == number]
+        own = [spots[place] for place in mine]
+        of = f", {' and '.join(dict.fromkeys(spot.search for spot in own))}" if several else ""
+        behind = f"-{number + 1}" if number else ""
+        found[behind] = _losses(title + of, label, [xs[place] for place in mine], own)
     return found
 
 
@@ -61,6 +76,8 @@ def _reading(run: RunView) -> str:
         said.append("The band holds most candidates of a generation: their losses from the 10 % to the 90 % quantile.")
     if any(spot.batch is not None for spot in spots):
         said.append("A gradient step sees only a few training rows, so its loss jumps.")
+    if spots[-1].yardstick:
+        said.append("Each objective has a chart of its own; the point that was handed over is measured by both.")
     if any(spot.mark.startswith("restart") for spot in spots):
         said.append("At a restart the search went on from a proposal.")
     if any(spot.words is not None for spot in spots):

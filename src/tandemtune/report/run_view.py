@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tandemtune.report.history import Spot, trail
-from tandemtune.report.recipes import setting
+from tandemtune.report.recipes import method_of, objectives, setting
 from tandemtune.runs.records import (
     Costs,
     Facts,
     GenerationRecord,
+    HandOverRecord,
     JournalRecord,
     PredictionRecord,
     ProposalRecord,
@@ -53,8 +54,8 @@ class RunView:
             RunError: one of its files is damaged.
         """
         records = folder.read_records()
-        spots = trail(folder, records)
         recipe, facts, result = folder.read_recipe(), folder.read_facts(), folder.read_result()
+        spots = trail(folder, records, objectives(recipe))
         return cls(folder, recipe, facts, result, records, spots, folder.read_predictions() if result else ())
 
     @property
@@ -74,11 +75,15 @@ class RunView:
         """One line that tells this run from others."""
         model = self.result.model if self.result else str(setting(self.recipe, "model.name", "model"))
         model = Path(model).name if Path(model).is_absolute() else model
-        method = setting(self.recipe, "method.name", "method")
+        method = method_of(self.recipe, "method")
         return f"{self.task} · {model} · {method} · seed {setting(self.recipe, 'task.seed', '?')}"
+
+
+SPENDS = GenerationRecord | StepRecord | ProposalRecord | RaceRecord | HandOverRecord
+"""Records that say what has been spent so far."""
 
 
 def spent_so_far(records: Sequence[JournalRecord]) -> Costs:
     """What the search has spent by its last record."""
-    counted = [r.costs for r in records if isinstance(r, GenerationRecord | StepRecord | ProposalRecord | RaceRecord)]
+    counted = [r.costs for r in records if isinstance(r, SPENDS)]
     return counted[-1] if counted else Costs()

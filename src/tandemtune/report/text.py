@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from tandemtune.report.charts import Series, thinned
 from tandemtune.report.numbers import Content, duration, rough, score
+from tandemtune.report.run_view import SPENDS
 from tandemtune.report.terminal import line_text
 from tandemtune.runs.records import (
     Actions,
@@ -19,6 +20,7 @@ from tandemtune.runs.records import (
     EndRecord,
     Evaluation,
     GenerationRecord,
+    HandOverRecord,
     JournalRecord,
     Loss,
     ProposalRecord,
@@ -46,9 +48,10 @@ _LOOKS = 16
 
 
 class Look(Record):
-    """An evaluation on the dev rows: after which step, and the training loss there."""
+    """An evaluation on the dev rows: after which step, by the objective of which search (from 1), and the training loss there."""
 
     step: int
+    search: int = 1
     train_loss: Loss
     dev: Evaluation
 
@@ -135,6 +138,7 @@ class _ScoreTable:
 
 def _result_lines(result: Result, said_before: Collection[str]) -> list[str]:
     cost, rows = result.cost, result.rows
+    by = f", found by {result.found_by}" if result.found_by else ""
     steps = f"{cost.gradient_steps:,} gradient steps" if cost.gradient_steps else f"{result.steps:,} generations"
     backward = f" ({cost.backward_tokens:,} of them backwards, too)" if cost.backward_tokens else ""
     written = f", {cost.generated_tokens:,} written tokens" if cost.generated_tokens else ""
@@ -143,7 +147,7 @@ def _result_lines(result: Result, said_before: Collection[str]) -> list[str]:
         f"{duration(cost.seconds)} of search, peak memory {cost.peak_rss_mb:,.0f} MB",
         f"rows: {rows.train:,} train, {rows.dev:,} dev, {rows.test:,} test · "
         + (
-            f"kept the point of step {result.kept_step} of {result.steps} (lowest dev loss) · stopped by {result.stop_reason}"
+            f"kept the point of step {result.kept_step} of {result.steps} (lowest dev loss{by}) · stopped by {result.stop_reason}"
             if result.steps
             else "nothing was searched"
         ),
@@ -299,13 +303,7 @@ def summary(folder: RunFolder) -> Summary:
     """
     records, facts, result = folder.read_records(), folder.read_facts(), folder.read_result()
     turns = [record for record in records if isinstance(record, GenerationRecord | StepRecord | RaceRecord)]
-    looks = [
-        Look(step=0 if isinstance(record, StartRecord) else record.step, train_loss=record.train_loss, dev=record.dev)
-        for record in records
-        if isinstance(record, StartRecord | GenerationRecord | StepRecord | RaceRecord) and record.dev is not None
-    ]
-    spent = GenerationRecord | StepRecord | ProposalRecord | RaceRecord
-    counted = [record.costs for record in records if isinstance(record, spent)]
+    counted = [record.costs for record in records if isinstance(record, SPENDS)]
     return Summary(
         folder=str(folder.path),
         finished=result is not None,
@@ -313,10 +311,30 @@ def summary(folder: RunFolder) -> Summary:
         candidates=counted[-1].candidates if counted else 0,
         planned=facts.planned if facts is not None else None,
         unit=facts.unit if facts is not None else "candidates",
-        looks=tuple(looks),
+        looks=tuple(_looks(records)),
         layers=layer_gains(records),
         story=tuple(story(records)),
         result=result,
+    )
+
+
+def _looks(records: Sequence[JournalRecord]) -> Iterator[Look]:
+    """All evaluations on the dev rows but those of proposals."""
+    search = 1
+    for record in records:
+        if isinstance(record, HandOverRecord):
+            search = record.stretch
+        if isinstance(record, ProposalRecord | EndRecord) or record.dev is None:
+            continue
+        step = 0 if isinstance(record, StartRecord) else record.step
+        yield Look(step=step, search=search, train_loss=record.train_loss, dev=record.dev)
+
+
+def hand_over_story(record: HandOverRecord) -> str:
+    """A line about a search that takes over."""
+    return (
+        f"{record.phase} takes over after step {record.step} ({record.reason}), at the point of step {record.kept_step}: by its objective "
+        f"train loss {score(record.train_loss)}, dev loss {score(record.dev.loss)}, dev score {score(record.dev.score)}"
     )
 
 
@@ -330,7 +348,10 @@ def story(records: Sequence[JournalRecord]) -> list[str]:
     Returns:
         Nothing if nobody proposed anything in it and no texts were searched.
     """
-    if not any(isinstance(r, ProposalRecord) or (isinstance(r, GenerationRecord) and r.text) for r in records):
+    several = any(isinstance(r, HandOverRecord) for r in records)
+    if not several and not any(
+        isinstance(r, ProposalRecord) or (isinstance(r, GenerationRecord) and r.text) for r in records
+    ):
         return []
     told: list[str] = []
     text = ""
@@ -340,6 +361,8 @@ def story(records: Sequence[JournalRecord]) -> list[str]:
                 told += proposal_story(record)
             case RaceRecord():
                 told += race_story(record)
+            case HandOverRecord():
+                told.append(hand_over_story(record))
             case EndRecord():
                 told.append(f"end after step {record.step}: {record.stop_reason}")
             case StartRecord() | GenerationRecord() | StepRecord() if record.words is not None:
@@ -388,11 +411,16 @@ def summary_view(found: Summary) -> RenderableType:
     parts: list[RenderableType] = []
     if found.looks:
         curve = Table(title="on the way")
-        for name in ("step", "train loss", "dev loss", "dev score"):
+        several = found.looks[-1].search > 1
+        for name in (*(["search"] if several else []), "step", "train loss", "dev loss", "dev score"):
             curve.add_column(name, justify="right")
         for look in thinned(found.looks, _LOOKS):
-            curve.add_row(str(look.step), *map(score, (look.train_loss, look.dev.loss, look.dev.score)))
-        parts += [curve, Text(_chart(found.looks))]
+            place = [*([str(look.search)] if several else []), str(look.step)]
+            curve.add_row(*place, *map(score, (look.train_loss, look.dev.loss, look.dev.score)))
+        parts.append(curve)
+        for number in dict.fromkeys(look.search for look in found.looks):
+            own = [look for look in found.looks if look.search == number]
+            parts.append(Text(_chart(own)))
     if found.layers:
         layers = Table(title="layer by layer")
         for name in ("layer", "turns", "taken", "training loss fell by"):
@@ -403,7 +431,13 @@ def summary_view(found: Summary) -> RenderableType:
             )
         parts.append(layers)
     if found.story:
-        parts += [Text("round by round", style="bold"), *(Text(line) for line in found.story)]
+        parts += [
+            Text(
+                "round by round" if found.looks[-1:] and found.looks[-1].search == 1 else "one after another",
+                style="bold",
+            ),
+            *(Text(line) for line in found.story),
+        ]
     if found.result:
         parts.append(result_table(found.result))
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,16 @@ class ListedRun(Record):
     when: str
 
 
+def method_title(method: Mapping[str, Any]) -> str:
+    """The name of a recipe's method, and those of what comes behind.
+
+    Args:
+        method: section [method] of a resolved recipe.
+    """
+    behind = [str(entry.get("name") or entry["optimizer"]["kind"]) for entry in method.get("then", ())]
+    return ", then ".join([str(method["name"]), *behind])
+
+
 def listed_runs(folder: Path) -> Iterator[ListedRun]:
     """All runs in a folder and the folders in it, the latest last.
 
@@ -59,7 +69,7 @@ def _listed(run: RunFolder, name: str) -> ListedRun:
         recipe = run.read_recipe()
         task: dict[str, Any] = recipe["task"]
         known: dict[str, Any] = {
-            "method": str(recipe["method"]["name"]),
+            "method": method_title(recipe["method"]),
             "task": str(task["name"] or Path(task["train"] or "").stem),
             "seed": str(task["seed"]),
         }

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from tandemtune.callbacks import Callback, Planned, TurnView
 from tandemtune.errors import RunError
-from tandemtune.evaluators.base import Evaluator
 from tandemtune.mentor import Course, LayerGain
 from tandemtune.proposers.base import Source
 from tandemtune.runs.records import SCHEMA, Actions, EndRecord, ProposalRecord, RaceRecord, StartRecord, to_loss
@@ -19,7 +18,8 @@ from tandemtune.search.race import Race, RaceTurn
 from tandemtune.search.replay import Replay
 from tandemtune.search.schedule import Phase, Stage
 from tandemtune.search.state import SearchState
-from tandemtune.search.turns import Acceptance, Desk, GenerationTurn, GradientTurn, ProposalTurn, Rules, Turn
+from tandemtune.search.stretches import Stretch, hand_over
+from tandemtune.search.turns import Acceptance, Desk, GenerationTurn, GradientTurn, ProposalTurn, Turn
 from tandemtune.search.words import WordReader
 from tandemtune.system import peak_rss_mb
 
@@ -34,8 +34,6 @@ class Limits:
     """What ends a search before its stages do.
 
     Args:
-        candidates: that may be scored; None if turns are counted instead.
-        patience: evaluations on dev without a better one.
         forward_tokens: tokens through the whole model, forwards and backwards.
         seconds: of search, over all processes.
         stop_on_failures: proposals in a row that failed; None to go on without.
@@ -44,8 +42,6 @@ class Limits:
         generated_tokens: that may be written.
     """
 
-    candidates: int | None = None
-    patience: int | None = None
     forward_tokens: int | None = None
     seconds: float | None = None
     stop_on_failures: int | None = None
@@ -59,13 +55,11 @@ class Search:
     """The stages of one run over its folder, new or resumed.
 
     Args:
-        evaluator: scores candidates, takes gradients, and looks at dev.
+        stretches: the searches, one after another; each of several has one stage.
         stages: what happens in which order.
         origin: the point to begin with.
         make_phase: (starting point, stage) -> the optimizer's phase.
         folder: where the journal and the checkpoint lie.
-        name: what the journal calls the method.
-        rules: how turns are judged.
         limits: what ends the search.
         planned: how much work there will be, for those who watch.
         callback: told what happens.
@@ -77,13 +71,11 @@ class Search:
         layers: blocks among which the source chooses who has turns in the next round; empty where it does not steer.
     """
 
-    evaluator: Evaluator
+    stretches: tuple[Stretch, ...]
     stages: tuple[Stage, ...]
     origin: Mapping[int, Tensor]
     make_phase: Callable[[Mapping[int, Tensor], Stage], Phase]
     folder: RunFolder
-    name: str
-    rules: Rules
     limits: Limits
     planned: Planned
     callback: Callback
@@ -110,11 +102,16 @@ class Search:
         resumed = len(journal.records)
         if journal.torn:
             self.callback.on_progress("the journal's last line was torn by a kill; its turn is taken again")
-        self._desk = Desk(self.evaluator, Replay(journal), self.rules, self.reader)
+        self._desks = [Desk(one.evaluator, Replay(journal), one.rules, self.reader) for one in self.stretches]
+        self._desk = self._desks[0]
         start = self._desk.replay.record(0, StartRecord, self._start)
         state = self._restored(start, len(journal.records))
+        self._desk = self._desks[state.stretch]
         self.callback.on_start(start, resumed, self._spent)
         while not (reason := self._stop_reason(state)):
+            if why := self._hands_over(state):
+                self._hand_over(state, why)
+                continue
             if self._share_is_spent(state):
                 self._next_stage(state)
                 continue
@@ -125,13 +122,13 @@ class Search:
         return state
 
     def _start(self) -> StartRecord:
-        point = dict(self.origin)
+        point, evaluator = dict(self.origin), self._desk.evaluator
         return StartRecord(
             event="start",
             schema_=SCHEMA,
-            phase=self.name,
-            train_loss=self.evaluator.measure(point).loss,
-            dev=self.evaluator.measure(point, "dev"),
+            phase=self.stretches[0].name,
+            train_loss=evaluator.measure(point).loss,
+            dev=evaluator.measure(point, "dev"),
             words=self.reader.read(point, []) if self.reader is not None else None,
         )
 
@@ -141,10 +138,11 @@ class Search:
         stage, limit = self.stages[state.stage], self.limits.forward_tokens
         turns = [one.steps or 0 for one in self.stages if one.kind == "tune"]
         raced = any(one.kind == "race" for one in self.stages)
-        if limit is None or raced or len(turns) < 2 or stage.kind != "tune" or not state.stage_step:
+        several = len(self.stretches) > 1  # whose shares are their own
+        if limit is None or raced or several or len(turns) < 2 or stage.kind != "tune" or not state.stage_step:
             return False
         until = sum(one.steps or 0 for one in self.stages[: state.stage + 1] if one.kind == "tune")
-        spent = (state.costs.forward + state.costs.backward) / self.evaluator.depth
+        spent = (state.costs.forward + state.costs.backward) / self._desk.evaluator.depth
         return until < sum(turns) and spent >= limit * until / sum(turns)
 
     def _turn(self, state: SearchState) -> None:
@@ -173,8 +171,33 @@ class Search:
         if not recorded:
             self._tick(state)
         self.callback.on_turn(record, self._view(state), self._seconds(), recorded)
-        if stage.over(state.step, state.stage_step):
+        if stage.over(state.step, state.stage_step) and not self._more(state):
             self._next_stage(state)
+
+    def _more(self, state: SearchState) -> bool:
+        """Whether another search follows the present one."""
+        return state.stretch + 1 < len(self.stretches)
+
+    def _hands_over(self, state: SearchState) -> str:
+        """Why the present search is over and another one goes on, or nothing; while records are walked through, what was decided then."""
+        if self._desk.replay.knows(state.records):
+            return self._desk.replay.hand_over_reason(state.records)
+        if not self._more(state):
+            return ""
+        over = self.stages[state.stage].over(state.step, state.stage_step)
+        stretch = self.stretches[state.stretch]
+        return "steps" if over else self._done(state, stretch) or self._spent_up(state, stretch.until)
+
+    def _hand_over(self, state: SearchState, reason: str) -> None:
+        """Another search begins at the best point."""
+        recorded = self._desk.replay.knows(state.records)
+        record = hand_over(state, self._desk, self.stretches[state.stretch + 1], reason)
+        self._desk, self._phase = self._desks[state.stretch], None
+        self._enter(state)
+        if not recorded:
+            self._tick(state)
+        self.callback.on_hand_over(record, self._view(state), self._seconds(), recorded)
+        self._checkpoint(state)
 
     def _raced(self, record: ProposalRecord, state: SearchState) -> Race:
         """The race of a round's proposals; whoever takes part begins with the optimizer's moments so far."""
@@ -257,23 +280,35 @@ class Search:
         """Why to stop now, or "" to go on; while records are walked through, what was decided then."""
         if self._desk.replay.knows(state.records):
             return self._desk.replay.stop_reason(state.records)
-        limits, phase = self.limits, self._phase
-        tokens = (state.costs.forward + state.costs.backward) / self.evaluator.depth
+        limits = self.limits
         if state.stage == len(self.stages):
             return "steps"
-        if limits.candidates is not None and phase and state.costs.candidates + phase.candidates > limits.candidates:
-            return "budget"
-        if limits.patience is not None and state.stale >= limits.patience:
-            return "patience"
-        if limits.forward_tokens is not None and tokens >= limits.forward_tokens:
-            return "max_forward_tokens"
-        if limits.generated_tokens is not None and state.costs.generated >= limits.generated_tokens:
-            return "max_generated_tokens"
-        if limits.seconds is not None and self._seconds() >= limits.seconds:
-            return "max_seconds"
+        if not self._more(state) and (
+            reason := self._done(state, self.stretches[state.stretch]) or self._spent_up(state)
+        ):
+            return reason
         if limits.stop_on_failures is not None and state.failures >= limits.stop_on_failures:
             return "mentor"
         return BY_HAND if limits.by_hand else ""
+
+    def _done(self, state: SearchState, stretch: Stretch) -> str:
+        """Which of a search's own bounds is reached, or nothing."""
+        scored, phase = state.costs.candidates - state.candidates_before, self._phase
+        if stretch.candidates is not None and phase and scored + phase.candidates > stretch.candidates:
+            return "budget"
+        return "patience" if stretch.patience is not None and state.stale >= stretch.patience else ""
+
+    def _spent_up(self, state: SearchState, share: float = 1.0) -> str:
+        """Which bound of the run a share of is used up, or nothing."""
+        limits = self.limits
+        tokens = (state.costs.forward + state.costs.backward) / self._desk.evaluator.depth
+        if limits.forward_tokens is not None and tokens >= share * limits.forward_tokens:
+            return "max_forward_tokens"
+        if limits.generated_tokens is not None and state.costs.generated >= share * limits.generated_tokens:
+            return "max_generated_tokens"
+        if limits.seconds is not None and self._seconds() >= share * limits.seconds:
+            return "max_seconds"
+        return ""
 
     def _view(self, state: SearchState) -> TurnView:
         planned = self.planned

@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 
 from tandemtune.errors import RunError
 from tandemtune.runs.journal import Journal
-from tandemtune.runs.records import JournalRecord
+from tandemtune.runs.records import HandOverRecord, JournalRecord
 
 R = TypeVar("R", bound=JournalRecord)
 
@@ -49,6 +49,11 @@ class Replay:
     def stop_reason(self, index: int) -> str:
         """Why the search stopped before the record with this number, or nothing if it went on."""
         return str(getattr(self._journal.records[index], "stop_reason", ""))
+
+    def hand_over_reason(self, index: int) -> str:
+        """Why another search took over at the record with this number, or nothing if none did."""
+        record = self._journal.records[index]
+        return record.reason if isinstance(record, HandOverRecord) else ""
 
     def check_again(self, index: int, recorded: float | None, now: float | None) -> None:
         """Compare a gradient step's loss with the recorded one.

@@ -29,6 +29,7 @@ class Stage:
         until: the stage lasts until the whole run has so many turns of the optimizer, in place of `steps`.
         layers: the blocks that have turns, where somebody has chosen; all if empty.
         scale: size of the steps in a subspace, as a share of the usual one.
+        stretch: number of the search that it belongs to, from 0, in a run of several.
     """
 
     kind: Literal["tune", "propose", "race"]
@@ -38,6 +39,7 @@ class Stage:
     until: int | None = None
     layers: tuple[int, ...] = ()
     scale: float = 1.0
+    stretch: int = 0
 
     def over(self, step: int, stage_step: int) -> bool:
         """Whether a stretch of tuning has ended.

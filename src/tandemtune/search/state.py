@@ -16,6 +16,8 @@ from tandemtune.runs.records import (
     Actions,
     Costs,
     Evaluation,
+    Gain,
+    HandOverRecord,
     JournalRecord,
     PromptRecord,
     StartRecord,
@@ -48,6 +50,9 @@ class SearchState:
         records: records that led here.
         stage: number of the present stage.
         stage_step: turns of the present stage.
+        stretch: number of the present search, from 0, where a run has several.
+        best_stretch: that which found `best`.
+        candidates_before: candidates that were scored before the present search began.
         penalty: by block, what the incumbent pays for being far from where the stage began.
         averaged: the exponential moving average of the incumbents; None where none is kept.
         tried: prompts of words that were scored, in order.
@@ -74,6 +79,9 @@ class SearchState:
     records: int = 1
     stage: int = 0
     stage_step: int = 0
+    stretch: int = 0
+    best_stretch: int = 0
+    candidates_before: int = 0
     penalty: dict[int, float] = field(default_factory=dict)
     averaged: dict[int, Tensor] | None = None
     tried: list[PromptRecord] = field(default_factory=list)
@@ -103,12 +111,33 @@ class SearchState:
         self.records += 1
         if record.dev is None:
             return
-        self.dev, self.evaluated = record.dev, self.records
+        self._look(record.dev, getattr(record, "gain", None))
+
+    def _look(self, dev: Evaluation, gain: Gain | None) -> None:
+        self.dev, self.evaluated = dev, self.records
         self.stale += 1
-        gain = getattr(record, "gain", None)
-        if from_loss(record.dev.loss) < from_loss(self.best_dev.loss) if gain is None else gain.kept:
-            self.best, self.best_dev, self.best_step, self.stale = dict(self.judged), record.dev, self.step, 0
-            self.best_record = self.records - 1
+        if from_loss(dev.loss) < from_loss(self.best_dev.loss) if gain is None else gain.kept:
+            self.best, self.best_dev, self.best_step, self.stale = dict(self.judged), dev, self.step, 0
+            self.best_record, self.best_stretch = self.records - 1, self.stretch
+
+    def choose(self, last: Evaluation | None, gain: Gain | None) -> None:
+        """Take what was seen of the point where a search ended, before the best one is handed over."""
+        if last is not None:
+            self._look(last, gain)
+
+    def hand_over(self, record: HandOverRecord, point: Mapping[int, Tensor]) -> None:
+        """Another search begins at the best point so far; nothing else of the search before is carried on.
+
+        Args:
+            record: what is known of it by the objective that follows.
+            point: the best point, as the next search takes it.
+        """
+        self.records += 1
+        self.incumbent, self.best, self.costs = dict(point), dict(point), record.costs
+        self.train_loss, self.dev, self.best_dev = from_loss(record.train_loss), record.dev, record.dev
+        self.best_record, self.evaluated, self.stale = self.records - 1, self.records, 0
+        self.stretch, self.candidates_before = self.stretch + 1, record.costs.candidates
+        self.enter_next_stage()
 
     def credit(self, block: int, gain: float) -> None:
         """Count a turn of a block, and by how much it lowered the training loss."""

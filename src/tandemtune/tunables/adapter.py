@@ -27,6 +27,7 @@ from tandemtune.models.layers import replaced_forward
 from tandemtune.plugins import register
 from tandemtune.tunables import storage
 from tandemtune.tunables.base import LAST_THIRD, Given, Layers, Layerwise, Point, Tunable
+from tandemtune.types import seed_for
 
 PARTS = ("down.weight", "down.bias", "up.weight", "up.bias")
 """What a block's vector holds, in order, as two linear maps would call it."""
@@ -43,14 +44,17 @@ class Adapter(Layerwise):
         layers: layer indices that get an adapter.
         start_seed: draws W_down at the start, for gradients, of which only b_up has one where everything is zero; W_up and
             the biases are zero, so the first point is the pretrained model all the same.
+        seed: draws W_down where a later optimizer finds everything zero.
     """
 
     names = ("down", "up")
     side_by_side = True
     token_wise = True
 
-    def __init__(self, backbone: Backbone, width: int, layers: Sequence[int], start_seed: int | None = None) -> None:
-        self.width = width
+    def __init__(
+        self, backbone: Backbone, width: int, layers: Sequence[int], start_seed: int | None = None, seed: int = 0
+    ) -> None:
+        self.width, self._seed = width, seed
         self.blocks = tuple(sorted(layers))
         self._start_seed = start_seed
         self._hidden = backbone.width
@@ -75,6 +79,16 @@ class Adapter(Layerwise):
             for block, vector in point.items():
                 self._cut(block, vector)[0].uniform_(-bound, bound, generator=generator)  # a view
         return point
+
+    def movable(self, point: Point) -> dict[int, Tensor]:
+        """The same adapters, with W_down drawn where everything is zero."""
+        found = {block: vector.clone() for block, vector in point.items()}
+        bound = 1 / math.sqrt(self._hidden)
+        for block in self.blocks:
+            if not found[block].any():
+                generator = torch.Generator().manual_seed(seed_for(self._seed, block))
+                self._cut(block, found[block])[0].uniform_(-bound, bound, generator=generator)  # a view
+        return found
 
     @contextmanager
     def applied(self, point: Point) -> Iterator[None]:
@@ -184,4 +198,6 @@ class BottleneckAdapter(Tunable):
 
     def make(self, given: Given) -> Adapter:
         """Zero in a subspace; W_down drawn elsewhere."""
-        return Adapter(given.backbone, self.width, given.layers(self.layers), given.start_seed())
+        return Adapter(
+            given.backbone, self.width, given.layers(self.layers), given.start_seed(), seed_for(given.seed, 6)
+        )

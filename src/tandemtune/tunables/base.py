@@ -75,6 +75,10 @@ class Parameters(ABC):
         Where a block holds [P, dim], the model's batch must hold P equal parts, candidate by candidate.
         """
 
+    def movable(self, point: Point) -> dict[int, Tensor]:
+        """The same model as a setting that gradients, and small steps in all directions, lead away from; by default as it is."""
+        return dict(point)
+
     def applied_behind(self, point: Point) -> AbstractContextManager[None]:
         """The same for tokens that are written behind a prompt, whose own keys and values are kept."""
         return self.applied(point)
@@ -304,6 +308,14 @@ class Tunable(Member):
                 f"[method] d: {d} cannot be cut into {parts} equal parts (A and B of each module, see [model] target): "
                 f"choose a multiple of {parts}, for example {max(parts, round(d / parts) * parts)}"
             )
+
+    def hand_over_problems(self, recipes: Sequence[Any]) -> Iterator[str]:
+        """Why a point of one optimizer cannot be the beginning of another; by default it always can.
+
+        Args:
+            recipes: of all searches of a run, in order, two at least.
+        """
+        yield from ()
 
     def _instead(self) -> str:
         if self.searched_by == {"none"}:

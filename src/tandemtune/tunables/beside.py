@@ -18,7 +18,7 @@ from tandemtune.tunables.base import INPUT, LAST_THIRD, Given, Layers, Parameter
 from tandemtune.tunables.lora import LoRATerms
 from tandemtune.tunables.prompt import Prompt, PromptOptions
 from tandemtune.tunables.vocabulary import Vocabulary
-from tandemtune.types import Encoded
+from tandemtune.types import Encoded, seed_for
 
 PROMPT_FOLDER = "prompt"
 
@@ -60,6 +60,10 @@ class LoRABesidePrompt(Parameters):
     def initial(self) -> dict[int, Tensor]:
         """The points that both begin with."""
         return {**self.prompt.initial(), **self.lora.initial()}
+
+    def movable(self, point: Point) -> dict[int, Tensor]:
+        """The prompt as it is, and LoRA's terms where they can be moved."""
+        return {**point, **self.lora.movable(self._layers(point))}
 
     def reserve(self, prompt: Encoded) -> Encoded:
         """The prompt with room for the words."""
@@ -133,7 +137,9 @@ class LoRAWithPrompt(PromptOptions):
 
     def make(self, given: Given) -> LoRABesidePrompt:
         """LoRA on the chosen layers, and a prompt at the input."""
-        lora = LoRATerms(given.backbone, self.r, given.layers(self.layers), given.start_seed())
+        lora = LoRATerms(
+            given.backbone, self.r, given.layers(self.layers), given.start_seed(), seed=seed_for(given.seed, 6)
+        )
         return LoRABesidePrompt(lora, self.prompt(given))
 
     def lr(self, optimizer: Optimizer, vocabulary: Vocabulary) -> float:

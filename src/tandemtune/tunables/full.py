@@ -221,3 +221,11 @@ class FullWeights(Tunable):
                 f"[model] dtype: {recipe.model.dtype} rounds away the small steps of {optimizer.kind} on full weights: "
                 "choose float32"
             )
+
+    def hand_over_problems(self, recipes: Sequence[Any]) -> Iterator[str]:
+        """A search holds coefficients of directions that are its own."""
+        if any(recipe.method.optimizer.searches for recipe in recipes):
+            yield (
+                f"[method] then: a search among all weights keeps steps along directions of its own, which no other optimizer goes on from: "
+                f"let gradients follow gradients, or set tunable to lora in place of {self.kind}"
+            )

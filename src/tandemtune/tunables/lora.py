@@ -51,6 +51,7 @@ class LoRATerms(Layerwise):
         start_seed: draws A at the start, for gradients, which cannot leave the point where both factors are zero; B is
             zero, so the first point is the pretrained model all the same.
         fixed_seed: draws A once and for all, so that a block's vector holds the factors B alone (arXiv 2308.03303).
+        seed: draws A where a later optimizer finds both factors zero.
     """
 
     token_wise = True
@@ -62,8 +63,10 @@ class LoRATerms(Layerwise):
         layers: Sequence[int],
         start_seed: int | None = None,
         fixed_seed: int | None = None,
+        seed: int = 0,
     ) -> None:
         self.rank = rank
+        self._seed = seed
         self._start_seed = start_seed
         self.blocks = tuple(block for block in sorted(layers) if backbone.projections(block))
         if not self.blocks:
@@ -119,6 +122,18 @@ class LoRATerms(Layerwise):
                 for a, _ in self.factors(block, vector).values():  # views
                     _drawn(a, generator)
         return point
+
+    def movable(self, point: Point) -> dict[int, Tensor]:
+        """The same terms, with A drawn where a projection's factors are both zero: B alone says that they add nothing, and nothing moves
+        away from zero but both at once."""
+        found = {block: vector.clone() for block, vector in point.items()}
+        for block in self.blocks if not self._fixed else ():
+            generator = torch.Generator().manual_seed(seed_for(self._seed, block))
+            for a, b in self.factors(block, found[block]).values():  # views
+                drawn = _drawn(torch.empty_like(a), generator)
+                if not a.any() and not b.any():
+                    a.copy_(drawn)
+        return found
 
     @contextmanager
     def applied(self, point: Point) -> Iterator[None]:
@@ -465,7 +480,7 @@ class LoRA(Tunable):
         layers = given.layers(self.layers)
         if self.factors == "b":
             return LoRATerms(given.backbone, self.r, layers, fixed_seed=seed_for(given.seed, 6))
-        return LoRATerms(given.backbone, self.r, layers, given.start_seed())
+        return LoRATerms(given.backbone, self.r, layers, given.start_seed(), seed=seed_for(given.seed, 6))
 
     @property
     def even(self) -> bool:

@@ -110,7 +110,7 @@ def _text_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) ->
 
     def start(blocks: tuple[int, ...]) -> Any:
         first = vocabulary.exact(origin[INPUT].reshape(length, -1)).ids
-        numbers = seed_for(seed, stage.round, 9)
+        numbers = seed_for(seed, stage.round or stage.stretch, 9)
         return method.optimizer.start(Space(length, numbers, texts=(first,), mutate=mutation.mutated))
 
     def show(optimizer: Any) -> str:
@@ -135,6 +135,7 @@ def _generations(problem: Problem, stage: Stage, turns: Sequence[tuple[int, ...]
 
 
 def _numbers(blocks: tuple[int, ...], stage: Stage) -> tuple[int, ...]:
-    """What tells the random streams of blocks and rounds apart; without rounds the block's own number."""
+    """What tells the random streams of blocks and of rounds or searches apart; in the first of these the block's own number."""
     named = tuple(block if block != INPUT else 10_000 for block in blocks)
-    return named if stage.round == 0 else (*named, stage.round)
+    number = stage.round or stage.stretch  # a run has one or the other
+    return named if number == 0 else (*named, number)

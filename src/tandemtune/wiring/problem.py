@@ -3,19 +3,45 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 
 import torch
 
 from tandemtune.answers import answers_of
 from tandemtune.errors import ModelError
 from tandemtune.problem import Problem, Scorer
+from tandemtune.runs.records import SearchFacts
 from tandemtune.tasks.wording import counted
 from tandemtune.types import Split
+from tandemtune.wiring.scorer import learning_rate
 
 
-def make_problem(scorer: Scorer, split: Split) -> Problem:
-    """The evaluator of a scorer over few-shot rows."""
-    return answers_of(scorer.task).problem(scorer, split)
+def make_problem(scorer: Scorer, *splits: Split) -> Problem:
+    """The evaluator of a scorer over few-shot rows; of several searches the last one's, whose objective the result is judged by.
+
+    Args:
+        scorer: of the whole recipe.
+        splits: the rows; one for each search, where they have been drawn before.
+    """
+    answers, recipes = answers_of(scorer.task), scorer.config.stretches
+    if len(recipes) == 1:
+        return answers.problem(scorer, splits[0])
+    made: list[Problem] = []
+    for number, config in enumerate(recipes):
+        known = dict(enumerate(scorer.facts.searches)).get(number)
+        own = copy(scorer)
+        lr = learning_rate(config, scorer.vocabulary)
+        own.config = config
+        own.facts = scorer.facts.model_copy(update={"lr": lr, "calibrated": known.calibrated if known else None})
+        split = splits[number] if len(splits) > 1 else splits[0]
+        made.append(answers.problem(own, split, made[-1] if made else None))
+    found = tuple(
+        SearchFacts(name=one.scorer.config.method.name, lr=one.facts.lr, calibrated=one.facts.calibrated)
+        for one in made
+    )
+    last = found[-1]
+    scorer.facts = made[0].facts.model_copy(update={"calibrated": last.calibrated, "searches": found})
+    return Problem(scorer, made[-1].split, made[-1].evaluator, grader=made[-1].grader, several=tuple(made))
 
 
 def check_rows(problem: Problem) -> None:
@@ -52,13 +78,21 @@ def check_start(problem: Problem) -> None:
     config, backbone = scorer.config, scorer.backbone
     backbone.check_reading(scorer.engine.stack, scorer.plain_prompt(problem.split.train[0]))
     mutates = config.alternates and config.method.tunable.takes_words and config.alternate.proposer.asks_model
-    optimizer = config.method.optimizer
-    if (mutates or optimizer.uses == "text") and not backbone.fills_gaps:
+    optimizers = [one.method.optimizer for one in config.stretches]
+    if (mutates or any(one.uses == "text" for one in optimizers)) and not backbone.fills_gaps:
         instead = "choose another [alternate] proposer than mutation" if mutates else "choose another model or method"
         raise ModelError(
             f"{backbone.name} has no mask token and no sentinel, so it cannot say how likely a word is inside a text: {instead}"
         )
-    if optimizer.uses == "none":
+    for one in problem.searches:
+        _check_numbers(one)
+
+
+def _check_numbers(problem: Problem) -> None:
+    """Refuse a model that gives none on the training rows."""
+    scorer = problem.scorer
+    config, backbone = scorer.config, scorer.backbone
+    if config.method.optimizer.uses == "none":
         return
     if config.in_subspace and scorer.parameters.directions is None:
         _ = problem.scales

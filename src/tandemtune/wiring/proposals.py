@@ -54,7 +54,7 @@ def check_proposer(config: RunConfig, progress: Progress | None = None) -> None:
     """
     if config.alternates:
         config.alternate.proposer.check(config, progress)
-    if config.method.objective.asks_model:
+    if any(one.method.objective.asks_model for one in config.stretches):
         reachable(config.mentor, progress, needed=True)
 
 

@@ -18,7 +18,6 @@ from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.models.fingerprint import fingerprint
 from tandemtune.models.lean import keep_freed_memory
 from tandemtune.models.quantized import packed_maps, stops_gradients
-from tandemtune.optimizers.base import Optimizer
 from tandemtune.problem import Progress, Scorer
 from tandemtune.runs.records import Facts, TunableFacts
 from tandemtune.system import default_threads
@@ -83,7 +82,8 @@ def make_scorer(
     if progress:
         progress(f"loading {section.name} ({dtype})")
     backbone = load_backbone(config, kind, dtype, device)
-    _check_gradients(config, backbone)
+    for one in config.stretches:
+        _check_gradients(one, backbone)
     keep_freed_memory()  # what loading freed is gone by now
     sha256 = fingerprint(backbone.weights)
     answers = answers_of(task)
@@ -107,8 +107,9 @@ def make_scorer(
             config.task.truncate,
         )
     )
-    _check_covariance(config, parameters)
-    _check_parts(config, parameters)
+    for one in config.stretches:
+        _check_covariance(one, parameters)
+        _check_parts(one, parameters)
     memory = config.run.max_memory or (known.max_memory if known else None) or devices.default_memory(device)
     engine = answers.engine(backbone, task, verbalizer, parameters, memory)
     decided: dict[str, Any] = {
@@ -121,7 +122,7 @@ def make_scorer(
         "max_memory": memory,
         "weights_sha256": sha256,
         "plugins": config.plugins(),
-        "lr": _learning_rate(method.optimizer, config, vocabulary),
+        "lr": learning_rate(config, vocabulary),
         **_facts_of_task(task, backbone, verbalizer),
         **_facts_of_parameters(parameters),
     }
@@ -152,7 +153,9 @@ def _facts_of_parameters(parameters: Parameters) -> dict[str, Any]:
     return {"tunable": parts}
 
 
-def _learning_rate(optimizer: Optimizer, config: RunConfig, vocabulary: Vocabulary) -> float | None:
+def learning_rate(config: RunConfig, vocabulary: Vocabulary) -> float | None:
+    """The learning rate that a recipe's search begins with; None where its optimizer has none."""
+    optimizer = config.method.optimizer
     if optimizer.uses in ("none", "text"):
         return None
     given = optimizer.lr_given

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from tandemtune.callbacks import Callback
@@ -10,6 +12,7 @@ from tandemtune.problem import Problem
 from tandemtune.proposers.base import Source
 from tandemtune.runs.store import RunFolder
 from tandemtune.search.loop import Limits, Search
+from tandemtune.search.stretches import Stretch
 from tandemtune.search.turns import Acceptance, Rules
 from tandemtune.search.words import WordReader
 from tandemtune.wiring.phases import make_phase
@@ -17,30 +20,19 @@ from tandemtune.wiring.stages import make_stages, planned
 
 
 def make_search(
-    problem: Problem, evaluator: Evaluator, folder: RunFolder, source: Source | None, callback: Callback
+    problem: Problem, evaluators: Sequence[Evaluator], folder: RunFolder, source: Source | None, callback: Callback
 ) -> Search:
-    """The search of a recipe over a run's folder, its candidates scored by an evaluator of the problem or around it."""
+    """The search of a recipe over a run's folder, its candidates scored by the evaluators of the problem or around them."""
     scorer, config = problem.scorer, problem.scorer.config
     method, section = config.method, config.alternate
     mentor = config.mentor
     return Search(
-        evaluator,
+        _stretches(problem, evaluators),
         make_stages(config),
         scorer.parameters.initial(),
-        lambda origin, stage: make_phase(problem, origin, stage),
+        lambda origin, stage: make_phase(problem.searches[stage.stretch], origin, stage),
         folder,
-        method.name,
-        Rules(
-            method.dev_every,
-            method.elites,
-            method.l2_penalty,
-            method.ema,
-            method.optimizer.step_size,
-            method.guard != "none",
-        ),
         Limits(
-            method.budget if config.bounded_by_budget else None,
-            method.patience,
             config.run.max_forward_tokens,
             config.run.max_seconds,
             mentor.max_failures if mentor.on_failure == "stop" else None,
@@ -65,6 +57,26 @@ def make_search(
         not config.keeps_moments,
         problem.searched if section.actions and section.proposer.steers else (),
     )
+
+
+def _stretches(problem: Problem, evaluators: Sequence[Evaluator]) -> tuple[Stretch, ...]:
+    """The searches of a run, each with its rules and its part of what the run may use."""
+    ends = [*accumulate(problem.scorer.config.method.shares)]
+    found = []
+    for one, evaluator, until in zip(problem.searches, evaluators, ends, strict=True):
+        config, method = one.scorer.config, one.scorer.config.method
+        rules = Rules(
+            method.dev_every,
+            method.elites,
+            method.l2_penalty,
+            method.ema,
+            method.optimizer.step_size,
+            method.guard != "none",
+        )
+        budget = method.budget if config.bounded_by_budget else None
+        ready = dict if config.in_subspace else one.scorer.parameters.movable
+        found.append(Stretch(method.name, evaluator, rules, budget, method.patience, until, ready))
+    return tuple(found)
 
 
 def _reader(problem: Problem) -> WordReader | None:

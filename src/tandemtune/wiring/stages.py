@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from tandemtune.callbacks import Planned
 from tandemtune.config.schema import UNBOUNDED, RunConfig
 from tandemtune.search.schedule import Stage, alternating, racing
@@ -20,6 +23,8 @@ def most_generations(config: RunConfig) -> int:
 def planned(config: RunConfig) -> Planned:
     """How much work a recipe's search will be at most."""
     method = config.method
+    if method.then:
+        return _in_all(config.stretches)
     if config.bounded_by_budget and not method.steps:
         return Planned(0 if method.budget >= UNBOUNDED else method.budget, "candidates")
     if config.bounded_by_budget and method.steps:
@@ -28,11 +33,28 @@ def planned(config: RunConfig) -> Planned:
     return Planned(0 if config.turns >= UNBOUNDED else config.turns, "steps")
 
 
+def _in_all(stretches: Sequence[RunConfig]) -> Planned:
+    """The work of several searches together: in candidates where all count these, else in turns."""
+    each = [planned(one) for one in stretches]
+    if not all(one.total for one in each):
+        return Planned(0, "steps")
+    if all(one.unit == "candidates" for one in each):
+        return Planned(sum(one.total for one in each), "candidates")
+    turns = [
+        found.total if found.unit == "steps" else found.total // one.method.turn_candidates
+        for found, one in zip(each, stretches, strict=True)
+    ]
+    return Planned(sum(turns), "steps")
+
+
 def make_stages(config: RunConfig) -> tuple[Stage, ...]:
     """The order of a recipe's stages; none where nothing is tuned."""
     section, method = config.alternate, config.method
     if method.optimizer.uses == "none":
         return ()
+    if method.then:
+        each = [make_stages(one) for one in config.stretches]
+        return tuple(replace(stage, stretch=number) for number, stages in enumerate(each) for stage in stages)
     if not config.alternates:
         steps = config.turns if config.follows_gradient else method.steps
         if method.tunable.all_weights and method.optimizer.searches:

@@ -25,6 +25,7 @@ from tandemtune.runs.records.compared import (
 )
 from tandemtune.runs.records.facts import (
     Facts,
+    SearchFacts,
     TemplateScore,
     TunableFacts,
 )
@@ -35,6 +36,7 @@ from tandemtune.runs.records.journal import (
     Evaluation,
     Gain,
     GenerationRecord,
+    HandOverRecord,
     JournalRecord,
     PromptRecord,
     ProposalRecord,
@@ -81,6 +83,7 @@ __all__ = [
     "FurtherTemplate",
     "Gain",
     "GenerationRecord",
+    "HandOverRecord",
     "JournalRecord",
     "Loss",
     "NamedScores",
@@ -94,6 +97,7 @@ __all__ = [
     "Result",
     "RowCounts",
     "Scores",
+    "SearchFacts",
     "StartRecord",
     "StepRecord",
     "StepSize",

@@ -39,12 +39,27 @@ class TemplateScore(Record):
     refused: str = ""
 
 
+class SearchFacts(Record):
+    """What was decided for one of several searches of a run.
+
+    Args:
+        name: of its method.
+        lr: learning rate that it begins with.
+        calibrated: whether its losses and scores are those after contextual calibration; None where nobody asks for that.
+    """
+
+    name: str
+    lr: float | None = None
+    calibrated: bool | None = None
+
+
 class Facts(Versioned):
     """``run.json``: versions, and what was found out or decided on this machine when the run began.
 
     Args:
         planned: how much the recipe allows in all, counted in `unit`; None where nobody said.
         unit: what a run's progress is counted in; steps are generations and gradient steps.
+        searches: what was decided for each of several searches; empty where there is one.
         instead: the method whose parts are used, where those of the recipe's own did not fit this machine.
     """
 
@@ -79,3 +94,4 @@ class Facts(Versioned):
     planned: int | None = None
     unit: Literal["candidates", "steps"] = "candidates"
     instead: str = ""
+    searches: tuple[SearchFacts, ...] = ()

@@ -283,6 +283,35 @@ class RaceRecord(Record):
         return self.entrants[self.kept[0]].train.loss
 
 
+class HandOverRecord(Record):
+    """One search has ended and another one goes on from the best point so far, by an objective of its own.
+
+    Args:
+        stretch: number of the search that begins, from 2: [method] itself is the first.
+        step: turns of all optimizers so far.
+        phase: name of the method that begins.
+        reason: what ended the search before: its steps, budget or patience, or its share of what the run may use.
+        last: evaluation on dev, by the objective before, of the point where that search ended; None where it had been looked at.
+        last_gain: the same over the point that was kept, where a guard asks for it.
+        kept_step: turn after which the point was found that is handed over.
+        train_loss: its loss on the training rows by the objective that follows.
+        dev: its evaluation on dev by that objective: what is better from now on is better than this.
+        costs: spent so far, these measurements included.
+    """
+
+    event: Literal["handover"]
+    stretch: int
+    step: int
+    phase: str
+    reason: str
+    last: Evaluation | None = None
+    last_gain: Gain | None = None
+    kept_step: int
+    train_loss: Loss
+    dev: Evaluation
+    costs: Costs
+
+
 class EndRecord(Record):
     """The last line: why the search ended, and the last evaluation on dev if one was missing."""
 
@@ -295,7 +324,8 @@ class EndRecord(Record):
 
 TurnRecord = GenerationRecord | StepRecord | ProposalRecord | RaceRecord
 JournalRecord = Annotated[
-    StartRecord | GenerationRecord | StepRecord | ProposalRecord | RaceRecord | EndRecord, Field(discriminator="event")
+    StartRecord | GenerationRecord | StepRecord | ProposalRecord | RaceRecord | HandOverRecord | EndRecord,
+    Field(discriminator="event"),
 ]
 _JOURNAL: TypeAdapter[JournalRecord] = TypeAdapter(JournalRecord)
 
