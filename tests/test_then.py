@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import pairwise, product
 from pathlib import Path
@@ -13,12 +14,18 @@ from typing import Any
 
 import pytest
 
+import choosing
+import images
 import small
+import tandemtune
 import writing
 from dying import begun, forking, in_child, picked
+from executors.stubs import Virtual
 from small import Stop, resume, tune
 from tandemtune import plugins, wiring
+from tandemtune.comparisons.plan import read_plan
 from tandemtune.config import load_config
+from tandemtune.config.schema import UNBOUNDED
 from tandemtune.errors import ConfigError
 from tandemtune.wiring import planned
 
@@ -148,7 +155,10 @@ def test_the_reward_after_the_references(tmp_path):
     assert handed["dev"]["loss"] == pytest.approx(-handed["dev"]["score"]), "the reward is the metric here"
     best = json.loads((tmp_path / "run" / "result.json").read_text())["tuned"]
     assert best["dev_loss"] == pytest.approx(-best["dev"], abs=1e-5), "the result is judged by the last objective"
-    assert result["method"] == "lora, then es" and result["found_by"] in ("lora (search 1 of 2)", "es (search 2 of 2)")
+    assert result["method"] == "lora, then es" and result["found_by"] in (
+        "lora (stretch 1 of 2)",
+        "es (stretch 2 of 2)",
+    )
 
 
 def test_steps_budget_and_patience_end_a_search_and_not_the_run(tmp_path):
@@ -169,6 +179,65 @@ def test_steps_budget_and_patience_end_a_search_and_not_the_run(tmp_path):
     assert lines[-1]["stop_reason"] == "steps"
     second = [line for line in lines if line["event"] == "generation" and line["phase"] == "es"]
     assert len(second) * 4 == ES["budget"], "a budget is of one search"
+
+
+GRADIENTS = {"optimizer": {"kind": "adamw", "lr": 0.01}, "steps": 4, "dev_every": 2}
+SAMPLES = {
+    "optimizer": {"kind": "cma-es", "popsize": 4},
+    "subspace": {"kind": "random", "d": 8},
+    "budget": 15,
+    "dev_every": 2,
+}
+FEW = {"popsize": 4, "budget": 15, "dev_every": 2}
+KINDS: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], dict[str, Any]]] = {
+    "images": (images.recipe, {"tunable": "lora", **SAMPLES}, {**GRADIENTS, "objective": "hinge"}),
+    "class prompts": (images.recipe, {"tunable": "class-prompt", **GRADIENTS}, {**SAMPLES, "objective": "accuracy"}),
+    "phrases": (choosing.phrases, {"tunable": "lora", **GRADIENTS}, {**SAMPLES, "objective": "accuracy"}),
+    "columns": (choosing.columns, {"tunable": "lora", **SAMPLES}, GRADIENTS),
+    "prompts": (small.recipe, {"tunable": {"kind": "prompt", "prompt_tokens": 3}, **SAMPLES}, GRADIENTS),
+    "deep prompts": (small.recipe, {"tunable": {"kind": "deep-prompt", "prompt_tokens": 3}, **GRADIENTS}, SAMPLES),
+    "words": (small.recipe, {"name": "gap3", "prompt_tokens": 3, **FEW}, {"objective": "accuracy"}),
+    "adapters": (small.recipe, {"tunable": "adapter", **SAMPLES}, GRADIENTS),
+    "biases": (small.recipe, {"tunable": "bias", **GRADIENTS}, SAMPLES),
+    "one factor": (small.recipe, {"tunable": {"kind": "lora", "factors": "b"}, **SAMPLES}, GRADIENTS),
+    "peft": (small.recipe, {"tunable": {"kind": "peft", "type": "IA3"}, **GRADIENTS}, SAMPLES),
+    "all weights": (
+        small.recipe,
+        {"tunable": "full", **GRADIENTS},
+        {**GRADIENTS, "optimizer": "sgd", "objective": "hinge"},
+    ),
+    "calibrated": (small.recipe, {"tunable": "lora", **GRADIENTS}, {**SAMPLES, "calibrate": True, "kl_penalty": 0.1}),
+    "a readout": (small.recipe, {"tunable": "lora", "readout": "ridge", "judge": "readout", **GRADIENTS}, SAMPLES),
+    "a guard": (
+        small.recipe,
+        {"tunable": "lora", "guard": "standard-error", **SAMPLES},
+        {**GRADIENTS, "guard": "none"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_task_and_tunable(tmp_path, kind):
+    make, first, second = KINDS[kind]
+    made = {**make(tmp_path), "method": {**first, "then": [second]}}
+    result = tune(made, tmp_path / "run")
+    lines = small.journal(tmp_path / "run")
+    (handed,) = [line for line in lines if line["event"] == "handover"]
+    losses = [line["dev"]["loss"] for line in lines[lines.index(handed) :] if line.get("dev")]
+    assert lines[result["kept_record"]]["dev"]["loss"] == min(losses) <= handed["dev"]["loss"]
+    predicted = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
+    fields = [row["fields"]["text"] if [*row["fields"]] == ["text"] else row["fields"] for row in predicted][:4]
+    answers = tandemtune.load(tmp_path / "run").predict(fields)
+    assert [answer.label for answer in answers] == [row["label"] for row in predicted][:4]
+
+
+@pytest.mark.parametrize("make", [recipe, texts])
+def test_workers_score_every_stretch_as_the_run_itself_does(tmp_path, make):
+    last = "accuracy" if make is recipe else {"kind": "reward", "sampled_at": 0.7}
+    made = make(tmp_path, {**CMAES, "budget": 15}, {**ADAMW, "steps": 2}, {**ES, "objective": last, "budget": 8})
+    for name, executor in {"local": {"kind": "local", "shard": 2}, "workers": Virtual()}.items():
+        tune({**made, "run": {**made["run"], "executor": executor}}, tmp_path / name)
+    assert small.artefacts(tmp_path / "workers") == small.artefacts(tmp_path / "local")
 
 
 class TestShares:
@@ -270,8 +339,6 @@ def test_killed_at_moments_around_the_hand_overs(place, straight):
 
 
 def test_finished_by_hand_in_the_first_search(tmp_path):
-    import tandemtune
-
     with pytest.raises(KeyboardInterrupt):
         tune(chain(tmp_path), tmp_path / "run", Stop(step=2))
     result = tandemtune.finish(tmp_path / "run", progress="none").result
@@ -393,9 +460,9 @@ def test_what_people_are_shown(tmp_path):
     ends = [max(x for series in charts[name].series for x in series.xs) for name in ("loss", "loss-2")]
     assert ends[0] <= 6 < ends[1]
     page = run_page(folder)
-    assert "es takes over" in page and "search" in page
+    assert "es takes over" in page
     shown = summary(folder)
-    assert {look.search for look in shown.looks} == {1, 2}
+    assert {look.stretch for look in shown.looks} == {1, 2}
     assert any(line.startswith("es takes over after step 6 (steps)") for line in shown.story)
     readme = (tmp_path / "run" / "adapter" / "README.md").read_text(encoding="utf-8")
     assert "found by `lora, then es`" in readme and "- the point that is kept was found by" in readme
@@ -405,3 +472,48 @@ def test_what_people_are_shown(tmp_path):
     one = recipe(tmp_path, ADAMW, ES)
     tune(one, tmp_path / "one")
     assert "loss-2" not in run_charts(RunFolder.open(tmp_path / "one")), "one objective is one curve"
+
+
+def test_validate_says_what_each_stretch_does(tmp_path):
+    made = recipe(
+        tmp_path,
+        {"name": "lora", "steps": 6},
+        {**ES, "objective": "accuracy", "share": 0.25},
+        run__max_forward_tokens=90_000,
+    )
+    path = small.write_recipe(tmp_path / "recipe.json", made)
+    called = small.call("validate", path)
+    assert called.code == 0, called.err
+    assert "stretch 1: lora (adamw), objective ce, 6 steps, 75% of what [run] allows" in called.out
+    assert "stretch 2: es, objective accuracy, 24 candidates, 25% of what [run] allows" in called.out
+    alone = [small.write_recipe(tmp_path / f"{n}.json", {**made, "method": part, "run": {}}) for n, part in enumerate(
+        ({"name": "lora", **LORA, "steps": 6}, {**LORA, **ES, "objective": "accuracy"})
+    )]  # fmt: skip
+    tokens = [_tokens(small.call("validate", one).out) for one in (path, *alone)]
+    assert tokens[0] > sum(tokens[1:]), "both, and what is handed over is measured"
+
+
+def _tokens(said: str) -> float:
+    (number, unit) = re.findall(r"at most about ([\d.,]+)( M)? forwards", said)[0]
+    return float(number.replace(",", "")) * (1e6 if unit else 1)
+
+
+def test_in_a_plan(tmp_path):
+    made = small.recipe(tmp_path)
+    plan = {
+        "seeds": [1],
+        "budget": {"forward_tokens": 50_000},
+        "all": {f"model.{key}": value for key, value in made["model"].items()},
+        "tasks": {"small": {f"task.{key}": value for key, value in made["task"].items() if key != "seed"}},
+        "methods": {
+            "lora": {"method.name": "lora"},
+            "then": {"method.name": "lora", "method.then": [{"optimizer": "es", "objective": "accuracy"}, "c-lora"]},
+        },
+    }
+    cells = {cell.method: cell.config for cell in read_plan(plan, tmp_path / "out").cells}
+    assert [one.method.name for one in cells["then"].stretches] == ["lora", "es", "c-lora"]
+    assert all(one.method.budget == one.method.steps == UNBOUNDED for one in cells["then"].stretches), (
+        "tokens end all of them"
+    )
+    with pytest.raises(ConfigError, match="candidates are counted in each stretch"):
+        read_plan({**plan, "budget": {"candidates": 500}}, tmp_path / "out")

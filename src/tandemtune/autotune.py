@@ -313,7 +313,7 @@ def _chosen_scorer(
     exact = _trial(scorer, split, None)
     decided = {
         "calibrated": scorer.facts.calibrated,
-        "searches": scorer.facts.searches,
+        "stretches": scorer.facts.stretches,
     }  # one objective for all formats
     del scorer
     found: dict[str, float] = {}
@@ -348,7 +348,7 @@ def _in_population(scorer: Scorer) -> bool:
 
 def _populated(problem: Problem) -> Problem | None:
     """The first search of a run whose candidates are scored side by side; None where there is none."""
-    return next((one for one in problem.searches if _in_population(one.scorer)), None)
+    return next((one for one in problem.stretches if _in_population(one.scorer)), None)
 
 
 def _few_candidates(problem: Problem) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
@@ -445,7 +445,7 @@ def forecast(problem: Problem) -> str | None:
     """About how long a search will take at most, in a line for people; from what a few of its candidates, one of its gradient
     steps or one pass take here. None where nothing is searched, or nothing but time ends it."""
     config = problem.scorer.config
-    planned, each = wiring.planned(config), [_forecast_seconds(one) for one in problem.searches]
+    planned, each = wiring.planned(config), [_forecast_seconds(one) for one in problem.stretches]
     if not all(each):
         return None
     took = sum(each)
@@ -504,7 +504,7 @@ class _Trial:
 
 def _trial(scorer: Scorer, split: Split, before: _Trial | None) -> _Trial:
     """What a run's first turn would see; of the candidates that another format saw, if there was one."""
-    problem = wiring.make_problem(scorer, split).searches[0]
+    problem = wiring.make_problem(scorer, split).stretches[0]
     origin = scorer.parameters.initial()
     if scorer.config.follows_gradient:
         found = problem.evaluator.gradient(origin, problem.searched, 0)

@@ -21,7 +21,7 @@ class AnotherProcess:
     Args:
         recipe: the run's, as JSON has it, with its own bound on memory.
         facts: what the run has decided on its machine, as JSON has it.
-        splits: its rows, as each of its searches has them.
+        splits: its rows, as each of its stretches has them.
     """
 
     recipe: Mapping[str, Any]
@@ -36,7 +36,7 @@ class AnotherProcess:
         recipe["run"]["max_memory"] = scorer.engine.max_memory
         facts = problem.facts.plain()
         facts["device"] = facts["device"].partition(":")[0]  # which one it is given is another one there
-        return cls(recipe, facts, tuple(one.split for one in problem.searches))
+        return cls(recipe, facts, tuple(one.split for one in problem.stretches))
 
     @property
     def resources(self) -> tuple[int, str]:
@@ -44,7 +44,7 @@ class AnotherProcess:
         return self.facts["threads"], self.facts["device"]
 
     def evaluators(self) -> Sequence[Evaluator]:
-        """The evaluators of the run's searches.
+        """The evaluators of the run's stretches.
 
         Raises:
             RunError: weights, rows or code are not those of the run.
@@ -57,4 +57,4 @@ class AnotherProcess:
         problem = wiring.make_problem(scorer, *self.splits)
         autotune.refuse_changes(facts, problem.facts, task.name)
         autotune.settle(problem, facts)
-        return [one.evaluator for one in problem.searches]
+        return [one.evaluator for one in problem.stretches]

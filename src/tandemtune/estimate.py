@@ -171,7 +171,7 @@ def estimate(
     Args:
         config: the recipe.
         rows: that it uses, by part ("train", "dev", "test").
-        costs: what a row costs as the model will see it, in each of the recipe's searches.
+        costs: what a row costs as the model will see it, in each of the recipe's stretches.
         model: what its files tell of it.
         templates: how many there are to choose from.
         judged: labelled rows that they are judged by, at most.

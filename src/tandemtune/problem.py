@@ -248,10 +248,10 @@ class Problem:
     Args:
         scorer: scores points and rows.
         split: the labelled rows.
-        evaluator: scores candidates on the training rows; of several searches that of the last one, which judges the result.
+        evaluator: scores candidates on the training rows; of several stretches that of the last one, which judges the result.
         seconds: that choosing a template took.
         grader: who grades texts, where a language model does.
-        several: the searches of the run, each with a recipe and an evaluator of its own; empty where there is one.
+        several: the stretches of the run, each with a recipe and an evaluator of its own; empty where there is one.
     """
 
     scorer: Scorer
@@ -262,8 +262,8 @@ class Problem:
     several: tuple[Problem, ...] = ()
 
     @property
-    def searches(self) -> tuple[Problem, ...]:
-        """The searches of the run, one after another."""
+    def stretches(self) -> tuple[Problem, ...]:
+        """The stretches of the run, one after another."""
         return self.several or (self,)
 
     @property

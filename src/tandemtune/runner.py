@@ -153,7 +153,7 @@ def _reported(folder: RunFolder, problem: Problem, callback: Callback, test: boo
 def _searched(folder: RunFolder, problem: Problem, callback: Callback, test: bool, by_hand: bool) -> Result:
     """Search, score, and write the results."""
     scorer = problem.scorer
-    executor, own = scorer.config.run.executor, [one.evaluator for one in problem.searches]
+    executor, own = scorer.config.run.executor, [one.evaluator for one in problem.stretches]
     with (
         wiring.proposing(problem, folder.conversations, callback.on_progress) as source,
         nullcontext(own)
@@ -232,11 +232,11 @@ def _measured(
 
 
 def _found_by(config: RunConfig, found: SearchState) -> str:
-    """Which of several searches found the point that is kept; nothing where there is one, or where it is the starting point."""
+    """Which of several stretches found the point that is kept; nothing where there is one, or where it is the starting point."""
     names = [one.method.name for one in config.stretches]
     if len(names) == 1 or not found.best_step:
         return ""
-    return f"{names[found.best_stretch]} (search {found.best_stretch + 1} of {len(names)})"
+    return f"{names[found.best_stretch]} (stretch {found.best_stretch + 1} of {len(names)})"
 
 
 def _cost(problem: Problem, found: SearchState, folder: RunFolder) -> FinalCosts:

@@ -316,7 +316,7 @@ class Tracking(Callback):
 
     def on_hand_over(self, record: HandOverRecord, state: TurnView, seconds: float, recorded: bool) -> None:
         values = {"train/loss": record.train_loss, **self._dev(record.dev), **self._costs(state.costs, seconds)}
-        self._write({"search/number": record.stretch, **values}, recorded)
+        self._write({"search/stretch": record.stretch, **values}, recorded)
 
     def on_result(self, result: Result) -> None:
         values: dict[str, float | None] = {}

@@ -131,6 +131,11 @@ def validate(
     config, unused = load_with_notes(recipe, overrides or [])
     for line in unused:
         say(f"note: {line}")
+    if config.method.then:
+        from tandemtune.wiring import outline
+
+        for line in outline(config):
+            typer.echo(line)
     if data:
         with patient(LOADING):
             from tandemtune.data_card import data_card

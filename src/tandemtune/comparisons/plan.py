@@ -168,6 +168,10 @@ class Plan:
 # ---- reading a plan ----------------------------------------------------------------------------------------------
 
 
+THEN_KEYS = ("method.then", "then")
+"""What entries of `then` may be called in a plan."""
+
+
 def read_plan(plan: Path | Mapping[str, Any], out: Path, overrides: Sequence[str] = ()) -> Plan:
     """Read a plan and check every recipe in it, before anything runs.
 
@@ -246,6 +250,8 @@ def _cells(
         folder = out.joinpath(*(_slug(part) for part in (model, task, method) if part), str(seed))
         first = _own_names(model, task, point.of if point else method) + _bounds(seed, budget)
         pairs = [*first, *_pairs(shared), *of_model, *of_task, *of_method]
+        if budget is not None and budget.name != "candidates":
+            pairs = [(key, _unbounded(value) if key in THEN_KEYS else value) for key, value in pairs]
         try:
             config = load_config({}, [*pairs, *overrides]).with_absolute_paths()
             problems = list(_contradictions(config, seed, budget))
@@ -414,6 +420,15 @@ def _bounds(seed: int, budget: RunBudget | None) -> Pairs:
     return pairs
 
 
+def _unbounded(entries: Any) -> Any:
+    """Entries of `then` that end by their share of what a plan allows, where they do not say otherwise."""
+    if not isinstance(entries, list):
+        return entries  # explained when it is read
+    tables = [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
+    free = {"budget": UNBOUNDED, "steps": UNBOUNDED}
+    return [{**free, **entry} if isinstance(entry, Mapping) else entry for entry in tables]
+
+
 def _contradictions(config: RunConfig, seed: int, budget: RunBudget | None) -> Iterator[str]:
     if config.task.seed != seed:
         yield f"task.seed: {config.task.seed}, but seeds sets it for every run: leave it out"
@@ -424,9 +439,12 @@ def _contradictions(config: RunConfig, seed: int, budget: RunBudget | None) -> I
         yield f"{budget.key}: {given}, but budget sets it for every run: leave one of them out"
     if budget.name == "candidates" and config.alternates and config.method.optimizer.searches:
         yield "budget: candidates do not bound a search with rounds: use forward_tokens or seconds"
-    schedule = getattr(config.method.optimizer, "schedule", "constant")
-    if schedule != "constant" and config.method.steps == UNBOUNDED:
-        yield f"method.schedule: {schedule} needs method.steps, since a budget in {budget.name} does not tell them"
+    if budget.name == "candidates" and config.method.then:
+        yield "budget: candidates are counted in each stretch by itself, see method.then: use forward_tokens or seconds"
+    for one in config.stretches:
+        schedule = getattr(one.method.optimizer, "schedule", "constant")
+        if schedule != "constant" and one.method.steps == UNBOUNDED:
+            yield f"method.schedule: {schedule} needs method.steps, since a budget in {budget.name} does not tell them"
 
 
 def _shared(cell: Cell, other: Cell) -> bool:

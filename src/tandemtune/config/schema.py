@@ -142,7 +142,7 @@ class RunConfig(Options):
 
     @property
     def stretches(self) -> tuple[RunConfig, ...]:
-        """The searches of the run, one after another, each as a recipe of its own: with its [method], its share of what [run] allows, and
+        """The stretches of the run, one after another, each as a recipe of its own: with its [method], its share of what [run] allows, and
         nothing behind."""
         if not self.method.then:
             return (self,)

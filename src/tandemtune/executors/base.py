@@ -31,7 +31,7 @@ class Elsewhere(Protocol):
         ...
 
     def evaluators(self) -> Sequence[Evaluator]:
-        """The evaluators of the run's searches, made anew; refuses other versions, weights, rows and code."""
+        """The evaluators of the run's stretches, made anew; refuses other versions, weights, rows and code."""
         ...
 
 
@@ -63,7 +63,7 @@ class Executor(Member):
     def opened(
         self, evaluators: Sequence[Evaluator], elsewhere: Elsewhere, tell: Tell
     ) -> AbstractContextManager[Sequence[Evaluator]]:
-        """The evaluators that the searches of a run ask, one for each: most runs have one.
+        """The evaluators that the stretches of a run ask, one for each: most runs have one.
 
         Args:
             evaluators: of this process.

@@ -45,7 +45,7 @@ class Spot:
         mark: what else happened here, or nothing.
         kept: whether a guard kept the point for its gain on dev; None without a guard.
         yardstick: number of the objective that its losses are of, from 0: losses of two are no one curve.
-        search: name of the method whose search it belongs to.
+        stretch: name of the method that searches.
     """
 
     step: int
@@ -61,7 +61,7 @@ class Spot:
     mark: str = ""
     kept: bool | None = None
     yardstick: int = 0
-    search: str = ""
+    stretch: str = ""
 
 
 def trail(folder: RunFolder, records: Sequence[JournalRecord], objectives: Sequence[Any] = ()) -> list[Spot]:
@@ -70,7 +70,7 @@ def trail(folder: RunFolder, records: Sequence[JournalRecord], objectives: Seque
     Args:
         folder: the run; its depth and its clock are read.
         records: its journal.
-        objectives: what each of its searches minimises, in any form that can be compared.
+        objectives: what each of its stretches minimises, in any form that can be compared.
 
     Returns:
         A spot for each record.
@@ -117,7 +117,7 @@ def trail(folder: RunFolder, records: Sequence[JournalRecord], objectives: Seque
                 mark=mark,
                 kept=None if (gain := getattr(record, "gain", None)) is None else gain.kept,
                 yardstick=yardstick,
-                search=phase,
+                stretch=phase,
             )
         )
     return spots

@@ -32,7 +32,7 @@ def method_of(recipe: Mapping[str, Any], default: str) -> str:
 
 
 def objectives(recipe: Mapping[str, Any]) -> list[Any]:
-    """What each search of a recipe minimises, one after another."""
+    """What each stretch of a recipe minimises, one after another."""
     return [setting(one, "objective") for one in (setting(recipe, "method", {}), *setting(recipe, "method.then", ()))]
 
 

@@ -48,10 +48,10 @@ _LOOKS = 16
 
 
 class Look(Record):
-    """An evaluation on the dev rows: after which step, by the objective of which search (from 1), and the training loss there."""
+    """An evaluation on the dev rows: after which step, by the objective of which stretch (from 1), and the training loss there."""
 
     step: int
-    search: int = 1
+    stretch: int = 1
     train_loss: Loss
     dev: Evaluation
 
@@ -320,14 +320,14 @@ def summary(folder: RunFolder) -> Summary:
 
 def _looks(records: Sequence[JournalRecord]) -> Iterator[Look]:
     """All evaluations on the dev rows but those of proposals."""
-    search = 1
+    stretch = 1
     for record in records:
         if isinstance(record, HandOverRecord):
-            search = record.stretch
+            stretch = record.stretch
         if isinstance(record, ProposalRecord | EndRecord) or record.dev is None:
             continue
         step = 0 if isinstance(record, StartRecord) else record.step
-        yield Look(step=step, search=search, train_loss=record.train_loss, dev=record.dev)
+        yield Look(step=step, stretch=stretch, train_loss=record.train_loss, dev=record.dev)
 
 
 def hand_over_story(record: HandOverRecord) -> str:
@@ -411,15 +411,15 @@ def summary_view(found: Summary) -> RenderableType:
     parts: list[RenderableType] = []
     if found.looks:
         curve = Table(title="on the way")
-        several = found.looks[-1].search > 1
-        for name in (*(["search"] if several else []), "step", "train loss", "dev loss", "dev score"):
+        several = found.looks[-1].stretch > 1
+        for name in (*(["stretch"] if several else []), "step", "train loss", "dev loss", "dev score"):
             curve.add_column(name, justify="right")
         for look in thinned(found.looks, _LOOKS):
-            place = [*([str(look.search)] if several else []), str(look.step)]
+            place = [*([str(look.stretch)] if several else []), str(look.step)]
             curve.add_row(*place, *map(score, (look.train_loss, look.dev.loss, look.dev.score)))
         parts.append(curve)
-        for number in dict.fromkeys(look.search for look in found.looks):
-            own = [look for look in found.looks if look.search == number]
+        for number in dict.fromkeys(look.stretch for look in found.looks):
+            own = [look for look in found.looks if look.stretch == number]
             parts.append(Text(_chart(own)))
     if found.layers:
         layers = Table(title="layer by layer")
@@ -433,7 +433,7 @@ def summary_view(found: Summary) -> RenderableType:
     if found.story:
         parts += [
             Text(
-                "round by round" if found.looks[-1:] and found.looks[-1].search == 1 else "one after another",
+                "round by round" if found.looks[-1:] and found.looks[-1].stretch == 1 else "one after another",
                 style="bold",
             ),
             *(Text(line) for line in found.story),

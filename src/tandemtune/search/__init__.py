@@ -5,7 +5,7 @@
 `guard`     who looks at dev, and whether a gain there is enough
 `state`     where a search stands; what a checkpoint holds
 `replay`    records that are there already, and those that are made now
-`stretches` several searches, one after another
+`stretches` several stretches, one after another, and what is handed over
 `schedule`  stages, phases, and whose turn it is
 `words`     points read as prompts of words
 """

@@ -55,7 +55,7 @@ class Search:
     """The stages of one run over its folder, new or resumed.
 
     Args:
-        stretches: the searches, one after another; each of several has one stage.
+        stretches: one after another; each of several has one stage.
         stages: what happens in which order.
         origin: the point to begin with.
         make_phase: (starting point, stage) -> the optimizer's phase.

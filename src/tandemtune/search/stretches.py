@@ -1,4 +1,4 @@
-"""Several searches of one run, one after another: each has an evaluator, rules and bounds of its own, and begins at the best point of the
+"""Several stretches of one run, one after another: each has an evaluator, rules and bounds of its own, and begins at the best point of the
 one before."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Ready = Callable[[Point], Point]
 
 @dataclass(frozen=True)
 class Stretch:
-    """One of the searches of a run; most runs have one.
+    """One of the stretches of a run, a search by one optimizer for one objective; most runs have one.
 
     Args:
         name: what the journal calls its method.

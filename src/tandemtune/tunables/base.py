@@ -313,7 +313,7 @@ class Tunable(Member):
         """Why a point of one optimizer cannot be the beginning of another; by default it always can.
 
         Args:
-            recipes: of all searches of a run, in order, two at least.
+            recipes: of all stretches of a run, in order, two at least.
         """
         yield from ()
 

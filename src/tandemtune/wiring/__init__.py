@@ -14,7 +14,7 @@ from tandemtune.wiring.problem import check_rows, check_start, make_problem
 from tandemtune.wiring.proposals import brief_of, check_proposer, graded, proposing
 from tandemtune.wiring.scorer import load_backbone, make_scorer
 from tandemtune.wiring.search import make_search
-from tandemtune.wiring.stages import make_stages, planned
+from tandemtune.wiring.stages import make_stages, outline, planned
 from tandemtune.wiring.task import candidate_tasks, check, joined, make_task, task_of_run
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "make_search",
     "make_stages",
     "make_task",
+    "outline",
     "planned",
     "proposing",
     "task_of_run",

@@ -135,7 +135,7 @@ def _generations(problem: Problem, stage: Stage, turns: Sequence[tuple[int, ...]
 
 
 def _numbers(blocks: tuple[int, ...], stage: Stage) -> tuple[int, ...]:
-    """What tells the random streams of blocks and of rounds or searches apart; in the first of these the block's own number."""
+    """What tells the random streams of blocks and of rounds or stretches apart; in the first of these the block's own number."""
     named = tuple(block if block != INPUT else 10_000 for block in blocks)
     number = stage.round or stage.stretch  # a run has one or the other
     return named if number == 0 else (*named, number)

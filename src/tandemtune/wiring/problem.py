@@ -10,14 +10,14 @@ import torch
 from tandemtune.answers import answers_of
 from tandemtune.errors import ModelError
 from tandemtune.problem import Problem, Scorer
-from tandemtune.runs.records import SearchFacts
+from tandemtune.runs.records import StretchFacts
 from tandemtune.tasks.wording import counted
 from tandemtune.types import Split
 from tandemtune.wiring.scorer import learning_rate
 
 
 def make_problem(scorer: Scorer, *splits: Split) -> Problem:
-    """The evaluator of a scorer over few-shot rows; of several searches the last one's, whose objective the result is judged by.
+    """The evaluator of a scorer over few-shot rows; of several stretches the last one's, whose objective the result is judged by.
 
     Args:
         scorer: of the whole recipe.
@@ -28,7 +28,7 @@ def make_problem(scorer: Scorer, *splits: Split) -> Problem:
         return answers.problem(scorer, splits[0])
     made: list[Problem] = []
     for number, config in enumerate(recipes):
-        known = dict(enumerate(scorer.facts.searches)).get(number)
+        known = dict(enumerate(scorer.facts.stretches)).get(number)
         own = copy(scorer)
         lr = learning_rate(config, scorer.vocabulary)
         own.config = config
@@ -36,11 +36,11 @@ def make_problem(scorer: Scorer, *splits: Split) -> Problem:
         split = splits[number] if len(splits) > 1 else splits[0]
         made.append(answers.problem(own, split, made[-1] if made else None))
     found = tuple(
-        SearchFacts(name=one.scorer.config.method.name, lr=one.facts.lr, calibrated=one.facts.calibrated)
+        StretchFacts(name=one.scorer.config.method.name, lr=one.facts.lr, calibrated=one.facts.calibrated)
         for one in made
     )
     last = found[-1]
-    scorer.facts = made[0].facts.model_copy(update={"calibrated": last.calibrated, "searches": found})
+    scorer.facts = made[0].facts.model_copy(update={"calibrated": last.calibrated, "stretches": found})
     return Problem(scorer, made[-1].split, made[-1].evaluator, grader=made[-1].grader, several=tuple(made))
 
 
@@ -84,7 +84,7 @@ def check_start(problem: Problem) -> None:
         raise ModelError(
             f"{backbone.name} has no mask token and no sentinel, so it cannot say how likely a word is inside a text: {instead}"
         )
-    for one in problem.searches:
+    for one in problem.stretches:
         _check_numbers(one)
 
 

@@ -30,7 +30,7 @@ def make_search(
         _stretches(problem, evaluators),
         make_stages(config),
         scorer.parameters.initial(),
-        lambda origin, stage: make_phase(problem.searches[stage.stretch], origin, stage),
+        lambda origin, stage: make_phase(problem.stretches[stage.stretch], origin, stage),
         folder,
         Limits(
             config.run.max_forward_tokens,
@@ -60,10 +60,10 @@ def make_search(
 
 
 def _stretches(problem: Problem, evaluators: Sequence[Evaluator]) -> tuple[Stretch, ...]:
-    """The searches of a run, each with its rules and its part of what the run may use."""
+    """The stretches of a run, each with its rules and its part of what the run may use."""
     ends = [*accumulate(problem.scorer.config.method.shares)]
     found = []
-    for one, evaluator, until in zip(problem.searches, evaluators, ends, strict=True):
+    for one, evaluator, until in zip(problem.stretches, evaluators, ends, strict=True):
         config, method = one.scorer.config, one.scorer.config.method
         rules = Rules(
             method.dev_every,

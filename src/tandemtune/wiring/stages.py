@@ -34,7 +34,7 @@ def planned(config: RunConfig) -> Planned:
 
 
 def _in_all(stretches: Sequence[RunConfig]) -> Planned:
-    """The work of several searches together: in candidates where all count these, else in turns."""
+    """The work of several stretches together: in candidates where all count these, else in turns."""
     each = [planned(one) for one in stretches]
     if not all(one.total for one in each):
         return Planned(0, "steps")
@@ -45,6 +45,19 @@ def _in_all(stretches: Sequence[RunConfig]) -> Planned:
         for found, one in zip(each, stretches, strict=True)
     ]
     return Planned(sum(turns), "steps")
+
+
+def outline(config: RunConfig) -> list[str]:
+    """A line for each stretch of a recipe with several: who searches for what, how long."""
+    found = []
+    for number, (one, share) in enumerate(zip(config.stretches, config.method.shares, strict=True), 1):
+        work, method = planned(one), one.method
+        length = f"{work.total:,} {work.unit}" if work.total else "until its share is spent"
+        bounds = (config.run.max_forward_tokens, config.run.max_generated_tokens, config.run.max_seconds)
+        part = f", {share:.0%} of what [run] allows" if any(bound is not None for bound in bounds) else ""
+        named = method.name if method.name == method.optimizer.kind else f"{method.name} ({method.optimizer.kind})"
+        found.append(f"stretch {number}: {named}, objective {method.objective.kind}, {length}{part}")
+    return found if config.method.then else []
 
 
 def make_stages(config: RunConfig) -> tuple[Stage, ...]:

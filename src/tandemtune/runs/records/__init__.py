@@ -25,7 +25,7 @@ from tandemtune.runs.records.compared import (
 )
 from tandemtune.runs.records.facts import (
     Facts,
-    SearchFacts,
+    StretchFacts,
     TemplateScore,
     TunableFacts,
 )
@@ -97,10 +97,10 @@ __all__ = [
     "Result",
     "RowCounts",
     "Scores",
-    "SearchFacts",
     "StartRecord",
     "StepRecord",
     "StepSize",
+    "StretchFacts",
     "SweepPoint",
     "TaskCard",
     "TemplateScore",

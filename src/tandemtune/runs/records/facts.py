@@ -39,8 +39,8 @@ class TemplateScore(Record):
     refused: str = ""
 
 
-class SearchFacts(Record):
-    """What was decided for one of several searches of a run.
+class StretchFacts(Record):
+    """What was decided for one of several stretches of a run.
 
     Args:
         name: of its method.
@@ -59,7 +59,7 @@ class Facts(Versioned):
     Args:
         planned: how much the recipe allows in all, counted in `unit`; None where nobody said.
         unit: what a run's progress is counted in; steps are generations and gradient steps.
-        searches: what was decided for each of several searches; empty where there is one.
+        stretches: what was decided for each of several stretches; empty where there is one.
         instead: the method whose parts are used, where those of the recipe's own did not fit this machine.
     """
 
@@ -94,4 +94,4 @@ class Facts(Versioned):
     planned: int | None = None
     unit: Literal["candidates", "steps"] = "candidates"
     instead: str = ""
-    searches: tuple[SearchFacts, ...] = ()
+    stretches: tuple[StretchFacts, ...] = ()

@@ -134,7 +134,7 @@ class Result(Versioned):
         yardsticks: simple classifiers of the same rows.
         kept_step: turn after which the kept point was found: the best one on dev.
         kept_record: number of the journal's record that found it; 0 is the starting point.
-        found_by: which of several searches found it; empty where there is one, or where the starting point is kept.
+        found_by: which of several stretches found it; empty where there is one, or where the starting point is kept.
         notes: what a reader of the scores should know, one sentence each.
         unanswered: why nobody ever proposed anything, where somebody was asked; such a run says nothing about a mentor.
         unseen: scores among classes that were left out of the task; None where none were.
