@@ -279,9 +279,9 @@ def chain(place: Path) -> dict[str, Any]:
     """Three searches, short enough to be killed anywhere."""
     return recipe(
         place,
-        {**CMAES, "budget": 15},
+        {**CMAES, "budget": 15, "ema": 0.5},
         {**ADAMW, "steps": 3},
-        {**ES, "objective": "accuracy", "budget": 12, "subsample": 3},
+        {**ES, "objective": "accuracy", "budget": 12, "subsample": 3, "guard": "standard-error"},
         run__checkpoint_seconds=0.0,
     )
 
@@ -380,6 +380,10 @@ class TestRecipes:
         told = {**LEAST, "method": "lora"}
         whole = load_config(told, ['method.then=[{optimizer = "es", objective = "accuracy"}, {optimizer = "sgd"}]'])
         assert [entry.optimizer.kind for entry in whole.method.then] == ["es", "sgd"]
+        assert (
+            load_config(told, [("then", [{"optimizer": "es", "objective": "accuracy"}, "c-lora"])]).title
+            == "lora, then es, then c-lora"
+        )
         one = load_config(
             {**told, "method": {"name": "lora", "then": [{"optimizer": "es"}, "c-lora"]}},
             ["method.then.1.budget=77", "method.then.1.optimizer.sigma=0.5", "method.then.2.popsize=6"],
@@ -416,7 +420,7 @@ class TestRecipes:
             ({"name": "lora"}, {"optimizer": "es", "popsiz": 4}, "then 1] popsiz: unknown key (did you mean 'popsize'?)"),
             ({"name": "lora"}, {"optimizer": "es", "budget": 4}, "then 1] budget: 4 is less than one generation"),
             ({"name": "lora"}, {"optimizer": "cma-es", "calibrate": True, "steps": 0}, "then 1] steps"),
-            ({"name": "c-lora", "calibrate": True}, {"optimizer": "adamw"}, "then 1] calibrate: True is for searches without gradient"),
+            ({"name": "c-lora", "calibrate": True}, {"optimizer": "adamw"}, "got optimizer adamw, as [method] says: say otherwise in the entry"),
             ({"name": "lora"}, {"optimizer": "es", "then": ["lora"]}, "then 1] then: one for the whole run"),
             ({"name": "lora"}, {"optimizer": "es", "share": 1.0}, "then 1] share"),
             ({"name": "lora"}, 3, "then 1]: expected a table, got 3"),

@@ -309,33 +309,34 @@ def _chosen_scorer(
         or not mixed_is_faster(devices.find_device(config.model.device))
     ):
         return made("float32")
+    tell = progress or (lambda text: None)
     scorer = made("float32")
-    exact = _trial(scorer, split, None)
+    exact = _trials(scorer, split)
     decided = {
         "calibrated": scorer.facts.calibrated,
         "stretches": scorer.facts.stretches,
     }  # one objective for all formats
     del scorer
-    found: dict[str, float] = {}
+    found: dict[str, dict[str, float]] = {}
     for dtype in LOW_FORMATS:
         gc.collect()  # two models at once would double the memory
         scorer = made(dtype)
         scorer.note(**decided)
-        losses = _trial(scorer, split, exact)
-        alike = _cosine if config.follows_gradient else rank_correlation
-        found[dtype] = round(alike(losses.values, exact.values), 4)
-        if found[dtype] >= RELIABLE:
+        for trial, other in zip(exact, _trials(scorer, split, exact), strict=True):
+            alike = round((_cosine if trial.gradient else rank_correlation)(other.values, trial.values), 4)
+            of_kind = found.setdefault("gradient_cosine" if trial.gradient else "rank_correlation", {})
+            of_kind[dtype] = min(alike, of_kind.get(dtype, alike))
+        if all(of_kind[dtype] >= RELIABLE for of_kind in found.values()):
             break
         del scorer
     else:
         gc.collect()
-        if progress:
-            said = ", ".join(f"{dtype} {value:.3f}" for dtype, value in found.items())
-            what = "gradient cosine" if config.follows_gradient else "rank correlation"
-            progress(f"{what} with float32: {said}; below {RELIABLE}, so float32 is used")
+        for what, values in found.items():
+            said = ", ".join(f"{dtype} {value:.3f}" for dtype, value in values.items())
+            tell(f"{what.replace('_', ' ')} with float32: {said}; below {RELIABLE}, so float32 is used")
         scorer = made("float32")
         scorer.note(**decided)
-    scorer.note(**{"gradient_cosine" if config.follows_gradient else "rank_correlation": found})
+    scorer.note(**found)
     scorer.engine.forget()
     return scorer
 
@@ -500,15 +501,23 @@ class _Trial:
 
     candidates: dict[int, Tensor]
     values: NDArray[np.float64]
+    gradient: bool = False
 
 
-def _trial(scorer: Scorer, split: Split, before: _Trial | None) -> _Trial:
-    """What a run's first turn would see; of the candidates that another format saw, if there was one."""
-    problem = wiring.make_problem(scorer, split).stretches[0]
+def _trials(scorer: Scorer, split: Split, before: Sequence[_Trial | None] = ()) -> list[_Trial]:
+    """What the first turn of each stretch would see; of the candidates that another format saw, if there was one."""
+    stretches = wiring.make_problem(scorer, split).stretches
+    return [_trial(one, other) for one, other in zip(stretches, before or [None] * len(stretches), strict=True)]
+
+
+def _trial(problem: Problem, before: _Trial | None) -> _Trial:
+    """What the first turn of a stretch would see, were it the first."""
+    scorer = problem.scorer
     origin = scorer.parameters.initial()
     if scorer.config.follows_gradient:
-        found = problem.evaluator.gradient(origin, problem.searched, 0)
-        return _Trial({}, torch.cat([found.blocks[block] for block in problem.searched]).double().numpy())
+        found = problem.evaluator.gradient(scorer.parameters.movable(origin), problem.searched, 0)
+        values = torch.cat([found.blocks[block] for block in problem.searched]).double().numpy()
+        return _Trial({}, values, gradient=True)
     if before is None:
         phase = wiring.make_phase(problem, origin, Stage("tune"))
         blocks = phase.turns[len(phase.turns) // 2]

@@ -16,6 +16,9 @@ from tandemtune.readout.members import ReadoutMember
 from tandemtune.subspace import Subspace
 from tandemtune.tunables.base import Tunable
 
+COMMON = ("objective", "dev_every", "patience", "guard", "judge")
+"""Settings that do not depend on who searches: an entry of `then` that names another optimizer takes them over from [method]."""
+
 
 class SearchSettings(Options):
     """Who searches, where, how long and for what: what [method] and each [[method.then]] say."""
@@ -88,6 +91,12 @@ class Then(SearchSettings):
         None,
         description="of the tokens, written tokens and seconds that [run] allows; the rest is shared equally among those that say nothing",
     )
+
+    def takes_over(self, method: SearchSettings, key: str) -> bool:
+        """Whether a setting, or an option of the objective, is that of [method], as one is that an entry leaves out."""
+        if key == "objective" or key in type(self.objective).model_fields:
+            return self.objective == method.objective
+        return key in COMMON and getattr(self, key) == getattr(method, key)
 
 
 class MethodSection(SearchSettings):

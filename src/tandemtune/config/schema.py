@@ -124,12 +124,14 @@ class RunConfig(Options):
             yield "[method] then: shares of 1 or more together leave nothing to [method]: lower them"
         one, *others = self.stretches
         told = set(one.method_problems())
-        for number, other in enumerate(others, 1):
+        for number, (other, entry) in enumerate(zip(others, entries, strict=True), 1):
             if "none" in (method.optimizer.uses, other.method.optimizer.uses):
                 yield f"[{THEN} {number}] optimizer: {other.method.optimizer.kind} after {method.optimizer.kind}: where nothing is tuned there is nothing to go on from: leave then out"
             for line in other.method_problems():
                 if line not in told:
-                    yield line.replace("[method]", f"[{THEN} {number}]", 1)
+                    same = entry.takes_over(method, line.partition("] ")[2].partition(":")[0])
+                    hint = ", as [method] says: say otherwise in the entry" if same else ""
+                    yield line.replace("[method]", f"[{THEN} {number}]", 1) + hint
         if len({objective.grading for one in self.stretches if (objective := one.method.objective).asks_model}) > 1:
             yield "[method] then: objectives that a model grades by different rubrics: write one for the whole run"
         yield from method.tunable.hand_over_problems(self.stretches)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tandemtune.methods as methods
-from tandemtune.config.method import SearchSettings, Then
+from tandemtune.config.method import COMMON, SearchSettings, Then
 from tandemtune.config.parts import THEN
 from tandemtune.config.schema import shortened
 from tandemtune.config.sections import Findings, Tables, arranged, as_table, checked_section, class_of
@@ -15,8 +15,6 @@ from tandemtune.plugins import near
 
 OF_THE_RUN = ("tunable", "readout", "then")
 """Keys of [method] that an entry cannot have."""
-COMMON = ("objective", "dev_every", "patience", "guard", "judge")
-"""Keys that do not depend on who searches: an entry that names another optimizer takes them over from [method]."""
 
 
 def with_entries(table: Tables, answers: str, found: Findings) -> Tables:
