@@ -260,11 +260,23 @@ def _notes(problem: Problem, found: SearchState, folder: RunFolder) -> tuple[str
     tokens = (found.costs.forward + found.costs.backward) / problem.evaluator.depth
     return (
         *problem.facts.notes,
+        *_ended_early(config, found),
         *_flat(folder),
         *_overrun(config, tokens),
         *_mentor_notes(config, folder, found.spent),
         *_grading_notes(problem),
     )
+
+
+def _ended_early(config: RunConfig, found: SearchState) -> list[str]:
+    """That a run has not come to its last stretch, so that another objective chose its point."""
+    names = [one.method.name for one in config.stretches]
+    if found.stretch + 1 == len(names):
+        return []
+    return [
+        f"the run ended in stretch {found.stretch + 1} of {len(names)} ({names[found.stretch]}), so the point that is kept was chosen by "
+        f"the objective {config.stretches[found.stretch].method.objective.kind}"
+    ]
 
 
 def _check_yardsticks(config: RunConfig) -> None:

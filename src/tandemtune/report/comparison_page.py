@@ -477,7 +477,7 @@ def _spots(folder: Path) -> list[Spot] | None:
     """A journal as spots; None if it cannot be read."""
     run = RunFolder(folder)
     try:
-        found = trail(run, run.read_records(), objectives(run.read_recipe()))
+        found = trail(run, run.read_records(), objectives(_recipe(folder) or {}))
         return [spot for spot in found if spot.yardstick == found[-1].yardstick] or None
     except (RunError, OSError):
         return None
