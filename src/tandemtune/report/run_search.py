@@ -52,12 +52,12 @@ def curves(run: RunView) -> dict[str, Chart]:
 
 def _each(spots: Sequence[Spot], title: str, label: str, xs: Sequence[float | None]) -> dict[str, LineChart]:
     """A chart of losses for each objective that a run's stretches had one after another: their losses are no one quantity."""
-    several = spots[-1].yardstick > 0
+    last = spots[-1].yardstick if spots else 0
     found = {}
-    for number in range(spots[-1].yardstick + 1):
+    for number in range(last + 1):
         mine = [place for place, spot in enumerate(spots) if spot.yardstick == number]
         own = [spots[place] for place in mine]
-        of = f", {' and '.join(dict.fromkeys(spot.stretch for spot in own))}" if several else ""
+        of = f", {' and '.join(dict.fromkeys(spot.stretch for spot in own))}" if last else ""
         behind = f"-{number + 1}" if number else ""
         found[behind] = _losses(title + of, label, [xs[place] for place in mine], own)
     return found
