@@ -79,6 +79,53 @@ def test_a_model_in_4_bits_is_the_plain_one_with_rounded_weights(bitsandbytes, n
     torch.testing.assert_close(logits(packed.model, packed), logits(plain.model, plain), rtol=1e-4, atol=1e-4)
 
 
+@pytest.fixture
+def careless(monkeypatch):
+    """T5 as it would be if `transformers` did not name the map whose number format its code asks for."""
+    monkeypatch.setattr(transformers.T5PreTrainedModel, "_keep_in_fp32_modules", None)
+
+
+def in_4_bits(module):
+    return module.weight.dtype == torch.uint8
+
+
+def test_maps_whose_format_a_model_asks_for_stay_as_they_are(bitsandbytes, careless):
+    backbone = loading.load(str(small.model_folder("t5")), quantize="nf4")
+    found = {name.rpartition(".")[2]: in_4_bits(m) for name, m in backbone.model.named_modules() if is_linear(m)}
+    assert not found.pop("wo") and not found.pop("lm_head") and found and all(found.values())
+
+
+def test_experts_that_no_text_has_reached_are_like_those_that_one_has(bitsandbytes, tmp_path, monkeypatch):
+    sizes = {"num_layers": 2, "num_decoder_layers": 2, "num_heads": 4, "num_experts": 32, "expert_capacity": 64}
+    sizes |= {"num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1, "d_model": 32, "d_kv": 8, "d_ff": 48}
+    marks = {"vocab_size": tiny.COMMON["vocab_size"], "pad_token_id": 0, "decoder_start_token_id": 0}
+    model = transformers.SwitchTransformersForConditionalGeneration(
+        transformers.SwitchTransformersConfig(**sizes, **marks)
+    )
+    model.save_pretrained(tmp_path)
+    tiny.tokenizer("causal").save_pretrained(tmp_path)
+    monkeypatch.setattr(transformers.SwitchTransformersPreTrainedModel, "_keep_in_fp32_modules", None)
+    backbone = loading.load(str(tmp_path), quantize="nf4")
+    experts = [module for name, module in backbone.model.named_modules() if name.endswith("wo") and "expert_" in name]
+    assert len(experts) == 64 and not any(map(in_4_bits, experts))
+
+
+def test_a_model_that_rounds_what_enters_its_packed_maps_is_refused(saved, careless):
+    with pytest.raises(
+        ModelError, match=r"map encoder\.block\.0\..*wo is quantized \(Linear4bit\), and the model's code rounds"
+    ):
+        loading.load(str(saved("t5")))
+
+
+def test_packed_maps_take_no_whole_numbers(bitsandbytes):
+    packed = maps(loading.load(str(small.model_folder("llama")), quantize="nf4"))[0]
+    given = torch.ones(1, 2, sizes(packed)[0])
+    assert torch.isfinite(packed(given)).all()
+    for few in (torch.uint8, torch.int64, torch.float8_e4m3fn):
+        with pytest.raises(ModelError, match="rounds what enters it"):
+            packed(given.to(few))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "mixed", "bfloat16"])
 def test_passes_without_gradient_leave_4_bit_layers_as_they_are(bitsandbytes, dtype):
     backbone = loading.load(str(small.model_folder("llama")), quantize="nf4", dtype=dtype)

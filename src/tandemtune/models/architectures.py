@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tandemtune.errors import ModelError
-from tandemtune.models.linear import is_linear, sizes
+from tandemtune.models.linear import is_linear, sizes, why_rounded
 from tandemtune.models.survey import ANSWERS, ROWS, TOKENS, Survey, has_decoder, plain_ids, plain_inputs, survey
 
 QUERY_AND_KEY = (
@@ -90,9 +90,12 @@ def find(model: nn.Module, target: Sequence[str] | None = None) -> Architecture:
         target: module names inside a layer (``["self_attn.q_proj", ...]``), instead of query and key.
 
     Raises:
-        ModelError: its layers cannot be entered one by one, query and key cannot be told, or the target is not there.
+        ModelError: its layers cannot be entered one by one, query and key cannot be told, the target is not there, or it rounds
+            what enters its quantized maps.
     """
     seen = survey(model)
+    if seen.rounded:
+        raise ModelError(why_rounded(seen.rounded[0], model.get_submodule(seen.rounded[0])))
     paths = _paths(model, seen)
     layers = {f"{path}.{name}": layer for path in paths for name, layer in _children(model, path)}
     called = {place: _called(place, layer, seen) for place, layer in layers.items()}

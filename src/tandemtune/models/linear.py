@@ -47,6 +47,20 @@ def device_of(module: nn.Module) -> torch.device:
     return (next(module.buffers()) if found is None else found).device
 
 
+def in_few_bits(given: Tensor) -> bool:
+    """Whether these are no numbers to multiply: whole ones, or real ones of 8 bits or fewer."""
+    return not given.is_floating_point() or given.element_size() < 2
+
+
+def why_rounded(name: str, module: nn.Module) -> str:
+    """What to say of a map that is given numbers of a few bits: some models' code brings what enters a map into the format of its
+    weights, as if these could not be packed."""
+    return (
+        f"the map {name} is quantized ({type(module).__name__}), and the model's code rounds what enters it to the few bits of its "
+        "weights: take the model as it was before it was quantized; [model] quantize leaves such maps as they are"
+    )
+
+
 def _tells_widths(module: nn.Module) -> bool:
     widths = (getattr(module, "in_features", None), getattr(module, "out_features", None))
     return all(isinstance(width, int) for width in widths)

@@ -169,6 +169,7 @@ def load(
     architecture = architecture or architectures.find(model, target)
     if dtype == "mixed":
         mix(model, architecture.paths)
+    quantized.guard(model)
     return Backbone(name, model, tokenizer, found, architecture)
 
 

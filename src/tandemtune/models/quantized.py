@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tandemtune.errors import ModelError
-from tandemtune.models.linear import device_of, is_linear, is_packed, sizes
+from tandemtune.models.linear import device_of, in_few_bits, is_linear, is_packed, sizes, why_rounded
+from tandemtune.models.survey import ROWS, TOKENS, plain_ids, read_text
 
 INSTALL = "pip install 'tandemtune[quantize]'"
 
@@ -86,11 +88,9 @@ class NF4(Format):
     def _apply(self, model: nn.Module, names: Sequence[str], dtype: torch.dtype) -> None:
         from bitsandbytes.nn import Linear4bit, Params4bit
 
-        # T5 brings what enters its last map into that map's number format, which must not be that of packed weights
-        kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())
-        for name in names:
-            if kept & set(name.split(".")):
-                continue
+        kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())  # too large for few bits, `transformers` says
+        names = [name for name in names if not kept & set(name.split("."))]
+        for name in _that_may_be_packed(model, names):
             old: Any = model.get_submodule(name)
             made = Linear4bit(
                 *sizes(old),
@@ -104,9 +104,65 @@ class NF4(Format):
                 old.weight.data, requires_grad=False, compress_statistics=False, quant_type=self.name, module=made
             )
             made.weight, made.bias = packed, old.bias
-            parent, _, last = name.rpartition(".")
-            setattr(model.get_submodule(parent), last, made.to("cpu").eval())
+            _put(model, {name: made.to("cpu").eval()})
         settle(model)
+
+
+class _AsPacked(nn.Linear):
+    """A map whose weights look packed, and which computes as before.
+
+    Args:
+        plain: the map.
+    """
+
+    def __init__(self, plain: Any) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = sizes(plain)
+        bytes_ = torch.zeros(1, dtype=torch.uint8).expand(plain.weight.shape)
+        self.weight, self.bias = nn.Parameter(bytes_, requires_grad=False), plain.bias
+        self._plain = (plain,)  # no module of this one
+        self.rounded = False
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """What the map makes of hidden states."""
+        (plain,) = self._plain
+        self.rounded |= in_few_bits(hidden)
+        return plain(hidden.to(plain.weight.dtype))  # type: ignore[no-any-return]
+
+
+def _that_may_be_packed(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """Those of some maps that a model gives real numbers even if their weights are bytes. Found out by trying.
+
+    Some code brings what enters a map into the number format of the map's weights: T5's last one would be given whole numbers.
+
+    Raises:
+        ModelError: the model cannot be run then.
+    """
+    plain = {name: model.get_submodule(name) for name in names}
+    looking = {name: _AsPacked(module) for name, module in plain.items()}
+    try:
+        _put(model, looking)
+        with torch.inference_mode():
+            read_text(model, plain_ids(model, ROWS * TOKENS).view(ROWS, TOKENS))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever the code of a model says to this
+        raise ModelError(
+            f"[model] quantize: {type(model).__name__} cannot be run with packed weights ({type(error).__name__}: {error}): leave it out"
+        ) from error
+    finally:
+        _put(model, plain)
+    kinds = {name: (type(model.get_submodule(name.rpartition(".")[0])), name.rpartition(".")[2]) for name in names}
+    refused = {kinds[name] for name, module in looking.items() if module.rounded}
+    return [
+        name for name in names if kinds[name] not in refused
+    ]  # an expert may not have been asked, but others like it
+
+
+def _put(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
+    for name, module in modules.items():
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, module)
 
 
 FORMATS: dict[str, Format] = {each.name: each for each in (Int8(), NF4())}
@@ -139,6 +195,18 @@ def settle(model: nn.Module) -> None:
                     "its configuration says that its weights are quantized (bitsandbytes), and in its files they are not: take "
                     "quantization_config out of config.json"
                 )
+
+
+def guard(model: nn.Module) -> None:
+    """Have quantized maps refuse numbers of a few bits, in case that no text has shown them yet: not every expert reads every text."""
+    for name, module in model.named_modules():
+        if is_linear(module) and is_packed(module):
+            module.register_forward_pre_hook(partial(_refuse_rounded, name))
+
+
+def _refuse_rounded(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+    if args and isinstance(args[0], Tensor) and in_few_bits(args[0]):
+        raise ModelError(why_rounded(name, module))
 
 
 def packed_maps(layers: Sequence[nn.Module]) -> list[nn.Module]:

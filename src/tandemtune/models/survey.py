@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from tandemtune.errors import ModelError
-from tandemtune.models.linear import is_linear
+from tandemtune.models.linear import in_few_bits, is_linear
 
 ROWS, TOKENS, ANSWERS = 2, 5, 3
 """Texts, tokens of each, and tokens that a decoder is given: three numbers that no shape can mix up."""
@@ -73,12 +73,14 @@ class Survey:
         mixed: names of modules with weights whose input does not hold each text's vectors in rows of their own.
         embeddings: name of the module that embeds the texts' tokens; None if none does.
         positions: how many tokens its table of positions has room for; None if it has no table.
+        rounded: names of linear maps that it gives numbers of a few bits.
     """
 
     modules: dict[str, Seen]
     mixed: frozenset[str]
     embeddings: str | None
     positions: int | None
+    rounded: tuple[str, ...] = ()
 
 
 @torch.inference_mode()
@@ -96,6 +98,8 @@ def survey(model: nn.Module) -> Survey:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever the code of a model says
+            if watch.rounded:
+                break
             raise ModelError(
                 f"{type(model).__name__} cannot be run on a text: {type(error).__name__}: {_first_line(error)}"
             ) from error
@@ -109,7 +113,19 @@ def survey(model: nn.Module) -> Survey:
         if names[module] in both.modules:  # a module that lies in several places
             both.modules[name] = both.modules[names[module]]
     mixed = (name for name, module in model.named_modules() if _has_weights(module) and not _apart(both, alone, name))
-    return Survey(both.modules, frozenset(mixed), both.embeddings, both.positions)
+    return Survey(
+        both.modules,
+        frozenset(mixed),
+        both.embeddings,
+        both.positions,
+        tuple(dict.fromkeys([*both.rounded, *alone.rounded])),
+    )
+
+
+def read_text(model: nn.Module, ids: Tensor) -> Any:
+    """What a model returns for texts [n, T], and a few tokens in its decoder where it has one."""
+    decoder = plain_ids(model, ANSWERS).expand(len(ids), -1) if has_decoder(model) else None
+    return model(**plain_inputs(model, ids, decoder))
 
 
 def plain_ids(model: nn.Module, count: int) -> Tensor:
@@ -166,16 +182,16 @@ class _Watch:
     modules: dict[str, Seen] = field(default_factory=dict)
     embeddings: str | None = None
     positions: int | None = None
+    rounded: list[str] = field(default_factory=list)
 
     def run(self, model: nn.Module) -> None:
-        decoder = plain_ids(model, ANSWERS).expand(len(self.ids), -1) if has_decoder(model) else None
         with ExitStack() as stack:
             for name, module in model.named_modules():
                 before, behind = self._entered(name, module), self._left(name)
                 stack.enter_context(hooked(module.register_forward_pre_hook(before, with_kwargs=True)))
                 stack.enter_context(hooked(module.register_forward_hook(behind)))
             with _Lookups(self):
-                model(**plain_inputs(model, self.ids, decoder))
+                read_text(model, self.ids)
 
     def _entered(self, name: str, module: nn.Module) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -185,6 +201,8 @@ class _Watch:
             if given is None or seen.times > 1:
                 return
             seen.entered = tuple(given.shape)
+            if is_linear(module) and in_few_bits(given):
+                self.rounded.append(name)
             if isinstance(module, nn.Embedding) and self.embeddings is None and _same(given, self.ids):
                 self.embeddings = name
             if _has_weights(module) and given.is_floating_point():
