@@ -81,7 +81,7 @@ def test_a_resumed_run_asks_nothing_twice(tmp_path, server):
     [
         (say("It is fine."), r"row \d+: .* said 'It is fine.', expected a number from 0 to 10"),
         (say("11"), "expected a number from 0 to 10"),
-        (error(500), r"row \d+: .*the run is saved"),
+        (error(500), r"row \d+: .*a run that has begun is saved"),
     ],
 )
 def test_a_judge_that_fails_loses_nothing(tmp_path, server, answer, says):

@@ -17,6 +17,7 @@ import images
 import small
 from small import Stop, resume, tune
 from tandemtune import shared
+from tandemtune.config import load_config
 from tandemtune.errors import ConfigError, DataError
 from tandemtune.models.image_text import ImageTextBackbone
 from tandemtune.predict import load
@@ -111,6 +112,15 @@ def test_a_tuned_prompt_tells_colours_apart(place, model):
     result = tune(images.recipe(place, model, method__steps=25, method__lr=0.05), place / f"better-{model}")
     assert result["tuned"]["train_loss"] < result["zero_shot"]["train_loss"]
     assert result["rows"] == {"train": 12, "dev": 12, "test": 30}
+
+
+def test_a_folder_and_a_metric_are_a_task_of_labels(place):
+    made = images.recipe(place)
+    task = {key: made["task"][key] for key in ("train", "test", "shots")} | {"metric": "accuracy"}
+    for method in ({}, {"method": {"name": "auto"}}):
+        config = load_config({"model": made["model"], "task": task, **method})
+        assert (config.method.objective.kind, config.method.readout.kind) == ("ce", "ridge")
+        assert config.task.labels
 
 
 def test_a_readout_takes_the_tower_where_that_helps(place):

@@ -17,8 +17,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import images
 import small
 import tiny
+import writing
 from tandemtune import plugins
 from tandemtune.config.parts import PARTS
 from tandemtune.config.reading import SECTIONS
@@ -41,6 +43,7 @@ class Case:
         tells: words that the message must hold.
         suffix: ending of the recipe file.
         overrides: given on the command line.
+        code: exit code of a run.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Case:
     tells: str = ""
     suffix: str = ".json"
     overrides: tuple[str, ...] = ()
+    code: int = 2
 
 
 CASES: list[Case] = []
@@ -509,8 +513,8 @@ def causal(template: str) -> Change:
     return change
 
 
-case("a causal template goes on", causal("{text} it was {mask} film"), late=True, tells="must be the last word")
-case("a causal template with text behind", causal("it was {mask} : {text}"), late=True, tells="must be the last word")
+case("a causal template goes on", causal("{text} it was {mask} film"), tells="must be the last word")
+case("a causal template with text behind", causal("it was {mask} : {text}"), tells="must be the last word")
 
 
 def a_model(spoilt: Callable[[Path], Any]) -> Change:
@@ -564,6 +568,78 @@ case("empty weights", a_model(cut("model.safetensors", 0)), late=True, tells="ca
 case("no tokenizer", a_model(without_vocabulary), late=True)
 case("a cut tokenizer", a_model(cut("tokenizer.json", 0.5)), late=True)
 case("weights of NaN", a_model(not_a_number), late=True, tells="no usable numbers")
+
+
+# --- texts, choices, images, clusters ------------------------------------------------------------------------------
+
+
+def written(model: str = "llama", **changes: Any) -> Change:
+    """A recipe of texts, with changes; the folder stands for PLACE."""
+
+    def change(place: Path, recipe: Recipe) -> None:
+        for name, seed in (("train", 1), ("test", 2)):
+            small.write_rows(place / f"{name}.jsonl", writing.rows(12, seed))
+        writing.rewards_in(place)
+        made = json.dumps(writing.recipe(place, model, **changes)).replace("PLACE", str(place))
+        recipe.clear()
+        recipe.update(json.loads(made))
+
+    return change
+
+
+def reward(name: str, **options: Any) -> dict[str, Any]:
+    return {"method__objective": {"kind": "reward", "rewards": [f"PLACE/rewards.py:{name}"]}, **options}
+
+
+def of_images(**changes: Any) -> Change:
+    def change(place: Path, recipe: Recipe) -> None:
+        made = images.recipe(place, **changes)
+        recipe.clear()
+        recipe.update(made)
+
+    return change
+
+
+case("texts: a masked model", written("bert"), tells="which writes no texts")
+case("texts: a template goes on", written(task__template="{text} {mask} film"), tells="must be the last word")
+case("texts: no such column", written(task__answer="answr"), tells="did you mean 'answer'?")
+case("texts: nothing to judge by", written(task__answer=None, task__metric=None), tells="or answer, where it")
+case(
+    "texts: a schema that is none",
+    written(task__metric="json_schema", task__answer_schema={"type": "x"}),
+    tells="1 problem",
+)
+case("texts: no room for a prompt", written(task__max_new_tokens=62), late=True, tells="leave no room for a prompt")
+case(
+    "texts: no room in a decoder",
+    written("bart", task__max_new_tokens=64),
+    late=True,
+    tells="max_new_tokens: answers of 64 tokens, behind 1 that the model's decoder begins with, are more than its 64 positions",
+)
+case(
+    "texts: a reward raises", written(**reward("raises")), late=True, tells="row 1 (completion 'great film'): KeyError"
+)
+case("texts: a reward of one row", written(**reward("short")), late=True, tells="gave 1 numbers for 2 texts")
+case("texts: a metric of words", written(task__metric="PLACE/rewards.py:word"), late=True, tells="expected a list of 2")
+for weight in (float("nan"), float("inf"), None, True, [1]):
+    case(
+        f"texts: a weight of {weight}",
+        written(method__objective={"kind": "reward", "rewards": {"token_f1": weight}}),
+        tells="the weight of token_f1",
+    )
+case(
+    "choices: a masked model",
+    lambda p, r: put(r, "task.choices", "phrases") or put(r, "method.readout", "none"),
+    tells="which writes no texts",
+)
+case("images: choices", of_images(task__choices="phrases"), tells="choices: an image has the class")
+case(
+    "a cluster that is not there",
+    lambda p, r: put(r, "run.executor", {"kind": "ray", "address": "127.0.0.1:1"}),
+    late=True,
+    tells="cluster at 127.0.0.1:1 cannot be used",
+    code=1,
+)
 
 
 # --- the check ------------------------------------------------------------------------------------------------
@@ -626,7 +702,7 @@ def test_refused(case, good, tmp_path):
     else:
         assert (called.code, called.err) == (0, ""), called
     called = small.call("run", path, *case.overrides, "--out", tmp_path / "deep" / "run")
-    assert_refused(called, f"run: {case.name}")
+    assert_refused(called, f"run: {case.name}", (case.code,))
     assert case.tells in called.err, called.err
     assert sorted(tmp_path.rglob("*")) == before, "something was left behind"
 

@@ -130,8 +130,8 @@ def test_resumed_to_the_bit(tmp_path, changes):
     [
         ("raises", "row 1 .*KeyError: 'no such thing'"),
         ("nothing", "row 2: nan, expected a finite number"),
-        ("short", "gave 1 numbers for 4 texts"),
-        ("word", "expected a list of 4 numbers"),
+        ("short", "gave 1 numbers for 2 texts"),
+        ("word", "expected a list of 2 numbers"),
         ("hangs", "took longer than 0.5 seconds"),
         ("dies", "its process ended with code 7"),
     ],

@@ -114,9 +114,21 @@ class Scorer:
         return self.limit_beside(self.task.answer_room)
 
     def limit_beside(self, behind: int) -> int:
-        """The same beside so many tokens of an answer, which a model of one stack reads in one row with its prompt."""
+        """The same beside so many tokens of an answer, which a model of one stack reads in one row with its prompt.
+
+        Raises:
+            ConfigError: such an answer leaves no room for a prompt, or is longer than a decoder's table of positions.
+        """
         room = len(self.parameters.reserve(Encoded((0,), 0)).ids) - 1
         left = self.backbone.longest - room - (behind if self.backbone.kind == "causal" else 0)
+        marks, positions = len(self.backbone.prefix), self.backbone.architecture.answer_positions
+        if behind and positions is not None and marks + behind > positions:
+            raise ConfigError(
+                [
+                    f"[task] max_new_tokens: answers of {behind} tokens, behind {marks} that the model's decoder begins with, are more than its "
+                    f"{positions} positions: lower it to {positions - marks} or less"
+                ]
+            )
         if left < SHORTEST and behind:
             raise ConfigError(
                 [

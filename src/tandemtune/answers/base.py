@@ -73,6 +73,13 @@ class Answers(ABC):
             ConfigError: lists every problem.
         """
 
+    def try_out(self, problem: Problem) -> None:  # noqa: B027  (nothing to try is the rule)
+        """Find out before a run begins whether what judges its answers works; by default there is nothing of a user's in it.
+
+        Raises:
+            UsageError: it does not.
+        """
+
     @abstractmethod
     def verbalizer(self, backbone: Backbone, task: Task) -> Verbalizer:
         """Label words resolved against a model; none where answers are no labels."""

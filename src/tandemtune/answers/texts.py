@@ -33,7 +33,7 @@ from tandemtune.evaluators.text import (
 from tandemtune.evaluators.writing import Sampling, Text, Writer
 from tandemtune.mentor import Budget, Misread
 from tandemtune.mentor.clients import client_of
-from tandemtune.mentor.grading import Grader
+from tandemtune.mentor.grading import NAME, Grader
 from tandemtune.models.answers import AnswerCoder, in_conversation
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import LayerStack
@@ -42,7 +42,7 @@ from tandemtune.models.prompts import prompt_text
 from tandemtune.objectives.reward import MinusReward
 from tandemtune.problem import DrawnRows, Problem, Scorer
 from tandemtune.proposers.base import Standing
-from tandemtune.rewards.base import Written
+from tandemtune.rewards.base import Reward, Written
 from tandemtune.runs.records import DIGITS, Assessment, PredictionRecord, Result, TemplateScore, rounded
 from tandemtune.scoring import Reached
 from tandemtune.shared import remembered_texts
@@ -170,6 +170,20 @@ class TextAnswers(Answers):
             rows_sha256=_digest(scorer, [*split.train, *split.dev]),
         )
         return Problem(scorer, split, evaluator, grader=grader)
+
+    def try_out(self, problem: Problem) -> None:
+        """Have the metric and the rewards judge two texts."""
+        evaluator, task = cast(TextEvaluator, problem.evaluator), _texts(problem.scorer.task)
+        rows = problem.split.train[:2]
+        completions = [[*row.references, *row.fields.values()][0] for row in rows]
+        written = task.written(_shown(problem.scorer, rows), completions, rows)
+        task.reward.score(written)
+        if isinstance(evaluator.loss, JudgedLoss):
+            free = Reward(NAME, "nobody is asked", lambda texts: [0.0] * len(texts))
+            objective = problem.scorer.config.method.objective
+            judge = evaluator.loss.judge if problem.grader is None else objective.judge(task, free)
+            if judge is not None:
+                judge(written)
 
     def reached(
         self, problem: Problem, point: Point | None, examples: Sequence[Example] | None, before: Reached | None = None
@@ -364,7 +378,7 @@ def text_rows(scorer: Scorer, examples: Sequence[Example], plain: bool = False, 
     """
     task, backbone, stack = _texts(scorer.task), scorer.backbone, cast(PassageStack, scorer.engine.stack)
     prompts, _ = scorer.encoded(examples, plain)
-    shown = [prompt_text(backbone.tokenizer, backbone.kind, task.template, row.fields)[0] for row in examples]
+    shown = _shown(scorer, examples)
 
     def ask(rows: Sequence[int], completions: Sequence[str]) -> Written:
         return task.written([shown[row] for row in rows], completions, [examples[row] for row in rows])
@@ -382,6 +396,12 @@ def text_rows(scorer: Scorer, examples: Sequence[Example], plain: bool = False, 
         len(examples),
     )
     return TextRows(tuple(prompts), ask, known)
+
+
+def _shown(scorer: Scorer, examples: Sequence[Example]) -> list[str]:
+    """Prompts as what judges answers sees them."""
+    told = scorer.backbone.tokenizer, scorer.backbone.kind, scorer.task.template
+    return [prompt_text(*told, example.fields)[0] for example in examples]
 
 
 def _passages(coder: AnswerCoder, prompts: Sequence[Encoded], examples: Sequence[Example], most: int) -> list[Passage]:

@@ -6,6 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tandemtune import plugins
 from tandemtune.config.overrides import Override, apply
 from tandemtune.config.schema import RunConfig, cut, shortened
 from tandemtune.config.sections import SECTIONS, Findings, Tables, arranged, checked_section, stand_in
-from tandemtune.config.task import answers_of
+from tandemtune.config.task import answers_of, with_images
 from tandemtune.config.then import with_entries
 from tandemtune.errors import ConfigError, DataError
 from tandemtune.plugins import near
@@ -96,6 +97,10 @@ def _checked(tables: Mapping[str, Any], found: Findings) -> RunConfig | None:
     named = method.get("name") if isinstance(method, Mapping) else None
     preset = methods.METHODS.get(named if isinstance(named, str) else methods.DEFAULT)
     task = tables.get("task")
+    if isinstance(task, Mapping):
+        with suppress(DataError):  # told when the section is checked
+            task = with_images(task)
+            tables = {**tables, "task": task}
     answers = answers_of(task if isinstance(task, Mapping) else {})
     settings = preset.settings_for(answers) if preset else {}
     made: dict[str, Any] = {}

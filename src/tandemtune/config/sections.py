@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -180,6 +181,8 @@ def stand_in(owner: type[S], table: Mapping[str, Any]) -> S | None:
 def _follows(line: str, section: str, wrong: set[str]) -> bool:
     """Whether a problem is that something is missing which was only left out because it is wrong, or because of its name."""
     key, _, said = line.removeprefix(f"[{section}] ").partition(": ")
+    if any(other in wrong for other in re.findall(rf"needs \[{section}\] (\w+)", said)):
+        return True
     return said.startswith("missing") and (key in wrong or "name" in wrong)
 
 

@@ -123,10 +123,8 @@ class TaskSection(Options):
         """What images say of themselves."""
         if not isinstance(given, Mapping):
             return given
-        name = given.get("name")
-        named = [asset.name for asset in assets.CATALOGUE.values() if asset.kind == "images"]
         try:
-            return task_settings(completed(given) if name in named else given)
+            return with_images(given)
         except DataError as error:
             said = str(error)
             raise ValueError(said if said.startswith("labels: ") else f"train: {said}") from None
@@ -170,7 +168,10 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
         for key in ("train", "template", "labels"):
             given = getattr(task, key) or (key == "template" and isinstance(task.templates, list) and task.templates)
             if not given and (name is None or task.train is not None):
-                yield f"{key}: missing; a task of your own needs train, template and labels (or set name to a known task)"
+                yield (
+                    f"{key}: missing; a task of your own needs train, template and labels (or set name to a known task; or answer, where it "
+                    "is answered with texts)"
+                )
     if task.metric is not None and task.metric not in METRICS:
         yield from _metric_problems(task.metric)
     elif task.metric is not None and METRICS[task.metric].needs_positive and task.positive is None and not known:
@@ -241,8 +242,18 @@ def _metric_problems(metric: str) -> Iterable[str]:
         yield f"metric: {error}"
 
 
+def with_images(task: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A task's settings as a recipe has them, with what images say of themselves.
+
+    Raises:
+        DataError: there are no classes, or a file of class names cannot be read.
+    """
+    named = [asset.name for asset in assets.CATALOGUE.values() if asset.kind == "images"]
+    return task_settings(completed(task) if task.get("name") in named else task)
+
+
 def answers_of(task: Mapping[str, Any]) -> str:
-    """How a task is answered, see `tandemtune.methods.ANSWERS`, by its settings as a recipe has them."""
+    """How a task is answered, see `tandemtune.methods.ANSWERS`, by its settings, with what images say of themselves."""
     name, given = task.get("name"), task.get
     if given("answer") is not None or given("choices", "words") != "words":
         return "whole"

@@ -77,11 +77,14 @@ class RayExecutor(Executor):
             )
 
     def check(self) -> None:
-        """Refuse to begin without Ray."""
+        """Refuse to begin without Ray, or where nobody answers at the cluster's address."""
         if find_spec("ray") is None:
             raise UsageError(
                 "ray needs the package ray, which is not installed: pip install 'tandemtune[ray]', or leave it out"
             )
+        place = self.address or os.environ.get(ADDRESS) or HERE
+        with _explained(place):
+            _reach(place)
 
     @contextmanager
     def opened(
@@ -127,18 +130,26 @@ def connected(address: str | None) -> Iterator[None]:
         return
     place = address or os.environ.get(ADDRESS) or HERE
     own: dict[str, Any] = {"num_cpus": cores(), "object_store_memory": STORE, "include_dashboard": False}
-    try:
+    with _explained(place):
         _reach(place)
         ray.init(place, log_to_driver=False, configure_logging=False, **(own if place == HERE else {}))
-    except Exception as error:  # Ray has many
-        said = str(error).strip().splitlines()
-        raise RunError(
-            f"the Ray cluster{' of this machine' if place == HERE else f' at {place}'} cannot be used: {said[0] if said else type(error).__name__}"
-        ) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _explained(place: str) -> Iterator[None]:
+    """Say of whatever Ray raises that the cluster cannot be used."""
+    try:
+        yield
+    except Exception as error:  # Ray has many
+        said = str(error).strip().splitlines()
+        raise RunError(
+            f"the Ray cluster{' of this machine' if place == HERE else f' at {place}'} cannot be used: "
+            f"{said[0] if said else type(error).__name__}: check [run] address"
+        ) from error
 
 
 def _reach(place: str) -> None:

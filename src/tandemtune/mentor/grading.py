@@ -113,7 +113,7 @@ class Grader:
                 shown = said if len(said) <= 60 else f"{said[:57]}..."
                 raise UsageError(
                     f"reward {NAME!r}, row {row + 1}: the judge said {shown!r}, expected a number from 0 to {self.highest}: choose a "
-                    "stronger model, or mend this one; the run is saved, resume it then"
+                    "stronger model, or mend this one; a run that has begun is saved, resume it then"
                 )
         return grade / self.highest
 
@@ -125,7 +125,9 @@ class Grader:
         try:
             text = self._client.ask(request).text
         except MentorError as error:
-            raise UsageError(f"reward {NAME!r}, row {row + 1}: {error}; the run is saved, resume it then") from None
+            raise UsageError(
+                f"reward {NAME!r}, row {row + 1}: {error}; a run that has begun is saved, resume it then"
+            ) from None
         return text, before is None or self.ledger != before
 
     def question(self, written: Written, row: int) -> Request:

@@ -8,6 +8,7 @@ from typing import Any
 from tandemtune.errors import ModelError
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.marks import around
+from tandemtune.models.prompts import writes_nothing
 from tandemtune.tasks.templates import MASK, Template
 
 
@@ -32,9 +33,7 @@ class AnswerCoder:
 
     def __init__(self, backbone: Backbone, template: Template, most: int, stop: Sequence[str] = ()) -> None:
         if backbone.kind == "masked":
-            raise ModelError(
-                f"{backbone.name} is a masked model, which writes no texts: choose a causal or sequence-to-sequence model"
-            )
+            raise ModelError(writes_nothing(backbone.name))
         self.tokenizer = backbone.tokenizer
         self.most, self.stop = most, tuple(stop)
         self.ends = _ends(backbone)

@@ -70,6 +70,7 @@ class Architecture:
         reads: maps of the decoder's layers that read the text's tokens: keys and values of the attention to them.
         embeddings: the module that embeds the prompt's tokens; None for the model's input embeddings.
         positions: how many tokens the table of positions has room for; None if there is no such table.
+        answer_positions: the same of a decoder's.
     """
 
     paths: tuple[str, ...]
@@ -80,6 +81,7 @@ class Architecture:
     reads: frozenset[str] = frozenset()
     embeddings: str | None = None
     positions: int | None = None
+    answer_positions: int | None = None
 
 
 def find(model: nn.Module, target: Sequence[str] | None = None) -> Architecture:
@@ -118,6 +120,7 @@ def find(model: nn.Module, target: Sequence[str] | None = None) -> Architecture:
         _readers(called, paths[-1], seen) if len(paths) > 1 else frozenset(),
         seen.embeddings,
         seen.positions,
+        seen.answer_positions,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,7 @@ from tandemtune.models.architectures import Architecture, Projection
 from tandemtune.models.layers import LayerStack
 from tandemtune.models.marks import Around, around, broken, control_ids
 from tandemtune.models.passages import PassageStack
-from tandemtune.models.prompts import Truncate, longest_of, no_room, prompt_text
+from tandemtune.models.prompts import Truncate, goes_on, longest_of, no_room, prompt_text
 from tandemtune.models.quiet import quiet
 from tandemtune.models.survey import TOKENS, plain_ids, plain_inputs, text_config
 from tandemtune.tasks.templates import Template
@@ -26,7 +25,6 @@ from tandemtune.types import Encoded
 
 Kind = Literal["masked", "causal", "seq2seq", "image-text"]
 _Stack = TypeVar("_Stack", bound=LayerStack)
-_WORD = re.compile(r"\w")
 
 
 @dataclass(frozen=True)
@@ -295,13 +293,9 @@ class Backbone:
         Raises:
             ModelError: a model that answers behind the text is asked for a word inside it.
         """
-        rest = template.after_mask
-        if self.kind != "masked" and any(kind == "slot" or _WORD.search(value) for kind, value in rest):
-            how = "reads from left to right" if self.kind == "causal" else "answers after it has read the text"
-            raise ModelError(
-                f"{self.name} is a {self.kind} model: it {how}, so {{mask}} must be the last word of "
-                f"the template, but {str(template)!r} goes on after it"
-            )
+        why = goes_on(self.name, self.kind, template)
+        if why:
+            raise ModelError(why)
 
     def encode(
         self, template: Template, fields: Mapping[str, str], max_tokens: int, truncate: Truncate = "end"

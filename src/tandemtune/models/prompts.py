@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ Truncate = Literal["end", "start", "middle"]
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx", "context_length")
 """What configurations call the largest number of tokens."""
 UNBOUNDED = 1_000_000
+_WORD = re.compile(r"\w")
 
 
 def prompt_text(tokenizer: Any, kind: str, template: Template, fields: Mapping[str, str]) -> tuple[str, Rendered]:
@@ -37,6 +39,25 @@ def token_counter(tokenizer: Any, kind: str, template: Template) -> Callable[[Ex
         return len(tokenizer(text, verbose=False)["input_ids"]) - unread
 
     return count
+
+
+def goes_on(name: str, kind: str, template: Template) -> str:
+    """Why this kind of model cannot answer a template that goes on behind its answer; empty where it can, or nothing stands there.
+
+    Args:
+        name: of the model.
+        kind: "masked", "causal" or "seq2seq".
+        template: the task's.
+    """
+    if kind == "masked" or not any(part == "slot" or _WORD.search(value) for part, value in template.after_mask):
+        return ""
+    how = "reads from left to right" if kind == "causal" else "answers after it has read the text"
+    return f"{name} is a {kind} model: it {how}, so {{mask}} must be the last word of the template, but {str(template)!r} goes on after it"
+
+
+def writes_nothing(name: str) -> str:
+    """Why a masked model cannot be asked for whole answers."""
+    return f"{name} is a masked model, which writes no texts: choose a causal or sequence-to-sequence model"
 
 
 def no_room(template: Template, limit: int, longest: int) -> DataError:

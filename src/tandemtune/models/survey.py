@@ -73,6 +73,7 @@ class Survey:
         mixed: names of modules with weights whose input does not hold each text's vectors in rows of their own.
         embeddings: name of the module that embeds the texts' tokens; None if none does.
         positions: how many tokens its table of positions has room for; None if it has no table.
+        answer_positions: the same of its decoder.
         rounded: names of linear maps that it gives numbers of a few bits.
     """
 
@@ -80,6 +81,7 @@ class Survey:
     mixed: frozenset[str]
     embeddings: str | None
     positions: int | None
+    answer_positions: int | None = None
     rounded: tuple[str, ...] = ()
 
 
@@ -113,13 +115,8 @@ def survey(model: nn.Module) -> Survey:
         if names[module] in both.modules:  # a module that lies in several places
             both.modules[name] = both.modules[names[module]]
     mixed = (name for name, module in model.named_modules() if _has_weights(module) and not _apart(both, alone, name))
-    return Survey(
-        both.modules,
-        frozenset(mixed),
-        both.embeddings,
-        both.positions,
-        tuple(dict.fromkeys([*both.rounded, *alone.rounded])),
-    )
+    rounded = tuple(dict.fromkeys([*both.rounded, *alone.rounded]))
+    return Survey(both.modules, frozenset(mixed), both.embeddings, both.positions, both.answer_positions, rounded)
 
 
 def read_text(model: nn.Module, ids: Tensor) -> Any:
@@ -182,6 +179,7 @@ class _Watch:
     modules: dict[str, Seen] = field(default_factory=dict)
     embeddings: str | None = None
     positions: int | None = None
+    answer_positions: int | None = None
     rounded: list[str] = field(default_factory=list)
 
     def run(self, model: nn.Module) -> None:
@@ -230,9 +228,10 @@ class _Lookups(TorchFunctionMode):
         if func is functional.embedding:
             ids, weight = args[:2] if len(args) > 1 else (args[0], (kwargs or {})["weight"])
             row = ids.reshape(-1, ids.shape[-1])[0] if ids.ndim else ids.reshape(1)
-            if len(row) == TOKENS and bool((row.diff() == 1).all()):
+            if len(row) in (TOKENS, ANSWERS) and bool((row.diff() == 1).all()):
+                name = "positions" if len(row) == TOKENS else "answer_positions"
                 room = len(weight) - int(row[0])
-                self.watch.positions = min(room, self.watch.positions or room)
+                setattr(self.watch, name, min(room, getattr(self.watch, name) or room))
         return func(*args, **(kwargs or {}))
 
 

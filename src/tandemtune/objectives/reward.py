@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
@@ -52,8 +53,11 @@ class MinusReward(Objective):
     def _named(cls, given: Any) -> Any:
         """Names, functions, or a table of either with weights."""
         several = given if isinstance(given, Mapping) else dict.fromkeys(_listed(given), 1.0)
-        named = {one if isinstance(one, str) else plugins.address_of(one): float(w) for one, w in several.items()}
-        return {plugins.absolute(name): weight for name, weight in named.items()}
+        named = {one if isinstance(one, str) else plugins.address_of(one): weight for one, weight in several.items()}
+        for name, weight in named.items():
+            if isinstance(weight, bool) or not isinstance(weight, Real) or not math.isfinite(weight):
+                raise ValueError(f"the weight of {name} is {weight!r}, expected a finite number")
+        return {plugins.absolute(name): float(weight) for name, weight in named.items()}
 
     @property
     def temperature(self) -> float:

@@ -54,12 +54,12 @@ class OwnFunction:
         answer = self._asked(written, everything, self.seconds)
         if answer is None:
             raise UsageError(
-                f"reward {self.address!r} took longer than {self.seconds:g} seconds for {len(written)} texts"
-                f"{self._slow(written)}: make it faster, or raise [task] reward_seconds; the run is saved, resume it then"
+                f"reward {self.address!r} took longer than {self.seconds:g} seconds for {len(written)} {'text' if len(written) == 1 else 'texts'}"
+                f"{self._slow(written)}: make it faster, or raise [task] reward_seconds; a run that has begun is saved, resume it then"
             )
         if "failed" in answer:
             raise UsageError(
-                f"reward {self.address!r} failed{self._failing(written, answer)}: correct it; the run is saved, resume it then"
+                f"reward {self.address!r} failed{self._failing(written, answer)}: correct it; a run that has begun is saved, resume it then"
             )
         return checked(self.address, answer.get("rewards"), len(written))
 

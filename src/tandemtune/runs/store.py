@@ -37,6 +37,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._made: list[Path] = []
         self.recipe = path / "recipe.json"
         self.facts = path / "run.json"
         self.journal = path / "journal.jsonl"
@@ -70,14 +71,14 @@ class RunFolder:
             if folder.recipe.is_file():
                 with folder.locked():
                     shutil.rmtree(path)
+            folder._made = [place for place in (path, *path.parents) if not place.exists()]
             path.mkdir(parents=True, exist_ok=True)
             folder.clean()
             if data is not None:
                 data.rename(path / cls.DATA)
             write_json(folder.recipe, recipe)
         except OSError as error:
-            with suppress(OSError):
-                path.rmdir()
+            folder._unmake()
             raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
         return folder
 
@@ -144,7 +145,15 @@ class RunFolder:
         except BaseException:
             if not self.journal.is_file() or b"\n" not in self.journal.read_bytes():
                 shutil.rmtree(self.path, ignore_errors=True)
+                self._unmake()
             raise
+
+    def _unmake(self) -> None:
+        """Take away the folders that were made for this one, as far as they are empty."""
+        with suppress(OSError):
+            for place in self._made:
+                if place.exists():
+                    place.rmdir()
 
     @contextmanager
     def working(self) -> Iterator[None]:

@@ -73,10 +73,12 @@ def check_start(problem: Problem) -> None:
 
     Raises:
         ModelError: the model gives no numbers on the training rows, or cannot do what the recipe's proposer needs.
+        UsageError: a reward function does not work.
     """
     scorer = problem.scorer
     config, backbone = scorer.config, scorer.backbone
     backbone.check_reading(scorer.engine.stack, scorer.plain_prompt(problem.split.train[0]))
+    answers_of(scorer.task).try_out(problem)
     mutates = config.alternates and config.method.tunable.takes_words and config.alternate.proposer.asks_model
     optimizers = [one.method.optimizer for one in config.stretches]
     if (mutates or any(one.uses == "text" for one in optimizers)) and not backbone.fills_gaps:

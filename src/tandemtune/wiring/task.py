@@ -14,6 +14,7 @@ from tandemtune.config.schema import ModelSection, RunConfig, TaskSection
 from tandemtune.errors import ConfigError, DataError
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Kind
+from tandemtune.models.prompts import goes_on, writes_nothing
 from tandemtune.problem import Progress
 from tandemtune.readout.ranking import best_of
 from tandemtune.runs.records import Facts, TemplateScore
@@ -124,6 +125,8 @@ def _check_rows_for(section: TaskSection, kind: Kind) -> None:
         raise ConfigError(
             ["[task] together: a class of images is the mean of its texts in all templates: leave it out"]
         )
+    if kind == "image-text" and section.choices != "words":
+        raise ConfigError(["[task] choices: an image has the class whose text it is most like: leave it out"])
     if section.train is not None and is_folder(section.train):
         _check_kind(f"train: {section.train} is a folder", True, kind)
     if section.name is not None and section.name in TASKS:
@@ -236,7 +239,8 @@ def check(config: RunConfig, progress: Progress | None = None, *, test: bool = T
         ConfigError: lists every problem.
     """
     config = config.with_absolute_paths()
-    kind = _kind_without_loading(config.model) or config.model.kind or _kind_of_rows(config.task)
+    known = _kind_without_loading(config.model) or config.model.kind
+    kind = known or _kind_of_rows(config.task)
     if kind == "image-text" and config.run.yardsticks:
         raise ConfigError(
             [
@@ -245,7 +249,7 @@ def check(config: RunConfig, progress: Progress | None = None, *, test: bool = T
         )
     task = make_task(config.task, kind, progress)
     task = task if test else task.without_test()
-    problems = task.check()
+    problems = [*_kind_problems(config, task, known), *task.check()]
     if not problems:
         try:
             split = task.split(
@@ -257,6 +261,17 @@ def check(config: RunConfig, progress: Progress | None = None, *, test: bool = T
     if problems:
         raise ConfigError(problems, f"task {task.name}")
     return task
+
+
+def _kind_problems(config: RunConfig, task: Task, kind: Kind | None) -> list[str]:
+    """What a model of some kind cannot do with a task; nothing where the kind is not known."""
+    section, name = config.task, config.model.name
+    whole = section.writes or section.choices != "words"
+    if kind == "masked" and whole:
+        return [writes_nothing(name)]
+    if kind in (None, "image-text") or section.templates is not None:  # of several templates some may be of no use
+        return []
+    return [*filter(None, [goes_on(name, str(kind), task.template)])]
 
 
 def _kind_of_rows(section: TaskSection) -> Kind:
