@@ -609,7 +609,7 @@ case(
     written(task__metric="json_schema", task__answer_schema={"type": "x"}),
     tells="1 problem",
 )
-case("texts: no room for a prompt", written(task__max_new_tokens=62), late=True, tells="leave no room for a prompt")
+case("texts: no room for a prompt", written(task__max_new_tokens=62), tells="leave no room for a prompt")
 case(
     "texts: no room in a decoder",
     written("bart", task__max_new_tokens=64),

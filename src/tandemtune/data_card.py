@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from tandemtune import wiring
 from tandemtune.answers import answers_of
 from tandemtune.config import RunConfig
-from tandemtune.errors import ModelError
-from tandemtune.estimate import Estimate, RowCosts, estimate
+from tandemtune.errors import ConfigError, ModelError
+from tandemtune.estimate import SAMPLE, Estimate, RowCosts, estimate
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Kind
 from tandemtune.models.pace import Matrices, matrices
-from tandemtune.models.prompts import longest_of, no_room, token_counter
+from tandemtune.models.prompts import SHORTEST, longest_of, no_room, no_room_beside, prompt_text, token_counter
+from tandemtune.models.spans import alike
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.report import DataReport
 from tandemtune.tasks.texts import TextTask
@@ -89,7 +90,8 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
     if tokens is not None:
         templates = len(wiring.candidate_tasks(section, task, tokens.kind))
         if shared is None:
-            most, costs = answers_of(task).most_judged, [_row_costs(one, task, tokens) for one in config.stretches]
+            most, known = answers_of(task).most_judged, [*split.train, *split.dev]
+            costs = [_row_costs(one, task, tokens, known) for one in config.stretches]
             expected = estimate(config, rows, costs, tokens.model, templates, most)
         else:  # as if every part was one row
             once, all_of_them = {name: part[:1] for name, part in rows.items()}, sum(map(tokens.whole, shared))
@@ -98,30 +100,38 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
     return DataCard({name: len(part) for name, part in rows.items()}, report, pieces, (*task.notes(), *notes), expected)
 
 
-def _row_costs(config: RunConfig, task: Task, tokens: _Tokens) -> RowCosts:
-    """What a row of a task costs."""
-    most = config.task.references
+def _row_costs(config: RunConfig, task: Task, tokens: _Tokens, rows: Sequence[Example]) -> RowCosts:
+    """What rows of a task cost; `rows` tell what all of them begin with."""
+    most, added = config.task.references, config.method.tunable.added_tokens
+    mark = 1 if tokens.kind == "seq2seq" else 0  # what its decoder begins each answer with
+    shares = tokens.shares and config.method.tunable.shares_beginnings
+    shared = added + alike([tokens.ids(row) for row in rows[:SAMPLE]]) if shares else 0
 
     def prompt(row: Example) -> int:
-        return min(tokens.count(row), tokens.limit)
+        return min(tokens.count(row), tokens.limit) + added
 
-    def likely(row: Example) -> float:
-        return task.likelihood_tokens(row, prompt(row), tokens.words, most)
+    def answers(row: Example) -> list[int]:
+        return [task.read_of(tokens.words(text)) for text in task.read_answers(row, most)]
+
+    def whole(row: Example) -> int:
+        read = answers(row)
+        return max(1, len(read)) * (prompt(row) + mark) + sum(read)
+
+    def own(row: Example) -> int:
+        return prompt(row) + sum(answers(row)) - shared if shares else whole(row)
 
     if not isinstance(task, TextTask):
-        return RowCosts(likely, likely)
-    room = task.answer_room
-    if config.method.objective.judge(task) is not None:
-        return RowCosts(lambda row: prompt(row) + room, lambda row: prompt(row) + room, room, room)
-    return RowCosts(likely, lambda row: prompt(row) + room + likely(row), 0, room)
+        return RowCosts(whole, own, shared)
+    return RowCosts(whole, own, shared, prompt, task.answer_room, config.method.objective.judge(task) is not None)
 
 
 @dataclass(frozen=True)
 class _Tokens:
     """What counts tokens: of prompts, of words inside a text, of a text with the marks around it; how many there may be, the pieces of
-    label words and notes on them, and what is known of the model."""
+    label words and notes on them, and what is known of the model: whether prompts may share what they begin with, too."""
 
     count: Callable[[Example], int]
+    ids: Callable[[Example], tuple[int, ...]]
     words: Callable[[str], int]
     whole: Callable[[str], int]
     limit: int
@@ -129,6 +139,7 @@ class _Tokens:
     notes: tuple[str, ...]
     kind: Kind
     model: Matrices
+    shares: bool
 
 
 def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
@@ -151,7 +162,11 @@ def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
         for label, members in zip(found.labels, found.members, strict=True)
     }
     longest = longest_of(settings)
-    limit = min(config.task.max_tokens, longest)
+    left = longest - max(one.method.tunable.added_tokens for one in config.stretches)
+    behind = task.answer_room if isinstance(task, TextTask) and kind == "causal" else 0
+    if behind and left - behind < SHORTEST:
+        raise ConfigError([no_room_beside(behind, longest)])
+    limit = min(config.task.max_tokens, left - behind)
     count = token_counter(tokenizer, kind, task.template)
     if count(Example(dict.fromkeys(task.template.fields, ""))) > limit:
         raise no_room(task.template, limit, longest)
@@ -162,4 +177,9 @@ def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
     def whole(text: str) -> int:
         return len(tokenizer(text, verbose=False)["input_ids"])
 
-    return _Tokens(count, words, whole, limit, pieces, found.notes, kind, matrices(place, settings))
+    def ids(row: Example) -> tuple[int, ...]:
+        read = tokenizer(prompt_text(tokenizer, kind, task.template, row.fields)[0], verbose=False)["input_ids"]
+        return tuple(read[: count(row)])
+
+    shares = kind == "causal" and loading.may_share(settings)
+    return _Tokens(count, ids, words, whole, limit, pieces, found.notes, kind, matrices(place, settings), shares)

@@ -4,6 +4,7 @@ from what products of its matrices take here and now. Nothing is loaded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 import tandemtune.assets as assets
 from tandemtune import devices, wiring
 from tandemtune.config import RunConfig
+from tandemtune.evaluators.engine import CHUNKS, WORTH_SHARING
 from tandemtune.models import quantized
 from tandemtune.models.pace import Matrices, seconds_for_token
 from tandemtune.system import default_threads, peak_rss_mb
@@ -52,19 +54,42 @@ Count = Callable[[Example], float]
 
 @dataclass(frozen=True)
 class RowCosts:
-    """What a row costs.
+    """What rows cost.
 
     Args:
-        searched: tokens that a candidate reads, or writes at most, for one training row.
-        measured: the same where a point is measured on a row of any split.
-        writes: tokens of `searched` that are written; 0 where answers are not written in the search.
-        answers: tokens of `measured` that are written.
+        whole: tokens that are read to say how likely a row's answers are, each behind the whole prompt.
+        own: of these, what is no other's: without what all prompts begin with, and the prompt once for all of its answers.
+        shared: tokens that all prompts begin with.
+        prompt: tokens of the prompt that a text is written behind.
+        room: tokens that are written at most; 0 where nothing is.
+        judged: candidates are scored by what they write.
     """
 
-    searched: Count
-    measured: Count
-    writes: int = 0
-    answers: int = 0
+    whole: Count
+    own: Count
+    shared: int = 0
+    prompt: Count = lambda row: 0
+    room: int = 0
+    judged: bool = False
+
+    def searched(self, rows: Sequence[Example], *, apart: bool) -> float:
+        """Tokens of a pass that scores a candidate; `apart` where prompts share nothing, as for gradients."""
+        if self.judged:
+            return self._written(rows)
+        return _counted(rows, self.whole) if apart else self._read(rows)
+
+    def measured(self, rows: Sequence[Example]) -> float:
+        """Tokens of passes that measure a point."""
+        return (self._written(rows) if self.room else 0.0) + (0.0 if self.judged else self._read(rows))
+
+    def _written(self, rows: Sequence[Example]) -> float:
+        return _counted(rows, self.prompt) + len(rows) * self.room
+
+    def _read(self, rows: Sequence[Example]) -> float:
+        """Tokens of all rows; what is shared stands once in each row of tokens, where that saves enough to be done."""
+        whole, own = _counted(rows, self.whole), _counted(rows, self.own)
+        least = own + self.shared * max(1, math.ceil(own / max(1, max(CHUNKS) - self.shared)))
+        return least if least <= (1 - WORTH_SHARING) * whole else whole
 
 
 @dataclass(frozen=True)
@@ -177,10 +202,15 @@ def estimate(
         judged: labelled rows that they are judged by, at most.
     """
     several = config.stretches
-    measured = [{name: _counted(part, one.measured) for name, part in rows.items()} for one in costs]
+    measured = [{name: one.measured(part) for name, part in rows.items()} for one in costs]
     tokens, labelled = measured[-1], len(rows["train"]) + len(rows["dev"])
     each = [
-        _searched(one, {**seen, "train": _counted(rows["train"], cost.searched)}, len(rows["train"]), model)
+        _searched(
+            one,
+            {**seen, "train": cost.searched(rows["train"], apart=one.follows_gradient)},
+            len(rows["train"]),
+            model,
+        )
         for one, seen, cost in zip(several, measured, costs, strict=True)
     ]
     handed = float(sum(seen["train"] + seen["dev"] for seen in measured[1:]))
@@ -204,7 +234,7 @@ def estimate(
         proposed=config.alternates,
         seconds=_seconds(config, model, device, (forward or 0.0) + 2 * backward + scored, ranked),
         ends=config.run.max_seconds,
-        generated=(written, 2.0 * sum(map(len, rows.values())) * costs[-1].answers),
+        generated=(written, 2.0 * sum(map(len, rows.values())) * costs[-1].room),
     )
 
 
@@ -222,15 +252,15 @@ def _megabytes(model: Matrices, each: float) -> float:
 def _written(config: RunConfig, rows: dict[str, Sequence[Example]], costs: RowCosts) -> float | None:
     """Tokens that a search writes at most; None where nothing but time ends it."""
     method, planned, limit = config.method, wiring.planned(config), config.run.max_generated_tokens
-    if not costs.answers or (method.optimizer.uses == "none" and not config.alternates):
+    if not costs.room or (method.optimizer.uses == "none" and not config.alternates):
         return 0.0
     if not planned.total:
         return limit
     turns = planned.total / (method.turn_candidates if planned.unit == "candidates" else 1)
     count = len(rows["train"])
     seen = min(count, method.subsample or count, config.task.scored_rows or count)
-    each = 0 if config.follows_gradient else method.turn_candidates * seen * costs.writes
-    found = turns * (each + len(rows["dev"]) * costs.answers / method.dev_every)
+    each = 0 if config.follows_gradient else method.turn_candidates * seen * (costs.room if costs.judged else 0)
+    found = turns * each + math.ceil(turns / method.dev_every) * len(rows["dev"]) * costs.room
     return found if limit is None else min(found, limit)
 
 
@@ -317,7 +347,7 @@ def _searched(config: RunConfig, tokens: dict[str, float], rows: int, model: Mat
         share = _share(config, model, tokens["train"] / rows)
         below = 1.0 if share < 1 else 0.0  # what all candidates share is computed once
         each = (method.turn_candidates * share + below) * tokens["train"] * seen / rows
-    forward = turns * (each + tokens["dev"] / method.dev_every)
+    forward = turns * each + math.ceil(turns / method.dev_every) * tokens["dev"]
     share = 1.0 if limit is None else min(1.0, limit / forward)
     return share * forward, share * turns * backward
 

@@ -24,6 +24,7 @@ from tandemtune.evaluators.label_words import LabelWordEvaluator, calibrate
 from tandemtune.evaluators.text import TextEvaluator
 from tandemtune.mentor.grading import Grader
 from tandemtune.models.backbone import Backbone
+from tandemtune.models.prompts import SHORTEST, no_room_beside
 from tandemtune.readout.members import SolvedReadout
 from tandemtune.runs.records import Facts, UnseenClasses
 from tandemtune.subspace import LayerStatistics, scales
@@ -36,8 +37,6 @@ from tandemtune.types import Encoded, Example, Split
 
 Progress = Callable[[str], None]
 CONTENT_FREE = ("N/A", "", "[MASK]")
-SHORTEST = 4
-"""Tokens that a prompt has at least."""
 STRETCH = 1.5
 """Where one point is scored or differentiated, rows up to this many times as long as the shortest run together with it."""
 
@@ -130,11 +129,7 @@ class Scorer:
                 ]
             )
         if left < SHORTEST and behind:
-            raise ConfigError(
-                [
-                    f"[task] max_new_tokens: {behind} of the model's {self.backbone.longest} tokens leave no room for a prompt: lower it"
-                ]
-            )
+            raise ConfigError([no_room_beside(behind, self.backbone.longest)])
         return min(self.config.task.max_tokens, left)
 
     @property

@@ -253,6 +253,18 @@ def _of_products(dtype: str) -> Any:
     return torch.bfloat16 if dtype == "mixed" else getattr(torch, dtype)
 
 
+def may_share(config: Any) -> bool:
+    """Whether prompts of a causal model may lie end to end in one row, as far as its configuration tells (the model is tried when it is
+    loaded): its attention is a function that can be chosen, and it lets itself be told positions."""
+    import transformers
+
+    from tandemtune.models.survey import accepted_by
+
+    found = transformers.AutoModelForCausalLM._model_mapping.get(type(config), None)
+    classes = found if isinstance(found, (tuple, list)) else (found,)
+    return all(getattr(one, "_supports_sdpa", False) and "position_ids" in accepted_by(one) for one in classes)
+
+
 def _ordinary_attention(auto: Any, config: Any) -> str:
     """The attention of `transformers` that every machine can run, for a configuration that asks for another one."""
     found = auto._model_mapping.get(type(config), None)

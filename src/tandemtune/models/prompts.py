@@ -15,6 +15,8 @@ Truncate = Literal["end", "start", "middle"]
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx", "context_length")
 """What configurations call the largest number of tokens."""
 UNBOUNDED = 1_000_000
+SHORTEST = 4
+"""Tokens that a prompt has at least."""
 _WORD = re.compile(r"\w")
 
 
@@ -72,6 +74,16 @@ def no_room(template: Template, limit: int, longest: int) -> DataError:
         f"the template {str(template)!r} alone is longer than max_tokens = {limit}: "
         f"raise [task] max_tokens (the model allows {longest}) or shorten the template"
     )
+
+
+def no_room_beside(behind: int, longest: int) -> str:
+    """What is wrong with answers that leave no room for a prompt.
+
+    Args:
+        behind: tokens of the longest answer.
+        longest: tokens that the model allows.
+    """
+    return f"[task] max_new_tokens: {behind} of the model's {longest} tokens leave no room for a prompt: lower it"
 
 
 def longest_of(config: Any) -> int:

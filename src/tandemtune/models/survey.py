@@ -154,7 +154,12 @@ def plain_inputs(model: nn.Module, ids: Tensor, decoder: Tensor | None) -> dict[
 
 def accepted(model: nn.Module) -> frozenset[str]:
     """Names of what the forward of a model takes."""
-    return _parameters(type(model).forward)
+    return accepted_by(type(model))
+
+
+def accepted_by(form: type[nn.Module]) -> frozenset[str]:
+    """The same of a class of models."""
+    return _parameters(form.forward)
 
 
 @lru_cache(maxsize=8)

@@ -99,16 +99,18 @@ class Task:
         """Words of which the first piece stands for a label, by label; empty where answers are read whole."""
         return self.words
 
-    def likelihood_tokens(self, example: Example, prompt: int, count: Callable[[str], int], most: int) -> int:
-        """Tokens that the model reads to say how likely a row's answers are.
+    def read_answers(self, example: Example, most: int) -> Sequence[str]:
+        """Answers that the model reads behind a row's prompt to say how likely they are; none where the prompt alone is read.
 
         Args:
             example: the row.
-            prompt: tokens of its prompt.
-            count: tokens of a text.
             most: references of a row that are read at most.
         """
-        return prompt
+        return ()
+
+    def read_of(self, tokens: int) -> int:
+        """Tokens that are read of an answer of so many: the last one predicts nothing."""
+        return tokens - 1
 
     def answer_to(self, example: Example) -> str:
         """The right answer of a labelled row, as the model should give it.

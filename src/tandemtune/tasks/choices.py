@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -57,9 +57,9 @@ class ChoiceTask(Task):
         phrases = (phrase for several in self.words.values() for phrase in several)
         return tuple(example.fields[phrase].strip() for phrase in phrases) if self.in_row else tuple(phrases)
 
-    def likelihood_tokens(self, example: Example, prompt: int, count: Callable[[str], int], most: int) -> int:
-        """The prompt with each of its answers."""
-        return sum(prompt + count(answer) for answer in self.choices(example))
+    def read_answers(self, example: Example, most: int) -> tuple[str, ...]:
+        """All of them."""
+        return self.choices(example)
 
     def answer_to(self, example: Example) -> str:
         """The first answer of the row's label."""

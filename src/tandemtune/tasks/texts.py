@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -59,9 +59,13 @@ class TextTask(Task):
         for name, value in composed.items():
             object.__setattr__(self, name, value)
 
-    def likelihood_tokens(self, example: Example, prompt: int, count: Callable[[str], int], most: int) -> int:
-        """The prompt with each of its first references."""
-        return sum(prompt + min(count(reference), self.max_new_tokens) for reference in example.references[:most])
+    def read_answers(self, example: Example, most: int) -> Sequence[str]:
+        """The first references."""
+        return example.references[:most]
+
+    def read_of(self, tokens: int) -> int:
+        """All, since a mark stands behind them, of a text that is not too long."""
+        return min(tokens, self.max_new_tokens)
 
     def answer_to(self, example: Example) -> str:
         """The first reference.

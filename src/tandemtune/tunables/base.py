@@ -231,6 +231,7 @@ class Tunable(Member):
         takes_words: whether a prompt of words can take the place of its input block, so that proposals make sense.
         words_only: whether its input block is always a prompt of words and only changes by proposals.
         untouched: whether model and prompts stay as they are.
+        shares_beginnings: whether what all prompts begin with may be computed once for all of them.
     """
 
     noun: ClassVar[str] = "tunable"
@@ -240,6 +241,12 @@ class Tunable(Member):
     takes_words: ClassVar[bool] = False
     words_only: ClassVar[bool] = False
     untouched: ClassVar[bool] = False
+    shares_beginnings: ClassVar[bool] = True
+
+    @property
+    def added_tokens(self) -> int:
+        """Places that are put before every prompt, as far as the recipe says it."""
+        return 0
 
     def make(self, given: Given) -> Parameters:
         """The parameters beside a model, at the point where they begin."""

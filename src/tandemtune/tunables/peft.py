@@ -389,6 +389,7 @@ class PEFT(Tunable):
     )
     source: ClassVar[str] = "github.com/huggingface/peft"
     card: ClassVar[str] = "A PEFT adapter"
+    shares_beginnings: ClassVar[bool] = False  # it depends on the type
 
     type: str = Field(description="PEFT's name for it: IA3, VERA, LOKR, LOHA, OFT, BOFT, LORA (with use_dora), ...")
     config: dict[str, Any] = Field(

@@ -279,6 +279,11 @@ class PromptOptions(Tunable):
         return Prompt(backbone, length, given.vocabulary.vectors(words.ids), layers)
 
     @property
+    def added_tokens(self) -> int:
+        """The prompt's."""
+        return self.prompt_tokens
+
+    @property
     def allowed_words(self) -> Literal["words", "all"]:
         """Tokens that the prompt may be read as."""
         return self.vocabulary
