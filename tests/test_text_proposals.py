@@ -10,6 +10,7 @@ import small
 import writing
 from mentor import loopback
 from small import Stop, artefacts, resume, tune
+from tandemtune import wiring
 
 STEPS = {"method__budget": None, "method__layers": None, "method__d": None, "method__r": None, "method__popsize": None}
 REWARD = {"method__objective": "reward"}
@@ -41,6 +42,41 @@ def test_controls(tmp_path, kind):
         tune(recipe, tmp_path / "cut", Stop(lines=5))
     resume(tmp_path / "cut")
     assert artefacts(tmp_path / "cut") == artefacts(tmp_path / "whole")
+
+
+SHORT = {"task__stop": list("aeiou"), "task__max_new_tokens": 24}
+"""Texts are far shorter than they may be, so that what was written and what may be written cost differently."""
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_a_run_that_stops_before_a_proposal_costs_what_one_costs_that_does_not(tmp_path, rows):
+    with loopback.serving() as server:
+        said = loopback.say(json.dumps({"prompts": ["the movie was", "a good plot", "so dull"]}))
+        server.answers = [loopback.say("yes"), said]
+        mentor = {"mentor__client": "endpoint", "mentor__mentor": "tiny", "mentor__base_url": server.url}
+        recipe = writing.recipe(
+            tmp_path, **TRAINED, **ROUNDS, **SHORT, **mentor, mentor__show_rows=rows, mentor__on_failure="stop"
+        )
+        tune(recipe, tmp_path / "whole")
+        first = [line["event"] for line in small.journal(tmp_path / "whole")].index("proposal")
+        with pytest.raises(KeyboardInterrupt):
+            tune(recipe, tmp_path / "cut", Stop(lines=first))
+        resume(tmp_path / "cut")
+    costs = [[line.get("costs") for line in small.journal(tmp_path / name)] for name in ("cut", "whole")]
+    assert costs[0] == costs[1]
+
+
+def test_how_many_generations_there_will_be_does_not_depend_on_what_was_written(tmp_path, monkeypatch):
+    planned, made = [], wiring.phases._generations
+    monkeypatch.setattr(wiring.phases, "_generations", lambda *given: planned.append(made(*given)) or planned[-1])
+    search = {"method__optimizer": "fireworks", "method__popsize": None, "method__budget": 10**6}
+    search |= {"method__order": "together", "method__dev_every": 1, "run__max_forward_tokens": 42_000}
+    recipe = writing.recipe(tmp_path, **search, **REWARD, **SHORT)
+    with pytest.raises(KeyboardInterrupt):
+        tune(recipe, tmp_path / "cut", Stop(step=2))
+    with pytest.raises(KeyboardInterrupt):
+        resume(tmp_path / "cut", Stop(step=3))
+    assert len(planned) == 2 and planned[0] == planned[1]
 
 
 @pytest.mark.parametrize("method", [TRAINED, {**TANDEM, **REWARD}], ids=["maao", "tandem"])

@@ -242,7 +242,10 @@ def test_generated_tokens_end_a_run(tmp_path):
     recipe = writing.recipe(tmp_path, method__objective="reward", run__max_generated_tokens=100)
     result = tune(recipe, tmp_path / "run")
     assert result["stop_reason"] == "max_generated_tokens"
-    assert result["cost"]["generated_tokens"] >= 100
+    spent = result["cost"]["generated_tokens"]
+    assert spent >= 100
+    told = [note for note in result["notes"] if "max_generated_tokens: a turn is never cut" in note]
+    assert len(told) == (spent > 110)
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,8 @@ def _notes(problem: Problem, found: SearchState, folder: RunFolder) -> tuple[str
         *problem.facts.notes,
         *_ended_early(config, found),
         *_flat(folder),
-        *_overrun(config, tokens),
+        *_overrun(config.run.max_forward_tokens, tokens, "forward"),
+        *_overrun(config.run.max_generated_tokens, found.costs.generated, "generated"),
         *_mentor_notes(config, folder, found.spent),
         *_grading_notes(problem),
     )
@@ -358,13 +359,12 @@ def _grading_notes(problem: Problem) -> list[str]:
     ]
 
 
-def _overrun(config: RunConfig, tokens: float) -> list[str]:
-    """That a run has used clearly more tokens than it was given: a turn is never cut."""
-    given = config.run.max_forward_tokens
+def _overrun(given: int | None, tokens: float, kind: str) -> list[str]:
+    """That a run has used clearly more tokens of a kind than it was given: a turn is never cut."""
     if given is None or tokens <= OVERRUN * given:
         return []
     return [
-        f"{tokens:,.0f} forward tokens were used, {tokens / given:.1f} times the {given:,} of max_forward_tokens: a turn is never cut, "
+        f"{tokens:,.0f} {kind} tokens were used, {tokens / given:.1f} times the {given:,} of max_{kind}_tokens: a turn is never cut, "
         "and one turn of this method costs more than was left"
     ]
 

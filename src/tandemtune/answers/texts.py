@@ -205,10 +205,10 @@ class TextAnswers(Answers):
         """Rows whose texts have the lowest rewards."""
         scorer, shown = problem.scorer, problem.scorer.config.mentor.show_rows
         if not shown:
-            return Standing((), ())
+            return Standing((), (), looked=False)
         section, task = scorer.config.task, _texts(scorer.task)
         rows = subsample(problem.split.train, section.scored_rows, section.seed)
-        _, written = self._written(scorer, point, rows)
+        written = cast(TextEvaluator, problem.evaluator).write(point)
         found = sorted(enumerate(task.reward.each(written)), key=lambda pair: (pair[1], pair[0]))[:shown]
         misread = [
             Misread(

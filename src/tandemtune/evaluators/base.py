@@ -8,6 +8,7 @@ evaluator.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -40,7 +41,7 @@ class PointGradient:
     costs: Costs
 
 
-class OverEngine(Generic[Drawn]):
+class OverEngine(ABC, Generic[Drawn]):
     """What evaluators over an engine have in common.
 
     Args:
@@ -56,6 +57,23 @@ class OverEngine(Generic[Drawn]):
     def depth(self) -> float:
         """Layers that a token goes through, by their costs."""
         return sum(self.engine.stack.costs)
+
+    def most(self, blocks: Sequence[int], count: int) -> Costs:
+        """What `evaluate` costs at most, whatever was evaluated before: what plans of a search rest on, so that a resumed run has the
+        same ones."""
+        return self.cost(blocks, count)
+
+    def most_to_measure(self, rows: Rows = "train") -> Costs:
+        """What `measure` costs at most."""
+        return self.cost_to_measure(rows)
+
+    @abstractmethod
+    def cost(self, blocks: Sequence[int], count: int, generation: int | None = None, kept: int | None = None) -> Costs:
+        """See `Evaluator.cost`."""
+
+    @abstractmethod
+    def cost_to_measure(self, rows: Rows = "train") -> Costs:
+        """See `Evaluator.cost_to_measure`."""
 
     def drawn(self, generation: int | None) -> Drawn | None:
         """The rows that are drawn for a generation; None for all."""

@@ -297,6 +297,10 @@ class TextEvaluator(OverEngine[TextRows]):
         found, _ = self.measure_on(self.rows[rows], point, rows)
         return found
 
+    def write(self, point: Point, rows: Rows = "train") -> Written:
+        """What one point writes for the training or dev rows."""
+        return self._write(self.rows[rows], point, rows)
+
     def described(self, point: Point) -> tuple[Evaluation, tuple[float, ...]]:
         """Evaluation on the training rows; there are no labels that could have a probability."""
         return self.measure(point), ()
@@ -308,11 +312,14 @@ class TextEvaluator(OverEngine[TextRows]):
 
     def measure_on(self, rows: TextRows, point: Point, name: str = "") -> tuple[Evaluation, Written]:
         """Loss and metric of one point on some rows, and what it wrote."""
-        texts = self.writer.write(rows.prompts, point)
-        self._wrote[name, 1] = tokens_of(texts)
-        written = judged(rows, self.writer.coder, texts[0])
+        written = self._write(rows, point, name)
         loss = self.loss.of_written(rows, point, written)
         return Evaluation(loss=to_loss(loss), score=self.score(written)), written
+
+    def _write(self, rows: TextRows, point: Point, name: str) -> Written:
+        texts = self.writer.write(rows.prompts, point)
+        self._wrote[name, 1] = tokens_of(texts)
+        return judged(rows, self.writer.coder, texts[0])
 
     def gradient(self, point: Point, blocks: Sequence[int], step: int) -> PointGradient:
         """Loss and gradient on the rows of a step, see `Evaluator.gradient`."""
@@ -327,20 +334,34 @@ class TextEvaluator(OverEngine[TextRows]):
     def cost(self, blocks: Sequence[int], count: int, generation: int | None = None, kept: int | None = None) -> Costs:
         """Every candidate from its first layer on, what is shared below, and each token that was written (before anything was: that
         may be). See `Evaluator.cost`."""
+        return self._cost(blocks, count, generation, self._wrote.get(("population", count)))
+
+    def most(self, blocks: Sequence[int], count: int) -> Costs:
+        """The same with each token that may be written."""
+        return self._cost(blocks, count, None, None)
+
+    def _cost(self, blocks: Sequence[int], count: int, generation: int | None, wrote: int | None) -> Costs:
         rows = self._rows_of(generation)
         first = max(0, self.engine.tunable.first_layer(blocks))
         each, most = self.loss.work(rows, first)
         shared = self.loss.work(rows, 0)[0] - each
         if self.kl is not None:
             each, shared = each + self.kl.work(first), shared + self.kl.work(0) - self.kl.work(first)
-        tokens = self._wrote.get(("population", count), count * most) if most else 0
+        tokens = (count * most if wrote is None else wrote) if most else 0
         work = count * each + shared + work_to_write(self.engine, tokens)
         return Costs(candidates=count, forward=round(work), generated=tokens)
 
     def cost_to_measure(self, rows: Rows = "train") -> Costs:
         """All prompts, and what was written for them the last time."""
+        return self._cost_to_measure(rows, self._wrote.get((rows, 1)))
+
+    def most_to_measure(self, rows: Rows = "train") -> Costs:
+        """All prompts, and what may be written for them."""
+        return self._cost_to_measure(rows, None)
+
+    def _cost_to_measure(self, rows: Rows, wrote: int | None) -> Costs:
         found = self.rows[rows]
-        tokens = self._wrote.get((rows, 1), len(found) * self.writer.coder.most)
+        tokens = len(found) * self.writer.coder.most if wrote is None else wrote
         work = work_of(self.engine, found.prompt_tokens, 0) + work_to_write(self.engine, tokens)
         if isinstance(self.loss, ReferenceLoss):
             work += self.loss.work(found, 0)[0]

@@ -50,11 +50,13 @@ class Standing:
         confusion: rows of each gold label by predicted label; empty where answers are texts.
         probabilities: the mean probability of each label; empty where answers are texts.
         misread: rows that it gets wrong, or whose texts have the lowest rewards, where they may be shown.
+        looked: whether the model was asked for it.
     """
 
     confusion: tuple[tuple[int, ...], ...]
     probabilities: tuple[float, ...]
     misread: tuple[Misread, ...] = ()
+    looked: bool = True
 
 
 @dataclass(frozen=True)

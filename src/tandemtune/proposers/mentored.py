@@ -67,14 +67,15 @@ class Mentored(Worded):
         self._mentor, self._transcript, self._brief = mentor, transcript, brief
         self._standing = standing
 
-    def look(self, point: Point) -> None:
-        """See how the tuned model does where the search stands."""
+    def look(self, point: Point) -> bool:
+        """See how the tuned model does on the training rows where the search stands; whether it was asked for that."""
         if self._standing is None:
-            return
+            return False
         found = self._standing(point)
         self._brief = replace(
             self._brief, confusion=found.confusion, probabilities=found.probabilities, misread=found.misread
         )
+        return found.looked
 
     def propose(self, round: int, tried: Sequence[TriedWords], known: Sequence[TriedWords]) -> Proposal:
         """Tell it what was tried, worst first, and take what may be tried next."""

@@ -15,9 +15,14 @@ def read_object(text: str) -> Any:
     if inside.startswith("```") and inside.endswith("```") and len(inside) >= 6:
         inside = inside[3:-3].removeprefix("json")
     try:
-        return json.loads(inside)
+        return json.loads(inside, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None
+
+
+def _refuse(name: str) -> None:
+    """NaN and infinities, which Python reads and JSON does not have."""
+    raise ValueError(name)
 
 
 def field_f1(found: Any, reference: Any) -> float:

@@ -11,10 +11,11 @@ from typing import Any
 from tandemtune.rewards.base import Reward, Written, add, best_over
 
 
-def _columns(written: Written) -> list[list[str]]:
-    """References as `sacrebleu` takes them: the first of each row, the second of each, and so on; "" where there is none."""
+def _columns(written: Written) -> list[list[str | None]]:
+    """References as `sacrebleu` takes them: the first of each row, the second of each, and so on; None where there is none, since
+    an empty text would be the shortest reference of all, and no answer too short for it."""
     most = max((len(several) for several in written.references), default=0)
-    return [[(several[i] if i < len(several) else "") for several in written.references] for i in range(most)]
+    return [[(several[i] if i < len(several) else None) for several in written.references] for i in range(most)]
 
 
 @cache
@@ -25,15 +26,20 @@ def _sacrebleu(name: str, **options: Any) -> Any:
 
 
 def _corpus(name: str, written: Written) -> float:
-    return float(_sacrebleu(name).corpus_score(list(written.completions), _columns(written)).score) / 100
+    return _share(_sacrebleu(name).corpus_score(list(written.completions), _columns(written)).score)
 
 
 def _sentences(name: str, written: Written, **options: Any) -> list[float]:
     metric = _sacrebleu(name, **options)
     return [
-        float(metric.sentence_score(completion, list(several)).score) / 100
+        _share(metric.sentence_score(completion, list(several)).score)
         for completion, several in zip(written.completions, written.references, strict=True)
     ]
+
+
+def _share(percent: float) -> float:
+    """What a hundred rounds beyond."""
+    return min(1.0, float(percent) / 100)
 
 
 @cache

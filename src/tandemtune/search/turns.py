@@ -398,8 +398,7 @@ class ProposalTurn:
             costs = self._desk.evaluator.cost_to_measure().times(len(shown))
         wordy = asking and self._acceptance.words
         look = getattr(self._source, "look", None)
-        if look is not None and wordy:
-            look(state.incumbent)
+        if look is not None and wordy and look(state.incumbent):
             costs += self._desk.evaluator.cost_to_measure()
         proposal = Proposal((), failure=None if asking else "not asked: it failed before", spent=state.spent)
         if wordy:

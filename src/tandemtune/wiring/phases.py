@@ -42,7 +42,7 @@ def make_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) -> 
     bandit = None
     if method.order == "bandit":
         count = method.optimizer.candidates + 1
-        bandit = Bandit([problem.evaluator.cost(turn, count).forward for turn in turns])
+        bandit = Bandit([problem.evaluator.most(turn, count).forward for turn in turns])
 
     def start(blocks: tuple[int, ...]) -> Any:
         inside = bool(projections)
@@ -127,8 +127,8 @@ def _generations(problem: Problem, stage: Stage, turns: Sequence[tuple[int, ...]
         every.append(UNBOUNDED if method.budget >= UNBOUNDED else -(-method.budget // method.turn_candidates))
     if tokens is not None:
         evaluator = problem.evaluator
-        works = [evaluator.cost(turn, method.turn_candidates).forward for turn in turns]
-        one = sum(works) / len(works) + evaluator.cost_to_measure("dev").forward / method.dev_every
+        works = [evaluator.most(turn, method.turn_candidates).forward for turn in turns]
+        one = sum(works) / len(works) + evaluator.most_to_measure("dev").forward / method.dev_every
         every.append(math.ceil(tokens * evaluator.depth / one))
     fewest = min(every)
     return None if fewest >= UNBOUNDED else -(-fewest // len(turns))

@@ -1,0 +1,84 @@
+"""Rewards, by values that can be worked out by hand or that the library of a paper gives."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from tandemtune.errors import UsageError
+from tandemtune.rewards.base import Written, get
+
+NAMES = ("exact_match", "contains", "token_f1", "number", "bleu", "chrf", "rouge_l", "json_fields")
+
+
+def written(*rows, **settings):
+    """Texts with their references: (completion, reference, ...)."""
+    return Written(["" for _ in rows], [row[0] for row in rows], [list(row[1:]) for row in rows], {}, settings)
+
+
+def each(name, *rows, **settings):
+    return get(name).each(written(*rows, **settings))
+
+
+def test_words_are_compared_without_case_articles_and_punctuation():
+    assert each("exact_match", ("The film!", "film"), ("a film", "plot", "Film."), ("film plot", "film")) == [1, 1, 0]
+    assert each("contains", ("it was a great film.", "great film"), ("greatest film", "great film")) == [1, 0]
+    found = each("token_f1", ("great film", "a great plot"), ("great great", "great"), ("", "film"), ("the", "a"))
+    assert found == pytest.approx([1 / 2, 2 / 3, 0, 1])
+
+
+def test_the_last_number_counts():
+    rows = [("so 3 + 4 = 7", "7.0"), ("it is 1,200.", "1200"), ("7 or 8", "7"), ("none", "7"), ("-2", "2")]
+    assert each("number", *rows) == [1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["bleu", "chrf"])
+def test_rows_with_several_references_do_not_change_what_others_are_compared_with(name):
+    pytest.importorskip("sacrebleu")
+    short, long = "the cat sat on", "the cat sat on the mat and then it slept"
+    alone = get(name).score(written((short, long), (short, long)))
+    beside = get(name).score(written((short, long), (short, long, long)))
+    assert beside == pytest.approx(alone, abs=1e-12) and alone < 0.5
+
+
+def test_bleu_of_short_texts_has_its_brevity_penalty():
+    pytest.importorskip("sacrebleu")
+    rows = [("the cat sat on", "the cat sat on the mat now"), ("a b c d", "a b c d e f g", "a b c d")]
+    assert get("bleu").score(written(*rows)) == pytest.approx(math.exp(1 - 11 / 8))
+
+
+def test_rouge_takes_the_nearest_reference():
+    pytest.importorskip("rouge_score")
+    assert each("rouge_l", ("a b c", "x y", "a c d e")) == pytest.approx([2 * 2 / (3 + 4)])
+
+
+def test_json_is_read_whole_and_nothing_else_is():
+    pytest.importorskip("jsonschema")
+    schema = {"type": "object", "properties": {"n": {"type": "number"}}, "required": ["n"]}
+    rows = [
+        '{"n": 1}',
+        '```json\n{"n": 1}\n```',
+        '{"n": "1"}',
+        '{"n": 1',
+        'so {"n": 1}',
+        '{"n": NaN}',
+        '{"n": Infinity}',
+    ]
+    assert each("json_schema", *((row, "") for row in rows), answer_schema=schema) == [1, 1, 0, 0, 0, 0, 0]
+    found = each("json_fields", ('{"a": " X ", "b": 2}', '{"a": "x", "b": 3, "c": [1]}'), ("[]", "{}"), ("{}", "{}"))
+    assert found == pytest.approx([2 / 5, 0, 1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_they_stay_within_their_bounds(name):
+    for package in ("sacrebleu", "rouge_score"):
+        pytest.importorskip(package)
+    reward = get(name)
+    rows = [("", "x"), ("the cat sat on the mat", "the cat sat on the mat", "no"), ('{"a": 1}', '{"a": 1}'), ("3", "")]
+    for some in (rows, rows[1:2]):
+        values = [*reward.each(written(*some)), reward.score(written(*some))]
+        assert all(reward.lower <= value <= reward.upper for value in values)
+    assert reward.each(written(rows[1])) == [1.0] or name in ("number", "json_fields")
+    with pytest.raises(UsageError, match="no rows to score"):
+        reward.score(written())
