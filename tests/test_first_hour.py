@@ -152,7 +152,9 @@ def test_init_says_what_is_wrong_with_the_rows(here, break_rows, said):
 
 def test_columns_can_be_named(here):
     called = init(mails(here), "--label", "stars", "--text", "Mail Text")
-    assert called.code == 2 or "column 'stars'" in called.err
+    assert called.code == 2 and "no word of one piece is left for '2'" in called.err, (
+        "the labels are those of that column"
+    )
     called = init(mails(here), "--text", "Mail Texts")
     assert called.code == 2 and "no column 'Mail Texts'" in called.err
 

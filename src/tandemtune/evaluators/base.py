@@ -2,8 +2,8 @@
 
 The same four questions fit every kind of task. Label words (`label_words`) answer them by one pass over prompts that end in an
 answer, whole answers (`choices`) by one over all passages, written texts (`text`) by likelihoods or rewards; image-text models with a
-pass through the text tower over cached image features. A cluster would send shards of `candidates` to workers that hold the same
-evaluator.
+pass through the text tower over cached image features. On a cluster, shards of `candidates` are sent to workers that hold the same
+evaluator (`executors`).
 """
 
 from __future__ import annotations

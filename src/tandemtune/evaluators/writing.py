@@ -143,10 +143,10 @@ class Writer:
         logits, forward, keep = begun(prompts, point, chunk, count)
         for place in range(self.coder.most):
             tokens = self._chosen(logits, batch, numbers, place, sampling)
-            self._take(batch, tokens, said, ended, n)
+            self._take(batch, tokens, said, ended)
             if not any(batch.alive) or place + 1 == self.coder.most:
                 break
-            kept = self._leave(batch, n)
+            kept = self._leave(batch)
             if kept is not None:
                 keep(kept)
                 tokens = [tokens[i] for i in kept.tolist()]
@@ -164,7 +164,6 @@ class Writer:
         tokens: Sequence[int],
         said: dict[tuple[int, int], list[int]],
         ended: dict[tuple[int, int], Text],
-        n: int,
     ) -> None:
         """Put each row's token behind what it has said, and see which rows have ended."""
         each = len(batch.rows) // len(batch.candidates)
@@ -181,7 +180,7 @@ class Writer:
                 ended[key] = Text(tuple(said[key]), len(said[key]))
                 batch.alive[index] = False
 
-    def _leave(self, batch: _Batch, n: int) -> Tensor | None:
+    def _leave(self, batch: _Batch) -> Tensor | None:
         """Which rows stay where enough have ended; equally many of each candidate that has one left, so some that have ended stay
         for company. None where all stay."""
         each = len(batch.rows) // len(batch.candidates)
@@ -211,6 +210,14 @@ class Writer:
         added = torch.stack([noise[row] for row in batch.rows]).to(logits.device)
         return (logits / sampling.temperature + added).argmax(dim=-1).tolist()
 
+    def _widths(self, prompts: Sequence[Encoded]) -> tuple[Tensor, int, Tensor | None]:
+        """Tokens of each prompt [n] and of the longest, and 0 for filling behind the others [n, T]; None if there is none."""
+        lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=self.stack.device)
+        width = int(lengths.max())
+        filled = bool((lengths < width).any())
+        places = torch.arange(width, device=self.stack.device)
+        return lengths, width, (places < lengths.unsqueeze(1)).long() if filled else None
+
     # ---- models of one stack ----
 
     def _begun_causal(
@@ -218,14 +225,8 @@ class Writer:
     ) -> tuple[Tensor, Callable[[Tensor, int], Tensor], Callable[[Tensor], None]]:
         """Logits behind the prompts, what reads one more token, and what lets rows leave."""
         stack, device = self.stack, self.stack.device
-        lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=device)
-        width = int(lengths.max())
+        lengths, width, mask = self._widths(prompts)
         ids = torch.tensor([[*p.ids, *[p.ids[-1]] * (width - len(p.ids))] for p in prompts], device=device)
-        mask = (
-            (torch.arange(width, device=device) < lengths.unsqueeze(1)).long()
-            if bool((lengths < width).any())
-            else None
-        )
         start = max(0, self.tunable.first_layer(list(chunk))) if chunk and count > 1 else 0
         rows = torch.arange(len(prompts), device=device).repeat(count)
         cache, shared, states = stack.new_cache(), None, None
@@ -265,17 +266,11 @@ class Writer:
     ) -> tuple[Tensor, Callable[[Tensor, int], Tensor], Callable[[Tensor], None]]:
         """The same for a decoder, whose encoder reads texts of one length at a time."""
         stack, device = self.stack, self.stack.device
-        lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=device)
-        width = int(lengths.max())
+        _, width, mask = self._widths(prompts)
         texts = self._encoded(prompts, point, chunk, count)
         text = texts[0].new_zeros(count, len(prompts), width, texts[0].shape[-1])
         for row, states in enumerate(texts):
             text[:, row, : states.shape[1]] = states
-        mask = (
-            (torch.arange(width, device=device) < lengths.unsqueeze(1)).long()
-            if bool((lengths < width).any())
-            else None
-        )
         held: dict[str, Any] = {
             "text": text.flatten(0, 1),
             "mask": None if mask is None else mask.repeat(count, 1),

@@ -26,11 +26,10 @@ def is_packed(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         return True
-    if hasattr(
+    made_of_others = hasattr(
         weight.data, "__tensor_flatten__"
-    ):  # torchao's tensors say that they are real numbers and are made of others
-        return True
-    return tuple(weight.shape) != sizes(module)[::-1]
+    )  # torchao's tensors, which say that they are real numbers
+    return made_of_others or tuple(weight.shape) != sizes(module)[::-1]
 
 
 def sizes(module: nn.Module) -> tuple[int, int]:

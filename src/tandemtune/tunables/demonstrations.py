@@ -310,6 +310,7 @@ class InContext(Tunable):
         backbone = given.backbone
         if isinstance(given.rows, Path):
             return Demonstrations.read(backbone, given.rows)
+        room = given.task.answer_room if backbone.kind == "causal" else 0
         rows = demonstrate(
             backbone,
             given.task,
@@ -317,15 +318,16 @@ class InContext(Tunable):
             given.rows,
             given.max_tokens,
             self.demonstrations,
-            context=backbone.longest - (given.task.answer_room if backbone.kind == "causal" else 0),
+            context=backbone.longest - room,
             seed=given.seed,
             truncate=given.truncate,
         )
         if not rows:
+            answers, what = (f" and max_new_tokens: {room}", "them") if room else ("", "it")
             raise ConfigError(
                 [
-                    f"[task] max_tokens: {given.max_tokens} of the model's {backbone.longest} leave no room for a "
-                    "demonstration: lower it"
+                    f"[task] max_tokens: {given.max_tokens}{answers} of the model's {backbone.longest} leave no room for a "
+                    f"demonstration: lower {what}"
                 ]
             )
         return Demonstrations(backbone, rows)
