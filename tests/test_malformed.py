@@ -628,6 +628,16 @@ for weight in (float("nan"), float("inf"), None, True, [1]):
         tells="the weight of token_f1",
     )
 case(
+    "texts: grades on a cluster",
+    written(
+        method__objective={"kind": "reward", "rewards": ["judge"], "rubric": "short"},
+        mentor__client="endpoint",
+        mentor__mentor="m",
+        run__executor="ray",
+    ),
+    tells="asked for, counted and written down by the run itself",
+)
+case(
     "choices: a masked model",
     lambda p, r: put(r, "task.choices", "phrases") or put(r, "method.readout", "none"),
     tells="which writes no texts",

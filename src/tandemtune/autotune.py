@@ -312,6 +312,10 @@ def _chosen_scorer(
     tell = progress or (lambda text: None)
     scorer = made("float32")
     exact = _trials(scorer, split)
+    if not all(trial.tells for trial in exact):
+        tell("the first candidates have one loss, by which number formats cannot be told apart: float32 is used")
+        scorer.engine.forget()
+        return scorer
     decided = {
         "calibrated": scorer.facts.calibrated,
         "stretches": scorer.facts.stretches,
@@ -502,6 +506,11 @@ class _Trial:
     candidates: dict[int, Tensor]
     values: NDArray[np.float64]
     gradient: bool = False
+
+    @property
+    def tells(self) -> bool:
+        """Whether they differ, so that another format could be seen to disagree."""
+        return len(set(self.values.tolist())) > 1
 
 
 def _trials(scorer: Scorer, split: Split, before: Sequence[_Trial | None] = ()) -> list[_Trial]:

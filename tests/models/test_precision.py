@@ -11,6 +11,7 @@ import torch
 import oracle
 import small
 import tiny
+import writing
 from tandemtune import autotune, load, tune
 from tandemtune.answers import labels
 from tandemtune.models.linear import is_linear
@@ -70,6 +71,14 @@ def test_all_formats_are_tried_on_one_objective(tmp_path: Path, monkeypatch: pyt
     tune(small.recipe(tmp_path, "llama", model__dtype="auto", method__calibrate="auto"), tmp_path / "run")
     assert asked == ["float32"]
     assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["calibrated"] is True
+
+
+def test_losses_that_are_all_alike_say_nothing_of_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autotune, "mixed_is_faster", lambda device: True)
+    recipe = writing.recipe(tmp_path, task__metric="exact_match", method__objective="reward", model__dtype="auto")
+    tune(recipe, tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert facts["dtype"] == "float32" and facts["rank_correlation"] is None
 
 
 def test_auto_does_not_try_it_where_it_is_not_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,10 @@ class RayExecutor(Executor):
                 f"[run] executor: ray shares out candidates, and {optimizers[0].kind} scores none: choose a search without gradient, or leave "
                 "it out"
             )
+        if recipe.method.objective.asks_model:
+            yield (
+                "[run] executor: ray, but grades of a language model are asked for, counted and written down by the run itself: leave it out"
+            )
 
     def check(self) -> None:
         """Refuse to begin without Ray, or where nobody answers at the cluster's address."""
