@@ -118,7 +118,8 @@ class Likelihood:
         return sums / batch.lengths
 
     def gradients(self, batch: PassageBatch, point: Point) -> Iterator[tuple[PassageGroup, Tensor]]:
-        """Each group with the mean log-probabilities of its answers [B], with what a backward pass needs."""
+        """Each group with the mean log-probabilities of its answers [B], with what a backward pass needs, which is to be taken before the
+        next group is asked for: what it computes again needs the point, too."""
         for group in batch.groups:
             with self.tunable.applied(point):
                 found = self.stack.log_probabilities(
@@ -131,8 +132,8 @@ class Likelihood:
                     mask=group.mask,
                     most=self._at_head(AT_HEAD_BACKWARD),
                 )
-            sums = torch.zeros(len(group.rows), device=found.device).index_add(0, group.owners, found)
-            yield group, sums / batch.lengths[group.rows]
+                sums = torch.zeros(len(group.rows), device=found.device).index_add(0, group.owners, found)
+                yield group, sums / batch.lengths[group.rows]
 
     def forget(self) -> None:
         """Drop all kept hidden states."""
