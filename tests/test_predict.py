@@ -14,8 +14,9 @@ import small
 import tiny
 from small import tune
 from tandemtune import DataError, RunError, load
-from tandemtune.predict import TunedModel
+from tandemtune.predict import TunedModel, predict_table
 from tandemtune.tasks.base import Task
+from tandemtune.tasks.table import Table
 from tandemtune.tasks.templates import Template
 
 PAIR = "{text} ? {mask} , {text_b} ."
@@ -427,3 +428,15 @@ def test_command_line_reads_lines_in_any_encoding(tmp_path, runs, monkeypatch, d
     called = small.call("predict", runs["gpt2"][0], "--input", "-")
     assert called.code == code and len(called.out.splitlines()) == rows
     assert not code or "standard input" in called.err
+
+
+def test_labels_are_known_however_a_table_writes_them(tmp_path):
+    rows = [{**row, "label": str(index % 2)} for index, row in enumerate(small.rows(12, 1))]
+    small.write_rows(tmp_path / "train.jsonl", rows)
+    recipe = small.recipe(tmp_path, task__labels={"0": "terrible", "1": "great"}, task__test=None)
+    tune({**recipe, "method": {"name": "manual"}}, tmp_path / "run")
+    model = load(tmp_path / "run")
+    given = [{"text": "a film", "label": label} for label in ("1", 1, 1.0, " 0 ", 0, "2", None, "", float("nan"), [1])]
+    found = predict_table(model, Table.of(given))
+    assert found.scored == 5
+    assert found.score == pytest.approx(model.evaluate(given[:5]).score)

@@ -30,7 +30,7 @@ from tandemtune.runs.records import Assessment, Result, TemplateScore
 from tandemtune.scoring import Reached
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.fewshot import subsample
-from tandemtune.tasks.files import examples_of, texts_of
+from tandemtune.tasks.files import examples_of, labels_of, texts_of
 from tandemtune.tasks.table import Table
 from tandemtune.tasks.verbalizers import Verbalizer, resolve
 from tandemtune.types import Example, Split
@@ -148,11 +148,11 @@ class LabelAnswers(Answers):
         answers = iter(model.predict([dict(example.fields) for example in texts if example is not None]))
         given = [None if example is None else next(answers) for example in texts]
         column = table.column(model.scorer.config.task.label_column or "label")
-        known = [None if column is None else row.get(column) for row in table.rows]
+        known = [None] * len(given) if column is None else labels_of(table, column, task.labels)
         both = [
-            (answer.label, str(gold))
+            (answer.label, gold)
             for answer, gold in zip(given, known, strict=True)
-            if answer is not None and gold is not None and str(gold) in task.labels
+            if answer is not None and gold is not None
         ]
         score = None
         if both:

@@ -12,7 +12,7 @@ from tandemtune.tasks.table import HUB, SUFFIXES, Table, check_columns, check_so
 from tandemtune.tasks.wording import ONE_LABEL, did_you_mean, kind, listed, nfc, show
 from tandemtune.types import Example
 
-__all__ = ["HUB", "SUFFIXES", "check_source", "examples_of", "read_examples", "texts_of"]
+__all__ = ["HUB", "SUFFIXES", "check_source", "examples_of", "labels_of", "read_examples", "texts_of"]
 
 MAX_CHARS = 1_000_000
 _WHOLE_FLOAT = re.compile(r"([+-]?\d+)\.0+")
@@ -100,6 +100,24 @@ def examples_of(
         why = f"all {unlabelled} rows are marked as unlabelled (-1)" if unlabelled else "there are no rows"
         raise DataError(f"{table.name}: {why}, expected at least one: choose another file or split")
     return examples
+
+
+def labels_of(table: Table, column: str, labels: Sequence[str]) -> list[str | None]:
+    """Which label each row of a table has, however the file writes it (see `examples_of`); None where it has none, or another one.
+
+    Args:
+        table: the rows.
+        column: of the label.
+        labels: allowed label names.
+    """
+    known, classes = _Labels(labels), table.classes.get(column, ())
+    found: list[str | None] = []
+    for row in table.rows:
+        try:
+            found.append(_label("", column, row.get(column), known, classes))
+        except DataError:
+            found.append(None)
+    return found
 
 
 def texts_of(table: Table, fields: Sequence[str], max_chars: int = MAX_CHARS) -> list[Example | None]:
