@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import small
+import writing
 from tandemtune import autotune
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError
@@ -140,3 +141,10 @@ def test_candidates_are_scored_by_a_readout_solved_anew(tmp_path):
 def test_what_a_guard_cannot_do(changes, words, tmp_path):
     with pytest.raises(ConfigError, match=words):
         load_config(small.recipe(tmp_path, "llama", **changes, method__layers=None))
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_guard_over_one_dev_row_is_told(tmp_path, rows):
+    recipe = writing.recipe(tmp_path, method__guard="standard-error", task__shots=2, task__dev_shots=rows)
+    notes = small.tune(recipe, tmp_path / "run")["notes"]
+    assert any("one dev row" in note for note in notes) == (rows == 1)

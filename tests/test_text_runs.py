@@ -238,6 +238,21 @@ def test_a_file_of_texts_with_answers_is_run_as_it_is(tmp_path, monkeypatch, nam
     assert found["method"] == "auto" and found["metric"] == "token_f1" and found["cost"]["gradient_steps"] == 2
 
 
+def test_references_that_are_never_written_whole_are_told(tmp_path):
+    recipe = writing.recipe(tmp_path, task__max_new_tokens=3, task__stop=["fine"], task__shots=8, task__dev_shots=4)
+    said = tune({**recipe, "method": {"name": "manual"}}, tmp_path / "run")["notes"]
+    known = [
+        text for line in (tmp_path / "train.jsonl").read_text().splitlines() for text in json.loads(line)["answer"]
+    ]
+    long, stopped = (known.count(text) for text in ("terrible plot and acting", "it was fine"))
+    assert long and any(f"{long} of {len(known)} references have more than max_new_tokens = 3" in note for note in said)
+    assert stopped and any(f"{stopped} of {len(known)} references hold what ends an answer ('fine')" in n for n in said)
+    plain = writing.recipe(tmp_path, task__shots=8, task__dev_shots=4)
+    assert not any(
+        "references" in note for note in tune({**plain, "method": {"name": "manual"}}, tmp_path / "b")["notes"]
+    )
+
+
 def test_generated_tokens_end_a_run(tmp_path):
     recipe = writing.recipe(tmp_path, method__objective="reward", run__max_generated_tokens=100)
     result = tune(recipe, tmp_path / "run")

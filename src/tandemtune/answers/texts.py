@@ -15,6 +15,7 @@ import torch
 import tandemtune.answers.snippets as snippets
 from tandemtune import scoring
 from tandemtune.answers.base import Answers, Point, PredictedTable
+from tandemtune.answers.references import notes_on
 from tandemtune.config import RunConfig
 from tandemtune.config.schema import TaskSection
 from tandemtune.errors import DataError
@@ -158,7 +159,8 @@ class TextAnswers(Answers):
             step_rows=lambda number: chosen(drawn.of_step(number)),
             drawn_rows=(lambda number: chosen(drawn.of_generation(number))) if some else None,
         )
-        scorer.note(notes=(*scorer.facts.notes, *_unknown(scorer, writer.coder, split)))
+        known = [reference for row in (*split.train, *split.dev) for reference in row.references]
+        scorer.note(notes=(*scorer.facts.notes, *notes_on(known, writer.coder)))
         if method.objective.kl_penalty:
             split = split if split.unlabelled else replace(split, unlabelled=tuple(scorer.unlabelled(split)))
             evaluator.kl = _kl_penalty(scorer, writer, split)
@@ -334,25 +336,6 @@ def _kl_penalty(scorer: Scorer, writer: Writer, split: Split) -> TextKL:
     passages = collate_passages([Passage(p, ids) for p, ids in zip(prompts, answers, strict=True)], stack)
     likelihood = Likelihood(scorer.engine)
     return TextKL(likelihood, passages, likelihood.of(passages, origin), scorer.config.method.objective.kl_penalty)
-
-
-def _unknown(scorer: Scorer, coder: AnswerCoder, split: Split) -> list[str]:
-    """That references hold what the tokenizer has no tokens for, so that no model with it can write them."""
-    unknown = scorer.backbone.tokenizer.unk_token_id
-    several = [reference for row in (*split.train, *split.dev) for reference in row.references]
-    lost = [reference for reference in several if unknown is not None and unknown in coder.whole(reference)]
-    if not lost:
-        return []
-    signs = [
-        sign
-        for sign in dict.fromkeys("".join(lost))
-        if not sign.isspace() and not sign.isalnum() and unknown in coder.whole(sign)
-    ]
-    shown = f", such as {' '.join(signs[:5])}" if signs else ""
-    return [
-        f"{len(lost):,} of {len(several):,} references hold what the tokenizer does not know{shown}: the model can neither learn nor "
-        "write that"
-    ]
 
 
 def _how_written(task: TextTask) -> list[str]:

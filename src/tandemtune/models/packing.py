@@ -284,7 +284,9 @@ def _filled(
         each.transpose(1, 2).index_select(1, places).unflatten(1, (prompts, -1)).flatten(0, 1).transpose(1, 2)  # type: ignore[no-untyped-call]
         for each, places in ((query, own), (key, read), (value, read))
     ]
-    output, _ = packing.own(module, *parts, None if mask is None else mask.repeat(len(query), 1, 1, 1), **kwargs)
+    if mask is not None:
+        mask, kwargs = mask.repeat(len(query), 1, 1, 1), {**kwargs, "is_causal": False}
+    output, _ = packing.own(module, *parts, mask, **kwargs)
     return output.reshape(len(query), -1, *output.shape[2:]).index_select(1, back)  # type: ignore[no-any-return]
 
 

@@ -105,7 +105,10 @@ def survey(model: nn.Module) -> Survey:
             raise ModelError(
                 f"{type(model).__name__} cannot be run on a text: {type(error).__name__}: {_first_line(error)}"
             ) from error
-    if any(seen.print_ is not None and bool(seen.print_.isnan().any()) for seen in alone.modules.values()):
+    rounded = tuple(dict.fromkeys([*both.rounded, *alone.rounded]))
+    if not rounded and any(
+        seen.print_ is not None and bool(seen.print_.isnan().any()) for seen in alone.modules.values()
+    ):
         raise ModelError(
             f"{type(model).__name__} gives no usable numbers when it reads a text: set [model] dtype to float32, or choose a "
             "model whose weights are whole"
@@ -115,7 +118,6 @@ def survey(model: nn.Module) -> Survey:
         if names[module] in both.modules:  # a module that lies in several places
             both.modules[name] = both.modules[names[module]]
     mixed = (name for name, module in model.named_modules() if _has_weights(module) and not _apart(both, alone, name))
-    rounded = tuple(dict.fromkeys([*both.rounded, *alone.rounded]))
     return Survey(both.modules, frozenset(mixed), both.embeddings, both.positions, both.answer_positions, rounded)
 
 

@@ -57,6 +57,12 @@ def check_rows(problem: Problem) -> None:
     if task.has_test:
         parts["test"] = tuple(task.test(section.test_rows, section.seed))
     found = [*scorer.facts.notes, *task.notes(), *task.report(split).notes()]
+    method = scorer.config.method
+    if method.guard != "none" and method.optimizer.uses != "none" and len(split.dev) == 1:
+        found.append(
+            "one dev row: a gain on it has no standard error, so guard keeps the point that the search begins with, whatever is found; raise "
+            "dev_shots, or set guard to none"
+        )
     where = "in the middle" if section.truncate == "middle" else f"at the {section.truncate}"
     for name, rows in parts.items():
         lost = scorer.cut(rows)
