@@ -627,6 +627,9 @@ for weight in (float("nan"), float("inf"), None, True, [1]):
         written(method__objective={"kind": "reward", "rewards": {"token_f1": weight}}),
         tells="the weight of token_f1",
     )
+for key, value in {"chat": True, "stop": ["."], "answer_schema": {"type": "object"}}.items():
+    case(f"labels: {key}", set_task(**{key: value}), tells=f"{key}: for tasks that are answered with texts")
+case("labels: written tokens", lambda p, r: put(r, "run.max_generated_tokens", 100), tells="nothing is written")
 case(
     "texts: grades on a cluster",
     written(

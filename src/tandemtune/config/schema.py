@@ -93,6 +93,11 @@ class RunConfig(Options):
             yield (
                 f"[method] readout: {self.method.readout.kind} reads label words, and choices are {self.task.choices}: set it to none"
             )
+        if not self.task.writes and self.run.max_generated_tokens is not None:
+            yield (
+                f"[run] max_generated_tokens: {self.run.max_generated_tokens}, but this task is answered with labels, and nothing is written: leave "
+                "it out"
+            )
         if self.task.writes and self.run.yardsticks:
             yield "[run] yardsticks: classifiers of labels, and this task is answered with texts: leave them out"
         yield from self._together_problems()

@@ -184,6 +184,9 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
         options = ", ".join(known_templates())
         yield f"templates: none are known for {name or 'a task of your own'}, only for {options}: list your own"
     yield from _template_problems(task)
+    for key in ("chat", "stop", "answer_schema"):
+        if getattr(task, key):
+            yield f"{key}: for tasks that are answered with texts, and this one is answered with labels: leave it out"
     if task.choices != "words" and task.templates is not None:
         yield f"templates: they are judged by label words, and choices are {task.choices}: give one template"
     if isinstance(task.class_weights, dict) and task.labels is not None:
