@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -251,6 +252,31 @@ def test_references_that_are_never_written_whole_are_told(tmp_path):
     assert not any(
         "references" in note for note in tune({**plain, "method": {"name": "manual"}}, tmp_path / "b")["notes"]
     )
+
+
+CHAT = (
+    "{% for message in messages %}{{ '[CLS] {so} ' + message['content'] | trim + ' .' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ ' {it} was ' }}{% endif %}"
+)
+
+
+def test_a_question_in_a_model_s_own_form_of_conversation(tmp_path):
+    shutil.copytree(small.model_folder("llama"), tmp_path / "model")
+    told = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())
+    (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps({**told, "chat_template": CHAT}))
+    asked = {"task__template": " review : {text} {{x}}\n{mask}", "task__chat": True}
+    recipe = {**writing.recipe(tmp_path, **asked), "method": {"name": "manual"}}
+    recipe["model"]["name"] = str(tmp_path / "model")
+    tune(recipe, tmp_path / "run")
+    template = json.loads((tmp_path / "run" / "run.json").read_text())["template"]
+    assert template == "[CLS] {{so}} review : {text} {{x}} . {{it}} was {mask}"
+    plain = writing.recipe(tmp_path, task__template=template)
+    tune({**plain, "method": {"name": "manual"}}, tmp_path / "plain")
+    said = [(tmp_path / name / "predictions.jsonl").read_text() for name in ("run", "plain")]
+    assert said[0] == said[1]
+    texts = [{"text": json.loads(line)["fields"]["text"]} for line in said[0].splitlines()]
+    answers = [answer.text for answer in tandemtune.load(tmp_path / "run").predict(texts)]
+    assert answers == [json.loads(line)["label"] for line in said[0].splitlines()]
 
 
 def test_generated_tokens_end_a_run(tmp_path):

@@ -107,7 +107,14 @@ def in_conversation(tokenizer: Any, template: Template, name: str) -> Template:
         )
     )
     begins = "".join(tokenizer.convert_ids_to_tokens(list(around(tokenizer).before)))
-    return Template.parse(text.removeprefix(begins) + "{" + MASK + "}")
+    shown = question if question in text else question.strip()
+    before, asked, behind = text.removeprefix(begins).rpartition(shown)
+    return Template.parse(_literal(before) + asked + _literal(behind) + "{" + MASK + "}")
+
+
+def _literal(text: str) -> str:
+    """A text as a template has it."""
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _ends(backbone: Backbone) -> tuple[int, ...]:
