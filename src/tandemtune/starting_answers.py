@@ -85,9 +85,10 @@ def text_draft(
         **_shots(len(rows), LEARNED if answer else SEARCHED),
         "metric": reward or METRIC,
         "max_tokens": room_for([count(row) for row in rows], longest_prompt),
-        "max_new_tokens": _eights(sorted(lengths)[int(COVERED * (len(lengths) - 1))])
-        if lengths
-        else task.max_new_tokens,
+        "max_new_tokens": min(
+            _eights(sorted(lengths)[int(COVERED * (len(lengths) - 1))]) if lengths else task.max_new_tokens,
+            longest_prompt // 2,  # the prompt stands in the same row
+        ),
     }
     several = sum(len(row.references) > 1 for row in rows)
     says = (
