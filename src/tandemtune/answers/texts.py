@@ -159,8 +159,8 @@ class TextAnswers(Answers):
             step_rows=lambda number: chosen(drawn.of_step(number)),
             drawn_rows=(lambda number: chosen(drawn.of_generation(number))) if some else None,
         )
-        known = [reference for row in (*split.train, *split.dev) for reference in row.references]
-        scorer.note(notes=(*scorer.facts.notes, *notes_on(known, writer.coder)))
+        right = [reference for row in (*split.train, *split.dev) for reference in row.references]
+        scorer.note(notes=(*scorer.facts.notes, *notes_on(right, writer.coder)))
         if method.objective.kl_penalty:
             split = split if split.unlabelled else replace(split, unlabelled=tuple(scorer.unlabelled(split)))
             evaluator.kl = _kl_penalty(scorer, writer, split)

@@ -75,7 +75,7 @@ class RayExecutor(Executor):
                 f"[run] executor: ray shares out candidates, and {optimizers[0].kind} scores none: choose a search without gradient, or leave "
                 "it out"
             )
-        if recipe.method.objective.asks_model:
+        if any(one.method.objective.asks_model for one in recipe.stretches):
             yield (
                 "[run] executor: ray, but grades of a language model are asked for, counted and written down by the run itself: leave it out"
             )

@@ -84,7 +84,6 @@ def check_start(problem: Problem) -> None:
     scorer = problem.scorer
     config, backbone = scorer.config, scorer.backbone
     backbone.check_reading(scorer.engine.stack, scorer.plain_prompt(problem.split.train[0]))
-    answers_of(scorer.task).try_out(problem)
     mutates = config.alternates and config.method.tunable.takes_words and config.alternate.proposer.asks_model
     optimizers = [one.method.optimizer for one in config.stretches]
     if (mutates or any(one.uses == "text" for one in optimizers)) and not backbone.fills_gaps:
@@ -93,6 +92,7 @@ def check_start(problem: Problem) -> None:
             f"{backbone.name} has no mask token and no sentinel, so it cannot say how likely a word is inside a text: {instead}"
         )
     for one in problem.stretches:
+        answers_of(scorer.task).try_out(one)
         _check_numbers(one)
 
 
