@@ -266,7 +266,7 @@ def test_a_changed_plan_overwrites_nothing(played):
         execute(changed, lambda line: None)
     lines = str(caught.value).splitlines()
     assert [line.partition(":")[0] for line in lines] == ["small / lora / 1", "small / lora / 2"]
-    assert "(method.tunable.r 2 there, 1 in the plan; method.steps 60 there, 9 in the plan)" in lines[0]
+    assert "(method.steps 60 there, 9 in the plan; method.tunable.r 2 there, 1 in the plan)" in lines[0]
     with pytest.raises(ConfigError, match="small / lora / 2"):
         check_plan(changed, lambda line: None)
     assert stamps(changed) == before
