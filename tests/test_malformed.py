@@ -650,11 +650,9 @@ case("images: choices", of_images(task__choices="phrases"), tells="choices: an i
 case(
     "a cluster that is not there",
     lambda p, r: put(r, "run.executor", {"kind": "ray", "address": "127.0.0.1:1"}),
-    **(
-        {"late": True, "tells": "cluster at 127.0.0.1:1 cannot be used", "code": 1}
-        if find_spec("ray")
-        else {"tells": "ray needs the package ray"}
-    ),
+    late=True,
+    tells="cluster at 127.0.0.1:1 cannot be used" if find_spec("ray") else "ray needs the package ray",
+    code=1 if find_spec("ray") else 2,
 )
 
 
