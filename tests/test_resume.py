@@ -49,6 +49,7 @@ def moments(place, straight):
     return json.loads(log.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @forking
 def test_killed_at_every_kind_of_moment(place, straight, moments):
     chosen = picked(moments)

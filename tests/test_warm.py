@@ -98,6 +98,7 @@ SEARCH = {
 }
 
 
+@pytest.mark.slow
 @BOTH
 def test_runs_that_share_a_worker_are_those_of_a_process_each(tmp_path, compared, stay):
     """What one does to weights, settings and code, or how it dies, is unknown to the next; a worker that died is begun anew."""
@@ -196,6 +197,7 @@ def test_a_model_that_cannot_be_read_is_told_by_each_run(tmp_path, compared, sta
     assert record.result is None and str(broken) in str(record.failure) and "Traceback" not in str(record.failure)
 
 
+@pytest.mark.slow
 @BOTH
 def test_runs_that_are_stopped_or_killed_are_gone_on_with(tmp_path, stay):
     """By Ctrl-C of the comparison, and by whatever ends a process; nothing that was measured is lost."""

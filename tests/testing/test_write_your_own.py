@@ -243,6 +243,7 @@ run(load_config({recipe!r}), Path({out!r}), Dies())
 """
 
 
+@pytest.mark.slow
 def test_a_package_with_an_entry_point(tmp_path):
     site, out = tmp_path / "site", str(tmp_path / "run")
     site.mkdir()
