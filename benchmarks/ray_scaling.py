@@ -38,11 +38,11 @@ from tandemtune.config import load_config
 from tandemtune.elsewhere import AnotherProcess
 from tandemtune.evaluators.base import Evaluator
 from tandemtune.executors import ray as on_ray
-from tandemtune.executors.base import Around, Sharded
+from tandemtune.executors.base import Answer, Around, Sharded
 from tandemtune.executors.messages import Request
 from tandemtune.executors.pool import Pool
 from tandemtune.executors.ray import QUIET, STORE, RayCluster, RayExecutor, connected
-from tandemtune.executors.worker import Answer
+from tandemtune.executors.worker import Plain
 from tandemtune.problem import Problem
 from tandemtune.runs.store import RunFolder
 from tandemtune.runs.writing import write_json
@@ -292,8 +292,8 @@ def _simulated(
     spread = measurements["spread of shards"]
     phase = phase_of(2)
 
-    def score(message: bytes) -> tuple[bytes, int, float]:
-        return bytes(8 * shard), 0, 0.0
+    def score(message: bytes) -> Plain:
+        return bytes(8 * shard), 0, 0.0, None
 
     cluster = VirtualCluster(lambda: score, (), stragglers(seconds * shard, spread), network)
     pool = Pool(cluster, workers, 3.0, lambda request: Answer(np.zeros(shard), 0, seconds * shard), lambda text: None)

@@ -11,16 +11,17 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from tandemtune.executors.base import Answer
 from tandemtune.executors.pool import Call, WorkerLost, WorkerRefused
-from tandemtune.executors.worker import Answer, read
+from tandemtune.executors.worker import Plain, read
 from tandemtune.runs.records import Costs
 
-Score = Callable[[bytes], tuple[bytes, int, float]]
+Score = Callable[[bytes], Plain]
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,8 @@ class VirtualCluster:
         if call.lost:
             raise WorkerLost("its machine is gone")
         if call.message is not None:
-            losses, wrote, _ = call.worker.score(call.message)
-            return read((losses, wrote, call.worker.like.slow * self.seconds(call.message)))
+            answer = read(call.worker.score(call.message))
+            return replace(answer, seconds=call.worker.like.slow * self.seconds(call.message))
         if call.worker.like.refused:
             raise WorkerRefused(call.worker.like.refused)
         return "on paper"

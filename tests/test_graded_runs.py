@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import writing
-from small import Stop, artefacts, resume, tune
+from executors.stubs import Virtual
+from small import Stop, artefacts, journal, resume, tune
 from tandemtune.errors import UsageError
 from tandemtune.mentor.grading import read_grade
 
@@ -74,6 +75,19 @@ def test_a_resumed_run_asks_nothing_twice(tmp_path, server):
     lines = [(tmp_path / name / "grades.jsonl").read_text() for name in ("whole", "cut")]
     assert lines[0] == lines[1]
     assert len(server.seen) - whole <= whole + 2  # each process may say hello
+
+
+def test_workers_write_and_the_run_alone_asks(tmp_path, server):
+    """Whoever writes the texts, each is asked about once, and the run's transcript holds it."""
+    penalised = {"kind": "reward", "rewards": {"judge": 1.0}, "rubric": RUBRIC, "sampled_at": 0.7, "kl_penalty": 0.1}
+    changes = {"method__objective": penalised, "method__subsample": 3}
+    tune(recipe(tmp_path, server, **changes, run__executor={"kind": "local", "shard": 2}), tmp_path / "local")
+    alone = len(server.seen)
+    tune(recipe(tmp_path, server, **changes, run__executor=Virtual()), tmp_path / "workers")
+    assert artefacts(tmp_path / "workers") == artefacts(tmp_path / "local")
+    assert len(server.seen) == 2 * alone
+    one, other = ((tmp_path / name / "grades.jsonl").read_text() for name in ("local", "workers"))
+    assert one == other and one.count("answered") > 20 and len(journal(tmp_path / "workers")) > 4
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import torch
 
 from tandemtune.evaluators.base import Evaluator
-from tandemtune.executors.base import Elsewhere, Executor, Shard, Tell
+from tandemtune.executors.base import Answer, Elsewhere, Executor, Shard, Tell
 from tandemtune.executors.messages import Request
 from tandemtune.executors.pool import Pool
 from tandemtune.executors.shared import Shared, here
-from tandemtune.executors.worker import Answer, Worker
+from tandemtune.executors.worker import Worker
 from tandemtune.runs.records import Costs
 from tandemtune.system import versions
 from virtual_cluster import Behaviour, VirtualCluster

@@ -139,7 +139,7 @@ import pickle, sys
 from tandemtune.executors.worker import Worker
 from tandemtune.system import versions
 given = pickle.load(open(sys.argv[1], "rb"))
-losses, _, _ = Worker(versions(), given["elsewhere"]).score(given["message"])
+losses = Worker(versions(), given["elsewhere"]).score(given["message"])[0]
 open(sys.argv[2], "wb").write(losses)
 """
 OLDER = {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "ONEDNN_MAX_CPU_ISA": "SSE41"}

@@ -142,7 +142,8 @@ class TextAnswers(Answers):
             loss = ReferenceLoss(Likelihood(scorer.engine))
         else:
             heat = method.objective.temperature
-            loss = JudgedLoss(writer, judge, (lambda number: Sampling(heat, section.seed, number)) if heat else None)
+            sampling = (lambda number: Sampling(heat, section.seed, number)) if heat else None
+            loss = JudgedLoss(writer, judge, sampling, asks=method.objective.asks_model)
         drawn = DrawnRows(scorer, *scorer.encoded(split.train))
         some = method.subsample is not None and method.subsample < len(split.train)
 

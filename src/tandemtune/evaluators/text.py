@@ -171,19 +171,32 @@ class JudgedLoss:
         writer: writes.
         judge: texts to a loss.
         sampling: random numbers of a generation; None for the most likely tokens.
+        asks: whether the judge asks somebody whose answers the run itself counts and writes down.
     """
 
-    def __init__(self, writer: Writer, judge: Judge, sampling: Callable[[int], Sampling] | None = None) -> None:
-        self.writer, self.judge, self.sampling = writer, judge, sampling
+    def __init__(
+        self, writer: Writer, judge: Judge, sampling: Callable[[int], Sampling] | None = None, *, asks: bool = False
+    ) -> None:
+        self.writer, self.judge, self.sampling, self.asks = writer, judge, sampling, asks
 
     def of_population(
         self, rows: TextRows, point: Point, candidates: Mapping[int, Tensor], generation: int
     ) -> tuple[NDArray[np.float64], int]:
         """Texts of all candidates in one batch, judged candidate by candidate."""
+        texts = self.write(rows, point, candidates, generation)
+        return self.of_texts(rows, texts), tokens_of(texts)
+
+    def write(
+        self, rows: TextRows, point: Point, candidates: Mapping[int, Tensor], generation: int
+    ) -> list[list[Text]]:
+        """What each candidate writes for each row."""
         sampling = None if self.sampling is None else self.sampling(generation)
-        texts = self.writer.write(rows.prompts, point, candidates, sampling)
+        return self.writer.write(rows.prompts, point, candidates, sampling)
+
+    def of_texts(self, rows: TextRows, texts: Sequence[Sequence[Text]]) -> NDArray[np.float64]:
+        """Losses [P] of what candidates have written for each row."""
         losses = [self.judge(judged(rows, self.writer.coder, found)) for found in texts]
-        return np.array(losses, dtype=np.float64), tokens_of(texts)
+        return np.array(losses, dtype=np.float64)
 
     def of_written(self, rows: TextRows, point: Point, written: Written) -> float:
         """What the judge says of what the point has written."""
@@ -284,8 +297,36 @@ class TextEvaluator(OverEngine[TextRows]):
         return losses if self.kl is None else losses + self.kl.penalty(point, candidates)
 
     @property
+    def asks(self) -> bool:
+        """Whether what is written is judged by somebody whom only the run itself asks."""
+        return isinstance(self.loss, JudgedLoss) and self.loss.asks
+
+    def draft(
+        self, point: Point, candidates: Mapping[int, Tensor], generation: int | None = None
+    ) -> tuple[NDArray[np.float64], list[list[Text]]]:
+        """The part of `evaluate` that asks nobody: penalties [P], and what each candidate writes for each row.
+
+        Raises:
+            ValueError: texts are not judged.
+        """
+        texts = self._judged.write(self._rows_of(generation), point, candidates, generation or 0)
+        self.note_written(len(texts), tokens_of(texts))
+        penalties = np.zeros(len(texts)) if self.kl is None else self.kl.penalty(point, candidates)
+        return penalties, texts
+
+    def judge(self, texts: Sequence[Sequence[Text]], generation: int | None = None) -> NDArray[np.float64]:
+        """The other part: losses [P] of what candidates have written, without penalties."""
+        return self._judged.of_texts(self._rows_of(generation), texts)
+
+    @property
+    def _judged(self) -> JudgedLoss:
+        if not isinstance(self.loss, JudgedLoss):
+            raise ValueError("what candidates write is not what is minimised, so it has no loss")
+        return self.loss
+
+    @property
     def wrote(self) -> int:
-        """Tokens that the last `evaluate` wrote."""
+        """Tokens that the last `evaluate` or `draft` wrote."""
         return self._last
 
     def note_written(self, candidates: int, tokens: int) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Annotated, ClassVar, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,9 @@ from tandemtune.evaluators.candidates import count_of, rows_of
 from tandemtune.plugins import Member
 from tandemtune.runs.records import Costs, Evaluation
 from tandemtune.tunables.base import Point
+
+if TYPE_CHECKING:
+    from tandemtune.evaluators.writing import Text
 
 Tell = Callable[[str], None]
 Shard = Annotated[int, Field(ge=1, le=100_000)]
@@ -37,11 +42,30 @@ class Elsewhere(Protocol):
 
 @runtime_checkable
 class Writes(Protocol):
-    """An evaluator whose candidates write texts: what they cost is known by what they wrote."""
+    """An evaluator whose candidates write texts: what they cost is known by what they wrote.
+
+    Where it `asks` somebody what the texts are worth, only the run itself does so, which counts the answers and writes them down: others
+    `draft`, and it will `judge`.
+    """
 
     @property
     def wrote(self) -> int:
-        """Tokens that the last `evaluate` wrote."""
+        """Tokens that the last `evaluate` or `draft` wrote."""
+        ...
+
+    @property
+    def asks(self) -> bool:
+        """Whether what is written is judged by somebody whom only the run itself asks."""
+        ...
+
+    def draft(
+        self, point: Point, candidates: Mapping[int, Tensor], generation: int | None = None
+    ) -> tuple[NDArray[np.float64], list[list[Text]]]:
+        """The part of `evaluate` that asks nobody: penalties [P], and what each candidate writes for each row."""
+        ...
+
+    def judge(self, texts: Sequence[Sequence[Text]], generation: int | None = None) -> NDArray[np.float64]:
+        """The other part: losses [P] of what candidates have written, without penalties."""
         ...
 
     def note_written(self, candidates: int, tokens: int) -> None:
@@ -52,6 +76,23 @@ class Writes(Protocol):
             tokens: that they wrote together.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a shard.
+
+    Args:
+        losses: of its candidates [P]; only their penalties where texts have still to be judged.
+        wrote: tokens that they wrote.
+        seconds: that it took.
+        texts: what each of them wrote for each row, if that has still to be judged.
+    """
+
+    losses: NDArray[np.float64]
+    wrote: int
+    seconds: float
+    texts: Sequence[Sequence[Text]] | None = None
 
 
 class Executor(Member):
@@ -147,7 +188,7 @@ class Sharded(Around):
         """Training losses [P] of candidates, see `Evaluator.evaluate`."""
         parts = shards(candidates, self.shard)
         found = [scored(self.inner, point, part, generation) for part in parts]
-        return together(self.inner, found)
+        return together(self.inner, found, generation)
 
 
 def shards(candidates: Mapping[int, Tensor], size: int) -> list[Mapping[int, Tensor]]:
@@ -156,17 +197,21 @@ def shards(candidates: Mapping[int, Tensor], size: int) -> list[Mapping[int, Ten
     return [rows_of(candidates, first, min(first + size, count)) for first in range(0, count, size)]
 
 
-def scored(
-    evaluator: Evaluator, point: Point, candidates: Mapping[int, Tensor], generation: int | None
-) -> tuple[NDArray[np.float64], int]:
-    """Losses of candidates, and how many tokens they wrote."""
+def scored(evaluator: Evaluator, point: Point, candidates: Mapping[int, Tensor], generation: int | None) -> Answer:
+    """What comes of candidates, whoever scores them."""
+    begin = time.perf_counter()
+    if isinstance(evaluator, Writes) and evaluator.asks:
+        losses, texts = evaluator.draft(point, candidates, generation)
+        return Answer(losses, evaluator.wrote, time.perf_counter() - begin, texts)
     losses = evaluator.evaluate(point, candidates, generation)
-    return losses, evaluator.wrote if isinstance(evaluator, Writes) else 0
+    return Answer(losses, evaluator.wrote if isinstance(evaluator, Writes) else 0, time.perf_counter() - begin)
 
 
-def together(evaluator: Evaluator, found: Sequence[tuple[NDArray[np.float64], int]]) -> NDArray[np.float64]:
-    """Losses [P] of a generation out of those of its shards; an evaluator of texts is told what was written."""
-    losses: NDArray[np.float64] = np.concatenate([losses for losses, _ in found])
+def together(evaluator: Evaluator, found: Sequence[Answer], generation: int | None) -> NDArray[np.float64]:
+    """Losses [P] of a generation out of its shards, judged by the run's own evaluator where that is left to it."""
+    losses: NDArray[np.float64] = np.concatenate([answer.losses for answer in found])
     if isinstance(evaluator, Writes):
-        evaluator.note_written(len(losses), sum(tokens for _, tokens in found))
+        evaluator.note_written(len(losses), sum(answer.wrote for answer in found))
+        if evaluator.asks:
+            losses = losses + evaluator.judge([each for answer in found for each in answer.texts or ()], generation)
     return losses

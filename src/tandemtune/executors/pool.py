@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tandemtune.errors import RunError
+from tandemtune.executors.base import Answer
 from tandemtune.executors.messages import Catalogue, Named, Request, Told
-from tandemtune.executors.worker import Answer
 
 AHEAD = 2
 """Shards that a worker is given at most: it begins the second one while the first one's answer is on its way."""

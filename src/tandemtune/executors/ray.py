@@ -15,10 +15,10 @@ from pydantic import Field
 
 from tandemtune.errors import RunError, UsageError
 from tandemtune.evaluators.base import Evaluator
-from tandemtune.executors.base import Elsewhere, Executor, Shard, Tell
+from tandemtune.executors.base import Answer, Elsewhere, Executor, Shard, Tell
 from tandemtune.executors.pool import Call, Pool, WorkerLost, WorkerRefused
 from tandemtune.executors.shared import Shared, here
-from tandemtune.executors.worker import Answer, Worker, read
+from tandemtune.executors.worker import Plain, Worker, read
 from tandemtune.plugins import register
 from tandemtune.system import cores, versions
 
@@ -74,10 +74,6 @@ class RayExecutor(Executor):
             yield (
                 f"[run] executor: ray shares out candidates, and {optimizers[0].kind} scores none: choose a search without gradient, or leave "
                 "it out"
-            )
-        if any(one.method.objective.asks_model for one in recipe.stretches):
-            yield (
-                "[run] executor: ray, but grades of a language model are asked for, counted and written down by the run itself: leave it out"
             )
 
     def check(self) -> None:
@@ -286,7 +282,7 @@ class Actor:
             return _Refused(f"{node}: {error}")
         return str(node)
 
-    def score(self, message: bytes) -> tuple[bytes, int, float]:
+    def score(self, message: bytes) -> Plain:
         """Score a shard."""
         assert self._worker is not None
         return self._worker.score(message)

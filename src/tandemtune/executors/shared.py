@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -11,10 +10,9 @@ from torch import Tensor
 
 from tandemtune.evaluators.base import Evaluator
 from tandemtune.evaluators.candidates import count_of
-from tandemtune.executors.base import Around, scored, shards, together
+from tandemtune.executors.base import Answer, Around, scored, shards, together
 from tandemtune.executors.messages import Request
 from tandemtune.executors.pool import Pool
-from tandemtune.executors.worker import Answer
 from tandemtune.tunables.base import Point
 
 
@@ -39,16 +37,13 @@ class Shared(Around):
         each = self.inner.cost(list(candidates), 1, generation).forward
         parts = shards(candidates, self.shard or count_of(candidates))
         requests = [Request(point, part, generation, max(1.0, each * count_of(part)), self.stretch) for part in parts]
-        answers = self.pool.score(requests)
-        return together(self.inner, [(answer.losses, answer.wrote) for answer in answers])
+        return together(self.inner, self.pool.score(requests), generation)
 
 
 def here(evaluators: Sequence[Evaluator]) -> Callable[[Request], Answer]:
     """What scores a shard in this process, with the evaluator of its search."""
 
     def score(request: Request) -> Answer:
-        begin = time.perf_counter()
-        losses, wrote = scored(evaluators[request.stretch], request.point, request.candidates, request.generation)
-        return Answer(losses, wrote, time.perf_counter() - begin)
+        return scored(evaluators[request.stretch], request.point, request.candidates, request.generation)
 
     return score

@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import pickle
-import time
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tandemtune.errors import RunError
-from tandemtune.executors.base import Elsewhere, scored
+from tandemtune.evaluators.writing import Text
+from tandemtune.executors.base import Answer, Elsewhere, scored
 from tandemtune.executors.messages import Memory
 from tandemtune.system import versions
 
-
-@dataclass(frozen=True)
-class Answer:
-    """What a worker says of a shard.
-
-    Args:
-        losses: of its candidates [P].
-        wrote: tokens that they wrote.
-        seconds: that it took there.
-    """
-
-    losses: NDArray[np.float64]
-    wrote: int
-    seconds: float
+Plain = tuple[bytes, int, float, list[list[tuple[tuple[int, ...], int]]] | None]
+"""An `Answer` as plain numbers: losses, tokens, seconds; ids and tokens of each text."""
 
 
 class Worker:
@@ -54,7 +40,7 @@ class Worker:
         self._evaluators = made.evaluators()
         self._memory = Memory()
 
-    def score(self, message: bytes) -> tuple[bytes, int, float]:
+    def score(self, message: bytes) -> Plain:
         """Score a shard.
 
         Args:
@@ -63,13 +49,16 @@ class Worker:
         Returns:
             An `Answer`, as plain numbers.
         """
-        begin = time.perf_counter()
         request = self._memory.request(message)
-        losses, wrote = scored(self._evaluators[request.stretch], request.point, request.candidates, request.generation)
-        return losses.astype(np.float64).tobytes(), wrote, time.perf_counter() - begin
+        found = scored(self._evaluators[request.stretch], request.point, request.candidates, request.generation)
+        texts = None
+        if found.texts is not None:
+            texts = [[(text.ids, text.tokens) for text in each] for each in found.texts]
+        return found.losses.astype(np.float64).tobytes(), found.wrote, found.seconds, texts
 
 
-def read(answer: tuple[bytes, int, float]) -> Answer:
+def read(answer: Plain) -> Answer:
     """An answer out of plain numbers."""
-    losses, wrote, seconds = answer
-    return Answer(np.frombuffer(losses, dtype=np.float64), wrote, seconds)
+    losses, wrote, seconds, texts = answer
+    written = None if texts is None else [[Text(*text) for text in each] for each in texts]
+    return Answer(np.frombuffer(losses, dtype=np.float64), wrote, seconds, written)
