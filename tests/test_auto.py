@@ -9,7 +9,7 @@ import pytest
 import choosing
 import small
 import writing
-from tandemtune import autotune, load, resume, tune
+from tandemtune import load, resume, tune
 from tandemtune.callbacks import Callback
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError
@@ -54,7 +54,7 @@ def test_without_memory_for_gradients_the_readout_is_left_and_the_run_resumes(tm
 
     made = recipe(tmp_path)
     with monkeypatch.context() as short_of_memory:
-        short_of_memory.setattr(autotune.devices, "free_memory", lambda device: 0.01)
+        short_of_memory.setattr("tandemtune.devices.free_memory", lambda device: 0.01)
         with pytest.raises(KeyboardInterrupt):
             small.tune(made, tmp_path / "cut", Listener())
         whole = tune(made, tmp_path / "whole")
@@ -71,7 +71,7 @@ def test_without_memory_for_gradients_the_readout_is_left_and_the_run_resumes(tm
 
 
 def test_without_memory_for_gradients_and_without_a_readout_nothing_begins(tmp_path, monkeypatch):
-    monkeypatch.setattr(autotune.devices, "free_memory", lambda device: 0.01)
+    monkeypatch.setattr("tandemtune.devices.free_memory", lambda device: 0.01)
     made = recipe(tmp_path)
     made["method"]["readout"] = "none"
     with pytest.raises(ConfigError, match="set readout to ridge, or name a method that needs forward passes only"):
@@ -80,7 +80,7 @@ def test_without_memory_for_gradients_and_without_a_readout_nothing_begins(tmp_p
 
 
 def test_a_recipe_that_names_its_optimizer_keeps_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(autotune.devices, "free_memory", lambda device: 0.01)
+    monkeypatch.setattr("tandemtune.devices.free_memory", lambda device: 0.01)
     made = recipe(tmp_path)
     made["method"] = {"name": "auto", "optimizer": {"kind": "random", "popsize": 4}, "budget": 20}
     run = tune(made, tmp_path / "run")
@@ -119,7 +119,7 @@ def test_texts_that_only_a_reward_judges_are_searched(tmp_path):
 
 
 def test_without_memory_for_gradients_whole_answers_are_searched(tmp_path, monkeypatch):
-    monkeypatch.setattr(autotune.devices, "free_memory", lambda device: 0.01)
+    monkeypatch.setattr("tandemtune.devices.free_memory", lambda device: 0.01)
     made = of_texts(tmp_path, run__max_forward_tokens=3000)
     result = tune(made, tmp_path / "run").result
     assert facts_of(tmp_path / "run").instead == "c-lora"

@@ -176,7 +176,7 @@ def test_numbers_that_are_too_small_are_refused(changes: dict[str, int], tmp_pat
 def test_without_fast_16_bit_products_the_engine_is_measured_in_float32(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tandemtune.autotune.mixed_is_faster", lambda device: False)
+    monkeypatch.setattr("tandemtune.autotune.formats.mixed_is_faster", lambda device: False)
     assert engine.measure(plan_of(tmp_path, dtype="auto", repeats=1, layers=1))["dtype"] == "float32"
 
 

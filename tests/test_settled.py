@@ -33,7 +33,7 @@ def scored(monkeypatch):
 
 
 def test_a_short_search_is_not_held_up_by_trials(tmp_path, scored, monkeypatch):
-    monkeypatch.setattr("tandemtune.autotune.TRIED_TOKENS", 1)
+    monkeypatch.setattr("tandemtune.autotune.chunks.TRIED_TOKENS", 1)
     tune(small.recipe(tmp_path, model__dtype="mixed", method__popsize=12, method__budget=26), tmp_path / "run")
     *tried, first, second = scored
     assert set(tried) == {1} and len(tried) <= 3  # one candidate: compiling cannot pay, and how long it will take
@@ -49,7 +49,7 @@ def broken(self, wanted=True):
 
 def test_without_a_compiler_a_search_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(LayerStack, "compile", broken)
-    monkeypatch.setattr("tandemtune.autotune.WORTH_COMPILING", 0.0)
+    monkeypatch.setattr("tandemtune.autotune.chunks.WORTH_COMPILING", 0.0)
     tune(small.recipe(tmp_path, model__dtype="mixed"), tmp_path / "run")
     assert facts(tmp_path / "run")["compiled"] == 1.0
     with pytest.raises(ModelError, match=r"no compiler was found: set compile to never"):
@@ -58,7 +58,7 @@ def test_without_a_compiler_a_search_goes_on(tmp_path, monkeypatch):
 
 
 def test_float32_and_never_try_nothing(tmp_path, scored, monkeypatch):
-    monkeypatch.setattr("tandemtune.autotune.WORTH_COMPILING", 0.0)
+    monkeypatch.setattr("tandemtune.autotune.chunks.WORTH_COMPILING", 0.0)
     for index, changes in enumerate(({}, {"model__dtype": "mixed", "model__compile": "never"})):
         scored.clear()
         tune(small.recipe(tmp_path, method__budget=10, **changes), tmp_path / f"run-{index}")

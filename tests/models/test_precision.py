@@ -12,8 +12,9 @@ import oracle
 import small
 import tiny
 import writing
-from tandemtune import autotune, load, tune
+from tandemtune import load, tune
 from tandemtune.answers import labels
+from tandemtune.autotune import formats
 from tandemtune.models.linear import is_linear
 from tandemtune.models.precision import mix
 
@@ -52,8 +53,8 @@ def test_it_is_nearer_to_float32_than_plain_16_bit(name: str) -> None:
 def test_auto_takes_it_only_where_it_ranks_like_float32(
     least: float, taken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(autotune, "mixed_is_faster", lambda device: True)
-    monkeypatch.setattr(autotune, "RELIABLE", least)
+    monkeypatch.setattr(formats, "mixed_is_faster", lambda device: True)
+    monkeypatch.setattr(formats, "RELIABLE", least)
     tune(small.recipe(tmp_path, "llama", model__dtype="auto"), tmp_path / "run")
     facts = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert facts["dtype"] == taken
@@ -65,8 +66,8 @@ def test_auto_takes_it_only_where_it_ranks_like_float32(
 def test_all_formats_are_tried_on_one_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether losses are calibrated is decided once, by float32."""
     asked: list[str] = []
-    monkeypatch.setattr(autotune, "mixed_is_faster", lambda device: True)
-    monkeypatch.setattr(autotune, "RELIABLE", 1.1)
+    monkeypatch.setattr(formats, "mixed_is_faster", lambda device: True)
+    monkeypatch.setattr(formats, "RELIABLE", 1.1)
     monkeypatch.setattr(labels, "_better_calibrated", lambda scorer, *_: asked.append(scorer.facts.dtype) or True)
     tune(small.recipe(tmp_path, "llama", model__dtype="auto", method__calibrate="auto"), tmp_path / "run")
     assert asked == ["float32"]
@@ -74,7 +75,7 @@ def test_all_formats_are_tried_on_one_objective(tmp_path: Path, monkeypatch: pyt
 
 
 def test_losses_that_are_all_alike_say_nothing_of_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(autotune, "mixed_is_faster", lambda device: True)
+    monkeypatch.setattr(formats, "mixed_is_faster", lambda device: True)
     recipe = writing.recipe(tmp_path, task__metric="exact_match", method__objective="reward", model__dtype="auto")
     tune(recipe, tmp_path / "run")
     facts = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
@@ -82,7 +83,7 @@ def test_losses_that_are_all_alike_say_nothing_of_a_format(tmp_path: Path, monke
 
 
 def test_auto_does_not_try_it_where_it_is_not_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(autotune, "mixed_is_faster", lambda device: False)
+    monkeypatch.setattr(formats, "mixed_is_faster", lambda device: False)
     tune(small.recipe(tmp_path, "llama", model__dtype="auto"), tmp_path / "run")
     facts = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert facts["dtype"] == "float32"
