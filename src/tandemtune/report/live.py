@@ -15,7 +15,8 @@ from rich.segment import ControlType
 from tandemtune.callbacks import Callback, TurnView
 from tandemtune.report.numbers import fitted
 from tandemtune.report.progress import RunProgress, fixed
-from tandemtune.report.text import WIDE, hand_over_story, proposal_story, race_story, result_table
+from tandemtune.report.stories import hand_over_story, proposal_story, race_story
+from tandemtune.report.text import WIDE, result_table
 from tandemtune.runs.records import (
     Facts,
     GenerationRecord,

@@ -11,7 +11,7 @@ from tandemtune.callbacks import Callback, TurnView
 from tandemtune.report.numbers import score
 from tandemtune.report.page import render
 from tandemtune.report.progress import RunProgress
-from tandemtune.report.text import hand_over_story, proposal_story, race_story
+from tandemtune.report.stories import hand_over_story, proposal_story, race_story
 from tandemtune.runs.records import (
     Facts,
     GenerationRecord,

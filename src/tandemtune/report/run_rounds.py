@@ -19,7 +19,7 @@ from tandemtune.report.page import (
 )
 from tandemtune.report.recipes import setting
 from tandemtune.report.run_view import RunView
-from tandemtune.report.text import decided, entrant
+from tandemtune.report.stories import decided, entrant
 from tandemtune.runs.journal import read_lines
 from tandemtune.runs.records import (
     EndRecord,
