@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import platform
 import sys
@@ -82,3 +84,17 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "unknown"
     return found
+
+
+def fingerprint() -> dict[str, str]:
+    """`versions`, and this package's own code: what another process must have, too, that is to compute the same."""
+    return {**versions(), "code of tandemtune": _code()}
+
+
+@functools.cache
+def _code() -> str:
+    """A short hash of the package's files."""
+    root, found = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".toml")):
+        found.update(f"{path.relative_to(root).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()[:12]

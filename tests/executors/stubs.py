@@ -16,7 +16,7 @@ from tandemtune.executors.pool import Pool
 from tandemtune.executors.shared import Shared, here
 from tandemtune.executors.worker import Worker
 from tandemtune.runs.records import Costs
-from tandemtune.system import versions
+from tandemtune.system import fingerprint
 from virtual_cluster import Behaviour, VirtualCluster
 
 
@@ -64,7 +64,7 @@ def losses(answers: Sequence[Answer]) -> list[list[float]]:
 
 def worker_of(elsewhere: Elsewhere) -> Worker:
     """A worker in this process; everything goes through bytes."""
-    return Worker(versions(), pickle.dumps(elsewhere))
+    return Worker(fingerprint(), pickle.dumps(elsewhere))
 
 
 def pool_of(count: int, *behaviours: Behaviour, seconds: float = 0.1, told: list[str] | None = None) -> Pool:

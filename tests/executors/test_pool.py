@@ -70,6 +70,25 @@ def test_where_the_only_worker_hangs_this_process_scores():
     assert pool.ledger.here == 5
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_where_all_hang_in_their_first_shard_this_process_scores(workers):
+    """Nobody knows yet what a shard takes."""
+    pool = pool_of(workers, *[Behaviour(hangs=0)] * workers)
+    pool.begin(10)
+    wanted = requests(8)
+    assert losses(pool.score(wanted)) == expected(wanted)
+    assert pool.ledger.here == 8 and pool.cluster.now() < 100
+
+
+def test_where_a_helper_hangs_too_another_one_helps():
+    pool = pool_of(3, Behaviour(hangs=3), Behaviour(hangs=7))
+    pool.begin(10)
+    for generation in range(3):
+        wanted = requests(9, generation)
+        assert losses(pool.score(wanted)) == expected(wanted)
+    assert pool.ledger.here == 0 and pool.cluster.now() < 100
+
+
 def test_a_slow_worker_does_not_hold_up_the_others():
     """Its last shard would take 50 s; a second copy takes as long as a shard usually does."""
     pool = pool_of(4, Behaviour(slow=50.0), seconds=1.0)

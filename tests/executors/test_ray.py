@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,14 +24,17 @@ from tandemtune import compare
 from tandemtune.callbacks import Callback
 from tandemtune.comparisons import cluster as places
 from tandemtune.comparisons.cluster import ClusterProcesses
-from tandemtune.comparisons.processes import Kept
+from tandemtune.comparisons.ending import STOPPED
+from tandemtune.comparisons.processes import Kept, LostError
 from tandemtune.errors import RunError, UsageError
 from tandemtune.executors import ray as member
+from tandemtune.executors.pool import WorkerLost
 from tandemtune.executors.ray import RayCluster, RayExecutor, connected
 from tandemtune.runs.journal import read_journal
 from tandemtune.runs.store import RunFolder
 
 ray = pytest.importorskip("ray")
+exceptions = pytest.importorskip("ray.exceptions")
 pytestmark = pytest.mark.timeout(900)
 RECIPE = {"method__budget": 120, "method__popsize": 5, "method__dev_every": 1}
 STORE = 80 * 2**20
@@ -280,11 +284,13 @@ from executors.test_ray import At, on_ray
 from ray.cluster_utils import Cluster
 
 local, out, removes, store = Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4] == "removes", int(sys.argv[5])
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": store})
-second = cluster.add_node(num_cpus=1, object_store_memory=store)
+cluster = Cluster(
+    initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1, "include_dashboard": False, "object_store_memory": store}
+)
+second = cluster.add_node(num_cpus=2, num_gpus=1, object_store_memory=store)
 cluster.wait_for_nodes()
 watch = At(2, lambda: cluster.remove_node(second, allow_graceful=False)) if removes else At(-1, None)
-small.tune(on_ray(local, address=cluster.address, workers=2), out, watch)
+small.tune(on_ray(local, address=cluster.address, gpus=1), out, watch)  # so one on each, though there are processors for four
 print(json.dumps(watch.said))
 cluster.shutdown()
 """
@@ -306,13 +312,18 @@ def test_two_nodes(local, tmp_path, what, store):
 
 @pytest.mark.slow
 def test_the_object_store_is_full(cluster, local, tmp_path):
-    """Somebody else has filled it: messages are small and go without it."""
+    """Somebody else has filled it and goes on filling it: small messages go without it, a block of more than 100 kB finds room on disk."""
     import numpy as np
 
-    kept = [ray.put(np.ones(2**20, dtype=np.uint8)) for _ in range(70)]
-    tune(on_ray(local, workers=2), tmp_path / "run")
-    assert artefacts(tmp_path / "run") == artefacts(local / "run")
-    assert len(kept) == 70
+    method = {"name": "es", "budget": 12, "popsize": 2, "subspace": "none", "layers": "all", "dev_every": 2}
+    large = {"method": {**method, "tunable": {"kind": "adapter", "width": 512}}}
+    recipe = {**small.recipe(tmp_path), **large}
+    run = recipe["run"]
+    tune({**recipe, "run": {**run, "executor": {"kind": "local", "shard": 2}}}, tmp_path / "local")
+    kept = [ray.put(np.ones(2**20, dtype=np.uint8)) for _ in range(100)]
+    tune({**recipe, "run": {**run, "executor": RayExecutor(shard=2, workers=2)}}, tmp_path / "run")
+    assert artefacts(tmp_path / "run") == artefacts(tmp_path / "local")
+    assert len(kept) * 2**20 > STORE and int(ray.get(kept[0])[0]) == 1
 
 
 @pytest.mark.slow
@@ -351,10 +362,85 @@ def test_a_comparison_whose_runs_are_made_on_a_cluster(cluster, tmp_path, monkey
     _until(lambda: not pids(b"ray::Runner"))
 
 
+class Dies(places.Runner):
+    """Its machine goes before it is ready."""
+
+    def ready(self, wanted: dict[str, str]) -> tuple[str, str]:
+        """It never says."""
+        os._exit(1)
+
+
+KEPT = Kept("x", None, "float32", None, 1, "cpu")
+
+
+def test_a_machine_that_goes_before_it_is_ready(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(places, "Runner", Dies)
+    made = ClusterProcesses(1, 0.0, 1, tmp_path)
+    for _ in range(2):
+        with pytest.raises(LostError, match="a machine of the cluster is gone"):
+            made.run(["ls"], KEPT, tmp_path / "log")
+    made.close()
+
+
+def test_a_comparison_that_waits_for_room_can_be_stopped(cluster, tmp_path):
+    """Somebody else has all processors."""
+    taken = [ray.remote(num_cpus=2)(Nothing).remote()]
+    ray.get(taken[0].__ray_ready__.remote())
+    made = ClusterProcesses(1, 0.0, 1, tmp_path)
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(made.run(["ls"], KEPT, tmp_path / "log")))
+    thread.start()
+    thread.join(3)
+    assert thread.is_alive()
+    made.stop()
+    thread.join(30)
+    assert codes == [STOPPED]
+    ray.kill(taken[0])
+
+
+@pytest.mark.parametrize(
+    "death",
+    [
+        exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.\nMemory on the node: 9 GB"),
+        exceptions.WorkerCrashedError(),
+        exceptions.NodeDiedError("the node is gone"),
+        exceptions.ActorUnschedulableError("no such place"),
+        exceptions.RuntimeEnvSetupError("no environment"),
+        exceptions.GetTimeoutError("too slow"),
+    ],
+    ids=lambda death: type(death).__name__,
+)
+def test_whatever_ray_reports_of_a_worker_it_is_lost(death, monkeypatch):
+    """Only what scoring itself has raised is more than that."""
+    pool = object.__new__(RayCluster)
+    pool._ray = SimpleNamespace(get=raising(death))
+    with pytest.raises(WorkerLost, match=str(death).partition("\n")[0].strip()[:20]):
+        pool.answer("call")
+    pool._ray = SimpleNamespace(get=raising(exceptions.RayTaskError("score", "a traceback", RunError("no such row"))))
+    with pytest.raises(RunError, match="no such row"):
+        pool.answer("call")
+
+
+def raising(error: BaseException) -> Any:
+    """A function that raises it."""
+
+    def call(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return call
+
+
+def test_what_a_machine_has_against_a_worker_is_told(monkeypatch):
+    monkeypatch.setattr(member, "Worker", raising(MemoryError("no room for the model")))
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.7")
+    made = member.Actor().make({}, b"")
+    assert made.why == "10.0.0.7: MemoryError: no room for the model"
+
+
 def test_a_machine_that_does_not_see_the_folder(cluster, tmp_path):
     """Its file system is another one, so its runs would be lost."""
     made = ClusterProcesses(1, 0.0, 1, tmp_path)
     (tmp_path / "mark").unlink()
     with pytest.raises(RunError, match="is not there: let --out lie on a file system that all machines share"):
-        made.run(["ls"], Kept("x", None, "float32", None, 1, "cpu"), tmp_path / "log")
+        made.run(["ls"], KEPT, tmp_path / "log")
     made.close()

@@ -100,10 +100,11 @@ def problem(tmp_path):
 
 
 def test_a_worker_with_other_versions_is_refused(monkeypatch):
-    wanted = workers.versions()
-    monkeypatch.setattr(workers, "versions", lambda: {**wanted, "torch": "1.0"})
-    with pytest.raises(RunError, match=r"other versions than those of the run: torch .* there, 1\.0 here"):
-        workers.Worker(wanted, b"not even read")
+    wanted = workers.fingerprint()
+    for name in ("torch", "code of tandemtune"):
+        monkeypatch.setattr(workers, "fingerprint", lambda name=name: {**wanted, name: "1.0"})
+        with pytest.raises(RunError, match=rf"other versions than those of the run: {name} .* there, 1\.0 here"):
+            workers.Worker(wanted, b"not even read")
 
 
 def test_a_worker_with_other_weights_rows_or_code_is_refused(problem, tmp_path):

@@ -12,8 +12,8 @@ from typing import Any
 from tandemtune.comparisons.ending import STOPPED
 from tandemtune.comparisons.processes import Began, Kept, LostError, Processes, nothing
 from tandemtune.errors import RunError
-from tandemtune.executors.ray import RayExecutor, connected, room_for
-from tandemtune.system import versions
+from tandemtune.executors.ray import RayExecutor, connected, in_a_line, room_for
+from tandemtune.system import fingerprint
 
 MARK = "mark"
 """A file in the common folder by which a machine shows that it sees the comparison's folder."""
@@ -74,7 +74,7 @@ class ClusterProcesses:
         import ray
 
         needs = {"CPU": float(threads), "GPU": gpus}
-        room = room_for(needs)
+        room = room_for(needs, "set model.threads, or fewer --gpus")
         self.jobs = min(room, jobs or room)
         self.stopped = False
         self._ray, self._place, self._stay = ray, place.absolute(), stay
@@ -94,22 +94,18 @@ class ClusterProcesses:
             LostError: the machine is gone; what the run has written is whole.
             RunError: a machine does not see the comparison's folder, or has other versions.
         """
-        from ray.exceptions import RayActorError
-
         place = self._free(kept)
         if place is None:
             return STOPPED
         began(place.node)
         try:
-            call = place.actor.run.remote(list(arguments), asdict(kept), str(log.absolute()), alone)
-            code = int(self._ray.get(call))
-        except RayActorError as error:
-            with self._lock:
-                if self.stopped:
-                    return STOPPED
-                self._all.remove(place)
-                self._made -= 1
-            raise LostError(f"{place.node} is gone") from error
+            with self._explained(place.node):
+                call = place.actor.run.remote(list(arguments), asdict(kept), str(log.absolute()), alone)
+                code = int(self._ray.get(call))
+        except LostError:
+            if self._forgotten(place):
+                raise
+            return STOPPED
         with self._lock:
             if not self.stopped:
                 self._idle.append(place)
@@ -145,17 +141,50 @@ class ClusterProcesses:
                 found.kept = kept
                 return found
             self._made += 1
-        actor = self._actor.remote(str(self._place), self._stay)
-        node, why = self._ray.get(actor.ready.remote(versions()))
-        if why:
-            self._ray.kill(actor)
-            with self._lock:
-                self._made -= 1
-            raise RunError(f"{node}: {why}")
-        made = _Place(actor, node, kept)
-        with self._lock:
+            made = _Place(self._actor.remote(str(self._place), self._stay), "a machine of the cluster", kept)
             self._all.append(made)
+        try:
+            with self._explained(made.node):
+                made.node, why = self._ready(made)
+        except LostError:
+            if self._forgotten(made):
+                raise
+            return None
+        if why:
+            self._forgotten(made)
+            self._ray.kill(made.actor)
+            raise RunError(f"{made.node}: {why}")
         return made
+
+    def _ready(self, place: _Place) -> tuple[str, str]:
+        """Where a new place is, and why it cannot be used; there may be no room for it for long."""
+        call = place.actor.ready.remote(fingerprint())
+        while not self.stopped:
+            if self._ray.wait([call], timeout=1.0)[0]:
+                node, why = self._ray.get(call)
+                return node, why
+        raise LostError("stopped")
+
+    def _forgotten(self, place: _Place) -> bool:
+        """Forget a place that cannot be used any more; whether that matters, since not all has been stopped."""
+        with self._lock:
+            if self.stopped:
+                return False
+            self._all.remove(place)
+            self._made -= 1
+            return True
+
+    @contextmanager
+    def _explained(self, node: str) -> Iterator[None]:
+        """Say of whatever Ray raises that a machine is gone, or what it had against a run."""
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            yield
+        except RayTaskError as error:
+            raise RunError(f"{node}: {in_a_line(error.cause or error)}") from error
+        except RayError as error:
+            raise LostError(f"{node} is gone: {in_a_line(error)}") from error
 
 
 class Runner:
@@ -174,7 +203,7 @@ class Runner:
         """Where this is, and why it cannot be used."""
         import ray
 
-        own, node = versions(), str(ray.util.get_node_ip_address())
+        own, node = fingerprint(), str(ray.util.get_node_ip_address())
         other = [
             f"{name} {wanted[name]} there, {own.get(name)} here" for name in wanted if own.get(name) != wanted[name]
         ]

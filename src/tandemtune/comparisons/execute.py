@@ -207,7 +207,8 @@ def _execute(
     common = plan.out / ".shared"
     shutil.rmtree(common, ignore_errors=True)
     common.mkdir()
-    processes = Processes(plan.jobs, common) if elsewhere is None else elsewhere(plan.threads, common)
+    threads = max(plan.cells[index].config.model.threads or plan.threads for index, *_ in waiting.values())
+    processes = Processes(plan.jobs, common) if elsewhere is None else elsewhere(threads, common)
     progress(_plan_in_words(plan, processes.jobs, before))
     if elsewhere is None and plan.jobs > cores():
         progress(f"warning: {plan.jobs} jobs share {cores()} processor cores; times are those of a crowded machine")

@@ -54,6 +54,11 @@ class Short:
         """Some of the candidates, one after another."""
         return replace(self, z=self.z[first:stop], incumbent=self.incumbent and stop > len(self.z))
 
+    def picked(self, rows: Sequence[int]) -> Short:
+        """Some of the candidates, in any order; the incumbent, if it is one of them, as the last."""
+        own = [row for row in rows if row < len(self.z)]
+        return replace(self, z=self.z[own], incumbent=len(own) < len(rows))
+
 
 class Candidates(dict[int, Tensor]):
     """Candidates as an evaluator takes them: block -> vectors [P, dim].
@@ -77,6 +82,12 @@ def rows_of(candidates: Mapping[int, Tensor], first: int, stop: int) -> Mapping[
     """Some of the candidates, one after another."""
     some = {block: vectors[first:stop] for block, vectors in candidates.items()}
     return Candidates(some, candidates.short.rows(first, stop)) if isinstance(candidates, Candidates) else some
+
+
+def picked(candidates: Mapping[int, Tensor], rows: Sequence[int]) -> Mapping[int, Tensor]:
+    """Some of the candidates, in any order; an incumbent that stands behind them, if it is wanted, as the last."""
+    some = {block: vectors[list(rows)] for block, vectors in candidates.items()}
+    return Candidates(some, candidates.short.picked(rows)) if isinstance(candidates, Candidates) else some
 
 
 def with_incumbent(candidates: Mapping[int, Tensor], point: Point) -> Mapping[int, Tensor]:

@@ -20,6 +20,8 @@ AHEAD = 2
 """Shards that a worker is given at most: it begins the second one while the first one's answer is on its way."""
 PATIENCE = 1.0
 """Seconds that no shard is late for."""
+FIRST = 30.0
+"""Seconds after which this process scores a shard itself where none has ever been answered: then it is known what one takes."""
 KNOWN = 64
 """Shards that what a shard usually takes is known by."""
 DEATHS = 3
@@ -100,12 +102,14 @@ class _Generation:
         requests: one for each shard.
         needed: what a worker must have been told.
         waiting: shards that nobody has.
+        since: when it began, on the cluster's clock.
         found: what has come of the others.
     """
 
     requests: Sequence[Request]
     needed: Named
     waiting: deque[int]
+    since: float
     found: dict[int, Answer] = field(default_factory=dict)
 
 
@@ -237,7 +241,8 @@ class Pool:
         Raises:
             RunError: workers die again and again.
         """
-        now = _Generation(requests, self._catalogue.of(requests[0]), deque(range(len(requests))))
+        waiting = deque(range(len(requests)))
+        now = _Generation(requests, self._catalogue.of(requests[0]), waiting, self.cluster.now())
         self._generation = now
         self._may_take = [member for member in self._members if member.ready]
         while len(now.found) < len(requests):
@@ -307,7 +312,7 @@ class Pool:
         now = self._generation
         for sent in reversed(left):
             mine = now is not None and sent.generation is now and sent.shard not in now.found
-            if now is not None and mine and not self._copies(now, sent.shard):
+            if now is not None and mine and not self._holders(now, sent.shard):
                 now.waiting.appendleft(sent.shard)
                 self.ledger.again += 1
 
@@ -315,8 +320,10 @@ class Pool:
         """Score a shard in this process: nobody is left, or all are late."""
         late = [shard for shard in range(len(now.requests)) if shard not in now.found]
         shard = now.waiting.popleft() if now.waiting else late[0]
-        now.found[shard] = self._here(now.requests[shard])
+        now.found[shard] = answer = self._here(now.requests[shard])
         self.ledger.here += 1
+        if not self._rates:
+            self._rates.append(answer.seconds / now.requests[shard].work)
 
     # ---- what takes too long ----
 
@@ -325,7 +332,9 @@ class Pool:
         if not any(member.ready for member in self._members):
             return True
         clock = self.cluster.now()
-        if clock < self._looked + PATIENCE / 2 or not self._rates:
+        if not self._rates:
+            return clock >= now.since + FIRST
+        if clock < self._looked + PATIENCE / 2:
             return False
         self._looked, usual = clock, statistics.median(self._rates)
         late = [member for member in self._members if member.ready and self._is_late(member, usual)]
@@ -338,14 +347,15 @@ class Pool:
         for member in late:
             for call in member.doing:
                 sent = self._calls[call]
-                wanted = sent.generation is now and sent.shard not in now.found and self._copies(now, sent.shard) == 1
-                if wanted and idle and not now.waiting:
+                open_still = sent.generation is now and sent.shard not in now.found
+                hopeless = open_still and all(holder in late for holder in self._holders(now, sent.shard))
+                if hopeless and idle and not now.waiting:
                     self._send(idle.pop(), sent.shard, now)
                     self.ledger.again += 1
 
-    def _copies(self, now: _Generation, shard: int) -> int:
-        """How many workers have a shard."""
-        return sum(sent.generation is now and sent.shard == shard for sent in self._calls.values())
+    def _holders(self, now: _Generation, shard: int) -> list[_Member]:
+        """The workers that have a shard."""
+        return [sent.member for sent in self._calls.values() if sent.generation is now and sent.shard == shard]
 
     def _is_behind(self, member: _Member) -> bool:
         """Whether a worker is still busy with an earlier generation."""

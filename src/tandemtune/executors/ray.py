@@ -13,14 +13,14 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from tandemtune.errors import RunError, UsageError
+from tandemtune.errors import RunError, TandemTuneError, UsageError
 from tandemtune.evaluators.base import Evaluator
 from tandemtune.executors.base import Answer, Elsewhere, Executor, Shard, Tell
 from tandemtune.executors.pool import Call, Pool, WorkerLost, WorkerRefused
 from tandemtune.executors.shared import Shared, here
 from tandemtune.executors.worker import Plain, Worker, read
 from tandemtune.plugins import register
-from tandemtune.system import cores, versions
+from tandemtune.system import cores, fingerprint
 
 STORE = 80 * 2**20
 """Bytes of the object store of a cluster that a run starts for itself: nothing big is sent."""
@@ -163,11 +163,12 @@ def _reach(place: str) -> None:
         socket.create_connection((host, int(port)), timeout=REACHED).close()
 
 
-def room_for(needs: Mapping[str, float]) -> int:
+def room_for(needs: Mapping[str, float], instead: str) -> int:
     """How many workers the cluster has room for, if nobody else uses it.
 
     Args:
         needs: what each reserves: CPU, GPU.
+        instead: what to change where there is no room.
 
     Raises:
         RunError: not for one.
@@ -180,10 +181,14 @@ def room_for(needs: Mapping[str, float]) -> int:
     if not fitting:
         said = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items())
         most = "; ".join(", ".join(f"{node.get(name, 0.0):g} {name}" for name in wanted) for node in nodes[:4])
-        raise RunError(
-            f"no machine of the cluster has room for a worker of {said} (they have {most}): set [model] threads, or fewer cpus and gpus"
-        )
+        raise RunError(f"no machine of the cluster has room for a worker of {said} (they have {most}): {instead}")
     return int(fitting)
+
+
+def in_a_line(error: BaseException) -> str:
+    """What an error says: its first line, and its last one, where Ray puts what it was about."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
 
 
 class RayCluster:
@@ -199,7 +204,7 @@ class RayCluster:
 
         self._ray, self._needs = ray, needs
         self._elsewhere = ray.put(pickle.dumps(elsewhere, protocol=5))
-        self._versions = versions()
+        self._versions = fingerprint()
         self._actor = ray.remote(Actor).options(
             num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_restarts=0, max_task_retries=0
         )
@@ -210,7 +215,7 @@ class RayCluster:
         Raises:
             RunError: not for one.
         """
-        return room_for(self._needs)
+        return room_for(self._needs, "set [model] threads, or fewer cpus and gpus of [run] executor")
 
     def begin(self) -> tuple[Any, Call]:
         """A new actor, which reads the model."""
@@ -236,14 +241,14 @@ class RayCluster:
 
     def answer(self, call: Call) -> Answer | str:
         """What a call has come to."""
-        from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
+        from ray.exceptions import RayError, RayTaskError
 
         try:
             found = self._ray.get(call, timeout=60)
-        except (RayActorError, ObjectLostError, GetTimeoutError) as error:
-            raise WorkerLost(str(error).strip().splitlines()[0]) from error
-        except RayTaskError as error:
+        except RayTaskError as error:  # what scoring itself has raised
             raise error.cause if isinstance(error.cause, Exception) else error from None
+        except RayError as error:  # its process, its machine or its memory
+            raise WorkerLost(in_a_line(error)) from error
         if isinstance(found, _Refused):
             raise WorkerRefused(found.why)
         return found if isinstance(found, str) else read(found)
@@ -278,8 +283,10 @@ class Actor:
         node = ray.util.get_node_ip_address()
         try:
             self._worker = Worker(wanted, elsewhere)
-        except (RunError, UsageError) as error:
+        except TandemTuneError as error:
             return _Refused(f"{node}: {error}")
+        except Exception as error:  # too little memory, a file that is not there: whatever this machine has against it
+            return _Refused(f"{node}: {type(error).__name__}: {in_a_line(error)}")
         return str(node)
 
     def score(self, message: bytes) -> Plain:

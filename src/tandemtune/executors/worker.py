@@ -10,7 +10,7 @@ from tandemtune.errors import RunError
 from tandemtune.evaluators.writing import Text
 from tandemtune.executors.base import Answer, Elsewhere, scored
 from tandemtune.executors.messages import Memory
-from tandemtune.system import versions
+from tandemtune.system import fingerprint
 
 Plain = tuple[bytes, int, float, list[list[tuple[tuple[int, ...], int]]] | None]
 """An `Answer` as plain numbers: losses, tokens, seconds; ids and tokens of each text."""
@@ -28,7 +28,7 @@ class Worker:
     """
 
     def __init__(self, wanted: dict[str, str], elsewhere: bytes) -> None:
-        own = versions()  # before anything is read that other versions may have written in another way
+        own = fingerprint()  # before anything is read that other versions may have written in another way
         other = [
             f"{name} {wanted[name]} there, {own.get(name, 'none')} here"
             for name in wanted

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tandemtune.evaluators.base import Evaluator, PointGradient
-from tandemtune.evaluators.candidates import with_incumbent
+from tandemtune.evaluators.candidates import picked, with_incumbent
 from tandemtune.mentor import Course
 from tandemtune.optimizers.base import AskTell, Incumbent
 from tandemtune.proposers.base import Draft, Proposal, Source, TriedWords
@@ -192,9 +192,8 @@ class GenerationTurn:
             return _Scored(tuple(losses), incumbent)
         known = np.array([from_loss(loss) for loss in losses])
         chosen = np.argsort(known + penalties, kind="stable")[: self._desk.rules.elites].tolist()
-        *elites, again = map(
-            to_loss, evaluator.evaluate(state.incumbent, {b: v[[*chosen, -1]] for b, v in together.items()})
-        )
+        best = picked(together, [*chosen, len(losses)])
+        *elites, again = map(to_loss, evaluator.evaluate(state.incumbent, best))
         return _Scored(tuple(losses), incumbent, tuple(zip(chosen, elites, strict=True)), again)
 
     def _keep_best(
