@@ -65,6 +65,8 @@ WORDS = (
     "in it",
     "they",
 )
+POPULATION = 16
+"""Candidates of a measured generation, the incumbent among them."""
 H100 = {"RoBERTa-large, 47 tokens, bfloat16": 1.54e-3, "7B-shaped Llama, 107 tokens, bfloat16": 49.2e-3}
 """Seconds a candidate in chunks on one H100, 32 rows, mean of the layers; measured before."""
 GENERATIONS, WORKERS = ((20, 1), (20, 4), (2048, 4)), (1, 8, 64, 512)
@@ -139,7 +141,12 @@ def recipe(arguments: argparse.Namespace, place: Path) -> dict[str, Any]:
             "labels": {"bad": "terrible", "good": "great"},
             "shots": arguments.rows // 2,
         },
-        "method": {"name": "c-lora", "popsize": 15, "budget": 16 * arguments.turns, "layers": "all"},
+        "method": {
+            "name": "c-lora",
+            "popsize": POPULATION - 1,  # the incumbent is scored with them
+            "budget": POPULATION * arguments.turns,
+            "layers": "all",
+        },
         "run": {"executor": {"kind": "local", "shard": arguments.shard}},
     }
 
@@ -199,7 +206,7 @@ def measured(arguments: argparse.Namespace, place: Path, say: Say) -> dict[str, 
     pools = [pool for pool in Watched.seen if pool.count == 2]
     rates = [rate for pool in pools for rate in pool.rates[8:]]
     centre = statistics.median(rates)
-    return {
+    found = {
         "model": arguments.model,
         "processor": platform.processor() or platform.machine(),
         "cores": cores(),
@@ -219,6 +226,9 @@ def measured(arguments: argparse.Namespace, place: Path, say: Say) -> dict[str, 
         "spread of shards": round(statistics.pstdev([math.log(rate / centre) for rate in rates]), 3),
         **calls,
     }
+    paper = {n: _simulated("", centre, POPULATION, arguments.shard, n, network_of(found), found, 15) for n in (1, 2)}
+    work = POPULATION * centre
+    return {**found, "on paper": {f"{n} workers": round(row["seconds"] / work, 3) for n, row in paper.items()}}
 
 
 def cost_of_calls(calls: int = 300) -> dict[str, float]:
@@ -265,11 +275,7 @@ def requests_of(phase: Phase, count: int, shard: int, step: int = 0) -> list[Req
 def simulated(measurements: dict[str, Any], generations: int = 3) -> list[dict[str, Any]]:
     """Efficiencies of many workers: the time that the work alone would take on all of them, over the time that it takes."""
     here = measurements["seconds a candidate"]
-    network = Network(
-        call=measurements["of that here"],
-        latency=(measurements["a call alone"] - measurements["of that here"]) / 2,
-        bytes_per_second=1.25e9,
-    )
+    network = network_of(measurements)
     settings = itertools.product(
         {f"{measurements['model']} on this processor": here, **H100}.items(), GENERATIONS, WORKERS
     )
@@ -277,6 +283,12 @@ def simulated(measurements: dict[str, Any], generations: int = 3) -> list[dict[s
         _simulated(name, seconds, population, shard, workers, network, measurements, generations)
         for (name, seconds), (population, shard), workers in settings
     ]
+
+
+def network_of(measurements: dict[str, Any]) -> Network:
+    """What sending costs, by the calls that were measured."""
+    own = measurements["of that here"]
+    return Network(call=own, latency=(measurements["a call alone"] - own) / 2, bytes_per_second=1.25e9)
 
 
 def _simulated(
@@ -332,10 +344,11 @@ def shown(found: dict[str, Any]) -> Iterator[Table]:
     if "measured" in found:
         told = found["measured"]
         table = Table(title=f"{told['model']}, {told['rows']} rows, shards of {told['shard']}: a generation, local = 1")
-        for column in ("", "ratio", "lower quartile", "upper quartile"):
+        for column in ("", "ratio", "lower quartile", "upper quartile", "the model says"):
             table.add_column(column)
         for name, ratio in told["ratio to local"].items():
-            table.add_row(name, f"{ratio:.2f}", *(f"{end:.2f}" for end in told["spread of these"][name]))
+            quartiles = [f"{end:.2f}" for end in told["spread of these"][name]]
+            table.add_row(name, f"{ratio:.2f}", *quartiles, str(told["on paper"].get(name, "")))
         yield table
         others = Table(title="losses are equal")
         for key in (
