@@ -45,6 +45,7 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torchao" "bitsandbytes" "ray"
 	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "not slow" tests/executors/test_ray.py
 
 lint: setup
 	$(BIN)/ruff check --fix .

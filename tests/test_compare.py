@@ -47,6 +47,24 @@ def test_a_huge_plan_is_read_in_seconds(tmp_path):
     assert len(as_markdown(found).splitlines()) < 60 and time.monotonic() - begin < 20
 
 
+def test_on_a_cluster_each_run_reserves_the_most_threads_of_any(tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "cores", lambda: 64)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    asked = []
+
+    def elsewhere(threads, place):
+        asked.append(threads)
+        raise RunError("no cluster here")
+
+    for given, threads in (("", 64), ('"model.threads" = 4\n', 4)):
+        place = tmp_path / str(threads)
+        place.mkdir()
+        plan = plan_of(place, "seeds = [1]\n" + OWN.replace("[all]\n", f"[all]\n{given}"))
+        with pytest.raises(RunError, match="no cluster here"):
+            execute(plan, lambda line: None, elsewhere)
+        assert asked[-1] == threads
+
+
 # ---- runs, played by a process that needs no torch ---------------------------------------------------------------
 
 PLAYED = r"""

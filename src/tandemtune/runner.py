@@ -106,6 +106,7 @@ def go_on(path: Path, callback: Callback, *, test: bool = True, by_hand: bool = 
             _refuse_other_versions(folder.path, facts)
         config = load_config(folder.read_recipe())
         trackers.check(config.run.trackers)
+        config.run.executor.check()
         problem = _prepared(config, facts, callback, test)
         return _run(folder, problem, callback, test, by_hand)
 

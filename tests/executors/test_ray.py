@@ -119,6 +119,12 @@ def test_without_ray_a_run_does_not_begin(local, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+def test_rays_client_is_a_package_of_its_own(monkeypatch):
+    monkeypatch.setattr(member, "find_spec", lambda name: None if name == "grpc" else name)
+    with pytest.raises(UsageError, match=r"pip install 'ray\[client\]'"):
+        RayExecutor(address="ray://127.0.0.1:1").check()
+
+
 def test_more_than_a_machine_has(cluster):
     with pytest.raises(RunError, match="no machine of the cluster has room for a worker of 64 CPU"):
         RayCluster(Nothing(), {"CPU": 64.0, "GPU": 0.0}).room()

@@ -48,7 +48,7 @@ class RayExecutor(Executor):
     )
     address: str | None = Field(
         default=None,
-        description="auto for the cluster that this machine belongs to, HOST:PORT, ray://HOST:PORT, or local for one of this machine alone "
+        description="auto for the cluster that this machine belongs to, HOST:PORT, ray://HOST:PORT (needs ray[client]), or local for one of this machine alone "
         "that ends with the run; if left out, RAY_ADDRESS, or local",
     )
     workers: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
@@ -83,6 +83,10 @@ class RayExecutor(Executor):
                 "ray needs the package ray, which is not installed: pip install 'tandemtune[ray]', or leave it out"
             )
         place = self.address or os.environ.get(ADDRESS) or HERE
+        if place.startswith("ray://") and find_spec("grpc") is None:
+            raise UsageError(
+                f"the address {place} needs Ray's client, which is not installed: pip install 'ray[client]'"
+            )
         with _explained(place):
             _reach(place)
 
