@@ -59,7 +59,10 @@ def test_on_a_cluster_each_run_reserves_the_most_threads_of_any(tmp_path, monkey
     for given, threads in (("", 64), ('"model.threads" = 4\n', 4)):
         place = tmp_path / str(threads)
         place.mkdir()
-        plan = plan_of(place, "seeds = [1]\n" + OWN.replace("[all]\n", f"[all]\n{given}"))
+        plan = plan_of(
+            place,
+            "seeds = [1]\n[methods]\nmanual = {}\n" + OWN.replace("[all]\n", f"[all]\n{given}"),
+        )
         with pytest.raises(RunError, match="no cluster here"):
             execute(plan, lambda line: None, elsewhere)
         assert asked[-1] == threads
