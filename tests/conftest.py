@@ -1,7 +1,8 @@
-"""One thread, fixed seeds, and the helpers of this folder on the path."""
+"""One thread, fixed seeds, no waiting for the disk, and the helpers of this folder on the path."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,19 @@ import torch
 import devices
 
 torch.set_num_threads(1)
+os.fsync = lambda descriptor: (
+    None
+)  # what a process that dies has written is there without it; only a power cut loses it
+
+FIRST = (
+    "test_examples.py",
+    "test_resume_rounds.py",
+    "test_compare.py",
+    "test_resume.py",
+    "test_other_device.py",
+    "test_ray.py",
+)
+"""Long files of few tests. At the end they would keep one of two processes waiting."""
 
 
 def pytest_addoption(parser):
@@ -22,6 +36,11 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     devices.CHOSEN = config.getoption("--device")
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(FIRST)))
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,10 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import transformers
+import typer
 
 import tandemtune
 import tiny
@@ -29,6 +31,8 @@ from tandemtune.runs.journal import read_journal
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
+commands = functools.cache(typer.main.get_command)
+"""The commands of an application, built once: that takes longer than most calls."""
 TEMPLATES = {"masked": "{text} . it was {mask} .", "causal": "{text} . it was {mask}"}
 LABELS = {"negative": "terrible", "positive": "great"}
 
@@ -174,7 +178,7 @@ def call(*arguments: str | Path, before: Callable[[], None] = lambda: None) -> C
     out, err, kept = io.StringIO(), io.StringIO(), sys.argv
     sys.argv = ["tandemtune", *map(str, arguments)]
     try:
-        with redirect_stdout(out), redirect_stderr(err):
+        with redirect_stdout(out), redirect_stderr(err), mock.patch.object(typer.main, "get_command", commands):
             before()
             cli.main()
             code = 0
