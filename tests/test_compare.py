@@ -370,7 +370,7 @@ def real_plan(place: Path) -> Path:
     model = { name = "model", dtype = "float32" }
     run.checkpoint_seconds = 0
     [methods]
-    c-lora = { "method.budget" = 400, d = 8, r = 1, popsize = 4, layers = "all", dev_every = 2 }
+    c-lora = { "method.budget" = 160, d = 8, r = 1, popsize = 4, layers = "all", dev_every = 2 }
     lora = { "method.steps" = 4, dev_every = 2 }
     """
     path.write_text(text + tomli_w.dumps({"tasks": {"small": {"task": task}}}), encoding="utf-8")

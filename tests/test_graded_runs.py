@@ -90,29 +90,27 @@ def test_workers_write_and_the_run_alone_asks(tmp_path, server):
     assert one == other and one.count("answered") > 20 and len(journal(tmp_path / "workers")) > 4
 
 
-@pytest.mark.parametrize(
-    ("answer", "says"),
-    [
+def test_a_judge_that_fails_loses_nothing(tmp_path, server):
+    tune(recipe(tmp_path, server), tmp_path / "whole")
+    whole = artefacts(tmp_path / "whole")
+    for answer, says in (
         (say("It is fine."), r"row \d+: .* said 'It is fine.', expected a number from 0 to 10"),
         (say("11"), "expected a number from 0 to 10"),
         (error(500), r"row \d+: .*a run that has begun is saved"),
-    ],
-)
-def test_a_judge_that_fails_loses_nothing(tmp_path, server, answer, says):
-    tune(recipe(tmp_path, server), tmp_path / "whole")
+    ):
 
-    class Breaks(Stop):
-        def on_turn(self, record, state, seconds, recorded):
-            if record.step == 2 and not recorded:
-                server.answers = [answer]
+        class Breaks(Stop):
+            def on_turn(self, record, state, seconds, recorded, answer=answer):
+                if record.step == 2 and not recorded:
+                    server.answers = [answer]
 
-    with pytest.raises(UsageError, match=says):
-        tune(recipe(tmp_path, server), tmp_path / "cut", Breaks())
-    server.answers = [by_length]
-    resume(tmp_path / "cut")
-    one, other = (artefacts(tmp_path / name) for name in ("cut", "whole"))
-    for name in {*one} - {"result.json"}:  # it counts the answers that could not be used, too
-        assert one[name] == other[name], name
+        with pytest.raises(UsageError, match=says):
+            tune(recipe(tmp_path, server), tmp_path / "cut", Breaks(), overwrite=True)
+        server.answers = [by_length]
+        resume(tmp_path / "cut")
+        found = artefacts(tmp_path / "cut")
+        for name in {*found} - {"result.json"}:  # it counts the answers that could not be used, too
+            assert found[name] == whole[name], (says, name)
 
 
 def test_an_answer_that_is_no_grade_is_asked_about_once_more(tmp_path, server):

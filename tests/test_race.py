@@ -149,18 +149,19 @@ def test_stopped_anywhere_in_a_race(done, tmp_path, lines, seconds):
     assert small.artefacts(tmp_path / "run") == small.artefacts(folder)
 
 
-@pytest.mark.parametrize("lines", [2, 3, 4, 5, 6, 7])
-def test_a_race_may_come_before_any_other_step(tmp_path, lines):
+def test_a_race_may_come_before_any_other_step(tmp_path):
     """Two rounds at once, stopped after each of their lines: the start, a proposal and two legs in each round."""
     changes = {"alternate__rounds": 2, "alternate__round_steps": 0, "alternate__final_steps": 12}
     recipe = small.recipe(tmp_path, **RACE | changes)
     tune(recipe, tmp_path / "whole")
     legs = [(line["round"], len(line["entrants"])) for line in of(small.journal(tmp_path / "whole"), "race")]
     assert legs == [(1, 4), (1, 2), (2, 7), (2, 2)], "nothing is learned before the first race that words could keep"
-    with pytest.raises(KeyboardInterrupt):
-        tune({**recipe, "run": {"checkpoint_seconds": 0.0}}, tmp_path / "run", small.Stop(lines=lines))
-    resume(tmp_path / "run")
-    assert small.artefacts(tmp_path / "run") == small.artefacts(tmp_path / "whole")
+    for lines in (2, 3, 4, 5, 6, 7):
+        folder = tmp_path / f"stopped after {lines}"
+        with pytest.raises(KeyboardInterrupt):
+            tune({**recipe, "run": {"checkpoint_seconds": 0.0}}, folder, small.Stop(lines=lines))
+        resume(folder)
+        assert small.artefacts(folder) == small.artefacts(tmp_path / "whole"), lines
 
 
 def test_later_rounds_race_with_what_was_learned_since_the_last_words(tmp_path):

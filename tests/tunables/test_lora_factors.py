@@ -25,24 +25,25 @@ def recipe(place, model="llama", **changes):
     return made
 
 
-@pytest.mark.parametrize("model", ["bert", "gpt2", "llama", "t5"])
+SEARCHES = {
+    "cma-es": {"method__optimizer": {"kind": "cma-es", "popsize": 4}, "method__d": 8},
+    "mean": {"method__optimizer": {"kind": "cma-es", "popsize": 4, "incumbent": "mean"}, "method__d": 8},
+    "es": {
+        "method__optimizer": {"kind": "es", "popsize": 4, "lr": 0.02},
+        "method__subspace": "none",
+        "method__order": "together",
+    },
+    "adamw": {"method__optimizer": {"kind": "adamw", "lr": 0.01}, "method__steps": 6},
+}
+
+
 @pytest.mark.parametrize(
-    "method",
-    [
-        {"method__optimizer": {"kind": "cma-es", "popsize": 4}, "method__d": 8},
-        {"method__optimizer": {"kind": "cma-es", "popsize": 4, "incumbent": "mean"}, "method__d": 8},
-        {
-            "method__optimizer": {"kind": "es", "popsize": 4, "lr": 0.02},
-            "method__subspace": "none",
-            "method__order": "together",
-        },
-        {"method__optimizer": {"kind": "adamw", "lr": 0.01}, "method__steps": 6},
-    ],
-    ids=["cma-es", "mean", "es", "adamw"],
+    ("model", "search"),
+    zip(["bert", "t5", "gpt2", "bert", "llama", "gpt2", "t5", "llama"], [*SEARCHES] * 2, strict=True),
 )
-def test_b_alone_is_searched_and_kept_as_an_ordinary_adapter(model, method, tmp_path):
-    made = recipe(tmp_path, model, **method)
-    if "method__steps" in method:
+def test_b_alone_is_searched_and_kept_as_an_ordinary_adapter(model, search, tmp_path):
+    made = recipe(tmp_path, model, **SEARCHES[search])
+    if search == "adamw":
         made["method"].pop("budget")
     made["method"].pop("popsize", None)
     run = tune(made, tmp_path / "run")
