@@ -16,9 +16,8 @@ import torch
 import devices
 
 torch.set_num_threads(1)
-os.fsync = lambda descriptor: (
-    None
-)  # what a process that dies has written is there without it; only a power cut loses it
+# what a process that dies has written is there without it; only a power cut loses it
+os.fsync = lambda descriptor: None
 
 FIRST = (
     "test_examples.py",
