@@ -632,16 +632,6 @@ for key, value in {"chat": True, "stop": ["."], "answer_schema": {"type": "objec
     case(f"labels: {key}", set_task(**{key: value}), tells=f"{key}: for tasks that are answered with texts")
 case("labels: written tokens", lambda p, r: put(r, "run.max_generated_tokens", 100), tells="nothing is written")
 case(
-    "texts: grades on a cluster",
-    written(
-        method__objective={"kind": "reward", "rewards": ["judge"], "rubric": "short"},
-        mentor__client="endpoint",
-        mentor__mentor="m",
-        run__executor="ray",
-    ),
-    tells="asked for, counted and written down by the run itself",
-)
-case(
     "choices: a masked model",
     lambda p, r: put(r, "task.choices", "phrases") or put(r, "method.readout", "none"),
     tells="which writes no texts",
