@@ -11,9 +11,11 @@ import torch
 
 import small
 from small import resume, tune
-from tandemtune import autotune
+from tandemtune import autotune, wiring
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError
+from tandemtune.optimizers.base import Incumbent
+from tandemtune.search.schedule import Stage
 from tandemtune.tunables.base import INPUT
 
 BEFORE, LEG, TURNS = 3, 2, 17
@@ -174,6 +176,137 @@ def test_later_rounds_race_with_what_was_learned_since_the_last_words(tmp_path):
     assert small.call("report", tmp_path / "run").code == 0
 
 
-def test_a_race_needs_gradients(tmp_path):
-    with pytest.raises(ConfigError, match="a race is run in gradient steps, and cma-es takes none"):
-        load_config(small.recipe(tmp_path, **RACE | {"method__optimizer": "cma-es", "method__lr": None}))
+# ---- searches that race ------------------------------------------------------------------------------------------
+
+SEARCHES = {
+    "tandem": {"method__name": "tandem", "method__layers": "all", "method__r": 1},
+    "prompt by cma-es": {"method__name": "maao", "method__optimizer": "cma-es"},
+    "es": {
+        "method__name": "tandem",
+        "method__layers": "all",
+        "method__r": 1,
+        "method__optimizer": "es",
+        "method__order": "together",
+    },
+}
+
+
+def searching(place, kind="tandem", **changes):
+    """A race of generations before any other turn: three prompts of random words and the one that the run begins with."""
+    settings = {
+        "method__prompt_tokens": 3,
+        "method__popsize": 4,
+        "method__d": 8,
+        "method__dev_every": 3,
+        "alternate__mode": "race",
+        "alternate__rounds": 1,
+        "alternate__round_steps": 0,
+        "alternate__race_steps": LEG,
+        "alternate__final_steps": 10,
+        "alternate__proposals": 3,
+        "alternate__proposer": "random",
+        "method__budget": None,
+    }
+    made = small.recipe(place, "gpt2", **settings | SEARCHES[kind] | changes)
+    for name in ("batch_size", "lr"):
+        made["method"].pop(name, None)
+    return made
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """One finished race of generations for each kind: (recipe, folder, result, journal)."""
+
+    @functools.cache
+    def made(kind):
+        place = tmp_path_factory.mktemp("searched")
+        recipe = searching(place, kind)
+        result = tune(recipe, place / "run")
+        return recipe, place / "run", result, small.journal(place / "run")
+
+    return made
+
+
+@pytest.mark.parametrize("kind", SEARCHES)
+def test_searches_race_too(searched, kind):
+    _, folder, result, lines = searched(kind)
+    legs, turns = of(lines, "race"), of(lines, "generation")
+    assert [len(leg["entrants"]) for leg in legs] == [4, 2]
+    assert legs[0]["entrants"][0]["name"] == "continuing"
+    for leg in legs:
+        losses = [entry["train"]["loss"] + entry["dev"]["loss"] for entry in leg["entrants"]]
+        assert losses[leg["kept"][0]] == min(losses)
+        assert all(len(entry["losses"]) == LEG for entry in leg["entrants"])
+    assert [line["step"] for line in turns] == [*range(legs[-1]["step"] + 1, 11)] and result["steps"] == 10
+    each = len(turns[0]["losses"]) + (turns[0]["incumbent"] is not None)
+    raced = sum(len(leg["entrants"]) for leg in legs) * LEG
+    assert result["cost"]["candidates"] == each * (raced + len(turns)) + 3
+    assert len({tuple(entry["losses"]) for entry in legs[0]["entrants"]}) > 1
+    assert "lowest: " in small.call("show", folder).out
+
+
+def test_generations_of_a_race_come_out_again(searched):
+    """Each entrant begins at the same layers with its own words, and is asked for the same random numbers."""
+    recipe, _, _, lines = searched("tandem")
+    problem = autotune.build(load_config(recipe).with_absolute_paths())
+    words, initial = problem.scorer.vocabulary, problem.scorer.parameters.initial()
+    (first, second) = of(lines, "race")
+    standing = {}
+    for leg in (first, second):
+        for entry in leg["entrants"]:
+            name = entry["text"]
+            if leg is first:
+                vector = initial[INPUT] if entry["ids"] is None else words.vectors(entry["ids"]).reshape(-1)
+                point = {**initial, INPUT: vector}
+                phase = wiring.make_phase(problem, point, Stage("race", round=1001))
+                standing[name] = point, phase
+            point, phase = standing[name]
+            there = []
+            for step in range(leg["step"] - LEG, leg["step"]):
+                _, blocks = phase.turn(step)
+                optimizer = phase.optimizer(blocks)
+                vectors = dict(phase.up(blocks, optimizer.ask()))
+                losses = problem.evaluator.evaluate(point, vectors, step)
+                here = problem.evaluator.evaluate(point, {b: point[b].unsqueeze(0) for b in blocks}, step)[0]
+                best = int(losses.argmin())
+                better = losses[best] < here
+                optimizer.tell(losses, incumbent=Incumbent(here, best if better else None))
+                point = {**point, **{b: v[best] for b, v in vectors.items()}} if better else point
+                there.append(min(here, losses[best]))
+            standing[name] = point, phase
+            assert there == pytest.approx(entry["losses"], abs=2e-5)
+    won = second["entrants"][second["kept"][0]]
+    assert problem.evaluator.measure(standing[won["text"]][0]).loss == pytest.approx(won["train"]["loss"], abs=2e-5)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1000.0], ids=["checkpoints", "journal"])
+@pytest.mark.parametrize("lines", [2, 3, 4, 6])
+def test_a_race_of_searches_stopped_anywhere(searched, tmp_path, lines, seconds):
+    """The start, a proposal, two legs, and generations."""
+    recipe, folder, _, _ = searched("tandem")
+    with pytest.raises(KeyboardInterrupt):
+        tune({**recipe, "run": {"checkpoint_seconds": seconds}}, tmp_path / "run", small.Stop(lines=lines))
+    resume(tmp_path / "run")
+    assert small.artefacts(tmp_path / "run") == small.artefacts(folder)
+
+
+def test_a_searched_prompt_keeps_what_it_has_learned_in_a_later_race(tmp_path):
+    recipe = searching(tmp_path, "prompt by cma-es", alternate__round_steps=3, alternate__proposals=1)
+    tune(recipe, tmp_path / "run")
+    (leg, *_) = of(small.journal(tmp_path / "run"), "race")
+    assert [entry["name"] for entry in leg["entrants"]] == ["continuing", "proposed", "residual"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"method__name": "gap3", "method__layers": None, "method__r": None, "method__d": None},
+            "genetic searches words itself",
+        ),
+        ({"alternate__actions": True, "alternate__proposer": "mutation"}, "decisions of the next round are not raced"),
+    ],
+)
+def test_races_that_make_no_sense(tmp_path, changes, says):
+    with pytest.raises(ConfigError, match=says):
+        load_config(searching(tmp_path, **changes))

@@ -82,11 +82,14 @@ class RunConfig(Options):
                 yield f"[run] report_to: {error}"
         if self.alternates and not self.schedule_lengths and not self.alternate.proposer.proposes:
             yield "[alternate] round_steps and final_steps: both are 0 and nobody proposes, so nothing would happen"
-        if self.alternates and self.alternate.mode == "race" and not self.follows_gradient:
-            yield (
-                f"[alternate] mode: a race is run in gradient steps, and {self.method.optimizer.kind} takes none: set "
-                "optimizer to adamw, or mode to restart"
-            )
+        if self.alternates and self.alternate.mode == "race":
+            if self.method.optimizer.uses == "text":
+                yield (
+                    f"[alternate] mode: a race trains proposals of words, and {self.method.optimizer.kind} searches words itself: choose "
+                    "another method, or set mode to restart"
+                )
+            if self.alternate.actions:
+                yield "[alternate] actions: decisions of the next round are not raced: set it to false, or mode to restart"
         if self.task.writes and self.method.readout.form is not None:
             yield f"[method] readout: {self.method.readout.kind} reads labels, and this task is answered with texts: set it to none"
         if self.task.choices != "words" and self.method.readout.form is not None:

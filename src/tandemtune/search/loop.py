@@ -25,6 +25,8 @@ from tandemtune.system import peak_rss_mb
 
 SAVE_SHARE = 0.02
 """Checkpoints take at most this share of the time, unless one is asked for after every generation."""
+RACES = 1000
+"""Races have random numbers of their own: those of a round with this much added to its number."""
 BY_HAND = "finished by hand"
 """Why a search ended that somebody did not want to go on."""
 
@@ -202,12 +204,12 @@ class Search:
     def _raced(self, record: ProposalRecord, state: SearchState) -> Race:
         """The race of a round's proposals; whoever takes part begins with the optimizer's moments so far."""
         assert self.source is not None
-        phase = self._phase or self._racer(state.incumbent)
-        return Race.of(record, state, self.source, self.origin, phase, self._racer)
+        make = self._racers(record.round)
+        return Race.of(record, state, self.source, self.origin, self._phase or make(state.incumbent), make)
 
-    def _racer(self, point: Mapping[int, Tensor]) -> Phase:
-        """The phase of one that takes part in a race."""
-        return self.make_phase(point, self.stages[-1])
+    def _racers(self, number: int) -> Callable[[Mapping[int, Tensor]], Phase]:
+        """A point -> the phase of one that takes part in a round's race; all of these have the same random numbers."""
+        return lambda point: self.make_phase(point, replace(self.stages[-1], round=RACES + number))
 
     def _leg(self, state: SearchState, record: RaceRecord, recorded: bool) -> None:
         """What follows from a leg of a race; the winner's optimizer goes on."""
@@ -361,5 +363,5 @@ class Search:
             self._phase = self.make_phase(state.origin, self._steered(last, state))
             self._phase.restore(saved["optimizers"])
         if saved.get("race"):
-            self._race = Race.restored(saved["race"], self._racer)
+            self._race = Race.restored(saved["race"], self._racers(self.stages[state.stage].round))
         return state

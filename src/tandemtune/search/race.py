@@ -1,4 +1,5 @@
-"""A race: proposals and the trained prompt take the same gradient steps side by side, and after each leg the worst ones drop out.
+"""A race: proposals and the trained prompt take the same turns of the optimizer side by side, and after each leg the worst ones drop
+out. A turn is a gradient step on the same rows, or a generation with the same random numbers.
 
 The trained prompt reaches the last leg whatever happens on the way: a proposal has to beat it after equal steps.
 """
@@ -6,7 +7,7 @@ The trained prompt reaches the last leg whatever happens on the way: a proposal 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -25,7 +26,7 @@ from tandemtune.runs.records import (
 )
 from tandemtune.search.schedule import Phase, Stage
 from tandemtune.search.state import SearchState
-from tandemtune.search.turns import Desk, descend
+from tandemtune.search.turns import Desk, GenerationTurn, descend
 from tandemtune.tunables.base import INPUT
 
 Name = Literal["continuing", "proposed", "residual"]
@@ -41,6 +42,7 @@ class Entrant:
         point: where it stands.
         anchor: the words' vectors [dim] that it is trained from; None for those that the run began with.
         phase: its own optimizer.
+        penalty: by block, what the point pays for being far from where the race began.
     """
 
     name: Name
@@ -48,6 +50,7 @@ class Entrant:
     point: dict[int, Tensor]
     anchor: Tensor | None
     phase: Phase
+    penalty: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -79,7 +82,7 @@ class Race:
             state: where the search stands.
             source: who proposed.
             origin: the point that the run began with.
-            phase: the optimizer so far; every entrant begins with a copy of its moments.
+            phase: the optimizer so far; every entrant begins with a copy of its moments, if it has any.
             make_phase: a point -> a fresh phase there.
         """
         trained = state.incumbent[INPUT]
@@ -135,6 +138,7 @@ class Race:
                 "point": {str(block): vector.numpy() for block, vector in one.point.items()},
                 "anchor": None if one.anchor is None else one.anchor.numpy(),
                 "optimizers": one.phase.state(),
+                "penalty": {str(block): paid for block, paid in one.penalty.items()},
             }
             for one in self.entrants
         ]
@@ -150,7 +154,8 @@ class Race:
             phase = make_phase(point)
             phase.restore(one["optimizers"])
             anchor = None if one["anchor"] is None else torch.from_numpy(one["anchor"])
-            race.entrants.append(Entrant(one["name"], draft, point, anchor, phase))
+            paid = {int(block): penalty for block, penalty in one.get("penalty", {}).items()}
+            race.entrants.append(Entrant(one["name"], draft, point, anchor, phase, paid))
         return race
 
 
@@ -160,8 +165,8 @@ def judged(entry: RaceEntry) -> float:
 
 
 class RaceTurn:
-    """One leg: each entrant takes the stage's steps on the same rows. Gradients are taken anew when recorded legs are walked
-    through, and have to agree.
+    """One leg: each entrant takes the stage's turns. They are taken anew when recorded legs are walked through, and their losses have
+    to agree.
 
     Args:
         desk: what turns work with.
@@ -178,12 +183,9 @@ class RaceTurn:
         losses: list[tuple[Loss, ...]] = []
         spent = Costs()
         for entrant in self._race.entrants:
-            there = []
-            for step in range(state.step, state.step + steps):
-                entrant.point, found = descend(self._desk.evaluator, entrant.phase, entrant.point, step)
-                there.append(to_loss(found.loss))
-                spent += found.costs
-            losses.append(tuple(there))
+            there, costs = (self._descended if entrant.phase.gradient else self._searched)(entrant, state, steps)
+            losses.append(there)
+            spent += costs
         record = self._desk.replay.record(state.records, RaceRecord, lambda: self._made(state, losses, before + spent))
         for entry, now in zip(record.entrants, losses, strict=True):
             for told, again in zip(entry.losses, now, strict=True):
@@ -194,6 +196,27 @@ class RaceTurn:
             state.tried += _tried(record.entrants, steps)
         self._race.keep(record.kept)
         return record
+
+    def _descended(self, entrant: Entrant, state: SearchState, steps: int) -> tuple[tuple[Loss, ...], Costs]:
+        """Gradient steps of one entrant: the loss at each, and what they cost."""
+        losses, spent = [], Costs()
+        for step in range(state.step, state.step + steps):
+            entrant.point, found = descend(self._desk.evaluator, entrant.phase, entrant.point, step)
+            losses.append(to_loss(found.loss))
+            spent += found.costs
+        return tuple(losses), spent
+
+    def _searched(self, entrant: Entrant, state: SearchState, steps: int) -> tuple[tuple[Loss, ...], Costs]:
+        """Generations of one entrant: the training loss after each, and what they cost."""
+        own = replace(state, incumbent=entrant.point, penalty=entrant.penalty, gains={})
+        turn = GenerationTurn(self._desk, entrant.phase, self._stage)
+        losses, spent = [], Costs()
+        for number in range(steps):
+            own.step, own.stage_step = state.step + number, state.stage_step * steps + number
+            spent += turn.advance(own, entering=not number)
+            losses.append(to_loss(own.train_loss))
+        entrant.point, entrant.penalty = own.incumbent, own.penalty
+        return tuple(losses), spent
 
     def _made(self, state: SearchState, losses: Sequence[tuple[Loss, ...]], costs: Costs) -> RaceRecord:
         evaluator = self._desk.evaluator

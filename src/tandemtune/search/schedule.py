@@ -226,11 +226,13 @@ class Phase:
                 self.optimizers[blocks] = optimizer
 
     def branch(self, before: Phase) -> None:
-        """Begin with copies of another phase's optimizers, at this phase's origin but with their moments."""
+        """Begin with copies of another phase's optimizers, at this phase's origin but with their moments; those that search around
+        their origin begin anew."""
         for blocks, optimizer in before.optimizers.items():
             own: Any = self.optimizer(blocks)
-            own.restore(optimizer.state())
-            own.restart(torch.cat([self.origin[block] for block in blocks]).numpy(), reset_moments=False)
+            if hasattr(own, "restart"):
+                own.restore(optimizer.state())
+                own.restart(torch.cat([self.origin[block] for block in blocks]).numpy(), reset_moments=False)
 
     def up(self, blocks: tuple[int, ...], z: Any) -> Mapping[int, Tensor]:
         """Parameters [P, dim] of each block of a turn for candidates z [P, d], or for P texts."""

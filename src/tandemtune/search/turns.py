@@ -123,6 +123,16 @@ class _Move:
     train_loss: float
 
 
+@dataclass(frozen=True)
+class _Told:
+    """A generation that the optimizer has been told of: its sweep and blocks, its losses, and where it leads."""
+
+    sweep: int
+    blocks: tuple[int, ...]
+    scored: _Scored
+    move: _Move
+
+
 class GenerationTurn:
     """Candidates are asked for, scored and told; the incumbent becomes the best one if that is better, or the optimizer's point.
 
@@ -137,20 +147,8 @@ class GenerationTurn:
 
     def run(self, state: SearchState) -> GenerationRecord:
         """Score a generation, or take its losses from the journal; tell them, and move the incumbent."""
-        sweep, blocks = self._phase.turn(state.stage_step)
-        optimizer = self._phase.optimizer(blocks)
-        asked = optimizer.ask()
-        vectors = self._phase.up(blocks, asked)
-        penalties = self._penalties(blocks, asked)
-        scored = self._recorded(state) or self._scored(state, vectors, penalties)
-        losses = np.array([from_loss(loss) for loss in scored.losses], dtype=np.float64)
-        if self._phase.keeps_best:
-            there = from_loss(scored.incumbent) + state.penalty.get(blocks[0], 0.0)
-            move = self._keep_best(state, blocks, vectors, scored, losses, penalties)
-            optimizer.tell(losses + penalties, incumbent=Incumbent(there, move.best if move.accepted else None))
-        else:
-            optimizer.tell(losses + penalties)
-            move = self._follow(state, blocks, losses, optimizer)
+        found = self._told(state, self._recorded(state))
+        blocks, scored, move = found.blocks, found.scored, found.move
         averaged = self._averaged(state, blocks, move.incumbent)
 
         def make() -> GenerationRecord:
@@ -160,20 +158,53 @@ class GenerationTurn:
                 event="generation",
                 step=state.step + 1,
                 phase=self._phase.name,
-                sweep=sweep,
+                sweep=found.sweep,
                 layer=blocks[0] if len(blocks) == 1 else None,
                 **vars(scored),
-                best=to_loss(losses[move.best]),
+                best=scored.losses[move.best],
                 accepted=move.accepted,
                 train_loss=to_loss(move.train_loss),
-                costs=state.costs + costs + self._costs(state, blocks, scored),
-                text=self._phase.shown(optimizer),
+                costs=state.costs + costs + self._costs(state, blocks, scored, self._phase.below(blocks)),
+                text=self._phase.shown(self._phase.optimizer(blocks)),
                 **notes,
             )
 
         record = self._desk.replay.record(state.records, GenerationRecord, make)
         state.incumbent, state.train_loss, state.averaged = move.incumbent, move.train_loss, averaged
         return record
+
+    def advance(self, state: SearchState, *, entering: bool) -> Costs:
+        """A generation without a record of its own: it moves the state's incumbent, and nothing is looked at.
+
+        Args:
+            state: of one search among several.
+            entering: whether another search has had the last generation, so that no hidden states of this one are kept.
+
+        Returns:
+            What it has cost.
+        """
+        found = self._told(state, None)
+        kept = 0 if entering else self._phase.below(found.blocks)
+        state.incumbent, state.train_loss = found.move.incumbent, found.move.train_loss
+        return self._costs(state, found.blocks, found.scored, kept)
+
+    def _told(self, state: SearchState, recorded: _Scored | None) -> _Told:
+        """Ask, score (unless that is recorded), tell, and see where it leads."""
+        sweep, blocks = self._phase.turn(state.stage_step)
+        optimizer = self._phase.optimizer(blocks)
+        asked = optimizer.ask()
+        vectors = self._phase.up(blocks, asked)
+        penalties = self._penalties(blocks, asked)
+        scored = recorded or self._scored(state, vectors, penalties)
+        losses = np.array([from_loss(loss) for loss in scored.losses], dtype=np.float64)
+        if self._phase.keeps_best:
+            there = from_loss(scored.incumbent) + state.penalty.get(blocks[0], 0.0)
+            move = self._keep_best(state, blocks, vectors, scored, losses, penalties)
+            optimizer.tell(losses + penalties, incumbent=Incumbent(there, move.best if move.accepted else None))
+        else:
+            optimizer.tell(losses + penalties)
+            move = self._follow(state, blocks, losses, optimizer)
+        return _Told(sweep, blocks, scored, move)
 
     def _recorded(self, state: SearchState) -> _Scored | None:
         if not self._desk.replay.knows(state.records):
@@ -248,9 +279,9 @@ class GenerationTurn:
         before = state.averaged or dict(state.origin)
         return {**before, **{b: torch.lerp(moved[b], before[b], decay) for b in blocks}}
 
-    def _costs(self, state: SearchState, blocks: tuple[int, ...], scored: _Scored) -> Costs:
+    def _costs(self, state: SearchState, blocks: tuple[int, ...], scored: _Scored, kept: int | None) -> Costs:
         evaluator, count = self._desk.evaluator, len(scored.losses) + self._phase.keeps_best
-        costs = evaluator.cost(blocks, count, state.step, self._phase.below(blocks))
+        costs = evaluator.cost(blocks, count, state.step, kept)
         return costs if scored.elites is None else costs + evaluator.cost(blocks, len(scored.elites) + 1)
 
 
