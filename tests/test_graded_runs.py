@@ -10,12 +10,12 @@ import pytest
 
 import writing
 from executors.stubs import Virtual
-from small import Stop, artefacts, journal, resume, tune
+from small import Stop, artefacts, call, journal, resume, tune, write_recipe
 from tandemtune.errors import UsageError
 from tandemtune.mentor.grading import read_grade
 
 sys.path.insert(0, str(Path(__file__).parent / "mentor"))
-from loopback import completion, error, say, send, serving
+from loopback import completion, error, message, say, send, serving
 
 RUBRIC = "Good answers are about films."
 
@@ -63,6 +63,38 @@ def test_references_are_shown_where_that_is_wanted(tmp_path, server):
     tune(recipe(tmp_path, server, method__objective=objective, method__budget=10), tmp_path / "run")
     shown = server.bodies[-1]["messages"][1]["content"]
     assert "Right answers:\n- " in shown and "from 0 to 5" in shown
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "said"),
+    [
+        (say("Grade: 8"), 0, "it was read, 8 of 10"),
+        (message(content="", reasoning_content="8"), 0, "it was read, 8 of 10"),
+        (say("<think>Perhaps 3, perhaps 4.</think>8"), 0, "it was read, 8 of 10"),
+        (
+            message("length", content="", reasoning_content="Perhaps 3 or"),
+            1,
+            "cut off at 16 tokens before it named a grade; give it more room",
+        ),
+        (message("content_filter", content="3"), 1, "content filter"),
+        (message(content=None, refusal="Not 3."), 1, 'it is a refusal: "Not 3."'),
+        (say("Fine."), 1, "'Fine.', expected a number from 0 to 10: choose a stronger model"),
+    ],
+    ids=["grade", "thoughts", "tags", "length", "filter", "refusal", "words"],
+)
+def test_whether_a_judge_can_be_read_is_found_out_before_a_run(tmp_path, server, answer, code, said):
+    server.answers = [say("yes"), answer]
+    place = write_recipe(tmp_path / "recipe.json", recipe(tmp_path, server))
+    called = call("mentor", "check", place)
+    assert called.code == code and said in called.err, called.err
+    assert RUBRIC in server.bodies[-1]["messages"][0]["content"]
+
+
+def test_a_judge_has_the_room_that_the_recipe_gives(tmp_path, server):
+    server.answers = [say("yes"), say("8")]
+    made = recipe(tmp_path, server, mentor__thinking=True, mentor__max_completion_tokens=700)
+    assert call("mentor", "check", write_recipe(tmp_path / "recipe.json", made)).code == 0
+    assert server.bodies[-1]["max_completion_tokens"] == 700
 
 
 def test_a_resumed_run_asks_nothing_twice(tmp_path, server):

@@ -21,6 +21,7 @@ from small import resume, tune
 from tandemtune.comparisons import records_of
 from tandemtune.errors import TandemTuneError
 from tandemtune.report.comparison import compared
+from tandemtune.runs.records import PromptRecord
 
 ROUNDS = [["the movie was", "a good plot", "so dull"], ["we saw this film", "is it fine", "they loved acting"]]
 
@@ -239,6 +240,47 @@ def test_whether_what_a_mentor_says_can_be_read_is_found_out_before_a_run(server
     assert not list(tmp_path.glob("**/conversations.jsonl")), "nothing is recorded"
 
 
+def test_without_rounds_a_mentor_is_asked_for_what_templates_would_ask_for(server, tmp_path):
+    wordings = [{"template": "{text} It is {mask}", "words": {"negative": "sad", "positive": "fun"}}]
+    server.answers = [YES, loopback.say(json.dumps(wordings))]
+    made = small.recipe(tmp_path, "gpt2")
+    made["mentor"] = recipe(tmp_path, server.url)["mentor"]
+    place = small.write_recipe(tmp_path / "recipe.json", made)
+    called = small.call("mentor", "check", place)
+    assert called.code == 0 and "1 of 2 might be tried" in called.err and "can be asked" in called.out, called.err
+    server.answers = [YES, loopback.message("length", content="", reasoning_content="Well ...")]
+    called = small.call("mentor", "check", place)
+    assert called.code == 1 and "cut off" in called.err and "thinking = true" in called.err
+    server.answers = [loopback.error(401, "no such key")]
+    assert small.call("mentor", "check", place).code == 2
+    server.answers = [YES, loopback.say(" How was it?\n- What of the film?\n")]
+    called = small.call("mentor", "check", place, "mentor.style=complete")
+    assert called.code == 0 and "2 of 3 might be tried" in called.err
+
+
+@pytest.mark.parametrize("method", ["c-lora", "maao-race"])
+def test_a_recipe_that_names_no_mentor_cannot_be_checked(tmp_path, method):
+    """A race of mutated words asks nobody."""
+    made = small.recipe(tmp_path, "gpt2")
+    made["method"] = {"name": method}
+    called = small.call("mentor", "check", small.write_recipe(tmp_path / "recipe.json", made))
+    assert called.code == 2 and "asks nobody" in called.err and "can be asked" not in called.out
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_question_to_a_person_is_shown_whole_with_the_place_of_its_answer(tmp_path, quiet):
+    made = recipe(tmp_path, "")
+    made["mentor"] = {"client": "file"}
+    place = small.write_recipe(tmp_path / "recipe.json", made)
+    called = small.call("run", place, "--out", tmp_path / "run", *(["--quiet"] if quiet else []))
+    assert called.code == 3
+    (question,) = (tmp_path / "run" / "mentor").glob("question-*.md")
+    brief = question.read_text(encoding="utf-8").partition("-" * 72)[2].strip()
+    assert (brief in called.out) != quiet and "Is it good?" in brief
+    assert str(question).replace("question-", "answer-") in (called.err if quiet else called.out)
+    assert "Is it good?" not in called.err
+
+
 def test_the_story_is_told(server, tmp_path):
     tune(recipe(tmp_path, server.url), tmp_path / "run")
     said = small.call("show", tmp_path / "run").out
@@ -320,10 +362,34 @@ def test_a_race_with_a_mentor_tells_it_what_each_prompt_trained_to(server, tmp_p
     shares = ", ".join(
         f'"{name}" {p:.2f}' for name, p in zip(("negative", "positive"), best["probabilities"], strict=True)
     )
+    added = " with what was learned so far added" if best["name"] == "residual" else ""
     assert re.search(
-        rf'"{best["text"]}" loss [^\n]* after 2 steps of training that began at these words; mean [^\n]*: {shares}',
+        rf'"{best["text"]}" loss [^\n]* after 2 steps of training that began at these words{added}; mean [^\n]*: {shares}',
         told,
     )
     (start, *_) = small.journal(tmp_path / "run")
     assert sum(start["words"]["probabilities"]) == pytest.approx(1.0)
     assert result["cost"]["proposer"]["calls"] == 2 and result["unanswered"] == ""
+
+
+def test_a_race_tells_the_mentor_what_a_prompt_was_trained_from(server, tmp_path):
+    """The better of a draft's two entrants is told: the words as they are, or with what was learned so far."""
+    made = recipe(tmp_path, server.url)
+    made["alternate"] |= {"mode": "race", "race_steps": 1, "round_steps": 8, "final_steps": 16, "snapshots": 8}
+    made["method"]["lr"] = 0.3
+    tune(made, tmp_path / "run")
+    leg = next(line for line in small.journal(tmp_path / "run") if line["event"] == "race")
+    told = asked(server)[1]["body"]["messages"][1]["content"]
+    lines = [line for line in told.split("\n") if " of training that began at these words" in line]
+    for line in lines:
+        mine = [entry for entry in leg["entrants"] if entry["text"] and f'"{entry["text"]}"' in line]
+        better = min(mine, key=lambda entry: entry["train"]["loss"] + entry["dev"]["loss"])
+        assert f"loss {better['train']['loss']:.4f}" in line
+        assert ("with what was learned so far added" in line) == (better["name"] == "residual")
+    assert any("with what was learned" in line for line in lines)
+
+
+def test_journals_that_do_not_say_what_was_added_are_read():
+    said = {"text": "a", "ids": [1], "loss": 0.5, "score": 0.5, "steps": 4}
+    record = PromptRecord.read(said, "journal")
+    assert not record.residual and record.plain() == said

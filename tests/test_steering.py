@@ -13,8 +13,9 @@ from mentor import loopback
 from small import resume, tune
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError
-from tandemtune.mentor import Reply
+from tandemtune.mentor import Course, LayerGain, Mentor, Reply
 from tandemtune.mentor.steering import read_actions
+from tandemtune.proposers.mutation import Mutation
 from tandemtune.runs.records import Actions
 
 STEPS, LAST = 4, 3
@@ -214,6 +215,77 @@ def test_thoughts_and_fences_are_no_harm():
     found = read_actions(Reply(said, 1, 1, "stop", "m"), [3, 4])
     assert found == (Actions(layers=(3, 4), restart="best", steps="larger"), None)
     assert read_actions(Reply(said, 1, 1, "length", "m"), [3, 4])[1] == "it was cut off before its end"
+
+
+class Scripted:
+    """Gives one reply after another, and keeps the questions."""
+
+    name, offers = "scripted", frozenset({"schema"})
+
+    def __init__(self, *replies):
+        self.replies, self.asked = list(replies), []
+
+    def ask(self, request):
+        self.asked.append(request)
+        return self.replies.pop(0)
+
+
+def course(scale: float) -> Course:
+    return Course((LayerGain(3), LayerGain(4)), 1, 4, 10, scale, 0.7, 0)
+
+
+SAME = '{"layers": [3], "restart": "no", "steps": "same"}'
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        (
+            Reply("", 1, 1, "length", "m", reasoning="Layer 3 ..."),
+            "cut off at 20 tokens before its end; give it more room: [mentor] thinking",
+        ),
+        (Reply(SAME, 1, 1, "content_filter", "m"), "stopped by the endpoint's content filter"),
+        (Reply("No.", 1, 1, "refusal", "m"), 'it is a refusal: "No."'),
+    ],
+    ids=["length", "filter", "refusal"],
+)
+def test_a_decision_that_did_not_come_is_told_as_what_it_is(reply, told):
+    actions, problem = Mentor(Scripted(reply, reply), max_completion_tokens=20).steer(
+        course(1.0), "Is it good?", turn=1
+    )
+    assert actions is None and told in problem
+
+
+def test_a_decision_that_stands_in_the_thoughts_is_read_there():
+    reply = Reply("", 1, 1, "stop", "m", reasoning=f"{SAME.replace('3', '4')}? No:\n{SAME}")
+    actions, _ = Mentor(Scripted(reply)).steer(course(1.0), "Is it good?", turn=1)
+    assert actions == Actions(layers=(3,), restart="no", steps="same")
+
+
+@pytest.mark.parametrize(
+    ("scale", "possible"),
+    [(8.0, ["smaller", "same"]), (4.0, ["smaller", "same", "larger"]), (0.125, ["same", "larger"])],
+)
+def test_steps_cannot_be_made_larger_or_smaller_than_the_limit_that_is_told(scale, possible):
+    word = ({"smaller", "same", "larger"} - set(possible) or {"same"}).pop()
+    client = Scripted(Reply(SAME.replace("same", word), 1, 1, "stop", "m"), Reply(SAME, 1, 1, "stop", "m"))
+    actions, _ = Mentor(client).steer(course(scale), "Is it good?", turn=1)
+    assert actions.steps == "same" and len(client.asked) == (2 if word not in possible else 1)
+    question = client.asked[0].messages[1][1]
+    assert client.asked[0].schema["properties"]["steps"]["enum"] == possible and "0.125 to 8 times" in question
+    assert [
+        size for size in ("smaller", "same", "larger") if f'"{size}"' in question.partition("Answer")[0]
+    ] == possible
+    drawn = {Mutation(None, 1, 1, seed, None).steer(1, course(scale)).actions.steps for seed in range(40)}
+    assert drawn == set(possible), "the control has the same choice"
+
+
+def test_a_mentor_at_the_limit_is_not_offered_what_does_nothing(server, tmp_path):
+    server.answers = [loopback.say("yes"), *[decision([0], steps="larger")] * 3, decision([0])]
+    tune(recipe(tmp_path, server.url, rounds=4, round_steps=1, final_steps=1), tmp_path / "run")
+    last = server.seen[-1]["body"]
+    assert "8 times as large" in last["messages"][-1]["content"] and '"larger"' not in last["messages"][-1]["content"]
+    assert "larger" not in last["response_format"]["json_schema"]["schema"]["properties"]["steps"]["enum"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,10 @@ def only(folder, pattern):
     return found
 
 
+def no_pause(_):
+    """Between two looks at an answer that was written just now."""
+
+
 def answer_to(question):
     return question.with_name(question.name.replace("question", "answer"))
 
@@ -36,6 +41,7 @@ def test_the_question_is_written_and_its_place_is_said(folder):
     assert answer_to(question).name in head and body.strip() == "Be brief.\n\nHello"
     for words_ in (str(caught.value), said[0]):
         assert str(question) in words_ and str(answer_to(question)) in words_
+    assert body.strip() in said[0], "the question itself is shown, too"
     assert "tandemtune resume" in str(caught.value) and len(said) == 1
     assert not isinstance(caught.value, MentorError), (
         "a search goes on without a mentor that fails; this one is only late"
@@ -47,7 +53,7 @@ def test_the_answer_is_found_later(folder):
         FileClient(folder).ask(CHAT)
     answer_to(only(folder, "question-*.md")).write_text("1. How was it?\n", encoding="utf-8")
     said = []
-    reply = FileClient(folder, tell=said.append).ask(CHAT)
+    reply = FileClient(folder, tell=said.append, sleep=no_pause).ask(CHAT)
     assert reply.text == "1. How was it?" and reply.finish_reason == "stop" and said == []
     assert 0 < reply.completion_tokens < reply.prompt_tokens
 
@@ -72,6 +78,34 @@ def test_it_waits_until_two_looks_find_the_same(folder):
     assert len(looks) == 4
 
 
+def test_an_answer_that_is_still_being_written_is_not_taken_at_the_first_look(folder):
+    """As after `resume`, while an editor still writes."""
+    with pytest.raises(AnswerAwaited):
+        FileClient(folder).ask(CHAT)
+    answer, looks = answer_to(only(folder, "question-*.md")), []
+    answer.write_text("1. How was", encoding="utf-8")
+
+    def sleep(seconds):
+        looks.append(seconds)
+        if len(looks) == 1:
+            answer.write_text("1. How was it?", encoding="utf-8")
+
+    assert FileClient(folder, sleep=sleep).ask(CHAT).text == "1. How was it?" and len(looks) == 2
+
+
+def test_an_answer_that_has_lain_there_is_taken_at_once_and_one_that_goes_away_is_none(folder):
+    with pytest.raises(AnswerAwaited):
+        FileClient(folder).ask(CHAT)
+    answer = answer_to(only(folder, "question-*.md"))
+    answer.write_text("1. How was it?", encoding="utf-8")
+    with pytest.raises(AnswerAwaited):
+        FileClient(folder, sleep=lambda _: answer.unlink(missing_ok=True)).ask(CHAT)
+    answer.write_text("1. How was it?", encoding="utf-8")
+    os.utime(answer, (0, 0))
+    looks = []
+    assert FileClient(folder, sleep=looks.append).ask(CHAT).text == "1. How was it?" and looks == []
+
+
 def test_it_waits_no_longer_than_it_should(folder):
     looks = []
     with pytest.raises(AnswerAwaited):
@@ -86,7 +120,7 @@ def test_any_editor_s_file(folder, encoding):
     with pytest.raises(AnswerAwaited):
         FileClient(folder).ask(CHAT)
     answer_to(only(folder, "question-*.md")).write_bytes("\r\n1. Wie gefällt’s?\r\n2. Und?\r\n".encode(encoding))
-    assert FileClient(folder).ask(CHAT).text == "1. Wie gefällt’s?\n2. Und?"
+    assert FileClient(folder, sleep=no_pause).ask(CHAT).text == "1. Wie gefällt’s?\n2. Und?"
 
 
 def test_an_empty_file_is_no_answer(folder):
@@ -120,13 +154,13 @@ def test_a_turn_ends_and_goes_on_and_replays(folder, tmp_path):
     ]
     for answer in answers:
         with pytest.raises(AnswerAwaited):
-            Mentor(Transcript(path, FileClient(folder))).propose(BRIEF, words, turn=1)
+            Mentor(Transcript(path, FileClient(folder, sleep=no_pause))).propose(BRIEF, words, turn=1)
         open_questions = [file for file in folder.glob("question-*.md") if not answer_to(file).exists()]
         assert len(open_questions) == 1
         answer_to(open_questions[0]).write_text(answer, encoding="utf-8")
-    found = Mentor(Transcript(path, FileClient(folder))).propose(BRIEF, words, turn=1)
+    found = Mentor(Transcript(path, FileClient(folder, sleep=no_pause))).propose(BRIEF, words, turn=1)
     assert found.accepted == ("How was it?",) and found.problems == ("it is no list of prompts",)
     for file in folder.iterdir():
         file.unlink()
     assert Mentor(RecordedClient(path)).propose(BRIEF, words, turn=1) == found
-    assert Mentor(Transcript(path, FileClient(folder))).propose(BRIEF, words, turn=1) == found
+    assert Mentor(Transcript(path, FileClient(folder, sleep=no_pause))).propose(BRIEF, words, turn=1) == found

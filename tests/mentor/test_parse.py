@@ -235,6 +235,7 @@ def test_plain_lines_are_read_where_their_number_is_known():
         ("- Is the loss big (or small)?", ("Is the loss big (or small)?",)),
         ("- How **was** it?", ("How was it?",)),
         ("- Movie review: (loss 0.30)\n- How was it? - loss 0.25", AB),
+        ("- Movie review: (loss 0.30, accuracy 0.800)\n- How was it? loss 0.25, mean reward -0.5", AB),
         ('{"prompts": ["a\\nb"]}', ("a b",)),
         ('{"prompt": "How was it?"}', ("How was it?",)),
     ],

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
+import small
+from tandemtune.config import load_config
 from tandemtune.config.schema import MentorSection
+from tandemtune.errors import ConfigError
+from tandemtune.mentor.clients import budget_of
 from tandemtune.mentor.prices import price_of
 
 
@@ -20,3 +26,43 @@ def test_the_table_is_asked_where_nobody_says_otherwise():
 def test_what_a_recipe_gives_goes_above_the_table():
     price = section(price_in=1.0, currency="EUR").price
     assert (price.asked, price.answered, price.currency, price.dated) == (1.0, 0.0, "EUR", "")
+
+
+def refused(place, **mentor):
+    with pytest.raises(ConfigError) as caught:
+        load_config({**small.recipe(place), "mentor": mentor})
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "mentor", [{"client": "endpoint", "mentor": "mine", "base_url": "http://127.0.0.1:1/v1"}, {"client": "file"}]
+)
+def test_a_cap_on_money_without_prices_is_refused_when_the_recipe_is_read(tmp_path, mentor):
+    assert "give price_in and price_out" in refused(tmp_path, **mentor, money_cap=1.0)
+    place = small.write_recipe(
+        tmp_path / "recipe.json", {**small.recipe(tmp_path), "mentor": {**mentor, "money_cap": 1.0}}
+    )
+    called = small.call("validate", place, "--no-data")
+    assert called.code == 2 and "[mentor] money_cap: 1, but nothing says what" in called.err
+    for prices in ({"price_in": 1.0}, {"price_out": 2.0}):
+        assert (
+            load_config({**small.recipe(tmp_path), "mentor": {**mentor, "money_cap": 1.0, **prices}}).mentor.money_cap
+            == 1.0
+        )
+
+
+@pytest.mark.parametrize("client", ["local", "recorded"])
+def test_where_nobody_is_paid_a_cap_on_money_caps_nothing(tmp_path, client):
+    mentor = {"client": client, "money_cap": 1.0}
+    section_ = load_config({**small.recipe(tmp_path), "mentor": mentor}).mentor
+    assert budget_of(section_).max_money is None
+    assert budget_of(section_.model_copy(update={"price_in": 2.0})).max_money == 1.0
+
+
+def test_a_currency_that_the_table_does_not_have_is_refused_without_prices(tmp_path):
+    said = refused(tmp_path, client="endpoint", mentor="gpt-4o", currency="EUR", money_cap=5.0)
+    assert "[mentor] currency: EUR, but the prices of gpt-4o" in said and "are in USD" in said
+    assert section(currency="usd").price.currency == "USD"
+    assert section(base_url="http://127.0.0.1:1/v1", currency="EUR").price.asked == 0, (
+        "not in the table, and nothing is capped"
+    )

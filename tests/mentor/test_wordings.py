@@ -44,7 +44,8 @@ class Scripted:
 
     def ask(self, request):
         self.asked.append(request)
-        return Reply(self.answers.pop(0), 1, 1, "stop", "scripted")
+        answer = self.answers.pop(0)
+        return answer if isinstance(answer, Reply) else Reply(answer, 1, 1, "stop", "scripted")
 
 
 def check(wording):
@@ -130,6 +131,49 @@ def test_an_answer_that_cannot_be_read_is_asked_for_once_more():
     found = propose_wordings(client, BRIEF, check)
     assert not found.accepted and "no templates" in found.problem
     assert "could not be read" in text_of(client, 1)
+
+
+@pytest.mark.parametrize(
+    ("reply", "told", "hint"),
+    [
+        (
+            Reply("", 1, 1, "length", "m", reasoning="First, {"),
+            "cut off at 90 tokens before it named a template",
+            "thinking = true",
+        ),
+        (Reply("I must", 1, 1, "content_filter", "m"), "stopped by the endpoint's content filter", ""),
+        (Reply("I will not.", 1, 1, "refusal", "m"), 'it is a refusal: "I will not."', ""),
+    ],
+    ids=["length", "filter", "refusal"],
+)
+def test_an_answer_that_did_not_come_is_told_as_what_it_is(reply, told, hint):
+    client = Scripted(reply, reply)
+    found = propose_wordings(client, BRIEF, check, max_completion_tokens=90)
+    assert told in found.problem and hint in found.problem and "no templates" not in found.problem
+    asked_again = text_of(client, 1)
+    assert f"could not be read: {found.problem.partition(';')[0]}." in asked_again
+    assert "max_completion_tokens" not in asked_again, "settings are told to a person, not to the mentor"
+
+
+def test_a_model_that_thinks_is_told_to_take_more_room():
+    cut = Reply("<think>Well,", 1, 1, "length", "m")
+    found = propose_wordings(Scripted(cut, cut), BRIEF, check, thinking=True)
+    assert found.problem.endswith("give it more room: a larger max_completion_tokens")
+
+
+def test_an_answer_that_stands_in_the_thoughts_is_read_there():
+    drafts = json.dumps({"templates": [entry("{text} A draft {mask}", "a", "b")]})
+    reasoning = f"Perhaps {drafts}? Better:\n" + json.dumps({"templates": GOOD})
+    found = propose_wordings(Scripted(Reply("", 1, 1, "stop", "m", reasoning=reasoning)), BRIEF, check)
+    assert [one.template for one in found.accepted] == [one["template"] for one in GOOD]
+    thought = Reply("", 1, 1, "stop", "m", reasoning=f"{drafts} is not good yet.")
+    assert not propose_wordings(Scripted(thought, thought), BRIEF, check).accepted, "thoughts alone are no answer"
+
+
+def test_whole_templates_of_an_answer_that_was_cut_off_are_taken():
+    text = json.dumps({"templates": GOOD})[:-40]
+    found = propose_wordings(Scripted(Reply(text, 1, 1, "length", "m"), json.dumps([GOOD[1]])), BRIEF, check)
+    assert [one.template for one in found.accepted] == [one["template"] for one in GOOD]
 
 
 def test_data_cannot_pass_for_instructions():

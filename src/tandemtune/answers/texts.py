@@ -32,8 +32,8 @@ from tandemtune.evaluators.text import (
     judged,
 )
 from tandemtune.evaluators.writing import Sampling, Text, Writer
-from tandemtune.mentor import Budget, Misread
-from tandemtune.mentor.clients import client_of
+from tandemtune.mentor import Misread
+from tandemtune.mentor.clients import budget_of, client_of
 from tandemtune.mentor.grading import NAME, Grader
 from tandemtune.models.answers import AnswerCoder, in_conversation
 from tandemtune.models.backbone import Backbone
@@ -135,7 +135,7 @@ class TextAnswers(Answers):
         writer = writer_of(scorer)
         grader = None if beside is None else beside.grader  # one for the whole run
         if grader is None and method.objective.asks_model:
-            grader = _grader(scorer.config)
+            grader = grader_of(scorer.config)
         judge = method.objective.judge(task, None if grader is None else grader.reward)
         loss: TextLoss
         if judge is None:
@@ -310,7 +310,7 @@ class TextAnswers(Answers):
         return _texts(scorer.task).reward.score(written), written
 
 
-def _grader(config: RunConfig) -> Grader:
+def grader_of(config: RunConfig) -> Grader:
     """The model that grades texts, as a recipe's ``[mentor]`` and objective say."""
     told, objective = config.mentor, cast(MinusReward, config.method.objective)
     return Grader(
@@ -320,7 +320,8 @@ def _grader(config: RunConfig) -> Grader:
         shows_references=objective.show_references,
         seed=config.task.seed,
         thinking=told.thinking,
-        budget=Budget(told.token_cap, told.money_cap, told.price.asked, told.price.answered),
+        max_completion_tokens=told.max_completion_tokens,
+        budget=budget_of(told),
         retries=told.retries,
     )
 

@@ -159,19 +159,16 @@ def mentor_check(
 ) -> None:
     """Find out whether a recipe's mentor answers (key, model name, address, packages), and whether what it says can be used.
 
-    It is asked as in a run, about a made-up task. Exit code 1: nothing that it answers can be read, or tried.
+    It is asked for what the recipe needs it for (prompts, decisions, grades, else templates), about a made-up task. Exit code 1: nothing that it answers can be read, or tried.
 
     Example: tandemtune mentor check my.toml
     """
     from tandemtune.config import load_config
 
     config = load_config(recipe, overrides or [])
-    if not config.alternates:
-        raise UsageError(f"{recipe} asks nobody: set [alternate] rounds, or take a method such as maao")
     with patient(LOADING):
-        from tandemtune.wiring import check_proposer
+        from tandemtune.wiring import try_mentor
     with patient("waiting for the mentor's answer"):
-        check_proposer(config, say)
-        for line in config.alternate.proposer.try_out(config):
+        for line in try_mentor(config, say):
             say(line)
     typer.echo(f"the mentor of {recipe} can be asked")

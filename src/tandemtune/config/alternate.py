@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -9,6 +10,7 @@ from pydantic import Field, model_validator
 import tandemtune.assets as assets
 from tandemtune.config.checks import Positive, asset_problems, raise_all
 from tandemtune.config.parts import PartOf
+from tandemtune.mentor.clients import PAID
 from tandemtune.mentor.prices import Price, price_of
 from tandemtune.plugins import Options
 from tandemtune.proposers.base import Proposer
@@ -87,7 +89,7 @@ class MentorSection(Options):
     )
     token_cap: Annotated[int, Field(ge=1)] | None = Field(None, description="tokens that all conversations may cost")
     money_cap: Positive | None = Field(
-        None, description="money that all conversations may cost, in the prices' currency"
+        None, description="money that all conversations may cost, in the prices' currency; needs prices, given or known"
     )
     price_in: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
         None, description="of a million prompt tokens; if both are left out, a small table is asked, then 0"
@@ -95,7 +97,7 @@ class MentorSection(Options):
     price_out: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
         None, description="of a million answered tokens"
     )
-    currency: str = Field("USD", description="of the prices")
+    currency: str = Field("USD", description="of price_in and price_out; the table's are in USD")
     on_failure: Literal["doer-only", "stop"] = Field(
         "doer-only", description="after max_failures in a row: go on without the mentor, or stop the run"
     )
@@ -114,8 +116,22 @@ class MentorSection(Options):
             )
         if self.client == "file" and self.spoken != "chat":
             problems.append(f"style: {self.style}, but questions in files are a conversation: set style to chat")
-        raise_all(problems)
+        raise_all([*problems, *self._price_problems()])
         return self
+
+    def _price_problems(self) -> Iterator[str]:
+        """A cap that nobody could keep, and a currency that the table of prices does not have."""
+        price = self.price
+        if self.money_cap is not None and self.client in PAID and not (price.asked or price.answered):
+            yield (
+                f"money_cap: {self.money_cap:g}, but nothing says what {self.mentor if self.client == 'endpoint' else 'an answer'} costs: give "
+                "price_in and price_out, for a million tokens, or a token_cap instead"
+            )
+        if price.currency.casefold() != self.currency.casefold():
+            yield (
+                f"currency: {self.currency}, but the prices of {self.mentor} in the package's table are in {price.currency}: give price_in and "
+                f"price_out in {self.currency}, or leave currency out"
+            )
 
     @property
     def price(self) -> Price:

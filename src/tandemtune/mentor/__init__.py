@@ -8,6 +8,7 @@
 `letters`     a person, or a chat window without an API
 `transcript`  all that was said, in one file: record, replay, ledger and caps
 `thoughts`    from an answer to its final part
+`replies`     which answers are not read, and where they stand
 `structured`  from JSON in it to prompts
 `parse`       from an answer to candidates
 `judge`       which of them may be tried

@@ -18,6 +18,7 @@ class Tried:
         probabilities: mean probability of each label on the training rows, by the trained vectors where there are some; empty if
             it is not known.
         steps: gradient steps from these words to what loss and score are of; 0 for the words as they are.
+        residual: whether these steps began at the words plus what had been learned before.
     """
 
     prompt: str
@@ -27,6 +28,7 @@ class Tried:
     distance: float = 0.0
     probabilities: tuple[float, ...] = ()
     steps: int = 0
+    residual: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,13 @@ from tandemtune.mentor.client import Client
 from tandemtune.mentor.endpoint import EndpointClient
 from tandemtune.mentor.letters import FileClient
 from tandemtune.mentor.llama import LlamaClient
-from tandemtune.mentor.transcript import RecordedClient
+from tandemtune.mentor.transcript import Budget, RecordedClient
+
+PAID = ("endpoint", "file")
+"""Clients behind whom somebody may be paid; the others answer on this machine."""
+
+AT_ONCE = ("endpoint", "local")
+"""Clients that answer any question on the spot."""
 
 
 def reachable(section: Any, progress: Callable[[str], None] | None = None, *, needed: bool = False) -> None:
@@ -75,3 +81,10 @@ def client_of(section: Any, questions: Path = Path(), tell: Callable[[str], None
     name = section.mentor
     path = assets.fetch(name) / "model.gguf" if name.startswith(assets.PREFIX) else Path(name).expanduser()
     return LlamaClient(path, threads=section.cpu_threads)
+
+
+def budget_of(section: Any) -> Budget:
+    """What a recipe's ``[mentor]`` allows; where nobody is paid, a cap on money caps nothing."""
+    price, paid = section.price, section.client in PAID
+    cap = section.money_cap if paid or price.asked or price.answered else None
+    return Budget(section.token_cap, cap, price.asked, price.answered)

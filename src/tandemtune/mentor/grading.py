@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from tandemtune.errors import MentorError, UsageError
-from tandemtune.mentor.client import Client, Request
+from tandemtune.mentor.client import Client, Reply, Request
+from tandemtune.mentor.replies import barred, explained, in_thoughts
+from tandemtune.mentor.thoughts import final_answer
 from tandemtune.mentor.transcript import Budget, Ledger, Transcript
 from tandemtune.rewards.base import Reward, Written
 
@@ -32,6 +34,7 @@ class Grader:
         shows_references: whether the right answers of a row are shown beside.
         seed: of the run.
         thinking: the model thinks before it answers.
+        max_completion_tokens: the most tokens of one answer, thoughts included; None: as many as a grade needs, and those to think.
         budget: caps and prices.
         retries: how often a question is repeated that could not be answered at the moment.
     """
@@ -45,12 +48,13 @@ class Grader:
         shows_references: bool = False,
         seed: int = 0,
         thinking: bool = False,
+        max_completion_tokens: int | None = None,
         budget: Budget | None = None,
         retries: int = 3,
     ) -> None:
         self._connect, self.rubric, self.highest = connect, rubric, highest
         self._shows_references, self._seed, self._thinking = shows_references, seed, thinking
-        self._budget, self._retries = budget, retries
+        self._most, self._budget, self._retries = max_completion_tokens, budget, retries
         self._client: Client | None = None
         self._said: dict[str, float] = {}
 
@@ -93,42 +97,48 @@ class Grader:
         """
         return [self._grade(written, row) for row in range(len(written))]
 
+    def grade(self, request: Request) -> float:
+        """The reward of a text, as one question about it is answered.
+
+        An answer that is none is asked about once more; those that a run has written down before it was stopped do not count, so that it can
+        go on.
+
+        Args:
+            request: what `question` gives.
+
+        Raises:
+            MentorError: no answer came, or none that holds a grade.
+        """
+        reply, again = self._heard(request)[0], False
+        only = f"Say one number from 0 to {self.highest} and nothing else."
+        repeated = replace(request, messages=(*request.messages, ("assistant", reply.text), ("user", only)))
+        grade, problem = _read(reply, request, self.highest)
+        while problem is not None:
+            reply, fresh = self._heard(repeated)
+            grade, problem = _read(reply, request, self.highest)
+            again = again or fresh
+            if problem is not None and again:
+                raise MentorError(f"{problem}: choose a stronger model, or mend this one")
+        return grade / self.highest
+
     def _grade(self, written: Written, row: int) -> float:
         request = self.question(written, row)
         if request.digest not in self._said:
-            self._said[request.digest] = self._asked(request, row)
+            try:
+                self._said[request.digest] = self.grade(request)
+            except MentorError as error:
+                raise UsageError(
+                    f"reward {NAME!r}, row {row + 1}: {error}; a run that has begun is saved, resume it then"
+                ) from None
         return self._said[request.digest]
 
-    def _asked(self, request: Request, row: int) -> float:
-        """A grade. An answer that is none is asked about once more; those that a run has written down before it was stopped do not
-        count, so that it can go on."""
-        text, again = self._heard(request, row)[0], False
-        grade = read_grade(text, self.highest)
-        while grade is None:
-            only = f"Say one number from 0 to {self.highest} and nothing else."
-            repeated = replace(request, messages=(*request.messages, ("assistant", text), ("user", only)))
-            said, fresh = self._heard(repeated, row)
-            grade, again = read_grade(said, self.highest), again or fresh
-            if grade is None and again:
-                shown = said if len(said) <= 60 else f"{said[:57]}..."
-                raise UsageError(
-                    f"reward {NAME!r}, row {row + 1}: the judge said {shown!r}, expected a number from 0 to {self.highest}: choose a "
-                    "stronger model, or mend this one; a run that has begun is saved, resume it then"
-                )
-        return grade / self.highest
-
-    def _heard(self, request: Request, row: int) -> tuple[str, bool]:
+    def _heard(self, request: Request) -> tuple[Reply, bool]:
         """What is said, and whether it is said now."""
         if self._client is None:
             self._client = self._connect()
         before = self.ledger
-        try:
-            text = self._client.ask(request).text
-        except MentorError as error:
-            raise UsageError(
-                f"reward {NAME!r}, row {row + 1}: {error}; a run that has begun is saved, resume it then"
-            ) from None
-        return text, before is None or self.ledger != before
+        reply = self._client.ask(request)
+        return reply, before is None or self.ledger != before
 
     def question(self, written: Written, row: int) -> Request:
         """What is asked about one text."""
@@ -141,12 +151,27 @@ class Grader:
         return Request(
             style="chat",
             messages=(("system", system), ("user", "\n\n".join(shown))),
-            max_tokens=_TOKENS + (_THOUGHTS if self._thinking else 0),
+            max_tokens=self._most or _TOKENS + (_THOUGHTS if self._thinking else 0),
             temperature=0.0,
             seed=self._seed,
             thinking=self._thinking,
             grammar=_grammar(self.highest),
         )
+
+
+def _read(reply: Reply, request: Request, highest: int) -> tuple[float, str | None]:
+    """The grade of a reply; where there is none, 0 and what came instead."""
+    if bar := barred(reply):
+        return 0.0, f"the judge's answer cannot be read ({bar})"
+    said = reply.reasoning if in_thoughts(reply) else reply.text
+    grade = read_grade(said, highest)
+    grade = read_grade(final_answer(said), highest) if grade is None else grade
+    if grade is not None:
+        return grade, None
+    shown = said if len(said) <= 60 else f"{said[:57]}..."
+    problem = f"the judge said {shown!r}, expected a number from 0 to {highest}"
+    _, told = explained(problem, reply, request, "it named a grade")
+    return 0.0, problem if told == problem else f"{problem} ({told})"
 
 
 def read_grade(text: str, highest: int) -> float | None:

@@ -34,7 +34,7 @@ class FileClient:
     Args:
         folder: where both lie; made when the first question is asked.
         wait: seconds to wait for an answer before the run ends; 0 ends it at once, infinity never.
-        tell: told once for each question, and in words for a reader, where it lies and where its answer goes.
+        tell: told once for each question that has no answer yet, for a reader: the whole question, where it lies, and where its answer goes.
         then: what a reader does when the answer is there.
         sleep: waits so many seconds.
     """
@@ -83,11 +83,11 @@ class FileClient:
         question, answer = self._paths(request)
         text = _written(request, answer.name)
         self._write(question, text)
-        said = _read(answer)
+        said = self._whole(answer)
         if not said:
             where = f"the mentor's question lies in {question}; save the answer as {answer}"
             if self._tell is not None:
-                self._tell(where)
+                self._tell(f"A question to the mentor:\n\n{_body(request)}\n\n{where}")
             said = self._awaited(answer)
             if not said:
                 raise AnswerAwaited(f"{where}, then {self._then}")
@@ -122,6 +122,17 @@ class FileClient:
                 f"the mentor's question cannot be written to {question}: {error.strerror or error}"
             ) from None
 
+    def _whole(self, answer: Path) -> str:
+        """The answer that lies there; one that was written just now only once two looks at it find the same. "" if there is none."""
+        said = _read(answer)
+        while said and _age(answer) < _POLL:
+            before = said
+            self._sleep(_POLL)
+            said = _read(answer)
+            if said == before:
+                break
+        return said
+
     def _awaited(self, answer: Path) -> str:
         """The answer once two looks at it find the same, so that none is read while it is being written; "" if none comes."""
         waited, before = 0.0, ""
@@ -135,9 +146,20 @@ class FileClient:
         return ""
 
 
+def _body(request: Request) -> str:
+    return "\n\n".join(text for _, text in request.messages)
+
+
 def _written(request: Request, answer: str) -> str:
-    body = "\n\n".join(text for _, text in request.messages)
-    return f"{_HEAD.format(answer=answer)}\n{_RULE}\n\n{body}\n"
+    return f"{_HEAD.format(answer=answer)}\n{_RULE}\n\n{_body(request)}\n"
+
+
+def _age(answer: Path) -> float:
+    """Seconds since a file was written last."""
+    try:
+        return time.time() - answer.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _read(answer: Path) -> str:

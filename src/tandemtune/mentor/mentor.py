@@ -11,6 +11,7 @@ from tandemtune.mentor.brief import Brief
 from tandemtune.mentor.client import Client, Reply, Request, Style
 from tandemtune.mentor.judge import judge, normal
 from tandemtune.mentor.parse import Reading, continued, read, read_thoughts
+from tandemtune.mentor.replies import barred, explained, in_thoughts
 from tandemtune.mentor.steering import Course, read_actions, steering_request
 from tandemtune.runs.records import Actions
 
@@ -122,11 +123,9 @@ class Mentor:
             reply = self._client.ask(request)
             reading = self._read(reply, missing.wanted)
             problem = reading.problem
-            if problem and reply.finish_reason == "length":
-                problem = f"it was cut off at {request.max_tokens} tokens before it named a prompt"
-                problems.append(f"{problem}; give it more room: {self._room}")
-            elif problem:
-                problems.append(problem)
+            if problem:
+                problem, told = explained(problem, reply, request, "it named a prompt")
+                problems.append(told)
             for text in reading.prompts:
                 if len(accepted) == brief.wanted:
                     break
@@ -155,20 +154,25 @@ class Mentor:
         """
         layers = [one.layer for one in course.layers]
         problem: str | None = None
+        told: str | None = None
         for ask in range(1, self._asks + 1):
-            request = steering_request(
-                course,
-                definition,
-                structured="schema" in self._client.offers,
-                temperature=self._temperature,
-                seed=_seed(self._seed, turn, ask, 1),
-                problem=problem,
-                thinking=self._thinking,
+            request = self._with_room(
+                steering_request(
+                    course,
+                    definition,
+                    structured="schema" in self._client.offers,
+                    temperature=self._temperature,
+                    seed=_seed(self._seed, turn, ask, 1),
+                    problem=problem,
+                    thinking=self._thinking,
+                )
             )
-            actions, problem = read_actions(self._client.ask(self._with_room(request)), layers)
-            if actions is not None:
+            reply = self._client.ask(request)
+            actions, problem = read_actions(reply, layers, course.sizes)
+            if problem is None:
                 return actions, None
-        return None, f"no answer could be used: {problem}"
+            problem, told = explained(problem, reply, request, "its end")
+        return None, f"no answer could be used: {told}"
 
     def _request(self, brief: Brief, seed: int, refused: prompt.Refused, problem: str | None) -> Request:
         offers, temperature = self._client.offers, self._temperature
@@ -190,22 +194,14 @@ class Mentor:
         """A request with room for thoughts, where it is a model that thinks."""
         return replace(request, max_tokens=self._most or request.max_tokens + (_THOUGHTS if self._thinking else 0))
 
-    @property
-    def _room(self) -> str:
-        """The settings by which an answer may be longer."""
-        larger = "a larger max_completion_tokens"
-        return larger if self._thinking or self._style == "complete" else f"[mentor] thinking = true, or {larger}"
-
     def _read(self, reply: Reply, wanted: int) -> Reading:
         """The prompts of an answer, or what is wrong with it."""
-        if reply.finish_reason == "content_filter":
-            return Reading(problem="it was stopped by the endpoint's content filter")
-        if reply.finish_reason == "refusal":
-            return Reading(problem=f"it is a refusal: {prompt.quoted(reply.text)}")
+        if bar := barred(reply):
+            return Reading(problem=bar)
         cut = reply.finish_reason == "length"
         if self._style == "complete":
             return continued(f"-{reply.text}", cut=cut)
-        if reply.reasoning and not reply.text.strip() and not cut:
+        if in_thoughts(reply):
             return read_thoughts(reply.reasoning)
         return read(reply.text, wanted=wanted, cut=cut)
 

@@ -56,7 +56,10 @@ _LIST_NUMBER = re.compile(r"\(?\d{1,3}[.)](?!\d)\s*|[-–—•]\s+")
 _NOTE = re.compile(
     r"\s*[(\[][^()\[\]]{0,60}\b(?:loss|accuracy|acc|score|f1|words?|tokens?)\b[^()\[\]]{0,60}[)\]]\s*$", re.IGNORECASE
 )
-_BARE_NOTE = re.compile(r"\s*[-–—,;|]?\s*\b(?:loss|accuracy|score|f1)\s*[=:≈]?\s*\d[\d.]*\s*%?$", re.IGNORECASE)
+_BARE_NOTE = re.compile(
+    r"\s*[-–—,;|]?\s*\b(?:loss|accuracy|score|f1)\s*[=:≈]?\s*\d[\d.]*\s*%?(?:\s*[,;]\s*[^,;()]{1,40}?\s-?\d[\d.]*\s*%?)?$",
+    re.IGNORECASE,
+)
 _BOLD = re.compile(r"(\*\*|__)(?P<bold>(?:(?!\1).)+)\1(?P<colon>\s?[:：])?\s*(?P<behind>.*)")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`", "„": "“", "「": "」"}
 _COMMENT = re.compile(r"\s*(?:[-–—:;,(]|$)")

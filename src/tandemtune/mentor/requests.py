@@ -24,6 +24,9 @@ _TOLD = 10  # refusals that are told
 _SHOWN = 8  # prompts in a list to be continued
 _TEXT = 1000  # characters of one piece of data
 _ROW = 300  # characters of a row that is shown
+_METRIC = 30  # characters of a metric's name in a list to be continued
+_NOTE = 24  # tokens of loss and score behind a prompt of such a list
+_NO_NOTE = re.compile(r"[()\[\]]+")  # what a note in brackets cannot hold
 
 _SYSTEM = (
     "You write prompts for a small language model that classifies texts. A prompt is a heading, a question or an instruction that is "
@@ -121,7 +124,8 @@ def complete(brief: Brief, *, grammar: bool, temperature: float, seed: int) -> R
         The request. Its prompt ends within a line, behind the dash.
     """
     known = [each for each in brief.tried if judge(each.prompt, brief, frozenset(), lambda _: 0) is None][-_SHOWN:]
-    shown = [f"{flat(each.prompt)} (loss {each.loss:.2f})" for each in known]
+    metric = _NO_NOTE.sub(" ", flat(brief.metric))[:_METRIC].strip()
+    shown = [f"{flat(each.prompt)} ({_noted(each, metric)})" for each in known]
     if brief.manual and brief.manual not in [each.prompt for each in known]:
         shown.insert(0, flat(brief.manual))
     order = ", from worst to best" if known else ""
@@ -130,12 +134,18 @@ def complete(brief: Brief, *, grammar: bool, temperature: float, seed: int) -> R
     return Request(
         style="complete",
         prompt="\n".join([heading, *(f"- {each}" for each in shown), "-"]),
-        max_tokens=lines * (brief.limit + 8),
+        max_tokens=lines * (brief.limit + (_NOTE if any(each.score is not None for each in known) else 8)),
         temperature=temperature,
         seed=seed,
         stop=("\n\n",),
         grammar=_grammar(brief, lines, ascii_only=(heading + (brief.manual or "")).isascii()) if grammar else None,
     )
+
+
+def _noted(each: Tried, metric: str) -> str:
+    """What stands in brackets behind a prompt of a list, and what `parse` takes away where a model writes it, too."""
+    score = f", {metric} {each.score:.3f}" if each.score is not None else ""
+    return f"loss {each.loss:.2f}{score}"
 
 
 def _measured(each: Tried, brief: Brief) -> str:
@@ -144,6 +154,7 @@ def _measured(each: Tried, brief: Brief) -> str:
     told = f"{quoted(each.prompt)} loss {each.loss:.4f}{score}"
     if each.steps:
         told += f" after {each.steps} step{'s' if each.steps > 1 else ''} of training that began at these words"
+        told += " with what was learned so far added" if each.residual else ""
     if each.trained is not None:
         told += f"; these are the nearest words to trained vectors of loss {each.trained:.4f}, at a distance of {each.distance:.2f}"
     if each.probabilities:

@@ -19,6 +19,7 @@ _TOKEN = re.compile(
 )
 _CLOSER = {"[": "]", "{": "}"}
 _BETWEEN = re.compile(r"[\s,;*•-]*(?:\d{1,3}[.):])?\s*")  # what may stand between objects of one list
+_BEHIND = " \t\r\n`"  # what may stand behind the last value
 _LOOSE = json.JSONDecoder(strict=False)
 
 _NEW = r"(?:(?:new|final|best|improved|better|candidate|proposed|suggested|optimi[sz]ed|revised|generated)[\s_-]*)?"
@@ -70,7 +71,7 @@ def prompts_by_key(text: str, *, last: bool = False) -> list[str]:
         else:
             groups.append(prompts)
         before, end = found if single else None, found.end
-    if last and text[end:].strip(" \t\r\n`"):
+    if last and text[end:].strip(_BEHIND):
         return []
     return groups[-1] if groups else []
 
@@ -93,9 +94,20 @@ def prompts_of_list(text: str) -> list[str]:
     return lists[0] if lists else []
 
 
-def objects_with(text: str, key: str) -> list[dict[str, Any]]:
-    """Objects of JSON that have a key, at any depth and in their order; thoughts are not looked into."""
-    return [entry for found in _values(text) for entry in _having(found.value, key)]
+def objects_with(text: str, key: str, *, last: bool = False) -> list[dict[str, Any]]:
+    """Objects of JSON that have a key, at any depth and in their order; thoughts are not looked into.
+
+    Args:
+        text: an answer.
+        key: what they have.
+        last: only those of a value with which the text ends.
+    """
+    return [
+        entry
+        for found in _values(text)
+        if not last or not text[found.end :].strip(_BEHIND)
+        for entry in _having(found.value, key)
+    ]
 
 
 def _having(value: Any, key: str) -> list[dict[str, Any]]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tandemtune.mentor.brief import Misread
-from tandemtune.mentor.client import Client, Request
+from tandemtune.mentor.client import Client, Reply, Request
+from tandemtune.mentor.replies import barred, explained, in_thoughts
 from tandemtune.mentor.requests import confusion_lines, flat, misread_lines, quoted
 from tandemtune.mentor.structured import objects_with
 from tandemtune.mentor.thoughts import final_answer
@@ -89,7 +90,7 @@ class Wordings:
     Args:
         accepted: at most as many as were wanted.
         refused: (template, reason) of the others.
-        problem: why an answer could not be read, with "it" for the answer; None if it could.
+        problem: why an answer could not be read, with "it" for the answer, and what can be done; None if it could.
     """
 
     accepted: tuple[Wording, ...]
@@ -127,7 +128,8 @@ def propose_wordings(
     known = {each.wording for each in brief.tried}
     accepted: list[Wording] = []
     refused: list[tuple[str, str]] = []
-    problem: str | None = None
+    problem: str | None = None  # as the mentor is told
+    told: str | None = None  # as a person is
     for number in range(asks):
         missing = brief.wanted - len(accepted)
         if not missing:
@@ -135,8 +137,9 @@ def propose_wordings(
         request = asked(
             brief, missing, client.offers, refused, problem, temperature, seed + number, thinking, max_completion_tokens
         )
-        found = read_wordings(client.ask(request).text, brief.labels)
-        problem = None if found else "it holds no templates with a word for each label, as JSON"
+        reply = client.ask(request)
+        found, problem = _read(reply, brief.labels)
+        problem, told = explained(problem, reply, request, "it named a template") if problem else (None, None)
         for wording in found:
             reason = "it is known already" if wording in known else check(wording)
             if reason is None and len(accepted) < brief.wanted:
@@ -144,7 +147,7 @@ def propose_wordings(
             elif reason is not None:
                 refused.append((wording.template, reason))
             known.add(wording)
-    return Wordings(tuple(accepted), tuple(refused), None if accepted else problem)
+    return Wordings(tuple(accepted), tuple(refused), None if accepted else told)
 
 
 def asked(
@@ -204,15 +207,25 @@ def asked(
     )
 
 
-def read_wordings(text: str, labels: Sequence[str]) -> list[Wording]:
+def _read(reply: Reply, labels: Sequence[str]) -> tuple[list[Wording], str | None]:
+    """The wordings of a reply, or what is wrong with it."""
+    if bar := barred(reply):
+        return [], bar
+    thoughts = in_thoughts(reply)
+    found = read_wordings(reply.reasoning if thoughts else reply.text, labels, last=thoughts)
+    return found, None if found else "it holds no templates with a word for each label, as JSON"
+
+
+def read_wordings(text: str, labels: Sequence[str], *, last: bool = False) -> list[Wording]:
     """The wordings of an answer: objects with a template and a word for each label, wherever they stand.
 
     Args:
         text: an answer; thoughts and code fences are no harm.
         labels: names of the classes.
+        last: only those with which it ends.
     """
     found: list[Wording] = []
-    for entry in objects_with(final_answer(text), "template"):
+    for entry in objects_with(final_answer(text), "template", last=last):
         words = entry.get("words") or entry.get("labels") or entry.get("label_words")
         template = entry["template"]
         named = _words(words, labels)

@@ -32,6 +32,7 @@ class TriedWords:
         probabilities: mean probability of each label on the training rows, by the trained vectors where there are some; empty if
             it is not known.
         steps: gradient steps that were taken from these words before loss and score; 0 for the words as they are.
+        residual: whether these steps began at the words plus what had been learned before.
     """
 
     words: Words
@@ -40,6 +41,7 @@ class TriedWords:
     trained: float | None = None
     probabilities: tuple[float, ...] = ()
     steps: int = 0
+    residual: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ class Proposer(Member):
         proposes: whether it proposes anything at all.
         informed: whether it is told what each prompt makes the tuned model say: the mean probability of each label.
         steers: whether it also decides how the next round of a layer-by-layer search is run.
+        asks_mentor: whether it asks whom the recipe's ``[mentor]`` names.
     """
 
     noun: ClassVar[str] = "proposer"
@@ -195,6 +198,7 @@ class Proposer(Member):
     proposes: ClassVar[bool] = True
     informed: ClassVar[bool] = False
     steers: ClassVar[bool] = False
+    asks_mentor: ClassVar[bool] = False
 
     def open(self, asked: Asked) -> AbstractContextManager[Source | None]:
         """Get ready to be asked, until the context ends."""

@@ -10,14 +10,13 @@ from typing import Any, ClassVar
 from tandemtune.errors import MentorError
 from tandemtune.mentor import (
     Brief,
-    Budget,
     Client,
     Course,
     Mentor,
     Transcript,
 )
 from tandemtune.mentor import Tried as MentorTried
-from tandemtune.mentor.clients import client_of, reachable
+from tandemtune.mentor.clients import AT_ONCE, budget_of, client_of, reachable
 from tandemtune.mentor.trial import try_actions, try_prompts
 from tandemtune.plugins import register
 from tandemtune.proposers.base import (
@@ -88,6 +87,7 @@ class Mentored(Worded):
                 entry.words.distance,
                 entry.probabilities,
                 entry.steps,
+                entry.residual,
             )
             for entry in tried
         )
@@ -122,14 +122,14 @@ class MentorProposer(Proposer):
     source: ClassVar[str] = "arXiv 2405.19732"
     informed: ClassVar[bool] = True
     steers: ClassVar[bool] = True
+    asks_mentor: ClassVar[bool] = True
 
     @contextmanager
     def open(self, asked: Asked) -> Iterator[Source]:
         """Connect to the mentor; the transcript is closed when the context ends."""
         told = asked.mentor
-        budget = Budget(told.token_cap, told.money_cap, told.price.asked, told.price.answered)
         client = client_of(told, asked.conversations.parent / QUESTIONS, asked.tell)
-        transcript = Transcript(asked.conversations, client, budget=budget, retries=told.retries)
+        transcript = Transcript(asked.conversations, client, budget=budget_of(told), retries=told.retries)
         try:
             mentor = mentor_of(told, transcript, asked.seed)
             yield Mentored(
@@ -161,7 +161,7 @@ class MentorProposer(Proposer):
     def try_out(self, recipe: Any) -> Iterator[str]:
         """Ask for prompts and decisions about a made-up task; whoever answers through files or has answered before is not asked."""
         told = recipe.mentor
-        if told.client not in ("endpoint", "local"):
+        if told.client not in AT_ONCE:
             return
         client = client_of(told)
         try:

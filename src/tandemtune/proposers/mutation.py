@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tandemtune.mentor import Course
-from tandemtune.mentor.steering import RESTARTS, SIZES
+from tandemtune.mentor.steering import RESTARTS
 from tandemtune.plugins import register
 from tandemtune.proposers.base import Asked, Draft, Proposal, Proposer, Source, Steered, TriedWords, Worded
 from tandemtune.runs.records import Actions
@@ -59,12 +59,12 @@ class Mutation(Worded):
         return Proposal(tuple(drafts))
 
     def steer(self, round: int, course: Course) -> Steered:
-        """Decide at random: each layer with a chance of one half, at least one, and any restart and size of steps."""
+        """Decide at random: each layer with a chance of one half, at least one, and any restart and possible size of steps."""
         generator = np.random.default_rng([self.seed, round, 6])
         layers = [one.layer for one in course.layers]
         chosen = np.flatnonzero(generator.random(len(layers)) < 0.5).tolist() or [int(generator.integers(len(layers)))]
         restart = RESTARTS[int(generator.integers(len(RESTARTS)))]
-        steps = SIZES[int(generator.integers(len(SIZES)))]
+        steps = course.sizes[int(generator.integers(len(course.sizes)))]
         return Steered(Actions(layers=tuple(layers[i] for i in chosen), restart=restart, steps=steps))
 
     def mutated(self, parent: tuple[int, ...], generator: np.random.Generator) -> tuple[int, ...]:

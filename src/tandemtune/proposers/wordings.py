@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tandemtune.errors import DataError, UsageError
-from tandemtune.mentor import Budget, Misread, Transcript
-from tandemtune.mentor.clients import client_of
+from tandemtune.mentor import Client, Misread, Transcript
+from tandemtune.mentor.clients import budget_of, client_of
 from tandemtune.mentor.wordings import (
     MASK,
     TriedWording,
@@ -46,22 +46,30 @@ def ask_for_wordings(section: Any, conversations: Path, brief: WordingBrief, see
         raise UsageError(
             "templates are asked for in a conversation: set [mentor] style to chat, or choose another client"
         )
-    budget = Budget(section.token_cap, section.money_cap, section.price.asked, section.price.answered)
     conversations.parent.mkdir(parents=True, exist_ok=True)
     client = client_of(section, conversations.parent / QUESTIONS, tell, then="give the same command again")
-    transcript = Transcript(conversations, client, budget=budget, retries=section.retries)
+    transcript = Transcript(conversations, client, budget=budget_of(section), retries=section.retries)
     try:
-        return propose_wordings(
-            transcript,
-            brief,
-            lambda wording: unusable(wording, brief),
-            temperature=section.creativity,
-            seed=seed,
-            thinking=section.thinking,
-            max_completion_tokens=section.max_completion_tokens,
-        )
+        return wordings_of(section, transcript, brief, seed)
     finally:
         transcript.close()
+
+
+def wordings_of(section: Any, client: Client, brief: WordingBrief, seed: int) -> Wordings:
+    """Templates and label words of whoever answers, asked as a recipe's ``[mentor]`` says.
+
+    Raises:
+        TandemTuneError: it cannot be asked, or has not answered yet.
+    """
+    return propose_wordings(
+        client,
+        brief,
+        lambda wording: unusable(wording, brief),
+        temperature=section.creativity,
+        seed=seed,
+        thinking=section.thinking,
+        max_completion_tokens=section.max_completion_tokens,
+    )
 
 
 def brief_of(

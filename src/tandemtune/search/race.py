@@ -250,7 +250,8 @@ class RaceTurn:
 
 
 def _tried(entries: Sequence[RaceEntry], steps: int) -> list[PromptRecord]:
-    """The drafts of a race as prompts that were tried, with the training loss and score that each reached in its first leg."""
+    """The drafts of a race as prompts that were tried, with the training loss and score that the better of a draft's entrants reached in
+    its first leg."""
     best: dict[tuple[int, ...], RaceEntry] = {}
     for entry in entries:
         if entry.ids is not None and (entry.ids not in best or judged(entry) < judged(best[entry.ids])):
@@ -263,6 +264,7 @@ def _tried(entries: Sequence[RaceEntry], steps: int) -> list[PromptRecord]:
             score=entry.train.score,
             probabilities=entry.probabilities,
             steps=steps,
+            residual=entry.name == "residual",
         )
         for ids, entry in best.items()
     ]

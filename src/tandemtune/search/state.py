@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tandemtune.mentor.steering import scaled
 from tandemtune.runs.records import (
     Actions,
     Costs,
@@ -21,13 +22,8 @@ from tandemtune.runs.records import (
     JournalRecord,
     PromptRecord,
     StartRecord,
-    StepSize,
     from_loss,
 )
-
-LARGEST_SCALE = 8.0
-"""Steps are at most so many times larger or smaller than those at the beginning."""
-_FACTORS: dict[StepSize, float] = {"smaller": 0.5, "same": 1.0, "larger": 2.0}
 
 
 @dataclass
@@ -153,7 +149,7 @@ class SearchState:
             origin: the layers as they are in the pretrained model.
         """
         self.layers = actions.layers
-        self.scale = min(LARGEST_SCALE, max(1 / LARGEST_SCALE, self.scale * _FACTORS[actions.steps]))
+        self.scale = scaled(self.scale, actions.steps)
         self.gains = {block: (turns, gain, 0.0) for block, (turns, gain, _) in self.gains.items()}
         if actions.restart != "no":
             self.incumbent = dict(self.best) if actions.restart == "best" else {**self.incumbent, **origin}

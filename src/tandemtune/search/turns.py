@@ -490,7 +490,8 @@ class ProposalTurn:
 def _tried(entry: PromptRecord) -> TriedWords:
     words = Words(entry.ids or (), entry.text, entry.distance)
     trained = entry.soft_loss if entry.distance else None
-    return TriedWords(words, from_loss(entry.loss), entry.score, trained, entry.probabilities or (), entry.steps)
+    probabilities = entry.probabilities or ()
+    return TriedWords(words, from_loss(entry.loss), entry.score, trained, probabilities, entry.steps, entry.residual)
 
 
 def _shown(entry: TriedWords) -> PromptRecord:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from tandemtune.answers import answers_of
+from tandemtune.answers.texts import grader_of
 from tandemtune.config.schema import RunConfig
+from tandemtune.errors import UsageError
 from tandemtune.mentor import Brief
-from tandemtune.mentor.clients import reachable
+from tandemtune.mentor.clients import AT_ONCE, client_of, reachable
+from tandemtune.mentor.trial import try_grades, try_prompts, try_wordings
 from tandemtune.problem import Problem, Progress
 from tandemtune.proposers.base import Asked, Source
+from tandemtune.proposers.mentored import mentor_of
+from tandemtune.proposers.wordings import wordings_of
 from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.catalogue import TASKS
+
+_LIMIT = 10
+"""Tokens of a prompt that a mentor is asked for where the recipe has none."""
 
 
 @contextmanager
@@ -56,6 +64,39 @@ def check_proposer(config: RunConfig, progress: Progress | None = None) -> None:
         config.alternate.proposer.check(config, progress)
     if any(one.method.objective.asks_model for one in config.stretches):
         reachable(config.mentor, progress, needed=True)
+
+
+def try_mentor(config: RunConfig, progress: Progress | None = None) -> Iterator[str]:
+    """Ask a recipe's mentor something like what it will be asked: for prompts and decisions of rounds, for grades, else for templates.
+
+    Returns:
+        What came of it, in sentences.
+
+    Raises:
+        UsageError: the recipe names no mentor.
+        TandemTuneError: it cannot be asked, or nothing that it answers can be used.
+    """
+    told = config.mentor
+    rounds = config.alternates and config.alternate.proposer.asks_mentor
+    judged = [one for one in config.stretches if one.method.objective.asks_model]
+    if not (rounds or judged or told.model_fields_set):
+        raise UsageError("the recipe asks nobody: add a section [mentor], or take a method such as maao")
+    check_proposer(config, progress)
+    if config.alternates:
+        yield from config.alternate.proposer.try_out(config)
+    if told.client not in AT_ONCE:
+        return
+    if judged:
+        with closing(grader_of(judged[0])) as grader:
+            yield from try_grades(grader)
+    if not (rounds or judged):
+        reachable(told, progress, needed=True)
+        with closing(client_of(told)) as client:
+            if told.spoken == "chat":
+                yield from try_wordings(lambda brief: wordings_of(told, client, brief, config.task.seed))
+            else:
+                mentor = mentor_of(told, client, config.task.seed)
+                yield from try_prompts(mentor, wanted=config.alternate.proposals, limit=_LIMIT)
 
 
 @contextmanager

@@ -87,6 +87,7 @@ class PromptRecord(Record):
         probabilities: mean probability of each label on the training rows, by the vectors where it was read from some; None where
             nobody is told.
         steps: gradient steps from these words to the vectors that loss and score are of; 0 for the words themselves.
+        residual: whether these steps began at the words plus what had been learned before.
     """
 
     text: str
@@ -99,6 +100,7 @@ class PromptRecord(Record):
     dev: Evaluation | None = None
     probabilities: tuple[float, ...] | None = None
     steps: int = 0
+    residual: bool = False
 
 
 class StartRecord(Record):
