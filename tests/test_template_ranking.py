@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import images
 import small
-from tandemtune import tune
+from tandemtune import load, tune
 from tandemtune.answers.labels import LabelAnswers
 from tandemtune.runs.store import RunFolder
 
@@ -113,3 +114,67 @@ def test_templates_are_chosen_by_the_loss_of_the_readout_that_is_solved(readout,
 def test_an_adapter_says_which_prior_its_readout_assumes(prior, said, tmp_path):
     tune(recipe(tmp_path, {"kind": "bias", "prior": prior}), tmp_path / "run")
     assert said in (tmp_path / "run" / "adapter" / "README.md").read_text(encoding="utf-8")
+
+
+YES = {"positive": "good", "negative": ["bad", "dull"]}
+
+
+def listing(place, entry, **changes):
+    return recipe(place, task__templates=[small.TEMPLATES["causal"], entry], task__template=None, **changes)
+
+
+def test_a_listed_template_may_have_label_words_of_its_own(tmp_path):
+    """They are judged with it, in whatever order the labels stand, and a run that takes it keeps them."""
+    path = small.write_recipe(tmp_path / "recipe.json", listing(tmp_path, {"template": OTHER, "labels": YES}))
+    called = small.call("templates", path, "--json")
+    assert called.code == 0, called.err
+    words = {one["template"]: one["labels"] for one in json.loads(called.out)}
+    assert words[OTHER] == {"negative": ["bad", "dull"], "positive": ["good"]}
+    assert words[small.TEMPLATES["causal"]] == {"negative": ["terrible"], "positive": ["great"]}
+    alone = recipe(tmp_path, task__templates=[{"template": OTHER, "labels": YES}], task__template=None)
+    run = tune(alone, tmp_path / "run")
+    plain = tune(recipe(tmp_path, task__template=OTHER, task__labels=dict(reversed(YES.items()))), tmp_path / "plain")
+    facts = RunFolder.open(tmp_path / "run").read_facts()
+    assert facts.labels == {"negative": ("bad", "dull"), "positive": ("good",)}
+    assert run.result.zero_shot == plain.result.zero_shot and run.result.tuned == plain.result.tuned
+    texts = ["a great film", "the plot was dull and bad"]
+    assert load(tmp_path / "run").predict(texts) == plain.predict(texts)
+
+
+def test_a_table_without_labels_is_its_text(tmp_path):
+    found = [
+        json.loads(small.call("templates", small.write_recipe(tmp_path / "recipe.json", made), "--json").out)
+        for made in (listing(tmp_path, OTHER), listing(tmp_path, {"template": OTHER}))
+    ]
+    assert found[0] == found[1] and len(found[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ({"negative": "bad"}, "label 'positive': no label word"),
+        ({**YES, "neutral": "fine"}, "label words for 'neutral': no such label"),
+        ({"negative": "bad", "positive": "bad"}, "used for both"),
+    ],
+    ids=["a label without a word", "another label", "a word twice"],
+)
+def test_label_words_of_a_listed_template_are_checked_as_the_recipes_own(labels, said, tmp_path):
+    made = listing(tmp_path, {"template": OTHER, "labels": labels})
+    path = small.write_recipe(tmp_path / "recipe.json", made)
+    for command in ("validate", "templates"):
+        called = small.call(command, path)
+        assert called.code == 2 and said in called.err and OTHER in called.err, called.err
+
+
+def test_listed_templates_of_texts_and_images_have_no_label_words(tmp_path):
+    entry = {"template": OTHER, "labels": YES}
+    texts = {"task__labels": None, "task__metric": "exact_match", "task__answer": "label", "task__templates": [entry]}
+    path = small.write_recipe(tmp_path / "recipe.json", {**recipe(tmp_path, **texts), "method": {"name": "manual"}})
+    called = small.call("validate", path)
+    assert called.code == 2 and "answered with texts: leave them out" in called.err
+    place = tmp_path / "pictures"
+    place.mkdir()
+    several = [{"template": "a photo of a {mask}."}, {"template": "a {mask}", "labels": {"red": "red", "blue": "blue"}}]
+    made = images.recipe(place, task__templates=several)
+    called = small.call("validate", small.write_recipe(place / "recipe.json", {**made, "method": {"name": "manual"}}))
+    assert called.code == 2 and "leave their labels out" in called.err

@@ -285,7 +285,7 @@ class Task:
         Returns:
             One readable sentence for each problem; empty if there are none.
         """
-        problems = [*self._label_problems(), *self._word_problems(), *self._metric_problems()]
+        problems = [*self._label_problems(), *self.word_problems(), *self._metric_problems()]
         sources = [source for source in (self.train_source, self.dev_source, self.test_source) if source is not None]
         if self.test_source is not None and self.test_source in (self.train_source, self.dev_source):
             problems.append(
@@ -319,7 +319,8 @@ class Task:
             )
         return problems
 
-    def _word_problems(self) -> list[str]:
+    def word_problems(self) -> list[str]:
+        """What is wrong with the label words, one sentence each."""
         problems = []
         owners: dict[str, str] = {}
         for label in dict.fromkeys(self.labels):
