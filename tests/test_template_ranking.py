@@ -178,3 +178,18 @@ def test_listed_templates_of_texts_and_images_have_no_label_words(tmp_path):
     made = images.recipe(place, task__templates=several)
     called = small.call("validate", small.write_recipe(place / "recipe.json", {**made, "method": {"name": "manual"}}))
     assert called.code == 2 and "leave their labels out" in called.err
+
+
+def test_no_template_may_show_the_answer(tmp_path):
+    """Neither a listed one nor one of the command line, of texts as of labels: it would rank first."""
+    leaks = "{text} {label} {mask}"
+    texts = {"task__labels": None, "task__metric": "exact_match", "task__answer": "label"}
+    manual = {"method": {"name": "manual"}}
+    for name, made in (("words", recipe(tmp_path)), ("texts", {**recipe(tmp_path, **texts), **manual})):
+        plain = small.write_recipe(tmp_path / f"{name}.json", made)
+        made["task"]["templates"] = [leaks]
+        listed = small.write_recipe(tmp_path / f"{name}-listed.json", made)
+        for ask in (("validate", listed), ("templates", listed), ("templates", plain, "--template", leaks)):
+            called = small.call(*ask)
+            assert called.code == 2 and "the prompt would hold the answer" in called.err, called.err
+            assert "loading" not in called.err

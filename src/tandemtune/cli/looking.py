@@ -100,18 +100,17 @@ def templates(
 
     Example: tandemtune templates my.toml templates=known --mentor 8 mentor.client=file
     """
-    from dataclasses import replace
-
     from tandemtune import autotune, wiring
     from tandemtune.config import load_config
+    from tandemtune.config.task import WordedTemplate
     from tandemtune.models import load as loading
-    from tandemtune.tasks.templates import Template
 
     config = load_config(recipe, overrides or []).with_absolute_paths()
+    wiring.check(config, say, test=False)
     kind = config.model.kind or loading.kind_of(loading.read_config(loading.locate(config.model.name, say), None))
     task = wiring.make_task(config.task, kind, say)
     wanted = wiring.candidate_tasks(config.task, task, kind)
-    wanted += [replace(task, template=Template.parse(text)) for text in also or []]
+    wanted += wiring.in_each(task, [WordedTemplate(template=text) for text in also or []])
     split = task.split(
         config.task.shots, config.task.seed, dev_k=config.task.dev_shots, short=config.task.short_classes
     )

@@ -199,13 +199,22 @@ def candidate_tasks(section: TaskSection, task: Task, kind: Kind) -> list[Task]:
             replace(task, template=Template.parse(row.template), words=w) for row, w in zip(known, words, strict=True)
         ]
     else:
-        several = _in_listed(task, section.listed)
+        several = in_each(task, section.listed)
     unique = {(str(one.template), tuple(one.words.values())): one for one in [*own, *several]}
     return list(unique.values())
 
 
-def _in_listed(task: Task, listed: Sequence[WordedTemplate]) -> list[Task]:
-    """A task in each of some templates, with the label words of those that have some of their own."""
+def in_each(task: Task, listed: Sequence[WordedTemplate]) -> list[Task]:
+    """A task in each of some templates, with the label words of those that have some of their own.
+
+    Args:
+        task: with a template and label words that have been checked.
+        listed: other templates.
+
+    Raises:
+        ConfigError: a template shows the answer, or its label words cannot be used.
+    """
+    known = task.wording_problems()
     tasks: list[Task] = []
     problems: list[str] = []
     for one in listed:
@@ -214,7 +223,8 @@ def _in_listed(task: Task, listed: Sequence[WordedTemplate]) -> list[Task]:
             own = {nfc(label): words for label, words in _words(one.labels).items()}
             order = [*filter(own.__contains__, task.labels), *(label for label in own if label not in task.labels)]
             made = replace(made, words={label: own[label] for label in order})
-            problems += [f"[task] templates: {one.template!r}: {line}" for line in made.word_problems()]
+        lines = [line for line in made.wording_problems() if line not in known]
+        problems += [f"[task] templates: {one.template!r}: {line}" for line in lines]
         tasks.append(made)
     if problems:
         raise ConfigError(problems)
