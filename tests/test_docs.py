@@ -13,6 +13,7 @@ from tandemtune import plugins
 from tandemtune.config import load_config, recipes
 from tandemtune.config.parts import PARTS
 from tandemtune.config.reference import reference
+from tandemtune.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -110,3 +111,13 @@ def test_tables_have_as_many_cells_as_their_heads() -> None:
     rows = [line for line in lines if line.startswith("|")]
     assert len(rows) > 100
     assert [row for row in rows if len(re.findall(r"(?<!\\)\|", row)) != 4] == []
+
+
+def test_what_a_method_uses_its_rows_for_is_said_of_each():
+    said = (
+        (ROOT / "docs" / "methods.md")
+        .read_text(encoding="utf-8")
+        .partition("### What each uses the labelled rows for")[2]
+    )
+    rows = [line.split("|")[1] for line in said.partition("\n## ")[0].splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`([^`]+)`", " ".join(rows))) == sorted(METHODS)

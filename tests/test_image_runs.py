@@ -362,7 +362,7 @@ def test_a_recipe_without_a_method_takes_the_one_for_every_task(place):
 
 
 def test_several_templates_are_averaged_and_known_again(place):
-    templates = ["{image} a photo of a {mask}.", "{image} a small {mask} thing"]
+    templates = ["{image} a photo of a {mask}.", {"template": "a small {mask} thing"}]
     made = {**images.recipe(place, task__templates=templates), "method": {"name": "manual"}}
     tune(made, place / "ensemble")
     model = load(place / "ensemble")

@@ -80,6 +80,7 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
         f"- {result.metric}: zero-shot dev {zero.dev}, test {zero.test}; tuned dev {tuned.dev}, test {tuned.test}",
         *([f"- the point that is kept was found by {result.found_by}"] if result.found_by else []),
         *_calibration(problem, tuned),
+        *_prior(problem),
         *_held_in(problem),
         *(
             [
@@ -111,6 +112,15 @@ def _calibration(problem: Problem, tuned: Scores) -> list[str]:
     return [
         f"- calibrated: divide the probabilities of the labels by those of empty inputs ({prior}), as the scores here do"
     ]
+
+
+def _prior(problem: Problem) -> list[str]:
+    """How often a readout assumes that each label comes up."""
+    member, split = problem.scorer.config.method.readout, problem.split
+    if member.form is None:
+        return []
+    labels = [row.label for row in (*split.train, *split.dev)]
+    return [f"- the readout assumes that {member.assumed(problem.scorer.task.labels, labels)}"]
 
 
 def _held_in(problem: Problem) -> list[str]:

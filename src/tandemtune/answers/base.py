@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tandemtune.config.schema import TaskSection
+from tandemtune.config.schema import RunConfig, TaskSection
 from tandemtune.evaluators.engine import Engine
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import LayerStack
@@ -96,14 +96,14 @@ class Answers(ABC):
         return Engine(self.stack(backbone, verbalizer), parameters, averaging, max_memory=max_memory)
 
     @abstractmethod
-    def judged(self, backbone: Backbone, task: Task, rows: Sequence[Example], section: TaskSection) -> TemplateScore:
+    def judged(self, backbone: Backbone, task: Task, rows: Sequence[Example], config: RunConfig) -> TemplateScore:
         """How a template does on labelled rows before anything is tuned; lower losses are better.
 
         Args:
             backbone: the model.
             task: with the template.
             rows: labelled rows.
-            section: the recipe's ``[task]``.
+            config: the recipe.
 
         Raises:
             DataError: the template cannot be used.

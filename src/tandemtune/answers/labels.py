@@ -16,7 +16,7 @@ from torch import Tensor
 import tandemtune.answers.snippets as snippets
 from tandemtune import scoring
 from tandemtune.answers.base import Answers, Point, PredictedTable
-from tandemtune.config.schema import TaskSection
+from tandemtune.config.schema import RunConfig, TaskSection
 from tandemtune.errors import ConfigError
 from tandemtune.evaluators.label_words import KLPenalty, LabelWordEvaluator, calibrate
 from tandemtune.mentor import Misread
@@ -53,9 +53,10 @@ class LabelAnswers(Answers):
         """It ends in the logits of the label words."""
         return backbone.stack(verbalizer)
 
-    def judged(self, backbone: Backbone, task: Task, rows: Sequence[Example], section: TaskSection) -> TemplateScore:
-        """By the leave-one-out loss of a readout."""
-        return ranking.judged(backbone, task, rows, section.max_tokens)[0]
+    def judged(self, backbone: Backbone, task: Task, rows: Sequence[Example], config: RunConfig) -> TemplateScore:
+        """By the leave-one-out loss of a readout, the recipe's where it has one."""
+        section, readout = config.task, config.method.readout
+        return ranking.judged(backbone, task, rows, section.max_tokens, section.truncate, readout)[0]
 
     def problem(self, scorer: Scorer, split: Split, beside: Problem | None = None) -> Problem:
         """Losses over label logits."""

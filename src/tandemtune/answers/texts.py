@@ -17,7 +17,6 @@ from tandemtune import scoring
 from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.answers.references import notes_on
 from tandemtune.config import RunConfig
-from tandemtune.config.schema import TaskSection
 from tandemtune.errors import DataError
 from tandemtune.evaluators.likelihood import Likelihood
 from tandemtune.evaluators.passages import STRETCH, Passage, collate_passages
@@ -99,13 +98,13 @@ class TextAnswers(Answers):
         """It reads and writes whole answers."""
         return backbone.passages(verbalizer)
 
-    def judged(self, backbone: Backbone, task: Task, rows: Sequence[Example], section: TaskSection) -> TemplateScore:
+    def judged(self, backbone: Backbone, task: Task, rows: Sequence[Example], config: RunConfig) -> TemplateScore:
         """By the task's metric of what the pretrained model writes, so wherever there is a reward."""
         texts = _texts(self.asked(task, backbone))
         backbone.check_template(texts.template)
         engine = self.engine(backbone, texts, self.verbalizer(backbone, texts), Identity(), JUDGED_MEMORY)
         writer = Writer(engine, AnswerCoder(backbone, texts.template, texts.max_new_tokens, texts.stop))
-        limit = min(section.max_tokens, backbone.longest)
+        section, limit = config.task, min(config.task.max_tokens, backbone.longest)
         prompts = [backbone.encode(texts.template, row.fields, limit, section.truncate) for row in rows]
         completions = [writer.coder.decode(text.ids) for text in writer.write(prompts, {})[0]]
         shown = [prompt_text(backbone.tokenizer, backbone.kind, texts.template, row.fields)[0] for row in rows]

@@ -11,16 +11,16 @@ from tandemtune import devices, wiring
 from tandemtune.answers import answers_of
 from tandemtune.config import RunConfig
 from tandemtune.errors import ConfigError, DataError, MentorRefused, ModelError
-from tandemtune.models.backbone import Backbone, Kind
+from tandemtune.models.backbone import Kind
 from tandemtune.problem import Progress
-from tandemtune.proposers.wordings import ask_for_wordings, brief_of, tasks_of
+from tandemtune.proposers.wordings import ask_for_wordings, brief_of, check_mentor, tasks_of
 from tandemtune.readout.ranking import best_of, predicted
 from tandemtune.runs.records import Facts, TemplateScore
 from tandemtune.system import default_threads
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS
 from tandemtune.tasks.fewshot import subsample
-from tandemtune.types import Example, Split
+from tandemtune.types import Split
 
 
 def chosen_template(
@@ -34,7 +34,7 @@ def chosen_template(
     tasks = wiring.candidate_tasks(config.task, task, kind)
     if len(tasks) == 1:
         return tasks[0], ()
-    scores = ranked(config, tasks, kind, split, progress)
+    scores = Judge(config, task, kind, split, progress).ranked(tasks)
     best = best_of(scores)[0]
     if progress:
         why = f"lowest leave-one-out loss, {best.loss:.4f}" if best.labels else f"best {task.metric}, {best.score:.4f}"
@@ -42,34 +42,80 @@ def chosen_template(
     return wiring.joined(config.task, tasks[scores.index(best)], scores), tuple(scores)
 
 
-def ranked(
-    config: RunConfig, tasks: Sequence[Task], kind: Kind, split: Split, progress: Progress | None
-) -> list[TemplateScore]:
-    """All templates, judged on the rows of a split.
+class Judge:
+    """A model and labelled rows that templates are judged by: all that stand in one ranking by the same.
+
+    Args:
+        config: the recipe.
+        task: whose templates they are.
+        kind: of the model.
+        split: the labelled rows; a seeded sample of them is taken where they are more than templates are judged by. Test rows are never seen.
+        progress: told what goes on.
+
+    Attributes:
+        rows: those that templates are judged by.
 
     Raises:
-        TandemTuneError: the model cannot be loaded.
+        TandemTuneError: the task's templates are not judged, or the model cannot be loaded.
     """
-    most = answers_of(tasks[0]).most_judged
-    if not most:
+
+    def __init__(self, config: RunConfig, task: Task, kind: Kind, split: Split, progress: Progress | None) -> None:
+        most = answers_of(task).most_judged
+        if not most:
+            raise ConfigError(
+                ["[task] templates: they are judged by label words or by texts, and this task is answered with neither"]
+            )
+        torch.set_num_threads(config.model.threads or default_threads())
+        if progress:
+            progress(f"loading {config.model.name} to judge templates")
+        dtype = "float32" if config.model.dtype == "auto" else config.model.dtype
+        self._config, self._progress = config, progress
+        self._backbone = wiring.load_backbone(config, kind, dtype, devices.find_device(config.model.device))
+        self.rows = subsample([*split.train, *split.dev], most, config.task.seed)
+
+    def ranked(self, tasks: Sequence[Task]) -> list[TemplateScore]:
+        """What comes of each task's template, in their order; one that cannot be used has a reason and no loss."""
+        found: list[TemplateScore] = []
+        for number, task in enumerate(tasks, 1):
+            if self._progress:
+                self._progress(f"template {number} of {len(tasks)}: {str(task.template)!r}")
+            try:
+                found.append(answers_of(task).judged(self._backbone, task, self.rows, self._config))
+            except (DataError, ModelError) as error:
+                found.append(TemplateScore(template=str(task.template), labels=dict(task.words), refused=str(error)))
+        return found
+
+    def predicted(self, task: Task) -> list[int]:
+        """What a readout of all other rows says of each row, as numbers of labels."""
+        section, readout = self._config.task, self._config.method.readout
+        return predicted(self._backbone, task, self.rows, section.max_tokens, section.truncate, readout)
+
+
+def check_proposing(config: RunConfig, task: Task, said: Path, progress: Progress) -> None:
+    """Find out before anything is judged whether templates can be asked for.
+
+    Args:
+        config: the recipe.
+        task: whose templates they are.
+        said: folder of the conversation.
+        progress: told what goes on.
+
+    Raises:
+        TandemTuneError: the task has no label words, or the mentor will not answer.
+    """
+    if not task.first_pieces:
         raise ConfigError(
-            ["[task] templates: they are judged by label words or by texts, and this task is answered with neither"]
+            ["[task] templates: a mentor proposes them with label words, and this task has none: list your own"]
         )
-    torch.set_num_threads(config.model.threads or default_threads())
-    if progress:
-        progress(f"loading {config.model.name} to judge {len(tasks)} templates")
-    dtype = "float32" if config.model.dtype == "auto" else config.model.dtype
-    backbone = wiring.load_backbone(config, kind, dtype, devices.find_device(config.model.device))
-    rows = subsample([*split.train, *split.dev], most, config.task.seed)
-    return _judged(config, backbone, tasks, rows, progress)
+    check_mentor(config.mentor, _conversations(said, task), progress)
 
 
 def proposed(
     config: RunConfig,
+    judge: Judge,
     tasks: Sequence[Task],
     scores: Sequence[TemplateScore],
     kind: Kind,
-    split: Split,
     count: int,
     said: Path,
     progress: Progress,
@@ -78,10 +124,10 @@ def proposed(
 
     Args:
         config: the recipe.
+        judge: of all of them.
         tasks: the wordings that were judged.
         scores: what came of them, in their order.
         kind: of the model.
-        split: the labelled rows.
         count: how many are asked for.
         said: folder of the conversation.
         progress: told what goes on.
@@ -89,38 +135,21 @@ def proposed(
     Raises:
         TandemTuneError: the mentor cannot be asked, or none of what it says can be used.
     """
-    if not tasks[0].first_pieces:
-        raise ConfigError(
-            ["[task] templates: a mentor proposes them with label words, and this task has none: list your own"]
-        )
-    rows = [*split.train, *split.dev]
     best = tasks[scores.index(best_of(scores)[0])]
-    backbone = wiring.load_backbone(config, kind, "float32", devices.find_device(config.model.device))
-    guessed = predicted(backbone, best, rows, config.task.max_tokens)
+    guessed = judge.predicted(best)
     known = TASKS.get(best.name)
     definition = config.alternate.definition or (known.summary if known else f"Tell {', '.join(best.labels)} apart.")
     shown = config.mentor.show_rows
-    brief = brief_of(best, definition, scores, count, kind != "masked", guessed, rows, shown)
-    found = ask_for_wordings(config.mentor, said / best.name / "conversations.jsonl", brief, config.task.seed, progress)
+    brief = brief_of(best, definition, scores, count, kind != "masked", guessed, judge.rows, shown)
+    found = ask_for_wordings(config.mentor, _conversations(said, best), brief, config.task.seed, progress)
     for text, reason in found.refused:
         progress(f"refused: {text!r}: {reason}")
     if not found.accepted:
         raise MentorRefused(
             f"the mentor proposed nothing that can be judged: {found.problem or 'all of it was refused'}"
         )
-    return _judged(config, backbone, tasks_of(best, found.accepted), rows, progress)
+    return judge.ranked(tasks_of(best, found.accepted))
 
 
-def _judged(
-    config: RunConfig, backbone: Backbone, tasks: Sequence[Task], rows: Sequence[Example], progress: Progress | None
-) -> list[TemplateScore]:
-    """Each task's template on labelled rows; one that cannot be used has a reason and no loss. Test rows are never seen."""
-    found: list[TemplateScore] = []
-    for number, task in enumerate(tasks, 1):
-        if progress:
-            progress(f"template {number} of {len(tasks)}: {str(task.template)!r}")
-        try:
-            found.append(answers_of(task).judged(backbone, task, rows, config.task))
-        except (DataError, ModelError) as error:
-            found.append(TemplateScore(template=str(task.template), labels=dict(task.words), refused=str(error)))
-    return found
+def _conversations(said: Path, task: Task) -> Path:
+    return said / task.name / "conversations.jsonl"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
 from tandemtune.cli.app import Overrides, Png, Svg, app, console, echo_json, patient, say
 from tandemtune.errors import UsageError
+
+if TYPE_CHECKING:
+    from tandemtune.runs.records import TemplateScore
 
 Rows = list[dict[str, str]]
 
@@ -78,7 +81,10 @@ def templates(
         list[str] | None, typer.Option("--template", help="Judge this template, too; may be given several times.")
     ] = None,
     mentor: Annotated[
-        int, typer.Option(help="Ask the recipe's mentor for so many templates with label words, and judge them, too.")
+        int,
+        typer.Option(
+            min=0, help="Ask the recipe's mentor for so many templates with label words, and judge them, too."
+        ),
     ] = 0,
     said: Annotated[
         Path,
@@ -94,33 +100,43 @@ def templates(
 
     Example: tandemtune templates my.toml templates=known --mentor 8 mentor.client=file
     """
-    import math
-    from dataclasses import replace
-
     from tandemtune import autotune, wiring
     from tandemtune.config import load_config
+    from tandemtune.config.task import WordedTemplate
     from tandemtune.models import load as loading
-    from tandemtune.tasks.templates import Template
 
     config = load_config(recipe, overrides or []).with_absolute_paths()
+    wiring.check(config, say, test=False)
     kind = config.model.kind or loading.kind_of(loading.read_config(loading.locate(config.model.name, say), None))
     task = wiring.make_task(config.task, kind, say)
     wanted = wiring.candidate_tasks(config.task, task, kind)
-    wanted += [replace(task, template=Template.parse(text)) for text in also or []]
+    wanted += wiring.in_each(task, [WordedTemplate(template=text) for text in also or []])
     split = task.split(
         config.task.shots, config.task.seed, dev_k=config.task.dev_shots, short=config.task.short_classes
     )
-    found = autotune.ranked(config, wanted, kind, split, say)
     if mentor:
-        found += autotune.proposed(config, wanted, found, kind, split, mentor, said, say)
+        autotune.check_proposing(config, task, said, say)
+    judge = autotune.Judge(config, task, kind, split, say)
+    found = judge.ranked(wanted)
+    try:
+        if mentor:
+            found += autotune.proposed(config, judge, wanted, found, kind, mentor, said, say)
+    finally:  # a mentor that fails takes nothing of what was judged with it
+        _show_ranking(found, task.name, task.metric, len(judge.rows), as_json)
+
+
+def _show_ranking(found: list[TemplateScore], task: str, metric: str, rows: int, as_json: bool) -> None:
+    """Print templates that were judged on so many rows, best first."""
+    import math
+
     found.sort(key=lambda one: math.inf if one.loss is None else one.loss)
     if as_json:
         echo_json([one.model_dump(mode="json") for one in found])
         return
-    worded, rows = any(one.labels for one in found), len(split.train) + len(split.dev)
+    worded = any(one.labels for one in found)
     title = f"{rows} labelled rows, each judged by all others" if worded else f"what is written for {rows} rows"
-    table = Table(title=f"{task.name}: {title}")
-    numbered = ("loss", "+-", task.metric, "zero-shot") if worded else ("+-", task.metric)
+    table = Table(title=f"{task}: {title}")
+    numbered = ("loss", "+-", metric, "zero-shot") if worded else ("+-", metric)
     for name in (*numbered, "template", *(["label words"] if worded else [])):
         table.add_column(name, justify="right" if name in numbered else "left", overflow="fold")
     for one in found:

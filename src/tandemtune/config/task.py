@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 import tandemtune.assets as assets
 from tandemtune import plugins
-from tandemtune.config.checks import Positive, asset_problems, raise_all
+from tandemtune.config.checks import Positive, asset_problems, raise_all, shortened
 from tandemtune.errors import DataError, UsageError
 from tandemtune.plugins import Options, near
 from tandemtune.tasks.catalogue import TASKS
@@ -19,6 +19,13 @@ from tandemtune.tasks.metrics import METRICS
 from tandemtune.tasks.table import HUB, SUFFIXES
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.texts import check_schema, metric_of
+
+
+class WordedTemplate(Options):
+    """An entry of `templates` that is a table: a template, and label words that go with it."""
+
+    template: str
+    labels: dict[str, str | list[str]] | None = None
 
 
 class TaskSection(Options):
@@ -36,9 +43,9 @@ class TaskSection(Options):
     test: str | None = Field(None, description="file of test rows")
     dev: str | None = Field(None, description="file to draw dev rows from, in place of the training rows")
     template: str | None = Field(None, description='for example "{text} It was {mask}."')
-    templates: Literal["known", "auto"] | list[str] | None = Field(
+    templates: Literal["known", "auto"] | list[str | WordedTemplate] | None = Field(
         None,
-        description="several templates; the one with the lowest leave-one-out loss of a readout on the labelled rows is taken, where "
+        description='several templates, each as text or, with label words of its own, as { template = "...", labels = { ... } }; the one with the lowest leave-one-out loss of a readout on the labelled rows is taken, where '
         "answers are texts the one with the best score of what the pretrained model writes, one pass each (`tandemtune templates`); "
         '"known" takes all that the package knows for a task, "auto" these where there are any and the recipe has no template of its '
         "own. Of images all are used: a class is the mean of its texts",
@@ -117,6 +124,16 @@ class TaskSection(Options):
         None, description="score a seeded sample of the test rows only"
     )
 
+    @field_validator("templates", mode="before")
+    @classmethod
+    def _entries(cls, given: Any) -> Any:
+        """Each entry as text, or as a table that has been checked."""
+        if given is None or given in ("known", "auto"):
+            return given
+        if not isinstance(given, list):
+            raise ValueError(f"expected known, auto or a list of templates, got {shortened(given)}")
+        return [*map(_entry, given)]
+
     @model_validator(mode="before")
     @classmethod
     def _with_folder(cls, given: Any) -> Any:
@@ -140,6 +157,12 @@ class TaskSection(Options):
         return self.answer is not None or self.answers == "reward"
 
     @property
+    def listed(self) -> tuple[WordedTemplate, ...]:
+        """The templates that are listed, with their label words where they have some; none of those that are known."""
+        several = self.templates if isinstance(self.templates, list) else []
+        return tuple(WordedTemplate(template=one) if isinstance(one, str) else one for one in several)
+
+    @property
     def answers(self) -> str:
         """How the task is answered, see `tandemtune.methods.ANSWERS`."""
         return answers_of(self.__dict__)
@@ -151,6 +174,16 @@ class TaskSection(Options):
         if needs == "answer_schema" and self.answer_schema is None:
             return "[task] answer_schema"
         return ""
+
+
+def _entry(given: Any) -> str | WordedTemplate:
+    if isinstance(given, str):
+        return given
+    try:
+        return WordedTemplate.model_validate(given)
+    except ValidationError:
+        wanted = '{ template = "...", labels = { LABEL = "word" } }'
+        raise ValueError(f"expected text or {wanted}, where labels may be left out, got {shortened(given)}") from None
 
 
 def _task_problems(task: TaskSection) -> Iterable[str]:
@@ -166,7 +199,7 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
     folder = task.train is not None and not task.train.startswith(HUB) and not task.train.endswith(SUFFIXES)
     if not known and not folder:  # a folder of images says its classes itself, when it is there
         for key in ("train", "template", "labels"):
-            given = getattr(task, key) or (key == "template" and isinstance(task.templates, list) and task.templates)
+            given = getattr(task, key) or (key == "template" and task.listed)
             if not given and (name is None or task.train is not None):
                 yield (
                     f"{key}: missing; a task of your own needs train, template and labels (or set name to a known task; or answer, where it "
@@ -202,8 +235,7 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
 
 def _template_problems(task: TaskSection) -> Iterable[str]:
     """Templates that cannot be read."""
-    several = task.templates if isinstance(task.templates, list) else []
-    for key, text in (("template", task.template), *(("templates", text) for text in several)):
+    for key, text in (("template", task.template), *(("templates", one.template) for one in task.listed)):
         if text is not None:
             try:
                 Template.parse(text)
@@ -213,12 +245,14 @@ def _template_problems(task: TaskSection) -> Iterable[str]:
 
 def _text_problems(task: TaskSection) -> Iterable[str]:
     """What is wrong with a task that is answered with texts."""
-    several = task.templates if isinstance(task.templates, list) else []
-    for key, given in (("train", task.train), ("template", task.template or several)):
+    for key, given in (("train", task.train), ("template", task.template or task.listed)):
         if not given:
             yield f"{key}: missing; a task that is answered with texts needs train and template"
     if task.templates == "known":
         yield "templates: none are known for a task that is answered with texts: list your own"
+    for one in task.listed:
+        if one.labels is not None:
+            yield f"templates: {one.template!r} has labels, but the task is answered with texts: leave them out"
     for key in ("labels", "label_column", "positive", "data", "class_weights"):
         if getattr(task, key) is not None:
             yield f"{key}: for tasks that are answered with labels, but answer names a column of texts"

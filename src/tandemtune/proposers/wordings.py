@@ -9,7 +9,7 @@ from typing import Any
 
 from tandemtune.errors import DataError, UsageError
 from tandemtune.mentor import Client, Misread, Transcript
-from tandemtune.mentor.clients import budget_of, client_of
+from tandemtune.mentor.clients import budget_of, client_of, reachable
 from tandemtune.mentor.wordings import (
     MASK,
     TriedWording,
@@ -20,6 +20,7 @@ from tandemtune.mentor.wordings import (
     too_long,
 )
 from tandemtune.proposers.mentored import QUESTIONS
+from tandemtune.runs.journal import read_lines
 from tandemtune.runs.records import TemplateScore
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.templates import Template
@@ -27,6 +28,25 @@ from tandemtune.types import Example
 
 LONGEST_WORD = 30
 """Characters of a label word."""
+
+
+def check_mentor(section: Any, conversations: Path, tell: Any = None) -> None:
+    """Find out whether the mentor of a recipe can be asked for templates; one that has answered before is not contacted.
+
+    Args:
+        section: the recipe's ``[mentor]``.
+        conversations: the file in which everything is kept that is said.
+        tell: told what goes on.
+
+    Raises:
+        TandemTuneError: it speaks in another style, or will not answer.
+    """
+    if section.spoken != "chat":
+        raise UsageError(
+            "templates are asked for in a conversation: set [mentor] style to chat, or choose another client"
+        )
+    if not any("answered" in line for line in read_lines(conversations)):
+        reachable(section, tell, needed=True)
 
 
 def ask_for_wordings(section: Any, conversations: Path, brief: WordingBrief, seed: int, tell: Any = None) -> Wordings:
@@ -42,10 +62,6 @@ def ask_for_wordings(section: Any, conversations: Path, brief: WordingBrief, see
     Raises:
         TandemTuneError: it cannot be asked, or has not answered yet.
     """
-    if section.spoken != "chat":
-        raise UsageError(
-            "templates are asked for in a conversation: set [mentor] style to chat, or choose another client"
-        )
     conversations.parent.mkdir(parents=True, exist_ok=True)
     client = client_of(section, conversations.parent / QUESTIONS, tell, then="give the same command again")
     transcript = Transcript(conversations, client, budget=budget_of(section), retries=section.retries)

@@ -66,6 +66,21 @@ class ReadoutMember(Member):
         """All views that it may read, as for `choices`."""
         return tuple(dict.fromkeys(view for views in self.choices(further) for view in views))
 
+    def assumed(self, labels: Sequence[str], rows: Sequence[str | None]) -> str:
+        """In words, how often the readout assumes each label to come up.
+
+        Args:
+            labels: names of the labels, in their order.
+            rows: the label of each labelled row.
+        """
+        if self.prior == "balanced":
+            return "all labels come up equally often, whatever the labelled rows are"
+        told, shares = "with these shares", self.prior
+        if isinstance(shares, str):
+            told, shares = "as often as in the labelled rows", [rows.count(label) / len(rows) for label in labels]
+        named = ", ".join(f"{label} {share:.3g}" for label, share in zip(labels, shares, strict=True))
+        return f"labels come up {told}: {named}"
+
     def check_rows(self, rows: int) -> None:
         """Refuse more labelled rows than the solver can take.
 

@@ -12,8 +12,10 @@ from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.features import ANSWER, read
 from tandemtune.models.backbone import Backbone
+from tandemtune.models.prompts import Truncate
 from tandemtune.readout.design import Design
-from tandemtune.readout.fitting import FORMS, choose, leave_one_out
+from tandemtune.readout.fitting import FORMS, FormName, choose, leave_one_out
+from tandemtune.readout.members import ReadoutMember
 from tandemtune.runs.records import TemplateScore, from_loss, rounded
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.templates import Template
@@ -21,11 +23,20 @@ from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.identity import Identity
 from tandemtune.types import Example
 
+DEFAULT: FormName = "ridge"
+"""The form of readout that templates of a recipe without one are judged by."""
 STRETCH = 1.5
 """Rows up to this many times as long as the shortest run together with it."""
 
 
-def predicted(backbone: Backbone, task: Task, rows: Sequence[Example], max_tokens: int) -> list[int]:
+def predicted(
+    backbone: Backbone,
+    task: Task,
+    rows: Sequence[Example],
+    max_tokens: int,
+    truncate: Truncate,
+    member: ReadoutMember,
+) -> list[int]:
     """What a readout of all other rows says of each row, as numbers of labels.
 
     Args:
@@ -33,8 +44,10 @@ def predicted(backbone: Backbone, task: Task, rows: Sequence[Example], max_token
         task: with the template and label words.
         rows: labelled rows.
         max_tokens: longest prompt.
+        truncate: the part that a text loses where a prompt is longer.
+        member: the recipe's readout.
     """
-    return judged(backbone, task, rows, max_tokens)[1]
+    return judged(backbone, task, rows, max_tokens, truncate, member)[1]
 
 
 def best_of(scores: Sequence[TemplateScore], count: int = 1) -> list[TemplateScore]:
@@ -54,14 +67,23 @@ def best_of(scores: Sequence[TemplateScore], count: int = 1) -> list[TemplateSco
     return [score for score, own in zip(usable, columns, strict=True) if own == columns[0]][:count]
 
 
-def judged(backbone: Backbone, task: Task, rows: Sequence[Example], max_tokens: int) -> tuple[TemplateScore, list[int]]:
-    """A template and its label words by the leave-one-out loss of a readout, and what that says of each row.
+def judged(
+    backbone: Backbone,
+    task: Task,
+    rows: Sequence[Example],
+    max_tokens: int,
+    truncate: Truncate,
+    member: ReadoutMember,
+) -> tuple[TemplateScore, list[int]]:
+    """A template and its label words by the leave-one-out loss of a readout of the answer, and what that says of each row.
 
     Args:
         backbone: the model.
         task: with the template and label words.
         rows: labelled rows.
         max_tokens: longest prompt.
+        truncate: the part that a text loses where a prompt is longer.
+        member: the recipe's readout, whose form and prior are taken; ridge where it is none.
 
     Raises:
         DataError: the template cannot be used.
@@ -71,16 +93,14 @@ def judged(backbone: Backbone, task: Task, rows: Sequence[Example], max_tokens: 
     verbalizer = resolve(backbone.tokenizer, task.template, task.words, alone=backbone.kind == "seq2seq")
     engine = Engine(backbone.stack(verbalizer), Identity(), torch.tensor(verbalizer.weights()))
     limit = min(max_tokens, backbone.longest)
-    prompts = [backbone.encode(task.template, row.fields, limit) for row in rows]
+    prompts = [backbone.encode(task.template, row.fields, limit, truncate) for row in rows]
     labels = task.gold(rows)
     batch = collate(prompts, labels, backbone.device, stretch=STRETCH, masked=backbone.kind != "causal")
     reading = read(engine, batch, {}, [ANSWER])
-    design = Design([reading.views[ANSWER]], reading.logits, batch.labels, names=task.labels)
-    settings = choose(design, FORMS["ridge"])
+    design = Design([reading.views[ANSWER]], reading.logits, batch.labels, member.prior, task.labels)
+    settings = choose(design, FORMS[member.form or DEFAULT])
     without = leave_one_out(design, settings)
-    gold = batch.labels
-    log_p = torch.log_softmax(without, dim=-1)
-    each = -log_p.gather(1, gold[:, None]).squeeze(1)
+    each, gold = design.losses(without), batch.labels
     plain = task.score(reading.logits.argmax(dim=-1).tolist(), gold.tolist())
     said = without.argmax(dim=-1).tolist()
     score = TemplateScore(

@@ -285,7 +285,7 @@ class Task:
         Returns:
             One readable sentence for each problem; empty if there are none.
         """
-        problems = [*self._label_problems(), *self._word_problems(), *self._metric_problems()]
+        problems = [*self._label_problems(), *self.wording_problems(), *self._metric_problems()]
         sources = [source for source in (self.train_source, self.dev_source, self.test_source) if source is not None]
         if self.test_source is not None and self.test_source in (self.train_source, self.dev_source):
             problems.append(
@@ -312,12 +312,18 @@ class Task:
             problems.append(f"labels: {', '.join(map(repr, twice))} named more than once")
         if any(not label.strip() for label in self.labels):
             problems.append("labels: an empty name, expected a word for every label")
-        if self.label_column in self.template.fields:
-            problems.append(
-                f"template {str(self.template)!r}: shows the label column {self.label_column!r}, "
-                "so the prompt would hold the answer"
-            )
         return problems
+
+    def wording_problems(self) -> list[str]:
+        """What is wrong with the template and its label words, one sentence each."""
+        return [*self._template_problems(), *self._word_problems()]
+
+    def _template_problems(self) -> list[str]:
+        if self.label_column not in self.template.fields:
+            return []
+        return [
+            f"template {str(self.template)!r}: shows the label column {self.label_column!r}, so the prompt would hold the answer"
+        ]
 
     def _word_problems(self) -> list[str]:
         problems = []

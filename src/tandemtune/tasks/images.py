@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -293,10 +293,22 @@ def completed(given: Mapping[str, object]) -> dict[str, object]:
     """The settings of ``[task]`` with a place for the image in every template."""
     made = dict(given)
     if isinstance(several := made.get("templates"), list):
-        made["templates"] = [complete(str(text)) for text in several]
+        made["templates"] = [_changed(one, complete) for one in several]
     if isinstance(text := made.get("template"), str):
         made["template"] = complete(text)
     return made
+
+
+def _text_in(entry: object) -> object:
+    """The text of an entry of `templates`, which may be a table."""
+    return entry.get("template") if isinstance(entry, Mapping) else entry
+
+
+def _changed(entry: Any, change: Callable[[str], str]) -> Any:
+    """An entry of `templates` with another text; a table keeps what else it says, and is left as it is if it has no text."""
+    if not isinstance(entry, Mapping):
+        return change(str(entry))
+    return {**entry, "template": change(entry["template"])} if isinstance(entry.get("template"), str) else entry
 
 
 def _told_by_table(train: str, given: Mapping[str, Any]) -> dict[str, object]:
@@ -305,7 +317,8 @@ def _told_by_table(train: str, given: Mapping[str, Any]) -> dict[str, object]:
     texts = several if isinstance(several, list) else [given.get("template")]
     known = isinstance(name, str) and (name in TASKS or ":" in name)
     written = given.get("answer") is not None or given.get("metric") not in (None, *METRICS)
-    lacks = given.get("labels") is None or any(text is None or _names_no_image(str(text)) for text in texts)
+    shown = map(_text_in, texts)
+    lacks = given.get("labels") is None or any(text is None or _names_no_image(str(text)) for text in shown)
     if known or written or not lacks:
         return {}
     try:
@@ -317,7 +330,8 @@ def _told_by_table(train: str, given: Mapping[str, Any]) -> dict[str, object]:
     column = image_column(table, _beside(train))
     if column is None:
         return {}
-    made = [complete("a photo of a {mask}." if text is None else str(text), column) for text in texts]
+    first = "a photo of a {mask}."
+    made = [_changed(first if one is None else one, lambda text: complete(text, column)) for one in texts]
     told: dict[str, object] = {"templates": made} if isinstance(several, list) else {"template": made[0]}
     if given.get("labels") is None:
         label = str(given.get("label_column") or "label")

@@ -118,6 +118,9 @@ class TextTask(Task):
         return []
 
     def _label_problems(self) -> list[str]:
+        return []
+
+    def _template_problems(self) -> list[str]:
         if self.answer_column not in self.template.fields:
             return []
         return [

@@ -15,7 +15,7 @@ from tandemtune.wiring.proposals import brief_of, check_proposer, graded, propos
 from tandemtune.wiring.scorer import load_backbone, make_scorer
 from tandemtune.wiring.search import make_search
 from tandemtune.wiring.stages import make_stages, outline, planned
-from tandemtune.wiring.task import candidate_tasks, check, joined, make_task, task_of_run
+from tandemtune.wiring.task import candidate_tasks, check, in_each, joined, make_task, task_of_run
 
 __all__ = [
     "brief_of",
@@ -25,6 +25,7 @@ __all__ = [
     "check_rows",
     "check_start",
     "graded",
+    "in_each",
     "joined",
     "load_backbone",
     "make_phase",

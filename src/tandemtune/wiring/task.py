@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import tandemtune.assets as assets
 from tandemtune.answers import answers_of
 from tandemtune.assets.workspace import kept_images
 from tandemtune.config.schema import ModelSection, RunConfig, TaskSection
+from tandemtune.config.task import WordedTemplate
 from tandemtune.errors import ConfigError, DataError
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Kind
@@ -27,6 +28,7 @@ from tandemtune.tasks.joined import JoinedTask
 from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.texts import TextTask, metric_of
+from tandemtune.tasks.wording import nfc
 
 
 def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None) -> Task:
@@ -54,7 +56,7 @@ def _label_task(section: TaskSection, kind: Kind, progress: Progress | None) -> 
     section = _of_asset(section, kind, progress)
     metric = metrics.get(section.metric) if section.metric is not None else None
     if section.labels is not None:
-        words = {label: (w,) if isinstance(w, str) else tuple(w) for label, w in section.labels.items()}
+        words = _words(section.labels)
     name, train, test = section.name, section.train, section.test
     _check_rows_for(section, kind)
     if name is not None and (train is None or name in TASKS) and kind != "image-text":
@@ -72,7 +74,7 @@ def _label_task(section: TaskSection, kind: Kind, progress: Progress | None) -> 
             label_column=section.label_column,
             test_share=section.test_share,
         )
-    several = section.templates if isinstance(section.templates, list) else []
+    several = [one.template for one in section.listed]
     text = section.template or (several[0] if several else None)
     if train is None or text is None or words is None:  # the recipe was checked before
         lost = (
@@ -102,6 +104,11 @@ def _label_task(section: TaskSection, kind: Kind, progress: Progress | None) -> 
     return Task(**own)
 
 
+def _words(given: Mapping[str, str | list[str]]) -> dict[str, tuple[str, ...]]:
+    """Label words as a recipe has them, several for each label."""
+    return {label: (word,) if isinstance(word, str) else tuple(word) for label, word in given.items()}
+
+
 def _of_asset(section: TaskSection, kind: Kind, progress: Progress | None) -> TaskSection:
     """A task that is named as an asset, with that one's rows where the recipe has none of its own; fetched if it is not there."""
     name = section.name
@@ -113,7 +120,7 @@ def _of_asset(section: TaskSection, kind: Kind, progress: Progress | None) -> Ta
     folder = assets.fetch(name, progress=progress)
     told: dict[str, Any] = {part: str(folder / f"{part}.jsonl") for part in ("train", "test")}
     if images:
-        given = {key: getattr(section, key) for key in ("labels", "template", "templates", "test", "dev", "test_share")}
+        given = section.model_dump(include={"labels", "template", "templates", "test", "dev", "test_share"})
         told = task_settings({**given, "train": str(folder)})
     own = {key: value for key, value in told.items() if getattr(section, key) is None}
     return section.model_copy(update={**own, "name": asset.key})
@@ -124,6 +131,10 @@ def _check_rows_for(section: TaskSection, kind: Kind) -> None:
     if kind == "image-text" and section.together > 1:
         raise ConfigError(
             ["[task] together: a class of images is the mean of its texts in all templates: leave it out"]
+        )
+    if kind == "image-text" and any(one.labels is not None for one in section.listed):
+        raise ConfigError(
+            ["[task] templates: a class of images has the same names in all templates: leave their labels out"]
         )
     if kind == "image-text" and section.choices != "words":
         raise ConfigError(["[task] choices: an image has the class whose text it is most like: leave it out"])
@@ -143,7 +154,7 @@ def _check_kind(what: str, images: bool, kind: Kind) -> None:
 
 def _text_task(section: TaskSection, template: str | None = None, *, chat: bool | None = None) -> TextTask:
     """The task of a recipe that is answered with texts."""
-    several = section.templates if isinstance(section.templates, list) else []
+    several = [one.template for one in section.listed]
     return TextTask(
         name=section.name or Path(section.train or "task").stem,
         template=Template.parse(template or section.template or next(iter(several), "")),
@@ -171,6 +182,9 @@ def candidate_tasks(section: TaskSection, task: Task, kind: Kind) -> list[Task]:
         section: the recipe's ``[task]``.
         task: the task with the recipe's own template, which is one of them.
         kind: of the model; what is known suits models that answer behind the text.
+
+    Raises:
+        ConfigError: label words of a template cannot be used.
     """
     if kind == "image-text":  # a class is the mean of its names in all templates
         return [task]
@@ -185,9 +199,36 @@ def candidate_tasks(section: TaskSection, task: Task, kind: Kind) -> list[Task]:
             replace(task, template=Template.parse(row.template), words=w) for row, w in zip(known, words, strict=True)
         ]
     else:
-        several = [replace(task, template=Template.parse(text)) for text in section.templates]
+        several = in_each(task, section.listed)
     unique = {(str(one.template), tuple(one.words.values())): one for one in [*own, *several]}
     return list(unique.values())
+
+
+def in_each(task: Task, listed: Sequence[WordedTemplate]) -> list[Task]:
+    """A task in each of some templates, with the label words of those that have some of their own.
+
+    Args:
+        task: with a template and label words that have been checked.
+        listed: other templates.
+
+    Raises:
+        ConfigError: a template shows the answer, or its label words cannot be used.
+    """
+    known = task.wording_problems()
+    tasks: list[Task] = []
+    problems: list[str] = []
+    for one in listed:
+        made = replace(task, template=Template.parse(one.template))
+        if one.labels is not None:
+            own = {nfc(label): words for label, words in _words(one.labels).items()}
+            order = [*filter(own.__contains__, task.labels), *(label for label in own if label not in task.labels)]
+            made = replace(made, words={label: own[label] for label in order})
+        lines = [line for line in made.wording_problems() if line not in known]
+        problems += [f"[task] templates: {one.template!r}: {line}" for line in lines]
+        tasks.append(made)
+    if problems:
+        raise ConfigError(problems)
+    return tasks
 
 
 def joined(section: TaskSection, best: Task, scores: Sequence[TemplateScore]) -> Task:
@@ -219,7 +260,7 @@ def task_of_run(config: RunConfig, facts: Facts) -> Task:
         "own_metric": metrics.get(config.task.metric) if config.task.metric is not None else None,
     }
     if facts.kind == "image-text":
-        several = config.task.templates if isinstance(config.task.templates, list) else []
+        several = [one.template for one in config.task.listed]
         return ImageTask(**own, ensemble=tuple(map(Template.parse, several)))
     return joined(config.task, _with_choices(config.task, Task(**own)), facts.templates)
 
@@ -250,6 +291,10 @@ def check(config: RunConfig, progress: Progress | None = None, *, test: bool = T
     task = make_task(config.task, kind, progress)
     task = task if test else task.without_test()
     problems = [*_kind_problems(config, task, known), *task.check()]
+    try:
+        candidate_tasks(config.task, task, kind)
+    except ConfigError as error:
+        problems += error.problems
     if not problems:
         try:
             split = task.split(

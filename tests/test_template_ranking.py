@@ -1,0 +1,195 @@
+"""Templates ranked before a run: all by the same rows, format and readout; and a mentor who fails is found out early."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import images
+import small
+from tandemtune import load, tune
+from tandemtune.answers.labels import LabelAnswers
+from tandemtune.runs.store import RunFolder
+
+sys.path.insert(0, str(Path(__file__).parent / "mentor"))
+from loopback import error, say, serving
+
+OTHER = "the film {text} and so it was {mask}"
+WORDING = json.dumps([{"template": OTHER, "words": {"negative": "terrible", "positive": "great"}}])
+
+
+@pytest.fixture
+def server():
+    with serving() as running:
+        yield running
+
+
+def recipe(place, readout="ridge", **changes):
+    made = small.recipe(place, "llama", task__shots=6, **changes)
+    return {**made, "method": {"name": "readout", "readout": readout}}
+
+
+def asking(place, server, *more, **changes):
+    """The command that asks a mentor on this machine for one template."""
+    path = small.write_recipe(place / "recipe.json", recipe(place, **changes))
+    mentor = ("mentor.client=endpoint", "mentor.mentor=tiny", f"mentor.base_url={server.url}", "mentor.retries=0")
+    return ("templates", path, "--mentor", "1", "--said", place / "said", *mentor, *more)
+
+
+def test_a_template_is_judged_alike_whoever_brings_it(tmp_path, server, monkeypatch):
+    """By the same rows in the same format, also where there are more rows than templates are judged by."""
+    monkeypatch.setattr(LabelAnswers, "most_judged", 12)
+    server.answers = [say("yes"), say(WORDING)]
+    ask = asking(tmp_path, server, model__dtype="bfloat16")
+    by_mentor = small.call(*ask, "--json")
+    assert by_mentor.code == 0, by_mentor.err
+    listed = small.call("templates", tmp_path / "recipe.json", "--template", OTHER, "--json")
+    (one,), (other,) = (
+        [found for found in json.loads(called.out) if found["template"] == OTHER] for called in (by_mentor, listed)
+    )
+    assert one == other and one["loss"] > 0
+    assert "12 labelled rows" in small.call(*ask).out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [("mentor.style=complete", "set [mentor] style to chat"), ("mentor.timeout=30", "401")],
+    ids=["another style", "a wrong key"],
+)
+def test_a_mentor_that_will_not_answer_is_found_out_before_anything_is_judged(change, said, tmp_path, server):
+    server.answers = [error(401, "Incorrect API key")]
+    called = small.call(*asking(tmp_path, server, change))
+    assert called.code == 2 and said in called.err
+    assert "loading" not in called.err and called.out == "" and not (tmp_path / "said").exists()
+
+
+def test_a_task_without_label_words_is_refused_before_anything_is_judged(tmp_path, server):
+    texts = {"task__labels": None, "task__metric": "exact_match", "task__answer": "label"}
+    made = {**recipe(tmp_path, **texts), "method": {"name": "manual"}}
+    ask = asking(tmp_path, server)
+    small.write_recipe(tmp_path / "recipe.json", made)
+    called = small.call(*ask)
+    assert called.code == 2 and "this task has none" in called.err and "loading" not in called.err
+
+
+def test_what_was_judged_is_printed_where_a_mentor_fails_later(tmp_path, server):
+    server.answers = [say("yes"), error(500, "out of order")]
+    called = small.call(*asking(tmp_path, server), "--json")
+    assert called.code == 1 and "out of order" in called.err
+    assert [one["template"] for one in json.loads(called.out)] == [small.TEMPLATES["causal"]]
+
+
+def test_who_has_answered_before_is_not_contacted_again(tmp_path, server):
+    server.answers = [say("yes"), say(WORDING), error(401)]
+    first = small.call(*asking(tmp_path, server), "--json")
+    asked = len(server.seen)
+    again = small.call(*asking(tmp_path, server), "--json")
+    assert first.code == again.code == 0 and first.out == again.out and len(server.seen) == asked
+
+
+@pytest.mark.parametrize("readout", ["ridge", "kernel", "logistic", "bias"])
+def test_templates_are_chosen_by_the_loss_of_the_readout_that_is_solved(readout, tmp_path):
+    """With its form and prior, on texts that lose the same part."""
+    task = {"task__templates": [OTHER], "task__max_tokens": 12, "task__truncate": "start"}
+    made = recipe(tmp_path, {"kind": readout, "prior": [0.9, 0.1]}, **task)
+    tune(made, tmp_path / "run")
+    facts = RunFolder.open(tmp_path / "run").read_facts()
+    solved = json.loads((tmp_path / "run" / "adapter" / "readout" / "readout.json").read_text())
+    assert len(facts.templates) == 2
+    assert min(one.loss for one in facts.templates) == pytest.approx(solved["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("prior", "said"),
+    [
+        ("balanced", "assumes that all labels come up equally often"),
+        ([0.9, 0.1], "assumes that labels come up with these shares: negative 0.9, positive 0.1"),
+        ("train", "assumes that labels come up as often as in the labelled rows: negative 0.5, positive 0.5"),
+    ],
+    ids=["balanced", "shares", "train"],
+)
+def test_an_adapter_says_which_prior_its_readout_assumes(prior, said, tmp_path):
+    tune(recipe(tmp_path, {"kind": "bias", "prior": prior}), tmp_path / "run")
+    assert said in (tmp_path / "run" / "adapter" / "README.md").read_text(encoding="utf-8")
+
+
+YES = {"positive": "good", "negative": ["bad", "dull"]}
+
+
+def listing(place, entry, **changes):
+    return recipe(place, task__templates=[small.TEMPLATES["causal"], entry], task__template=None, **changes)
+
+
+def test_a_listed_template_may_have_label_words_of_its_own(tmp_path):
+    """They are judged with it, in whatever order the labels stand, and a run that takes it keeps them."""
+    path = small.write_recipe(tmp_path / "recipe.json", listing(tmp_path, {"template": OTHER, "labels": YES}))
+    called = small.call("templates", path, "--json")
+    assert called.code == 0, called.err
+    words = {one["template"]: one["labels"] for one in json.loads(called.out)}
+    assert words[OTHER] == {"negative": ["bad", "dull"], "positive": ["good"]}
+    assert words[small.TEMPLATES["causal"]] == {"negative": ["terrible"], "positive": ["great"]}
+    alone = recipe(tmp_path, task__templates=[{"template": OTHER, "labels": YES}], task__template=None)
+    run = tune(alone, tmp_path / "run")
+    plain = tune(recipe(tmp_path, task__template=OTHER, task__labels=dict(reversed(YES.items()))), tmp_path / "plain")
+    facts = RunFolder.open(tmp_path / "run").read_facts()
+    assert facts.labels == {"negative": ("bad", "dull"), "positive": ("good",)}
+    assert run.result.zero_shot == plain.result.zero_shot and run.result.tuned == plain.result.tuned
+    texts = ["a great film", "the plot was dull and bad"]
+    assert load(tmp_path / "run").predict(texts) == plain.predict(texts)
+
+
+def test_a_table_without_labels_is_its_text(tmp_path):
+    found = [
+        json.loads(small.call("templates", small.write_recipe(tmp_path / "recipe.json", made), "--json").out)
+        for made in (listing(tmp_path, OTHER), listing(tmp_path, {"template": OTHER}))
+    ]
+    assert found[0] == found[1] and len(found[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ({"negative": "bad"}, "label 'positive': no label word"),
+        ({**YES, "neutral": "fine"}, "label words for 'neutral': no such label"),
+        ({"negative": "bad", "positive": "bad"}, "used for both"),
+    ],
+    ids=["a label without a word", "another label", "a word twice"],
+)
+def test_label_words_of_a_listed_template_are_checked_as_the_recipes_own(labels, said, tmp_path):
+    made = listing(tmp_path, {"template": OTHER, "labels": labels})
+    path = small.write_recipe(tmp_path / "recipe.json", made)
+    for command in ("validate", "templates"):
+        called = small.call(command, path)
+        assert called.code == 2 and said in called.err and OTHER in called.err, called.err
+
+
+def test_listed_templates_of_texts_and_images_have_no_label_words(tmp_path):
+    entry = {"template": OTHER, "labels": YES}
+    texts = {"task__labels": None, "task__metric": "exact_match", "task__answer": "label", "task__templates": [entry]}
+    path = small.write_recipe(tmp_path / "recipe.json", {**recipe(tmp_path, **texts), "method": {"name": "manual"}})
+    called = small.call("validate", path)
+    assert called.code == 2 and "answered with texts: leave them out" in called.err
+    place = tmp_path / "pictures"
+    place.mkdir()
+    several = [{"template": "a photo of a {mask}."}, {"template": "a {mask}", "labels": {"red": "red", "blue": "blue"}}]
+    made = images.recipe(place, task__templates=several)
+    called = small.call("validate", small.write_recipe(place / "recipe.json", {**made, "method": {"name": "manual"}}))
+    assert called.code == 2 and "leave their labels out" in called.err
+
+
+def test_no_template_may_show_the_answer(tmp_path):
+    """Neither a listed one nor one of the command line, of texts as of labels: it would rank first."""
+    leaks = "{text} {label} {mask}"
+    texts = {"task__labels": None, "task__metric": "exact_match", "task__answer": "label"}
+    manual = {"method": {"name": "manual"}}
+    for name, made in (("words", recipe(tmp_path)), ("texts", {**recipe(tmp_path, **texts), **manual})):
+        plain = small.write_recipe(tmp_path / f"{name}.json", made)
+        made["task"]["templates"] = [leaks]
+        listed = small.write_recipe(tmp_path / f"{name}-listed.json", made)
+        for ask in (("validate", listed), ("templates", listed), ("templates", plain, "--template", leaks)):
+            called = small.call(*ask)
+            assert called.code == 2 and "the prompt would hold the answer" in called.err, called.err
+            assert "loading" not in called.err
