@@ -159,6 +159,14 @@ def test_what_cannot_be_solved_is_told_before_anything_is_loaded(changes, said):
         load_config({"model": "pypi:flan-t5-small", "task": "trec", "method": {"name": "c-lora", **changes}})
 
 
+@pytest.mark.parametrize("prior", [[0.2, 0.3, 0.5], [0.9, 0.2], [1.0, 0.0]])
+def test_a_prior_that_is_none_of_the_labels_is_found_without_a_model(tmp_path, prior):
+    recipe = readout_recipe(tmp_path)
+    recipe["method"]["prior"] = prior
+    called = small.call("validate", small.write_recipe(tmp_path / "recipe.json", recipe))
+    assert called.code == 2 and "expected 2 shares above 0 that add up to 1" in called.err
+
+
 def test_the_template_with_the_lowest_leave_one_out_loss_is_taken_and_kept(tmp_path):
     # the second template shows the words that tell; the first one hides the end of the text behind its own words
     recipe = readout_recipe(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -167,11 +168,24 @@ def row_weights(labels: Tensor, classes: int, prior: Prior, names: Sequence[str]
         return torch.ones(len(labels), dtype=torch.float64, device=labels.device)
     shares = torch.full_like(counts, 1 / classes)
     if not isinstance(prior, str):
+        check_shares(prior, classes)
         shares = torch.tensor(list(prior), dtype=torch.float64, device=labels.device)
-        if shares.shape != counts.shape or not bool((shares > 0).all()) or abs(float(shares.sum()) - 1) > 1e-6:
-            raise DataError(
-                f"prior {list(prior)}: expected {classes} shares above 0 that add up to 1, in the order of the labels"
-            )
     elif prior != "balanced":
         raise DataError(f"prior {prior!r}: expected balanced, train or a share for each label")
     return (shares / counts * len(labels))[labels]
+
+
+def check_shares(prior: Sequence[float], classes: int) -> None:
+    """Refuse shares of labels that are none.
+
+    Args:
+        prior: a share for each label.
+        classes: how many labels there are.
+
+    Raises:
+        DataError: too few or too many, or they do not add up to 1.
+    """
+    if len(prior) != classes or min(prior) <= 0 or abs(math.fsum(prior) - 1) > 1e-6:
+        raise DataError(
+            f"prior {list(prior)}: expected {classes} shares above 0 that add up to 1, in the order of the labels"
+        )

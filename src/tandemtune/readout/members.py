@@ -21,7 +21,7 @@ from tandemtune.evaluators.features import ANSWER, PassReading, View, read, read
 from tandemtune.models.backbone import Backbone
 from tandemtune.plugins import Member, register
 from tandemtune.readout import as_adapter
-from tandemtune.readout.design import Design
+from tandemtune.readout.design import Design, check_shares
 from tandemtune.readout.fitting import FORMS, Form, FormName, Readout, Settings, choose, leave_one_out, solve
 from tandemtune.tasks.verbalizers import Verbalizer
 from tandemtune.tunables.base import Point
@@ -80,6 +80,18 @@ class ReadoutMember(Member):
             told, shares = "as often as in the labelled rows", [rows.count(label) / len(rows) for label in labels]
         named = ", ".join(f"{label} {share:.3g}" for label, share in zip(labels, shares, strict=True))
         return f"labels come up {told}: {named}"
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Refuse a prior that is none of a task's labels.
+
+        Args:
+            labels: of the task.
+
+        Raises:
+            DataError: it has another number of shares, or they do not add up to 1.
+        """
+        if self.form is not None and not isinstance(self.prior, str):
+            check_shares(self.prior, len(labels))
 
     def check_rows(self, rows: int) -> None:
         """Refuse more labelled rows than the solver can take.

@@ -301,6 +301,8 @@ def check(config: RunConfig, progress: Progress | None = None, *, test: bool = T
                 config.task.shots, config.task.seed, dev_k=config.task.dev_shots, short=config.task.short_classes
             )
             answers_of(task).check(config.task, task, split)
+            for one in config.stretches:
+                one.method.readout.check_labels(task.labels)
         except DataError as error:
             problems = [str(error)]
     if problems:
