@@ -14,7 +14,7 @@ from tandemtune.errors import ConfigError, DataError, MentorRefused, ModelError
 from tandemtune.models.backbone import Kind
 from tandemtune.problem import Progress
 from tandemtune.proposers.wordings import ask_for_wordings, brief_of, check_mentor, tasks_of
-from tandemtune.readout.ranking import best_of, predicted
+from tandemtune.readout.ranking import best_of, judged
 from tandemtune.runs.records import Facts, TemplateScore
 from tandemtune.system import default_threads
 from tandemtune.tasks.base import Task
@@ -88,7 +88,7 @@ class Judge:
     def predicted(self, task: Task) -> list[int]:
         """What a readout of all other rows says of each row, as numbers of labels."""
         section, readout = self._config.task, self._config.method.readout
-        return predicted(self._backbone, task, self.rows, section.max_tokens, section.truncate, readout)
+        return judged(self._backbone, task, self.rows, section.max_tokens, section.truncate, readout)[1]
 
 
 def check_proposing(config: RunConfig, task: Task, said: Path, progress: Progress) -> None:

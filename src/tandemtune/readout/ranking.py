@@ -29,27 +29,6 @@ STRETCH = 1.5
 """Rows up to this many times as long as the shortest run together with it."""
 
 
-def predicted(
-    backbone: Backbone,
-    task: Task,
-    rows: Sequence[Example],
-    max_tokens: int,
-    truncate: Truncate,
-    member: ReadoutMember,
-) -> list[int]:
-    """What a readout of all other rows says of each row, as numbers of labels.
-
-    Args:
-        backbone: the model.
-        task: with the template and label words.
-        rows: labelled rows.
-        max_tokens: longest prompt.
-        truncate: the part that a text loses where a prompt is longer.
-        member: the recipe's readout.
-    """
-    return judged(backbone, task, rows, max_tokens, truncate, member)[1]
-
-
 def best_of(scores: Sequence[TemplateScore], count: int = 1) -> list[TemplateScore]:
     """Those with the lowest losses, the best first, as many as can be used; they name the same columns as the best.
 
