@@ -668,6 +668,15 @@ def test_every_option_is_reached_by_its_short_form(section, noun, name, key) -> 
         assert "it is an option of optimizer " in notes[0]
 
 
+def test_a_method_with_settings_and_no_name_says_which_one_it_is() -> None:
+    recipe = changed()
+    recipe.pop("method", None)
+    assert load_with_notes(recipe)[0].method.name == "auto" and not load_with_notes(recipe)[1]
+    config, notes = load_with_notes(recipe, ["readout=ridge"])
+    assert config.method.name == "c-lora"
+    assert len(notes) == 1 and "so c-lora is meant" in notes[0] and 'name = "auto"' in notes[0]
+
+
 def test_settings_without_effect_are_notes_and_wrong_ones_are_not() -> None:
     config, notes = load_with_notes(changed(method__name="f-lora", method__warm_start=2, method__r=1))
     assert (config.method.optimizer.kind, config.method.tunable.r) == ("fireworks", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import re
@@ -18,11 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import escape
 from pages import Page, check_alone, same
+from rich.console import Console
 
 from tandemtune.errors import RunError
 from tandemtune.report.history import best_spot, trail, unit_of
 from tandemtune.report.recipes import as_toml, used
 from tandemtune.report.run_page import run_charts, run_html_summary, run_page
+from tandemtune.report.text import result_table
 from tandemtune.runs.records import GenerationRecord, ProposalRecord, StartRecord, StepRecord
 from tandemtune.runs.store import RunFolder
 from tandemtune.runs.writing import write_json
@@ -82,6 +85,27 @@ def test_a_run_that_is_no_better_than_no_tuning_says_so(tmp_path):
         "always the most frequent class (0.550)." in page.text
     )
     assert "No point was better on dev than the one that the search began with" in page.text
+
+
+def test_a_readout_that_does_as_well_untuned_and_a_split_story_are_told(tmp_path):
+    """In the page as in the terminal: what is below a simpler row of the same table has a sentence."""
+    folder = made.write_run(
+        tmp_path / "run",
+        tuned=made.scores(0.8, 0.4, 0.4),
+        tuned_words=made.scores(0.85, 0.5, 0.4),
+        zero_shot_readout=made.scores(0.82, 0.6, 0.4),
+    )
+    sentences = (
+        "No tuning does at least as well here: a readout of the pretrained model (0.820).",
+        "The readout at the end lost some of it here: the label words alone have 0.850.",
+        "test from 0.600 to 0.800: points are chosen by the dev loss",
+    )
+    console = Console(file=io.StringIO(), width=300)
+    console.print(result_table(folder.read_result()))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for sentence in sentences:
+        assert sentence in read(folder.path).text
+        assert sentence in shown
 
 
 @pytest.mark.parametrize(("metric", "positive"), [("macro_f1", None), ("f1", "positive")])

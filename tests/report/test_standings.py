@@ -186,6 +186,12 @@ def test_controls_stand_in_every_table():
     assert list(found.contenders) == ["a", "b"]
 
 
+def test_the_readout_of_the_pretrained_model_is_a_control_where_methods_have_one():
+    found = compared([run_of("a", 1, 0.5, zero_shot_readout=scores(0.7, 0.6, 0.4)), run_of("b", 1, 0.4)], "a")
+    assert table_rows(found)[1][-1][:2] == ["(zero-shot, readout)", "0.700"]
+    assert list(found.contenders) == ["a", "b"]
+
+
 def test_controls_come_from_the_baseline_and_a_note_tells_where_others_differ():
     found = compared([run_of("b", 1, 0.5, zero_shot=scores(0.9, 0.9, 0.1)), run_of("a", 1, 0.5)], "a")
     assert found.methods["(zero-shot)"].average == 0.5

@@ -33,6 +33,8 @@ def chosen_template(
         ), known.templates
     tasks = wiring.candidate_tasks(config.task, task, kind)
     if len(tasks) == 1:
+        if progress and config.task.templates == "auto" and config.task.template is not None:
+            progress("the recipe has one template, so none is chosen: `templates` lists several")
         return tasks[0], ()
     scores = Judge(config, task, kind, split, progress).ranked(tasks)
     best = best_of(scores)[0]

@@ -95,6 +95,11 @@ def _checked(tables: Mapping[str, Any], found: Findings) -> RunConfig | None:
         tables = {**tables, "method": {"name": methods.WHERE_NOTHING_IS_SAID}}
     method = tables["method"]
     named = method.get("name") if isinstance(method, Mapping) else None
+    if isinstance(method, Mapping) and not {"name", "optimizer"} & method.keys():
+        found.unused.append(
+            f"[method] has settings and no name, so {methods.DEFAULT} is meant; a name says otherwise "
+            f'(name = "{methods.WHERE_NOTHING_IS_SAID}" is what a recipe without [method] gets)'
+        )
     preset = methods.METHODS.get(named if isinstance(named, str) else methods.DEFAULT)
     task = tables.get("task")
     if isinstance(task, Mapping):

@@ -17,7 +17,7 @@ from tandemtune.report.page import (
 )
 from tandemtune.report.recipes import rounds, setting
 from tandemtune.report.run_view import RunView, spent_so_far
-from tandemtune.report.text import simpler, stood_still
+from tandemtune.report.text import simpler, split_of, stood_still, untuned
 from tandemtune.runs.records import (
     NamedScores,
     ProposalRecord,
@@ -57,14 +57,9 @@ def _where(run: RunView, result: Result) -> str:
     return f"after step {result.kept_step} of {result.steps}{by}"
 
 
-def _split(result: Result) -> str:
-    """The rows that the first answer is about: test rows if there are any."""
-    return "dev" if result.tuned.test is None else "test"
-
-
 def headline(result: Result) -> list[str]:
     """The result in sentences."""
-    split = _split(result)
+    split = split_of(result)
     zero, tuned = result.zero_shot, result.tuned
     rows = result.rows.test if split == "test" else result.rows.dev
     reached, plain = getattr(tuned, split), getattr(zero, split)
@@ -73,21 +68,17 @@ def headline(result: Result) -> list[str]:
     said = f"{metric} on {rows:,} {split} rows: {score(reached)} after tuning, {score(plain)} before"
     said += f" ({score(calibrated)} with contextual calibration)" if zero.calibrated is not None else ""
     said += f"; always answering with the most frequent class gives {score(majority)}." if majority is not None else "."
-    others = {"the pretrained model": plain, "the pretrained model with calibration": calibrated}
-    others["always the most frequent class"] = majority
-    better = [f"{name} ({score(value)})" for name, value in others.items() if value is not None and value >= reached]
-    told_so = [f"No tuning does at least as well here: {', '.join(better)}."] if better else []
     chose = "The dev rows chose the point that was kept"
     return [
         said,
-        *told_so,
+        *untuned(result),
         f"{chose}; the test rows were scored once, after the search." if split == "test" else f"{chose}.",
     ]
 
 
 def scores_chart(result: Result, run: RunView) -> DotChart:
     """The tuned model beside what needs no tuning, with intervals."""
-    split = _split(result)
+    split = split_of(result)
     rows = result.rows.test if split == "test" else result.rows.dev
     groups: list[list[NamedScores]] = []  # a point's score, then what stands beside it
     for row in result.scores():

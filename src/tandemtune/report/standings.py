@@ -30,16 +30,18 @@ CONTROLS: dict[str, Read] = {
     "(majority class)": lambda result: result.majority,
     "(zero-shot)": lambda result: result.zero_shot.test,
     "(zero-shot, calibrated)": lambda result: result.zero_shot.after_calibration("test"),
+    "(zero-shot, readout)": lambda result: found.test if (found := result.zero_shot_readout) else None,
     "(tf-idf)": lambda result: found.test if (found := result.yardstick("tf-idf")) else None,
     "(embedding)": lambda result: found.test if (found := result.yardstick("embedding")) else None,
 }
 _CONTROLS_ON_DEV: dict[str, Read] = {
     "(zero-shot)": lambda result: result.zero_shot.dev,
     "(zero-shot, calibrated)": lambda result: result.zero_shot.after_calibration("dev"),
+    "(zero-shot, readout)": lambda result: found.dev if (found := result.zero_shot_readout) else None,
     "(tf-idf)": lambda result: found.dev if (found := result.yardstick("tf-idf")) else None,
     "(embedding)": lambda result: found.dev if (found := result.yardstick("embedding")) else None,
 }
-_ONLY_WHERE_ASKED_FOR = ("(tf-idf)", "(embedding)")
+_ONLY_WHERE_ASKED_FOR = ("(zero-shot, readout)", "(tf-idf)", "(embedding)")
 COSTS: dict[str, Callable[[Result], float]] = {
     "minutes": lambda result: result.cost.seconds / 60,
     "peak MB": lambda result: result.cost.peak_rss_mb,
@@ -470,7 +472,7 @@ def _notes_on_runs(
         keys = [key for key in found if key in first]
         if any(_differ(read(found[key]), read(first[key])) for read in CONTROLS.values() for key in keys):
             notes.append(
-                f"{name}: its zero-shot scores are not the baseline's (other rows, template or format); the baseline's are shown."
+                f"{name}: its zero-shot scores are not the baseline's (other rows, template, format or readout); the baseline's are shown."
             )
     used: dict[str, set[str]] = {}
     for run in runs:

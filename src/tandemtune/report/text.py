@@ -158,7 +158,7 @@ def _result_lines(result: Result, said_before: Collection[str]) -> list[str]:
         told = (f"{value if isinstance(value, str) else rough(value)} {name}" for value, name in said)
         lines.append(f"proposer: {', '.join(told)}")
     notes = [f"note: {note}" for note in result.notes if note not in said_before]
-    return [*lines, *stood_still(result), *simpler(result), *notes]
+    return [*lines, *stood_still(result), *untuned(result), *simpler(result), *notes]
 
 
 def assessment_view(found: Assessment) -> RenderableType:
@@ -214,6 +214,35 @@ def _lowest(found: Assessment) -> Table:
         asked = " | ".join(fields.values())
         table.add_row(f"{reward:.3f}", Text(answer[:200]), Text(reference[:200]), Text(asked[:200]))
     return table
+
+
+def split_of(result: Result) -> str:
+    """The rows that a result's first answer is about: test rows if there are any."""
+    return "dev" if result.tuned.test is None else "test"
+
+
+def untuned(result: Result) -> list[str]:
+    """What needs no tuning, or less of it, and does at least as well; and where dev and test rows tell two stories."""
+    split = split_of(result)
+    reached, moved = getattr(result.tuned, split), result.steps and not stood_still(result)
+    others = {
+        "the pretrained model": getattr(result.zero_shot, split),
+        "the pretrained model with calibration": result.zero_shot.after_calibration(split),
+        "a readout of the pretrained model": getattr(result.zero_shot_readout, split, None) if moved else None,
+        "always the most frequent class": result.majority if split == "test" else None,
+    }
+    better = [f"{name} ({score(value)})" for name, value in others.items() if value is not None and value >= reached]
+    lines = [f"No tuning does at least as well here: {', '.join(better)}."] if better else []
+    words = getattr(result.tuned_words, split, None) if result.steps else None
+    if words is not None and words > reached:
+        lines.append(f"The readout at the end lost some of it here: the label words alone have {score(words)}.")
+    before, after, test = result.zero_shot.dev, result.tuned.dev, result.zero_shot.test
+    if result.tuned.test is not None and test is not None and (after - before) * (result.tuned.test - test) < 0:
+        lines.append(
+            f"Dev went from {score(before)} to {score(after)}, test from {score(test)} to {score(result.tuned.test)}: "
+            f"points are chosen by the dev loss, and {result.rows.dev:,} dev rows say little about a score."
+        )
+    return lines
 
 
 def simpler(result: Result) -> list[str]:
