@@ -192,6 +192,13 @@ def test_the_readout_of_the_pretrained_model_is_a_control_where_methods_have_one
     assert list(found.contenders) == ["a", "b"]
 
 
+def test_a_control_that_no_run_has_is_no_row_of_dashes():
+    written = scores(0.5, 0.5, 0.1)
+    written = written.model_copy(update={"calibrated": None})
+    found = compared([run_of("a", 1, 0.5, zero_shot=written, majority=None)], "a")
+    assert [name for name in found.methods if name.startswith("(")] == ["(zero-shot)"]
+
+
 def test_controls_come_from_the_baseline_and_a_note_tells_where_others_differ():
     found = compared([run_of("b", 1, 0.5, zero_shot=scores(0.9, 0.9, 0.1)), run_of("a", 1, 0.5)], "a")
     assert found.methods["(zero-shot)"].average == 0.5

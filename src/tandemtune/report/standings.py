@@ -235,8 +235,8 @@ def compared(
     for name in [baseline, *methods]:  # what all methods share is read from the baseline's runs where it has them
         shared = {**results.get(name, {}), **shared}
     for name, read in CONTROLS.items():
-        if name in _ONLY_WHERE_ASKED_FOR and all(read(result) is None for result in shared.values()):
-            continue
+        if (shared or name in _ONLY_WHERE_ASKED_FOR) and all(read(result) is None for result in shared.values()):
+            continue  # texts have no majority class and no calibration
         tests[name], wanted[name] = _scores(shared, read), list(dict.fromkeys(map(_key, runs)))
         devs[name] = _scores(shared, _CONTROLS_ON_DEV.get(name, lambda result: None))
     sweeps = _sweeps(runs, methods)
