@@ -80,7 +80,7 @@ def recipe(place: Path, model: str = "bert", **changes: Any) -> dict[str, dict[s
             "shots": 4,
             "seed": 5,
         },
-        "method": {"budget": 60, "d": 8, "r": 1, "popsize": 4, "dev_every": 2, "layers": "all"},
+        "method": {"name": "c-lora", "budget": 60, "d": 8, "r": 1, "popsize": 4, "dev_every": 2, "layers": "all"},
         "run": {"checkpoint_seconds": 0.0},
     }
     for key, value in changes.items():

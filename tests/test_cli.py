@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from rich.console import Console
 import small
 import tandemtune
 from tandemtune import assets, plugins
+from tandemtune.cli import main
 from tandemtune.config import recipes
 from tandemtune.evaluators.label_words import LabelWordEvaluator
 from tandemtune.methods import METHODS
@@ -109,7 +113,7 @@ def test_resume_of_a_finished_run(done):
 def test_no_run_there(tmp_path, command):
     for place in (tmp_path, tmp_path / "nothing"):
         called = small.call(command, place)
-        assert called.code == 1 and called.err.startswith(f"tandemtune: {place} is no run folder") and not called.out
+        assert called.code == 2 and called.err.startswith(f"tandemtune: {place} is no run folder") and not called.out
 
 
 def test_show_a_finished_run(done):
@@ -351,6 +355,39 @@ def test_interrupted_before_the_folder_is_made(tmp_path, monkeypatch):
     called = small.call("run", recipe, "--out", tmp_path / "run")
     assert called.code == 130 and called.err == "tandemtune: stopped before the run began\n"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_to_end_is_told_as_an_interrupt_is(tmp_path, monkeypatch):
+    recipe = small.write_recipe(tmp_path / "mine.json", small.recipe(tmp_path))
+
+    def stop(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("tandemtune.autotune.build", stop)
+    called = small.call("run", recipe, "--out", tmp_path / "run")
+    assert called.code == 143 and called.err == "tandemtune: stopped before the run began\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+    monkeypatch.undo()
+    evaluate, calls = LabelWordEvaluator.evaluate, iter(range(1000))
+    monkeypatch.setattr(
+        LabelWordEvaluator, "evaluate", lambda *a, **o: stop() if next(calls) == 5 else evaluate(*a, **o)
+    )
+    called = small.call("run", recipe, "--out", tmp_path / "run")
+    assert called.code == 143 and f"go on with: tandemtune resume {tmp_path / 'run'}" in called.err
+    monkeypatch.undo()
+    assert small.call("resume", tmp_path / "run", "-q").code == 0
+
+
+def test_an_interrupt_that_the_command_line_swallows_is_told(monkeypatch, capsys):
+    def swallowed():
+        raise SystemExit(130)  # as click does
+
+    monkeypatch.setattr("tandemtune.cli.app.app", swallowed)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130 and capsys.readouterr().err == "tandemtune: stopped\n"
 
 
 def test_names_with_brackets_are_shown_as_they_are(tmp_path):

@@ -245,13 +245,13 @@ def test_the_last_override_wins_and_sections_are_made():
         ("budget", "expected section.key=value"),
         ("", "expected section.key=value"),
         ("=3", "expected section.key=value"),
-        ("method.=3", "expected section.key=value"),
+        ("method.=3", "no such setting (did you mean"),
         ("name=x", "model and task and method both have name: write model.name or task.name or method.name"),
         ("seed =", "[task] seed: Input should be a valid integer, got ''"),
         ("bugdet=3", "did you mean 'method.budget'?"),
         ("methods.budget=3", "did you mean 'method.budget'?"),
         ("method.bugdet=3", "[method] bugdet: unknown key (did you mean 'budget'?)"),
-        ("method.budget.more=3", "did you mean 'method.budget'?): expected section.key=value"),
+        ("method.budget.more=3", "no such setting (did you mean 'method.budget'?)"),
         ("method.budget=many", "[method] budget: Input should be a valid integer, got 'many'"),
         ("method.budget=[", "[method] budget: Input should be a valid integer, got '['"),
         ("method.budget=" + "[" * 3000, "[method] budget: Input should be a valid integer"),
@@ -666,6 +666,24 @@ def test_every_option_is_reached_by_its_short_form(section, noun, name, key) -> 
         )[1]
         assert len(notes) == 1 and f"[{section}] {key}: no effect with optimizer none" in notes[0]
         assert "it is an option of optimizer " in notes[0]
+
+
+def test_a_typo_is_one_problem_with_what_was_meant(tmp_path, monkeypatch) -> None:
+    task = {"train": "a.jsonl", "templte": "{text} {mask}", "labels": {"no": "bad", "yes": "good"}, "colour": 3}
+    with pytest.raises(ConfigError) as told:
+        load_config({"model": "m", "task": task})
+    assert [line.split(",")[0] for line in told.value.problems] == [
+        "[task] templte: unknown key (did you mean 'template'?)",
+        "[task] colour: unknown key",
+    ]
+    with pytest.raises(ConfigError, match=r'shots: expected a whole number or "all", got .four.'):
+        load_config({**LEAST, "task": {**LEAST["task"], "shots": "four"}})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text("", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"did you mean 'mine\.toml'"):
+        load_config("mien.toml")
+    with pytest.raises(ConfigError, match=r"tandemtune init rows\.csv"):
+        load_config("rows.csv")
 
 
 def test_a_method_with_settings_and_no_name_says_which_one_it_is() -> None:

@@ -388,6 +388,7 @@ def test_command_line_writes_nothing_on_bad_input(tmp_path, runs, name, content,
     called = small.call("predict", runs["bert"][0], "--input", tmp_path / name, "--output", tmp_path / "out.jsonl")
     assert called.code == 2 and called.err.splitlines()[-1].startswith("tandemtune: ") and tells in called.err
     assert not (tmp_path / "out.jsonl").exists()
+    assert "loading" not in called.err or "line 2" in tells, "told before the model is loaded"
 
 
 def test_command_line_leaves_blank_rows_without_a_label(tmp_path, runs):
@@ -401,7 +402,7 @@ def test_command_line_leaves_blank_rows_without_a_label(tmp_path, runs):
 def test_command_line_names_what_is_missing(tmp_path, runs):
     given = small.write_rows(tmp_path / "in.jsonl", [{"text": "fine"}])
     called = small.call("predict", tmp_path, "--input", given, "--output", tmp_path / "out.jsonl")
-    assert called.code == 1 and "is no run folder" in called.err
+    assert called.code == 2 and "is no run folder" in called.err
     called = small.call("predict", runs["bert"][0], "--input", given, "--output", tmp_path / "no" / "out.jsonl")
     assert called.code == 2 and "does not exist: make it first" in called.err
 

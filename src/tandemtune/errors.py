@@ -49,6 +49,12 @@ class RunError(TandemTuneError):
     """A run folder that cannot be written, resumed or read."""
 
 
+class NoRunError(RunError):
+    """A folder that holds no run."""
+
+    exit_code = 2
+
+
 class MentorError(TandemTuneError):
     """The mentor could not be asked, or what it said cannot be used."""
 

@@ -255,6 +255,12 @@ def near(word: str, options: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def near_or_all(word: str, options: Iterable[str]) -> str:
+    """The option that a word is close to as " (did you mean 'x'?)", or else ", expected " and all of them."""
+    known = list(dict.fromkeys(options))
+    return near(word, known) or f", expected {', '.join(known)}"
+
+
 _FILE_MODULE = "tandemtune_file_"
 
 

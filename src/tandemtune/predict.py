@@ -21,7 +21,7 @@ from tandemtune.problem import Progress, Scorer
 from tandemtune.readout.members import load_readout
 from tandemtune.runs.records import Assessment
 from tandemtune.runs.store import RunFolder
-from tandemtune.tasks.table import Table
+from tandemtune.tasks.table import Table, value_of
 from tandemtune.tunables.base import INPUT
 from tandemtune.types import Example
 from tandemtune.wiring import make_scorer, task_of_run
@@ -162,6 +162,30 @@ def evaluate_table(model: TunedModel, table: Table) -> Assessment:
         DataError: a field or the label column is missing, or a label is none of the task's.
     """
     return answers_of(model.scorer.task).assessment(model, table)
+
+
+def check_input(path: Path, table: Table) -> None:
+    """Refuse rows that lack a column which a run needs, before its model is loaded.
+
+    Args:
+        path: the run folder.
+        table: rows to be answered.
+
+    Raises:
+        DataError: names the column, and those that are there.
+        RunError: no run lies there.
+    """
+    folder = RunFolder.open(path)
+    facts = folder.read_facts()
+    if facts is None or not table.rows:
+        return
+    for name in task_of_run(load_config(folder.read_recipe()), facts).inputs:
+        try:
+            value_of(table, 0, name)
+        except DataError as error:
+            raise DataError(
+                f"{str(error).partition(': rename')[0]}: the run in {path} needs it; rename the column"
+            ) from error
 
 
 def load(path: str | Path, *, progress: Progress | None = None) -> TunedModel:

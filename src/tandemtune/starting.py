@@ -53,6 +53,15 @@ class LabelWord:
     piece: str
     token: int
 
+    def said(self) -> str:
+        """Which word stands for the label, and that it is not the label itself where it is not."""
+        part = (
+            "; the whole label is no single piece: a better word goes into [task.labels]"
+            if self.word != self.label
+            else ""
+        )
+        return f"label word of {show(self.label)}: {self.word!r}, the piece {self.piece!r}{part}"
+
 
 @dataclass(frozen=True)
 class RecipeDraft:
@@ -122,7 +131,7 @@ def draft(
             *_about_rows(report, max_tokens),
             *_about_limits(task),
             f"{len(templates)} templates to choose from, the first: {str(template)!r}",
-            *(f"label word of {show(one.label)}: {one.word!r}, the piece {one.piece!r}" for one in words),
+            *(one.said() for one in words),
         ),
         (*table.notes, *report.notes()),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ app = typer.Typer(
     add_completion=True,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Tune language models with forward passes only. Exit codes: 0 done, 1 failed, 2 wrong use, 3 waiting for a mentor's file, 130 stopped.",
+    help="Tune language models with forward passes only. Exit codes: 0 done, 1 failed, 2 wrong use, 3 waiting for a mentor's file, 130 stopped, 143 ended by a signal.",
 )
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
 Svg = Annotated[Path | None, typer.Option(help="Folder for the charts as SVG files, with text kept as text.")]
@@ -36,12 +37,19 @@ def main() -> None:
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # retries without a network are no news
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.captureWarnings(True)
     try:
         app()
     except TandemTuneError as error:
         fail(str(error), error.exit_code)
+    except _Said:
+        raise
+    except SystemExit as ended:
+        if ended.code == 130:  # an interrupt that nobody else has spoken of
+            fail("stopped", 130)
+        raise
     except KeyboardInterrupt:
         fail("stopped", 130)
     except BrokenPipeError:
@@ -77,7 +85,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """Tune language models with forward passes only. Exit codes: 0 done, 1 failed, 2 wrong use, 3 waiting for a mentor's file, 130 stopped."""
+    """Tune language models with forward passes only. Exit codes: 0 done, 1 failed, 2 wrong use, 3 waiting for a mentor's file, 130 stopped, 143 ended by a signal."""
 
 
 def console() -> Console:
@@ -115,11 +123,23 @@ def echo_json(content: Any) -> None:
 def fail(message: str, code: int) -> NoReturn:
     """Say what went wrong, and end with an exit code."""
     typer.echo("tandemtune: " + "\n".join(map(_shown, message.split("\n"))), err=True)
-    sys.exit(code)
+    raise _Said(code)
+
+
+class _Said(SystemExit):
+    """The end of the process, after its reason has been said."""
+
+
+class _Terminated(KeyboardInterrupt):
+    """Somebody wants this process to end, as a scheduler or `timeout` does."""
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise _Terminated
 
 
 def watched(place: Path, quiet: bool, work: Any, begun: bool = False) -> None:
-    """Do a run's work with its progress shown; Ctrl-C says how to go on.
+    """Do a run's work with its progress shown; Ctrl-C, or a signal to end, says how to go on.
 
     Args:
         place: the run folder.
@@ -130,17 +150,21 @@ def watched(place: Path, quiet: bool, work: Any, begun: bool = False) -> None:
     from tandemtune.report.live import LiveReport
 
     live = LiveReport(console(), quiet)
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         with live:
             work(live)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        code = 143 if isinstance(stop, _Terminated) else 130
         if live.started or begun:
-            fail(f"stopped. Nothing that was finished is lost; go on with: tandemtune resume {place}", 130)
-        fail("stopped before the run began", 130)
+            fail(f"stopped. Nothing that was finished is lost; go on with: tandemtune resume {place}", code)
+        fail("stopped before the run began", code)
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error) or not (live.started or begun):
             raise
         fail(f"{NO_MEMORY}. Nothing that was finished is lost; go on with: tandemtune resume {place}", 1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     what, example = _use_of(place)
     say(f"the run lies in {place}; {what} with: tandemtune predict {place} --input {example} --output out.jsonl")
 

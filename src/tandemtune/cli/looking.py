@@ -96,9 +96,9 @@ def templates(
 
     Label words are judged by the leave-one-out loss of a readout, texts by the metric of what the pretrained model writes.
 
-    Example: tandemtune templates my.toml templates=known --template "Review: {text} Sentiment: {mask}"
+    Example: tandemtune templates my.toml --template "Review: {text} Sentiment: {mask}"
 
-    Example: tandemtune templates my.toml templates=known --mentor 8 mentor.client=file
+    Example: tandemtune templates my.toml --mentor 8 mentor.client=file
     """
     from tandemtune import autotune, wiring
     from tandemtune.config import load_config

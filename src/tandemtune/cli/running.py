@@ -11,7 +11,6 @@ from tandemtune.cli.app import LOADING, Overrides, Quiet, app, console, patient,
 from tandemtune.cli.beginning import recipe_of_rows
 from tandemtune.errors import RunError, UsageError
 
-ROWS = (".csv", ".tsv", ".jsonl", ".ndjson", ".jsonlines", ".parquet")
 """Endings of files that are rows and no recipe."""
 NoTest = Annotated[bool, typer.Option("--no-test", help="Leave the test rows unread.")]
 
@@ -40,7 +39,7 @@ def run(
 
     Example: tandemtune run quickstart seed=21 shots=8 --out runs/mine
     """
-    from tandemtune.config.reading import load_with_notes
+    from tandemtune.config.reading import ROWS, load_with_notes
 
     if Path(recipe).suffix.lower() in ROWS:
         place = out or Path("runs") / Path(recipe).stem

@@ -36,7 +36,7 @@ def predict(
     Example: tandemtune predict runs/mine --input mails.csv --output labelled.csv
     """
     with patient(LOADING):
-        from tandemtune.predict import load, predict_table
+        from tandemtune.predict import check_input, load, predict_table
     from tandemtune.tasks.table import Table, read_table, write_table
 
     if (input is None) == (not text):
@@ -44,7 +44,7 @@ def predict(
     _check_output(output, input, overwrite)
     lines = text or (_lines_of_stdin() if str(input) == "-" else None)
     if lines is None and not Path(str(input)).is_dir():
-        read_table(input)  # what is wrong with it is told before the model is loaded
+        check_input(folder, read_table(input))  # what is wrong with it is told before the model is loaded
     model = load(folder, progress=say)
     table = model.scorer.table(input) if lines is None else None
     if lines is not None and len(model.fields) > 1:
@@ -100,12 +100,12 @@ def evaluate(
     Example: tandemtune evaluate runs/mine labelled.csv
     """
     with patient(LOADING):
-        from tandemtune.predict import evaluate_table, load
+        from tandemtune.predict import check_input, evaluate_table, load
     from tandemtune.report.text import assessment_view
     from tandemtune.tasks.table import read_table
 
     if not input.is_dir():
-        read_table(input)  # what is wrong with it is told before the model is loaded
+        check_input(folder, read_table(input))  # what is wrong with it is told before the model is loaded
     model = load(folder, progress=say)
     table = model.scorer.table(input)
     with patient(f"labelling {len(table.rows):,} rows"):

@@ -31,7 +31,8 @@ def apply(tables: Tables, overrides: Sequence[Override]) -> list[str]:
         path = _path(key.strip()) if equals else None
         if path is None:
             hint = _near_key(key.strip()) if equals else ""
-            problems.append(f"override {item!r}{hint}: expected section.key=value, for example method.budget=1000")
+            said = f"no such setting{hint}" if hint else "expected section.key=value, for example method.budget=1000"
+            problems.append(f"override {item!r}: {said}")
         elif isinstance(path, str):
             problems.append(f"override {item!r}: {path}")
         else:

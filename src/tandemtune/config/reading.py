@@ -19,12 +19,14 @@ from tandemtune.config.sections import SECTIONS, Findings, Tables, arranged, che
 from tandemtune.config.task import answers_of, with_images
 from tandemtune.config.then import with_entries
 from tandemtune.errors import ConfigError, DataError
-from tandemtune.plugins import near
+from tandemtune.plugins import near, near_or_all
 from tandemtune.tasks.encodings import decoded
 
 __all__ = ["SECTIONS", "arranged", "load_config", "load_with_notes", "recipes", "with_parts_of"]
 
 RECIPES = "tandemtune.recipes"
+ROWS = (".csv", ".tsv", ".jsonl", ".ndjson", ".jsonlines", ".parquet")
+"""Endings of files of rows, which are no recipes."""
 NEEDED = ("model", "task")
 """Sections that every recipe has; the others have defaults throughout."""
 
@@ -88,9 +90,7 @@ def _checked(tables: Mapping[str, Any], found: Findings) -> RunConfig | None:
     """All sections, each checked by itself, then what does not fit together; as far as it can be told in spite of problems."""
     for name in tables:
         if name not in SECTIONS:
-            found.problems.append(
-                f"[{name}]: unknown section{near(str(name), SECTIONS)}, expected {', '.join(SECTIONS)}"
-            )
+            found.problems.append(f"[{name}]: unknown section{near_or_all(str(name), SECTIONS)}")
     if tables.get("method", {}) == {}:
         tables = {**tables, "method": {"name": methods.WHERE_NOTHING_IS_SAID}}
     method = tables["method"]
@@ -143,13 +143,16 @@ def _read(recipe: str | Path | Mapping[str, Any]) -> tuple[str, Tables]:
         return "recipe", _named(tables)
     path = Path(recipe)
     known = recipes()
+    if path.suffix.lower() in ROWS:
+        raise ConfigError([f"a file of rows and no recipe: `tandemtune init {path}` makes one of it"], str(path))
     try:
         if not path.exists() and str(recipe) in known:
             path = known[str(recipe)]
         text, _ = decoded(path.read_bytes(), "the file")
         tables = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
-        hint = near(str(recipe), known) or f": expected a file, or one of {', '.join(known)}"
+        here = [str(file) for file in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        hint = near(str(recipe), [*known, *here]) or f": expected a file, or one of {', '.join(known)}"
         raise ConfigError([f"no recipe {str(recipe)!r}{hint}"], str(recipe)) from None
     except (OSError, ValueError, RecursionError, DataError) as error:
         reason = getattr(error, "strerror", None) or error

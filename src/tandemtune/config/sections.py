@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -15,7 +16,7 @@ from tandemtune.config.method import Then
 from tandemtune.config.parts import PARTS, THEN, parts_of
 from tandemtune.config.schema import RunConfig, shortened
 from tandemtune.errors import UsageError
-from tandemtune.plugins import Member, Options, near
+from tandemtune.plugins import Member, Options, near, near_or_all
 
 SECTIONS: dict[str, type[Options]] = {
     name: owner for name, f in RunConfig.model_fields.items() if isinstance(owner := f.annotation, type)
@@ -127,9 +128,8 @@ def _give(section: str, key: str, value: Any, parts: Tables, given: Mapping[str,
             )
             return
         options = [*owner_of(section).model_fields, *(k for c in classes.values() if c for k in c.model_fields)]
-        found.problems.append(
-            f"[{section}] {key}: unknown key{near(key, keys_of(section))}, expected {', '.join(dict.fromkeys(options))}"
-        )
+        hint = near(key, keys_of(section)) or near_or_all(key, options)
+        found.problems.append(f"[{section}] {key}: unknown key{hint}")
 
 
 def keys_of(section: str) -> list[str]:
@@ -153,6 +153,8 @@ def checked_section(name: str, owner: type[S], table: Tables, found: Findings) -
         try:
             return owner.model_validate(table)
         except ValidationError as error:
+            unknown = [str(d["loc"][0]) for d in error.errors() if d["type"] == "extra_forbidden"]
+            wrong.update(meant for key in unknown for meant in get_close_matches(key, owner.model_fields, n=1))
             before = set(wrong)
             for detail, lines in _told(name, owner, error.errors()):
                 found.problems += [line for line in lines if not _follows(line, name, before)]
@@ -223,7 +225,7 @@ def _explained(section: str, owner: type[Options], detail: ErrorDetails) -> list
     """One readable sentence for each problem inside one of pydantic's errors."""
     place = [str(part) for part in detail["loc"]]
     branches = {"str", "int", "bool", "list[str]", "list[int]"}
-    branches |= {part for part in place[1:] if part.startswith(("function-", "literal["))}
+    branches |= {part for part in place[1:] if part.startswith(("function-", "literal[", "constrained-"))}
     nouns = parts_of(section)
     shown = [part for part in place if part not in branches and not (part in nouns and len(place) > 1)]
     where = f"[{section}]" + (f" {'.'.join(shown)}" if shown else "")
@@ -232,7 +234,7 @@ def _explained(section: str, owner: type[Options], detail: ErrorDetails) -> list
         if place[0] in nouns:
             options = [k for m in plugins.members(place[0]).values() for k in m.model_fields]
         options = list(dict.fromkeys(options))
-        return [f"{where}: unknown key{near(place[-1], options)}, expected {', '.join(options)}"]
+        return [f"{where}: unknown key{near_or_all(place[-1], options)}"]
     if detail["type"] == "missing":
         return [f"{where}: missing"]
     if detail["type"] == "value_error":
@@ -240,7 +242,7 @@ def _explained(section: str, owner: type[Options], detail: ErrorDetails) -> list
         return [f"{where} {line}" if not shown else f"{where}: {line}" for line in lines]
     if any(part.startswith("literal[") for part in place[1:]):
         return []  # the other branch of "a number or all" tells, or all branches together
-    if "int" in place[1:] and detail["type"] == "int_type":
+    if {"int", "constrained-int"} & set(place[1:]) and detail["type"] == "int_type":
         return [f'{where}: expected a whole number or "all", got {shortened(detail["input"])}']
     if {"list[str]", "list[int]"} & {part.partition("[")[0] + "[" + part.partition("[")[2] for part in place}:
         if detail["type"] == "list_type":

@@ -215,7 +215,7 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
         yield "short_classes: share divides the training rows, but dev is a file: leave one of them out"
     if task.templates == "known" and name not in known_templates():
         options = ", ".join(known_templates())
-        yield f"templates: none are known for {name or 'a task of your own'}, only for {options}: list your own"
+        yield f"templates: none are known for {name or 'a task of your own'}, only for {options}: list your own, or try some with --template"
     yield from _template_problems(task)
     for key in ("chat", "stop", "answer_schema"):
         if getattr(task, key):

@@ -146,7 +146,7 @@ def _result_lines(result: Result, said_before: Collection[str]) -> list[str]:
         f"{duration(cost.seconds)} of search, peak memory {cost.peak_rss_mb:,.0f} MB",
         f"rows: {rows.train:,} train, {rows.dev:,} dev, {rows.test:,} test · "
         + (
-            f"kept the point of step {result.kept_step} of {result.steps} (lowest dev loss{by}) · stopped by {result.stop_reason}"
+            f"kept the point of step {result.kept_step} of {result.steps} ({_why_kept(result)}{by}) · stopped by {result.stop_reason}"
             if result.steps
             else "nothing was searched"
         ),
@@ -214,6 +214,11 @@ def _lowest(found: Assessment) -> Table:
         asked = " | ".join(fields.values())
         table.add_row(f"{reward:.3f}", Text(answer[:200]), Text(reference[:200]), Text(asked[:200]))
     return table
+
+
+def _why_kept(result: Result) -> str:
+    """By what the point of a result was chosen."""
+    return "where the search began" if result.gain is not None and not result.gain.kept else "lowest dev loss"
 
 
 def split_of(result: Result) -> str:

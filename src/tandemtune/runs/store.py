@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from tandemtune.errors import RunError
+from tandemtune.errors import NoRunError, RunError
 from tandemtune.runs import checkpoint
 from tandemtune.runs.journal import Journal, Lines, read_journal, read_lines
 from tandemtune.runs.records import EndRecord, Facts, JournalRecord, PredictionRecord, Result, TaskCard
@@ -110,12 +110,12 @@ class RunFolder:
         """Open the folder of a run that was started before.
 
         Raises:
-            RunError: no run lies there.
+            NoRunError: no run lies there.
         """
         folder = cls(path)
         if not folder.recipe.is_file():
             what = "holds no recipe.json" if path.is_dir() else "does not exist"
-            raise RunError(f"{path} is no run folder: it {what}. `tandemtune run` makes one")
+            raise NoRunError(f"{path} is no run folder: it {what}. `tandemtune run` makes one")
         return folder
 
     @contextmanager
