@@ -162,8 +162,8 @@ class MethodSection(SearchSettings):
             named, remedy = f'{optimizer.kind} with incumbent = "mean"', 'set incumbent to "best"'
         if self.order == "bandit" and not keeps_vector:
             yield (
-                f"[method] order: bandit goes by how much a layer's turns lower the incumbent's loss, and with {named} that is "
-                f"not measured: {remedy}, or another order"
+                f"[method] order: bandit goes by how much a layer's turns lower the incumbent's loss, which {named} does not measure: "
+                f"{remedy}, or another order"
             )
         if self.elites and self.subsample is None:
             yield (
