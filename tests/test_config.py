@@ -96,6 +96,7 @@ DEFAULTS = {
         "dev_every": 5,
         "patience": None,
         "guard": "none",
+        "refused": "go-on",
         "score": "words",
         "judge": "words",
         "then": [],

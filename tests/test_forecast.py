@@ -8,6 +8,7 @@ import pytest
 
 import small
 from tandemtune.callbacks import Callback
+from tandemtune.config.schema import UNBOUNDED
 
 
 class Lines(Callback):
@@ -50,6 +51,25 @@ def test_it_says_when_time_ends_the_search_sooner(tmp_path):
     recipe = small.recipe(tmp_path, method__budget=4_000_000, run__max_seconds=0.05)
     small.tune(recipe, tmp_path / "run", lines)
     assert "the search ends after 0.05 s" in lines.forecast[0] and "min here" in lines.forecast[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "unit"),
+    [
+        ({"method__budget": 4_000_000}, "candidates"),
+        ({"method__budget": UNBOUNDED}, "candidates"),
+        ({"method__name": "lora", "method__steps": 4_000_000, "method__batch_size": 4}, "gradient_steps"),
+    ],
+    ids=["candidates", "nothing else", "steps"],
+)
+def test_tokens_end_a_search_sooner(settings, unit, tmp_path):
+    lines = Lines()
+    recipe = small.recipe(tmp_path, "llama", run__max_forward_tokens=5_000, **settings)
+    result = small.tune(recipe, tmp_path / "run", lines)
+    (said,) = lines.forecast
+    done = int(re.search(r"for about ([\d,]+) ", said)[1].replace(",", ""))
+    assert result["stop_reason"] == "max_forward_tokens" and "max_forward_tokens" in said
+    assert done == pytest.approx(result["cost"][unit], rel=0.35)
 
 
 def test_nothing_is_said_where_nothing_is_searched(tmp_path):

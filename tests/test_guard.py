@@ -89,6 +89,34 @@ def test_patience_counts_looks_without_a_gain(tmp_path):
     assert result["stop_reason"] == "patience" and result["steps"] == 4 and result["kept_step"] == 0
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method__factors": "b"},
+        {"method__factors": "b", "method__order": "bandit", "method__subsample": 8},
+        {"method__name": "f-lora"},
+        {"method__name": "es", "method__ema": 0.5},
+        {"method__name": "gap3", "method__prompt_tokens": 3, "method__layers": None},
+    ],
+    ids=["c-lora", "bandit", "f-lora", "es", "gap3"],
+)
+def test_a_search_goes_back_from_what_the_guard_refused(changes, tmp_path):
+    """Every generation after a look begins at the kept point, and no generation is scored twice."""
+    recipe = small.recipe(
+        tmp_path, "bert", method__guard="standard-error", method__refused="go-back", method__dev_every=1, method__alpha=3.0, **changes
+    )  # fmt: skip
+    result = small.tune(recipe, tmp_path / "run")
+    start, *turns = [r for r in small.journal(tmp_path / "run") if r["event"] in ("start", "generation")]
+    refused = [turn for turn in turns if not turn["gain"]["kept"]]
+    assert refused and result["kept_step"] == max([0, *(turn["step"] for turn in turns if turn["gain"]["kept"])])
+    assert len({tuple(turn["losses"]) for turn in turns}) == len(turns)
+    kept = start["train_loss"]
+    for turn in turns:
+        if turn["incumbent"] is not None:
+            assert turn["incumbent"] == pytest.approx(kept, abs=1e-5)
+        kept = turn["train_loss"] if turn["gain"]["kept"] else kept
+
+
 @pytest.mark.parametrize("judge", ["words", "readout"])
 def test_a_stopped_search_ends_as_if_it_never_had_been(judge, tmp_path):
     """Losses of the kept point's rows are in no file; they are taken again."""
@@ -135,6 +163,8 @@ def test_candidates_are_scored_by_a_readout_solved_anew(tmp_path):
         ({"method__score": "readout"}, "score: readout needs a readout"),
         ({"method__judge": "readout"}, "judge: readout, but the recipe has none"),
         ({"method__guard": "standard-error", "method__objective": "f1"}, "needs a loss of each row"),
+        ({"method__refused": "go-back"}, "no point is refused"),
+        ({"method__name": "lora", "method__guard": "standard-error", "method__refused": "go-back"}, "without gradient"),
         ({"method__name": "maao", "method__guard": "standard-error"}, "alternate"),
     ],
 )

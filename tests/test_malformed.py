@@ -178,6 +178,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "method.incumbent": CHOICE,
     "method.factors": CHOICE,
     "method.guard": CHOICE,
+    "method.refused": CHOICE,
     "method.judge": CHOICE,
     "method.then": (
         "es",

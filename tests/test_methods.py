@@ -239,10 +239,11 @@ def test_kl_adds_what_moves_the_labels_of_other_rows(place, tmp_path):
     assert other["costs"]["forward"] > one["costs"]["forward"]
 
 
-def test_the_average_lags_behind_the_incumbent(place, tmp_path):
+@pytest.mark.parametrize("name", ["c-lora", "es"])
+def test_the_average_lags_behind_the_incumbent(name, place, tmp_path):
     for decay in (0.0, 0.9):
         tune(
-            recipe_of("c-lora", place, method__ema=decay, method__dev_every=1, method__alpha=1.0),
+            recipe_of(name, place, method__ema=decay, method__dev_every=1, method__alpha=1.0),
             tmp_path / str(decay),
         )
     one, other = gains(tmp_path / "0.0"), gains(tmp_path / "0.9")
@@ -251,6 +252,24 @@ def test_the_average_lags_behind_the_incumbent(place, tmp_path):
     start = small.journal(tmp_path / "0.9")[0]["dev"]["loss"]
     first = next(i for i, line in enumerate(one) if line["accepted"])
     assert abs(other[first]["dev"]["loss"] - start) < abs(one[first]["dev"]["loss"] - start)
+
+
+@pytest.mark.parametrize(("incumbent", "told"), [("best", True), ("mean", False)])
+def test_layers_gains_are_told_where_they_are_measured(incumbent, told, place, tmp_path):
+    tune(recipe_of("c-lora", place, method__incumbent=incumbent), tmp_path / "run")
+    shown = small.call("show", tmp_path / "run")
+    assert shown.code == 0 and ("training loss fell by" in shown.out) == told
+    line = gains(tmp_path / "run")[0]
+    assert told or line["train_loss"] == pytest.approx(sum(line["losses"]) / len(line["losses"]))
+
+
+def test_a_horizon_is_the_bound_that_is_reached_first(place, tmp_path):
+    """Fireworks that will not catch up in what is left begin anew; more steps than a budget allows change nothing."""
+    for steps in (None, 1000):
+        wide = {"method__popsize": 60, "method__order": "together", "method__budget": 61 * 8, "method__alpha": 3.0}
+        tune(recipe_of("f-lora", place, method__steps=steps, **wide), tmp_path / str(steps))
+    one, other = (gains(tmp_path / name) for name in ("None", "1000"))
+    assert len(one) == 8 and [line["losses"] for line in one] == [line["losses"] for line in other]
 
 
 def test_subsamples_change_from_turn_to_turn(place, tmp_path):
@@ -401,6 +420,9 @@ def test_tandem_scores_the_words_with_the_tuned_model(place, tmp_path):
         ("c-lora", {"method__tunable": "full"}, "choose es or spsa"),
         ("es", {"method__popsize": 5}, "popsize: Input should be a multiple of 2, got 5"),
         ("es", {"method__order": "bandit"}, "bandit"),
+        ("c-lora", {"method__order": "bandit", "method__incumbent": "mean"}, 'incumbent = "mean".* order'),
+        ("c-lora", {"method__elites": 2, "method__subsample": 4, "method__incumbent": "mean"}, "elites.* incumbent"),
+        ("gap3", {"method__ema": 0.5}, "ema"),
         ("lora", {"method__l2_penalty": 0.1}, "l2_penalty"),
         ("es", {"method__tunable": "full", "method__l2_penalty": 0.1}, "l2_penalty"),
         ("lora", {"method__kl_penalty": 0.1}, "without gradient"),

@@ -40,6 +40,7 @@ STEERED = {
     "alternate__final_steps": 2,
     "alternate__proposals": 2,
 }
+BACK = {"method__guard": "standard-error", "method__refused": "go-back", "method__alpha": 3.0}
 RUNS = {
     "mutation": ("bert", ROUNDS),
     "moments kept": (
@@ -64,6 +65,8 @@ RUNS = {
     "prompt-tuning": ("t5", {**GRADIENT, "method__name": "prompt-tuning", "method__schedule": "cosine"}),
     "p-tuning-v2": ("bert", {**GRADIENT, "method__name": "p-tuning-v2"}),
     "lora": ("gpt2", {**GRADIENT, "method__name": "lora", "method__optimizer": "sgd", "method__warmup": 3}),
+    "going back": ("gpt2", {"method__name": "c-lora", **BACK}),
+    "an average going back": ("gpt2", {"method__name": "es", "method__ema": 0.5, **BACK}),
 }
 
 BOTH = ("mutation", "moments kept", "schedule kept", "cma-es doer")

@@ -1,23 +1,67 @@
-"""Runs that end by their tokens: what rounds share."""
+"""Runs that end by their tokens or seconds: what rounds share."""
 
 from __future__ import annotations
 
+import json
+import types
+from itertools import count
+
+import pytest
+
 import small
 
+ROUNDS = {"alternate__rounds": 3, "alternate__round_steps": 4, "alternate__final_steps": 8}
 
-def test_the_last_stretch_has_its_share(tmp_path):
-    """Without shares, the first rounds would use up all tokens."""
-    rounds = {"alternate__rounds": 3, "alternate__round_steps": 4, "alternate__final_steps": 8}
-    recipe = small.recipe(
-        tmp_path, "llama", method__name="maao", method__layers=None, method__prompt_tokens=2, method__dev_every=1,
-        alternate__proposer="random", **rounds,
+
+def recipe_of(place, **changes):
+    return small.recipe(
+        place, "llama", method__name="maao", method__layers=None, method__prompt_tokens=2, method__dev_every=1,
+        alternate__proposer="random", **ROUNDS, **changes,
     )  # fmt: skip
+
+
+def set_clock(monkeypatch, pace):
+    """A clock that moves on by so many seconds whenever a search looks at it."""
+    steps = count()
+    monkeypatch.setattr("tandemtune.search.loop.time", types.SimpleNamespace(perf_counter=lambda: pace * next(steps)))
+
+
+def had_their_share(folder):
+    """Whether all rounds proposed, and the last stretch had turns."""
+    events = [record["event"] for record in small.journal(folder) if record["event"] in ("step", "proposal")]
+    assert events.count("proposal") == 3
+    last = max(i for i, event in enumerate(events) if event == "proposal")
+    return bool(events[last + 1 :]) and set(events[last + 1 :]) == {"step"}
+
+
+def test_the_last_stretch_has_its_share_of_tokens(tmp_path):
+    """Without shares, the first rounds would use up all tokens."""
+    recipe = recipe_of(tmp_path)
     whole = small.tune(recipe, tmp_path / "whole")["cost"]
     limit = (whole["forward_tokens"] + whole["backward_tokens"]) * 2 // 3
     result = small.tune({**recipe, "run": {**recipe["run"], "max_forward_tokens": limit}}, tmp_path / "short")
-    records = small.journal(tmp_path / "short")
-    events = [record["event"] for record in records if record["event"] in ("step", "proposal")]
-    assert events.count("proposal") == 3
-    last = max(i for i, event in enumerate(events) if event == "proposal")
-    assert events[last + 1 :] and set(events[last + 1 :]) == {"step"}
+    assert had_their_share(tmp_path / "short")
     assert result["stop_reason"] == "max_forward_tokens"
+
+
+@pytest.mark.parametrize("saved", [0.0, 1000.0])
+def test_the_last_stretch_has_its_share_of_seconds(saved, tmp_path, monkeypatch):
+    """How a stretch ended is in the journal: a resumed run repeats it, whatever its own clock says."""
+    set_clock(monkeypatch, 1.0)
+    recipe = recipe_of(tmp_path, run__checkpoint_seconds=saved)
+    limit = small.tune(recipe, tmp_path / "whole")["cost"]["seconds"] / 2
+    bounded = {**recipe, "run": {**recipe["run"], "max_seconds": limit}}
+    result = small.tune(bounded, tmp_path / "short")
+    assert had_their_share(tmp_path / "short") and result["stop_reason"] == "max_seconds"
+
+    events = [record["event"] for record in small.journal(tmp_path / "short")]
+    second = events.index("proposal", events.index("proposal") + 1)
+    set_clock(monkeypatch, 1.0)
+    with pytest.raises(KeyboardInterrupt):
+        small.tune(bounded, tmp_path / "cut", small.Stop(lines=second + 2))
+    before = (tmp_path / "cut" / "journal.jsonl").read_bytes()
+    assert events[: second + 2] == [json.loads(line)["event"] for line in before.splitlines()]
+    set_clock(monkeypatch, 0.0)
+    small.resume(tmp_path / "cut")
+    assert (tmp_path / "cut" / "journal.jsonl").read_bytes().startswith(before)
+    assert had_their_share(tmp_path / "cut")

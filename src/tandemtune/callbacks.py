@@ -33,7 +33,8 @@ class TurnView:
     """Where a search stands after a turn.
 
     Args:
-        train_loss: loss on the training rows of the point that the search stands at; of the step's rows for gradient steps.
+        train_loss: loss on the training rows of the point that the search stands at; of the step's rows for gradient steps, the
+            candidates' mean for methods that keep none of them.
         dev: the last evaluation on the dev rows.
         best_dev: the evaluation with the lowest dev loss so far; its point is the one that would be kept.
         best_step: the step after which it was found; 0 for the starting point.

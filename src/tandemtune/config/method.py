@@ -68,6 +68,11 @@ class SearchSettings(Options):
         description="when a point replaces the kept one: for a lower dev loss, or only for a gain, row by row, that exceeds its "
         "standard error over the dev rows",
     )
+    refused: Literal["go-on", "go-back"] = Field(
+        "go-on",
+        description="what a search without gradient does when its guard has refused a point: go on from there, or go back to the kept point "
+        "and begin anew around it",
+    )
     score: Literal["words", "readout"] = Field(
         "words",
         description="how a search scores candidates: by their label words, or each training row by a readout of all others, solved "
@@ -151,21 +156,28 @@ class MethodSection(SearchSettings):
                 f"[method] budget: {self.budget} is less than one generation, {' + '.join(parts)} = {self.turn_candidates} "
                 f"candidates{again}"
             )
-        keeps_vector = optimizer.uses == "sampler"
+        keeps_vector = optimizer.uses == "sampler" and optimizer.keeps_best
+        named, remedy = optimizer.kind, "choose cma-es, fireworks or random"
+        if optimizer.uses == "sampler":
+            named, remedy = f'{optimizer.kind} with incumbent = "mean"', 'set incumbent to "best"'
         if self.order == "bandit" and not keeps_vector:
-            yield (f"[method] order: bandit needs layers in turns with a gain each; {optimizer.kind} moves all at once")
+            yield (
+                f"[method] order: bandit goes by how much a layer's turns lower the incumbent's loss, which {named} does not measure: "
+                f"{remedy}, or another order"
+            )
         if self.elites and self.subsample is None:
             yield (
                 f"[method] elites: {self.elites} are scored again on all rows, which says something new with subsample only"
             )
         if self.elites > optimizer.candidates:
             yield f"[method] elites: {self.elites} are more than a generation of {optimizer.candidates}"
-        for name in ("ema", "elites"):
-            if getattr(self, name) and not keeps_vector:
-                yield (
-                    f"[method] {name}: {getattr(self, name)}, but {optimizer.kind} keeps no best candidate: choose cma-es, "
-                    "fireworks or random"
-                )
+        if self.elites and not keeps_vector:
+            yield f"[method] elites: {self.elites}, but {named} keeps no best candidate: {remedy}, or leave elites out"
+        if self.ema and not optimizer.vectors:
+            yield (
+                f"[method] ema: {self.ema}, but {optimizer.kind} is no search of vectors by their losses: choose cma-es, fireworks, random "
+                "or an estimator such as es"
+            )
         if self.l2_penalty and (optimizer.uses not in ("sampler", "estimator") or self.tunable.all_weights):
             yield (
                 f"[method] l2_penalty: {self.l2_penalty} is paid by candidates of a search beside the model, got optimizer "
@@ -179,6 +191,13 @@ class MethodSection(SearchSettings):
             yield (
                 f"[method] guard: {self.guard} needs a loss of each row, which {self.objective.kind} is not made of: choose ce, "
                 "hinge or accuracy"
+            )
+        if self.refused == "go-back" and self.guard == "none":
+            yield "[method] refused: go-back, but without a guard no point is refused: set guard to standard-error"
+        if self.refused == "go-back" and not (optimizer.searches and not self.tunable.all_weights):
+            yield (
+                f"[method] refused: go-back is for searches without gradient beside the model, got optimizer {optimizer.kind} and tunable "
+                f"{self.tunable.kind}: set it to go-on"
             )
         if self.subsample and not optimizer.searches:
             yield (

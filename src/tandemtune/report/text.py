@@ -316,10 +316,12 @@ class _Gain:
 
 def layer_gains(records: Sequence[JournalRecord]) -> dict[int, LayerGain]:
     """How often each layer's best candidate was taken, and how much the training loss fell by it; nothing for turns of all
-    layers at once."""
+    layers at once, and for methods that move a point whose loss is not measured."""
     gains: dict[int, _Gain] = {}
-    for record in records:
-        if not isinstance(record, GenerationRecord) or record.layer is None:
+    turns = [record for record in records if isinstance(record, GenerationRecord)]
+    measured = {record.phase for record in turns if record.incumbent is not None}
+    for record in turns:
+        if record.layer is None or record.phase not in measured:
             continue
         entry = gains.setdefault(record.layer, _Gain())
         entry.turns += 1

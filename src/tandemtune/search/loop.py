@@ -135,17 +135,20 @@ class Search:
         )
 
     def _share_is_spent(self, state: SearchState) -> bool:
-        """Whether a stage of several has had its share of the tokens: as much of them as of all turns, or later ones would be
-        left without any."""
-        stage, limit = self.stages[state.stage], self.limits.forward_tokens
+        """Whether a stage of several has had its share of what the run may use: as much of it as of all turns, or later ones would be
+        left without any; while records are walked through, whether it had then."""
+        stage = self.stages[state.stage]
         turns = [one.steps or 0 for one in self.stages if one.kind == "tune"]
         raced = any(one.kind == "race" for one in self.stages)
         several = len(self.stretches) > 1  # whose shares are their own
-        if limit is None or raced or several or len(turns) < 2 or stage.kind != "tune" or not state.stage_step:
+        if raced or several or len(turns) < 2 or stage.kind != "tune" or not state.stage_step:
             return False
         until = sum(one.steps or 0 for one in self.stages[: state.stage + 1] if one.kind == "tune")
-        spent = (state.costs.forward + state.costs.backward) / self._desk.evaluator.depth
-        return until < sum(turns) and spent >= limit * until / sum(turns)
+        if until == sum(turns):
+            return False
+        if self._desk.replay.knows(state.records):
+            return self._desk.replay.proposes(state.records)
+        return bool(self._spent_up(state, until / sum(turns)))
 
     def _turn(self, state: SearchState) -> None:
         """One turn of whoever's turn it is, and what follows from it."""
@@ -173,6 +176,9 @@ class Search:
         if not recorded:
             self._tick(state)
         self.callback.on_turn(record, self._view(state), self._seconds(), recorded)
+        if self._desk.rules.goes_back and record.gain is not None and not record.gain.kept:
+            state.go_back()
+            self._enter(state)
         if stage.over(state.step, state.stage_step) and not self._more(state):
             self._next_stage(state)
 
@@ -270,8 +276,8 @@ class Search:
             self._phase.carry_on(before)
 
     def _steered(self, stage: Stage, state: SearchState) -> Stage:
-        """A stage as somebody has decided that it is run."""
-        return replace(stage, layers=state.layers, scale=state.scale)
+        """A stage as somebody has decided that it is run, from where it last went back."""
+        return replace(stage, layers=state.layers, scale=state.scale, since=state.since)
 
     def _end(self, state: SearchState, reason: str) -> EndRecord:
         looked = state.evaluated < state.records

@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 
 from tandemtune.errors import RunError
 from tandemtune.runs.journal import Journal
-from tandemtune.runs.records import HandOverRecord, JournalRecord
+from tandemtune.runs.records import HandOverRecord, JournalRecord, ProposalRecord
 
 R = TypeVar("R", bound=JournalRecord)
 
@@ -54,6 +54,10 @@ class Replay:
         """Why another search took over at the record with this number, or nothing if none did."""
         record = self._journal.records[index]
         return record.reason if isinstance(record, HandOverRecord) else ""
+
+    def proposes(self, index: int) -> bool:
+        """Whether the record with this number is a proposal: no more turns of tuning came before it."""
+        return isinstance(self._journal.records[index], ProposalRecord)
 
     def check_again(self, index: int, recorded: float | None, now: float | None) -> None:
         """Compare a gradient step's loss with the recorded one.

@@ -30,6 +30,7 @@ class Stage:
         layers: the blocks that have turns, where somebody has chosen; all if empty.
         scale: size of the steps in a subspace, as a share of the usual one.
         stretch: number of the search that it belongs to, from 0, in a run of several.
+        since: turns of the stage after which its optimizers began anew at the kept point; 0 where they have not.
     """
 
     kind: Literal["tune", "propose", "race"]
@@ -40,6 +41,7 @@ class Stage:
     layers: tuple[int, ...] = ()
     scale: float = 1.0
     stretch: int = 0
+    since: int = 0
 
     def over(self, step: int, stage_step: int) -> bool:
         """Whether a stretch of tuning has ended.

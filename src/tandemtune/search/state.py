@@ -46,6 +46,7 @@ class SearchState:
         records: records that led here.
         stage: number of the present stage.
         stage_step: turns of the present stage.
+        since: those after which it went back to the kept point the last time; 0 where it never did.
         stretch: number of the present search, from 0, where a run has several.
         best_stretch: that which found `best`.
         candidates_before: candidates that were scored before the present search began.
@@ -75,6 +76,7 @@ class SearchState:
     records: int = 1
     stage: int = 0
     stage_step: int = 0
+    since: int = 0
     stretch: int = 0
     best_stretch: int = 0
     candidates_before: int = 0
@@ -115,6 +117,12 @@ class SearchState:
         if from_loss(dev.loss) < from_loss(self.best_dev.loss) if gain is None else gain.kept:
             self.best, self.best_dev, self.best_step, self.stale = dict(self.judged), dev, self.step, 0
             self.best_record, self.best_stretch = self.records - 1, self.stretch
+
+    def go_back(self) -> None:
+        """The stage begins again at the kept point."""
+        self.incumbent, self.origin, self.since = dict(self.best), dict(self.best), self.stage_step
+        self.penalty, self.averaged = {}, None
+        self.train_loss = math.inf  # not known before the next generation
 
     def choose(self, last: Evaluation | None, gain: Gain | None) -> None:
         """Take what was seen of the point where a search ended, before the best one is handed over."""
@@ -158,7 +166,7 @@ class SearchState:
     def enter_next_stage(self) -> None:
         """The next stage begins at the incumbent."""
         self.stage += 1
-        self.stage_step = 0
+        self.stage_step = self.since = 0
         self.origin = dict(self.incumbent)
         self.penalty, self.averaged = {}, None
 

@@ -63,6 +63,7 @@ class Rules:
         ema: decay of the exponential moving average of the incumbents that dev is asked about; 0 for the incumbent itself.
         sigma: unit of z.
         guard: whether a point is kept for a gain on dev beyond its standard error only.
+        goes_back: whether the search begins again at the kept point when another one was not kept.
     """
 
     dev_every: int = 5
@@ -71,6 +72,7 @@ class Rules:
     ema: float = 0.0
     sigma: float = 1.0
     guard: bool = False
+    goes_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ class GenerationTurn:
                 best=scored.losses[move.best],
                 accepted=move.accepted,
                 train_loss=to_loss(move.train_loss),
-                costs=state.costs + costs + self._costs(state, blocks, scored, self._phase.below(blocks)),
+                costs=state.costs + costs + self._costs(state, blocks, scored, self._kept(state, blocks)),
                 text=self._phase.shown(self._phase.optimizer(blocks)),
                 **notes,
             )
@@ -278,6 +280,11 @@ class GenerationTurn:
             return None
         before = state.averaged or dict(state.origin)
         return {**before, **{b: torch.lerp(moved[b], before[b], decay) for b in blocks}}
+
+    def _kept(self, state: SearchState, blocks: tuple[int, ...]) -> int:
+        """The block whose hidden states are surely kept: after going back that which no other one changes."""
+        back = state.since and state.since == state.stage_step
+        return min(self._phase.blocks) if back else self._phase.below(blocks)
 
     def _costs(self, state: SearchState, blocks: tuple[int, ...], scored: _Scored, kept: int | None) -> Costs:
         evaluator, count = self._desk.evaluator, len(scored.losses) + self._phase.keeps_best

@@ -105,13 +105,14 @@ def _text_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) ->
     length = len(origin[INPUT]) // scorer.backbone.embedding_weight.shape[1]
     mutation = Mutation(vocabulary, length, 1, seed, scorer.backbone.likely_token, share=0.2)
 
+    numbers = (stage.round or stage.stretch, 9, *([stage.since] if stage.since else []))
+
     def read(texts: Sequence[Sequence[int]]) -> Tensor:
         return torch.stack([vocabulary.vectors(text).reshape(-1) for text in texts])
 
     def start(blocks: tuple[int, ...]) -> Any:
         first = vocabulary.exact(origin[INPUT].reshape(length, -1)).ids
-        numbers = seed_for(seed, stage.round or stage.stretch, 9)
-        return method.optimizer.start(Space(length, numbers, texts=(first,), mutate=mutation.mutated))
+        return method.optimizer.start(Space(length, seed_for(seed, *numbers), texts=(first,), mutate=mutation.mutated))
 
     def show(optimizer: Any) -> str:
         return vocabulary.words(optimizer.best[0]).text
@@ -120,22 +121,31 @@ def _text_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) ->
 
 
 def _generations(problem: Problem, stage: Stage, turns: Sequence[tuple[int, ...]]) -> int | None:
-    """How many generations one turn's optimizer will have, where that is known: by turns, candidates or tokens."""
-    method, tokens = problem.scorer.config.method, problem.scorer.config.run.max_forward_tokens
-    every = [UNBOUNDED if stage.steps is None else stage.steps]
-    if stage.steps is None:
-        every.append(UNBOUNDED if method.budget >= UNBOUNDED else -(-method.budget // method.turn_candidates))
-    if tokens is not None:
-        evaluator = problem.evaluator
-        works = [evaluator.most(turn, method.turn_candidates).forward for turn in turns]
-        one = sum(works) / len(works) + evaluator.most_to_measure("dev").forward / method.dev_every
-        every.append(math.ceil(tokens * evaluator.depth / one))
-    fewest = min(every)
-    return None if fewest >= UNBOUNDED else -(-fewest // len(turns))
+    """How many generations one turn's optimizer will have, where that is known: by the bound on turns, candidates or tokens that is
+    reached first."""
+    config, evaluator = problem.scorer.config, problem.evaluator
+    method, count = config.method, config.method.turn_candidates
+    every = [bound for bound in (stage.steps, stage.until) if bound is not None]
+    if config.bounded_by_budget and method.budget < UNBOUNDED:
+        every.append(-(-method.budget // count))
+    looks = evaluator.most_to_measure("dev")
+    for bound, name, share in (
+        (config.run.max_forward_tokens, "forward", evaluator.depth),
+        (config.run.max_generated_tokens, "generated", 1.0),
+    ):
+        works = [getattr(evaluator.most(turn, count), name) for turn in turns]
+        one = sum(works) / len(works) + getattr(looks, name) / method.dev_every
+        if bound is not None and one:
+            every.append(math.ceil(bound * share / one))
+    fewest = min(every, default=UNBOUNDED)
+    return None if fewest >= UNBOUNDED else -(-max(0, fewest - stage.since) // len(turns))
 
 
 def _numbers(blocks: tuple[int, ...], stage: Stage) -> tuple[int, ...]:
-    """What tells the random streams of blocks and of rounds or stretches apart; in the first of these the block's own number."""
+    """What tells the random streams of blocks, of rounds or stretches, and of times that one began anew apart; in the first of these the
+    block's own number."""
     named = tuple(block if block != INPUT else 10_000 for block in blocks)
     number = stage.round or stage.stretch  # a run has one or the other
+    if stage.since:
+        return (*named, number, stage.since)
     return named if number == 0 else (*named, number)

@@ -72,6 +72,7 @@ def _stretches(problem: Problem, evaluators: Sequence[Evaluator]) -> tuple[Stret
             method.ema,
             method.optimizer.step_size,
             method.guard != "none",
+            method.refused == "go-back",
         )
         budget = method.budget if config.bounded_by_budget else None
         ready = dict if config.in_subspace else one.scorer.parameters.movable

@@ -130,7 +130,7 @@ class GenerationRecord(Record):
         incumbent_again: the incumbent's loss on all rows beside them.
         best: lowest loss.
         accepted: whether the incumbent moved.
-        train_loss: the incumbent's loss afterwards.
+        train_loss: the incumbent's loss afterwards; where no candidate is kept, the mean of `losses`: the point that moves is not measured.
         dev: the evaluation on dev, when it was time for one.
         costs: spent so far, this turn included.
         text: the best text so far, where texts are searched.
