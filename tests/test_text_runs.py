@@ -129,8 +129,8 @@ def test_resumed_to_the_bit(tmp_path, changes):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("raises", "row 1 .*KeyError: 'no such thing'"),
-        ("nothing", "row 2: nan, expected a finite number"),
+        ("raises", "the row with text '.*' .completion 'great film'.: KeyError: 'no such thing' .rewards.py, line 25."),
+        ("nothing", "gave nan for the row with text '.*' .completion '.*'., expected a finite number"),
         ("short", "gave 1 numbers for 2 texts"),
         ("word", "expected a list of 2 numbers"),
         ("hangs", "took longer than 0.5 seconds"),

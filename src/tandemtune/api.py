@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tandemtune import plugins
 from tandemtune.callbacks import Callback, Callbacks
 from tandemtune.errors import RunError, UsageError
+from tandemtune.rewards.own import refuse_while_imported
 from tandemtune.runs.records import Assessment, ComparedRun, GenerationRecord, JournalRecord, Result, StepRecord
 from tandemtune.runs.store import RunFolder
 from tandemtune.runs.writing import write_lines
@@ -196,6 +197,7 @@ def tune(
     from tandemtune.config import load_config
     from tandemtune.runner import run as make
 
+    refuse_while_imported()
     kept = tempfile.TemporaryDirectory(prefix="tandemtune-") if out is None else None
     place = Path(out) if out is not None else Path(str(kept and kept.name)) / "run"
     RunFolder.check_free(place, overwrite=overwrite)
@@ -321,6 +323,7 @@ def compare(
     from tandemtune.report.comparison import write
     from tandemtune.report.comparison_page import write_report
 
+    refuse_while_imported()
     say = progress or (lambda text: None)
     read = read_plan(Path(plan) if isinstance(plan, str) else plan, Path(out), overrides)
     if ray is None:

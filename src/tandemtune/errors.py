@@ -41,6 +41,19 @@ class ModelError(UsageError):
     """A model that cannot be used as asked: unknown architecture, wrong target, no mask token."""
 
 
+class RewardError(UsageError):
+    """A reward that failed, took too long, or gave something else than numbers.
+
+    Args:
+        message: what happened.
+        code: where the function lies, as a run's facts name it; empty where it is none of the user's.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class AssetError(TandemTuneError):
     """A model or data set that could not be fetched, verified or unpacked."""
 

@@ -184,12 +184,26 @@ def address_of(member: Any) -> str:
     Raises:
         UsageError: the code lies in no file, so no other process could load it.
     """
-    module, name = member.__module__, member.__qualname__
-    if module.partition(".")[0] in _packages_that_register():
+    if _module_of(member).partition(".")[0] in _packages_that_register():
         for noun in _MEMBERS:
             for short, known in _MEMBERS[noun].items():
                 if known is member:
                     return short
+    return place_of(member)
+
+
+def place_of(member: Any) -> str:
+    """Where the code of a member lies, so that another process finds it again.
+
+    Raises:
+        UsageError: it has no name of its own, or lies in no file, so no other process could load it.
+    """
+    module, name = _module_of(member), getattr(member, "__qualname__", None)
+    if not module or not isinstance(name, str) or isinstance(member, functools.partial):
+        raise UsageError(
+            f"{member!r} has no name that another process could find it by: write a function at the top of a file (def) that calls it, "
+            "and give that"
+        )
     if "." in name or "<" in name:
         raise UsageError(
             f"{name} is defined inside a function or class, so a resumed run could not find it: move it to the top"
@@ -269,9 +283,8 @@ def _at(noun: str, address: str) -> Any:
     try:
         module = _file_module(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except Exception as error:  # whatever foreign code raises
-        here = Path(f"{place.replace('.', '/')}.py")
-        hint = f"; for the file in this folder write '{here}:{attribute}'" if here.is_file() else ""
-        raise UsageError(f"{noun} {address!r} cannot be loaded: {type(error).__name__}: {error}{hint}") from error
+        said = f"{type(error).__name__}: {error}{file_hint(place, attribute)}"
+        raise UsageError(f"{noun} {address!r} cannot be loaded: {said}") from error
     if not hasattr(module, attribute):
         options = [name for name in vars(module) if not name.startswith("_")]
         raise UsageError(f"{noun} {address!r}: {place} has no {attribute!r}{near(attribute, options)}")
@@ -287,6 +300,12 @@ def _at(noun: str, address: str) -> Any:
     else:
         raise UsageError(f"{noun} {address!r}: expected a class derived from {_BASES[noun]}, found {found!r}")
     return found
+
+
+def file_hint(place: str, attribute: str) -> str:
+    """How to name a file of this folder that was written as a module; nothing where there is none."""
+    here = Path(f"{place.replace('.', '/')}.py")
+    return f"; for the file in this folder write '{here}:{attribute}'" if here.is_file() else ""
 
 
 def _file_module(path: Path) -> Any:

@@ -207,7 +207,7 @@ def load(path: str | Path, *, progress: Progress | None = None) -> TunedModel:
     facts = folder.read_facts()
     if facts is None:
         raise RunError(f"{folder.facts} is missing: restore it, or make the run anew")
-    config = with_parts_of(load_config(folder.read_recipe()), facts.instead)
+    config = with_parts_of(load_config(folder.read_recipe(), ended=True), facts.instead)
     here = facts.model_copy(update={"threads": 0, "device": ""})  # the run's own bits are not at stake here
     kind: Any = facts.kind
     scorer = make_scorer(config, task_of_run(config, facts), kind, here, progress, folder.adapter)

@@ -14,9 +14,10 @@ from tandemtune.answers import answers_of
 from tandemtune.callbacks import Callback, Callbacks
 from tandemtune.config import RunConfig, load_config
 from tandemtune.elsewhere import AnotherProcess
-from tandemtune.errors import RunError
+from tandemtune.errors import RewardError, RunError
 from tandemtune.models.naming import base_name
 from tandemtune.problem import Problem
+from tandemtune.rewards.own import refuse_while_imported
 from tandemtune.runs.records import (
     DIGITS,
     Facts,
@@ -63,6 +64,7 @@ def run(
     Raises:
         TandemTuneError: the data or the model cannot be used, or the folder cannot be written.
     """
+    refuse_while_imported()
     config = config.with_absolute_paths()
     RunFolder.check_free(out, overwrite=overwrite)
     wiring.check(config, callback.on_progress, test=test)
@@ -95,19 +97,23 @@ def go_on(path: Path, callback: Callback, *, test: bool = True, by_hand: bool = 
     Raises:
         RunError: no run lies there, another process works on it, or what it began with has changed.
     """
+    refuse_while_imported()
     folder = RunFolder.open(path)
     done = folder.read_result()
     if done is not None:
         return done
     with folder.working():
         folder.clean()
-        facts = folder.read_facts()
-        if facts is not None:
-            _refuse_other_versions(folder.path, facts)
+        begun = folder.read_facts()
+        if begun is not None:
+            _refuse_other_versions(folder.path, begun)
         config = load_config(folder.read_recipe())
+        facts = begun and folder.with_mended(begun, config.plugins())
         trackers.check(config.run.trackers)
         config.run.executor.check()
         problem = _prepared(config, facts, callback, test)
+        if facts is not None:
+            folder.accept(facts)
         return _run(folder, problem, callback, test, by_hand)
 
 
@@ -124,8 +130,12 @@ def _prepared(config: RunConfig, known: Facts | None, callback: Callback, test: 
 
 def _run(folder: RunFolder, problem: Problem, callback: Callback, test: bool, by_hand: bool = False) -> Result:
     """Search in a folder that this process has locked, and write what was found."""
-    with wiring.graded(problem, folder):
-        return _reported(folder, problem, callback, test, by_hand)
+    try:
+        with wiring.graded(problem, folder):
+            return _reported(folder, problem, callback, test, by_hand)
+    except RewardError as error:
+        folder.note_failure(error.code)
+        raise
 
 
 def _reported(folder: RunFolder, problem: Problem, callback: Callback, test: bool, by_hand: bool) -> Result:
@@ -261,6 +271,7 @@ def _notes(problem: Problem, found: SearchState, folder: RunFolder) -> tuple[str
     tokens = (found.costs.forward + found.costs.backward) / problem.evaluator.depth
     return (
         *problem.facts.notes,
+        *problem.facts.mended,
         *_ended_early(config, found),
         *_flat(folder),
         *_overrun(config.run.max_forward_tokens, tokens, "forward"),

@@ -7,10 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tandemtune.errors import DataError
+from tandemtune import plugins
+from tandemtune.errors import DataError, UsageError
 from tandemtune.models import load as loading
 from tandemtune.models.prompts import longest_of, token_counter
 from tandemtune.problem import Progress
+from tandemtune.rewards import base as rewards
+from tandemtune.rewards.finding import code_file
 from tandemtune.starting import (
     COVERED,
     DEV_SHARE,
@@ -67,6 +70,7 @@ def text_draft(
     Raises:
         TandemTuneError: the file cannot be used as it is, or the model not be found; says what to do.
     """
+    _check_reward(reward, answer)
     table = read_table(source)
     columns = _text_columns(table, texts, [answer] if answer else [])
     place = loading.locate(model, progress)
@@ -101,6 +105,26 @@ def text_draft(
         + f"max_new_tokens = {settings['max_new_tokens']}",
     )
     return RecipeDraft(_written(source, model, settings, {}), says)
+
+
+def _check_reward(reward: str | None, answer: str | None) -> None:
+    """Refuse what could not judge answers with a recipe of this file.
+
+    Raises:
+        UsageError: there is no such reward, or it needs something that nobody has named.
+    """
+    if reward is None:
+        return
+    if plugins.is_address(reward):
+        code_file(reward)
+        return
+    needs = rewards.get(reward).needs
+    if needs == "references" and answer is None:
+        raise UsageError(f"reward {reward!r} compares with right answers: name their column with --answer")
+    if needs not in ("", "references"):
+        raise UsageError(
+            f"reward {reward!r} needs [task] {needs}, which no file tells: take another, and set both in the recipe then"
+        )
 
 
 def choice_draft(

@@ -18,12 +18,14 @@ class Example:
         label: the label's name, or None where it is unknown.
         references: right answers of a task that is answered with texts; empty where there are none.
         columns: the row's other columns, which rewards of texts may ask for.
+        numbers: columns of numbers that a file without types holds as text.
     """
 
     fields: Mapping[str, str]
     label: str | None = None
     references: tuple[str, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import pytest
 from written_pages import FILES, write_files
 
 import small
+import writing
 from tandemtune import plugins
 from tandemtune.callbacks import Callback
 from tandemtune.config import load_config
@@ -142,6 +143,13 @@ def test_each_keeps_the_promises_that_the_page_says_it_keeps(place, monkeypatch)
     finally:
         for name in FILES:
             sys.modules.pop(name, None)
+
+
+def test_the_reward_is_searched_on(place, tmp_path):
+    address = f"{place / 'nearness.py'}:nearness"
+    recipe = writing.recipe(tmp_path, task__answer=None, task__metric=address, method__objective="reward")
+    result = small.tune(recipe, tmp_path / "run")
+    assert result["metric"] == "nearness" and result["tuned"]["test"] <= 0
 
 
 def test_it_is_compared_with_ours(place, tmp_path):

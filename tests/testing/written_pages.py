@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "write-your-own.md"
-FILES = ("annealing", "balanced", "gains", "focal", "phrases", "test_mine")
+FILES = ("annealing", "balanced", "nearness", "gains", "focal", "phrases", "test_mine")
 
 
 def write_files(place: Path) -> None:

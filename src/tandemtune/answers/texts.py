@@ -106,9 +106,9 @@ class TextAnswers(Answers):
         writer = Writer(engine, AnswerCoder(backbone, texts.template, texts.max_new_tokens, texts.stop))
         section, limit = config.task, min(config.task.max_tokens, backbone.longest)
         prompts = [backbone.encode(texts.template, row.fields, limit, section.truncate) for row in rows]
-        completions = [writer.coder.decode(text.ids) for text in writer.write(prompts, {})[0]]
+        ids = [text.ids for text in writer.write(prompts, {})[0]]
         shown = [prompt_text(backbone.tokenizer, backbone.kind, texts.template, row.fields)[0] for row in rows]
-        written = texts.written(shown, completions, rows)
+        written = replace(texts.written(shown, [*map(writer.coder.decode, ids)], rows), ids=ids)
         score, each = texts.reward.score(written), np.array(texts.reward.each(written), dtype=np.float64)
         spread = each.std(ddof=1) if len(each) > 1 else 0.0
         return TemplateScore(
@@ -178,7 +178,8 @@ class TextAnswers(Answers):
         evaluator, task = cast(TextEvaluator, problem.evaluator), _texts(problem.scorer.task)
         rows = problem.split.train[:2]
         completions = [[*row.references, *row.fields.values()][0] for row in rows]
-        written = task.written(_shown(problem.scorer, rows), completions, rows)
+        ids = [evaluator.writer.coder.encode(text, end=False) for text in completions]
+        written = replace(task.written(_shown(problem.scorer, rows), completions, rows), ids=ids)
         task.reward.score(written)
         if isinstance(evaluator.loss, JudgedLoss):
             free = Reward(NAME, "nobody is asked", lambda texts: [0.0] * len(texts))

@@ -179,7 +179,7 @@ def _use_of(place: Path) -> tuple[str, str]:
     folder = RunFolder.open(place)
     facts = folder.read_facts()
     assert facts is not None  # of a run that has ended
-    return answers_of(task_of_run(load_config(folder.read_recipe()), facts)).use
+    return answers_of(task_of_run(load_config(folder.read_recipe(), ended=True), facts)).use
 
 
 def _shown(line: str) -> str:

@@ -138,7 +138,11 @@ def validate(
     if data:
         with patient(LOADING):
             from tandemtune.data_card import data_card
+            from tandemtune.rewards.own import OwnFunction
             from tandemtune.wiring import check
+        for address in config.reward_functions:
+            with patient(f"importing {address}"):
+                OwnFunction(address, config.task.reward_seconds).check()
         with patient("reading the rows and counting tokens"):
             card = data_card(config, check(config, say))
         for note in card.notes():

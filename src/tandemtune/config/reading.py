@@ -31,21 +31,24 @@ NEEDED = ("model", "task")
 """Sections that every recipe has; the others have defaults throughout."""
 
 
-def load_config(recipe: str | Path | Mapping[str, Any], overrides: Sequence[Override] = ()) -> RunConfig:
+def load_config(
+    recipe: str | Path | Mapping[str, Any], overrides: Sequence[Override] = (), *, ended: bool = False
+) -> RunConfig:
     """Read a recipe.
 
     Args:
         recipe: a path of a TOML (or JSON) file, the name of a recipe that comes with the package, or a nested dict.
         overrides: ``section.key=value`` strings or (key, value) pairs; the section may be left out where the key is unique.
+        ended: it comes from the folder of a run that has ended, whose rewards may have gone.
 
     Raises:
         ConfigError: lists every problem that was found.
     """
-    return load_with_notes(recipe, overrides)[0]
+    return load_with_notes(recipe, overrides, ended=ended)[0]
 
 
 def load_with_notes(
-    recipe: str | Path | Mapping[str, Any], overrides: Sequence[Override] = ()
+    recipe: str | Path | Mapping[str, Any], overrides: Sequence[Override] = (), *, ended: bool = False
 ) -> tuple[RunConfig, tuple[str, ...]]:
     """As `load_config`, with a sentence for each setting that has no effect with the parts that were chosen.
 
@@ -57,6 +60,8 @@ def load_with_notes(
     found = Findings()
     found.problems += apply(tables, overrides)
     config = _checked(tables, found)
+    if config is not None and not ended:
+        found.problems += config.code_problems()
     if found.problems or config is None:
         raise ConfigError(list(dict.fromkeys(found.problems)), source)
     return config, tuple(found.unused)
@@ -73,7 +78,7 @@ def with_parts_of(config: RunConfig, method: str) -> RunConfig:
         return config
     tables = config.model_dump(mode="json")
     kept = {key: tables["method"][key] for key in ("name", "readout")}
-    other = load_config({**tables, "method": {"name": method, "readout": kept["readout"]}}).method
+    other = load_config({**tables, "method": {"name": method, "readout": kept["readout"]}}, ended=True).method
     return config.model_copy(update={"method": other.model_copy(update={"name": kept["name"]})})
 
 
@@ -125,6 +130,10 @@ def _checked(tables: Mapping[str, Any], found: Findings) -> RunConfig | None:
     if any(section is None for section in made.values()):
         return None
     config = RunConfig.model_construct(**made)  # the sections have been checked, or stand in for one that is wrong
+    if (
+        found.wrong.get("task") and config.task.answers != answers
+    ):  # what stands in is answered otherwise, so that nothing can be told of what fits it
+        return config
     for line in config.problems():
         words = set(re.findall(r"\w+", line))
         section = line[1:].partition("]")[0]

@@ -16,6 +16,7 @@ from tandemtune.config.run import RunSection
 from tandemtune.config.task import TaskSection
 from tandemtune.errors import ConfigError, UsageError
 from tandemtune.plugins import Member, Options, near
+from tandemtune.rewards.finding import code_file, code_of
 from tandemtune.tasks.metrics import METRICS
 from tandemtune.tasks.table import HUB, absolute_address
 
@@ -227,7 +228,27 @@ class RunConfig(Options):
         used += [one for part in self.parts for one in part.named()]
         if self.task.metric is not None and self.task.metric not in METRICS:
             used.append(("reward" if self.task.writes else "metric", self.task.metric))
-        return {place: sha256 for noun, name in used for place, sha256 in plugins.outside_code(noun, name).items()}
+        found: dict[str, str] = {}
+        for noun, name in used:
+            found |= code_of(name) if noun == "reward" else plugins.outside_code(noun, name)
+        return found
+
+    def code_problems(self) -> Iterator[str]:
+        """Functions of the user's that are not where the recipe says; a run that has ended can be used without them."""
+        for address, setting in self.reward_functions.items():
+            try:
+                code_file(address)
+            except UsageError as error:
+                yield f"{setting}: {error}"
+
+    @property
+    def reward_functions(self) -> dict[str, str]:
+        """Where the functions lie that judge texts -> the setting that names them."""
+        behind = (entry.objective for entry in self.method.then)
+        used = {name: "[method] rewards" for one in (self.method.objective, *behind) for _, name in one.named()}
+        if self.task.writes and self.task.metric is not None:
+            used[self.task.metric] = "[task] metric"
+        return {name: setting for name, setting in used.items() if plugins.is_address(name)}
 
     def with_data_in(self, before: Path, after: Path) -> RunConfig:
         """The same recipe whose row files have moved from one folder to another."""

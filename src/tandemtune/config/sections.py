@@ -183,9 +183,10 @@ def stand_in(owner: type[S], table: Mapping[str, Any]) -> S | None:
 def _follows(line: str, section: str, wrong: set[str]) -> bool:
     """Whether a problem is that something is missing which was only left out because it is wrong, or because of its name."""
     key, _, said = line.removeprefix(f"[{section}] ").partition(": ")
-    if any(other in wrong for other in re.findall(rf"needs \[{section}\] (\w+)", said)):
+    if any(other in wrong for other in re.findall(rf"needs .*?\[{section}\] (\w+)", said)):
         return True
-    return said.startswith("missing") and (key in wrong or "name" in wrong)
+    answered = key == "labels" and not wrong.isdisjoint(("answer", "metric"))  # with texts, before that was left out
+    return said.startswith("missing") and (key in wrong or "name" in wrong or answered)
 
 
 def _removed(table: Tables, place: Sequence[str]) -> bool:

@@ -6,7 +6,7 @@ Points are measured by what they write one after another (greedy), whatever is m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -184,7 +184,7 @@ class JudgedLoss:
     ) -> tuple[NDArray[np.float64], int]:
         """Texts of all candidates in one batch, judged candidate by candidate."""
         texts = self.write(rows, point, candidates, generation)
-        return self.of_texts(rows, texts), tokens_of(texts)
+        return self.of_texts(rows, texts, generation), tokens_of(texts)
 
     def write(
         self, rows: TextRows, point: Point, candidates: Mapping[int, Tensor], generation: int
@@ -193,9 +193,9 @@ class JudgedLoss:
         sampling = None if self.sampling is None else self.sampling(generation)
         return self.writer.write(rows.prompts, point, candidates, sampling)
 
-    def of_texts(self, rows: TextRows, texts: Sequence[Sequence[Text]]) -> NDArray[np.float64]:
+    def of_texts(self, rows: TextRows, texts: Sequence[Sequence[Text]], generation: int) -> NDArray[np.float64]:
         """Losses [P] of what candidates have written for each row."""
-        losses = [self.judge(judged(rows, self.writer.coder, found)) for found in texts]
+        losses = [self.judge(judged(rows, self.writer.coder, found, generation)) for found in texts]
         return np.array(losses, dtype=np.float64)
 
     def of_written(self, rows: TextRows, point: Point, written: Written) -> float:
@@ -211,9 +211,10 @@ class JudgedLoss:
         return work_of(self.writer.engine, rows.prompt_tokens, 0, first), len(rows) * self.writer.coder.most
 
 
-def judged(rows: TextRows, coder: AnswerCoder, texts: Sequence[Text]) -> Written:
-    """What was written for all rows, beside what it is judged by."""
-    return rows.ask(range(len(rows)), [coder.decode(text.ids) for text in texts])
+def judged(rows: TextRows, coder: AnswerCoder, texts: Sequence[Text], generation: int = 0) -> Written:
+    """What was written for all rows (by candidates of a generation, or by a point), beside what it is judged by."""
+    written = rows.ask(range(len(rows)), [coder.decode(text.ids) for text in texts])
+    return replace(written, ids=[text.ids for text in texts], step=generation)
 
 
 def work_to_write(engine: Engine, tokens: int) -> float:
@@ -316,7 +317,7 @@ class TextEvaluator(OverEngine[TextRows]):
 
     def judge(self, texts: Sequence[Sequence[Text]], generation: int | None = None) -> NDArray[np.float64]:
         """The other part: losses [P] of what candidates have written, without penalties."""
-        return self._judged.of_texts(self._rows_of(generation), texts)
+        return self._judged.of_texts(self._rows_of(generation), texts, generation or 0)
 
     @property
     def _judged(self) -> JudgedLoss:

@@ -128,7 +128,7 @@ class Grader:
                 self._said[request.digest] = self.grade(request)
             except MentorError as error:
                 raise UsageError(
-                    f"reward {NAME!r}, row {row + 1}: {error}; a run that has begun is saved, resume it then"
+                    f"reward {NAME!r}, {written.told(row)}: {error}; a run that has begun is saved, resume it then"
                 ) from None
         return self._said[request.digest]
 

@@ -66,13 +66,15 @@ class MinusReward(Objective):
 
     def judge(self, task: TextTask, grader: Reward | None = None) -> Judge:
         """Minus the weighted sum of all mean rewards."""
-        given = {NAME: grader or Reward(NAME, "nobody grades", _nobody)}
+        known = {NAME: grader or Reward(NAME, "nobody grades", _nobody)}
         found = [
-            (given.get(name) or rewards.get(name, task.seconds), weight) for name, weight in self.rewards.items()
+            (known.get(name) or rewards.get(name, task.seconds), weight) for name, weight in self.rewards.items()
         ] or [(task.reward, 1.0)]
 
         def loss(written: Written) -> float:
-            each = [weight * math.fsum(reward.each(written)) / len(written) for reward, weight in found]
+            given = [reward.where_it_applies(written) for reward, _ in found]
+            numbers = rewards.somewhere([reward for reward, _ in found], given, written)
+            each = [weight * math.fsum(one) / len(written) for (_, weight), one in zip(found, numbers, strict=True)]
             return 0.0 - math.fsum(each)
 
         return loss

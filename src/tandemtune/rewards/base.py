@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tandemtune import plugins
-from tandemtune.errors import UsageError
+from tandemtune.errors import RewardError, UsageError
 from tandemtune.plugins import register
 
 
@@ -22,6 +22,10 @@ class Written:
         references: right answers of each row [N]; empty where there are none.
         columns: all columns of the rows by name, [N] each.
         settings: of the task, for rewards that need some (a JSON schema).
+        rows: what messages call each row [N]; empty where nobody says.
+        ids: tokens of the completions [N]; empty where nobody says.
+        questions: what was asked in the model's own form of conversation, without that form [N]; empty where it was not asked so.
+        step: the generation in which candidates wrote them; 0 where a point is measured.
     """
 
     prompts: Sequence[str]
@@ -29,6 +33,10 @@ class Written:
     references: Sequence[Sequence[str]]
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    rows: Sequence[str] = ()
+    ids: Sequence[Sequence[int]] = ()
+    questions: Sequence[str] = ()
+    step: int = 0
 
     def __len__(self) -> int:
         return len(self.completions)
@@ -36,10 +44,16 @@ class Written:
     def of(self, rows: Sequence[int]) -> Written:
         """Some rows alone."""
         columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
-        prompts, completions, references = (
-            [values[row] for row in rows] for values in (self.prompts, self.completions, self.references)
-        )
-        return Written(prompts, completions, references, columns, self.settings)  # type: ignore[arg-type]
+        lists = ("prompts", "completions", "references", "rows", "ids", "questions")
+        picked: dict[str, Any] = {
+            name: [values[row] for row in rows] for name in lists if (values := getattr(self, name))
+        }
+        return replace(self, **picked, columns=columns)
+
+    def told(self, row: int) -> str:
+        """A row as messages show it, with what was written for it."""
+        where = self.rows[row] if self.rows else f"row {row + 1}"
+        return f"{where} (completion {_shown(self.completions[row])})"
 
 
 @dataclass(frozen=True)
@@ -55,24 +69,34 @@ class Reward:
         package: what has to be installed; empty for nothing.
         lower: no number is below it.
         upper: no number is above it.
+        code: where a function of the user's lies; empty for others.
     """
 
     name: str
     summary: str
-    rows: Callable[[Written], Sequence[float]]
+    rows: Callable[[Written], Sequence[float | None]]
     corpus: Callable[[Written], float] | None = None
     needs: str = ""
     package: str = ""
     lower: float = 0.0
     upper: float = 1.0
+    code: str = ""
 
     def each(self, written: Written) -> list[float]:
         """The number of each row [N].
 
         Raises:
-            UsageError: a reward that is no number; names the row.
+            RewardError: a reward that is no number, or does not apply to a row; shows the row.
         """
-        return checked(self.name, self.rows(written), len(written))
+        return somewhere([self], [self.where_it_applies(written)], written)[0]
+
+    def where_it_applies(self, written: Written) -> list[float | None]:
+        """The number of each row [N]; None where a function says that it does not apply.
+
+        Raises:
+            RewardError: a reward that is no number; shows the row.
+        """
+        return checked(self.name, self.rows(written), written, code=self.code)
 
     def score(self, written: Written) -> float:
         """The score of all rows together.
@@ -88,25 +112,47 @@ class Reward:
         return math.fsum(found) / len(found)
 
 
-def checked(name: str, found: Any, rows: int) -> list[float]:
-    """What a reward gave, as numbers.
+def checked(name: str, found: Any, written: Written, *, code: str = "") -> list[float | None]:
+    """What a reward gave, as numbers; None stays, for a row to which it does not apply.
 
     Args:
         name: of the reward.
         found: what it gave.
-        rows: how many it was asked for.
+        written: what it was asked about.
+        code: where it lies, if it is a function of the user's.
 
     Raises:
-        UsageError: it is no list of so many numbers; names the first row that has none.
+        RewardError: it is no list of so many numbers; shows the first row that has none.
     """
+    rows = len(written)
     if not isinstance(found, Sequence) or isinstance(found, str):
-        raise UsageError(f"reward {name!r} gave {_shown(found)}, expected a list of {rows} numbers")
+        raise RewardError(f"reward {name!r} gave {_shown(found)}, expected a list of {rows} numbers", code)
     if len(found) != rows:
-        raise UsageError(f"reward {name!r} gave {len(found)} numbers for {rows} texts, expected one for each")
+        raise RewardError(f"reward {name!r} gave {len(found)} numbers for {rows} texts, expected one for each", code)
     for row, value in enumerate(found):
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise UsageError(f"reward {name!r}, row {row + 1}: {_shown(value)}, expected a finite number")
-    return [float(value) for value in found]
+        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise RewardError(
+                f"reward {name!r} gave {_shown(value)} for {written.told(row)}, expected a finite number", code
+            )
+    return [None if value is None else float(value) for value in found]
+
+
+def somewhere(
+    rewards: Sequence[Reward], found: Sequence[Sequence[float | None]], written: Written
+) -> list[list[float]]:
+    """Numbers of several rewards [R][N], 0 where one does not apply to a row.
+
+    Raises:
+        RewardError: none of them applies to a row; shows it.
+    """
+    for row in range(len(written)):
+        if all(values[row] is None for values in found):
+            names = " and ".join(repr(reward.name) for reward in rewards)
+            raise RewardError(
+                f"reward {names} gave None for {written.told(row)}: expected a number from one reward at least, and from a metric for each row",
+                rewards[0].code,
+            )
+    return [[0.0 if value is None else value for value in values] for values in found]
 
 
 def get(reward: str, seconds: float = 60.0) -> Reward:
@@ -117,13 +163,18 @@ def get(reward: str, seconds: float = 60.0) -> Reward:
         seconds: time limit of one call of a function.
 
     Raises:
-        UsageError: there is no such reward, or its package is not installed.
+        UsageError: there is no reward of that name, or its package is not installed. Whether a function lies where an address says
+            shows when it is asked, or by `tandemtune.rewards.finding`.
     """
     if plugins.is_address(reward):
         from tandemtune.rewards.own import own_reward
 
         return own_reward(reward, seconds)
-    found: Reward = plugins.find("reward", reward)
+    found = plugins.find("reward", reward)
+    if not isinstance(found, Reward):  # a function that was registered
+        from tandemtune.rewards.own import own_reward
+
+        return own_reward(plugins.place_of(found), seconds, reward)
     if found.package:
         needed(found.package, found.name)
     return found

@@ -21,11 +21,14 @@ from typing import Any
 
 import tandemtune
 from tandemtune import plugins
-from tandemtune.errors import UsageError
+from tandemtune.errors import RewardError, UsageError
 from tandemtune.rewards.base import Reward, Written, checked
 
 STARTING = 120.0
 """Seconds that a process may take to import what a function needs."""
+IMPORTING = "TANDEMTUNE_IMPORTS_REWARD"
+"""Environment variable that is set while a function's file is imported, to where it lies."""
+_ALIVE: weakref.WeakValueDictionary[tuple[int, str, float], OwnFunction] = weakref.WeakValueDictionary()
 
 
 class OwnFunction:
@@ -40,28 +43,43 @@ class OwnFunction:
         self.address, self.seconds = plugins.absolute(address), seconds
         self._held: list[subprocess.Popen[str]] = []
         self._said: queue.Queue[str] = queue.Queue()
+        self._lock = threading.Lock()
         weakref.finalize(
             self, _end, self._held
         )  # when nobody can ask any more, at the latest at the end of the program
 
-    def __call__(self, written: Written) -> list[float]:
-        """Rewards [N] of texts.
+    def __call__(self, written: Written) -> list[float | None]:
+        """Rewards [N] of texts; None where the function does not apply.
 
         Raises:
-            UsageError: the function failed, took too long or gave something else than a number for each text; names the row.
+            RewardError: the function failed, took too long or gave something else than a number for each text; shows the row.
         """
-        everything = range(len(written))
-        answer = self._asked(written, everything, self.seconds)
+        with self._lock:
+            return self._judged(written)
+
+    def _judged(self, written: Written) -> list[float | None]:
+        answer = self._asked(written, range(len(written)), self.seconds)
         if answer is None:
-            raise UsageError(
+            raise RewardError(
                 f"reward {self.address!r} took longer than {self.seconds:g} seconds for {len(written)} {'text' if len(written) == 1 else 'texts'}"
-                f"{self._slow(written)}: make it faster, or raise [task] reward_seconds; a run that has begun is saved, resume it then"
+                f"{self._slow(written)}: make it faster, or raise [task] reward_seconds; a run that has begun is saved, resume it then",
+                self.address,
             )
         if "failed" in answer:
-            raise UsageError(
-                f"reward {self.address!r} failed{self._failing(written, answer)}: correct it; a run that has begun is saved, resume it then"
+            raise RewardError(
+                f"reward {self.address!r} failed{self._failing(written, answer)}: correct it; a run that has begun is saved, resume it then",
+                self.address,
             )
-        return checked(self.address, answer.get("rewards"), len(written))
+        return checked(self.address, answer.get("rewards"), written, code=self.address)
+
+    def check(self) -> None:
+        """Find out whether the function can be loaded.
+
+        Raises:
+            RewardError: it cannot.
+        """
+        with self._lock:
+            self._started()
 
     def close(self) -> None:
         """End the process, and what it has started."""
@@ -73,31 +91,32 @@ class OwnFunction:
             alone = self._asked(written, [row], self.seconds)
             if alone is None or "failed" in alone:
                 what = "hangs" if alone is None else alone["failed"]
-                return f", row {row + 1} (completion {_cut(written.completions[row])}): {what}"
+                return f" for {written.told(row)}: {what}"
         return f" for all rows together, for none of them alone: {answer['failed']}"
 
     def _slow(self, written: Written) -> str:
-        """Which row takes too long, if one does so alone; no longer is looked for it than the limit."""
-        each = max(self.seconds / max(len(written), 1), 0.2)
+        """Which row takes too long, if one does so alone in a process in which another does not; no longer is looked for it than the
+        limit, and what is done once only (a model that is loaded at the first call) does not count."""
+        if len(written) == 1:
+            return f", {written.told(0)}"
+        each = max(self.seconds / len(written), 0.2)
+        quick: list[int] = []
+        for row in sorted({0, len(written) - 1}):
+            if not quick and self._asked(written, [row], self.seconds) is not None:
+                quick = [row] * (self._asked(written, [row], each) is not None)
+                if not quick:  # as slow for any row
+                    return ""
         for row in range(len(written)):
-            if self._asked(written, [row], each) is None:
-                return f", most of it for row {row + 1} (completion {_cut(written.completions[row])})"
+            if quick and row not in quick and self._asked(written, [row], each) is None:
+                return f", most of it for {written.told(row)}"
         return ""
 
     def _asked(self, written: Written, rows: Sequence[int], seconds: float) -> dict[str, Any] | None:
         """The answer for some rows; None if there was none in time, when the process is ended."""
         process = self._started()
         assert process.stdin is not None
-        question = {
-            "prompts": [written.prompts[row] for row in rows],
-            "completions": [written.completions[row] for row in rows],
-            "columns": {
-                **{name: [values[row] for row in rows] for name, values in written.columns.items()},
-                "references": [list(written.references[row]) for row in rows],
-            },
-        }
         try:
-            process.stdin.write(json.dumps(question, default=str) + "\n")
+            process.stdin.write(json.dumps(_question(written.of(rows)), default=str) + "\n")
             process.stdin.flush()
             said = self._said.get(timeout=seconds)
         except queue.Empty:
@@ -116,7 +135,7 @@ class OwnFunction:
         """The process, ready to be asked.
 
         Raises:
-            UsageError: it cannot load the function.
+            RewardError: it cannot load the function.
         """
         if self._held and self._held[0].poll() is None:
             return self._held[0]
@@ -125,7 +144,7 @@ class OwnFunction:
         paths = [source, os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONIOENCODING": "utf-8"}
         process = subprocess.Popen(
-            [sys.executable, "-m", "tandemtune.rewards.worker", self.address],
+            [sys.executable, "-m", "tandemtune.rewards.worker", self.address, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -138,31 +157,62 @@ class OwnFunction:
         self._held.append(process)
         self._said = said
         try:
-            ready = said.get(timeout=STARTING)
+            answer = said.get(timeout=STARTING)
+            ready = json.loads(answer) if answer else {"failed": "its process ended while it was imported"}
         except queue.Empty:
-            ready = ""
-        if ready.strip() != "ready":
+            ready = {"failed": f"it took longer than {STARTING:g} seconds to import"}
+        if "failed" in ready:
             self.close()
-            why = json.loads(ready)["failed"] if ready.strip() else "its process ended or took too long to begin"
-            raise UsageError(f"reward {self.address!r} cannot be loaded: {why}")
+            raise RewardError(f"reward {self.address!r} cannot be loaded: {ready['failed']}", self.address)
         return process
 
 
-def own_reward(address: str, seconds: float) -> Reward:
-    """A reward of a function that lies at an address.
+def own_reward(address: str, seconds: float, name: str = "") -> Reward:
+    """A reward of a function that lies at an address; nothing is loaded before it is asked.
 
     Args:
         address: ``"package.module:name"`` or ``"path/file.py:name"``.
         seconds: time limit of one call.
+        name: what reports call it; that of the function if left out.
+    """
+    key = os.getpid(), plugins.absolute(address), seconds
+    function = _ALIVE.get(key) or OwnFunction(address, seconds)
+    _ALIVE[key] = function  # one process for a metric that is a reward, too
+    name = name or address.rpartition(":")[2]
+    summary, most = f"the function {name}", float("inf")
+    return Reward(name, summary, function, lower=-most, upper=most, code=function.address)
+
+
+def refuse_while_imported() -> None:
+    """Refuse to begin work in a process that only wants a reward function out of the file that begins it.
 
     Raises:
-        UsageError: there is no such function.
+        UsageError: says what to do.
     """
-    function = plugins.find("reward", address)
-    said = (function.__doc__ or "").strip().splitlines()
-    name = address.rpartition(":")[2]
-    summary = said[0] if said else f"the function {name}"
-    return Reward(name, summary, OwnFunction(address, seconds), lower=float("-inf"), upper=float("inf"))
+    if os.environ.get(IMPORTING):
+        raise UsageError(
+            "the file of the reward starts a run when it is imported, and it is imported once more for the reward's own process: put what "
+            'starts runs under `if __name__ == "__main__":`'
+        )
+
+
+def _question(written: Written) -> dict[str, Any]:
+    """Texts as a function is asked about them: those of a conversation as messages."""
+    talk = bool(written.questions)
+    columns = dict(written.columns)
+    if any(written.references) or "references" not in columns:
+        columns["references"] = [list(several) for several in written.references]
+    return {
+        "prompts": _messages("user", written.questions) if talk else list(written.prompts),
+        "completions": _messages("assistant", written.completions) if talk else list(written.completions),
+        "completion_ids": [list(ids) for ids in written.ids],
+        "columns": columns,
+        "step": written.step,
+    }
+
+
+def _messages(role: str, texts: Sequence[str]) -> list[list[dict[str, str]]]:
+    return [[{"role": role, "content": text}] for text in texts]
 
 
 def _end(held: list[subprocess.Popen[str]]) -> None:
@@ -188,7 +238,3 @@ def _listen(process: subprocess.Popen[str], said: queue.Queue[str]) -> None:
         for line in process.stdout:
             said.put(line)
     said.put("")
-
-
-def _cut(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")

@@ -1,50 +1,111 @@
-"""The process in which a reward function of the user's runs: one question a line on standard input, one answer a line on what
-was standard output. What the function prints goes to standard error."""
+"""The process in which a reward function of the user's runs: one question a line on what was standard input, one answer a line on
+what was standard output. What the function prints goes to standard error, and it reads nothing."""
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TextIO
 
 from tandemtune import plugins
+from tandemtune.rewards.own import IMPORTING
 
 
-def main(address: str) -> None:
+def main(address: str, path: Sequence[str]) -> None:
     """Answer until nobody asks any more.
 
     Args:
         address: where the function lies.
+        path: where the process that asks finds modules.
     """
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    parent = os.getppid()
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    questions, answers = _pipes()
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    sys.path += [place for place in path if place not in sys.path]
+    os.environ[IMPORTING] = address
     try:
         function = plugins.find("reward", address)
-    except Exception as error:
-        print(json.dumps({"failed": _said(error)}), file=out, flush=True)
+    except BaseException as error:  # whatever foreign code raises; an exit, too
+        cause = error.__cause__ or error
+        traceback.print_exception(cause)
+        print(json.dumps({"failed": _said(cause, _file(address))}), file=answers, flush=True)
         return
-    print("ready", file=out, flush=True)
-    for line in sys.stdin:
-        print(json.dumps(_answer(function, json.loads(line))), file=out, flush=True)
+    del os.environ[IMPORTING]
+    asked = Asked(function, _file(address))
+    print(json.dumps({"ready": True}), file=answers, flush=True)
+    for line in questions:
+        print(json.dumps(asked.answer(json.loads(line))), file=answers, flush=True)
 
 
-def _answer(function: Callable[..., Any], question: dict[str, Any]) -> dict[str, Any]:
-    given = {**question["columns"], "prompts": question["prompts"], "completions": question["completions"]}
-    parameters = inspect.signature(function).parameters.values()
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        given = {name: value for name, value in given.items() if name in {parameter.name for parameter in parameters}}
-    try:
-        found = function(**given)
-    except Exception as error:
-        return {"failed": _said(error)}
-    return {"rewards": _plain(found)}
+class Asked:
+    """A function that is asked again and again, as `trl` (1.16) asks it.
+
+    Args:
+        function: the user's; one that is asynchronous is awaited.
+        file: in which it lies; "" if in none.
+    """
+
+    def __init__(self, function: Callable[..., Any], file: str) -> None:
+        self._function, self._file = function, file
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._shown: set[str] = set()
+
+    def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """The rewards of some texts, or why there are none."""
+        try:
+            found = self._function(**self._arguments(question))
+            if inspect.isawaitable(found):
+                self._loop = self._loop or asyncio.new_event_loop()
+                found = self._loop.run_until_complete(_awaited(found))
+            return {"rewards": _plain(found)}
+        except Exception as error:
+            said = _said(error, self._file)
+            if said not in self._shown:
+                traceback.print_exception(error)
+            self._shown.add(said)
+            return {"failed": said}
+
+    def _arguments(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """What the function names, or everything where it takes whatever comes."""
+        given = {
+            **question["columns"],
+            "trainer_state": SimpleNamespace(global_step=question["step"]),
+            "log_extra": _nothing,
+            "log_metric": _nothing,
+            **{name: question[name] for name in ("prompts", "completions", "completion_ids")},
+        }
+        parameters = inspect.signature(self._function).parameters.values()
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            return given
+        names = {parameter.name for parameter in parameters}
+        return {name: value for name, value in given.items() if name in names}
+
+
+async def _awaited(found: Any) -> Any:
+    return await found
+
+
+def _nothing(name: str, value: Any) -> None:
+    """Nobody writes down what a function logs."""
+
+
+def _pipes() -> tuple[TextIO, TextIO]:
+    """Questions and answers, out of the way of what the function and the programs that it starts read and print."""
+    questions = os.fdopen(os.dup(0), encoding="utf-8")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return questions, answers
 
 
 def _plain(found: Any) -> Any:
@@ -57,9 +118,20 @@ def _plain(found: Any) -> Any:
     return [value if value is None or isinstance(value, int | float) else repr(value) for value in values]
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException, file: str) -> str:
+    """What was raised, and the last line of the user's own file on the way there."""
     first = (str(error).splitlines() or [""])[0][:200]
-    return f"{type(error).__name__}: {first}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    where = f" ({Path(file).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {first}{where}"
+
+
+def _file(address: str) -> str:
+    """The file of an address, as tracebacks name it."""
+    place = address.rpartition(":")[0]
+    if place.endswith(".py"):
+        return str(Path(place).expanduser().resolve())
+    return str(getattr(sys.modules.get(place), "__file__", None) or "")
 
 
 def _end_with(parent: int) -> None:
@@ -70,4 +142,4 @@ def _end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], json.loads(sys.argv[2]))

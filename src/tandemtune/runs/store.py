@@ -25,7 +25,7 @@ class RunFolder:
 
     ``recipe.json`` the resolved recipe · ``run.json`` versions and what was decided on this machine · ``journal.jsonl`` ·
     ``clock.jsonl`` times of the journal's lines · ``checkpoint.npz`` · ``result.json`` · ``adapter/`` · ``task_card.json`` ·
-    ``conversations.jsonl`` what was said to a mentor, and what it said · ``grades.jsonl`` the same of a model that grades texts · ``predictions.jsonl`` what the tuned model says of the
+    ``conversations.jsonl`` what was said to a mentor, and what it said · ``grades.jsonl`` the same of a model that grades texts · ``failed.json`` which reward has stopped the run · ``predictions.jsonl`` what the tuned model says of the
     test rows
 
     Args:
@@ -48,6 +48,7 @@ class RunFolder:
         self.adapter = path / "adapter"
         self.conversations = path / "conversations.jsonl"
         self.grades = path / "grades.jsonl"
+        self.failed = path / "failed.json"
         self.predictions = path / "predictions.jsonl"
 
     @classmethod
@@ -190,6 +191,42 @@ class RunFolder:
         """Versions and decisions; None if the run was stopped before they were made."""
         return Facts.read(_read_json(self.facts), self.facts) if self.facts.exists() else None
 
+    def note_failure(self, code: str) -> None:
+        """Say that a reward has stopped the run, so that it may be mended and the run go on.
+
+        Args:
+            code: where it lies.
+        """
+        if self.facts.exists():
+            steps = (getattr(record, "step", None) for record in reversed(self.read_records()))
+            write_json(self.failed, {"code": code, "step": next((step for step in steps if step is not None), 0)})
+
+    def with_mended(self, facts: Facts, now: Mapping[str, str]) -> Facts:
+        """What the run was begun with; the code of a reward that has stopped it may be another than it was then.
+
+        Args:
+            facts: what was decided when it began.
+            now: hashes of the code that it would go on with.
+        """
+        if not self.failed.exists():
+            return facts
+        told = _read_json(self.failed)
+        code = str(told.get("code"))
+        if code not in now or facts.plugins.get(code) == now[code]:
+            return facts
+        note = (
+            f"the code of {code} was mended after step {told.get('step')}, where it had stopped the run: what lies before was judged "
+            "by the code of then"
+        )
+        plugins = {**facts.plugins, code: now[code]}
+        return facts.model_copy(update={"plugins": plugins, "mended": (*facts.mended, note)})
+
+    def accept(self, facts: Facts) -> None:
+        """Go on with facts of `with_mended`; code that changes from now on does so without a reason."""
+        if facts != self.read_facts():
+            write_json(self.facts, facts.plain())
+        self.failed.unlink(missing_ok=True)
+
     def read_result(self) -> Result | None:
         """The result, or None while the run is not finished."""
         return Result.read(_read_json(self.result), self.result) if self.result.exists() else None
@@ -268,6 +305,7 @@ _OURS = {
     "adapter",
     "conversations.jsonl",
     "grades.jsonl",
+    "failed.json",
     "predictions.jsonl",
     "mentor",
     "report.html",

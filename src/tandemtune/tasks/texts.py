@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ from tandemtune.rewards.base import Reward, Written
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.files import examples_of
 from tandemtune.tasks.table import Source, Table, read_table, value_of
-from tandemtune.tasks.templates import Template
+from tandemtune.tasks.templates import MASK, Template
 from tandemtune.tasks.wording import kind, nfc, show
 from tandemtune.types import Example
 
@@ -22,6 +23,8 @@ ROW = "text"
 """What rows of such a task are counted as: they have no classes."""
 METRIC = "token_f1"
 """What scores texts where a recipe names no metric."""
+_WHOLE = re.compile(r"[+-]?(?:0|[1-9]\d{0,17})", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class TextTask(Task):
         schema: JSON schema of an answer, for the metric that checks it.
         reward: the metric.
         seconds: time limit of one call of a reward function.
+        questions: the templates that the recipe asks in a model's own form of conversation, one of which is inside `template` then.
     """
 
     answers: ClassVar[str] = "texts"
@@ -47,6 +51,7 @@ class TextTask(Task):
     schema: Mapping[str, Any] | None = None
     reward: Reward = field(default_factory=lambda: rewards.get(METRIC))
     seconds: float = 60.0
+    questions: tuple[Template, ...] = ()
 
     def __post_init__(self) -> None:
         column = self.answer_column
@@ -99,10 +104,27 @@ class TextTask(Task):
             completions: what it wrote [N].
             examples: the rows [N].
         """
-        names = dict.fromkeys(name for example in examples for name in example.columns)
-        columns = {name: [example.columns.get(name) for example in examples] for name in names}
-        references = [example.references for example in examples]
-        return Written(prompts, completions, references, columns, self.settings)
+        rows = [{**example.columns, **example.numbers} for example in examples]
+        names = dict.fromkeys(name for row in rows for name in row)
+        first = self.template.fields[0]
+        return Written(
+            prompts,
+            completions,
+            references=[example.references for example in examples],
+            columns={name: [row.get(name) for row in rows] for name in names},
+            settings=self.settings,
+            rows=[f"the row with {first} {show(example.fields[first])}" for example in examples],
+            questions=self._asked(prompts, examples) if self.questions else (),
+        )
+
+    def _asked(self, prompts: Sequence[str], examples: Sequence[Example]) -> list[str]:
+        """What was asked, without a model's form of conversation around it."""
+        inside = [one for one in self.questions if _question(one).strip() in str(self.template)]
+        if not inside:
+            return list(prompts)
+        template = max(inside, key=lambda one: len(_question(one)))
+        found = [template.render(example.fields, "") for example in examples]
+        return [one.text[: one.mask[0]].rstrip() for one in found]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -149,17 +171,43 @@ class TextTask(Task):
             DataError: a row cannot be used; names the file, line and field.
         """
         rows = examples_of(table, fields=self.template.fields, label=None, labels=None)
+        numbers = columns_of_numbers(table)
         found: list[Example] = []
         for index, row in enumerate(rows):
             at = f"{table.name}, {table.places[index]}"
             references = self._references(at, table, index)
-            found.append(Example(row.fields, ROW, references, dict(table.rows[index])))
+            own = {name: values[index] for name, values in numbers.items()}
+            found.append(Example(row.fields, ROW, references, dict(table.rows[index]), own))
         return found
 
     def _references(self, at: str, table: Table, index: int) -> tuple[str, ...]:
         if self.answer_column is None:
             return ()
         return references_of(f"{at}, field {show(self.answer_column)}", value_of(table, index, self.answer_column))
+
+
+def _question(template: Template) -> str:
+    """What stands before the answer, as a template has it."""
+    return str(Template(template.pieces[: template.pieces.index(("slot", MASK))]))
+
+
+def columns_of_numbers(table: Table) -> dict[str, list[float]]:
+    """Columns of a CSV or TSV file with a number in every row, by name; numbers with zeros in front (codes) are texts.
+
+    Args:
+        table: the rows; those of other files say themselves what is a number.
+    """
+    found: dict[str, list[float]] = {}
+    if table.format.suffix not in (".csv", ".tsv"):
+        return found
+    for name in table.columns:
+        cells = [str(row.get(name, "")).strip() for row in table.rows]
+        if cells and all(map(_NUMBER.fullmatch, cells)):
+            kind = int if all(map(_WHOLE.fullmatch, cells)) else float
+            values = [kind(cell) for cell in cells]
+            if all(map(math.isfinite, values)):
+                found[name] = values
+    return found
 
 
 def references_of(at: str, value: Any) -> tuple[str, ...]:

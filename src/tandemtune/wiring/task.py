@@ -155,6 +155,7 @@ def _check_kind(what: str, images: bool, kind: Kind) -> None:
 def _text_task(section: TaskSection, template: str | None = None, *, chat: bool | None = None) -> TextTask:
     """The task of a recipe that is answered with texts."""
     several = [one.template for one in section.listed]
+    asked = [*filter(None, [section.template]), *several] if section.chat else []
     return TextTask(
         name=section.name or Path(section.train or "task").stem,
         template=Template.parse(template or section.template or next(iter(several), "")),
@@ -172,6 +173,7 @@ def _text_task(section: TaskSection, template: str | None = None, *, chat: bool 
         schema=section.answer_schema,
         reward=metric_of(section.metric, section.reward_seconds),
         seconds=section.reward_seconds,
+        questions=tuple(map(Template.parse, asked)),
     )
 
 

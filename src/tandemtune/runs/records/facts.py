@@ -61,6 +61,7 @@ class Facts(Versioned):
         unit: what a run's progress is counted in; steps are generations and gradient steps.
         stretches: what was decided for each of several stretches; empty where there is one.
         instead: the method whose parts are used, where those of the recipe's own did not fit this machine.
+        mended: a sentence for each reward whose code was mended after it had stopped the run.
     """
 
     kind: str
@@ -95,3 +96,4 @@ class Facts(Versioned):
     unit: Literal["candidates", "steps"] = "candidates"
     instead: str = ""
     stretches: tuple[StretchFacts, ...] = ()
+    mended: tuple[str, ...] = ()

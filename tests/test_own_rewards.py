@@ -1,0 +1,412 @@
+"""Reward functions of users: those that were written for trl work as they are, and those that fail say where and lose nothing."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import small
+import tandemtune
+import writing
+from small import journal, resume, tune
+from tandemtune.config import load_config
+from tandemtune.errors import ConfigError, RunError, UsageError
+from tandemtune.objectives.reward import MinusReward
+from tandemtune.plugins import register
+from tandemtune.rewards import own
+from tandemtune.rewards.base import Written, get
+
+REWARD = {"method__objective": "reward"}
+
+
+def file_of(place, body):
+    path = place / "mine.py"
+    path.write_text(body, encoding="utf-8")
+    return path
+
+
+def run_with(place, body, name="near", **changes):
+    """A short run whose metric and reward is a function."""
+    address = f"{file_of(place, body)}:{name}"
+    return tune(
+        writing.recipe(place, task__metric=address, **{**REWARD, "method__budget": 8, **changes}), place / "run"
+    )
+
+
+def asked(place, body, *completions, seconds=20.0, **given):
+    """What a function says of some texts."""
+    rows = [f"the row with text {number}" for number, _ in enumerate(completions, 1)]
+    empty = [() for _ in completions]
+    written = Written(["p" for _ in completions], completions, empty, **{"rows": rows, "ids": empty, **given})
+    return get(f"{file_of(place, body)}:near", seconds).where_it_applies(written)
+
+
+BREAKS = """
+from pathlib import Path
+MARK = Path(__file__).parent / "mark"
+def near(prompts, completions, **columns):
+    if MARK.exists():
+        raise ValueError("now it is broken")
+    return [float(len(text.split())) for text in completions]
+"""
+MENDED = BREAKS.replace('raise ValueError("now it is broken")', "pass")
+
+
+class Breaks(tandemtune.Callback):
+    """Makes the function fail after a turn."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def on_turn(self, record, state, seconds, recorded):
+        if record.step == 3:
+            self.mark.touch()
+
+
+def broken_run(place):
+    recipe = writing.recipe(place, task__metric=f"{file_of(place, BREAKS)}:near", **REWARD)
+    with pytest.raises(UsageError, match="correct it; a run that has begun is saved, resume it then"):
+        tune(recipe, place / "cut", Breaks(place / "mark"))
+    return recipe
+
+
+def test_a_reward_that_stopped_a_run_is_mended_and_the_run_goes_on(tmp_path):
+    recipe = broken_run(tmp_path)
+    file_of(tmp_path, MENDED)
+    result = resume(tmp_path / "cut")
+    (note,) = [note for note in result["notes"] if "was mended after step 3" in note]
+    assert note.startswith(f"the code of {tmp_path / 'mine.py'}:near")
+    tune(recipe, tmp_path / "whole")
+    assert journal(tmp_path / "cut") == journal(tmp_path / "whole")
+
+
+def test_code_that_is_changed_without_a_reason_is_refused_before_and_after(tmp_path):
+    broken_run(tmp_path)
+    (tmp_path / "mark").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        resume(tmp_path / "cut", small.Stop(step=5))  # it goes on with the same code
+    file_of(tmp_path, MENDED)
+    with pytest.raises(RunError, match="no longer those that the run began with"):
+        resume(tmp_path / "cut")
+    file_of(tmp_path, BREAKS)
+    resume(tmp_path / "cut")
+
+
+def test_what_trl_gives_a_function(tmp_path):
+    body = """
+def near(completions, completion_ids, trainer_state, log_extra=None, **kwargs):
+    log_extra("text", completions)
+    kwargs["log_metric"]("length", 1.0)
+    with open(__file__ + ".log", "a") as log:
+        print(trainer_state.global_step, file=log)
+    return [float(len(ids)) for ids in completion_ids]
+"""
+    result = run_with(tmp_path, body, method__budget=16)
+    assert result["tuned"]["test"] > 0 and {row["rewards"]["near"] for row in predictions(tmp_path)} <= set(range(6))
+    assert {"0", "1", "2"} <= set((tmp_path / "mine.py.log").read_text().split())
+
+
+def predictions(place):
+    return [json.loads(line) for line in (place / "run" / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_a_function_may_be_asynchronous(tmp_path):
+    body = """
+import asyncio
+LOCK = []
+async def near(completions, **kwargs):
+    LOCK.append(asyncio.get_running_loop())
+    await asyncio.sleep(0)
+    assert len(set(LOCK)) == 1, "as with trl, one loop for all calls"
+    return [float(len(text)) for text in completions]
+"""
+    reward = get(f"{file_of(tmp_path, body)}:near")
+    for text in ("ab", "abc"):
+        assert reward.each(Written([""], [text], [()])) == [len(text)]
+
+
+def test_none_is_a_row_that_a_reward_does_not_apply_to(tmp_path):
+    body = """
+def near(completions, **kwargs):
+    return [None, *[1.0] * (len(completions) - 1)]
+def other(completions, **kwargs):
+    return [0.5] * len(completions)
+"""
+    file = file_of(tmp_path, body)
+    written = Written(["", ""], ["a", "b"], [(), ()], rows=["the row with text 'x'", "the row with text 'y'"])
+
+    def loss(**weights):
+        objective = MinusReward(rewards={f"{file}:{name}": weight for name, weight in weights.items()})
+        return objective.judge(load_config(writing.recipe(tmp_path)).task and _task(tmp_path))(written)
+
+    assert loss(near=2.0, other=1.0) == pytest.approx(-(2.0 * (0.0 + 1.0) / 2 + 0.5))
+    with pytest.raises(UsageError, match=r"'near' gave None for the row with text 'x' .completion 'a'."):
+        loss(near=1.0)
+    with pytest.raises(UsageError, match="from a metric for each row"):
+        get(f"{file}:near").score(written)
+
+
+def _task(place):
+    from tandemtune.wiring import make_task
+
+    return make_task(load_config(writing.recipe(place)).task, "causal")
+
+
+CHAT = "{% for m in messages %}{{ 'yes ' + m['content'] + ' no .' }}{% endfor %}{% if add_generation_prompt %}{{ ' maybe : ' }}{% endif %}"
+
+
+def test_a_conversation_is_given_as_messages(tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(small.model_folder("llama"), model)
+    told = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps({**told, "chat_template": CHAT}))
+    body = """
+MARK = __file__ + ".mark"
+import os
+def near(prompts, completions, text, **kwargs):
+    for prompt, completion, one in zip(prompts, completions, text, strict=True):
+        assert prompt == [{"role": "user", "content": f"the film {one} . it was"}], prompt
+        assert [message["role"] for message in completion] == ["assistant"], completion
+    if os.path.exists(MARK):
+        raise ValueError("stop")
+    return [float(len(completion[0]["content"])) for completion in completions]
+"""
+    changes = {"task__chat": True, "task__template": None, "task__max_tokens": 48}
+    templates = ["the film {text} . it was {mask}"]
+    address = f"{file_of(tmp_path, body)}:near"
+    recipe = writing.recipe(tmp_path, task__metric=address, method__budget=16, **{**REWARD, **changes})
+    recipe["model"]["name"], recipe["task"]["templates"] = str(model), templates
+    with pytest.raises(KeyboardInterrupt):
+        tune(recipe, tmp_path / "run", small.Stop(step=1))
+    resume(tmp_path / "run")  # its template is the whole conversation by then
+    found = tandemtune.load(tmp_path / "run").evaluate(tmp_path / "test.jsonl")
+    assert found.rows == 12
+
+
+def test_a_script_that_begins_runs_when_it_is_imported_is_not_run_twice(tmp_path):
+    (tmp_path / "recipe.json").write_text(json.dumps(writing.recipe(tmp_path, method__budget=8)))
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import json
+import tandemtune
+from tandemtune.objectives.reward import MinusReward
+def near(completions, **kwargs):
+    return [float(len(text)) for text in completions]
+with open({str(tmp_path / "log")!r}, "a") as log:
+    print(__name__, file=log)
+tandemtune.tune(json.load(open({str(tmp_path / "recipe.json")!r})), out={str(tmp_path / "run")!r}, progress="none",
+                objective=MinusReward(rewards=[near]))
+""")
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode and not (tmp_path / "run").exists()
+    assert "cannot be loaded: UsageError: the file of the reward starts a run" in ended.stderr
+    assert len((tmp_path / "log").read_text().splitlines()) == 2
+
+
+def test_nothing_of_the_users_is_run_in_the_process_of_a_run(tmp_path, monkeypatch):
+    body = "import sys\nsys.exit(3)\ndef near(completions, **kwargs): return [1.0 for _ in completions]\n"
+    with pytest.raises(UsageError, match=r"cannot be loaded: SystemExit: 3 \(mine.py, line 2\)"):
+        run_with(tmp_path, body)
+    monkeypatch.setattr(own, "STARTING", 3.0)
+    recipe = writing.recipe(tmp_path, task__metric=f"{tmp_path / 'mine.py'}:near", **REWARD)
+    file_of(tmp_path, "import time\ntime.sleep(1000)\ndef near(completions, **kwargs): ...\n")
+    called = small.call("validate", small.write_recipe(tmp_path / "recipe.json", recipe))
+    assert called.code == 2 and "cannot be loaded: it took longer than 3 seconds to import" in called.err
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("mine.py:nera", "has no 'nera' (did you mean 'near'?)"),
+        ("other.py:near", "FileNotFoundError: no Python file"),
+        ("broken.py:near", "SyntaxError: invalid syntax"),
+        ("no_such_package.mine:near", "No module named 'no_such_package'"),
+        ("json.no_such_module:near", "No module named 'json.no_such_module'"),
+    ],
+)
+def test_where_a_function_lies_is_found_without_running_it(tmp_path, address, says):
+    file_of(tmp_path, "def near(completions): ...\n")
+    (tmp_path / "broken.py").write_text("def near(:\n")
+    place = address if address.startswith(("no_", "json")) else str(tmp_path / address)
+    recipe = writing.recipe(tmp_path, task__metric=place, method__objective={"kind": "reward", "rewards": [place]})
+    with pytest.raises(ConfigError) as told:
+        load_config(recipe)
+    assert says in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["from json import dumps as near", "if True:\n    near = len", "from json import *", "globals()['near'] = len"],
+)
+def test_names_that_a_file_may_have_at_its_top(tmp_path, body):
+    load_config(writing.recipe(tmp_path, task__metric=f"{file_of(tmp_path, body)}:near", **REWARD))
+
+
+def test_a_function_that_is_metric_and_reward_has_one_process(tmp_path):
+    body = """
+import os
+with open(__file__ + ".log", "a") as log:
+    print(os.getpid(), file=log)
+def near(completions, **kwargs):
+    return [float(len(text)) for text in completions]
+"""
+    run_with(tmp_path, body, method__objective={"kind": "reward", "rewards": [f"{tmp_path / 'mine.py'}:near"]})
+    assert len((tmp_path / "mine.py.log").read_text().splitlines()) == 1
+
+
+def test_a_run_that_has_ended_is_used_without_its_reward(tmp_path):
+    body = "def near(completions, **kwargs): return [float(len(text)) for text in completions]\n"
+    place = {"method__objective": {"kind": "reward", "rewards": {f"{tmp_path / 'mine.py'}:near": 1.0}}}
+    run_with(tmp_path, body, task__answer=None, **place)
+    (tmp_path / "mine.py").unlink()
+    assert small.call("generate", tmp_path / "run", "a film").code == 0
+    predicted = small.call(
+        "predict", tmp_path / "run", "--input", tmp_path / "test.jsonl", "--output", tmp_path / "o.jsonl"
+    )
+    assert predicted.code == 0
+    assert small.call("export", tmp_path / "run", "--to", tmp_path / "exported").code == 0
+    scored = small.call("evaluate", tmp_path / "run", tmp_path / "test.jsonl")
+    assert scored.code == 2 and "cannot be loaded: FileNotFoundError: no Python file" in scored.err
+
+
+def test_a_row_that_fails_is_shown_as_it_stands_in_the_file(tmp_path):
+    """Whichever rows were drawn, and where they are judged one by one."""
+    recipe = writing.recipe(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    text = rows[7]["text"]
+    body = f"def near(completions, text, **kwargs): return [float('nan') if one == {text!r} else 1.0 for one in text]\n"
+    with pytest.raises(UsageError, match="expected a finite number") as told:
+        run_with(tmp_path, body, task__shots="all", task__dev_shots=1, task__seed=recipe["task"]["seed"])
+    assert f"gave nan for the row with text {text!r} (completion " in str(told.value)
+
+
+SLOW = """
+import time
+model = None
+def near(completions, **kwargs):
+    global model
+    if model is None:
+        time.sleep(0.8)
+        model = 1
+    time.sleep(10 if SLOW in completions or len(completions) > MOST else 0)
+    return [1.0 for _ in completions]
+"""
+
+
+def test_a_slow_first_call_is_no_rows_fault(tmp_path):
+    with pytest.raises(UsageError, match=r"took longer than 1\.5 seconds for 4 texts: make it faster"):
+        asked(tmp_path, "SLOW, MOST = 'none', 3\n" + SLOW, "a", "b", "c", "d", seconds=1.5)
+
+
+@pytest.mark.parametrize("slow", ["a", "b", "d"])
+def test_a_slow_row_is_shown(tmp_path, slow):
+    with pytest.raises(UsageError, match=f"most of it for the row with text . .completion '{slow}'."):
+        asked(tmp_path, f"SLOW, MOST = {slow!r}, 100\n" + SLOW, "a", "b", "c", "d", seconds=1.5)
+
+
+def test_a_program_that_a_reward_starts_reads_nothing(tmp_path):
+    body = """
+import subprocess, sys
+def near(completions, **kwargs):
+    done = subprocess.run([sys.executable, "-c", "import sys; print(len(sys.stdin.read()))"], stdout=subprocess.PIPE)
+    return [float(done.stdout) for _ in completions]
+"""
+    assert asked(tmp_path, body, "a", "b") == asked(tmp_path, body, "a", "b") == [0.0, 0.0]
+
+
+def test_a_column_called_references_is_given_where_a_task_has_none(tmp_path):
+    for name, seed in (("train", 1), ("test", 2)):
+        small.write_rows(
+            tmp_path / f"{name}.jsonl",
+            [{"text": row["text"], "references": ["gold"]} for row in writing.rows(12, seed)],
+        )
+    body = "def near(completions, references, **kwargs): return [float(one == ['gold']) for one in references]\n"
+    assert run_with(tmp_path, body, task__answer=None)["tuned"]["test"] == 1.0
+
+
+def test_numbers_of_a_csv_file_are_numbers(tmp_path):
+    for name, seed in (("train", 1), ("test", 2)):
+        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
+            rows = [
+                [row["text"], i % 3, f"{i}.5", f"00{i}", "" if i else "1"]
+                for i, row in enumerate(writing.rows(12, seed))
+            ]
+            csv.writer(file).writerows([["text", "whole", "part", "code", "some"], *rows])
+    body = """
+def near(completions, whole, part, code, some, **kwargs):
+    kinds = [{type(value) for value in column} for column in (whole, part, code, some)]
+    assert kinds == [{int}, {float}, {str}, {str}], kinds
+    return [float(number) for number in whole]
+"""
+    files = {f"task__{name}": str(tmp_path / f"{name}.csv") for name in ("train", "test")}
+    assert run_with(tmp_path, body, task__answer=None, **files)["tuned"]["test"] == 1.0
+
+
+@register("reward", "registered by a test")
+def registered(completions, **kwargs):
+    return [2.0 for _ in completions]
+
+
+class Scores:
+    def __call__(self, completions, **kwargs):
+        return [1.0 for _ in completions]
+
+
+scores = Scores()
+
+
+def test_other_callables(tmp_path):
+    for one in (functools.partial(registered), Scores()):
+        with pytest.raises(UsageError, match="has no name that another process could find it by: write a function"):
+            MinusReward(rewards=[one])
+    assert get("registered by a test").each(Written([""], ["a"], [()])) == [2.0]
+    assert get(f"{__file__}:scores").each(Written([""], ["a"], [()])) == [1.0]
+    changes = {"task__metric": "registered by a test", **REWARD}
+    assert tune(writing.recipe(tmp_path, method__budget=8, **changes), tmp_path / "run")["tuned"]["test"] == 2.0
+
+
+def test_an_exception_says_where_it_was_raised(tmp_path, capfd):
+    body = """
+import json
+def near(completions, **kwargs):
+    return inner(completions)
+def inner(completions):
+    return json.loads("{")
+"""
+    with pytest.raises(UsageError, match=r"JSONDecodeError: .* \(mine.py, line 6\)"):
+        asked(tmp_path, body, "a", "b")
+    told = capfd.readouterr().err
+    assert "in inner" in told and told.count("Traceback") == 1
+
+
+@pytest.mark.parametrize("metric", ["exactmatch", 3])
+def test_a_wrong_metric_is_one_problem(tmp_path, metric):
+    recipe = writing.recipe(tmp_path, task__answer=None, task__metric=metric, **REWARD)
+    with pytest.raises(ConfigError) as told:
+        load_config(recipe)
+    (problem,) = told.value.problems
+    assert problem.startswith("[task] metric: ")
+
+
+@pytest.mark.parametrize(
+    ("reward", "says"),
+    [
+        ("exact_match", "name their column with --answer"),
+        ("json_schema", "needs [task] answer_schema"),
+        ("bleau", "unknown reward"),
+    ],
+)
+def test_init_refuses_a_reward_that_cannot_judge(tmp_path, reward, says):
+    pytest.importorskip("jsonschema")
+    small.write_rows(tmp_path / "rows.jsonl", [{"text": row["text"]} for row in writing.rows(40, 3)])
+    recipe = tmp_path / "recipe.toml"
+    called = small.call(
+        "init", tmp_path / "rows.jsonl", "--reward", reward, "--model", small.model_folder("llama"), "--out", recipe
+    )
+    assert called.code == 2 and says in called.err and not recipe.exists()
