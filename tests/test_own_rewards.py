@@ -95,6 +95,10 @@ def test_code_that_is_changed_without_a_reason_is_refused_before_and_after(tmp_p
     with pytest.raises(RunError, match="no longer those that the run began with"):
         resume(tmp_path / "cut")
     file_of(tmp_path, BREAKS)
+    (tmp_path / "mark").touch()
+    with pytest.raises(UsageError, match="correct it"):
+        resume(tmp_path / "cut")  # it fails again before anything is scored
+    file_of(tmp_path, MENDED)
     resume(tmp_path / "cut")
 
 
@@ -273,6 +277,20 @@ def test_a_run_that_has_ended_is_used_without_its_reward(tmp_path):
     assert small.call("export", tmp_path / "run", "--to", tmp_path / "exported").code == 0
     scored = small.call("evaluate", tmp_path / "run", tmp_path / "test.jsonl")
     assert scored.code == 2 and "cannot be loaded: FileNotFoundError: no Python file" in scored.err
+
+
+def test_a_run_that_has_ended_labels_without_its_own_metric(tmp_path):
+    file = file_of(tmp_path, "def near(predictions, gold): return 0.5\n")
+    tune(small.recipe(tmp_path, method__budget=8, task__metric=f"{file}:near"), tmp_path / "run")
+    file.unlink()
+    code = f"""
+import tandemtune
+model = tandemtune.load({str(tmp_path / "run")!r})
+print(model.predict(["a film"])[0].label)
+model.evaluate({str(tmp_path / "test.jsonl")!r})
+"""  # in a process that has not imported the file
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert ended.stdout.strip() in small.LABELS and "no Python file" in ended.stderr
 
 
 def test_a_row_that_fails_is_shown_as_it_stands_in_the_file(tmp_path):

@@ -234,9 +234,14 @@ def outside_code(noun: str, name: str) -> dict[str, str]:
         name: as in a recipe.
 
     Returns:
-        Where the member's code lies -> hash of its file; empty for a member that comes with this package.
+        Where the member's code lies -> hash of its file, "" where it has gone; empty for a member that comes with this package.
     """
-    member = find(noun, name)
+    try:
+        member = find(noun, name)
+    except UsageError:
+        if not is_address(name):
+            raise
+        return {name: ""}
     if not is_address(name) and _module_of(member).partition(".")[0] == "tandemtune":
         return {}
     file = _source_file(member)

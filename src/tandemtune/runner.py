@@ -14,7 +14,7 @@ from tandemtune.answers import answers_of
 from tandemtune.callbacks import Callback, Callbacks
 from tandemtune.config import RunConfig, load_config
 from tandemtune.elsewhere import AnotherProcess
-from tandemtune.errors import RewardError, RunError
+from tandemtune.errors import RunError
 from tandemtune.models.naming import base_name
 from tandemtune.problem import Problem
 from tandemtune.rewards.own import refuse_while_imported
@@ -78,7 +78,7 @@ def run(
     final = config if data is None else config.with_data_in(data, out.absolute() / RunFolder.DATA)
     folder = RunFolder.create(out, final.model_dump(mode="json"), overwrite=overwrite, data=data)
     problem.scorer.move_data(final)
-    with folder.working(), folder.gone_unless_begun():
+    with folder.working(), folder.noting_failures(), folder.gone_unless_begun():
         return _run(folder, problem, callback, test)
 
 
@@ -102,7 +102,7 @@ def go_on(path: Path, callback: Callback, *, test: bool = True, by_hand: bool = 
     done = folder.read_result()
     if done is not None:
         return done
-    with folder.working():
+    with folder.working(), folder.noting_failures():
         folder.clean()
         begun = folder.read_facts()
         if begun is not None:
@@ -130,12 +130,8 @@ def _prepared(config: RunConfig, known: Facts | None, callback: Callback, test: 
 
 def _run(folder: RunFolder, problem: Problem, callback: Callback, test: bool, by_hand: bool = False) -> Result:
     """Search in a folder that this process has locked, and write what was found."""
-    try:
-        with wiring.graded(problem, folder):
-            return _reported(folder, problem, callback, test, by_hand)
-    except RewardError as error:
-        folder.note_failure(error.code)
-        raise
+    with wiring.graded(problem, folder):
+        return _reported(folder, problem, callback, test, by_hand)
 
 
 def _reported(folder: RunFolder, problem: Problem, callback: Callback, test: bool, by_hand: bool) -> Result:

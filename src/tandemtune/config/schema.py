@@ -235,6 +235,12 @@ class RunConfig(Options):
 
     def code_problems(self) -> Iterator[str]:
         """Functions of the user's that are not where the recipe says; a run that has ended can be used without them."""
+        metric = self.task.metric
+        if metric is not None and not self.task.writes and plugins.is_address(metric):
+            try:
+                plugins.find("metric", metric)
+            except UsageError as error:
+                yield f"[task] metric: {error}"
         for address, setting in self.reward_functions.items():
             try:
                 code_file(address)

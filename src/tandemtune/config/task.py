@@ -206,7 +206,8 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
                     "is answered with texts)"
                 )
     if task.metric is not None and task.metric not in METRICS:
-        yield from _metric_problems(task.metric)
+        if not plugins.is_address(task.metric):  # whether code is there is asked with the whole recipe
+            yield from _metric_problems(task.metric)
     elif task.metric is not None and METRICS[task.metric].needs_positive and task.positive is None and not known:
         yield f"positive: missing; metric {task.metric} needs the label that it counts"
     if task.test_share is not None and task.test is not None:

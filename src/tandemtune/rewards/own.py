@@ -139,6 +139,7 @@ class OwnFunction:
         """
         if self._held and self._held[0].poll() is None:
             return self._held[0]
+        refuse_while_imported()
         self.close()
         source = str(Path(tandemtune.__file__).parents[1])
         paths = [source, os.environ.get("PYTHONPATH", "")]
@@ -192,7 +193,7 @@ def refuse_while_imported() -> None:
     if os.environ.get(IMPORTING):
         raise UsageError(
             "the file of the reward starts a run when it is imported, and it is imported once more for the reward's own process: put what "
-            'starts runs under `if __name__ == "__main__":`'
+            'starts runs, or judges texts, under `if __name__ == "__main__":`'
         )
 
 

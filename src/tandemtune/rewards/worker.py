@@ -93,7 +93,7 @@ async def _awaited(found: Any) -> Any:
     return await found
 
 
-def _nothing(name: str, value: Any) -> None:
+def _nothing(*given: object, **named: object) -> None:
     """Nobody writes down what a function logs."""
 
 

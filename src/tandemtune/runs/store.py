@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from tandemtune.errors import NoRunError, RunError
+from tandemtune.errors import NoRunError, RewardError, RunError
 from tandemtune.runs import checkpoint
 from tandemtune.runs.journal import Journal, Lines, read_journal, read_lines
 from tandemtune.runs.records import EndRecord, Facts, JournalRecord, PredictionRecord, Result, TaskCard
@@ -191,15 +191,17 @@ class RunFolder:
         """Versions and decisions; None if the run was stopped before they were made."""
         return Facts.read(_read_json(self.facts), self.facts) if self.facts.exists() else None
 
-    def note_failure(self, code: str) -> None:
-        """Say that a reward has stopped the run, so that it may be mended and the run go on.
-
-        Args:
-            code: where it lies.
-        """
-        if self.facts.exists():
-            steps = (getattr(record, "step", None) for record in reversed(self.read_records()))
-            write_json(self.failed, {"code": code, "step": next((step for step in steps if step is not None), 0)})
+    @contextmanager
+    def noting_failures(self) -> Iterator[None]:
+        """Write down which reward of the user's ends what happens here, so that it may be mended and the run go on."""
+        try:
+            yield
+        except RewardError as error:
+            if error.code and self.facts.exists():
+                steps = (getattr(record, "step", None) for record in reversed(self.read_records()))
+                step = next((step for step in steps if step is not None), 0)
+                write_json(self.failed, {"code": error.code, "step": step})
+            raise
 
     def with_mended(self, facts: Facts, now: Mapping[str, str]) -> Facts:
         """What the run was begun with; the code of a reward that has stopped it may be another than it was then.

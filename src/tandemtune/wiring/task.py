@@ -259,7 +259,7 @@ def task_of_run(config: RunConfig, facts: Facts) -> Task:
         "metric": config.task.metric or "accuracy",
         "positive": config.task.positive,
         "train_source": "",
-        "own_metric": metrics.get(config.task.metric) if config.task.metric is not None else None,
+        "own_metric": metrics.of_run(config.task.metric) if config.task.metric is not None else None,
     }
     if facts.kind == "image-text":
         several = [one.template for one in config.task.listed]
