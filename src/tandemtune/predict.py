@@ -179,7 +179,7 @@ def check_input(path: Path, table: Table) -> None:
     facts = folder.read_facts()
     if facts is None or not table.rows:
         return
-    for name in task_of_run(load_config(folder.read_recipe()), facts).inputs:
+    for name in task_of_run(load_config(folder.read_recipe(), ended=True), facts).inputs:
         try:
             value_of(table, 0, name)
         except DataError as error:
