@@ -14,7 +14,7 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tandemtune.errors import DataError, RunError, UsageError
+from tandemtune.errors import ConfigError, DataError, RunError, UsageError
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.features import ANSWER, PassReading, View, read, read_population
@@ -93,6 +93,22 @@ class ReadoutMember(Member):
         if self.form is not None and not isinstance(self.prior, str):
             check_shares(self.prior, len(labels))
 
+    def check_views(self, engine: Engine | type[Engine], layers: int, encoder: int | None) -> None:
+        """Refuse views that a model does not have.
+
+        Args:
+            engine: what reads them, or its class.
+            layers: how many the model has, those of a decoder of its own among them.
+            encoder: how many stand before such a decoder; None in a model of one stack.
+
+        Raises:
+            ConfigError: there is such a view.
+        """
+        try:
+            engine.check_views(self.seen(engine.further_view), layers, encoder)
+        except UsageError as error:
+            raise ConfigError([f"[method] views: {error}"]) from None
+
     def check_rows(self, rows: int) -> None:
         """Refuse more labelled rows than the solver can take.
 
@@ -125,6 +141,12 @@ class FeatureReadout(ReadoutMember):
         'pools before it is mapped there); several are weighted by the leave-one-out loss. "auto" adds the mean (of images the tower) '
         "to the answer where that lowers the leave-one-out loss by more than its standard error",
     )
+
+    def problems(self, recipe: Any) -> Iterator[str]:
+        """No view at all, beside what all readouts refuse."""
+        yield from super().problems(recipe)
+        if not self.views:
+            yield f'[method] views: none, but readout {self.kind} reads some: name one, such as "answer", or take readout affine'
 
     def choices(self, further: str) -> tuple[tuple[View, ...], ...]:
         """The views by name."""
