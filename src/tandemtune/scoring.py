@@ -147,18 +147,24 @@ def guarded(problem: Problem, found: SearchState, tell: Callable[[str], None]) -
     return found, Gain(mean=round(mean, DIGITS), standard_error=round(error, DIGITS), rows=dev, kept=kept)
 
 
-def solving_tokens(problem: Problem, searched: bool) -> int:
-    """Tokens that went through the model to choose a template and to solve the readout that is kept: a pass over the labelled rows
-    for each template, one for each that the readout reads, and one more where it was asked whether a search gains anything."""
+def choosing_tokens(problem: Problem) -> int:
+    """Tokens that went through the model to choose a template."""
+    return sum(template.tokens for template in problem.facts.templates)
+
+
+def solving_tokens(problem: Problem, gain: Gain | None) -> int:
+    """Tokens that went through the model to solve the readout that is kept, a pass over the labelled rows, and to find out what a
+    search adds to it: one pass at the point where that began, and one at the best.
+
+    Args:
+        problem: what the run works with.
+        gain: what was found out; None where nobody looked.
+    """
     scorer = problem.scorer
-    member = scorer.config.method.readout
-    ranked, solved = len(scorer.facts.templates), 0
-    if member.form is not None:
-        solved = 2 if searched and member.keep != "tuned" else 1
-    if not ranked + solved:
+    if scorer.config.method.readout.form is None:
         return 0
-    tokens = scorer.batch([*problem.split.train, *problem.split.dev]).tokens
-    return solved * tokens + ranked * tokens // len(scorer.task.wordings)
+    passes = 1 if gain is None else 3
+    return passes * scorer.batch([*problem.split.train, *problem.split.dev]).tokens
 
 
 def majority(problem: Problem, examples: Sequence[Example] | None) -> float | None:
