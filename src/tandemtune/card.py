@@ -97,7 +97,8 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
             else []
         ),
         *(_about_readout() if solved else []),
-        *_used_alone(scorer.snippet(base.name)),
+        *(["", f"The scores above are {not_in_peft(scorer.only_here)}."] if scorer.only_here else []),
+        *_used_alone([] if scorer.only_here else scorer.snippet(base.name)),
         *(["", base.note] if base.note else []),
         "",
     ]
@@ -159,6 +160,15 @@ def _about_readout() -> list[str]:
         f"its `label_bias` (`{FOLDER}/readout.json`) to the label words' logits, and do not merge it into a model whose input and "
         "output embeddings are one.",
     ]
+
+
+def not_in_peft(reason: str) -> str:
+    """Whose the scores are where a readout is no adapter, and what to do.
+
+    Args:
+        reason: why it is none.
+    """
+    return f"those of a readout that PEFT cannot load ({reason}): ask the run with `tandemtune predict` or `tandemtune.load`"
 
 
 def _snippet(given: str, name: str, kind: str, tuned: bool, solved: bool) -> list[str]:

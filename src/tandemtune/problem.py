@@ -211,6 +211,11 @@ class Scorer:
         """
         return read_table(source)
 
+    @property
+    def only_here(self) -> str:
+        """Why the readout that scores are made with is in nothing that others can load; empty where it is, or there is none."""
+        return "" if self.readout is None else self.readout.no_adapter(self.engine)
+
     def save_beside(self, point: Point, folder: Path) -> None:
         """Write what else of a run's result others can use, beside its adapter."""
 

@@ -268,6 +268,7 @@ def _notes(problem: Problem, found: SearchState, gain: Gain | None, folder: RunF
         *problem.facts.notes,
         *_ended_early(config, found),
         *_flat(folder),
+        *([f"the scores are {card.not_in_peft(reason)}"] if (reason := problem.scorer.only_here) else []),
         *_overrun(config.run.max_forward_tokens, tokens, "forward", beside),
         *_overrun(config.run.max_generated_tokens, found.costs.generated, "generated", {}),
         *_mentor_notes(config, folder, found.spent),

@@ -240,6 +240,13 @@ class SolvedReadout:
         """Label logits [N, C] of rows that were read at the readout's point, float32."""
         return self.readout.logits([reading.views[view] for view in self.views], reading.logits).float()
 
+    def no_adapter(self, engine: Engine) -> str:
+        """Why it is no adapter on the output embedding; empty where it is one."""
+        if not engine.no_adapter and self.views not in ((), (ANSWER,)):
+            named = ", ".join(map(str, self.views))
+            return f'a readout of {named} is no change of the output embedding: take views = ["answer"]'
+        return engine.no_adapter or self.readout.no_correction
+
     def save(self, folder: Path, backbone: Backbone, engine: Engine, verbalizer: Verbalizer, base: str) -> None:
         """Write the solution, and as a PEFT adapter on the output embedding where it is one.
 
@@ -261,17 +268,11 @@ class SolvedReadout:
             "views": [str(view) for view in self.views],
             "loss": self.loss,
         }
-        try:
-            if engine.no_adapter:
-                raise DataError(engine.no_adapter)
-            if self.views not in ((), (ANSWER,)):
-                raise DataError(
-                    f"a readout of {', '.join(told['views'])} is no change of the output embedding: take the answer view alone"
-                )
+        if reason := self.no_adapter(engine):
+            told["no_adapter"] = reason
+        else:
             shift = as_adapter.save(self.readout, backbone, engine.stack, verbalizer, place, base)
             told["label_bias"] = dict(zip(verbalizer.labels, shift.tolist(), strict=True))
-        except DataError as error:
-            told["no_adapter"] = str(error)
         (place / "readout.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
