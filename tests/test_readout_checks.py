@@ -8,7 +8,7 @@ import images
 import small
 from tandemtune.errors import UsageError
 
-TUNED = {"method__readout": "ridge"}
+BY_READOUT = {"method__readout": "ridge", "method__score": "readout"}
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,39 @@ def test_views_of_an_encoder_and_its_decoder(view, fine, tmp_path):
         small.tune(made, tmp_path / "run")
     else:
         assert "the encoder has no answer position" in called.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method__subsample": 1}, "[method] subsample: 1 of 8 training rows"),
+        ({"task__scored_rows": 1}, "[task] scored_rows: 1 of 8 training rows hold none of"),
+        ({"method__subsample": 2, "task__scored_rows": 4}, ""),
+    ],
+    ids=["subsample", "scored_rows", "enough"],
+)
+def test_candidates_that_a_readout_scores_need_a_row_of_each_label(changes, said, tmp_path):
+    made = small.recipe(tmp_path, "llama", **BY_READOUT, **changes)
+    called = small.call("validate", small.write_recipe(tmp_path / "recipe.json", made))
+    assert called.code == (2 if said else 0) and said in called.err, called.err
+    if said:
+        with pytest.raises(UsageError, match="needs one of each label"):
+            small.tune(made, tmp_path / "run")
+    else:
+        assert small.tune(made, tmp_path / "run")["steps"]
+
+
+def test_a_label_with_few_rows_needs_more_of_them_to_be_drawn(tmp_path):
+    """Three of forty rows: fourteen drawn ones hold one of them for sure."""
+    small.recipe(tmp_path)
+    labels = ("negative",) * 40 + ("positive",) * 6
+    texts = small.rows(46, 3, ("a", "b"))
+    small.write_rows(
+        tmp_path / "train.jsonl", [{**row, "label": label} for row, label in zip(texts, labels, strict=False)]
+    )
+    skewed = {"task__shots": "all", "task__dev_shots": 3}
+    made = small.recipe(tmp_path, "llama", **BY_READOUT, **skewed, method__subsample=4)
+    called = small.call("validate", small.write_recipe(tmp_path / "recipe.json", made))
+    assert called.code == 2 and "may hold none of positive" in called.err and "raise it to 14" in called.err, called.err
+    made["method"]["subsample"] = 14
+    assert small.tune(made, tmp_path / "run")["steps"]

@@ -315,7 +315,9 @@ def temperature(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -
     tried = torch.linspace(-3.0, 3.0, 601, dtype=torch.float64, device=logits.device)
     scaled = torch.log_softmax(logits.double() / tried.exp()[:, None, None], dim=-1)
     gold = scaled.gather(2, labels.view(1, -1, 1).expand(len(tried), -1, 1))
-    if weights is not None:  # rows that count unequally say as little as fewer equal ones (Kish's effective number of rows)
+    if (
+        weights is not None
+    ):  # rows that count unequally say as little as fewer equal ones (Kish's effective number of rows)
         rows = weights[labels]
         gold = gold * (rows * rows.sum() / rows.square().sum())[:, None]
     losses = -gold.sum(dim=(1, 2))
