@@ -41,3 +41,23 @@ def test_a_readout_of_images_is_in_the_classes_vectors_where_it_is_linear(readou
     assert (tmp_path / "run" / "adapter" / "classes.json").is_file() == linear
     assert ("classes.safetensors" in readme(tmp_path / "run")) == linear
     assert any("take form ridge" in note for note in result.get("notes", ())) != linear
+
+
+@pytest.mark.parametrize(
+    ("prior", "shares"),
+    [("balanced", [0.5, 0.5]), ([0.9, 0.1], [0.9, 0.1]), ("train", [0.5, 0.5])],
+    ids=["balanced", "shares", "train"],
+)
+def test_a_task_card_holds_what_a_readout_adds_and_assumes(prior, shares, tmp_path):
+    made = {**small.recipe(tmp_path, "llama"), "method": {"name": "readout", "prior": prior}}
+    small.tune(made, tmp_path / "run")
+    card = json.loads((tmp_path / "run" / "task_card.json").read_text(encoding="utf-8"))
+    told = json.loads((tmp_path / "run" / "adapter" / "readout" / "readout.json").read_text(encoding="utf-8"))
+    assert card["label_bias"] == told["label_bias"] and any(card["label_bias"].values())
+    assert card["assumed_prior"] == dict(zip(small.LABELS, shares, strict=True))
+
+
+def test_a_task_card_without_a_readout_adds_and_assumes_nothing(tmp_path):
+    small.tune(small.recipe(tmp_path, "llama"), tmp_path / "run")
+    card = json.loads((tmp_path / "run" / "task_card.json").read_text(encoding="utf-8"))
+    assert card["label_bias"] == card["assumed_prior"] == {}

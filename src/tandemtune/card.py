@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import tandemtune.assets as assets
@@ -14,12 +15,13 @@ from tandemtune.readout.members import FOLDER
 from tandemtune.runs.records import DIGITS, FurtherTemplate, Result, Scores, TaskCard
 
 
-def task_card(problem: Problem, result: Result) -> TaskCard:
+def task_card(problem: Problem, result: Result, label_bias: Mapping[str, float]) -> TaskCard:
     """Everything that is needed to use the adapter without the recipe, with its scores and costs.
 
     Args:
         problem: what the run worked with.
         result: what the run found.
+        label_bias: what the readout's adapter leaves to be added to the logit of each label.
     """
     scorer = problem.scorer
     config = scorer.config
@@ -40,6 +42,8 @@ def task_card(problem: Problem, result: Result) -> TaskCard:
         calibrated=scorer.calibrates,
         readout=config.method.readout.kind,
         prior=dict(zip(scorer.task.words, result.tuned.prior, strict=True)) if result.tuned.prior else {},
+        label_bias=dict(label_bias),
+        assumed_prior=_assumed(problem),
         temperature=round(scorer.temperature, DIGITS),
         together=tuple(
             FurtherTemplate(template=str(task.template), label_words=dict(task.words))
@@ -50,6 +54,14 @@ def task_card(problem: Problem, result: Result) -> TaskCard:
         tuned=result.tuned,
         cost=result.cost,
     )
+
+
+def _assumed(problem: Problem) -> dict[str, float]:
+    """How often the readout assumes each label to come up; nothing without one."""
+    member, split = problem.scorer.config.method.readout, problem.split
+    if member.form is None:
+        return {}
+    return member.shares(problem.scorer.task.labels, [row.label for row in (*split.train, *split.dev)])
 
 
 def write_readme(folder: Path, problem: Problem, result: Result) -> None:

@@ -169,14 +169,15 @@ def _searched(folder: RunFolder, problem: Problem, callback: Callback, test: boo
     found, gain = scoring.guarded(problem, found, callback.on_progress)
     result, predictions = _measured(problem, found, gain, folder, callback, test)
     callback.on_progress(f"writing what was found to {folder.path}")
+    bias: dict[str, float] = {}
     with folder.replacing_adapter() as place:
         base = base_name(scorer.config.model.name).name
         scorer.parameters.save(found.best, place, base)
         if scorer.readout is not None:
-            scorer.readout.save(place, scorer.backbone, scorer.engine, scorer.verbalizer, base)
+            bias = scorer.readout.save(place, scorer.backbone, scorer.engine, scorer.verbalizer, base)
         scorer.save_beside(found.best, place)
         card.write_readme(place, problem, result)
-    write_json(folder.card, card.task_card(problem, result).plain())
+    write_json(folder.card, card.task_card(problem, result, bias).plain())
     write_lines(folder.predictions, [prediction.plain() for prediction in predictions])
     write_json(folder.result, result.plain())
     callback.on_result(result)

@@ -21,7 +21,7 @@ from tandemtune.evaluators.features import ANSWER, PassReading, View, read, read
 from tandemtune.models.backbone import Backbone
 from tandemtune.plugins import Member, register
 from tandemtune.readout import as_adapter
-from tandemtune.readout.design import Design, check_shares
+from tandemtune.readout.design import Design, assumed_shares, check_shares
 from tandemtune.readout.fitting import FORMS, Form, FormName, Readout, Settings, choose, leave_one_out, solve
 from tandemtune.tasks.verbalizers import Verbalizer
 from tandemtune.tunables.base import Point
@@ -75,11 +75,14 @@ class ReadoutMember(Member):
         """
         if self.prior == "balanced":
             return "all labels come up equally often, whatever the labelled rows are"
-        told, shares = "with these shares", self.prior
-        if isinstance(shares, str):
-            told, shares = "as often as in the labelled rows", [rows.count(label) / len(rows) for label in labels]
-        named = ", ".join(f"{label} {share:.3g}" for label, share in zip(labels, shares, strict=True))
+        told = "with these shares" if not isinstance(self.prior, str) else "as often as in the labelled rows"
+        named = ", ".join(f"{label} {share:.3g}" for label, share in self.shares(labels, rows).items())
         return f"labels come up {told}: {named}"
+
+    def shares(self, labels: Sequence[str], rows: Sequence[str | None]) -> dict[str, float]:
+        """How often the readout assumes each label to come up, as shares that add up to 1; arguments as for `assumed`."""
+        numbers = torch.tensor([labels.index(str(row)) for row in rows])
+        return dict(zip(labels, assumed_shares(numbers, len(labels), self.prior).tolist(), strict=True))
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """Refuse a prior that is none of a task's labels.
@@ -247,7 +250,7 @@ class SolvedReadout:
             return f'a readout of {named} is no change of the output embedding: take views = ["answer"]'
         return engine.no_adapter or self.readout.no_correction
 
-    def save(self, folder: Path, backbone: Backbone, engine: Engine, verbalizer: Verbalizer, base: str) -> None:
+    def save(self, folder: Path, backbone: Backbone, engine: Engine, verbalizer: Verbalizer, base: str) -> dict[str, float]:
         """Write the solution, and as a PEFT adapter on the output embedding where it is one.
 
         Args:
@@ -256,6 +259,9 @@ class SolvedReadout:
             engine: its engine.
             verbalizer: the label words.
             base: name of the base model.
+
+        Returns:
+            What is to be added to the logit of each label where it is such an adapter; else nothing.
         """
         place = folder / FOLDER
         place.mkdir(parents=True, exist_ok=True)
@@ -268,12 +274,14 @@ class SolvedReadout:
             "views": [str(view) for view in self.views],
             "loss": self.loss,
         }
+        bias: dict[str, float] = {}
         if reason := self.no_adapter(engine):
             told["no_adapter"] = reason
         else:
             shift = as_adapter.save(self.readout, backbone, engine.stack, verbalizer, place, base)
-            told["label_bias"] = dict(zip(verbalizer.labels, shift.tolist(), strict=True))
+            told["label_bias"] = bias = dict(zip(verbalizer.labels, shift.tolist(), strict=True))
         (place / "readout.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        return bias
 
 
 def solve_readout(
