@@ -6,6 +6,8 @@ import pytest
 
 import images
 import small
+from tandemtune import autotune
+from tandemtune.config import load_config
 from tandemtune.errors import UsageError
 
 BY_READOUT = {"method__readout": "ridge", "method__score": "readout"}
@@ -77,3 +79,12 @@ def test_a_label_with_few_rows_needs_more_of_them_to_be_drawn(tmp_path):
     assert called.code == 2 and "may hold none of positive" in called.err and "raise it to 14" in called.err, called.err
     made["method"]["subsample"] = 14
     assert small.tune(made, tmp_path / "run")["steps"]
+
+
+def test_what_a_readout_says_is_not_calibrated_in_a_search_by_it(tmp_path):
+    """Candidates have the losses that the same points are measured by."""
+    problem = autotune.build(load_config(small.recipe(tmp_path, "llama", **BY_READOUT, method__calibrate=True)))
+    evaluator, start = problem.evaluator, problem.scorer.parameters.initial()
+    alone = {block: vector.unsqueeze(0) for block, vector in start.items()}
+    assert evaluator.empty is not None
+    assert evaluator.evaluate(start, alone)[0] == pytest.approx(evaluator.measure(start).loss, rel=1e-6)

@@ -151,7 +151,6 @@ def test_a_damaged_readout_is_told(tmp_path):
     [
         ({"readout": "rigde"}, "did you mean 'ridge'"),
         ({"readout": "ridge", "views": ["means"]}, "expected answer or mean"),
-        ({"readout": "ridge", "calibrate": True}, "leave calibrate out"),
         ({"readout": "ridge", "prior": "even"}, "prior"),
     ],
 )

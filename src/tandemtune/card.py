@@ -39,7 +39,7 @@ def task_card(problem: Problem, result: Result, label_bias: Mapping[str, float])
         dtype=problem.facts.dtype,
         max_tokens=config.task.max_tokens,
         method=config.method.model_dump(mode="json"),
-        calibrated=scorer.calibrates,
+        calibrated=scorer.calibrates and scorer.readout is None,
         readout=config.method.readout.kind,
         prior=dict(zip(scorer.task.words, result.tuned.prior, strict=True)) if result.tuned.prior else {},
         label_bias=dict(label_bias),
@@ -119,7 +119,7 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
 
 def _calibration(problem: Problem, tuned: Scores) -> list[str]:
     """What has to be done to the label probabilities, if anything."""
-    if not problem.scorer.calibrates:
+    if not problem.scorer.calibrates or problem.scorer.readout is not None:
         return []
     prior = ", ".join(f"{label} {p}" for label, p in zip(problem.scorer.task.labels, tuned.prior, strict=True))
     return [

@@ -125,13 +125,11 @@ class ReadoutMember(Member):
             )
 
     def problems(self, recipe: Any) -> Iterator[str]:
-        """Views that are none; calibration beside a readout, which holds it."""
+        """Views that are none."""
         try:
             self.seen("mean")
         except UsageError as error:
             yield f"[method] views: {error}"
-        if self.form and recipe.method.objective.calibrate:
-            yield f"[method] readout: {self.kind} corrects the label words' bias itself: leave calibrate out"
 
 
 class FeatureReadout(ReadoutMember):
@@ -250,7 +248,9 @@ class SolvedReadout:
             return f'a readout of {named} is no change of the output embedding: take views = ["answer"]'
         return engine.no_adapter or self.readout.no_correction
 
-    def save(self, folder: Path, backbone: Backbone, engine: Engine, verbalizer: Verbalizer, base: str) -> dict[str, float]:
+    def save(
+        self, folder: Path, backbone: Backbone, engine: Engine, verbalizer: Verbalizer, base: str
+    ) -> dict[str, float]:
         """Write the solution, and as a PEFT adapter on the output embedding where it is one.
 
         Args:
