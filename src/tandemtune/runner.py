@@ -38,7 +38,7 @@ from tandemtune.tasks.base import Task
 from tandemtune.types import Example
 
 OVERRUN = 1.1
-"""A run that uses this many times the tokens that it was given says so."""
+"""A search that uses this many times the tokens that it was given says so."""
 
 
 def run(
@@ -368,8 +368,8 @@ def _grading_notes(problem: Problem) -> list[str]:
 
 
 def _overrun(given: int | None, searched: float, kind: str, beside: Mapping[str, int]) -> list[str]:
-    """That a run has used clearly more tokens of a kind than it was given: a turn is never cut, and what is done before and after
-    the search is bounded by nothing.
+    """That a search has used clearly more tokens of a kind than it was given, since a turn is never cut; or that it has used more with
+    what is done before and after it, which nothing bounds.
 
     Args:
         given: tokens that the recipe allows.
@@ -378,9 +378,9 @@ def _overrun(given: int | None, searched: float, kind: str, beside: Mapping[str,
         beside: tokens of what was done beside it, by what they did.
     """
     tokens = searched + sum(beside.values())
-    if given is None or tokens <= OVERRUN * given:
+    if given is None or tokens <= given * (1.0 if any(beside.values()) else OVERRUN):
         return []
-    said = f"{tokens:,.0f} {kind} tokens were used, {tokens / given:.1f} times the {given:,} of max_{kind}_tokens"
+    said = f"{tokens:,.0f} {kind} tokens were used, {tokens / given:,.2f} times the {given:,} of max_{kind}_tokens"
     if any(beside.values()):
         parts = " and ".join(f"{count:,} {what}" for what, count in beside.items() if count)
         said += f", which ends the search alone: {parts}"
