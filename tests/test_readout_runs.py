@@ -38,7 +38,7 @@ def readout_recipe(place, model="llama", **changes):
     made = small.recipe(place, model, **changes)
     made["method"] = {
         "name": "readout",
-        **{k: v for k, v in made["method"].items() if k not in ("budget", "d", "r", "popsize", "layers")},
+        **{k: v for k, v in made["method"].items() if k not in ("name", "budget", "d", "r", "popsize", "layers")},
     }
     made["task"]["shots"] = 8
     return made
