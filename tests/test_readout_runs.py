@@ -12,6 +12,7 @@ import torch
 import small
 import tiny
 from tandemtune import load, tune
+from tandemtune.answers.labels import LabelAnswers
 from tandemtune.callbacks import Callback
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError
@@ -37,7 +38,7 @@ def readout_recipe(place, model="llama", **changes):
     made = small.recipe(place, model, **changes)
     made["method"] = {
         "name": "readout",
-        **{k: v for k, v in made["method"].items() if k not in ("budget", "d", "r", "popsize", "layers")},
+        **{k: v for k, v in made["method"].items() if k not in ("name", "budget", "d", "r", "popsize", "layers")},
     }
     made["task"]["shots"] = 8
     return made
@@ -150,7 +151,6 @@ def test_a_damaged_readout_is_told(tmp_path):
     [
         ({"readout": "rigde"}, "did you mean 'ridge'"),
         ({"readout": "ridge", "views": ["means"]}, "expected answer or mean"),
-        ({"readout": "ridge", "calibrate": True}, "leave calibrate out"),
         ({"readout": "ridge", "prior": "even"}, "prior"),
     ],
 )
@@ -252,7 +252,9 @@ def test_the_card_names_all_templates_that_are_read_and_all_passes_are_counted(t
     facts = RunFolder.open(tmp_path / "run").read_facts()
     labelled = facts.train_tokens + facts.dev_tokens  # of three prompts for each row
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["cost"]["forward_tokens"] == labelled + 4 * labelled // 3
+    judged = [one.tokens for one in facts.templates]
+    assert sum(sorted(judged)[:3]) <= labelled <= sum(sorted(judged)[1:])
+    assert result["cost"]["forward_tokens"] == labelled + sum(judged)
     small.write_rows(tmp_path / "more.jsonl", [{"text": text} for text in TEXTS])
     called = small.call("predict", tmp_path / "run", "--input", tmp_path / "more.jsonl")
     assert called.code == 0, called.err
@@ -366,12 +368,47 @@ def test_what_solving_costs_is_counted(tmp_path):
     assert chosen.cost.forward_tokens > 2 * plain.cost.forward_tokens
 
 
-def test_a_turn_that_costs_more_than_was_left_is_told(tmp_path):
+def test_templates_cost_what_they_are_judged_by(tmp_path, monkeypatch):
+    """Rows that no template is judged by cost nothing, nor does a template that cannot be used."""
+    monkeypatch.setattr(LabelAnswers, "most_judged", 4)
+    recipe = readout_recipe(tmp_path)
+    recipe["task"]["templates"] = [recipe["task"]["template"], "{text} and it was {mask}", "{mask} : {text}"]
+    result = tune(recipe, tmp_path / "run").result
+    facts = RunFolder.open(tmp_path / "run").read_facts()
+    labelled = facts.train_tokens + facts.dev_tokens  # of 32 rows
+    assert [bool(one.tokens) for one in facts.templates] == [not one.refused for one in facts.templates]
+    assert all(one.tokens < labelled / 4 for one in facts.templates) and any(one.refused for one in facts.templates)
+    assert result.cost.forward_tokens == labelled + sum(one.tokens for one in facts.templates)
+
+
+@pytest.mark.parametrize("keep", ["tuned", "better"])
+def test_readouts_that_are_compared_are_counted(keep, tmp_path):
+    """Where the search began, at its best point, and the one that is kept."""
+    costs = []
+    for readout in ("none", {"kind": "ridge", "keep": keep}):
+        recipe = small.recipe(tmp_path, "llama", method__readout=readout, method__alpha=3.0)
+        run = tune(recipe, tmp_path / f"run{len(costs)}")
+        costs.append(run.result.cost.forward_tokens)
+    facts = RunFolder.open(tmp_path / "run1").read_facts()
+    assert run.result.gain is not None
+    assert costs[1] - costs[0] == 3 * (facts.train_tokens + facts.dev_tokens)
+
+
+def test_more_tokens_than_were_given_are_told(tmp_path):
+    """Those of a turn that costs more than was left, and those of templates and readout, which no bound ends."""
     recipe = small.recipe(tmp_path, "llama", run__max_forward_tokens=300)
     notes = tune(recipe, tmp_path / "run").result.notes
-    assert any("times the 300 of max_forward_tokens" in note for note in notes)
+    assert any("times the 300 of max_forward_tokens: a turn is never cut" in note for note in notes)
     enough = small.recipe(tmp_path, "llama", run__max_forward_tokens=10**7)
     assert not any("max_forward_tokens" in note for note in tune(enough, tmp_path / "enough").result.notes)
+    solved = readout_recipe(tmp_path, run__max_forward_tokens=100)
+    solved["task"]["templates"] = ["{text} so it is {mask}"]
+    result = tune(solved, tmp_path / "solved").result
+    (note,) = (note for note in result.notes if "max_forward_tokens" in note)
+    judged = sum(one.tokens for one in RunFolder.open(tmp_path / "solved").read_facts().templates)
+    assert note.startswith(f"{result.cost.forward_tokens:,} forward tokens were used")
+    assert f"{judged:,} chose a template and {result.cost.forward_tokens - judged:,} solved the readout" in note
+    assert "a turn is never cut" not in note
 
 
 def test_more_rows_than_a_solver_takes_are_refused_before_the_run(tmp_path, monkeypatch):

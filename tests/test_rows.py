@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
+import numpy as np
 import pytest
 
 import small
 import tiny
 from small import tune
+from tandemtune import autotune
+from tandemtune.config import load_config
 from tandemtune.errors import ConfigError, ModelError
+from tandemtune.problem import DrawnRows
 
 
 def run(place, *settings, **changes):
@@ -94,3 +99,31 @@ def test_a_run_whose_test_file_is_lost_is_finished_without_it(tmp_path):
     found = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
     assert found["rows"]["test"] == 0 and found["tuned"]["test"] is None
     assert found["steps"] == 5
+
+
+def drawn(place, labels, size, generations=4):
+    """Which rows some generations are scored on, of training rows with these labels, and all labels in their order."""
+    texts = small.rows(len(labels), 3, ("any",))
+    content = [{**row, "label": label} for row, label in zip(texts, labels, strict=True)]
+    small.write_rows(place / "train.jsonl", content)
+    made = small.recipe(place, "gpt2", task__shots="all", task__dev_shots=2, method__subsample=size)
+    problem = autotune.build(load_config(made))
+    rows = DrawnRows(problem.scorer, *problem.scorer.encoded(problem.split.train))
+    return [rows.of_generation(number) for number in range(generations)], list(rows.labels)
+
+
+@pytest.mark.parametrize("size", [4, 5])
+def test_rows_of_balanced_labels_are_drawn_as_they_always_were(size, tmp_path):
+    """The first of each label in a seeded order, then the second of each, so that runs can be resumed and repeated."""
+    found, labels = drawn(tmp_path, ["negative", "positive"] * 10, size)
+    for number, rows in enumerate(found):
+        generator = np.random.default_rng([5, number, 8])
+        orders = [generator.permutation([i for i, own in enumerate(labels) if own == label]) for label in (0, 1)]
+        ranked = sorted((place, i) for order in orders for place, i in enumerate(order.tolist()))
+        assert rows == [i for _, i in ranked[:size]]
+
+
+def test_each_label_is_drawn_with_its_share(tmp_path):
+    found, labels = drawn(tmp_path, ["negative"] * 32 + ["positive"] * 12, 8)  # 30 and 10 to train on
+    assert [Counter(labels[i] for i in rows) for rows in found] == [{0: 6, 1: 2}] * 4
+    assert len({tuple(rows) for rows in found}) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import tandemtune.assets as assets
@@ -14,12 +15,13 @@ from tandemtune.readout.members import FOLDER
 from tandemtune.runs.records import DIGITS, FurtherTemplate, Result, Scores, TaskCard
 
 
-def task_card(problem: Problem, result: Result) -> TaskCard:
+def task_card(problem: Problem, result: Result, label_bias: Mapping[str, float]) -> TaskCard:
     """Everything that is needed to use the adapter without the recipe, with its scores and costs.
 
     Args:
         problem: what the run worked with.
         result: what the run found.
+        label_bias: what the readout's adapter leaves to be added to the logit of each label.
     """
     scorer = problem.scorer
     config = scorer.config
@@ -37,9 +39,11 @@ def task_card(problem: Problem, result: Result) -> TaskCard:
         dtype=problem.facts.dtype,
         max_tokens=config.task.max_tokens,
         method=config.method.model_dump(mode="json"),
-        calibrated=scorer.calibrates,
+        calibrated=scorer.calibrates and scorer.readout is None,
         readout=config.method.readout.kind,
         prior=dict(zip(scorer.task.words, result.tuned.prior, strict=True)) if result.tuned.prior else {},
+        label_bias=dict(label_bias),
+        assumed_prior=_assumed(problem),
         temperature=round(scorer.temperature, DIGITS),
         together=tuple(
             FurtherTemplate(template=str(task.template), label_words=dict(task.words))
@@ -50,6 +54,14 @@ def task_card(problem: Problem, result: Result) -> TaskCard:
         tuned=result.tuned,
         cost=result.cost,
     )
+
+
+def _assumed(problem: Problem) -> dict[str, float]:
+    """How often the readout assumes each label to come up; nothing without one."""
+    member, split = problem.scorer.config.method.readout, problem.split
+    if member.form is None:
+        return {}
+    return member.shares(problem.scorer.task.labels, [row.label for row in (*split.train, *split.dev)])
 
 
 def write_readme(folder: Path, problem: Problem, result: Result) -> None:
@@ -97,7 +109,8 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
             else []
         ),
         *(_about_readout() if solved else []),
-        *_used_alone(scorer.snippet(base.name)),
+        *(["", f"The scores above are {not_in_peft(scorer.only_here)}."] if scorer.only_here else []),
+        *_used_alone([] if scorer.only_here else scorer.snippet(base.name)),
         *(["", base.note] if base.note else []),
         "",
     ]
@@ -106,7 +119,7 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
 
 def _calibration(problem: Problem, tuned: Scores) -> list[str]:
     """What has to be done to the label probabilities, if anything."""
-    if not problem.scorer.calibrates:
+    if not problem.scorer.calibrates or problem.scorer.readout is not None:
         return []
     prior = ", ".join(f"{label} {p}" for label, p in zip(problem.scorer.task.labels, tuned.prior, strict=True))
     return [
@@ -159,6 +172,15 @@ def _about_readout() -> list[str]:
         f"its `label_bias` (`{FOLDER}/readout.json`) to the label words' logits, and do not merge it into a model whose input and "
         "output embeddings are one.",
     ]
+
+
+def not_in_peft(reason: str) -> str:
+    """Whose the scores are where a readout is no adapter, and what to do.
+
+    Args:
+        reason: why it is none.
+    """
+    return f"those of a readout that PEFT cannot load ({reason}): ask the run with `tandemtune predict` or `tandemtune.load`"
 
 
 def _snippet(given: str, name: str, kind: str, tuned: bool, solved: bool) -> list[str]:

@@ -88,6 +88,7 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
         rows["test"] = task.test(section.test_rows, section.seed)
     expected = None
     if tokens is not None:
+        _check_views(config, task, tokens.model)
         templates = len(wiring.candidate_tasks(section, task, tokens.kind))
         if shared is None:
             most, known = answers_of(task).most_judged, [*split.train, *split.dev]
@@ -98,6 +99,14 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
             costs = [RowCosts(lambda row: all_of_them, lambda row: all_of_them)] * len(config.stretches)
             expected = estimate(config, once, costs, tokens.model)
     return DataCard({name: len(part) for name, part in rows.items()}, report, pieces, (*task.notes(), *notes), expected)
+
+
+def _check_views(config: RunConfig, task: Task, model: Matrices) -> None:
+    """Refuse views of a readout that a model does not have, as far as its configuration says how many layers it has."""
+    if model.reading:
+        encoder = model.reading if model.answering else None
+        engine = answers_of(task).engine_type
+        config.method.readout.check_views(engine, model.reading + model.answering, encoder)
 
 
 def _row_costs(config: RunConfig, task: Task, tokens: _Tokens, rows: Sequence[Example]) -> RowCosts:

@@ -172,6 +172,11 @@ class ImageScorer(Scorer):
         found = {"weight": weight, "bias": bias, **pooled}
         return {name: (tensor / self.temperature).float().cpu().contiguous() for name, tensor in found.items()}
 
+    @property
+    def only_here(self) -> str:
+        """As for texts, but the classes' vectors hold a readout that is linear in what the tower gives."""
+        return "" if self.readout is None else replace(self.readout.readout, features=()).no_correction
+
     def save_beside(self, point: Point, folder: Path) -> None:
         """Write the classes' vectors, so that nothing but the image tower is needed to label images; nothing where a readout is not
         linear in what the tower gives."""

@@ -29,6 +29,7 @@ from tandemtune.readout.members import SolvedReadout
 from tandemtune.runs.records import Facts, UnseenClasses
 from tandemtune.subspace import LayerStatistics, scales
 from tandemtune.tasks.base import Task
+from tandemtune.tasks.fewshot import shared
 from tandemtune.tasks.table import Table, read_table
 from tandemtune.tasks.verbalizers import Verbalizer
 from tandemtune.tunables.base import INPUT, Parameters, Point
@@ -211,6 +212,11 @@ class Scorer:
         """
         return read_table(source)
 
+    @property
+    def only_here(self) -> str:
+        """Why the readout that scores are made with is in nothing that others can load; empty where it is, or there is none."""
+        return "" if self.readout is None else self.readout.no_adapter(self.engine)
+
     def save_beside(self, point: Point, folder: Path) -> None:
         """Write what else of a run's result others can use, beside its adapter."""
 
@@ -354,15 +360,21 @@ class DrawnRows:
         return self.scorer.apart([self.prompts[i] for i in first], [self.labels[i] for i in first])
 
     def of_generation(self, number: int) -> list[int]:
-        """Which rows a generation is scored on, as many of each label as can be."""
+        """Which rows a generation is scored on, each label with its share."""
         config = self.scorer.config
         generator = np.random.default_rng([config.task.seed, number, 8])
         waiting = {
             label: generator.permutation([i for i, other in enumerate(self.labels) if other == label])
             for label in set(self.labels)
         }
-        ranked = sorted((place, i) for members in waiting.values() for place, i in enumerate(members.tolist()))
-        return [i for _, i in ranked[: config.method.subsample]]
+        several = [members.tolist() for members in waiting.values()]
+        wanted, sizes = cast(int, config.method.subsample), list(map(len, several))
+        ties = [members[wanted * len(members) // sum(sizes)] for members in several]  # who would be next
+        counts = shared(wanted, sizes, ties)
+        ranked = sorted(
+            (place, i) for members, n in zip(several, counts, strict=True) for place, i in enumerate(members[:n])
+        )
+        return [i for _, i in ranked]
 
     def for_step(self, number: int) -> Batch:
         """Rows of a gradient step."""

@@ -39,7 +39,7 @@ from tandemtune.tasks.base import Task
 from tandemtune.types import Example
 
 OVERRUN = 1.1
-"""A run that uses this many times the tokens that it was given says so."""
+"""A search that uses this many times the tokens that it was given says so."""
 
 
 def run(
@@ -175,14 +175,15 @@ def _searched(folder: RunFolder, problem: Problem, callback: Callback, test: boo
     found, gain = scoring.guarded(problem, found, callback.on_progress)
     result, predictions = _measured(problem, found, gain, folder, callback, test)
     callback.on_progress(f"writing what was found to {folder.path}")
+    bias: dict[str, float] = {}
     with folder.replacing_adapter() as place:
         base = base_name(scorer.config.model.name).name
         scorer.parameters.save(found.best, place, base)
         if scorer.readout is not None:
-            scorer.readout.save(place, scorer.backbone, scorer.engine, scorer.verbalizer, base)
+            bias = scorer.readout.save(place, scorer.backbone, scorer.engine, scorer.verbalizer, base)
         scorer.save_beside(found.best, place)
         card.write_readme(place, problem, result)
-    write_json(folder.card, card.task_card(problem, result).plain())
+    write_json(folder.card, card.task_card(problem, result, bias).plain())
     write_lines(folder.predictions, [prediction.plain() for prediction in predictions])
     write_json(folder.result, result.plain())
     callback.on_result(result)
@@ -227,11 +228,11 @@ def _measured(
         kept_record=found.best_record,
         found_by=_found_by(config, found),
         steps=found.step,
-        cost=_cost(problem, found, folder),
+        cost=_cost(problem, found, gain, folder),
         rows=RowCounts(train=len(problem.split.train), dev=len(problem.split.dev), test=len(examples or ())),
         stop_reason=folder.read_stop_reason(),
         versions=versions(),
-        notes=_notes(problem, found, folder),
+        notes=_notes(problem, found, gain, folder),
         unanswered=_unanswered(folder),
         unseen=scorer.unseen(found.best, pretrained.words.test, tuned.words.test) if examples is not None else None,
     )
@@ -246,13 +247,14 @@ def _found_by(config: RunConfig, found: SearchState) -> str:
     return f"{names[found.best_stretch]} (stretch {found.best_stretch + 1} of {len(names)})"
 
 
-def _cost(problem: Problem, found: SearchState, folder: RunFolder) -> FinalCosts:
+def _cost(problem: Problem, found: SearchState, gain: Gain | None, folder: RunFolder) -> FinalCosts:
     """What the search, the choice of a template and the readout took."""
     depth = problem.evaluator.depth
+    beside = scoring.choosing_tokens(problem) + scoring.solving_tokens(problem, gain)
     return FinalCosts(
         candidates=found.costs.candidates,
         gradient_steps=found.costs.gradient_steps,
-        forward_tokens=round(found.costs.forward / depth) + scoring.solving_tokens(problem, found.step > 0),
+        forward_tokens=round(found.costs.forward / depth) + beside,
         backward_tokens=round(found.costs.backward / depth),
         generated_tokens=found.costs.generated,
         seconds=round(folder.read_seconds(), 3),
@@ -261,17 +263,22 @@ def _cost(problem: Problem, found: SearchState, folder: RunFolder) -> FinalCosts
     )
 
 
-def _notes(problem: Problem, found: SearchState, folder: RunFolder) -> tuple[str, ...]:
+def _notes(problem: Problem, found: SearchState, gain: Gain | None, folder: RunFolder) -> tuple[str, ...]:
     """What a reader of the scores should know."""
     config = problem.scorer.config
     tokens = (found.costs.forward + found.costs.backward) / problem.evaluator.depth
+    beside = {
+        "chose a template": scoring.choosing_tokens(problem),
+        "solved the readout": scoring.solving_tokens(problem, gain),
+    }
     return (
         *problem.facts.notes,
         *problem.facts.mended,
         *_ended_early(config, found),
         *_flat(folder),
-        *_overrun(config.run.max_forward_tokens, tokens, "forward"),
-        *_overrun(config.run.max_generated_tokens, found.costs.generated, "generated"),
+        *([f"the scores are {card.not_in_peft(reason)}"] if (reason := problem.scorer.only_here) else []),
+        *_overrun(config.run.max_forward_tokens, tokens, "forward", beside),
+        *_overrun(config.run.max_generated_tokens, found.costs.generated, "generated", {}),
         *_mentor_notes(config, folder, found.spent),
         *_grading_notes(problem),
     )
@@ -367,14 +374,26 @@ def _grading_notes(problem: Problem) -> list[str]:
     ]
 
 
-def _overrun(given: int | None, tokens: float, kind: str) -> list[str]:
-    """That a run has used clearly more tokens of a kind than it was given: a turn is never cut."""
-    if given is None or tokens <= OVERRUN * given:
+def _overrun(given: int | None, searched: float, kind: str, beside: Mapping[str, int]) -> list[str]:
+    """That a search has used clearly more tokens of a kind than it was given, since a turn is never cut; or that it has used more with
+    what is done before and after it, which nothing bounds.
+
+    Args:
+        given: tokens that the recipe allows.
+        searched: tokens of the search.
+        kind: which ones.
+        beside: tokens of what was done beside it, by what they did.
+    """
+    tokens = searched + sum(beside.values())
+    if given is None or tokens <= given * (1.0 if any(beside.values()) else OVERRUN):
         return []
-    return [
-        f"{tokens:,.0f} {kind} tokens were used, {tokens / given:.1f} times the {given:,} of max_{kind}_tokens: a turn is never cut, "
-        "and one turn of this method costs more than was left"
-    ]
+    said = f"{tokens:,.0f} {kind} tokens were used, {tokens / given:,.2f} times the {given:,} of max_{kind}_tokens"
+    if any(beside.values()):
+        parts = " and ".join(f"{count:,} {what}" for what, count in beside.items() if count)
+        said += f", which ends the search alone: {parts}"
+    if searched > OVERRUN * given:
+        said += ": a turn is never cut, and one turn of this method costs more than was left"
+    return [said]
 
 
 def _flat(folder: RunFolder) -> list[str]:

@@ -12,8 +12,9 @@ from torch import Tensor
 from tandemtune.errors import DataError
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.features import PassReading, read
-from tandemtune.evaluators.label_words import LabelWordEvaluator, Measurement, calibrate
+from tandemtune.evaluators.label_words import LabelWordEvaluator, Measurement, calibrate, label_weights
 from tandemtune.problem import Problem, Scorer, content_free
+from tandemtune.readout.design import assumed_shares
 from tandemtune.readout.members import SolvedReadout, solve_readout
 from tandemtune.runs.records import DIGITS, CalibratedScores, Evaluation, Gain, PredictionRecord, Scores, rounded
 from tandemtune.search.state import SearchState
@@ -147,18 +148,24 @@ def guarded(problem: Problem, found: SearchState, tell: Callable[[str], None]) -
     return found, Gain(mean=round(mean, DIGITS), standard_error=round(error, DIGITS), rows=dev, kept=kept)
 
 
-def solving_tokens(problem: Problem, searched: bool) -> int:
-    """Tokens that went through the model to choose a template and to solve the readout that is kept: a pass over the labelled rows
-    for each template, one for each that the readout reads, and one more where it was asked whether a search gains anything."""
+def choosing_tokens(problem: Problem) -> int:
+    """Tokens that went through the model to choose a template."""
+    return sum(template.tokens for template in problem.facts.templates)
+
+
+def solving_tokens(problem: Problem, gain: Gain | None) -> int:
+    """Tokens that went through the model to solve the readout that is kept, a pass over the labelled rows, and to find out what a
+    search adds to it: one pass at the point where that began, and one at the best.
+
+    Args:
+        problem: what the run works with.
+        gain: what was found out; None where nobody looked.
+    """
     scorer = problem.scorer
-    member = scorer.config.method.readout
-    ranked, solved = len(scorer.facts.templates), 0
-    if member.form is not None:
-        solved = 2 if searched and member.keep != "tuned" else 1
-    if not ranked + solved:
+    if scorer.config.method.readout.form is None:
         return 0
-    tokens = scorer.batch([*problem.split.train, *problem.split.dev]).tokens
-    return solved * tokens + ranked * tokens // len(scorer.task.wordings)
+    passes = 1 if gain is None else 3
+    return passes * scorer.batch([*problem.split.train, *problem.split.dev]).tokens
 
 
 def majority(problem: Problem, examples: Sequence[Example] | None) -> float | None:
@@ -175,7 +182,22 @@ def _dev_losses(problem: Problem, point: Point) -> Tensor:
     """Loss [M] of each dev row by a readout, solved at a point, of all other labelled rows."""
     solved, labels = _solved(problem, point)
     log_p = torch.log_softmax(solved.without, dim=-1).gather(1, labels[:, None]).squeeze(1)
-    return -log_p[len(problem.split.train) :]
+    cut = len(problem.split.train)
+    weights = _weights(problem, labels, labels[cut:])
+    return -log_p[cut:] if weights is None else -log_p[cut:] * weights[labels[cut:]]
+
+
+def _weights(problem: Problem, labels: Tensor, some: Tensor) -> Tensor | None:
+    """What a row of each label counts [C], so that labels come up as often as the readout assumes; None where all count alike.
+
+    Args:
+        problem: what the run works with.
+        labels: of all labelled rows.
+        some: labels of the rows that are to count so.
+    """
+    scorer = problem.scorer
+    assumed = assumed_shares(labels, len(scorer.task.labels), scorer.config.method.readout.prior)
+    return label_weights(some, assumed)
 
 
 def _solved(problem: Problem, point: Point | None) -> tuple[SolvedReadout, Tensor]:
@@ -260,7 +282,7 @@ def _by_readout(
     solved, labels = _solved(problem, tuned)
     cut = len(problem.split.train)
     train, dev = (
-        evaluator.judged_rows(solved.without[part].float(), labels[part])
+        evaluator.judged_by_readout(solved.without[part].float(), labels[part])
         if len(labels[part])
         else Measurement(math.nan, 0.0, solved.without[part])
         for part in (slice(None, cut), slice(cut, None))
@@ -272,26 +294,33 @@ def _by_readout(
     empty = solved.logits(scorer.engine, content_free(scorer, plain), point)
     found = put_together(train, dev, score)
     scores = found.model_copy(update={"calibrated": _after(found), "prior": _prior(empty)})
-    return scores, logits, solved, temperature(solved.without, labels)
+    return scores, logits, solved, temperature(solved.without, labels, _weights(problem, labels, labels))
 
 
 STRAYS = 1.0
 """Standard deviation of the logarithm of temperatures that are expected: few rows move it little away from 1."""
 
 
-def temperature(logits: Tensor, labels: Tensor) -> float:
+def temperature(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
     """What label logits are divided by so that their probabilities fit some labelled rows best (Guo et al., arXiv 1706.04599),
     held near 1 where rows are few.
 
     Args:
         logits: label logits [N, C] that were not fitted to these rows.
         labels: gold labels [N].
+        weights: what a row of each label counts [C]; None where all count alike.
     """
     if not len(labels) or not torch.isfinite(logits).all():
         return 1.0
     tried = torch.linspace(-3.0, 3.0, 601, dtype=torch.float64, device=logits.device)
     scaled = torch.log_softmax(logits.double() / tried.exp()[:, None, None], dim=-1)
-    losses = -scaled.gather(2, labels.view(1, -1, 1).expand(len(tried), -1, 1)).sum(dim=(1, 2))
+    gold = scaled.gather(2, labels.view(1, -1, 1).expand(len(tried), -1, 1))
+    if (
+        weights is not None
+    ):  # rows that count unequally say as little as fewer equal ones (Kish's effective number of rows)
+        rows = weights[labels]
+        gold = gold * (rows * rows.sum() / rows.square().sum())[:, None]
+    losses = -gold.sum(dim=(1, 2))
     best = int((losses + tried.square() / (2 * STRAYS**2)).argmin())
     return float(tried[best].exp())
 

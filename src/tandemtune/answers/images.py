@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from tandemtune.answers.labels import LabelAnswers
 from tandemtune.evaluators.engine import Engine
+from tandemtune.evaluators.image_text import ImageTextEngine
 from tandemtune.image_scorer import ImageScorer
 from tandemtune.problem import Scorer
 from tandemtune.tasks.verbalizers import Verbalizer
@@ -16,6 +17,7 @@ class ImageAnswers(LabelAnswers):
     """The likenesses of an image to the texts of a few classes."""
 
     scorer: ClassVar[type[Scorer]] = ImageScorer
+    engine_type: ClassVar[type[Engine]] = ImageTextEngine
     most_judged: ClassVar[int] = 0
     use: ClassVar[tuple[str, str]] = ("label images", "images")
 

@@ -25,6 +25,7 @@ from tandemtune.models.layers import LayerStack
 from tandemtune.problem import DrawnRows, Problem, Scorer, content_free, digest
 from tandemtune.proposers.base import Standing
 from tandemtune.readout import ranking
+from tandemtune.readout.design import assumed_shares
 from tandemtune.readout.members import leave_one_out_logits, solve_readout
 from tandemtune.runs.records import Assessment, Result, TemplateScore
 from tandemtune.scoring import Reached
@@ -79,6 +80,7 @@ class LabelAnswers(Answers):
             step_rows=drawn.for_step,
             drawn_rows=drawn.for_generation if some else None,
             class_weights=_class_weights(section, scorer.task, split),
+            assumed=_assumed(scorer, split),
             train_readout=leave_one_out_logits(member, scorer.engine, scorer.parameters.initial(), train, labels)
             if method.score == "readout"
             else None,
@@ -251,6 +253,16 @@ def _class_weights(section: TaskSection, task: Task, split: Split) -> Tensor | N
         return torch.tensor([float(given[label]) for label in task.labels])
     counts = [sum(row.label == label for row in split.train) for label in task.labels]
     return torch.tensor([len(split.train) / (len(counts) * count) if count else 0.0 for count in counts])
+
+
+def _assumed(scorer: Scorer, split: Split) -> Tensor | None:
+    """How often each label is assumed to come up by the readout [C]; None where [task] class_weights, or an objective that is no mean
+    over rows, says what rows count."""
+    member, section = scorer.config.method.readout, scorer.config.task
+    if member.form is None or section.class_weights is not None or not scorer.config.method.objective.by_rows:
+        return None
+    labels = torch.tensor(scorer.task.gold([*split.train, *split.dev]))
+    return assumed_shares(labels, len(scorer.task.labels), member.prior)
 
 
 def _dev_readout(scorer: Scorer, split: Split) -> Callable[[Point], Tensor]:

@@ -30,7 +30,7 @@ from tandemtune.evaluators.text import (
     TextRows,
     judged,
 )
-from tandemtune.evaluators.writing import Sampling, Text, Writer
+from tandemtune.evaluators.writing import Sampling, Text, Writer, tokens_of
 from tandemtune.mentor import Misread
 from tandemtune.mentor.clients import budget_of, client_of
 from tandemtune.mentor.grading import NAME, Grader
@@ -106,7 +106,8 @@ class TextAnswers(Answers):
         writer = Writer(engine, AnswerCoder(backbone, texts.template, texts.max_new_tokens, texts.stop))
         section, limit = config.task, min(config.task.max_tokens, backbone.longest)
         prompts = [backbone.encode(texts.template, row.fields, limit, section.truncate) for row in rows]
-        ids = [text.ids for text in writer.write(prompts, {})[0]]
+        answers = writer.write(prompts, {})
+        ids = [text.ids for text in answers[0]]
         shown = [prompt_text(backbone.tokenizer, backbone.kind, texts.template, row.fields)[0] for row in rows]
         written = replace(texts.written(shown, [*map(writer.coder.decode, ids)], rows), ids=ids)
         score, each = texts.reward.score(written), np.array(texts.reward.each(written), dtype=np.float64)
@@ -118,6 +119,7 @@ class TextAnswers(Answers):
             standard_error=rounded(float(spread / math.sqrt(len(each)))),
             score=round(score, DIGITS),
             zero_shot=round(score, DIGITS),
+            tokens=sum(len(prompt.ids) for prompt in prompts) + tokens_of(answers),
         )
 
     def problem(self, scorer: Scorer, split: Split, beside: Problem | None = None) -> Problem:

@@ -26,7 +26,8 @@ class RunSection(Options):
     max_seconds: Positive | None = Field(None, description="stop after so many seconds of search")
     max_forward_tokens: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="stop after so many tokens through the whole model (a token through half of the layers is half)",
+        description="end the search after so many tokens through the whole model (a token through half of the layers is half); choosing a "
+        "template and solving a readout come on top",
     )
     max_generated_tokens: Annotated[int, Field(ge=1)] | None = Field(
         None, description="stop after so many written tokens"

@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
@@ -30,6 +31,9 @@ from tandemtune.models.reading import Reading
 from tandemtune.models.spans import prompts_of
 from tandemtune.models.survey import text_config
 from tandemtune.tunables.base import INPUT, Parameters, Point
+
+if TYPE_CHECKING:
+    from tandemtune.evaluators.features import View
 
 MEGABYTE = 1_000_000
 CHUNKS, GPU_CHUNKS = (4096, 1024), (65536, 32768, 16384)
@@ -94,6 +98,16 @@ class Engine:
         self._prefixes: WeakKeyDictionary[Batch, list[_Prefix]] = WeakKeyDictionary()  # gone with the batch
         self._laid: WeakKeyDictionary[Batch, Sequence[Group]] = WeakKeyDictionary()
         self._read: WeakKeyDictionary[Batch, _Read] = WeakKeyDictionary()
+
+    @classmethod
+    def check_views(cls, views: Sequence[View], layers: int, encoder: int | None) -> None:
+        """Refuse views of rows that there are not in a model with so many layers, see `View.layer_among`.
+
+        Raises:
+            UsageError: the model has no such view.
+        """
+        for view in views:
+            view.layer_among(layers, encoder)
 
     def logits(self, batch: Batch, point: Point) -> Tensor:
         """Label logits [N, C] of one point, through the whole model."""

@@ -59,6 +59,28 @@ class View:
     def __str__(self) -> str:
         return self.place if self.layer is None else f"{self.place}@{self.layer}"
 
+    def layer_among(self, layers: int, encoder: int | None) -> int | None:
+        """The layer whose entering states it is made of; None for what enters the output embedding.
+
+        Args:
+            layers: how many a model of texts has, those of a decoder of its own among them.
+            encoder: how many stand before such a decoder; None in a model of one stack.
+
+        Raises:
+            UsageError: the model has no such view.
+        """
+        if self == TOWER:
+            raise UsageError("view tower: it is what an image tower pools, but rows are texts: take answer or mean")
+        if self.layer is not None and self.layer >= layers:
+            raise UsageError(f"view {self}: the model's layers are 0 to {layers - 1}")
+        if self.place == "answer" and self.layer is not None and encoder is not None and self.layer < encoder:
+            raise UsageError(
+                f"view {self}: the encoder has no answer position: take mean@{self.layer}, or a layer from {encoder} on"
+            )
+        if self.place == "answer" or self.layer is not None:
+            return self.layer
+        return encoder if encoder is not None else layers - 1
+
 
 ANSWER, MEAN, TOWER = View("answer"), View("mean"), View("tower")
 
@@ -170,23 +192,8 @@ def soft_cap(stack: LayerStack) -> float | None:
 
 
 def layer_of(stack: LayerStack, view: View) -> int | None:
-    """The layer whose entering states a view is made of; None for what enters the output embedding.
-
-    Raises:
-        UsageError: the model has no such view.
-    """
-    encoder = stack.encoder_layers
-    if view == TOWER:
-        raise UsageError("view tower: it is what an image tower pools, but rows are texts: take answer or mean")
-    if view.layer is not None and view.layer >= len(stack):
-        raise UsageError(f"view {view}: the model's layers are 0 to {len(stack) - 1}")
-    if view.place == "answer" and view.layer is not None and encoder is not None and view.layer < encoder:
-        raise UsageError(
-            f"view {view}: the encoder has no answer position: take mean@{view.layer}, or a layer from {encoder} on"
-        )
-    if view.place == "answer" or view.layer is not None:
-        return view.layer
-    return encoder if encoder is not None else len(stack) - 1
+    """The layer of a model whose entering states a view is made of, see `View.layer_among`."""
+    return view.layer_among(len(stack), stack.encoder_layers)
 
 
 class _Reader(Engine):

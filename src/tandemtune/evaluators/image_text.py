@@ -82,6 +82,17 @@ class ImageTextEngine(Engine):
         super().__init__(stack, tunable, torch.eye(len(stack.token_ids)), max_memory)
         self.scale = scale
 
+    @classmethod
+    def check_views(cls, views: Sequence[View], layers: int, encoder: int | None) -> None:
+        """Refuse views of texts; none is a layer's.
+
+        Raises:
+            UsageError: there is such a view.
+        """
+        others = [str(view) for view in views if view not in (ANSWER, TOWER)]
+        if others:
+            raise UsageError(f"view {', '.join(others)}: of images there are the views answer and tower")
+
     def gathered(self, words: Tensor) -> Tensor:
         """A text's vector, as it is."""
         return words
@@ -135,10 +146,8 @@ class ImageTextEngine(Engine):
         return PassReading(logits, {view: vectors.expand(len(logits), -1, -1) for view, vectors in kept.items()})
 
     def _views(self, batch: ImageBatch, views: Sequence[View]) -> dict[View, Tensor]:
+        self.check_views(views, len(self.stack), None)
         known = {ANSWER: batch.features, TOWER: batch.pooled}
-        others = [str(view) for view in views if view not in known]
-        if others:
-            raise UsageError(f"view {', '.join(others)}: of images there are the views answer and tower")
         return {view: known[view] for view in views}
 
     def states(self, batch: Batch, point: Point, layer: int) -> list[Tensor]:

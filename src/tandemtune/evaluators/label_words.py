@@ -71,6 +71,8 @@ class LabelWordEvaluator(OverEngine[Batch]):
         step_rows: the training rows of a gradient step, by its number.
         drawn_rows: the training rows of a generation, by its number, where each is scored on some rows only; None for all.
         class_weights: what a row of each label counts in losses [C]; None where all count alike.
+        assumed: how often each label is assumed to come up [C] where a readout answers; rows then count in its losses so that they do.
+            None where they count as for label words.
         train_readout: (rows, point, candidates) -> label logits [P, N, C], of each row by a readout of all others that is solved
             anew at each candidate; None for the label words' own.
         dev_readout: label logits [N, C] of the dev rows at a point, by a readout of all other labelled rows; None for the label
@@ -91,6 +93,7 @@ class LabelWordEvaluator(OverEngine[Batch]):
         step_rows: Callable[[int], Batch] | None = None,
         drawn_rows: Callable[[int], Batch] | None = None,
         class_weights: Tensor | None = None,
+        assumed: Tensor | None = None,
         train_readout: Callable[[Batch, Point, Mapping[int, Tensor]], Tensor] | None = None,
         dev_readout: Callable[[Point], Tensor] | None = None,
     ) -> None:
@@ -99,7 +102,7 @@ class LabelWordEvaluator(OverEngine[Batch]):
         self.reading = reading or train
         self.dev = train if dev is None else dev
         self.loss = loss if class_weights is None else _weighted(loss, class_weights)
-        self._weights = class_weights
+        self._weights, self._assumed = class_weights, assumed
         self.score = score
         self.empty = empty
         self.kl = kl
@@ -125,8 +128,9 @@ class LabelWordEvaluator(OverEngine[Batch]):
         """
         batch = rows or self.train
         tunable = self.engine.tunable
+        loss = self.loss
         if self.train_readout is not None:
-            logits = self.train_readout(batch, point, candidates)
+            logits, loss = self.train_readout(batch, point, candidates), self._loss_by_readout(batch.labels)
         elif rows is None and not tunable.side_by_side and tunable.first_layer(list(candidates)) == INPUT:
             # one by one through the whole model: the groups that suit a single point are fewer
             count = len(next(iter(candidates.values())))
@@ -134,9 +138,9 @@ class LabelWordEvaluator(OverEngine[Batch]):
             logits = torch.stack([self.engine.logits(self.reading, one) for one in each])
         else:
             logits = self.engine.population_logits(batch, point, candidates)
-        if self.empty is not None:
+        if self.empty is not None and self.train_readout is None:  # a readout corrects the label words' bias itself
             logits = calibrate(logits, self.engine.population_logits(self.empty, point, candidates))
-        losses = self.loss(logits, batch.labels)
+        losses = loss(logits, batch.labels)
         if self.kl is not None:
             found = self.engine.population_logits(self.kl.batch, point, candidates)
             losses = losses + self.kl.penalty(found)
@@ -157,19 +161,24 @@ class LabelWordEvaluator(OverEngine[Batch]):
         """Dev's evaluation and the loss of each row [N], see `Evaluator.dev_losses`; for losses that are means over rows."""
         found = self._measured_on_dev(point)
         rows = zip(found.logits.split(1), self.dev.labels.split(1), strict=True)  # type: ignore[no-untyped-call]
-        losses = [float(self.loss(logits.unsqueeze(0), label)[0]) for logits, label in rows]
-        return Evaluation(loss=to_loss(found.loss), score=found.score), np.array(losses)
+        losses = np.array([float(self.loss(logits.unsqueeze(0), label)[0]) for logits, label in rows])
+        assumed = None if self.dev_readout is None else label_weights(self.dev.labels, self._assumed)
+        weights = self._weights if assumed is None else assumed
+        if weights is not None:  # of a single row they cancel
+            counted = weights[self.dev.labels.to(weights.device)].double().cpu().numpy()
+            losses = losses * counted / counted.mean()
+        return Evaluation(loss=to_loss(found.loss), score=found.score), losses
 
     def _measured_on_train(self, point: Point) -> Measurement:
         if self.train_readout is None:
             return self.measure_on(self.reading, point)
         alone = {block: vector.unsqueeze(0) for block, vector in point.items()}
-        return self.judged(self.train_readout(self.train, point, alone)[0], self.train)
+        return self.judged_by_readout(self.train_readout(self.train, point, alone)[0], self.train.labels)
 
     def _measured_on_dev(self, point: Point) -> Measurement:
         if self.dev_readout is None:
             return self.measure_on(self.dev, point)
-        return self.judged(self.dev_readout(point), self.dev)
+        return self.judged_by_readout(self.dev_readout(point), self.dev.labels)
 
     def measure_on(self, batch: Batch, point: Point) -> Measurement:
         """Loss, metric and logits of one point on a labelled batch."""
@@ -180,12 +189,20 @@ class LabelWordEvaluator(OverEngine[Batch]):
 
     def judged(self, logits: Tensor, batch: Batch) -> Measurement:
         """Loss and metric of label logits [N, C] of a labelled batch."""
-        return self.judged_rows(logits, batch.labels)
+        return self._of_rows(self.loss, logits, batch.labels)
 
-    def judged_rows(self, logits: Tensor, labels: Tensor) -> Measurement:
-        """Loss and metric of label logits [N, C] of rows with labels [N]."""
-        loss = float(self.loss(logits.unsqueeze(0), labels)[0])
-        return Measurement(loss, self.score(logits.argmax(dim=-1).tolist(), labels.tolist()), logits)
+    def judged_by_readout(self, logits: Tensor, labels: Tensor) -> Measurement:
+        """Loss and metric of a readout's label logits [N, C] of rows with labels [N]."""
+        return self._of_rows(self._loss_by_readout(labels), logits, labels)
+
+    def _loss_by_readout(self, labels: Tensor) -> LossFunction:
+        """The loss of rows with labels [N] that a readout answers."""
+        weights = label_weights(labels, self._assumed)
+        return self.loss if weights is None else _weighted(self.loss, weights)
+
+    def _of_rows(self, loss: LossFunction, logits: Tensor, labels: Tensor) -> Measurement:
+        score = self.score(logits.argmax(dim=-1).tolist(), labels.tolist())
+        return Measurement(float(loss(logits.unsqueeze(0), labels)[0]), score, logits)
 
     def score_of(self, logits: Tensor, batch: Batch) -> float:
         """The task's metric of label logits [N, C]."""
@@ -263,6 +280,25 @@ def _weighted(loss: LossFunction, weights: Tensor) -> LossFunction:
         return torch.stack(parts).sum(dim=0) / sum(masses)
 
     return weighted
+
+
+def label_weights(labels: Tensor, assumed: Tensor | None) -> Tensor | None:
+    """What a row of each label counts [C], with a mean of 1 over the rows, so that labels come up as often as assumed.
+
+    Args:
+        labels: of the rows [N].
+        assumed: how often each label is assumed to come up [C]; None for as often as in the rows.
+
+    Returns:
+        None where all rows count alike.
+    """
+    if assumed is None or not len(labels):
+        return None
+    counts = torch.bincount(labels, minlength=len(assumed)).double()
+    weights = assumed.to(labels.device) / counts.clamp_min(1.0)
+    weights = weights / weights[labels].mean()
+    alike = torch.allclose(weights[labels], torch.ones_like(weights[labels]))
+    return None if alike else weights
 
 
 def gradient_of(leaf: Tensor) -> Tensor:

@@ -166,13 +166,28 @@ def row_weights(labels: Tensor, classes: int, prior: Prior, names: Sequence[str]
         )
     if prior == "train":
         return torch.ones(len(labels), dtype=torch.float64, device=labels.device)
-    shares = torch.full_like(counts, 1 / classes)
-    if not isinstance(prior, str):
-        check_shares(prior, classes)
-        shares = torch.tensor(list(prior), dtype=torch.float64, device=labels.device)
-    elif prior != "balanced":
+    return (assumed_shares(labels, classes, prior) / counts * len(labels))[labels]
+
+
+def assumed_shares(labels: Tensor, classes: int, prior: Prior) -> Tensor:
+    """How often each label is assumed to come up: shares [C] that add up to 1, float64.
+
+    Args:
+        labels: of the labelled rows [N], from 0 to `classes` - 1.
+        classes: how many labels there are.
+        prior: "balanced", "train" or a share for each label.
+
+    Raises:
+        DataError: a prior that is none.
+    """
+    if prior == "train":
+        return torch.bincount(labels, minlength=classes).double() / len(labels)
+    if prior == "balanced":
+        return torch.full((classes,), 1 / classes, dtype=torch.float64, device=labels.device)
+    if isinstance(prior, str):
         raise DataError(f"prior {prior!r}: expected balanced, train or a share for each label")
-    return (shares / counts * len(labels))[labels]
+    check_shares(prior, classes)
+    return torch.tensor(list(prior), dtype=torch.float64, device=labels.device)
 
 
 def check_shares(prior: Sequence[float], classes: int) -> None:

@@ -124,6 +124,15 @@ class Readout:
         parts = (view.double() @ weight for view, weight in zip(features, here.features, strict=True))
         return sum(parts, seen @ here.labels) + here.bias[..., None, :]
 
+    @property
+    def no_correction(self) -> str:
+        """Why it is no change of the output embedding; empty where it is one."""
+        if self.label_view != "logits" and self.labels.any():
+            return "a readout of label log-probabilities is no change of the output embedding: take form ridge"
+        if len(self.features) > 1:
+            return "a readout of several views is no change of the output embedding: take the answer view alone"
+        return ""
+
     def correction(self, rows: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What to add to the label words' rows of the output embedding, so that the model says what the readout says.
 
@@ -139,14 +148,8 @@ class Readout:
         Raises:
             DataError: the readout reads more than what enters the output embedding, or is not linear in it.
         """
-        if self.label_view != "logits" and self.labels.any():
-            raise DataError(
-                "a readout of label log-probabilities is no change of the output embedding: take form ridge"
-            )
-        if len(self.features) > 1:
-            raise DataError(
-                "a readout of several views is no change of the output embedding: take the answer view alone"
-            )
+        if self.no_correction:
+            raise DataError(self.no_correction)
         own, here = rows.double(), self.on(rows.device)
         change = here.labels - torch.eye(here.labels.shape[-1], dtype=torch.float64, device=own.device)
         added = change.mT @ own

@@ -14,14 +14,14 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tandemtune.errors import DataError, RunError, UsageError
+from tandemtune.errors import ConfigError, DataError, RunError, UsageError
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.features import ANSWER, PassReading, View, read, read_population
 from tandemtune.models.backbone import Backbone
 from tandemtune.plugins import Member, register
 from tandemtune.readout import as_adapter
-from tandemtune.readout.design import Design, check_shares
+from tandemtune.readout.design import Design, assumed_shares, check_shares
 from tandemtune.readout.fitting import FORMS, Form, FormName, Readout, Settings, choose, leave_one_out, solve
 from tandemtune.tasks.verbalizers import Verbalizer
 from tandemtune.tunables.base import Point
@@ -75,11 +75,14 @@ class ReadoutMember(Member):
         """
         if self.prior == "balanced":
             return "all labels come up equally often, whatever the labelled rows are"
-        told, shares = "with these shares", self.prior
-        if isinstance(shares, str):
-            told, shares = "as often as in the labelled rows", [rows.count(label) / len(rows) for label in labels]
-        named = ", ".join(f"{label} {share:.3g}" for label, share in zip(labels, shares, strict=True))
+        told = "with these shares" if not isinstance(self.prior, str) else "as often as in the labelled rows"
+        named = ", ".join(f"{label} {share:.3g}" for label, share in self.shares(labels, rows).items())
         return f"labels come up {told}: {named}"
+
+    def shares(self, labels: Sequence[str], rows: Sequence[str | None]) -> dict[str, float]:
+        """How often the readout assumes each label to come up, as shares that add up to 1; arguments as for `assumed`."""
+        numbers = torch.tensor([labels.index(str(row)) for row in rows])
+        return dict(zip(labels, assumed_shares(numbers, len(labels), self.prior).tolist(), strict=True))
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """Refuse a prior that is none of a task's labels.
@@ -92,6 +95,22 @@ class ReadoutMember(Member):
         """
         if self.form is not None and not isinstance(self.prior, str):
             check_shares(self.prior, len(labels))
+
+    def check_views(self, engine: Engine | type[Engine], layers: int, encoder: int | None) -> None:
+        """Refuse views that a model does not have.
+
+        Args:
+            engine: what reads them, or its class.
+            layers: how many the model has, those of a decoder of its own among them.
+            encoder: how many stand before such a decoder; None in a model of one stack.
+
+        Raises:
+            ConfigError: there is such a view.
+        """
+        try:
+            engine.check_views(self.seen(engine.further_view), layers, encoder)
+        except UsageError as error:
+            raise ConfigError([f"[method] views: {error}"]) from None
 
     def check_rows(self, rows: int) -> None:
         """Refuse more labelled rows than the solver can take.
@@ -106,13 +125,11 @@ class ReadoutMember(Member):
             )
 
     def problems(self, recipe: Any) -> Iterator[str]:
-        """Views that are none; calibration beside a readout, which holds it."""
+        """Views that are none."""
         try:
             self.seen("mean")
         except UsageError as error:
             yield f"[method] views: {error}"
-        if self.form and recipe.method.objective.calibrate:
-            yield f"[method] readout: {self.kind} corrects the label words' bias itself: leave calibrate out"
 
 
 class FeatureReadout(ReadoutMember):
@@ -125,6 +142,12 @@ class FeatureReadout(ReadoutMember):
         'pools before it is mapped there); several are weighted by the leave-one-out loss. "auto" adds the mean (of images the tower) '
         "to the answer where that lowers the leave-one-out loss by more than its standard error",
     )
+
+    def problems(self, recipe: Any) -> Iterator[str]:
+        """No view at all, beside what all readouts refuse."""
+        yield from super().problems(recipe)
+        if not self.views:
+            yield f'[method] views: none, but readout {self.kind} reads some: name one, such as "answer", or take readout affine'
 
     def choices(self, further: str) -> tuple[tuple[View, ...], ...]:
         """The views by name."""
@@ -218,7 +241,16 @@ class SolvedReadout:
         """Label logits [N, C] of rows that were read at the readout's point, float32."""
         return self.readout.logits([reading.views[view] for view in self.views], reading.logits).float()
 
-    def save(self, folder: Path, backbone: Backbone, engine: Engine, verbalizer: Verbalizer, base: str) -> None:
+    def no_adapter(self, engine: Engine) -> str:
+        """Why it is no adapter on the output embedding; empty where it is one."""
+        if not engine.no_adapter and self.views not in ((), (ANSWER,)):
+            named = ", ".join(map(str, self.views))
+            return f'a readout of {named} is no change of the output embedding: take views = ["answer"]'
+        return engine.no_adapter or self.readout.no_correction
+
+    def save(
+        self, folder: Path, backbone: Backbone, engine: Engine, verbalizer: Verbalizer, base: str
+    ) -> dict[str, float]:
         """Write the solution, and as a PEFT adapter on the output embedding where it is one.
 
         Args:
@@ -227,6 +259,9 @@ class SolvedReadout:
             engine: its engine.
             verbalizer: the label words.
             base: name of the base model.
+
+        Returns:
+            What is to be added to the logit of each label where it is such an adapter; else nothing.
         """
         place = folder / FOLDER
         place.mkdir(parents=True, exist_ok=True)
@@ -239,18 +274,14 @@ class SolvedReadout:
             "views": [str(view) for view in self.views],
             "loss": self.loss,
         }
-        try:
-            if engine.no_adapter:
-                raise DataError(engine.no_adapter)
-            if self.views not in ((), (ANSWER,)):
-                raise DataError(
-                    f"a readout of {', '.join(told['views'])} is no change of the output embedding: take the answer view alone"
-                )
+        bias: dict[str, float] = {}
+        if reason := self.no_adapter(engine):
+            told["no_adapter"] = reason
+        else:
             shift = as_adapter.save(self.readout, backbone, engine.stack, verbalizer, place, base)
-            told["label_bias"] = dict(zip(verbalizer.labels, shift.tolist(), strict=True))
-        except DataError as error:
-            told["no_adapter"] = str(error)
+            told["label_bias"] = bias = dict(zip(verbalizer.labels, shift.tolist(), strict=True))
         (place / "readout.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        return bias
 
 
 def solve_readout(

@@ -248,15 +248,30 @@ def subsample(examples: Sequence[Example], n: int | None, seed: int) -> list[Exa
         classes.setdefault(examples[index].label, []).append(index)
     if None in classes:
         classes = {None: order}
-    shares = [divmod(n * len(indices), len(examples)) for indices in classes.values()]
-    left = n - sum(whole for whole, _ in shares)
-    largest = sorted(range(len(shares)), key=lambda number: -shares[number][1])[:left]
-    kept = [
-        index
-        for number, indices in enumerate(classes.values())
-        for index in indices[: shares[number][0] + (number in largest)]
-    ]
+    counts = shared(n, [len(indices) for indices in classes.values()])
+    kept = [index for count, indices in zip(counts, classes.values(), strict=True) for index in indices[:count]]
     return [examples[index] for index in sorted(kept)]
+
+
+def shared(n: int, sizes: Sequence[int], ties: Sequence[int] = ()) -> list[int]:
+    """How many of n rows are of each class: as many as its share, rounded up or down.
+
+    Args:
+        n: how many rows, at most all of them.
+        sizes: how many there are of each class.
+        ties: of classes that have the same claim to a row, the one with the lowest number here gets it; the first one if left out.
+    """
+    shares = [divmod(n * size, sum(sizes)) for size in sizes]
+    left = n - sum(whole for whole, _ in shares)
+    order = ties or range(len(sizes))
+    rounded_up = sorted(range(len(sizes)), key=lambda number: (-shares[number][1], order[number]))[:left]
+    return [whole + (number in rounded_up) for number, (whole, _) in enumerate(shares)]
+
+
+def without_row(n: int, sizes: Sequence[int]) -> list[int]:
+    """Which classes may have no row among n that are drawn as `shared` says, whoever gets a row where several could."""
+    several = range(len(sizes))
+    return [number for number in several if not shared(n, sizes, [int(other == number) for other in several])[number]]
 
 
 def _drawn(

@@ -112,6 +112,7 @@ def make_scorer(
         _check_parts(one, parameters)
     memory = config.run.max_memory or (known.max_memory if known else None) or devices.default_memory(device)
     engine = answers.engine(backbone, task, verbalizer, parameters, memory)
+    method.readout.check_views(engine, len(engine.stack), engine.stack.encoder_layers)
     decided: dict[str, Any] = {
         "kind": kind,
         "dtype": dtype,

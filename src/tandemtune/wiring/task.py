@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ from tandemtune.tasks import metrics
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS, build_task, get
 from tandemtune.tasks.choices import ChoiceTask
+from tandemtune.tasks.fewshot import subsample, without_row
 from tandemtune.tasks.images import ImageTask, holds_images, is_folder, seen_and_unseen, task_settings
 from tandemtune.tasks.joined import JoinedTask
 from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.texts import TextTask, metric_of
 from tandemtune.tasks.wording import nfc
+from tandemtune.types import Split
 
 
 def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None) -> Task:
@@ -305,11 +307,36 @@ def check(config: RunConfig, progress: Progress | None = None, *, test: bool = T
             answers_of(task).check(config.task, task, split)
             for one in config.stretches:
                 one.method.readout.check_labels(task.labels)
+                problems += _labels_without_rows(one, task, split)
         except DataError as error:
             problems = [str(error)]
     if problems:
         raise ConfigError(problems, f"task {task.name}")
     return task
+
+
+def _labels_without_rows(config: RunConfig, task: Task, split: Split) -> Iterator[str]:
+    """Labels without a row among those that candidates are scored on, where a readout is solved on these."""
+    section, method, count = config.task, config.method, len(split.train)
+    if method.score != "readout":
+        return
+    scored = {row.label for row in subsample(split.train, section.scored_rows, section.seed)}
+    lacking = ", ".join(label for label in task.labels if label not in scored)
+    if lacking and section.scored_rows is None:
+        yield f"[method] score: readout needs a training row of each label, and there is none of {lacking}: set it to words"
+    elif lacking:
+        yield (
+            f"[task] scored_rows: {section.scored_rows} of {count} training rows hold none of {lacking}, and [method] score = readout needs "
+            "one of each label: raise it, or set score to words"
+        )
+    elif method.subsample is not None and method.subsample < count:
+        sizes = [sum(row.label == label for row in split.train) for label in task.labels]
+        rare = ", ".join(task.labels[number] for number in without_row(method.subsample, sizes))
+        if rare:
+            yield (
+                f"[method] subsample: {method.subsample} of {count} training rows, each label with its share, may hold none of {rare}, and score "
+                f"= readout needs one of each label: raise it to {-(-count // min(sizes))}, or set score to words"
+            )
 
 
 def _kind_problems(config: RunConfig, task: Task, kind: Kind | None) -> list[str]:

@@ -28,6 +28,7 @@ class TemplateScore(Record):
         score: the metric of the leave-one-out predictions.
         zero_shot: the metric of the label words alone, on the same rows.
         refused: why it cannot be used.
+        tokens: that went through the model for it.
     """
 
     template: str
@@ -37,6 +38,7 @@ class TemplateScore(Record):
     score: float = 0.0
     zero_shot: float = 0.0
     refused: str = ""
+    tokens: int = 0
 
 
 class StretchFacts(Record):

@@ -231,6 +231,9 @@ class TaskCard(Versioned):
     """``task_card.json``: everything that is needed to use an adapter without its recipe, with its scores and costs.
 
     Args:
+        prior: how likely each label is for inputs without content, which `calibrated` answers are divided by.
+        label_bias: what is to be added to the logit of each label where the readout is an adapter; empty where it is none.
+        assumed_prior: how often the readout assumes each label to come up; empty without one.
         temperature: what label logits are divided by before they are made probabilities, chosen on labelled rows; None in cards
             of earlier versions, where it is 1.
         together: further templates that the readout reads each text in.
@@ -251,6 +254,8 @@ class TaskCard(Versioned):
     calibrated: bool
     readout: str
     prior: dict[str, float | None]
+    label_bias: dict[str, float] = Field(default={})
+    assumed_prior: dict[str, float] = Field(default={})
     temperature: float | None = None
     together: tuple[FurtherTemplate, ...] = ()
     metric: str
