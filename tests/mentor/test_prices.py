@@ -44,11 +44,18 @@ def test_a_cap_on_money_without_prices_is_refused_when_the_recipe_is_read(tmp_pa
     )
     called = small.call("validate", place, "--no-data")
     assert called.code == 2 and "[mentor] money_cap: 1, but nothing says what" in called.err
-    for prices in ({"price_in": 1.0}, {"price_out": 2.0}):
-        assert (
-            load_config({**small.recipe(tmp_path), "mentor": {**mentor, "money_cap": 1.0, **prices}}).mentor.money_cap
-            == 1.0
-        )
+    for name, missing in (("price_in", "price_out"), ("price_out", "price_in")):
+        assert f"{missing} is left out" in refused(tmp_path, **mentor, money_cap=1.0, **{name: 2.0})
+    both = {**mentor, "money_cap": 1.0, "price_in": 1.0, "price_out": 0.0}
+    assert load_config({**small.recipe(tmp_path), "mentor": both}).mentor.money_cap == 1.0
+
+
+def test_what_one_price_leaves_out_is_in_the_table():
+    """Else a cap would not count the answers."""
+    price = section(price_in=0.1, money_cap=1.0).price
+    assert (price.asked, price.answered) == (0.1, 0.6) and price.dated
+    assert (section(price_out=0.0).price.asked, section(price_out=0.0).price.answered) == (0.15, 0.0)
+    assert section(price_in=1.0, price_out=2.0).price.dated == ""
 
 
 @pytest.mark.parametrize("client", ["local", "recorded"])
