@@ -132,12 +132,13 @@ DEFAULTS = {
         "timeout": 120.0,
         "retries": 3,
         "cpu_threads": 1,
+        "context": None,
         "token_cap": None,
         "money_cap": None,
         "price_in": None,
         "price_out": None,
         "currency": "USD",
-        "on_failure": "doer-only",
+        "on_failure": None,
         "max_failures": 2,
     },
     "run": {
@@ -545,6 +546,12 @@ VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just(Odd()), st.just(Path("x"))
 )
 NESTED = st.recursive(VALUES, lambda s: st.lists(s, max_size=3) | st.dictionaries(st.text(max_size=5), s, max_size=3))
+
+
+def test_a_kind_of_nothing_is_one_problem_of_its_setting():
+    with pytest.raises(ConfigError, match=r"\[model\] name: Input should be a valid string") as caught:
+        load_config({"model": {"name": {"kind": None}}, "task": "sst2"})
+    assert len(caught.value.problems) == 1
 
 
 @given(st.data())

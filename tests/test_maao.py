@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,10 +18,12 @@ import tomli_w
 
 import small
 from mentor import loopback
-from plans import plan_of
 from small import resume, tune
+from tandemtune.callbacks import Callback
 from tandemtune.comparisons import records_of
+from tandemtune.comparisons.plan import read_plan
 from tandemtune.errors import TandemTuneError
+from tandemtune.mentor import prices
 from tandemtune.report.comparison import compared
 from tandemtune.runs.records import PromptRecord
 
@@ -87,11 +91,69 @@ def test_the_mentor_is_told_the_task_and_the_trajectory_worst_first(server, tmp_
     assert places == sorted(places)
 
 
+def plan_in(place: Path, made: dict[str, Any], methods: dict[str, Any]) -> Path:
+    """A comparison of a recipe's settings with each of some others, as a file."""
+    settings = {
+        f"{part}.{key}": value
+        for part in ("model", "method", "alternate", "mentor")
+        for key, value in made[part].items()
+    }
+    task = {f"task.{key}": value for key, value in made["task"].items() if key != "seed"}
+    plan = {
+        "seeds": [5],
+        "all": {key: value for key, value in settings.items() if value is not None},
+        "methods": methods,
+        "tasks": {"small": task},
+    }
+    path = place / "plan.toml"
+    path.write_text(tomli_w.dumps(plan), encoding="utf-8")
+    return path
+
+
+def echoing(text: str) -> loopback.Answer:
+    """An answer that holds the key wherever one can."""
+    key = loopback.KEY
+    fields = {"content": text, "reasoning_content": f"My key is {key}."}
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", **fields}}
+    return loopback.say(None, choices=[choice], model=f"tiny {key}", id=key, usage={"prompt_tokens": 11, key: key})
+
+
 def test_the_key_is_nowhere(server, tmp_path):
-    server.answers = [YES, loopback.error(401, f"wrong key {loopback.KEY}"), *answers()]
-    tune(recipe(tmp_path, server.url), tmp_path / "run")
-    assert "401" in proposals(tmp_path / "run")[0]["failure"] or "key" in proposals(tmp_path / "run")[0]["failure"]
-    assert loopback.KEY.encode() not in everything(tmp_path / "run")
+    """Neither on the screen nor in a file, of any command, whatever a server says."""
+    key = loopback.KEY
+    said = json.dumps({"prompts": [f"the key {key}", "a good plot", key]})
+    server.models = [key]
+    server.answers = [
+        YES,
+        loopback.error(401, f"wrong key {key}", code=key),
+        echoing(said),
+        loopback.error(
+            400, f"no {key}", param=key, code=key, metadata={"raw": json.dumps({"error": {"message": key}})}
+        ),
+    ]
+    made = recipe(tmp_path, server.url)
+    made["alternate"]["rounds"] = 3
+    place = small.write_recipe(tmp_path / "recipe.json", made)
+    run = tmp_path / "run"
+    called = [small.call("run", place, "--out", run)]
+    assert called[0].code == 0
+    why = [line["failure"] for line in proposals(run)]
+    assert "401" in why[0] and why[1] is None and "400" in why[2]
+    called += [small.call("show", run), small.call("report", run)]
+    assert [each.code for each in called] == [0, 0, 0] and (run / "report.html").is_file()
+    server.answers = [YES, echoing(said), loopback.error(404, f"no model {key}")]
+    called += [small.call("mentor", "check", place)]
+    for answer in (loopback.error(403, f"not with {key}"), loopback.error(404, key), loopback.raw(key.encode(), 503)):
+        server.answers = [answer]
+        called += [small.call("run", place, "--out", tmp_path / "none"), small.call("mentor", "check", place)]
+    server.answers = [YES, echoing(said), loopback.error(401, key)]
+    plan = plan_in(tmp_path, made, {"mentor": {"alternate.proposer": "mentor"}})
+    called += [small.call("compare", plan, "--out", tmp_path / "out")]
+    assert called[-1].code == 1 and "refused the key" in (tmp_path / "out" / "records.json").read_text(encoding="utf-8")
+    for form in (key, json.dumps(key)[1:-1], key.replace("/", "\\/"), html.escape(key), key.replace("=", "%3D")):
+        assert form.encode() not in everything(tmp_path)
+    assert key not in "".join(each.out + each.err for each in called)
+    assert b"[key]" in everything(run), "a server did say it"
 
 
 def test_a_recorded_run_replays_to_the_bit_without_a_server(server, tmp_path):
@@ -103,6 +165,127 @@ def test_a_recorded_run_replays_to_the_bit_without_a_server(server, tmp_path):
     assert len(server.seen) == asked
     for name in ("journal.jsonl", "conversations.jsonl"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+
+
+@pytest.mark.parametrize("style", ["chat", "complete"])
+def test_the_command_of_a_report_repeats_a_run_without_asking_again(server, tmp_path, monkeypatch, style):
+    """With nothing said about the style, and with prices that only the model's own name gives."""
+    table = {"127.0.0.1": {"tiny": [100.0, 200.0]}, "currency": "USD", "dated": "today"}
+    monkeypatch.setattr(prices, "_table", lambda: table)
+    made = recipe(tmp_path, server.url)
+    if style == "chat":
+        del made["mentor"]["style"]
+    else:
+        made["mentor"]["style"] = style
+        server.answers = [YES, *(loopback.say(" " + "\n- ".join(prompts)) for prompts in ROUNDS)]
+    run, again = tmp_path / "run", tmp_path / "again"
+    assert tune(made, run)["cost"]["proposer"]["money"] > 0 and proposals(run)[1]["drafts"]
+    assert small.call("report", run).code == 0
+    page = html.unescape((run / "report.html").read_text(encoding="utf-8"))
+    (command,) = re.findall(r"tandemtune run [^<\n]*mentor\.client=recorded[^<\n]*", page)
+    asked = len(server.seen)
+    called = small.call(*shlex.split(command)[1:-1], again)
+    assert called.code == 0 and len(server.seen) == asked, called.err
+    for name in ("journal.jsonl", "conversations.jsonl"):
+        assert (again / name).read_bytes() == (run / name).read_bytes()
+    bare = {"client": "recorded", "mentor": str(run / "conversations.jsonl"), "retries": 0}
+    tune({**made, "mentor": bare}, tmp_path / "bare")
+    assert (tmp_path / "bare" / "conversations.jsonl").read_bytes() == (run / "conversations.jsonl").read_bytes()
+
+
+def test_a_question_that_a_transcript_does_not_have_ends_the_run(server, tmp_path):
+    """It is another run then: nothing of it is a mentor's failure."""
+    tune(recipe(tmp_path, server.url), tmp_path / "run")
+    made = recipe(tmp_path, server.url)
+    made["mentor"] = {"client": "recorded", "mentor": str(tmp_path / "run" / "conversations.jsonl")}
+    made["alternate"]["definition"] = "Is it bad?"
+    called = small.call("run", small.write_recipe(tmp_path / "recipe.json", made), "--out", tmp_path / "other")
+    assert called.code == 1 and "was not asked there" in called.err
+    assert not proposals(tmp_path / "other")
+
+
+def stopped(server: loopback.Loopback, place: Path, after: int, **mentor: Any) -> Path:
+    """A run that was stopped when so many proposals were there."""
+
+    class After(Callback):
+        def on_proposal(self, record: Any, *_: Any) -> None:
+            if record.round == after:
+                raise KeyboardInterrupt
+
+    made = recipe(place, server.url)
+    made["mentor"] |= mentor
+    with pytest.raises(KeyboardInterrupt):
+        tune(made, place / "run", After())
+    assert len(proposals(place / "run")) == after
+    return place / "run"
+
+
+def test_a_run_does_not_go_on_where_its_mentor_is_gone(server, tmp_path):
+    whole = tune(recipe(tmp_path, server.url), tmp_path / "whole")
+    server.answers = [YES, *answers()]
+    run = stopped(server, tmp_path, 1)
+    journal = (run / "journal.jsonl").read_bytes()
+    server.answers = [loopback.error(401)]
+    called = small.call("resume", run)
+    assert called.code == 2 and "set [mentor] on_failure to doer-only; or end the run" in called.err
+    assert "tandemtune finish" in called.err and (run / "journal.jsonl").read_bytes() == journal
+    server.answers = [YES, answers()[1]]
+    assert resume(run)["steps"] == whole["steps"]
+    assert (run / "journal.jsonl").read_bytes() == (tmp_path / "whole" / "journal.jsonl").read_bytes()
+
+
+def test_it_goes_on_where_the_recipe_says_so_and_tells_the_rounds_without_an_answer(server, tmp_path):
+    run = stopped(server, tmp_path, 1, on_failure="doer-only")
+    server.answers = [loopback.error(401)]
+    result = resume(run)
+    assert [bool(line["failure"]) for line in proposals(run)] == [False, True] and result["unanswered"] == ""
+    assert any("1 of 2 rounds had no answer (tiny at" in note for note in result["notes"])
+
+
+@pytest.mark.parametrize("command", ["resume", "finish"])
+def test_a_mentor_that_is_not_asked_any_more_is_not_missed(server, tmp_path, command):
+    run = stopped(server, tmp_path, 2 if command == "resume" else 1)
+    server.answers, seen = [loopback.error(401)], len(server.seen)
+    assert small.call(command, run).code == 0 and len(server.seen) == seen
+
+
+def test_nor_is_one_that_was_given_up(server, tmp_path):
+    server.answers = [YES, loopback.error(401)]
+    run = stopped(server, tmp_path, 1, max_failures=1)
+    seen = len(server.seen)
+    assert small.call("resume", run).code == 0 and len(server.seen) == seen
+
+
+def test_a_run_s_own_recipe_consents_to_nothing_that_was_not_said(server, tmp_path):
+    tune(recipe(tmp_path, server.url), tmp_path / "run")
+    server.answers = [loopback.error(401)]
+    called = small.call("run", tmp_path / "run" / "recipe.json", "--out", tmp_path / "again")
+    assert called.code == 2 and "set [mentor] on_failure" in called.err and not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize(
+    "answer", [loopback.error(503, "Loading model", retry_after="0"), loopback.error(429, retry_after="0")]
+)
+def test_contact_is_tried_again_as_a_question_is(server, tmp_path, answer):
+    made = recipe(tmp_path, server.url)
+    made["mentor"]["retries"] = 2
+    place = small.write_recipe(tmp_path / "recipe.json", made)
+    server.answers = [answer, answer, YES, *answers()]
+    called = small.call("run", place, "--out", tmp_path / "run")
+    assert called.code == 0 and [line["failure"] for line in proposals(tmp_path / "run")] == [None, None]
+    server.answers, before = [answer], len(server.seen)
+    called = small.call("mentor", "check", place)
+    assert called.code == 2 and "asked 3 times" in called.err and len(server.seen) == before + 3
+
+
+def test_what_a_mentor_gave_is_tried_where_a_further_question_fails(server, tmp_path):
+    made = recipe(tmp_path, server.url)
+    made["alternate"]["rounds"] = 1
+    server.answers = [YES, loopback.say(json.dumps({"prompts": ["the movie was", "so great"]})), loopback.error(500)]
+    tune(made, tmp_path / "run")
+    (line,) = proposals(tmp_path / "run")
+    assert [draft["text"] for draft in line["drafts"]] == ["the movie was"] and line["failure"] is None
+    assert b'"failed"' in (tmp_path / "run" / "conversations.jsonl").read_bytes()
 
 
 def test_a_kill_during_a_call_asks_only_what_was_not_answered(server, tmp_path):
@@ -302,20 +485,8 @@ def test_a_mentor_that_never_answered_is_marked_and_left_out(server, tmp_path):
 
 
 def test_compare_leaves_out_whose_mentor_never_answered(server, tmp_path):
-    made = recipe(tmp_path, server.url)
-    settings = {
-        f"{part}.{key}": value
-        for part in ("model", "method", "alternate", "mentor")
-        for key, value in made[part].items()
-    }
-    task = {f"task.{key}": value for key, value in made["task"].items() if key != "seed"}
-    plan = {
-        "seeds": [5],
-        "all": {key: value for key, value in settings.items() if value is not None},
-        "methods": {"alone": {"alternate.proposer": "none"}, "mentor": {"alternate.proposer": "mentor"}},
-        "tasks": {"small": task},
-    }
-    plan = plan_of(tmp_path, tomli_w.dumps(plan))
+    methods = {"alone": {"alternate.proposer": "none"}, "mentor": {"alternate.proposer": "mentor"}}
+    plan = read_plan(plan_in(tmp_path, recipe(tmp_path, server.url), methods), tmp_path / "out")
     server.answers = [YES, loopback.say("I would rather not.")]
     for cell in plan.cells:
         tune(cell.config.model_dump(mode="json"), cell.folder)

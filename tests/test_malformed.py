@@ -259,6 +259,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "mentor.timeout": (*NUMBER, 0.0),
     "mentor.retries": COUNT,
     "mentor.cpu_threads": (*COUNT, 0),
+    "mentor.context": (*COUNT, 0, 255),
     "mentor.token_cap": (*COUNT, 0),
     "mentor.money_cap": (*NUMBER, 0.0),
     "mentor.price_in": NUMBER,

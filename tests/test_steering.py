@@ -140,6 +140,7 @@ def test_stopped_anywhere_and_resumed_to_the_bit(server, tmp_path, seconds):
         folder = tmp_path / f"stopped after {lines}"
         with pytest.raises(KeyboardInterrupt):
             tune(made, folder, small.Stop(lines=lines))
+        server.answers.insert(0, loopback.say("yes"))  # before it goes on the endpoint is asked whether it is there
         resume(folder)
         assert small.artefacts(folder) == small.artefacts(tmp_path / "whole"), lines
 

@@ -111,6 +111,8 @@ def go_on(path: Path, callback: Callback, *, test: bool = True, by_hand: bool = 
         facts = begun and folder.with_mended(begun, config.plugins())
         trackers.check(config.run.trackers)
         config.run.executor.check()
+        if not by_hand:
+            wiring.check_proposer_again(config, folder.read_records(), callback.on_progress)
         problem = _prepared(config, facts, callback, test)
         if facts is not None:
             folder.accept(facts)
@@ -341,18 +343,26 @@ def _score(task: Task, said: Sequence[str], rows: Sequence[Example]) -> float:
 
 def _unanswered(folder: RunFolder) -> str:
     """Why nobody ever proposed anything; nothing if somebody did, or nobody was asked."""
-    asked = [record for record in folder.read_records() if isinstance(record, ProposalRecord)]
-    failures = [None if record.actions else record.failure for record in asked]
+    failures = _failures(folder)
     return failures[0] or "" if failures and all(failures) else ""
 
 
+def _failures(folder: RunFolder) -> list[str | None]:
+    """Why nobody proposed anything, for each round; None where somebody did."""
+    asked = [record for record in folder.read_records() if isinstance(record, ProposalRecord)]
+    return [None if record.actions else record.failure for record in asked]
+
+
 def _mentor_notes(config: RunConfig, folder: RunFolder, spent: Mapping[str, float]) -> list[str]:
-    """That nobody proposed anything, and what a mentor has cost."""
-    notes = []
+    """That nobody proposed anything, or nobody in some rounds, and what a mentor has cost."""
+    notes, failures = [], _failures(folder)
+    silent = [why for why in failures if why]
     if why := _unanswered(folder):
         notes.append(
             f"{config.alternate.proposer.kind} was asked and never proposed anything ({why}), so this run is the optimizer alone"
         )
+    elif silent:
+        notes.append(f"{len(silent)} of {len(failures)} rounds had no answer ({silent[0]})")
     if money := spent.get("money"):
         price = config.mentor.price
         dated = f", prices of {price.dated}: check before you rely on it" if price.dated else ""

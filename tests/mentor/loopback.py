@@ -119,13 +119,14 @@ class Loopback:
     """The running server.
 
     `answers` are given in turn, the last one again and again; `seen` holds path, headers and body of every request. `models` are
-    listed where somebody asks for them.
+    listed where somebody asks for them, with the headers that `listed` holds.
     """
 
     url: str
     answers: list[Answer] = field(default_factory=lambda: [say("1. one\n2. two\n3. three")])
     seen: list[dict[str, Any]] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
+    listed: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def bodies(self) -> list[dict[str, Any]]:
@@ -152,6 +153,7 @@ def serving(tls: SSLContext | None = None):
             answer(self, body)
 
         def do_GET(self):
+            loopback.listed.append(dict(self.headers.items()))
             listed = {"object": "list", "data": [{"id": name, "object": "model"} for name in loopback.models]}
             send(self, 200 if loopback.models else 404, json.dumps(listed).encode())
 

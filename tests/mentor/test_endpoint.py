@@ -17,10 +17,20 @@ from dataclasses import replace
 import pytest
 from loopback import CHAT, COMPLETE, KEY, completion, cut, drip, drop, error, hang, message, raw, say, serving, stream
 
+import small
 from tandemtune.errors import MentorRefused, MentorUnavailable, UsageError
 from tandemtune.mentor import EndpointClient, Reply, endpoint
+from tandemtune.mentor.replies import explained
 
 SCHEMA = {"type": "object", "properties": {"prompts": {"type": "array"}}}
+
+
+PIECE = 'data: {"choices":[{"delta":{"content":"1. one\\n2. tw"}}]}'
+
+
+def events(*lines):
+    """A stream of these events, with no more of an end than they have."""
+    return raw("\n\n".join([*lines, ""]).encode(), Content_Type="text/event-stream")
 
 
 def failed(client, kind, request=CHAT):
@@ -76,7 +86,17 @@ def test_retry_after_in_seconds_and_as_a_date(server, client):
     ("answer", "words"),
     [
         (error(401, "Incorrect API key"), "MENTOR_KEY"),
-        (error(403, "not allowed"), "MENTOR_KEY"),
+        (error(403, "not allowed"), "does not let the request in (403): not allowed; if it is the key: look at"),
+        (
+            error(403, f"the key {KEY[:12]}... is not allowed"),
+            "refused the key (403): check the environment variable MENTOR_KEY",
+        ),
+        (
+            error(403, "Country, region, or territory not supported"),
+            "(403): Country, region, or territory not supported",
+        ),
+        (raw(b"<html><title>Access denied by proxy</title></html>", 403), "(403): a web page (Access denied by proxy)"),
+        (raw(b"", 403), "refused the key (403)"),
         (error(404, "no model tiny"), "no model tiny"),
         (error(400, "context of 10 tokens exceeded"), "context of 10 tokens"),
         (error(429, "You exceeded your quota", code="insufficient_quota"), "no credit"),
@@ -143,6 +163,12 @@ def test_nobody_there(key):
         (stream({"error": {"message": "busy"}}), "answered with an error: busy"),
         (stream({"choices": [{"delta": {"content": "x"}}]}, {"error": {"message": "busy"}}), "an error: busy"),
         (stream(), "expected a completion as JSON"),
+        (events(PIECE, 'error: {"code":500,"message":"slot failed"}'), "an error: slot failed"),
+        (events(PIECE, 'event: error\ndata: {"message":"overloaded"}'), "an error: overloaded"),
+        (events(PIECE, "event: error\ndata: overloaded", "data: [DONE]"), "an error: overloaded"),
+        (events(PIECE), "broke off in the middle"),
+        (events(PIECE, 'data: {"choi'), "broke off in the middle"),
+        (events(PIECE, 'data: {"choi', PIECE, "data: [DONE]"), "broke off in the middle"),
     ],
 )
 def test_an_answer_that_is_no_completion(server, client, answer, words):
@@ -297,6 +323,43 @@ def test_a_limit_is_never_left_out(server, client):
     assert "too large" in str(found)
 
 
+def test_a_stream_ends_with_a_reason_or_a_mark_and_lines_end_with_line_feeds_alone(server, client):
+    said = PIECE.replace("tw", "two\u2028\x85")
+    for end in ("data: [DONE]", 'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}'):
+        server.answers = [events("event: message\n" + said, "retry: 5", end)]
+        assert client.ask(CHAT).text == "1. one\n2. two\u2028\x85"
+
+
+def test_what_stands_behind_a_router_is_heard(server, client):
+    inner = {"error": {"message": "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."}}
+    metadata = {"raw": json.dumps(inner), "provider_name": "OpenAI"}
+    server.answers = [error(400, "Provider returned error", code=400, metadata=metadata), say("fine")]
+    assert client.ask(CHAT).without == ("max_tokens",)
+    for answer, code in (
+        (error, 400),
+        (lambda _, *a, **f: raw(json.dumps({"error": {"message": a[0], **f}}).encode()), 200),
+    ):
+        for said in (json.dumps({"error": {"message": f"no room {KEY}"}}).replace("/", "\\/"), f"no room {KEY}"):
+            server.answers = [answer(code, "Provider returned error", code=400, metadata={"raw": said})]
+            assert "Provider returned error: no room [key]" in str(failed(client, MentorRefused))
+
+
+def test_a_setting_is_found_however_late_it_is_named(server, client):
+    server.answers = [error(400, "x" * 400 + " Unsupported value: 'temperature'"), say("fine")]
+    assert client.ask(CHAT).without == ("temperature",)
+
+
+def test_a_model_that_thought_to_the_end_of_its_tokens_has_said_nothing(server, client):
+    """Some endpoints call that a wrong request."""
+    said = "Could not finish the message because max_tokens or model output limit was reached. Please try again with higher max_tokens."
+    server.answers = [error(400, said)]
+    client.contact()
+    reply = client.ask(CHAT)
+    assert (reply.text, reply.finish_reason, reply.completion_tokens, reply.without) == ("", "length", 50, ())
+    problem, told = explained("it is empty", reply, CHAT, "it named a prompt")
+    assert problem.startswith("it was cut off at 50 tokens") and "[mentor] thinking = true" in told
+
+
 class TestContact:
     def test_it_is_one_small_question(self, server, client):
         client.contact()
@@ -442,6 +505,37 @@ class TestKey:
         EndpointClient("tiny", base_url=server.url, key_env="MENTOR_KEY").ask(CHAT)
         assert server.seen[0]["headers"]["Authorization"] == f"Bearer {KEY}"
 
+    def test_nothing_else_of_the_environment_is_sent(self, server, client, monkeypatch):
+        ambient = {
+            "OPENAI_CUSTOM_HEADERS": "Authorization: Bearer ambient-1\nX-Token: ambient-2",
+            "OPENAI_ORG_ID": "ambient-3",
+            "OPENAI_PROJECT_ID": "ambient-4",
+            "OPENAI_ADMIN_KEY": "ambient-5",
+            "OPENAI_API_KEY": "ambient-6",
+        }
+        for name, value in ambient.items():
+            monkeypatch.setenv(name, value)
+        for made in (
+            EndpointClient("tiny", base_url=server.url),
+            EndpointClient("tiny", base_url=server.url, key_env="MENTOR_KEY"),
+        ):
+            server.answers = [say("yes"), error(404)]
+            made.ask(CHAT)
+            failed(made, MentorRefused)
+        assert len(server.seen) == 4 and len(server.listed) == 2
+        assert "ambient" not in str([each["headers"] for each in server.seen]) + str(server.listed)
+        assert [each["headers"]["Authorization"] for each in server.seen] == ["Bearer none"] * 2 + [f"Bearer {KEY}"] * 2
+
+    @pytest.mark.parametrize("value", ["sk-proj-s3cret", "gsks3cret", " s3cret", "Bearer s3cret"])
+    def test_one_in_the_wrong_place_is_not_repeated(self, tmp_path, value):
+        with pytest.raises(UsageError, match="key_env") as caught:
+            EndpointClient("big", key_env=value)
+        assert "s3cret" not in str(caught.value)
+        made = small.recipe(tmp_path, "gpt2", mentor__client="endpoint", mentor__mentor="big", mentor__key_env=value)
+        made["method"] = {"name": "maao"}
+        called = small.call("run", small.write_recipe(tmp_path / "recipe.json", made), "--out", tmp_path / "run")
+        assert called.code == 2 and "key_env" in called.err and "s3cret" not in called.out + called.err
+
     def test_an_endpoint_may_need_none(self, server):
         assert EndpointClient("tiny", base_url=server.url).ask(CHAT).text
 
@@ -513,6 +607,10 @@ class TestNetwork:
         "http://[",
         "https://me:pw123@host/v1",
         "https://host/v1?key=pw123",
+        "htps://me:pw123@host/v1",
+        "me:pw123@host/v1",
+        "me:p@pw123@host/v1",
+        "htps://host/v1?key=pw123",
     ],
 )
 def test_addresses_that_cannot_be_used(address):

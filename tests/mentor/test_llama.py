@@ -17,6 +17,7 @@ from loopback import BRIEF, CHAT, words
 from real import fetched
 from tandemtune.errors import MentorRefused, MentorUnavailable, UsageError
 from tandemtune.mentor import Course, EndpointClient, LayerGain, LlamaClient, Mentor, Request, Transcript
+from tandemtune.mentor.replies import explained
 from tandemtune.mentor.requests import complete
 
 REAL = replace(BRIEF, wanted=4, limit=16)
@@ -127,6 +128,20 @@ def test_llama_cpp_s_own_server_is_an_endpoint(llama):
 ENDLESS = Request(
     style="complete", prompt="One, two, three, four, five, six,", max_tokens=1500, temperature=0.8, seed=1
 )
+
+
+@pytest.mark.assets
+def test_an_answer_that_was_cut_where_the_context_ends_says_so(folder):
+    small = LlamaClient(folder / "model.gguf", context=256)
+    endless = replace(ENDLESS, grammar='root ::= " one" root')
+    reply = small.ask(endless)
+    assert reply.finish_reason == "length" and reply.completion_tokens < 256 and reply.context == 256
+    told = explained("it is no list", reply, endless, "it named a prompt")[1]
+    assert "had 256 tokens, before it named a prompt" in told and "a larger [mentor] context" in told
+    assert small.ask(replace(endless, max_tokens=5)).context == 0
+    with pytest.raises(MentorRefused, match=r"a larger \[mentor\] context"):
+        small.ask(replace(CHAT, messages=(("user", "word " * 600),)))
+    small.close()
 
 
 @pytest.mark.assets

@@ -41,6 +41,16 @@ def test_what_is_missing_is_asked_for_once_more(server, client):
     assert first["seed"] != second["seed"]
 
 
+def test_what_was_said_holds_where_a_further_question_fails(server, client):
+    server.answers = [say("1. How was it?\n2. Is it great?\n3. Well?"), error(500, "busy")]
+    found = propose(client)
+    assert found.accepted == ("How was it?", "Well?") and found.failure is None and found.asks == 2
+    assert "busy" in found.problems[-1]
+    server.answers = [say("1. Is it great?"), error(500, "busy")]
+    with pytest.raises(MentorUnavailable, match="busy"):
+        propose(client)
+
+
 def test_none_is_no_error(server, client):
     server.answers = [say("")]
     found = propose(client)

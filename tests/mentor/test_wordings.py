@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tandemtune.errors import MentorUnavailable
 from tandemtune.mentor import Misread, Reply
 from tandemtune.mentor.wordings import TriedWording, Wording, WordingBrief, asked, propose_wordings, read_wordings
 from tandemtune.proposers.wordings import unusable
@@ -45,7 +46,17 @@ class Scripted:
     def ask(self, request):
         self.asked.append(request)
         answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
         return answer if isinstance(answer, Reply) else Reply(answer, 1, 1, "stop", "scripted")
+
+
+def test_what_was_said_holds_where_a_further_question_fails():
+    half = json.dumps({"templates": GOOD[:1]})
+    found = propose_wordings(Scripted(half, MentorUnavailable("busy")), BRIEF, check)
+    assert [one.template for one in found.accepted] == [GOOD[0]["template"]] and found.problem == "busy"
+    with pytest.raises(MentorUnavailable, match="busy"):
+        propose_wordings(Scripted("none", MentorUnavailable("busy")), BRIEF, check)
 
 
 def check(wording):

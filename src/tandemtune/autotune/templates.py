@@ -146,6 +146,8 @@ def proposed(
     found = ask_for_wordings(config.mentor, _conversations(said, best), brief, config.task.seed, progress)
     for text, reason in found.refused:
         progress(f"refused: {text!r}: {reason}")
+    if found.accepted and found.problem:
+        progress(f"the mentor was not heard to the end: {found.problem}")
     if not found.accepted:
         raise MentorRefused(
             f"the mentor proposed nothing that can be judged: {found.problem or 'all of it was refused'}"

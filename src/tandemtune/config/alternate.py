@@ -10,10 +10,15 @@ from pydantic import Field, model_validator
 import tandemtune.assets as assets
 from tandemtune.config.checks import Positive, asset_problems, raise_all
 from tandemtune.config.parts import PartOf
+from tandemtune.mentor.address import NO_VARIABLE, is_variable
+from tandemtune.mentor.client import THOUGHTS
 from tandemtune.mentor.clients import PAID
-from tandemtune.mentor.prices import Price, price_of
+from tandemtune.mentor.prices import Price, price_of, priced
+from tandemtune.mentor.transcript import style_of
 from tandemtune.plugins import Options
 from tandemtune.proposers.base import Proposer
+
+_CONTEXT = 2048  # tokens of a question and its answer, without thoughts
 
 
 class AlternateSection(Options):
@@ -64,7 +69,7 @@ class MentorSection(Options):
     style: Literal["auto", "complete", "chat"] = Field(
         "auto",
         description="a list to be continued (small models), or a conversation (strong ones); auto converses with endpoints and "
-        "files",
+        "files, and asks a transcript as it was asked then",
     )
     thinking: bool = Field(
         False, description="the mentor thinks before it answers, and gets tokens for that (style chat)"
@@ -87,19 +92,26 @@ class MentorSection(Options):
     cpu_threads: Annotated[int, Field(ge=1)] = Field(
         1, description="of a local model; more than one spin beside the tuned model"
     )
+    context: Annotated[int, Field(ge=256)] | None = Field(
+        None,
+        description="tokens of question and answer together that a local model has room for; if left out, 2048 and those that it may think, or "
+        "max_completion_tokens",
+    )
     token_cap: Annotated[int, Field(ge=1)] | None = Field(None, description="tokens that all conversations may cost")
     money_cap: Positive | None = Field(
         None, description="money that all conversations may cost, in the prices' currency; needs prices, given or known"
     )
     price_in: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
-        None, description="of a million prompt tokens; if both are left out, a small table is asked, then 0"
+        None, description="of a million prompt tokens; what is left out of the two is taken from a small table, else 0"
     )
     price_out: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
         None, description="of a million answered tokens"
     )
     currency: str = Field("USD", description="of price_in and price_out; the table's are in USD")
-    on_failure: Literal["doer-only", "stop"] = Field(
-        "doer-only", description="after max_failures in a row: go on without the mentor, or stop the run"
+    on_failure: Literal["doer-only", "stop"] | None = Field(
+        None,
+        description="after max_failures in a row: go on without the mentor, or stop the run; if left out, go on, but do not begin or resume where it "
+        "does not answer",
     )
     max_failures: Annotated[int, Field(ge=1)] = Field(2, description="failures in a row that are borne")
 
@@ -116,6 +128,8 @@ class MentorSection(Options):
             )
         if self.client == "file" and self.spoken != "chat":
             problems.append(f"style: {self.style}, but questions in files are a conversation: set style to chat")
+        if self.key_env and not is_variable(self.key_env):
+            problems.append(f"key_env: {NO_VARIABLE}")
         raise_all([*problems, *self._price_problems()])
         return self
 
@@ -127,6 +141,11 @@ class MentorSection(Options):
                 f"money_cap: {self.money_cap:g}, but nothing says what {self.mentor if self.client == 'endpoint' else 'an answer'} costs: give "
                 "price_in and price_out, for a million tokens, or a token_cap instead"
             )
+        elif self.money_cap is not None and self.client in PAID and not price.whole:
+            missing = "price_in" if self.price_in is None else "price_out"
+            yield (
+                f"money_cap: {self.money_cap:g}, but {missing} is left out and not known, so the cap would not count these tokens: give both prices"
+            )
         if price.currency.casefold() != self.currency.casefold():
             yield (
                 f"currency: {self.currency}, but the prices of {self.mentor} in the package's table are in {price.currency}: give price_in and "
@@ -135,15 +154,21 @@ class MentorSection(Options):
 
     @property
     def price(self) -> Price:
-        """What a million tokens cost: what was given, else what the table has, else nothing."""
-        known = None
-        if self.client == "endpoint" and self.price_in is None and self.price_out is None:
-            known = price_of(self.mentor, self.base_url)
-        return known or Price(self.price_in or 0.0, self.price_out or 0.0, self.currency)
+        """What a million tokens cost: what was given, else what the table has in that currency, else nothing."""
+        table = price_of(self.mentor, self.base_url) if self.client == "endpoint" else None
+        return priced(self.price_in, self.price_out, self.currency, table)
+
+    @property
+    def room(self) -> int:
+        """Tokens of question and answer together that a local model has room for."""
+        more = self.max_completion_tokens or (THOUGHTS if self.thinking else 0)
+        return self.context or _CONTEXT + more
 
     @property
     def spoken(self) -> Literal["complete", "chat"]:
         """The style that is spoken."""
-        if self.style == "auto":
-            return "chat" if self.client in ("endpoint", "file") else "complete"
-        return self.style
+        if self.style != "auto":
+            return self.style
+        if self.client == "recorded":
+            return style_of(self.mentor) or "chat"
+        return "complete" if self.client == "local" else "chat"

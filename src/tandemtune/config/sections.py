@@ -196,8 +196,9 @@ def _removed(table: Tables, place: Sequence[str]) -> bool:
     if rest and isinstance(inner, dict) and "kind" in inner and rest[0] in inner:
         del inner[rest[0]]
         return True
-    if isinstance(inner, dict) and "kind" in inner:
-        table[key] = {"kind": next(parts[key] for parts in PARTS.values() if key in parts)}
+    kinds = [parts[key] for parts in PARTS.values() if key in parts]
+    if kinds and isinstance(inner, dict) and "kind" in inner:
+        table[key] = {"kind": kinds[0]}
         return bool(inner != table[key])
     return table.pop(key, None) is not None
 

@@ -4,6 +4,8 @@
 `requests`    how, in two styles: `chat` for strong models, `complete` for small ones
 `client`      a question, an answer, and the interface of whoever answers
 `endpoint`    an OpenAI-compatible endpoint
+`address`     where it lies, and the key that it gets
+`wire`        what it sends, in whatever form
 `llama`       a local GGUF model
 `letters`     a person, or a chat window without an API
 `transcript`  all that was said, in one file: record, replay, ledger and caps

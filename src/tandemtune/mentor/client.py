@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 Style = Literal["chat", "complete"]
+THOUGHTS = 8192
+"""Tokens that a model may think before it answers, unless a limit is given."""
 _LONGEST = 200_000  # characters of an answer that are kept
 _TEXT_PARTS = {"text", "output_text", None}  # types of those parts of a message that are its text
 
@@ -93,6 +95,7 @@ class Reply:
         model: the model that answered, as the backend names it.
         without: settings that the backend did not take, and that were left out.
         reasoning: what the model thought before it answered, where the backend gives it apart.
+        context: tokens of question and answer together at which the answer was cut off, before its own limit; 0 if it was not.
     """
 
     text: str
@@ -102,6 +105,7 @@ class Reply:
     model: str
     without: tuple[str, ...] = ()
     reasoning: str = ""
+    context: int = 0
 
 
 class Client(Protocol):

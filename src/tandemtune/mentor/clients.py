@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import tandemtune.assets as assets
-from tandemtune.errors import MentorError, UsageError
+from tandemtune.errors import MentorError, MentorUnavailable, UsageError
 from tandemtune.mentor.client import Client
 from tandemtune.mentor.endpoint import EndpointClient
 from tandemtune.mentor.letters import FileClient
 from tandemtune.mentor.llama import LlamaClient
-from tandemtune.mentor.transcript import Budget, RecordedClient
+from tandemtune.mentor.transcript import Budget, RecordedClient, pause
 
 PAID = ("endpoint", "file")
 """Clients behind whom somebody may be paid; the others answer on this machine."""
@@ -41,11 +42,11 @@ def reachable(section: Any, progress: Callable[[str], None] | None = None, *, ne
         client = client_of(section)
         try:
             if section.client == "endpoint":
-                client.contact(section.spoken, thinking=section.thinking)
+                _contact(client, section, progress)
         except MentorError as error:
             if needed:
                 raise UsageError(str(error)) from None
-            if section.on_failure != "doer-only" or "on_failure" not in section.model_fields_set:
+            if section.on_failure != "doer-only":
                 raise UsageError(f"{error}; to go on without a mentor, set [mentor] on_failure to doer-only") from None
             if progress:
                 progress(f"the mentor does not answer: {error}")
@@ -80,7 +81,21 @@ def client_of(section: Any, questions: Path = Path(), tell: Callable[[str], None
         return RecordedClient(Path(section.mentor).expanduser())
     name = section.mentor
     path = assets.fetch(name) / "model.gguf" if name.startswith(assets.PREFIX) else Path(name).expanduser()
-    return LlamaClient(path, threads=section.cpu_threads)
+    return LlamaClient(path, threads=section.cpu_threads, context=section.room, timeout=section.timeout)
+
+
+def _contact(client: Client, section: Any, progress: Callable[[str], None] | None) -> None:
+    """Make contact, and try again as a question is tried again: a server that loads its model answers a little later."""
+    for repeated in range(section.retries + 1):
+        try:
+            client.contact(section.spoken, thinking=section.thinking)
+        except MentorUnavailable as error:
+            wait = pause(error, repeated, section.retries)
+            if progress:
+                progress(f"the mentor does not answer yet ({error}), again in {wait:g} s")
+        else:
+            return
+        time.sleep(wait)
 
 
 def budget_of(section: Any) -> Budget:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import email.utils
 import hashlib
-import ipaddress
 import json
-import math
-import os
 import re
 import socket
 import ssl
@@ -17,11 +13,12 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+import tandemtune.mentor.wire as wire
 from tandemtune.errors import MentorError, MentorRefused, MentorUnavailable, UsageError
-from tandemtune.mentor.client import Reply, Request, Style, joined, read_reply
+from tandemtune.mentor.address import checked, is_loopback, key_of
+from tandemtune.mentor.client import Reply, Request, Style, read_reply
 
 _LARGEST = 8_000_000  # bytes of an answer, far more than any model writes
-_EXCERPT = 300  # characters of a server's words that an error repeats
 _OPENAI = "https://api.openai.com/v1"
 _OPENAI_KEY = "OPENAI_API_KEY"
 _LIMITS = ("max_tokens", "max_completion_tokens")  # two names of one setting: models that think take the second
@@ -39,13 +36,25 @@ _OPTIONAL = {
     "seed": re.compile("seed"),
     "stop": re.compile("stop"),
 }
+_CUT_OFF = re.compile("could not finish the message because max_tokens|model output limit was reached", re.IGNORECASE)
+_OURS = {
+    "accept",
+    "accept-encoding",
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "idempotency-key",
+}
 
 
 class EndpointClient:
     """A model behind a URL.
 
     The key is read from the environment, sent to the endpoint and nowhere else: it is taken out of all that the endpoint says, and no
-    key travels unencrypted to another machine.
+    key travels unencrypted to another machine. Nothing else of the environment is sent, such as the SDK's OPENAI_ORG_ID and
+    OPENAI_CUSTOM_HEADERS.
 
     Args:
         model: its name at the endpoint.
@@ -67,10 +76,10 @@ class EndpointClient:
         timeout: float = 60.0,
         structured: bool = True,
     ) -> None:
-        host, encrypted = _checked(base_url)
-        local = _is_loopback(host)
+        host, encrypted = checked(base_url)
+        local = is_loopback(host)
         self._key_env = key_env or (_OPENAI_KEY if host == urlsplit(_OPENAI).hostname else None)
-        self._key = _key(self._key_env, host) if self._key_env else ""
+        self._key = key_of(self._key_env, host) if self._key_env else ""
         if self._key and not (encrypted or local):
             raise UsageError(
                 f"mentor address of {host}: expected https://, found http://, which would send the key of {self._key_env} unencrypted; "
@@ -89,13 +98,14 @@ class EndpointClient:
         try:
             # A proxy has no business between two programs of one machine.
             direct: Any = {"http://": None, "https://": None, "all://": None} if local else None
-            http = openai.DefaultHttpxClient(timeout=timeout, mounts=direct)
+            ours: Any = {"request": [self._only_ours]}
+            http = openai.DefaultHttpxClient(timeout=timeout, mounts=direct, event_hooks=ours)
             self._sdk = openai.OpenAI(
                 api_key=self._key or "none", base_url=base_url, timeout=timeout, max_retries=0, http_client=http
             )
         except Exception as error:
             raise UsageError(
-                f"mentor address of {host}: no connection can be set up ({_flat(self._scrub(str(error)))}); "
+                f"mentor address of {host}: no connection can be set up ({wire.flat(self._scrub(str(error)))}); "
                 "check the environment variables HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE"
             ) from None
 
@@ -120,6 +130,8 @@ class EndpointClient:
             outcome = self._post(request, body)
             if isinstance(outcome, bytes):
                 return self._read(outcome, request)
+            if isinstance(outcome, Reply):
+                return outcome
             if isinstance(outcome, MentorError):
                 raise outcome
             self._without += (outcome,)
@@ -142,6 +154,14 @@ class EndpointClient:
         """Close the connections."""
         self._sdk.close()
 
+    def _only_ours(self, sent: Any) -> None:
+        """Take all out of a request's head that the SDK finds in the environment by itself."""
+        for name in list(sent.headers):
+            if name.lower() not in _OURS and not name.lower().startswith(("user-agent", "x-stainless")):
+                del sent.headers[name]
+        if "authorization" in sent.headers:  # it is not where another machine was named instead
+            sent.headers["authorization"] = f"Bearer {self._key or 'none'}"
+
     def _body(self, request: Request) -> dict[str, Any]:
         """The request in the protocol's words."""
         body: dict[str, Any] = {"model": self._model, "seed": request.seed}
@@ -161,7 +181,7 @@ class EndpointClient:
         names = reversed(_LIMITS) if request.thinking else _LIMITS
         return {**body, next(name for name in names if name not in self._without): request.max_tokens}
 
-    def _post(self, request: Request, body: dict[str, Any]) -> bytes | MentorError | str:
+    def _post(self, request: Request, body: dict[str, Any]) -> bytes | Reply | MentorError | str:
         """One exchange: the answer's bytes, an error to be raised, or the name of a setting to go without.
 
         Errors are returned, not raised, so that none has the SDK's own in its context: those hold the request and its key.
@@ -176,7 +196,7 @@ class EndpointClient:
             with resource.with_streaming_response.create(**body, extra_headers=headers) as response:
                 return self._receive(response, deadline)
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            return self._dispensable(error, body) or self._refusal(error)
+            return self._cut_off(error, request) or self._dispensable(error, body) or self._refusal(error)
         except openai.APIStatusError as error:
             return self._refusal(error)
         except openai.APITimeoutError:
@@ -201,9 +221,15 @@ class EndpointClient:
             return MentorUnavailable(what, paid=True)
         return bytes(data)
 
+    def _cut_off(self, error: Any, request: Request) -> Reply | None:
+        """The empty answer of a model that has used up all its tokens by thinking, where an endpoint calls that a wrong request."""
+        if not _CUT_OFF.search(self._all_said(error)):
+            return None
+        return Reply("", request.most_prompt_tokens, request.max_tokens, "length", self._model, self._without)
+
     def _dispensable(self, error: Any, body: dict[str, Any]) -> str | None:
         """The setting that an endpoint refuses by name, if it is one that a request may do without."""
-        said = self._said(error)
+        said = self._all_said(error)
         for setting, words in _OPTIONAL.items():
             only = setting in _LIMITS and any(limit in self._without for limit in _LIMITS)
             if setting in body and not only and (words.search(str(error.param)) or words.search(said)):
@@ -215,10 +241,12 @@ class EndpointClient:
         import openai
 
         said, status = self._said(error), error.status_code
-        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+        if isinstance(error, openai.AuthenticationError):
             return self._no_entry(
                 status
             )  # such answers like to repeat parts of the key: none of their words is passed on
+        if isinstance(error, openai.PermissionDeniedError):
+            return self._no_entry(status, wire.words(self._scrubbed(error.body)))
         if isinstance(error, openai.NotFoundError):
             return self._not_found(said)
         out_of_credit = "insufficient_quota" in (error.code, error.type)
@@ -230,13 +258,17 @@ class EndpointClient:
             )
         passing = openai.RateLimitError | openai.ConflictError | openai.InternalServerError
         if isinstance(error, passing) or status in {408, 425} or status < 400:
-            wait = _wait(error.response.headers.get("retry-after"))
+            wait = wire.wait_of(error.response.headers.get("retry-after"))
             return MentorUnavailable(
                 f"{self.name} answered {status}: {said}", wait=wait, paid=status in {500, 502, 504}
             )
         return MentorRefused(f"{self.name} does not take the request ({status}): {said}")
 
-    def _no_entry(self, code: Any) -> MentorRefused:
+    def _no_entry(self, code: Any, said: str = "") -> MentorRefused:
+        parts = {self._key[at : at + 6] for at in range(len(self._key) - 5)}
+        if said and not any(part in said for part in parts):
+            key = f"; if it is the key: look at the environment variable {self._key_env}" if self._key_env else ""
+            return MentorRefused(f"{self.name} does not let the request in ({code}): {said}{key}")
         if self._key_env:
             return MentorRefused(
                 f"{self.name} refused the key ({code}): check the environment variable {self._key_env}"
@@ -248,7 +280,9 @@ class EndpointClient:
     def _not_found(self, said: str) -> MentorRefused:
         """What is wrong with a model's name or an address: the endpoint is asked which models it has."""
         try:
-            served = [_flat(self._scrub(str(model.id))) for model in self._sdk.with_options(timeout=5).models.list()]
+            served = [
+                wire.flat(self._scrub(str(model.id))) for model in self._sdk.with_options(timeout=5).models.list()
+            ]
         except Exception:
             served = []
         if not served or self._model in served:
@@ -287,28 +321,39 @@ class EndpointClient:
 
     def _said(self, error: Any) -> str:
         """The words of an error, for a reader."""
-        return _words(self._scrubbed(error.body)) or _flat(self._scrub(str(error.message)))
+        return wire.words(self._scrubbed(wire.opened(error.body))) or wire.flat(self._scrub(str(error.message)))
+
+    def _all_said(self, error: Any) -> str:
+        """All that an error says, without an end to it."""
+        body = json.dumps(self._scrubbed(wire.opened(error.body)), ensure_ascii=False) if error.body else ""
+        return f"{self._scrub(str(error.message))}\n{body}"
 
     def _read(self, data: bytes, request: Request) -> Reply:
-        document = self._scrubbed(_document(data))
+        found = wire.document(data)
+        if found is wire.BROKEN:
+            raise MentorUnavailable(f"{self.name} broke off in the middle of its answer", paid=True)
+        document = self._scrubbed(found)
         reply = read_reply(document, request, self._without)
         given = document if isinstance(document, dict) else {}
-        error = given.get("error") or _first_choice(given).get("error") or given.get("detail")
+        error = given.get("error") or wire.first_choice(given).get("error") or given.get("detail")
         if reply is not None and not error and reply.finish_reason != "error":
             return reply
         if not error and reply is not None:
             raise MentorUnavailable(f"{self.name} failed in the middle of its answer", paid=True)
         if not error:
-            found = document if isinstance(document, str) else json.dumps(document, ensure_ascii=False)
+            shown = document if isinstance(document, str) else json.dumps(document, ensure_ascii=False)
             path = "" if self._base_path else "; base_url has no path: most servers want one that ends in /v1"
             raise MentorUnavailable(
-                f"{self.name}: expected a completion as JSON, found {_page(found)}{path}", paid=True
+                f"{self.name}: expected a completion as JSON, found {wire.page(shown)}{path}", paid=True
             )
         code = error.get("code") if isinstance(error, dict) else None
-        said = f"{self.name} answered with an error: {_words(error)}"
+        words = wire.words(self._scrubbed(wire.opened(error)))
+        said = f"{self.name} answered with an error: {words}"
         if not isinstance(code, int) or code not in {400, 401, 402, 403, 404}:
             raise MentorUnavailable(said, paid=True)
-        raise self._no_entry(code) if code in {401, 403} else MentorRefused(said)
+        if code in {401, 403}:
+            raise self._no_entry(code, words if code == 403 else "")
+        raise MentorRefused(said)
 
     def _scrubbed(self, value: Any) -> Any:
         """A JSON value without the key in any of its strings."""
@@ -320,102 +365,6 @@ class EndpointClient:
 
     def _scrub(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
-
-
-def _checked(base_url: str) -> tuple[str, bool]:
-    """The host of an address that can be used, and whether what is sent there is encrypted."""
-    try:
-        parts = urlsplit(base_url)
-        host, secret = parts.hostname, parts.username or parts.password or parts.query
-    except ValueError:
-        host = secret = None
-        parts = urlsplit("")
-    if parts.scheme not in {"http", "https"} or not host:
-        raise UsageError(f"mentor address {base_url!r}: expected http:// or https:// and a host")
-    if secret:
-        raise UsageError(
-            f"mentor address of {host}: expected no name, password or query in it; keys come from the environment"
-        )
-    return host, parts.scheme == "https"
-
-
-def _key(variable: str, host: str) -> str:
-    """The key in an environment variable."""
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise UsageError(
-            f"the mentor at {host} needs a key: expected it in the environment variable {variable}, which is not set; set it, or leave "
-            "key_env out if the endpoint needs none"
-        )
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise UsageError(
-            f"environment variable {variable}: expected a key of plain characters, found others; copy it again"
-        )
-    return key
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _wait(retry_after: str | None) -> float | None:
-    """Seconds in a Retry-After header, which holds seconds or a date."""
-    try:
-        seconds = float(retry_after or "")
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(retry_after or "").timestamp() - time.time()
-        except (TypeError, ValueError, OverflowError):
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-def _document(data: bytes) -> Any:
-    """An answer as the JSON value that it is, a stream of events as the value that it makes up, anything else as text."""
-    text = data.decode("utf-8", "replace")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    events = [line[5:].strip() for line in text.splitlines() if line.startswith("data:")]
-    try:
-        chunks = [json.loads(event) for event in events if event and event != "[DONE]"]
-    except (ValueError, RecursionError):
-        return text
-    pieces = [chunk for chunk in chunks if isinstance(chunk, dict)]
-    error = next((piece for piece in pieces if piece.get("error")), None)
-    return error or joined(pieces) or text
-
-
-def _first_choice(document: dict[str, Any]) -> dict[str, Any]:
-    choices = document.get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else None
-    return first if isinstance(first, dict) else {}
-
-
-def _words(error: Any) -> str:
-    """The words of an error in whatever form a server gives it."""
-    if isinstance(error, dict):
-        error = error.get("message") or error.get("detail") or error.get("error") or error
-    if isinstance(error, str):
-        return _page(error) if "<html" in error.lower() else _flat(error)
-    return _flat(json.dumps(error, ensure_ascii=False)) if error else ""
-
-
-def _page(text: str) -> str:
-    """A text that is no answer, named as a web page where it is one."""
-    if "<html" not in text.lower() and "<!doctype" not in text.lower():
-        return repr(_flat(text))
-    title = re.search(r"<title[^>]*>([^<]*)", text, re.IGNORECASE)
-    named = f" ({_flat(title.group(1))})" if title and title.group(1).strip() else ""
-    return f"a web page{named}: check the address, which mostly ends in /v1, and the proxy"
-
-
-def _flat(text: str) -> str:
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in text[:_LARGEST]).split())[:_EXCERPT]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

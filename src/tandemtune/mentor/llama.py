@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class LlamaClient:
         except ImportError:
             raise UsageError("a local mentor needs llama.cpp: pip install 'tandemtune[local-mentor]'") from None
         self.name = path.stem if path.stem != "model" else path.resolve().parent.name
-        self._timeout = timeout
+        self._timeout, self._context = timeout, context
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(path)
         parameters.n_ctx = context
@@ -102,8 +103,11 @@ class LlamaClient:
         error = next((chunk["error"] for chunk in chunks if "error" in chunk), None)
         reply = None if error else read_reply({**joined(chunks), "model": self.name}, request)
         if reply is not None:
-            return reply
+            short = reply.finish_reason == "length" and reply.completion_tokens < request.max_tokens
+            return replace(reply, context=self._context if short else 0)
         what = f"{self.name}: {(error or {}).get('message', 'llama.cpp gave no answer')}"
+        if error and error.get("type") == "exceed_context_size_error":
+            what = f"{what}; give it more room: a larger [mentor] context"
         raise MentorRefused(what) if error and error.get("code") == 400 else MentorUnavailable(what)
 
     def _listen(self, handle: Callable[..., Any], body: dict[str, Any]) -> list[dict[str, Any]]:

@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import tandemtune.mentor.requests as prompt
+from tandemtune.errors import MentorError
 from tandemtune.mentor.brief import Brief
-from tandemtune.mentor.client import Client, Reply, Request, Style
+from tandemtune.mentor.client import THOUGHTS, Client, Reply, Request, Style
 from tandemtune.mentor.judge import judge, normal
 from tandemtune.mentor.parse import Reading, continued, read, read_thoughts
 from tandemtune.mentor.replies import barred, explained, in_thoughts
 from tandemtune.mentor.steering import Course, read_actions, steering_request
 from tandemtune.runs.records import Actions
-
-_THOUGHTS = 8192  # tokens that a model may think before it answers, unless a limit is given
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,7 @@ class Proposals:
         accepted: new prompts that may be tried, in the order they were said; at most as many as were wanted, perhaps none.
         refused: the others, each with the reason.
         asks: how often the mentor was asked.
-        problems: why answers could not be read, in order, with "it" for the answer.
+        problems: why answers could not be read, in order, with "it" for the answer, or why a further one did not come.
     """
 
     accepted: tuple[str, ...]
@@ -107,7 +106,7 @@ class Mentor:
             What can be tried, and what cannot.
 
         Raises:
-            MentorError: the client had no answer, or may not be asked.
+            MentorError: the client had no answer, or may not be asked, and nothing was accepted before.
             AnswerAwaited: the mentor answers through a file, which is not there yet.
         """
         seen = {normal(text) for text in (*known, brief.manual or "", *(each.prompt for each in brief.tried))}
@@ -120,7 +119,13 @@ class Mentor:
             asks += 1
             missing = replace(brief, wanted=brief.wanted - len(accepted))
             request = self._request(missing, _seed(self._seed, turn, asks), tuple(refused), problem)
-            reply = self._client.ask(request)
+            try:
+                reply = self._client.ask(request)
+            except MentorError as error:
+                if not accepted:
+                    raise
+                problems.append(str(error))
+                break  # what was said before holds
             reading = self._read(reply, missing.wanted)
             problem = reading.problem
             if problem:
@@ -192,7 +197,7 @@ class Mentor:
 
     def _with_room(self, request: Request) -> Request:
         """A request with room for thoughts, where it is a model that thinks."""
-        return replace(request, max_tokens=self._most or request.max_tokens + (_THOUGHTS if self._thinking else 0))
+        return replace(request, max_tokens=self._most or request.max_tokens + (THOUGHTS if self._thinking else 0))
 
     def _read(self, reply: Reply, wanted: int) -> Reading:
         """The prompts of an answer, or what is wrong with it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ class Price:
         asked: for a million tokens of questions.
         answered: for a million tokens of answers.
         currency: of both.
-        dated: when the table was made that they are from; empty where a user gave them.
+        dated: when the table was made that one of them is from; empty where a user gave them.
+        whole: whether both are known, and not 0 because nobody has said otherwise.
     """
 
     asked: float = 0.0
     answered: float = 0.0
     currency: str = "USD"
     dated: str = ""
+    whole: bool = True
 
 
 def price_of(model: str, base_url: str | None) -> Price | None:
@@ -37,6 +39,26 @@ def price_of(model: str, base_url: str | None) -> Price | None:
     table = _table()
     found = table.get(urlsplit(base_url or "https://api.openai.com").hostname or "", {}).get(model)
     return None if found is None else Price(found[0], found[1], table["currency"], table["dated"])
+
+
+def priced(asked: float | None, answered: float | None, currency: str, table: Price | None) -> Price:
+    """What a mentor costs: what was given, else what the table has in that currency, else nothing.
+
+    Args:
+        asked: for a million tokens of questions, as given.
+        answered: for a million tokens of answers.
+        currency: of what was given.
+        table: what the table has for the model.
+    """
+    missing = asked is None or answered is None
+    alone = asked is None and answered is None
+    if table is None or not missing or not (alone or table.currency.casefold() == currency.casefold()):
+        return Price(asked or 0.0, answered or 0.0, currency, whole=not missing)
+    return replace(
+        table,
+        asked=table.asked if asked is None else asked,
+        answered=table.answered if answered is None else answered,
+    )
 
 
 @cache

@@ -31,6 +31,9 @@ def explained(problem: str, reply: Reply, request: Request, before: str) -> tupl
     """
     if reply.finish_reason != "length":
         return problem, problem
+    if reply.context:
+        told = f"it was cut off where question and answer together had {reply.context} tokens, before {before}"
+        return told, f"{told}; give it more room: a larger [mentor] context"
     told = f"it was cut off at {request.max_tokens} tokens before {before}"
     larger = "a larger max_completion_tokens"
     room = larger if request.thinking or request.style == "complete" else f"[mentor] thinking = true, or {larger}"

@@ -168,9 +168,7 @@ class Transcript:
                 reply = self._client.ask(request)
             except MentorUnavailable as error:
                 self._note({"failed": key, "why": str(error), "paid": error.paid, "final": False})
-                wait = 2.0**repeated if error.wait is None else error.wait
-                if repeated == self._retries or wait > _LONGEST_WAIT:
-                    raise _given_up(error, repeated + 1) from None
+                wait = pause(error, repeated, self._retries)
             except MentorRefused as error:
                 self._note({"failed": key, "why": str(error), "paid": False, "final": True})
                 raise
@@ -235,16 +233,17 @@ class RecordedClient:
 
         Raises:
             MentorUnavailable: no answer came then.
-            MentorRefused: the same, for good; or this was not asked then.
+            MentorRefused: the same, for good.
+            RunError: this was not asked then, so the run is another one.
         """
         key = _key(replace(request, nth=self._counted[request.digest] + 1))
         if key in self._said.replies:
             self._counted[request.digest] += 1
             return self._said.replies[key]
         if key not in self._said.most:
-            raise MentorRefused(
+            raise RunError(
                 f"{self._path}: expected the answer to question {key}, which was not asked there: the recipe, the data, the machine "
-                "or the version is another than then"
+                "or the version is another than then (`tandemtune report` of that run has the command that repeats it)"
             )
         why, paid, final = self._said.failures.get(key, ("the run ended before an answer came", True, False))
         raise MentorRefused(why) if final else MentorUnavailable(why, wait=0.0, paid=paid)
@@ -254,6 +253,37 @@ class RecordedClient:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def style_of(path: str) -> Style | None:
+    """The style of the first question in a transcript; None where there is none.
+
+    Args:
+        path: the file; it is only read.
+    """
+    try:
+        lines = read_lines(Path(path).expanduser())
+        style = next((line["request"].get("style") for line in lines if "request" in line), None)
+    except (OSError, RuntimeError, ValueError, RunError, AttributeError, TypeError):
+        return None  # told when it is to answer
+    return style if style in ("chat", "complete") else None
+
+
+def pause(error: MentorUnavailable, repeated: int, retries: int) -> float:
+    """Seconds to wait before a question is repeated: 1, 2, 4 ..., or what the server asked for.
+
+    Args:
+        error: why no answer came.
+        repeated: how often the question has been repeated.
+        retries: how often it may be.
+
+    Raises:
+        MentorUnavailable: it is not repeated any more.
+    """
+    wait = 2.0**repeated if error.wait is None else error.wait
+    if repeated >= retries or wait > _LONGEST_WAIT:
+        raise _given_up(error, repeated + 1) from None
+    return wait
 
 
 def _header(client: Client) -> dict[str, Any]:
@@ -311,9 +341,8 @@ class _Said:
 
 
 def _stored(reply: Reply) -> dict[str, Any]:
-    """A reply as plain data; without the thoughts of a model that gave none, as files had it before there were any."""
-    stored = asdict(reply)
-    return stored if reply.reasoning else {name: value for name, value in stored.items() if name != "reasoning"}
+    """A reply as plain data; without what it does not have and files did not have from the beginning."""
+    return {name: value for name, value in asdict(reply).items() if value or name not in {"reasoning", "context"}}
 
 
 def _reply(stored: dict[str, Any]) -> Reply:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tandemtune.errors import MentorError
 from tandemtune.mentor.brief import Misread
-from tandemtune.mentor.client import Client, Reply, Request
+from tandemtune.mentor.client import THOUGHTS, Client, Reply, Request
 from tandemtune.mentor.replies import barred, explained, in_thoughts
 from tandemtune.mentor.requests import confusion_lines, flat, misread_lines, quoted
 from tandemtune.mentor.structured import objects_with
@@ -16,7 +17,6 @@ from tandemtune.mentor.thoughts import final_answer
 MASK = "{mask}"
 _LINE = "\\n"
 _LONGEST = 300  # characters of a template
-_THOUGHTS = 8192
 _SYSTEM = (
     "You write templates for a small language model that classifies texts. A template is the whole text that the model reads, with the names of "
     "columns in braces where a row's texts are put in, and {mask} at its very end, where the model says one word. Each label has a word of its "
@@ -90,7 +90,8 @@ class Wordings:
     Args:
         accepted: at most as many as were wanted.
         refused: (template, reason) of the others.
-        problem: why an answer could not be read, with "it" for the answer, and what can be done; None if it could.
+        problem: why there are fewer than were wanted: an answer could not be read, with "it" for the answer, and what can be done, or a
+            further one did not come; None if the answers could be read.
     """
 
     accepted: tuple[Wording, ...]
@@ -122,7 +123,7 @@ def propose_wordings(
         asks: how often it is asked at most.
 
     Raises:
-        MentorError: the client had no answer.
+        MentorError: the client had no answer, and nothing was accepted before.
         AnswerAwaited: the mentor answers through a file, which is not there yet.
     """
     known = {each.wording for each in brief.tried}
@@ -130,6 +131,7 @@ def propose_wordings(
     refused: list[tuple[str, str]] = []
     problem: str | None = None  # as the mentor is told
     told: str | None = None  # as a person is
+    broken: str | None = None
     for number in range(asks):
         missing = brief.wanted - len(accepted)
         if not missing:
@@ -137,7 +139,13 @@ def propose_wordings(
         request = asked(
             brief, missing, client.offers, refused, problem, temperature, seed + number, thinking, max_completion_tokens
         )
-        reply = client.ask(request)
+        try:
+            reply = client.ask(request)
+        except MentorError as error:
+            if not accepted:
+                raise
+            broken = str(error)
+            break  # what was said before holds
         found, problem = _read(reply, brief.labels)
         problem, told = explained(problem, reply, request, "it named a template") if problem else (None, None)
         for wording in found:
@@ -147,7 +155,7 @@ def propose_wordings(
             elif reason is not None:
                 refused.append((wording.template, reason))
             known.add(wording)
-    return Wordings(tuple(accepted), tuple(refused), None if accepted else told)
+    return Wordings(tuple(accepted), tuple(refused), broken if accepted else told)
 
 
 def asked(
@@ -199,7 +207,7 @@ def asked(
     return Request(
         style="chat",
         messages=(("system", _SYSTEM), ("user", "\n\n".join(parts))),
-        max_tokens=most or room + (_THOUGHTS if thinking else 0),
+        max_tokens=most or room + (THOUGHTS if thinking else 0),
         temperature=temperature,
         seed=seed,
         schema=_schema(brief.labels, wanted) if "schema" in offers else None,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
+from typing import Any
 
+from tandemtune.mentor.prices import price_of, priced
 from tandemtune.report.history import ticks
 from tandemtune.report.numbers import Content, duration, rough
 from tandemtune.report.page import (
@@ -59,6 +62,17 @@ def costs_so_far(run: RunView) -> list[Block]:
     return ["So far:", Pairs(pairs)]
 
 
+def _prices(recipe: Mapping[str, Any]) -> list[str]:
+    """Prices out of the table, which has them under a name that a transcript does not go by."""
+    told = recipe.get("mentor", {})
+    table = price_of(told.get("mentor", ""), told.get("base_url")) if told.get("client") == "endpoint" else None
+    given = (told.get("price_in"), told.get("price_out"))
+    if table is None or None not in given:
+        return []
+    price = priced(*given, told.get("currency", table.currency), table)
+    return [f"mentor.price_in={price.asked}", f"mentor.price_out={price.answered}"]
+
+
 def to_repeat(run: RunView) -> list[Block]:
     """Commands that repeat a run, its settings, and what was decided on this machine."""
     facts, recipe = run.facts, run.recipe
@@ -72,7 +86,7 @@ def to_repeat(run: RunView) -> list[Block]:
     ]
     conversations = run.folder.conversations
     if proposer(recipe) == "mentor" and conversations.exists() and setting(recipe, "mentor.client") != "recorded":
-        replay = [*words, "mentor.client=recorded", f"mentor.mentor={conversations}", *out]
+        replay = [*words, "mentor.client=recorded", f"mentor.mentor={conversations}", *_prices(recipe), *out]
         parts.append("The same without asking the mentor again, from what it said then:")
         parts.append(Code(shlex.join(replay), "Command that repeats the run from its transcript"))
     parts += [

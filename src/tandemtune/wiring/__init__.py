@@ -11,7 +11,7 @@
 
 from tandemtune.wiring.phases import make_phase
 from tandemtune.wiring.problem import check_rows, check_start, make_problem
-from tandemtune.wiring.proposals import brief_of, check_proposer, graded, proposing, try_mentor
+from tandemtune.wiring.proposals import brief_of, check_proposer, check_proposer_again, graded, proposing, try_mentor
 from tandemtune.wiring.scorer import load_backbone, make_scorer
 from tandemtune.wiring.search import make_search
 from tandemtune.wiring.stages import make_stages, outline, planned
@@ -22,6 +22,7 @@ __all__ = [
     "candidate_tasks",
     "check",
     "check_proposer",
+    "check_proposer_again",
     "check_rows",
     "check_start",
     "graded",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from tandemtune.problem import Problem, Progress
 from tandemtune.proposers.base import Asked, Source
 from tandemtune.proposers.mentored import mentor_of
 from tandemtune.proposers.wordings import wordings_of
+from tandemtune.runs.records import JournalRecord, ProposalRecord
 from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.catalogue import TASKS
 
@@ -97,6 +98,30 @@ def try_mentor(config: RunConfig, progress: Progress | None = None) -> Iterator[
             else:
                 mentor = mentor_of(told, client, config.task.seed)
                 yield from try_prompts(mentor, wanted=config.alternate.proposals, limit=_LIMIT)
+
+
+def check_proposer_again(config: RunConfig, records: Sequence[JournalRecord], progress: Progress | None = None) -> None:
+    """Find out, before a run goes on, whether its proposer can be asked; not where nobody will be asked any more.
+
+    A model that grades texts is not asked: a run whose texts it does not grade ends there and goes on later.
+
+    Args:
+        config: the run's recipe.
+        records: its journal.
+        progress: told what goes on.
+
+    Raises:
+        TandemTuneError: a package, a key, a file or the model is missing.
+    """
+    asked = [record for record in records if isinstance(record, ProposalRecord)]
+    last = asked[-config.mentor.max_failures :]
+    given_up = len(last) == config.mentor.max_failures and all(record.failure for record in last)
+    if not config.alternates or given_up or len(asked) >= config.alternate.rounds:
+        return
+    try:
+        config.alternate.proposer.check(config, progress)
+    except UsageError as error:
+        raise UsageError(f"{error}; or end the run with what it has found: `tandemtune finish`") from None
 
 
 @contextmanager
