@@ -212,6 +212,15 @@ def test_ls_of_one_member(noun):
         assert all(len(row[2]) > 5 for row in rows if options), name
 
 
+def test_ls_of_rewards_has_the_one_that_is_none_of_the_metrics():
+    assert "\njudge\t" in small.call("ls", "rewards").out
+    assert "leave 'judge' out" in small.call("ls", "rewards", "judge").err
+
+
+def test_help_speaks_of_answers():
+    assert "write answers to them" in " ".join(small.call("predict", "--help").out.split())
+
+
 def test_ls_of_one_that_is_not_there():
     assert "unknown optimizer 'cmaes' (did you mean 'cma-es'?)" in small.call("ls", "optimizers", "cmaes").err
     assert "metrics have no options of their own" in small.call("ls", "metrics", "accuracy").err

@@ -56,6 +56,8 @@ DEFAULTS = {
         "max_new_tokens": 64,
         "stop": [],
         "chat": False,
+        "system": None,
+        "chat_arguments": {},
         "answer_schema": None,
         "reward_seconds": 60.0,
         "test_share": None,

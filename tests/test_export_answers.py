@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import warnings
 
 import pytest
@@ -65,6 +66,23 @@ def test_texts(tmp_path, model, changes, merged, monkeypatch):
     assert any(said)
 
 
+def test_what_a_model_says_of_writing_is_applied_nowhere_and_told(tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    shutil.copytree(small.model_folder("bart"), tmp_path / "model")
+    recipe = writing.recipe(tmp_path, "bart", task__max_new_tokens=10, method__budget=8)
+    recipe["model"]["name"] = str(tmp_path / "model")
+    place, words = tmp_path / "model" / "generation_config.json", tiny.tokenizer("causal").get_vocab()
+    settings = {"suppress_tokens": [words["so"]], "min_length": 8, "repetition_penalty": 1.0}
+    place.write_text(json.dumps({**json.loads(place.read_text()), **settings}))
+    run = tandemtune.tune(recipe, out=tmp_path / "run", progress="none")
+    said = [one.text for one in run.model.predict(TEXTS)]
+    answer = snippet(run.export(tmp_path / "out"), monkeypatch)["answer"]
+    assert [answer({"text": text}) for text in TEXTS] == said
+    assert "so" in " ".join(said).split()
+    (note,) = [note for note in run.result.notes if "generation_config.json" in note]
+    assert "min_length, suppress_tokens" in note and "repetition_penalty" not in note
+
+
 @pytest.mark.parametrize("model", ["llama", "t5"])
 @pytest.mark.parametrize("make", [choosing.phrases, choosing.columns])
 def test_choices(tmp_path, make, model, monkeypatch):
@@ -95,12 +113,21 @@ def test_the_command_line_asks_for_vllm(tmp_path):
     tandemtune.tune(writing.recipe(tmp_path, **SEARCH), out=tmp_path / "run", progress="none")
     called = small.call("export", tmp_path / "run", "--to", tmp_path / "out", "--for", "vllm")
     assert called.code == 0, called.err
-    assert "--max-lora-rank 1" in (tmp_path / "out" / "README.md").read_text()
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "--max-lora-rank 1" in readme and "lists LlamaForCausalLM with adapters" in readme
     called = small.call("export", tmp_path / "run", "--to", tmp_path / "other", "--rank", "8")
     assert called.code == 2 and "--rank is for --for vllm" in called.err
     called = small.call("export", tmp_path / "run", "--to", tmp_path / "other", "--for", "vllm", "--rank", "9")
     assert called.code == 2 and "rank 9: expected one of 1, 8, 16" in called.err
     assert not (tmp_path / "other").exists()
+
+
+def test_a_model_that_vllm_may_have_no_adapters_for(tmp_path):
+    tandemtune.tune(writing.recipe(tmp_path, "gpt2", method__budget=8), out=tmp_path / "run", progress="none")
+    called = small.call("export", tmp_path / "run", "--to", tmp_path / "out", "--for", "vllm")
+    assert called.code == 0, called.err
+    for told in (called.err, (tmp_path / "out" / "README.md").read_text()):
+        assert "Not checked: whether vLLM serves adapters of GPT2LMHeadModel at all" in " ".join(told.split())
 
 
 @pytest.mark.parametrize(
@@ -122,6 +149,8 @@ def test_what_vllm_would_refuse(tmp_path, model, changes, says):
         ({"modules_to_save": ["lm_head"]}, "modules_to_save holds lm_head"),
         ({"use_dora": True}, "DoRA is not served"),
         ({"r": 600}, "its rank is 600, at most 512"),
+        ({"use_rslora": True}, "cannot be filled up to rank 8"),
+        ({"alpha_pattern": {"q_proj": 4}}, "alpha_pattern give modules"),
         ({"drop": True}, "has one factor of two"),
         ({"rename": True}, "is no factor of a module that the model has"),
     ],
@@ -141,4 +170,4 @@ def test_rules_of_the_loader(tmp_path, change, says):
     save_file(tensors, adapter / "adapter_model.safetensors")
     (adapter / "adapter_config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(UsageError, match=says):
-        for_vllm(adapter, backbone, "x")
+        for_vllm(adapter, backbone, "x", rank=8 * ("use_rslora" in change))

@@ -50,6 +50,8 @@ def test_a_search_on_grades(tmp_path, server):
     result = tune(recipe(tmp_path, server), tmp_path / "run")
     assert result["tuned"]["dev_loss"] <= result["zero_shot"]["dev_loss"]
     assert any("texts were graded by tiny" in note for note in result["notes"])
+    rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").open()]
+    assert all([*row["rewards"]] == ["token_f1"] for row in rows)
     asked = [body for body in server.bodies if "messages" in body and RUBRIC in body["messages"][0]["content"]]
     lines = [json.loads(line) for line in (tmp_path / "run" / "grades.jsonl").open()]
     answered = sum("answered" in line for line in lines)

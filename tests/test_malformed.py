@@ -283,6 +283,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "task.answer": (3, True, [], {}),
     "task.answer_schema": (3, True, []),
     "task.chat": (3, "x", [], {}),
+    "task.system": TEXT,
+    "task.chat_arguments": (3, "x", []),
     "task.max_new_tokens": (*COUNT, 0),
     "task.references": (*COUNT, 0),
     "task.reward_seconds": (*NUMBER, 0.0),

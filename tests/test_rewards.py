@@ -8,6 +8,7 @@ import pytest
 
 from tandemtune.errors import UsageError
 from tandemtune.rewards.base import Written, get
+from tandemtune.rewards.words import last_number
 
 NAMES = ("exact_match", "contains", "token_f1", "number", "bleu", "chrf", "rouge_l", "json_fields")
 
@@ -31,6 +32,10 @@ def test_words_are_compared_without_case_articles_and_punctuation():
 def test_the_last_number_counts():
     rows = [("so 3 + 4 = 7", "7.0"), ("it is 1,200.", "1200"), ("7 or 8", "7"), ("none", "7"), ("-2", "2")]
     assert each("number", *rows) == [1, 1, 0, 0, 0]
+    read = {"pages 3-4": 4, "10-7": 7, "2024-05-06": 6, "1e5": 100_000, "1.5e-3 m": 0.0015, "of .5": 0.5}
+    read |= {"x=-7": -7, "(\u22122)": -2, "-.5": -0.5, "No.5": 5, "v1.2.3": 3, "3 - 4": 4, "1e999": math.inf}
+    assert {text: last_number(text) for text in read} == read
+    assert each("number", ("1e999", "1e999"), ("5", "1e999")) == [1, 0]
 
 
 @pytest.mark.parametrize("name", ["bleu", "chrf"])
@@ -51,6 +56,24 @@ def test_bleu_of_short_texts_has_its_brevity_penalty():
 def test_rouge_takes_the_nearest_reference():
     pytest.importorskip("rouge_score")
     assert each("rouge_l", ("a b c", "x y", "a c d e")) == pytest.approx([2 * 2 / (3 + 4)])
+
+
+def test_rouge_reads_words_of_any_script():
+    pytest.importorskip("rouge_score")
+    rows = [
+        (
+            "\u041f\u0440\u0438\u0432\u0435\u0442, \u043c\u0438\u0440!",
+            "\u043f\u0440\u0438\u0432\u0435\u0442 \u043c\u0438\u0440",
+        ),
+        ("\u4eca\u5929\u5929\u6c14", "\u4eca\u5929\u5f88"),
+        ("\u043c\u0438\u0440", "the film"),
+    ]
+    assert each("rouge_l", *rows) == pytest.approx([1, 2 * 2 / (4 + 3), 0])
+    from rouge_score.rouge_scorer import RougeScorer
+
+    one, other = "It\u2019s a so_called \u2013 \u201cfilm\u201d!", "It's \u2013 so called film_a"
+    plain = RougeScorer(["rougeL"]).score(other, one)["rougeL"].fmeasure
+    assert each("rouge_l", (one, other)) == [plain]
 
 
 def test_json_is_read_whole_and_nothing_else_is():

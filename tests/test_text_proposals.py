@@ -102,3 +102,16 @@ def test_a_mentor_sees_rows_with_their_rewards_where_that_is_wanted(tmp_path, me
         for draft in line["drafts"]
     ]
     assert "a good plot" in drafts
+
+
+def test_a_mentor_sees_the_rewards_that_are_searched_for(tmp_path):
+    """The metric is never below 0, this reward is for texts of another length than theirs."""
+    place = f"{writing.rewards_in(tmp_path)}:length"
+    objective = {"kind": "reward", "rewards": {place: 1.0, "token_f1": 0.001}}
+    with loopback.serving() as server:
+        server.answers = [loopback.say("yes"), loopback.say(json.dumps({"prompts": ["the movie was", "so dull"]}))]
+        mentor = {"mentor__client": "endpoint", "mentor__mentor": "tiny", "mentor__base_url": server.url}
+        shown = {"mentor__show_rows": 1, "method__objective": objective}
+        tune(writing.recipe(tmp_path, **TANDEM, **ROUNDS, **mentor, **shown), tmp_path / "run")
+    told = [body["messages"][-1]["content"] for body in server.bodies if "Write exactly" in str(body)]
+    assert told and all(", reward -" in text for text in told)

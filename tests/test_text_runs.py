@@ -104,6 +104,40 @@ def test_reward_runs(tmp_path, method):
     assert costs["generated"] > 0
 
 
+def test_rewards_that_are_searched_for_are_reported(tmp_path):
+    place = writing.rewards_in(tmp_path)
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / "rewards.py"
+    other.write_text("def second(prompts, completions):\n    return [2.0] * len(completions)\n")
+    rewards = {f"{place}:length": 1.0, f"{place}:second": 0.5, f"{other}:second": 0.1}
+    tune(
+        writing.recipe(tmp_path, method__budget=8, method__objective={"kind": "reward", "rewards": rewards}),
+        tmp_path / "run",
+    )
+    test = [json.loads(line) for line in (tmp_path / "test.jsonl").open()]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").open()]
+    wanted = {row["text"]: row["length"] for row in test}
+    for row in rows:
+        assert list(row["rewards"]) == ["token_f1", "length", "second", "second 4"]
+        assert row["rewards"]["length"] == -abs(len(row["label"].split()) - wanted[row["fields"]["text"]])
+        assert row["rewards"]["second"] == float("was" in row["label"])
+    called = small.call("report", tmp_path / "run", "--out", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert called.code == 0 and "Rewards of the test rows" in page
+    assert f"{sum(row['rewards']['length'] for row in rows) / len(rows):.3f}"[:5].replace("-", "") in page
+
+
+def test_a_reward_that_fails_for_test_rows_is_told_and_loses_nothing(tmp_path):
+    recipe = writing.recipe(tmp_path, method__budget=8)
+    last = json.loads((tmp_path / "test.jsonl").read_text().splitlines()[-1])["text"]
+    place = f"{writing.rewards_in(tmp_path, text=last)}:raises_for_one"
+    recipe["method"]["objective"] = {"kind": "reward", "rewards": {place: 1.0}}
+    result = tune(recipe, tmp_path / "run")
+    assert any("without the reward raises_for_one" in note and "not this one" in note for note in result["notes"])
+    rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").open()]
+    assert len(rows) == 12 and all(list(row["rewards"]) == ["token_f1"] for row in rows)
+
+
 def test_rewards_without_references(tmp_path):
     place = f"{writing.rewards_in(tmp_path)}:second"
     changes = {"task__answer": None, "task__metric": place, "method__objective": "reward"}
@@ -184,6 +218,8 @@ def test_predict_and_evaluate(tmp_path):
     assert found.score == pytest.approx(tandemtune.Run(tmp_path / "run").result.tuned.test, abs=1e-6)
     called = small.call("generate", tmp_path / "run", rows[0]["fields"]["text"])
     assert called.code == 0 and called.out.strip() == rows[0]["label"]
+    called = small.call("generate", tmp_path / "run", "a film", " ")
+    assert called.code == 2 and "text 2 of 2 is blank" in called.err
     called = small.call(
         "predict", tmp_path / "run", "--input", tmp_path / "test.jsonl", "--output", tmp_path / "out.jsonl"
     )
@@ -279,6 +315,50 @@ def test_a_question_in_a_model_s_own_form_of_conversation(tmp_path):
     assert answers == [json.loads(line)["label"] for line in said[0].splitlines()]
 
 
+TURNS = (
+    "{% for message in messages %}{{ '[CLS] ' + ('so ' if message.role == 'system' else 'we ') + message.content + ' . ' }}{% endfor %}"
+    "{{ 'it was ' }}{% if enable_thinking is defined and not enable_thinking %}{{ 'fine ' }}{% endif %}"
+)
+
+
+def _chatting(place, form, **changes):
+    """A recipe that asks a model with this chat template, which is not tuned."""
+    shutil.copytree(small.model_folder("llama"), place / "model", dirs_exist_ok=True)
+    told = json.loads((place / "model" / "tokenizer_config.json").read_text())
+    (place / "model" / "tokenizer_config.json").write_text(json.dumps({**told, "chat_template": form}))
+    asked = {"task__template": "review : {text}\n{mask}", "task__chat": True}
+    recipe = {**writing.recipe(place, **{**asked, **changes}), "method": {"name": "manual"}}
+    recipe["model"]["name"] = str(place / "model")
+    return recipe
+
+
+def test_a_conversation_with_the_system_s_words_and_arguments_of_its_form(tmp_path):
+    told = {"task__system": "never {dull}", "task__chat_arguments": {"enable_thinking": False}}
+    run = tandemtune.tune(_chatting(tmp_path, TURNS, **told), out=tmp_path / "run", progress="none")
+    template = "[CLS] so never {{dull}} . [CLS] we review : {text} . it was fine {mask}"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["template"] == template
+    assert str(tandemtune.load(tmp_path / "run").scorer.task.template) == template
+    out = run.export(tmp_path / "out")
+    assert json.loads((out / "answers.json").read_text())["template"] == template
+
+
+@pytest.mark.parametrize(
+    ("form", "changes", "says"),
+    [
+        (TURNS, {"task__chat_arguments": {"thinking_budget": 1}}, "has no thinking_budget"),
+        (TURNS, {"task__chat_arguments": {"tokenize": True}}, "tokenize cannot be given"),
+        (TURNS, {"task__chat": None, "task__system": "so"}, "system: only a conversation has it"),
+        (TURNS.replace("content", "content | replace('\\n', ' ')"), {"task__template": "we :\n{text}{mask}"}, "changes the question"),
+        (TURNS.replace("'so '", "raise_exception('no system here')"), {"task__system": "so"}, "no system here"),
+        (TURNS.replace("messages", "messages[-1:]"), {"task__system": "never"}, "leaves it out"),
+    ],
+)  # fmt: skip
+def test_conversations_that_a_model_does_not_have(tmp_path, form, changes, says):
+    with pytest.raises(UsageError, match=says):
+        tune(_chatting(tmp_path, form, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_generated_tokens_end_a_run(tmp_path):
     recipe = writing.recipe(tmp_path, method__objective="reward", run__max_generated_tokens=100)
     result = tune(recipe, tmp_path / "run")
@@ -300,6 +380,10 @@ def test_generated_tokens_end_a_run(tmp_path):
         ({"method__readout": "ridge"}, "ridge reads labels"),
         ({"task__template": "{text} {answer} {mask}"}, "would hold the answer"),
         ({"task__stop": [""]}, "stop: an empty text"),
+        ({**STEPS, "method__name": "icl", "task__chat": True}, "demonstrations would repeat the whole conversation"),
+        ({**STEPS, "method__name": "gap3", "task__chat": True}, "words of tunable text would stand before the whole"),
+        ({**STEPS, "method__name": "opro", "task__chat": True}, "words of tunable prompt would stand before the whole"),
+        ({**STEPS, "method__name": "tandem", "task__chat": True}, r"words of tunable lora\+prompt would stand"),
     ],
 )
 def test_recipes_that_do_not_fit(tmp_path, changes, says):

@@ -105,9 +105,9 @@ def export(
     temporary.mkdir()
     try:
         _write_parts(model, parts, base, temporary, merged, progress)
-        served = (
-            [] if rank is None else for_vllm(temporary / ADAPTER, model.scorer.backbone, model.scorer.task.name, rank)
-        )
+        served: list[str] = []
+        if rank is not None:
+            served = for_vllm(temporary / ADAPTER, model.scorer.backbone, model.scorer.task.name, rank, progress)
         write_json(temporary / answers_of(model.scorer.task).told_in, _told(model, parts, base))
         (temporary / "README.md").write_text(_readme(model, parts, base, temporary, served), encoding="utf-8")
         temporary.rename(to)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,25 @@ from tandemtune.models.backbone import Backbone
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as max_lora_rank."""
+_FAMILIES = (
+    *("Cohere", "Cohere2", "Cwm", "DeepseekV2", "DeepseekV3", "Ernie4_5", "Exaone4", "FalconH1", "Gemma"),
+    *("Gemma2", "Gemma3", "Glm", "Glm4", "Glm4Moe", "GPTBigCode", "GptOss", "Granite", "GraniteMoe"),
+    *("GraniteMoeHybrid", "GraniteMoeShared", "HunYuanDenseV1", "Jamba", "Lfm2", "Llama", "MiniCPM3"),
+    *("Mistral", "Mixtral", "Nemotron", "NemotronH", "Olmo", "Olmo2", "Olmo3", "OPT", "Phi", "Phi3", "Qwen2"),
+    *("Qwen2Moe", "Qwen3", "Qwen3Moe", "Qwen3Next", "SeedOss", "SmolLM3", "Starcoder2"),
+)
+SERVED = frozenset(f"{name}ForCausalLM" for name in _FAMILIES)
+"""Architectures whose adapters vLLM serves, as its list of supported models says (docs.vllm.ai: `models/supported_models`); others are not in this table."""
+_UNKNOWN = (
+    "Where its list of supported models has no adapters for it, it refuses to start; whole weights (`tandemtune export --merged`) are then "
+    "served as any model."
+)
 _BEFORE, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
-def for_vllm(adapter: Path, backbone: Backbone, name: str, rank: int = 0) -> list[str]:
+def for_vllm(
+    adapter: Path, backbone: Backbone, name: str, rank: int = 0, tell: Callable[[str], None] | None = None
+) -> list[str]:
     """Make sure that vLLM can serve an adapter.
 
     Args:
@@ -26,6 +42,7 @@ def for_vllm(adapter: Path, backbone: Backbone, name: str, rank: int = 0) -> lis
         backbone: the model that it was made for.
         name: what it will be called.
         rank: fill it up with zeros to this rank, so that adapters of one server have one; 0 leaves it as it is.
+        tell: told what could not be checked.
 
     Returns:
         Lines of Markdown on how to serve it.
@@ -43,11 +60,17 @@ def for_vllm(adapter: Path, backbone: Backbone, name: str, rank: int = 0) -> lis
         config = {**config, "r": rank, "lora_alpha": config["lora_alpha"] / config["r"] * rank}
         save_file(tensors, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
         (adapter / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    named = getattr(backbone.model.config, "architectures", None) or [type(backbone.model).__name__]
+    known = SERVED.intersection(named)
+    unsure = f"Not checked: whether vLLM serves adapters of {named[0]} at all."
+    if tell is not None and not known:
+        tell(f"{unsure} {_UNKNOWN}")
     least = next(size for size in RANKS if size >= config["r"])
     return [
         f"With vLLM (checked against the rules of its loader: rank {config['r']}, {len(tensors) // 2} modules that the model has, no "
-        "biases, no whole modules):",
+        f"biases, no whole modules{f'; its documentation lists {named[0]} with adapters' if known else ''}):",
         "",
+        *([] if known else [f"**{unsure}** {_UNKNOWN}", ""]),
         "```sh",
         f"vllm serve BASE --enable-lora --max-lora-rank {least} --lora-modules {name}=adapter",
         "```",
@@ -66,6 +89,11 @@ def _settings(config: dict[str, Any], kind: str, rank: int) -> list[str]:
         found.append(f"bias is {config['bias']}, expected none")
     if config.get("modules_to_save"):
         found.append(f"modules_to_save holds {', '.join(config['modules_to_save'])}, expected none")
+    if config.get("use_rslora") and rank > config["r"]:
+        found.append(f"its scale goes by the root of its rank (use_rslora), so it cannot be filled up to rank {rank}")
+    patterns = [key for key in ("rank_pattern", "alpha_pattern") if config.get(key)]
+    if patterns:
+        found.append(f"{' and '.join(patterns)} give modules ranks or scales of their own, expected none")
     if config.get("use_dora"):
         found.append("DoRA is not served")
     if config["r"] > RANKS[-1]:

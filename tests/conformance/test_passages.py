@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,12 +12,14 @@ from torch.testing import assert_close
 
 import oracle
 import tiny
+from tandemtune.errors import ModelError
 from tandemtune.evaluators import likelihood as likelihoods
 from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.likelihood import Likelihood
 from tandemtune.evaluators.passages import Passage, collate_passages
-from tandemtune.evaluators.writing import Sampling, Writer
+from tandemtune.evaluators.writing import LEAVING, Sampling, Writer
 from tandemtune.models.answers import AnswerCoder
+from tandemtune.models.passages import PassageStack
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import Verbalizer
 from tandemtune.tunables.base import INPUT
@@ -191,6 +195,59 @@ def test_texts_of_a_population_are_those_of_generate(name, max_memory):
         for texts, vector in zip(found, candidates, strict=True):
             expected = here.generated(here.changed({**point, layer: vector}))
             assert [(text.ids, text.tokens) for text in texts] == expected
+
+
+def test_rows_that_have_ended_leave_the_batch(monkeypatch):
+    here = house("llama")
+    writer, rows, real = here.writer(), [], PassageStack.next_logits
+
+    def counted(self, tokens, *given):
+        rows.append(len(tokens))
+        return real(self, tokens, *given)
+
+    monkeypatch.setattr(PassageStack, "next_logits", counted)
+    texts = writer.write(here.prompts, here.point)[0]
+    left = [sum(text.tokens > place + 1 for text in texts) for place in range(len(rows))]
+    assert all(alive > (1 - LEAVING) * many or alive == many for alive, many in zip(left, rows, strict=True))
+    assert rows[0] > rows[-1] > 0
+
+
+@pytest.mark.parametrize(("layer", "times"), [(2, 1), (0, 3)])
+def test_prompts_are_read_once_below_the_layer_that_candidates_change(layer, times):
+    here = house("llama")
+    writer, rows = here.writer(), []
+    reads = here.backbone.layers[0].self_attn.q_proj
+    with reads.register_forward_hook(lambda module, given, out: rows.append(out.shape[0] * (out.shape[1] > 1))):
+        writer.write(here.prompts, here.point, {layer: here.vectors(layer, 3, 1)})
+    assert sum(rows) == times * len(TEXTS)
+
+
+def test_what_a_text_is_stopped_by():
+    """Words that cross tokens, and a special token, which stands in no text."""
+    here = House("llama")
+    here.backbone.model.generation_config.eos_token_id = 3
+    tokenizer = here.backbone.tokenizer
+    free = [text.ids for text in here.writer().write(here.prompts, {})[0]]
+
+    def ids(stop):
+        coder = AnswerCoder(here.backbone, TEMPLATE, MOST, (stop,))
+        texts = Writer(here.engine(), coder).write(here.prompts, {})[0]
+        return [text.ids for text in texts], [coder.decode(text.ids) for text in texts]
+
+    pairs = Counter(pair for one in free for pair in pairwise(one) if min(pair) > 4)
+    pair = pairs.most_common(1)[0][0]
+    found, said = ids(stop := tokenizer.decode(list(pair)))
+    place = [list(pairwise(one)).index(pair) + 2 if pair in pairwise(one) else len(one) for one in free]
+    assert " " in stop and found == [one[:most] for one, most in zip(free, place, strict=True)] != free
+    assert said == [tokenizer.decode(list(one), skip_special_tokens=True).partition(stop)[0].strip() for one in free]
+
+    token = pair[1]
+    word = tokenizer.convert_ids_to_tokens(token)
+    tokenizer.add_tokens([word], special_tokens=True)
+    found, _ = ids(word)
+    assert found == [one[: one.index(token)] if token in one else one for one in free] != free
+    with pytest.raises(ModelError, match="among other text: give it alone"):
+        ids(f"so {word}")
 
 
 @pytest.mark.parametrize("name", ["llama", "t5"])

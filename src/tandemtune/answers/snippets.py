@@ -75,23 +75,27 @@ def mean_log_probability(kind: str) -> list[str]:
 
 
 def written(kind: str) -> list[str]:
-    """Lines of a function that writes an answer, and returns it."""
+    """Lines of a function that writes an answer, and returns it; of the model's own settings for writing only those that the run kept."""
     begin = [] if kind == "causal" else ['begin = torch.tensor([told["decoder_begins_with"]])']
     return [
         *prompt_ids(kind),
         *begin,
+        "settings = GenerationConfig(",
+        '    max_new_tokens=told["max_new_tokens"],',
+        '    eos_token_id=told["ends"],',
+        '    forced_eos_token_id=told["forced_end"],',
+        '    pad_token_id=told["ends"][0],',
+        *([] if kind == "causal" else ['    decoder_start_token_id=told["decoder_begins_with"][0],']),
+        "    do_sample=False,",
+        ")",
+        "for part in model.modules():",
+        '    if hasattr(part, "generation_config"):',
+        "        part.generation_config = settings",
         "with torch.inference_mode():",
         "    written = model.generate(",
         "        input_ids=ids,",
         "        attention_mask=torch.ones_like(ids),",
         *([] if kind == "causal" else ["        decoder_input_ids=begin,"]),
-        '        max_new_tokens=told["max_new_tokens"],',
-        '        eos_token_id=told["ends"],',
-        '        pad_token_id=told["ends"][0],',
-        "        do_sample=False,",
-        "        num_beams=1,",
-        "        repetition_penalty=1.0,",
-        "        no_repeat_ngram_size=0,",
         "    )",
         f"text = tokenizer.decode(written[0, {'ids' if kind == 'causal' else 'begin'}.shape[1] :], skip_special_tokens=True)",
         'for stop in told["stop"]:',

@@ -17,7 +17,7 @@ from tandemtune import scoring
 from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.answers.references import notes_on
 from tandemtune.config import RunConfig
-from tandemtune.errors import DataError
+from tandemtune.errors import DataError, UsageError
 from tandemtune.evaluators.likelihood import Likelihood
 from tandemtune.evaluators.passages import STRETCH, Passage, collate_passages
 from tandemtune.evaluators.text import (
@@ -34,12 +34,12 @@ from tandemtune.evaluators.writing import Sampling, Text, Writer, tokens_of
 from tandemtune.mentor import Misread
 from tandemtune.mentor.clients import budget_of, client_of
 from tandemtune.mentor.grading import NAME, Grader
-from tandemtune.models.answers import AnswerCoder, in_conversation
+from tandemtune.models.answers import AnswerCoder, in_conversation, not_applied
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import LayerStack
 from tandemtune.models.passages import PassageStack
 from tandemtune.models.prompts import prompt_text
-from tandemtune.objectives.reward import MinusReward
+from tandemtune.objectives.reward import MinusReward, WeightedSum
 from tandemtune.problem import DrawnRows, Problem, Scorer
 from tandemtune.proposers.base import Standing
 from tandemtune.rewards.base import Reward, Written
@@ -79,19 +79,21 @@ class TextAnswers(Answers):
     """Likelihoods of references, or rewards of what is written."""
 
     most_judged: ClassVar[int] = 64
+    doing: ClassVar[str] = "answering"
     use: ClassVar[tuple[str, str]] = ("write answers", "texts.jsonl")
 
     def asked(self, task: Task, backbone: Backbone) -> Task:
         """In the form of a conversation, where that is wanted."""
-        if not _texts(task).chat:
+        texts = _texts(task)
+        if not texts.chat:
             return task
-        return replace(
-            _texts(task), template=in_conversation(backbone.tokenizer, task.template, backbone.name), chat=False
-        )
+        asked = in_conversation(backbone.tokenizer, task.template, backbone.name, texts.system, texts.chat_arguments)
+        return replace(texts, template=asked, chat=False)
 
     def verbalizer(self, backbone: Backbone, task: Task) -> Verbalizer:
         """No labels; the marks that end an answer stand for all words where a model is tried."""
-        coder = AnswerCoder(backbone, task.template, _texts(task).max_new_tokens)
+        texts = _texts(task)
+        coder = AnswerCoder(backbone, task.template, texts.max_new_tokens, texts.stop)
         return Verbalizer((), coder.ends, ())
 
     def stack(self, backbone: Backbone, verbalizer: Verbalizer) -> LayerStack:
@@ -162,7 +164,8 @@ class TextAnswers(Answers):
             drawn_rows=(lambda number: chosen(drawn.of_generation(number))) if some else None,
         )
         right = [reference for row in (*split.train, *split.dev) for reference in row.references]
-        scorer.note(notes=(*scorer.facts.notes, *notes_on(right, writer.coder)))
+        notes = *notes_on(right, writer.coder), *filter(None, [not_applied(scorer.backbone)])
+        scorer.note(notes=tuple(dict.fromkeys((*scorer.facts.notes, *notes))))
         if method.objective.kl_penalty:
             split = split if split.unlabelled else replace(split, unlabelled=tuple(scorer.unlabelled(split)))
             evaluator.kl = _kl_penalty(scorer, writer, split)
@@ -202,19 +205,21 @@ class TextAnswers(Answers):
         test, predictions = None, []
         if examples is not None:
             test, written = self._written(scorer, point, examples)
-            predictions = _records(scorer, examples, written, before)
+            predictions = _records(scorer, examples, written, before, _searched_for(problem))
         scores = scoring.put_together(train, dev, test)
         return WrittenReached(scores, None, None, None, 1.0, tuple(predictions))
 
     def standing(self, problem: Problem, point: Point) -> Standing:
-        """Rows whose texts have the lowest rewards."""
+        """Rows whose texts have the lowest rewards: those that are searched for, else the metric."""
         scorer, shown = problem.scorer, problem.scorer.config.mentor.show_rows
         if not shown:
             return Standing((), (), looked=False)
         section, task = scorer.config.task, _texts(scorer.task)
         rows = subsample(problem.split.train, section.scored_rows, section.seed)
         written = cast(TextEvaluator, problem.evaluator).write(point)
-        found = sorted(enumerate(task.reward.each(written)), key=lambda pair: (pair[1], pair[0]))[:shown]
+        judge = _judge(problem)
+        rewards = task.reward.each(written) if judge is None else judge.each(written)
+        found = sorted(enumerate(rewards), key=lambda pair: (pair[1], pair[0]))[:shown]
         misread = [
             Misread(
                 " / ".join(rows[index].fields[name] for name in task.template.fields),
@@ -280,7 +285,12 @@ class TextAnswers(Answers):
     def told(self, scorer: Scorer, bias: Mapping[str, float]) -> dict[str, Any]:
         """What ends an answer."""
         coder = writer_of(scorer).coder
-        return {"max_new_tokens": coder.most, "stop": list(coder.stop), "ends": list(coder.ends)}
+        return {
+            "max_new_tokens": coder.most,
+            "stop": list(coder.stop),
+            "ends": list(coder.ends),
+            "forced_end": coder.forced_end,
+        }
 
     def how_to_ask(self, scorer: Scorer) -> list[str]:
         """How answers are written."""
@@ -289,6 +299,9 @@ class TextAnswers(Answers):
     def code(self, kind: str, example: Mapping[str, str]) -> list[str]:
         """A function that writes an answer."""
         return [
+            "from transformers import GenerationConfig",
+            "",
+            "",
             "def answer(fields):",
             *(f"    {line}" for line in snippets.written(kind)),
             "",
@@ -326,6 +339,20 @@ def grader_of(config: RunConfig) -> Grader:
         budget=budget_of(told),
         retries=told.retries,
     )
+
+
+def _judge(problem: Problem) -> WeightedSum | None:
+    """The rewards that are searched for; None where something else is minimised."""
+    loss = cast(TextEvaluator, problem.evaluator).loss
+    judge = loss.judge if isinstance(loss, JudgedLoss) else None
+    return judge if isinstance(judge, WeightedSum) else None
+
+
+def _searched_for(problem: Problem) -> list[Reward]:
+    """The rewards beside the metric that are searched for, but for grades of a model, which are not asked about test rows."""
+    judge, metric = _judge(problem), _texts(problem.scorer.task).reward
+    grader = None if problem.grader is None else problem.grader.reward
+    return [] if judge is None else [reward for reward, _ in judge.parts if reward not in (metric, grader)]
 
 
 def _kl_penalty(scorer: Scorer, writer: Writer, split: Split) -> TextKL:
@@ -386,7 +413,8 @@ def text_rows(scorer: Scorer, examples: Sequence[Example], plain: bool = False, 
 
 
 def _shown(scorer: Scorer, examples: Sequence[Example]) -> list[str]:
-    """Prompts as what judges answers sees them."""
+    """Prompts as what judges answers sees them: the template with a row's texts, whole. Neither what a model is not given of a long text, nor
+    what stands before it (words of a prompt, demonstrations), is told."""
     told = scorer.backbone.tokenizer, scorer.backbone.kind, scorer.task.template
     return [prompt_text(*told, example.fields)[0] for example in examples]
 
@@ -400,10 +428,19 @@ def _passages(coder: AnswerCoder, prompts: Sequence[Encoded], examples: Sequence
 
 
 def _records(
-    scorer: Scorer, examples: Sequence[Example], written: Written, before: Reached | None
+    scorer: Scorer, examples: Sequence[Example], written: Written, before: Reached | None, further: Sequence[Reward]
 ) -> list[PredictionRecord]:
-    reward = _texts(scorer.task).reward
-    found = reward.each(written)
+    """Test rows with what was written for them, and the metric and further rewards of each text."""
+    metric = _texts(scorer.task).reward
+    rewards: dict[str, Sequence[float | None]] = {metric.name: metric.each(written)}
+    for reward in further:
+        try:
+            found = reward.where_it_applies(written)
+            other = rewards.get(reward.name, found) != found  # of the same name, for it lies in another file
+            rewards[f"{reward.name} {len(rewards) + 1}" if other else reward.name] = found
+        except UsageError as error:  # a search that is done is not lost for what is only told
+            note = f"predictions.jsonl is without the reward {reward.name}: {error}"
+            scorer.note(notes=tuple(dict.fromkeys((*scorer.facts.notes, note))))
     untuned = [None] * len(examples) if before is None else [one.label for one in before.answers(scorer, examples)]
     return [
         PredictionRecord(
@@ -413,9 +450,11 @@ def _records(
             probabilities={},
             references=example.references,
             untuned=first,
-            rewards={reward.name: round(value, DIGITS)},
+            rewards={
+                name: round(value, DIGITS) for name, values in rewards.items() if (value := values[row]) is not None
+            },
         )
-        for example, text, first, value in zip(examples, written.completions, untuned, found, strict=True)
+        for row, (example, text, first) in enumerate(zip(examples, written.completions, untuned, strict=True))
     ]
 
 

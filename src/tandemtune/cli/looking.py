@@ -223,14 +223,17 @@ def _options(what: str, name: str) -> Rows:
     ]
 
 
-def _judges(noun: str) -> Callable[[], Rows]:
+def _judges(noun: str, *further: dict[str, str]) -> Callable[[], Rows]:
+    """Members that judge, and what else may be named where they may."""
+
     def rows() -> Rows:
         from tandemtune import plugins
 
-        return [
+        known: Rows = [
             {"name": name, "what": (getattr(found, "summary", "") or found.__doc__ or "").split("\n")[0]}
             for name, found in plugins.members(noun).items()
         ]
+        return [*known, *further]
 
     return rows
 
@@ -352,7 +355,10 @@ _LISTS: dict[str, Callable[[], Rows]] = {
     "readouts": _members("readout"),
     "proposers": _members("proposer"),
     "metrics": _judges("metric"),
-    "rewards": _judges("reward"),
+    "rewards": _judges(
+        "reward",
+        {"name": "judge", "what": "grades of a language model ([mentor]), by a rubric; in [method] rewards only"},
+    ),
     "yardsticks": _members("yardstick"),
     "trackers": _members("tracker"),
     "executors": _members("executor"),

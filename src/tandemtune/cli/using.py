@@ -27,15 +27,17 @@ def predict(
         typer.Option(help="File to write, by its suffix; all columns are kept, a label that was there becomes gold."),
     ] = None,
     text: Annotated[
-        list[str] | None, typer.Option("--text", help="Label this text (or image file); may be given several times.")
+        list[str] | None,
+        typer.Option("--text", help="Label or answer this text (or image file); may be given several times."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
 ) -> None:
-    """Label new texts with a tuned model. A row whose texts are blank gets an empty label.
+    """Label new texts with a tuned model, or write answers to them. A row whose texts are blank gets an empty label or answer.
 
     Example: tandemtune predict runs/mine --input mails.csv --output labelled.csv
     """
     with patient(LOADING):
+        from tandemtune.answers import answers_of
         from tandemtune.predict import check_input, load, predict_table
     from tandemtune.tasks.table import Table, read_table, write_table
 
@@ -51,7 +53,7 @@ def predict(
         raise UsageError(f"the task needs {', '.join(model.fields)} of each row: give a file with these columns")
     if table is None:
         table = Table.of([{model.fields[0]: line} for line in lines or ()], "the given texts")
-    with patient(f"labelling {len(table.rows):,} rows"):
+    with patient(f"{answers_of(model.scorer.task).doing} {len(table.rows):,} rows"):
         found = predict_table(model, table)
     if output is None:
         for row in found.table.rows:
@@ -78,6 +80,9 @@ def generate(
     with patient(LOADING):
         from tandemtune.predict import load
 
+    blank = [place for place, one in enumerate(text, 1) if not one.strip()]
+    if blank:
+        raise UsageError(f"text {blank[0]} of {len(text)} is blank: give something to answer")
     model = load(folder, progress=say)
     if len(model.fields) > 1:
         raise UsageError(
@@ -95,11 +100,12 @@ def evaluate(
     input: Annotated[Path, typer.Argument(help="Labelled rows: jsonl, json, csv, tsv or parquet; a folder of images.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print data instead of tables.")] = False,
 ) -> None:
-    """Score a tuned model on labelled rows: with an interval, a confusion matrix, scores of each label and the worst rows.
+    """Score a tuned model on rows whose answers are known: with an interval, a confusion matrix and scores of each label, and the worst rows.
 
     Example: tandemtune evaluate runs/mine labelled.csv
     """
     with patient(LOADING):
+        from tandemtune.answers import answers_of
         from tandemtune.predict import check_input, evaluate_table, load
     from tandemtune.report.text import assessment_view
     from tandemtune.tasks.table import read_table
@@ -108,7 +114,7 @@ def evaluate(
         check_input(folder, read_table(input))  # what is wrong with it is told before the model is loaded
     model = load(folder, progress=say)
     table = model.scorer.table(input)
-    with patient(f"labelling {len(table.rows):,} rows"):
+    with patient(f"{answers_of(model.scorer.task).doing} {len(table.rows):,} rows"):
         found = evaluate_table(model, table)
     if as_json:
         echo_json({**found.model_dump(mode="json"), "by_label": found.by_label()})

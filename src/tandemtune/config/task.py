@@ -20,6 +20,23 @@ from tandemtune.tasks.table import HUB, SUFFIXES
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.texts import check_schema, metric_of
 
+CHAT_TAKEN = (
+    "conversation",
+    "chat_template",
+    "messages",
+    "add_generation_prompt",
+    "continue_final_message",
+    "tokenize",
+    "padding",
+    "truncation",
+    "max_length",
+    "return_tensors",
+    "return_dict",
+    "return_assistant_tokens_mask",
+    "tokenizer_kwargs",
+)
+"""Arguments of `apply_chat_template` that are no words of a template, or that a question alone decides."""
+
 
 class WordedTemplate(Options):
     """An entry of `templates` that is a table: a template, and label words that go with it."""
@@ -77,6 +94,13 @@ class TaskSection(Options):
     stop: list[str] = Field([], description="texts that end an answer; they are no part of it")
     chat: bool = Field(
         False, description="ask the template in the model's own form of conversation (its chat template)"
+    )
+    system: str | None = Field(
+        None,
+        description="with chat: what the system says before the question; the chat template's own words if left out",
+    )
+    chat_arguments: dict[str, Any] = Field(
+        {}, description="with chat: what the chat template is given, for example { enable_thinking = false }"
     )
     answer_schema: dict[str, Any] | None = Field(None, description="JSON schema of an answer, for metric json_schema")
     reward_seconds: Positive = Field(60.0, description="time limit of one call of a reward function of yours")
@@ -218,7 +242,7 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
         options = ", ".join(known_templates())
         yield f"templates: none are known for {name or 'a task of your own'}, only for {options}: list your own, or try some with --template"
     yield from _template_problems(task)
-    for key in ("chat", "stop", "answer_schema"):
+    for key in ("chat", "system", "chat_arguments", "stop", "answer_schema"):
         if getattr(task, key):
             yield f"{key}: for tasks that are answered with texts, and this one is answered with labels: leave it out"
     if task.choices != "words" and task.templates is not None:
@@ -260,6 +284,12 @@ def _text_problems(task: TaskSection) -> Iterable[str]:
     if task.test_share is not None and task.test is not None:
         yield f"test_share: {task.test_share}, but there is a test file: leave one of them out"
     yield from _template_problems(task)
+    for key in ("system", "chat_arguments"):
+        if getattr(task, key) and not task.chat:
+            yield f"{key}: only a conversation has it: set chat to true, or leave it out"
+    taken = [name for name in CHAT_TAKEN if name in task.chat_arguments]
+    if taken:
+        yield f"chat_arguments: {', '.join(taken)} cannot be given, since a conversation of one question is asked: leave it out"
     if "" in task.stop:
         yield "stop: an empty text, which stands everywhere"
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from tandemtune.errors import ModelError
@@ -10,6 +11,41 @@ from tandemtune.models.backbone import Backbone
 from tandemtune.models.marks import around
 from tandemtune.models.prompts import writes_nothing
 from tandemtune.tasks.templates import MASK, Template
+
+_NEUTRAL = {
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "guidance_scale": 1.0,
+} | dict.fromkeys(
+    (
+        "bad_words_ids",
+        "suppress_tokens",
+        "begin_suppress_tokens",
+        "sequence_bias",
+        "exponential_decay_length_penalty",
+        "penalty_alpha",
+        "dola_layers",
+    )
+)
+"""Settings of a model for writing that change what it writes without sampling, and the values at which they do not."""
+
+
+def not_applied(backbone: Backbone) -> str:
+    """A sentence on settings of a model for writing that answers are written without; empty where it has none."""
+    settings = getattr(backbone.model, "generation_config", None)
+    given = {name: getattr(settings, name, None) for name in _NEUTRAL}
+    found = [name for name, value in given.items() if value not in (None, [], False, _NEUTRAL[name])]
+    if not found:
+        return ""
+    return (
+        f"{backbone.name} comes with {', '.join(found)} in its generation_config.json: not applied, neither here nor in an export; answers are the most "
+        "likely tokens"
+    )
 
 
 class AnswerCoder:
@@ -19,28 +55,31 @@ class AnswerCoder:
         backbone: the model.
         template: of the task; the answer stands at its mask.
         most: longest answer in tokens, the mark at its end not counted.
-        stop: texts that end an answer; they are no part of it.
+        stop: texts that end an answer; they are no part of it. One that is a special token ends it as the model's own mark does.
 
     Attributes:
         ends: tokens that end an answer; the first of them stands behind given ones.
+        stop: the other texts.
         stem: words before the answer, behind which it is cut into tokens.
         blank: what stands between them and the answer.
         forced_end: what `generate` writes as the last token of an answer that is as long as may be (BART); None for nothing.
 
     Raises:
-        ModelError: the model writes no texts, or does not say what ends one.
+        ModelError: the model writes no texts, does not say what ends one, or a stop text is a special token among other text.
     """
 
     def __init__(self, backbone: Backbone, template: Template, most: int, stop: Sequence[str] = ()) -> None:
         if backbone.kind == "masked":
             raise ModelError(writes_nothing(backbone.name))
         self.tokenizer = backbone.tokenizer
-        self.most, self.stop = most, tuple(stop)
-        self.ends = _ends(backbone)
-        if not self.ends:
+        self.most = most
+        own = _ends(backbone)
+        if not own:
             raise ModelError(
                 f"{backbone.name} does not say which token ends an answer: put eos_token_id into its generation_config.json"
             )
+        marks, self.stop = _stops(backbone.tokenizer, stop)
+        self.ends = tuple(dict.fromkeys((*own, *marks)))
         settings = getattr(backbone.model, "generation_config", None)
         self.forced_end: int | None = getattr(settings, "forced_eos_token_id", None)
         self._alone = backbone.kind == "seq2seq"
@@ -84,30 +123,58 @@ class AnswerCoder:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def in_conversation(tokenizer: Any, template: Template, name: str) -> Template:
+def in_conversation(
+    tokenizer: Any,
+    template: Template,
+    name: str,
+    system: str | None = None,
+    arguments: Mapping[str, Any] = MappingProxyType({}),
+) -> Template:
     """A template as the question of a conversation, in the form that a model was trained on.
 
     Args:
         tokenizer: the model's.
         template: the question; its answer is the model's turn.
         name: of the model, for messages.
+        system: what the system says before; None leaves the form's own words.
+        arguments: of the form, for example enable_thinking.
 
     Raises:
-        ModelError: the model has no such form.
+        ModelError: the model has no such form, or it does not take the system's words or an argument, or changes the question.
     """
-    if not getattr(tokenizer, "chat_template", None):
+    form = getattr(tokenizer, "chat_template", None)
+    if not form:
         raise ModelError(
             f"{name} has no chat template: leave [task] chat out, or choose a model that has been taught to chat"
         )
+    strange = [argument for argument in arguments if argument not in str(form)]
+    if strange:
+        raise ModelError(
+            f"[task] chat_arguments: the chat template of {name} has no {', '.join(strange)}: leave it out"
+        )
     places = template.pieces.index(("slot", MASK))
     question = Template.__str__(Template(template.pieces[:places])).rstrip()
-    text = str(
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+    said = [] if system is None else [{"role": "system", "content": system}]
+    messages = [*said, {"role": "user", "content": question}]
+    try:
+        text = str(
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **dict(arguments))
         )
-    )
+    except Exception as error:  # whatever the template of a model says to this
+        told = ", ".join(["a user's message", *["a system's message"] * (system is not None), *arguments])
+        raise ModelError(f"[task] chat: the chat template of {name} does not take {told}: {error}") from None
     begins = "".join(tokenizer.convert_ids_to_tokens(list(around(tokenizer).before)))
     shown = question if question in text else question.strip()
+    if shown not in text:
+        raise ModelError(
+            f"[task] chat: the chat template of {name} changes the question {shown!r} (its line breaks or blanks?), so texts cannot be "
+            "put in: write [task] template as it leaves it (on one line), or leave chat out and write the marks of its turns into the "
+            "template"
+        )
+    if system is not None and system.strip() not in text:
+        raise ModelError(
+            f"[task] system: the chat template of {name} leaves it out or changes it: say it in [task] template instead"
+        )
     before, asked, behind = text.removeprefix(begins).rpartition(shown)
     return Template.parse(_literal(before) + asked + _literal(behind) + "{" + MASK + "}")
 
@@ -115,6 +182,21 @@ def in_conversation(tokenizer: Any, template: Template, name: str) -> Template:
 def _literal(text: str) -> str:
     """A text as a template has it."""
     return text.replace("{", "{{").replace("}", "}}")
+
+
+def _stops(tokenizer: Any, stop: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
+    """Stop texts as special tokens, which no decoded text holds, and the others.
+
+    Raises:
+        ModelError: a special token stands among other text.
+    """
+    ids = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=False))
+    ids |= {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    for text in stop:
+        held = next((mark for mark in ids if len(mark.strip()) > 1 and mark in text), None)
+        if text not in ids and held is not None:
+            raise ModelError(f"[task] stop: {text!r} holds the special token {held!r} among other text: give it alone")
+    return [ids[text] for text in stop if text in ids], tuple(text for text in stop if text not in ids)
 
 
 def _ends(backbone: Backbone) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from typing import Annotated, Any, ClassVar
 
@@ -12,11 +13,38 @@ from pydantic import Field, field_validator
 from tandemtune import plugins
 from tandemtune.errors import UsageError
 from tandemtune.mentor.grading import NAME
-from tandemtune.objectives.base import Judge, Objective
+from tandemtune.objectives.base import Objective
 from tandemtune.plugins import register
 from tandemtune.rewards import base as rewards
 from tandemtune.rewards.base import Reward, Written
 from tandemtune.tasks.texts import TextTask
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """Minus the weighted sum of rewards.
+
+    Args:
+        parts: rewards with their weights.
+    """
+
+    parts: tuple[tuple[Reward, float], ...]
+
+    def __call__(self, written: Written) -> float:
+        """The loss of texts: of each reward the mean."""
+        numbers = zip(self.parts, self._numbers(written), strict=True)
+        return 0.0 - math.fsum([weight * math.fsum(one) / len(written) for (_, weight), one in numbers])
+
+    def each(self, written: Written) -> list[float]:
+        """The sum of each text [N]."""
+        numbers = zip(self.parts, self._numbers(written), strict=True)
+        found = [[weight * value for value in one] for (_, weight), one in numbers]
+        return [math.fsum(values) for values in zip(*found, strict=True)]
+
+    def _numbers(self, written: Written) -> list[list[float]]:
+        """Each reward of each text [R][N]; 0 where one does not apply."""
+        several = [reward for reward, _ in self.parts]
+        return rewards.somewhere(several, [reward.where_it_applies(written) for reward in several], written)
 
 
 @register
@@ -64,20 +92,13 @@ class MinusReward(Objective):
         """At which texts are sampled while candidates are scored."""
         return self.sampled_at
 
-    def judge(self, task: TextTask, grader: Reward | None = None) -> Judge:
+    def judge(self, task: TextTask, grader: Reward | None = None) -> WeightedSum:
         """Minus the weighted sum of all mean rewards."""
         known = {NAME: grader or Reward(NAME, "nobody grades", _nobody)}
         found = [
             (known.get(name) or rewards.get(name, task.seconds), weight) for name, weight in self.rewards.items()
         ] or [(task.reward, 1.0)]
-
-        def loss(written: Written) -> float:
-            given = [reward.where_it_applies(written) for reward, _ in found]
-            numbers = rewards.somewhere([reward for reward, _ in found], given, written)
-            each = [weight * math.fsum(one) / len(written) for (_, weight), one in zip(found, numbers, strict=True)]
-            return 0.0 - math.fsum(each)
-
-        return loss
+        return WeightedSum(tuple(found))
 
     @property
     def grading(self) -> tuple[Any, ...] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 from tandemtune.report import predictions as told
 from tandemtune.report.charts import BarChart
@@ -75,11 +76,13 @@ def _pictures(run: RunView, rows: Sequence[PredictionRecord]) -> list[Picture]:
 
 
 def _samples(run: RunView) -> list[Block]:
-    """Written texts side by side: the row, what the pretrained model wrote, what the tuned one did, a reference, the reward."""
+    """Written texts side by side: the row, what the pretrained model wrote, what the tuned one did, a reference, the rewards (the metric is
+    the first, by which they are ordered)."""
     written = [row for row in run.predictions if row.rewards]
     if not written:
         return []
-    name = next(iter(written[0].rewards))
+    names = [*dict.fromkeys(name for row in written for name in row.rewards)]  # one may not apply to some rows
+    name = names[0]
     order = sorted(range(len(written)), key=lambda place: (written[place].rewards[name], place))
     parts: list[Block] = []
     for title, places in (("Lowest rewards", order[:SAMPLES]), ("Highest rewards", order[::-1][:SAMPLES])):
@@ -89,12 +92,16 @@ def _samples(run: RunView) -> list[Block]:
                 shortened(written[place].untuned or "–", LONGEST),
                 shortened(written[place].label or "–", LONGEST),
                 shortened(next(iter(written[place].references), "–"), LONGEST),
-                score(written[place].rewards[name]),
+                *(score(written[place].rewards.get(one)) for one in names),
                 place + 1,
             ]
             for place in places
         ]
-        parts.append(Grid(["text", "untuned", "tuned", "reference", name, "row"], grid, title, {4, 5}))
+        headers = ["text", "untuned", "tuned", "reference", *names, "row"]
+        parts.append(Grid(headers, grid, title, {*range(4, len(headers))}))
+    if len(names) > 1:
+        means = [[one, score(fmean(row.rewards[one] for row in written if one in row.rewards))] for one in names]
+        parts.append(Grid(["reward", "mean"], means, "Rewards of the test rows", {1}))
     return parts
 
 

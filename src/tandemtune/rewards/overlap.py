@@ -5,6 +5,7 @@ As a reward of a row BLEU is smoothed (Lin and Och, COLING 2004), since a short 
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -42,16 +43,35 @@ def _share(percent: float) -> float:
     return min(1.0, float(percent) / 100)
 
 
+class _Words:
+    """Words of any script, where `rouge-score` alone would see those of a to z and digits only. Chinese and Japanese, which leave no blanks
+    between words, are taken sign by sign."""
+
+    _WORD = re.compile(
+        r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
+    )
+
+    def tokenize(self, text: str) -> list[str]:
+        """The words in small letters."""
+        return self._WORD.findall(text.lower())
+
+
 @cache
-def _rouge() -> Any:
+def _rouge(plain: bool) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"])
+    return RougeScorer(["rougeL"]) if plain else RougeScorer(["rougeL"], tokenizer=_Words())
+
+
+def _plain(text: str) -> bool:
+    """Whether all letters of a text are those from a to z."""
+    return not any(sign.isalpha() and not sign.isascii() for sign in text)
 
 
 def _rouge_l(written: Written) -> list[float]:
     def alike(completion: str, reference: str) -> float:
-        return float(_rouge().score(reference, completion)["rougeL"].fmeasure)
+        scorer = _rouge(_plain(completion) and _plain(reference))
+        return float(scorer.score(reference, completion)["rougeL"].fmeasure)
 
     return best_over(written.references, written.completions, alike)
 
@@ -79,7 +99,7 @@ CHRF = add(
 ROUGE_L = add(
     Reward(
         "rouge_l",
-        "F1 of the longest common subsequence of words, with the nearest reference",
+        "F1 of the longest common subsequence of words (of Chinese and Japanese: of signs), with the nearest reference",
         _rouge_l,
         needs="references",
         package="rouge_score",

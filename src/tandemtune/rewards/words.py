@@ -9,7 +9,10 @@ from collections import Counter
 from tandemtune.rewards.base import Reward, Written, add, best_over
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_NUMBER = re.compile(
+    r"(?:(?<![\w)\]])[-\u2212])?"  # what joins two numbers (a range, a date, a difference) is no sign
+    r"(?:\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+)(?:[eE][+-]?\d+(?!\w))?"
+)
 
 
 def normal(text: str) -> str:
@@ -30,12 +33,14 @@ def token_f1(completion: str, reference: str) -> float:
 def last_number(text: str) -> float | None:
     """The last number that stands in a text; None if there is none."""
     found = _NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
+    return float(found[-1].replace(",", "").replace("\u2212", "-")) if found else None
 
 
 def _same_number(completion: str, reference: str) -> float:
     said, true = last_number(completion), last_number(reference)
-    return float(said is not None and true is not None and abs(said - true) <= 1e-9 * max(1.0, abs(true)))
+    if said is None or true is None:
+        return 0.0
+    return float(said == true or abs(said - true) <= 1e-9 * max(1.0, min(abs(said), abs(true))))
 
 
 def _exact(written: Written) -> list[float]:

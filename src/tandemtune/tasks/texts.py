@@ -36,6 +36,8 @@ class TextTask(Task):
         max_new_tokens: longest answer.
         stop: texts that end an answer; they are no part of it.
         chat: whether the template is asked in a model's own form of conversation.
+        system: what the system says there; None for the form's own words.
+        chat_arguments: what else that form is given.
         schema: JSON schema of an answer, for the metric that checks it.
         reward: the metric.
         seconds: time limit of one call of a reward function.
@@ -48,6 +50,8 @@ class TextTask(Task):
     max_new_tokens: int = 64
     stop: tuple[str, ...] = ()
     chat: bool = False
+    system: str | None = None
+    chat_arguments: Mapping[str, Any] = field(default_factory=dict)
     schema: Mapping[str, Any] | None = None
     reward: Reward = field(default_factory=lambda: rewards.get(METRIC))
     seconds: float = 60.0
@@ -100,7 +104,7 @@ class TextTask(Task):
         """Texts with what they are judged by.
 
         Args:
-            prompts: what the model was given [N].
+            prompts: the template with the texts of each row, whole [N].
             completions: what it wrote [N].
             examples: the rows [N].
         """

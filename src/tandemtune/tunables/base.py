@@ -33,6 +33,8 @@ INPUT = -1
 """The block of the input embeddings, below layer 0."""
 PROMPT_LR = 0.1
 """Learning rate of prompts, as a share of the embeddings' standard deviation."""
+WORDS_BEFORE = "the words of tunable {} would stand before the whole conversation, in nobody's turn"
+"""Why words that are put before a prompt do not go with a conversation."""
 
 Point = Mapping[int, Tensor]
 """One setting of a tunable: block -> float32 vector [dim], or [P, dim] where P candidates differ in that block."""
@@ -307,6 +309,12 @@ class Tunable(Member):
         """An optimizer that cannot move it, a search vector that cannot be cut."""
         method = recipe.method
         optimizer = method.optimizer
+        against = self.against_chat(recipe) if recipe.task.chat else ""
+        if against:
+            yield (
+                f"[task] chat: true, but {against}: set it to false, tune something else (lora, prompt-tuning, c-lora), or list other ways "
+                "of asking in [task] templates"
+            )
         if optimizer.uses not in self.searched_by:
             yield f"[method] optimizer: {optimizer.kind!r} with tunable {self.kind!r}: {self._instead()}"
         parts, d = self.parts(recipe.model.target), method.subspace.d
@@ -315,6 +323,11 @@ class Tunable(Member):
                 f"[method] d: {d} cannot be cut into {parts} equal parts (A and B of each module, see [model] target): "
                 f"choose a multiple of {parts}, for example {max(parts, round(d / parts) * parts)}"
             )
+
+    def against_chat(self, recipe: Any) -> str:
+        """Why prompts may not be a model's own form of conversation; empty where they may."""
+        words = self.takes_words and recipe.alternates and recipe.alternate.proposer.words
+        return WORDS_BEFORE.format(self.kind) if words else ""
 
     def hand_over_problems(self, recipes: Sequence[Any]) -> Iterator[str]:
         """Why a point of one optimizer cannot be the beginning of another; by default it always can.

@@ -301,6 +301,10 @@ class InContext(Tunable):
         default=8, description="solved examples before the text, as many as there is room for"
     )
 
+    def against_chat(self, recipe: Any) -> str:
+        """Each example would be a conversation of its own, without an end."""
+        return "demonstrations would repeat the whole conversation before the question, each without the mark that ends a turn"
+
     def make(self, given: Given) -> Demonstrations:
         """Examples of the training rows, or those that a run has shown.
 

@@ -28,7 +28,17 @@ from tandemtune.models.survey import text_config
 from tandemtune.optimizers.base import Optimizer, Uses
 from tandemtune.plugins import register
 from tandemtune.subspace import LayerStatistics, Rule
-from tandemtune.tunables.base import INPUT, LAST_THIRD, PROMPT_LR, Given, Layers, Layerwise, Point, Tunable
+from tandemtune.tunables.base import (
+    INPUT,
+    LAST_THIRD,
+    PROMPT_LR,
+    WORDS_BEFORE,
+    Given,
+    Layers,
+    Layerwise,
+    Point,
+    Tunable,
+)
 from tandemtune.tunables.lora import TASK_TYPES
 from tandemtune.tunables.vocabulary import Vocabulary
 from tandemtune.types import Encoded
@@ -356,6 +366,10 @@ class TextPrompt(PromptOptions):
     source: ClassVar[str] = "IJCAI 2023 (GAP3)"
     card: ClassVar[str] = "A prompt of words"
     searched_by: ClassVar[frozenset[Uses]] = frozenset({"text"})
+
+    def against_chat(self, recipe: Any) -> str:
+        """Its words have no place in one."""
+        return WORDS_BEFORE.format(self.kind)
 
     def make(self, given: Given) -> Prompt:
         """A prompt at the input; its vectors are embeddings of words."""
