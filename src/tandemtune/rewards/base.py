@@ -17,7 +17,7 @@ class Written:
     """Texts that a model wrote, with what they are judged by.
 
     Args:
-        prompts: what the model was given [N].
+        prompts: as they were before truncation, without words or demonstrations that a method adds [N].
         completions: what it wrote [N].
         references: right answers of each row [N]; empty where there are none.
         columns: all columns of the rows by name, [N] each.
