@@ -176,6 +176,21 @@ def test_later_rounds_race_with_what_was_learned_since_the_last_words(tmp_path):
     assert small.call("report", tmp_path / "run").code == 0
 
 
+@pytest.mark.parametrize(
+    ("proposer", "rounds", "needed", "legs"),
+    [("random", 1, 8, "7 and 2"), ("random", 3, 24, "7 and 2"), ("perturbed", 2, 16, "4 and 2")],
+)
+def test_races_are_not_longer_than_the_run(tmp_path, proposer, rounds, needed, legs):
+    """Turns that are planned are turns that are taken, and those of the races are among them."""
+    changes = {"alternate__proposer": proposer, "alternate__rounds": rounds, "alternate__race_steps": 4}
+    short = small.recipe(tmp_path, **RACE | changes | {"alternate__final_steps": needed - 1})
+    told = f"final_steps: {needed - 1}.*{rounds} x 2 x 4 = {needed}.*at most {legs} entrants"
+    with pytest.raises(ConfigError, match=told):
+        tune(short, tmp_path / "refused")
+    result = tune(small.recipe(tmp_path, **RACE | changes | {"alternate__final_steps": needed}), tmp_path / "run")
+    assert result["steps"] == rounds * BEFORE + needed
+
+
 # ---- searches that race ------------------------------------------------------------------------------------------
 
 SEARCHES = {

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tandemtune.proposers.base import Draft, Source
+from tandemtune.proposers.base import Draft, Source, survivors
 from tandemtune.runs.records import (
     Costs,
     Loss,
@@ -116,7 +116,7 @@ class Race:
         Args:
             entries: all entrants after a leg.
         """
-        count = -(-len(entries) // 4) if len(entries) > 4 else max(1, len(entries) // 2)
+        count = survivors(len(entries))
         ranked = sorted(range(len(entries)), key=lambda place: judged(entries[place]))
         kept = ranked[:count]
         if count > 1 and 0 not in kept:
