@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tandemtune.errors import MentorError
 from tandemtune.evaluators.base import Evaluator, PointGradient
 from tandemtune.evaluators.candidates import picked, with_incumbent
-from tandemtune.errors import MentorError
 from tandemtune.mentor import Course
 from tandemtune.optimizers.base import AskTell, Incumbent
 from tandemtune.proposers.base import Draft, Proposal, Source, TriedWords
