@@ -104,7 +104,9 @@ def test_label_words_that_begin_alike_are_told_and_asked_for_once_more(tmp_path,
 
 
 def test_the_best_template_is_printed_as_settings_that_a_recipe_may_have(tmp_path, server):
-    wording = json.dumps([{"template": 'said "{text}"\nso it was {mask}', "words": {"negative": "bad", "positive": "good"}}])
+    wording = json.dumps(
+        [{"template": 'said "{text}"\nso it was {mask}', "words": {"negative": "bad", "positive": "good"}}]
+    )
     server.answers = [say("yes"), say(wording)]
     called = small.call(*asking(tmp_path, server))
     settings = tomllib.loads(called.out[called.out.index("[task]") :])["task"]

@@ -148,7 +148,9 @@ def _show_ranking(found: list[TemplateScore], task: str, metric: str, rows: int,
         table.add_row(*(of_words if worded else of_words[1:3]), repr(one.template), *([words] if worded else []))
     console().print(table)
     if found and found[0].loss is not None:
-        typer.echo(f"\nThe best one, for a recipe (in place of template, templates and labels there):\n\n{_as_settings(found[0])}")
+        typer.echo(
+            f"\nThe best one, for a recipe (in place of template, templates and labels there):\n\n{_as_settings(found[0])}"
+        )
 
 
 def _as_settings(best: TemplateScore) -> str:

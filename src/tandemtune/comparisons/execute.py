@@ -140,14 +140,14 @@ def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _record(cell: Cell) -> ComparedRun:
     """What lies in a run's folder."""
     folder = RunFolder(cell.folder)
-    result, failure, state = None, None, OPEN
+    result, failure, silent = None, None, False
     try:
         found = folder.read_result()
         if found is None:
             failure = "begun, not ended" if folder.recipe.is_file() else "not run"
         elif found.unanswered:  # a mentor that never spoke would count as one that did not help
             failure = f"nobody proposed anything: {found.unanswered}; delete {cell.folder} to try again"
-            state = LEFT_OUT
+            silent = True
         else:
             result = found
     except RunError as error:
@@ -162,7 +162,7 @@ def _record(cell: Cell) -> ComparedRun:
         sweep=None if point is None else SweepPoint(of=point.of, key=point.key, value=point.value),
         result=result,
         failure=failure,
-        state=state,
+        state=LEFT_OUT if silent else OPEN,
     )
 
 

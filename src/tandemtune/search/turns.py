@@ -66,6 +66,7 @@ class Rules:
         sigma: unit of z.
         guard: whether a point is kept for a gain on dev beyond its standard error only.
         goes_back: whether the search begins again at the kept point when another one was not kept.
+        dev_alone: entrants of a race are compared by dev rows alone, which a readout judges, and training rows label words.
     """
 
     dev_every: int = 5
@@ -75,6 +76,7 @@ class Rules:
     sigma: float = 1.0
     guard: bool = False
     goes_back: bool = False
+    dev_alone: bool = False
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ def _stretches(problem: Problem, evaluators: Sequence[Evaluator]) -> tuple[Stret
             method.optimizer.step_size,
             method.guard != "none",
             method.refused == "go-back",
+            method.judge != method.score,
         )
         budget = method.budget if config.bounded_by_budget else None
         ready = dict if config.in_subspace else one.scorer.parameters.movable
