@@ -91,6 +91,27 @@ def test_the_mentor_is_told_the_task_and_the_trajectory_worst_first(server, tmp_
     assert places == sorted(places)
 
 
+def test_a_prompt_shorter_than_the_limit_is_repeated_and_the_mentor_is_told(server, tmp_path):
+    made = recipe(tmp_path, server.url)
+    made["method"]["prompt_tokens"], made["alternate"]["rounds"] = 7, 1
+    tune(made, tmp_path / "run")
+    told = asked(server)[0]["body"]["messages"][-1]["content"]
+    assert "at most 7 tokens (about 6 words), counted by the small model's tokenizer (a shorter one is repeated" in told
+    short = next(draft for draft in proposals(tmp_path / "run")[0]["drafts"] if draft["text"] == "so dull")
+    assert len(short["ids"]) == 7 and short["ids"][2:] == short["ids"][:-2]
+
+
+def test_in_a_search_of_words_and_layers_each_prompt_is_told_with_its_probabilities(server, tmp_path):
+    made = recipe(tmp_path, server.url, method__d=8, method__layers="all")
+    made["method"] |= {"name": "tandem", "popsize": 4}
+    for name in ("lr", "batch_size"):
+        del made["method"][name]
+    tune(made, tmp_path / "run")
+    for each in asked(server):
+        rows = re.findall(r"^\d+\. .*$", each["body"]["messages"][-1]["content"], re.M)
+        assert rows and all(re.search(r'probabilities: "negative" 0\.\d\d, "positive" 0\.\d\d', row) for row in rows)
+
+
 def plan_in(place: Path, made: dict[str, Any], methods: dict[str, Any]) -> Path:
     """A comparison of a recipe's settings with each of some others, as a file."""
     settings = {
@@ -149,7 +170,7 @@ def test_the_key_is_nowhere(server, tmp_path):
     server.answers = [YES, echoing(said), loopback.error(401, key)]
     plan = plan_in(tmp_path, made, {"mentor": {"alternate.proposer": "mentor"}})
     called += [small.call("compare", plan, "--out", tmp_path / "out")]
-    assert called[-1].code == 1 and "refused the key" in (tmp_path / "out" / "records.json").read_text(encoding="utf-8")
+    assert called[-1].code == 0 and "refused the key" in (tmp_path / "out" / "records.json").read_text(encoding="utf-8")
     for form in (key, json.dumps(key)[1:-1], key.replace("/", "\\/"), html.escape(key), key.replace("=", "%3D")):
         assert form.encode() not in everything(tmp_path)
     assert key not in "".join(each.out + each.err for each in called)
@@ -321,12 +342,25 @@ def test_after_failures_in_a_row_the_doer_goes_on_alone(server, tmp_path, answer
     assert result["cost"]["gradient_steps"] == 7 and result["stop_reason"] == "steps"
 
 
-def test_or_the_run_stops_if_that_is_wanted(server, tmp_path):
-    server.answers = [YES, loopback.error(500)]
+@pytest.mark.parametrize("failures", [1, 2])
+def test_or_the_run_stops_if_that_is_wanted_and_goes_on_once_the_mentor_is_back(server, tmp_path, failures):
     made = recipe(tmp_path, server.url)
-    made["mentor"] |= {"max_failures": 1, "on_failure": "stop"}
-    result = tune(made, tmp_path / "run")
-    assert result["stop_reason"] == "mentor" and result["cost"]["gradient_steps"] == 2
+    made["mentor"] |= {"max_failures": failures, "on_failure": "stop"}
+    before = [loopback.error(500)] * (failures - 1)
+    server.answers = [YES, *before, loopback.error(500)]
+    called = small.call("run", small.write_recipe(tmp_path / "recipe.json", made), "--out", tmp_path / "run")
+    said = " ".join(called.err.split())
+    assert called.code == 1 and f"in {failures} round{'s' if failures > 1 else ''} in a row" in said, said
+    assert f"tandemtune resume {tmp_path / 'run'} asks again" in said
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert len(proposals(tmp_path / "run")) == failures - 1
+    assert small.call("resume", tmp_path / "run").code in (1, 2), "the mentor is still away"
+    server.answers = [YES, *answers()]
+    result = resume(tmp_path / "run")
+    assert result["stop_reason"] == "steps" and result["cost"]["gradient_steps"] == 7
+    assert [bool(each["failure"]) for each in proposals(tmp_path / "run")] == [True] * (failures - 1) + [False] * (
+        3 - failures
+    )
 
 
 def test_a_transient_failure_is_not_remembered(server, tmp_path):
@@ -495,6 +529,35 @@ def test_compare_leaves_out_whose_mentor_never_answered(server, tmp_path):
     assert silent.failure.startswith("nobody proposed anything: no answer could be used")
     found = compared([alone, silent], baseline="alone")
     assert found.methods["mentor"].runs == 0 and found.methods["alone"].runs == 1
+
+
+def test_compare_makes_a_run_whose_mentor_never_answered_once(server, tmp_path):
+    plan, out = plan_in(tmp_path, recipe(tmp_path, server.url), {"mentor": {}}), tmp_path / "out"
+    server.answers = [YES, loopback.say("I would rather not.")]
+    for again in (False, True):
+        called = small.call("compare", plan, "--out", out)
+        said = " ".join(called.err.split())
+        assert called.code == 0 and "failed" not in said, said
+        assert "left out: small / mentor / 5: nobody proposed anything: no answer could be used" in said
+        assert f"delete {out / 'small' / 'mentor' / '5'} to try again" in said
+        assert ("nothing to do" in said) == again
+    assert "1 runs are missing" in called.out
+
+
+def test_compare_waits_for_answers_in_files(tmp_path):
+    made = recipe(tmp_path, "http://unused")
+    made["mentor"] = {"client": "file"}
+    made["alternate"]["rounds"] = 1
+    plan, out = plan_in(tmp_path, made, {"mentor": {}}), tmp_path / "out"
+    called = small.call("compare", plan, "--out", out)
+    said = " ".join(called.err.split())
+    assert called.code == 3 and "failed" not in said, said
+    assert "small / mentor / 5: waiting for answers: " in said and "1 of 1 runs waiting for answers" in said
+    (question,) = (out / "small" / "mentor" / "5" / "mentor").glob("question-*.md")
+    answer = question.with_name(question.name.replace("question", "answer"))
+    answer.write_text("\n".join(f"{i}. {text}" for i, text in enumerate(ROUNDS[0], 1)), encoding="utf-8")
+    called = small.call("compare", plan, "--out", out)
+    assert called.code == 0 and "missing" not in called.out
 
 
 def test_what_was_paid_is_told_with_its_prices(server, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 from itertools import pairwise
 
 import pytest
@@ -81,6 +82,17 @@ def test_the_worst_drop_out_and_the_trained_prompt_last(done, name):
     for leg, later in pairwise(legs):
         names = [(leg["entrants"][place]["name"], leg["entrants"][place]["text"]) for place in sorted(leg["kept"])]
         assert [(entry["name"], entry["text"]) for entry in later["entrants"]] == names
+
+
+def test_where_a_readout_judges_dev_rows_it_judges_a_race(tmp_path):
+    """Its losses and those of label words on the training rows are not added up."""
+    changes = {"method__readout": "ridge", "method__judge": "readout", "task__seed": 1}
+    tune(small.recipe(tmp_path, **RACE | changes), tmp_path / "run")
+    first, *_ = of(small.journal(tmp_path / "run"), "race")
+    devs = [entry["dev"]["loss"] for entry in first["entrants"]]
+    sums = [entry["train"]["loss"] + entry["dev"]["loss"] for entry in first["entrants"]]
+    best = devs.index(min(devs))
+    assert first["kept"][0] == best != sums.index(min(sums)), "chosen so that it makes a difference"
 
 
 def test_every_loss_comes_out_again(done):
@@ -174,6 +186,62 @@ def test_later_rounds_race_with_what_was_learned_since_the_last_words(tmp_path):
     assert {leg["round"] for leg in legs} == {1, 2} and result["steps"] == 2 * BEFORE + 20
     assert "race 2" in small.call("show", tmp_path / "run").out
     assert small.call("report", tmp_path / "run").code == 0
+
+
+@pytest.mark.parametrize(
+    ("proposer", "rounds", "needed", "legs"),
+    [("random", 1, 8, "7 and 2"), ("random", 3, 24, "7 and 2"), ("perturbed", 2, 16, "4 and 2")],
+)
+def test_races_are_not_longer_than_the_run(tmp_path, proposer, rounds, needed, legs):
+    """Turns that are planned are turns that are taken, and those of the races are among them."""
+    changes = {"alternate__proposer": proposer, "alternate__rounds": rounds, "alternate__race_steps": 4}
+    short = small.recipe(tmp_path, **RACE | changes | {"alternate__final_steps": needed - 1})
+    told = f"final_steps: {needed - 1}.*{rounds} x 2 x 4 = {needed}.*at most {legs} entrants"
+    with pytest.raises(ConfigError, match=told):
+        tune(short, tmp_path / "refused")
+    result = tune(small.recipe(tmp_path, **RACE | changes | {"alternate__final_steps": needed}), tmp_path / "run")
+    assert result["steps"] == rounds * BEFORE + needed
+
+
+@pytest.mark.parametrize("kind", ["gradients", "generations"])
+def test_a_run_whose_races_take_most_of_its_tokens_says_so_when_it_begins(tmp_path, kind):
+    recipe = small.recipe(tmp_path, **RACE) if kind == "gradients" else searching(tmp_path)
+    tune(recipe, tmp_path / "whole")
+    used = [
+        line["costs"]["forward"] + line["costs"]["backward"]
+        for line in small.journal(tmp_path / "whole")
+        if "costs" in line
+    ]
+    lines = [line for line in small.journal(tmp_path / "whole") if "costs" in line]
+    (last,) = [place for place, line in enumerate(lines) if line["event"] == "race" and len(line["kept"]) == 1]
+    raced = used[last] - used[lines.index(of(lines, "proposal")[0])]
+    depth = autotune.build(load_config(recipe).with_absolute_paths()).evaluator.depth
+    for share, told in ((0.6, True), (0.4, False)):
+        limit = round(raced / depth / share)
+        bounded = {**recipe, "run": {**recipe["run"], "max_forward_tokens": limit}}
+        tune(bounded, tmp_path / str(share))
+        result = small.call("show", tmp_path / str(share)).out
+        found = re.search(
+            rf"the race will use about [\d,]+ of the {limit:,} tokens of max_forward_tokens \((\d+)%\)",
+            " ".join(result.split()),
+        )
+        assert bool(found) == told
+        assert found is None or abs(int(found[1]) - 60) < 6
+
+
+def test_how_early_a_race_with_the_defaults_is_over(tmp_path):
+    """In steps and in tokens, as docs/maao.md has it: 6 rows of each of two classes, 4 a step."""
+    recipe = small.recipe(tmp_path, method__name="maao-race", method__budget=None, task__shots=6, method__batch_size=4)
+    for name in ("d", "r", "popsize", "layers", "dev_every"):
+        recipe["method"].pop(name)
+    with pytest.raises(KeyboardInterrupt):
+        tune(recipe, tmp_path / "run", small.Stop(step=24))
+    lines = small.journal(tmp_path / "run")
+    legs, steps = of(lines, "race"), of(lines, "step")
+    assert [len(leg["entrants"]) for leg in legs] == [15, 4, 2] and legs[-1]["step"] == 18
+    used = {line["step"]: line["costs"]["forward"] + line["costs"]["backward"] for line in [*steps, legs[-1]]}
+    plain = 200 * (used[24] - used[18]) / 6
+    assert 0.5 < used[18] / plain < 0.7
 
 
 # ---- searches that race ------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,32 @@ def test_who_has_answered_before_is_not_contacted_again(tmp_path, server):
     asked = len(server.seen)
     again = small.call(*asking(tmp_path, server), "--json")
     assert first.code == again.code == 0 and first.out == again.out and len(server.seen) == asked
+
+
+def test_label_words_that_begin_alike_are_told_and_asked_for_once_more(tmp_path, server):
+    alike = json.dumps([{"template": OTHER, "words": {"negative": "great plot", "positive": "great film"}}])
+    server.answers = [say("yes"), say(alike), say(WORDING)]
+    called = small.call(*asking(tmp_path, server), "--json")
+    assert called.code == 0 and "begin with the same piece" in called.err, called.err
+    first, second = (each["body"]["messages"][-1]["content"] for each in server.seen[-2:])
+    assert "of at most 30 characters" in first and "begin differently" in first and "same piece" not in first
+    assert "choose words with different beginnings" in second
+    (one,) = [found for found in json.loads(called.out) if found["template"] == OTHER]
+    assert one["loss"] is not None and one["labels"]["negative"] == ["terrible"]
+
+
+def test_the_best_template_is_printed_as_settings_that_a_recipe_may_have(tmp_path, server):
+    wording = json.dumps(
+        [{"template": 'said "{text}"\nso it was {mask}', "words": {"negative": "bad", "positive": "good"}}]
+    )
+    server.answers = [say("yes"), say(wording)]
+    called = small.call(*asking(tmp_path, server))
+    settings = tomllib.loads(called.out[called.out.index("[task]") :])["task"]
+    best = json.loads(small.call(*asking(tmp_path, server), "--json").out)[0]
+    made = recipe(tmp_path)
+    made["task"] |= settings
+    (again,) = json.loads(small.call("templates", small.write_recipe(tmp_path / "with.json", made), "--json").out)
+    assert again == best
 
 
 @pytest.mark.parametrize("readout", ["ridge", "kernel", "logistic", "bias"])

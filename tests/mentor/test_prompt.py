@@ -9,6 +9,7 @@ import pytest
 from loopback import BRIEF
 
 from tandemtune.mentor import Brief, Tried
+from tandemtune.mentor.judge import judge
 from tandemtune.mentor.parse import continued
 from tandemtune.mentor.requests import chat, complete, flat
 
@@ -82,6 +83,25 @@ class TestChat:
         assert "Your last answer could not be read: it holds several lists." in text and '{"prompts": [' in text
         assert "numbered" not in text
 
+    def test_what_is_refused_was_told(self):
+        told = said(asked())
+        for prompt, words in {
+            "Is {it} any fun?": "holds no braces and no tags",
+            "<b>Is it any fun?</b>": "holds no braces and no tags",
+            "A prompt about films": 'does not say "prompt"',
+            "Here is a question about films": 'does not speak to a reader (no "Here is", no "Sure")',
+            "one two three four five six seven eight nine ten a b c": "at most 12 tokens",
+        }.items():
+            assert judge(prompt, BRIEF, frozenset(), lambda text: len(text.split())) and words in told, prompt
+        kept = replace(BRIEF, manual="Here is a prompt", slots=("topic",))
+        assert "holds no braces but these and no tags" in said(asked(kept))
+        assert 'say "prompt"' not in said(asked(kept)) and "reader" not in said(asked(kept))
+
+    @pytest.mark.parametrize("filled", [False, True])
+    def test_that_a_short_prompt_is_repeated_is_told_where_it_is(self, filled):
+        told = "(a shorter one is repeated until it fills 12 tokens)"
+        assert (told in said(asked(replace(BRIEF, filled=filled)))) == filled
+
     def test_thinking_is_part_of_the_request(self):
         assert asked(thinking=True).document() == {**asked().document(), "thinking": True}
 
@@ -116,6 +136,11 @@ class TestComplete:
         tried = (Tried("great film", 0.9), Tried("...", 0.8), *(Tried(f"number {n}", 0.5) for n in range(20)))
         shown = complete(replace(BRIEF, manual="number 19", tried=tried), grammar=False, temperature=0.5, seed=1).prompt
         assert shown.split("\n")[1:-1] == [f"- number {n} (loss 0.50)" for n in range(12, 20)]
+
+    def test_the_limit_is_told_where_no_grammar_keeps_it(self):
+        told = "Short prompts for this task, each of at most 9 words, from worst to best:"
+        free, bound = (complete(BRIEF, grammar=g, temperature=0.5, seed=1).prompt for g in (False, True))
+        assert told in free and "at most" not in bound
 
     def test_a_grammar_where_it_is_offered(self):
         request = complete(BRIEF, grammar=True, temperature=0.5, seed=1)
@@ -153,7 +178,7 @@ def test_the_digest_is_the_request():
     fixed = complete(replace(BRIEF, definition="A", manual="B", tried=()), grammar=False, temperature=0.0, seed=0)
     assert fixed.document() == {
         "style": "complete",
-        "prompt": "A Short prompts for this task:\n- B\n-",
+        "prompt": "A Short prompts for this task, each of at most 9 words:\n- B\n-",
         "max_tokens": 120,
         "temperature": 0.0,
         "seed": 0,

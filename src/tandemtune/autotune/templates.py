@@ -11,10 +11,11 @@ from tandemtune import devices, wiring
 from tandemtune.answers import answers_of
 from tandemtune.config import RunConfig
 from tandemtune.errors import ConfigError, DataError, MentorRefused, ModelError
+from tandemtune.mentor.wordings import Wording
 from tandemtune.models.backbone import Kind
 from tandemtune.problem import Progress
 from tandemtune.proposers.wordings import ask_for_wordings, brief_of, check_mentor, tasks_of
-from tandemtune.readout.ranking import best_of, judged
+from tandemtune.readout.ranking import best_of, judged, resolved
 from tandemtune.runs.records import Facts, TemplateScore
 from tandemtune.system import default_threads
 from tandemtune.tasks.base import Task
@@ -87,6 +88,14 @@ class Judge:
                 found.append(TemplateScore(template=str(task.template), labels=dict(task.words), refused=str(error)))
         return found
 
+    def refused(self, task: Task) -> str | None:
+        """Why the model cannot use a task's template and label words, as far as a tokenizer knows; None if it can."""
+        try:
+            resolved(self._backbone, task)
+        except (DataError, ModelError) as error:
+            return str(error)
+        return None
+
     def predicted(self, task: Task) -> list[int]:
         """What a readout of all other rows says of each row, as numbers of labels."""
         section, readout = self._config.task, self._config.method.readout
@@ -143,7 +152,11 @@ def proposed(
     definition = config.alternate.definition or (known.summary if known else f"Tell {', '.join(best.labels)} apart.")
     shown = config.mentor.show_rows
     brief = brief_of(best, definition, scores, count, kind != "masked", guessed, judge.rows, shown)
-    found = ask_for_wordings(config.mentor, _conversations(said, best), brief, config.task.seed, progress)
+
+    def check(wording: Wording) -> str | None:
+        return judge.refused(*tasks_of(best, [wording]))
+
+    found = ask_for_wordings(config.mentor, _conversations(said, best), brief, config.task.seed, progress, check)
     for text, reason in found.refused:
         progress(f"refused: {text!r}: {reason}")
     if found.accepted and found.problem:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tandemtune.cli.app import Png, Svg, app, console, fail, say
+
+if TYPE_CHECKING:
+    from tandemtune.runs.records import ComparedRun
 
 
 @app.command()
@@ -66,5 +70,26 @@ def compare(
             save_all(charts, svg, "svg")
         if png:
             save_all(charts, png, "png")
-    if found.missing and not show:
-        fail(f"{len(found.missing)} of {len(read.cells)} runs failed; the same command tries them again", 1)
+    if not show:
+        _tell_missing(records)
+
+
+def _tell_missing(records: Sequence[ComparedRun]) -> None:
+    """Say what became of the runs without a result, and end with 1 if any failed, with 3 if one waits for answers."""
+    from tandemtune.errors import AnswerAwaited
+
+    missing: dict[str, list[ComparedRun]] = {}
+    for record in records:
+        if record.result is None:
+            missing.setdefault(record.state, []).append(record)
+    for record in missing.get("left out", []):
+        say(f"left out: {record.task} / {record.method} / {record.seed}: {record.failure}")
+    of = f"of {len(records)} runs"
+    waiting = missing.get("waiting for answers", [])
+    told = f"{len(waiting)} {of} waiting for answers; the same command goes on with them once the answers are there"
+    if failed := missing.get("open"):
+        if waiting:
+            say(told)
+        fail(f"{len(failed)} {of} failed; the same command tries them again", 1)
+    if waiting:
+        fail(told, AnswerAwaited.exit_code)

@@ -147,6 +147,18 @@ def _show_ranking(found: list[TemplateScore], task: str, metric: str, rows: int,
         words = ", ".join("/".join(w) for w in one.labels.values())
         table.add_row(*(of_words if worded else of_words[1:3]), repr(one.template), *([words] if worded else []))
     console().print(table)
+    if found and found[0].loss is not None:
+        typer.echo(
+            f"\nThe best one, for a recipe (in place of template, templates and labels there):\n\n{_as_settings(found[0])}"
+        )
+
+
+def _as_settings(best: TemplateScore) -> str:
+    """A judged template as settings of a recipe."""
+    from tandemtune.report.recipes import as_toml
+
+    words = {label: words[0] if len(words) == 1 else list(words) for label, words in best.labels.items()}
+    return as_toml({"task": {"template": best.template, **({"labels": words} if words else {})}})
 
 
 @app.command()

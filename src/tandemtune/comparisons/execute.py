@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -20,7 +20,7 @@ from tandemtune.comparisons.ending import GRACE
 from tandemtune.comparisons.plan import Cell, Plan
 from tandemtune.comparisons.processes import Began, Kept, LostError, Processes
 from tandemtune.config import RunConfig, load_config
-from tandemtune.errors import ConfigError, RunError, TandemTuneError
+from tandemtune.errors import AnswerAwaited, ConfigError, RunError, TandemTuneError
 from tandemtune.runs.records import ComparedRun, SweepPoint
 from tandemtune.runs.store import RunFolder
 from tandemtune.runs.writing import write_json
@@ -32,6 +32,9 @@ Elsewhere = Callable[[int, Path], ClusterProcesses]
 """(processors of a run, folder for what runs have in common) -> processes on a cluster."""
 Watch = Callable[[Cell, str], None]
 """Told what a run does now: running (and where), failed, or its score."""
+OPEN: Literal["open"] = "open"
+LEFT_OUT: Literal["left out"] = "left out"
+WAITING: Literal["waiting for answers"] = "waiting for answers"
 TRIES = 3
 """How often a run is begun or gone on with where its machine goes."""
 
@@ -137,13 +140,14 @@ def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _record(cell: Cell) -> ComparedRun:
     """What lies in a run's folder."""
     folder = RunFolder(cell.folder)
-    result, failure = None, None
+    result, failure, silent = None, None, False
     try:
         found = folder.read_result()
         if found is None:
             failure = "begun, not ended" if folder.recipe.is_file() else "not run"
         elif found.unanswered:  # a mentor that never spoke would count as one that did not help
-            failure = f"nobody proposed anything: {found.unanswered}"
+            failure = f"nobody proposed anything: {found.unanswered}; delete {cell.folder} to try again"
+            silent = True
         else:
             result = found
     except RunError as error:
@@ -158,6 +162,7 @@ def _record(cell: Cell) -> ComparedRun:
         sweep=None if point is None else SweepPoint(of=point.of, key=point.key, value=point.value),
         result=result,
         failure=failure,
+        state=LEFT_OUT if silent else OPEN,
     )
 
 
@@ -188,7 +193,7 @@ def execute(
         StoppedError: the comparison was interrupted.
     """
     records = records_of(plan)
-    if all(record.result is not None for record in records):
+    if not _waiting(plan, records):
         progress(f"all {len(plan.cells)} runs have ended already; nothing to do")
         return records
     plan.out.mkdir(parents=True, exist_ok=True)
@@ -218,11 +223,12 @@ def _execute(
     def one(indices: Sequence[int]) -> None:
         nonlocal runs, ended
         cell = plan.cells[indices[0]]
-        failure = _run(cell, plan.threads, processes, lambda where: watch(cell, f"running {where}".strip()))
+        failure, code = _run(cell, plan.threads, processes, lambda where: watch(cell, f"running {where}".strip()))
         for index in indices:
             record = _record(plan.cells[index])
             if failure and record.result is None:
-                record = record.model_copy(update={"failure": failure})
+                state = WAITING if code == AnswerAwaited.exit_code else OPEN
+                record = record.model_copy(update={"failure": failure, "state": state})
             records[index] = record
             watch(plan.cells[index], _state(record))
         if processes.stopped:
@@ -254,10 +260,10 @@ def _execute(
 
 
 def _waiting(plan: Plan, records: Sequence[ComparedRun]) -> dict[Path, list[int]]:
-    """Cells without a result by folder: several sweeps may share a run."""
+    """Cells that are to be made by folder: several sweeps may share a run, and what is left out has ended."""
     waiting: dict[Path, list[int]] = {}
     for index, record in enumerate(records):
-        if record.result is None:
+        if record.result is None and record.state != LEFT_OUT:
             waiting.setdefault(plan.cells[index].folder, []).append(index)
     return waiting
 
@@ -269,7 +275,11 @@ def _stopped(plan: Plan) -> StoppedError:
 
 def _state(record: ComparedRun) -> str:
     """What a table shows of a run that is not running."""
-    return "failed" if record.result is None else f"{record.result.tuned.test}"
+    return _missing(record) if record.result is None else f"{record.result.tuned.test}"
+
+
+def _missing(record: ComparedRun) -> str:
+    return "failed" if record.state == OPEN else record.state
 
 
 def _plan_in_words(plan: Plan, jobs: int, before: int) -> str:
@@ -294,20 +304,20 @@ def _alone(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _run(cell: Cell, threads: int, processes: Somewhere, began: Began) -> str:
-    """Run or resume one cell, again where its machine goes; returns what went wrong, or nothing."""
+def _run(cell: Cell, threads: int, processes: Somewhere, began: Began) -> tuple[str, int]:
+    """Run or resume one cell, again where its machine goes; returns what went wrong, or nothing, and the exit code."""
     for _ in range(TRIES):
         try:
             return _tried(cell, threads, processes, began)
         except LostError as error:
             lost = str(error)
-    return f"{lost}, {TRIES} times in turn"
+    return f"{lost}, {TRIES} times in turn", 1
 
 
-def _tried(cell: Cell, threads: int, processes: Somewhere, began: Began) -> str:
-    """Run or resume one cell; returns what went wrong, or nothing."""
+def _tried(cell: Cell, threads: int, processes: Somewhere, began: Began) -> tuple[str, int]:
+    """Run or resume one cell; returns what went wrong, or nothing, and the exit code."""
     if not _free(cell.folder, processes):
-        return f"another process is working in {cell.folder}"
+        return f"another process is working in {cell.folder}", 1
     begun = RunFolder(cell.folder).recipe.is_file()
     recipe, log = (cell.folder.with_name(f"{cell.folder.name}.{ending}") for ending in ("recipe.json", "log"))
     content = cell.config.model_dump(mode="json")
@@ -324,9 +334,9 @@ def _tried(cell: Cell, threads: int, processes: Somewhere, began: Began) -> str:
         failure = "" if code == 0 or processes.stopped else _said(log, code)
         if not failure:
             log.unlink(missing_ok=True)
-        return failure
+        return failure, code
     except OSError as error:
-        return f"{error.strerror or error} ({error.filename})"
+        return f"{error.strerror or error} ({error.filename})", 1
     finally:
         with suppress(OSError):
             recipe.unlink(missing_ok=True)
@@ -361,5 +371,5 @@ def _said(log: Path, code: int) -> str:
 def _outcome(record: ComparedRun) -> str:
     result = record.result
     if result is None:
-        return f"failed: {record.failure}"
+        return f"{_missing(record)}: {record.failure}"
     return f"{result.metric} {result.tuned.test} on test, {result.cost.seconds:.0f} s"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import tandemtune.methods as methods
@@ -16,6 +16,7 @@ from tandemtune.config.run import RunSection
 from tandemtune.config.task import TaskSection
 from tandemtune.errors import ConfigError, UsageError
 from tandemtune.plugins import Member, Options, near
+from tandemtune.proposers.base import survivors
 from tandemtune.rewards.finding import code_file, code_of
 from tandemtune.tasks.metrics import METRICS
 from tandemtune.tasks.table import HUB, absolute_address
@@ -83,14 +84,7 @@ class RunConfig(Options):
                 yield f"[run] report_to: {error}"
         if self.alternates and not self.schedule_lengths and not self.alternate.proposer.proposes:
             yield "[alternate] round_steps and final_steps: both are 0 and nobody proposes, so nothing would happen"
-        if self.alternates and self.alternate.mode == "race":
-            if self.method.optimizer.uses == "text":
-                yield (
-                    f"[alternate] mode: a race trains proposals of words, and {self.method.optimizer.kind} searches words itself: choose "
-                    "another method, or set mode to restart"
-                )
-            if self.alternate.actions:
-                yield "[alternate] actions: decisions of the next round are not raced: set it to false, or mode to restart"
+        yield from self._race_problems()
         if self.task.writes and self.method.readout.form is not None:
             yield f"[method] readout: {self.method.readout.kind} reads labels, and this task is answered with texts: set it to none"
         if self.task.choices != "words" and self.method.readout.form is not None:
@@ -109,6 +103,26 @@ class RunConfig(Options):
             yield f"[method] ema: {self.method.ema}, but rounds go on from the incumbent: set it to 0"
         if self.alternates and self.method.guard != "none":
             yield f"[method] guard: {self.method.guard}, but rounds have [alternate] accept instead: set it to none"
+
+    def _race_problems(self) -> Iterator[str]:
+        """What cannot be raced, and races that are longer than the run."""
+        section = self.alternate
+        if not self.alternates or section.mode != "race":
+            return
+        if self.method.optimizer.uses == "text":
+            yield (
+                f"[alternate] mode: a race trains proposals of words, and {self.method.optimizer.kind} searches words itself: choose "
+                "another method, or set mode to restart"
+            )
+        if section.actions:
+            yield "[alternate] actions: decisions of the next round are not raced: set it to false, or mode to restart"
+        needed = section.rounds * len(self.race_legs) * section.race_steps
+        if needed > section.final_steps:
+            yield (
+                f"[alternate] final_steps: {section.final_steps}, but the races' turns are among them, and rounds x legs x race_steps = "
+                f"{section.rounds} x {len(self.race_legs)} x {section.race_steps} = {needed} (legs of at most {_sizes(self.race_legs)} entrants): set "
+                f"final_steps to {needed} or more, or rounds, race_steps or proposals lower"
+            )
 
     def _own_problems(self) -> Iterator[str]:
         """What does not fit together in [method] and all parts, whatever comes behind."""
@@ -188,6 +202,19 @@ class RunConfig(Options):
         if self.alternates:
             return section.rounds * section.round_steps + section.final_steps
         return self.method.steps or DEFAULT_STEPS
+
+    @property
+    def race_legs(self) -> list[int]:
+        """The most entrants of each leg of a race: the trained prompt and the proposals, words beside a prompt that is trained twice."""
+        section, tunable = self.alternate, self.method.tunable
+        if not (self.alternates and section.mode == "race" and section.proposer.proposes):
+            return []
+        twice = section.proposer.words and not tunable.words_only
+        legs, entrants = [], 1 + section.proposals * (2 if twice else 1)
+        while entrants > 1:
+            legs.append(entrants)
+            entrants = survivors(entrants)
+        return legs
 
     @property
     def schedule_lengths(self) -> list[int]:
@@ -284,6 +311,11 @@ class RunConfig(Options):
         return self.model_copy(
             update={"task": self.task.model_copy(update=task), "model": self.model.model_copy(update={"name": name})}
         )
+
+
+def _sizes(legs: Sequence[int]) -> str:
+    """Entrants of some legs in words."""
+    return " and ".join(filter(None, [", ".join(map(str, legs[:-1])), str(legs[-1])]))
 
 
 Check = Callable[[RunConfig], Iterator[str]]

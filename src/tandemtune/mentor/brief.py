@@ -66,6 +66,7 @@ class Brief:
         confusion: training rows of each gold label by predicted label, as the tuned model stands; empty if it is not known.
         probabilities: the mean probability of each label on the training rows.
         misread: training rows that it gets wrong, where they may be shown.
+        filled: a prompt of fewer tokens than the limit is repeated until it has as many, since so many vectors are tuned.
     """
 
     definition: str
@@ -81,6 +82,7 @@ class Brief:
     confusion: tuple[tuple[int, ...], ...] = ()
     probabilities: tuple[float, ...] = ()
     misread: tuple[Misread, ...] = ()
+    filled: bool = False
 
     def __post_init__(self) -> None:
         if self.wanted < 1 or self.limit < 1:

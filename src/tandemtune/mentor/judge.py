@@ -31,6 +31,17 @@ def normal(text: str) -> str:
     return kept.strip(" .:;,!?…-")
 
 
+def terms(brief: Brief) -> list[str]:
+    """What `judge` asks of a prompt besides its length, its novelty and the words that it must not hold, each as the end of "Each ..."."""
+    manual = brief.manual or ""
+    found = [f"holds no braces{' but these' if brief.slots else ''} and no tags"]
+    if not _REQUEST.search(manual):
+        found.append('does not say "prompt"')
+    if not talks(manual):
+        found.append('does not speak to a reader (no "Here is", no "Sure")')
+    return found
+
+
 def judge(candidate: str, brief: Brief, known: Set[str], count_tokens: Callable[[str], int]) -> str | None:
     """Say why a prompt may not be tried.
 

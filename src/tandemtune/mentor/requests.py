@@ -15,7 +15,7 @@ from typing import Any
 
 from tandemtune.mentor.brief import Brief, Misread, Tried
 from tandemtune.mentor.client import Request
-from tandemtune.mentor.judge import judge
+from tandemtune.mentor.judge import judge, terms
 
 Refused = tuple[tuple[str, str], ...]
 
@@ -60,7 +60,7 @@ def chat(
     Returns:
         The request. Its limit on tokens leaves room for the answer alone.
     """
-    wanted, words = brief.wanted, max(1, math.ceil(brief.limit * 3 / 4))
+    wanted = brief.wanted
     avoid = sorted({flat(word).strip() for word in (*brief.labels, *brief.label_words)} - {""})
     answers = f"with one of: {', '.join(map(quoted, brief.label_words))}" if brief.label_words else "with a text"
     parts = [
@@ -88,7 +88,9 @@ def chat(
     slots = f" Each contains {', '.join(f'{{{slot}}}' for slot in brief.slots)} exactly once." if brief.slots else ""
     parts.append(
         f"Write exactly {count} that should reach a lower loss than all of these. Each is a single line of at most {brief.limit} tokens "
-        f"(about {words} words), is worded differently from all the others"
+        f"(about {_words(brief)} words), counted by the small model's tokenizer"
+        + (f" (a shorter one is repeated until it fills {brief.limit} tokens)" if brief.filled else "")
+        + f", is worded differently from all the others, {', '.join(terms(brief))}"
         + (f", and contains none of these words: {', '.join(map(quoted, avoid))}." if avoid else ".")
         + slots
     )
@@ -129,7 +131,8 @@ def complete(brief: Brief, *, grammar: bool, temperature: float, seed: int) -> R
     if brief.manual and brief.manual not in [each.prompt for each in known]:
         shown.insert(0, flat(brief.manual))
     order = ", from worst to best" if known else ""
-    heading = f"{flat(brief.definition)} Short prompts for this task{order}:"
+    most = "" if grammar else f", each of at most {_words(brief)} words"  # a grammar keeps to it without being told
+    heading = f"{flat(brief.definition)} Short prompts for this task{most}{order}:"
     lines = brief.wanted + brief.wanted // 2 + 2  # some will be refused
     return Request(
         style="complete",
@@ -140,6 +143,11 @@ def complete(brief: Brief, *, grammar: bool, temperature: float, seed: int) -> R
         stop=("\n\n",),
         grammar=_grammar(brief, lines, ascii_only=(heading + (brief.manual or "")).isascii()) if grammar else None,
     )
+
+
+def _words(brief: Brief) -> int:
+    """About as many words as a prompt may have."""
+    return max(1, math.ceil(brief.limit * 3 / 4))
 
 
 def _noted(each: Tried, metric: str) -> str:

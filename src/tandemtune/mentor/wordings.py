@@ -17,6 +17,8 @@ from tandemtune.mentor.thoughts import final_answer
 MASK = "{mask}"
 _LINE = "\\n"
 _LONGEST = 300  # characters of a template
+LONGEST_WORD = 30
+"""Characters of a label word."""
 _SYSTEM = (
     "You write templates for a small language model that classifies texts. A template is the whole text that the model reads, with the names of "
     "columns in braces where a row's texts are put in, and {mask} at its very end, where the model says one word. Each label has a word of its "
@@ -197,7 +199,8 @@ def asked(
     parts.append(
         f"Write exactly {wanted} new templates that should reach a lower loss. Each uses columns from the list above and no other braces, {place}, "
         f"has at most {_LONGEST} characters without the columns' texts, and may have lines ({_LINE} in JSON). For each label give one short, common "
-        "word that would naturally follow; the words of one template differ from each other. Make the templates different in kind, not in a word: "
+        f"word that would naturally follow, of at most {LONGEST_WORD} characters and without braces; the words of one template begin differently, since the "
+        "small model reads the first piece of each alone. Make the templates different in kind, not in a word: "
         "questions, headings, instructions, the texts in another order, other label words."
     )
     parts.append(

@@ -108,6 +108,11 @@ class Steered:
     spent: dict[str, float] = field(default_factory=dict)
 
 
+def survivors(entrants: int) -> int:
+    """How many go on after a leg of a race: a quarter of more than four, else half."""
+    return -(-entrants // 4) if entrants > 4 else max(1, entrants // 2)
+
+
 class Source(Protocol):
     """Somebody who is ready to propose.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from tandemtune.errors import DataError, UsageError
 from tandemtune.mentor import Client, Misread, Transcript
 from tandemtune.mentor.clients import budget_of, client_of, reachable
 from tandemtune.mentor.wordings import (
+    LONGEST_WORD,
     MASK,
     TriedWording,
     Wording,
@@ -26,8 +27,8 @@ from tandemtune.tasks.base import Task
 from tandemtune.tasks.templates import Template
 from tandemtune.types import Example
 
-LONGEST_WORD = 30
-"""Characters of a label word."""
+Check = Callable[[Wording], str | None]
+"""Says why a wording cannot be used; None if it can."""
 
 
 def check_mentor(section: Any, conversations: Path, tell: Any = None) -> None:
@@ -49,7 +50,14 @@ def check_mentor(section: Any, conversations: Path, tell: Any = None) -> None:
         reachable(section, tell, needed=True)
 
 
-def ask_for_wordings(section: Any, conversations: Path, brief: WordingBrief, seed: int, tell: Any = None) -> Wordings:
+def ask_for_wordings(
+    section: Any,
+    conversations: Path,
+    brief: WordingBrief,
+    seed: int,
+    tell: Any = None,
+    check: Check = lambda wording: None,
+) -> Wordings:
     """Ask the mentor of a recipe for templates and label words.
 
     Args:
@@ -58,6 +66,7 @@ def ask_for_wordings(section: Any, conversations: Path, brief: WordingBrief, see
         brief: what the mentor is told.
         seed: of its sampling.
         tell: told where a question lies.
+        check: what the tuned model has against a wording, which the mentor is told when it is asked once more.
 
     Raises:
         TandemTuneError: it cannot be asked, or has not answered yet.
@@ -66,13 +75,15 @@ def ask_for_wordings(section: Any, conversations: Path, brief: WordingBrief, see
     client = client_of(section, conversations.parent / QUESTIONS, tell, then="give the same command again")
     transcript = Transcript(conversations, client, budget=budget_of(section), retries=section.retries)
     try:
-        return wordings_of(section, transcript, brief, seed)
+        return wordings_of(section, transcript, brief, seed, check)
     finally:
         transcript.close()
 
 
-def wordings_of(section: Any, client: Client, brief: WordingBrief, seed: int) -> Wordings:
-    """Templates and label words of whoever answers, asked as a recipe's ``[mentor]`` says.
+def wordings_of(
+    section: Any, client: Client, brief: WordingBrief, seed: int, check: Check = lambda wording: None
+) -> Wordings:
+    """Templates and label words of whoever answers, asked as a recipe's ``[mentor]`` says; see `ask_for_wordings`.
 
     Raises:
         TandemTuneError: it cannot be asked, or has not answered yet.
@@ -80,7 +91,7 @@ def wordings_of(section: Any, client: Client, brief: WordingBrief, seed: int) ->
     return propose_wordings(
         client,
         brief,
-        lambda wording: unusable(wording, brief),
+        lambda wording: unusable(wording, brief) or check(wording),
         temperature=section.creativity,
         seed=seed,
         thinking=section.thinking,

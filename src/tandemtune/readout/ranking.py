@@ -19,7 +19,7 @@ from tandemtune.readout.members import ReadoutMember
 from tandemtune.runs.records import TemplateScore, from_loss, rounded
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.templates import Template
-from tandemtune.tasks.verbalizers import resolve
+from tandemtune.tasks.verbalizers import Verbalizer, resolve
 from tandemtune.tunables.identity import Identity
 from tandemtune.types import Example
 
@@ -46,6 +46,17 @@ def best_of(scores: Sequence[TemplateScore], count: int = 1) -> list[TemplateSco
     return [score for score, own in zip(usable, columns, strict=True) if own == columns[0]][:count]
 
 
+def resolved(backbone: Backbone, task: Task) -> Verbalizer:
+    """A template's label words as the model reads them.
+
+    Raises:
+        DataError: the tokenizer does not know a word, or cannot tell two of them apart.
+        ModelError: the model has no place for the template.
+    """
+    backbone.check_template(task.template)
+    return resolve(backbone.tokenizer, task.template, task.words, alone=backbone.kind == "seq2seq")
+
+
 def judged(
     backbone: Backbone,
     task: Task,
@@ -68,8 +79,7 @@ def judged(
         DataError: the template cannot be used.
         ModelError: the model has no place for it.
     """
-    backbone.check_template(task.template)
-    verbalizer = resolve(backbone.tokenizer, task.template, task.words, alone=backbone.kind == "seq2seq")
+    verbalizer = resolved(backbone, task)
     engine = Engine(backbone.stack(verbalizer), Identity(), torch.tensor(verbalizer.weights()))
     limit = min(max_tokens, backbone.longest)
     prompts = [backbone.encode(task.template, row.fields, limit, truncate) for row in rows]

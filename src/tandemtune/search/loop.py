@@ -38,7 +38,6 @@ class Limits:
     Args:
         forward_tokens: tokens through the whole model, forwards and backwards.
         seconds: of search, over all processes.
-        stop_on_failures: proposals in a row that failed; None to go on without.
         checkpoint_seconds: least time between checkpoints; 0 writes one after every turn.
         by_hand: end where the journal ends, with what has been found.
         generated_tokens: that may be written.
@@ -46,7 +45,6 @@ class Limits:
 
     forward_tokens: int | None = None
     seconds: float | None = None
-    stop_on_failures: int | None = None
     checkpoint_seconds: float = 20.0
     by_hand: bool = False
     generated_tokens: int | None = None
@@ -288,16 +286,13 @@ class Search:
         """Why to stop now, or "" to go on; while records are walked through, what was decided then."""
         if self._desk.replay.knows(state.records):
             return self._desk.replay.stop_reason(state.records)
-        limits = self.limits
         if state.stage == len(self.stages):
             return "steps"
         if not self._more(state) and (
             reason := self._done(state, self.stretches[state.stretch]) or self._spent_up(state)
         ):
             return reason
-        if limits.stop_on_failures is not None and state.failures >= limits.stop_on_failures:
-            return "mentor"
-        return BY_HAND if limits.by_hand else ""
+        return BY_HAND if self.limits.by_hand else ""
 
     def _done(self, state: SearchState, stretch: Stretch) -> str:
         """Which of a search's own bounds is reached, or nothing."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tandemtune.proposers.base import Draft, Source
+from tandemtune.proposers.base import Draft, Source, survivors
 from tandemtune.runs.records import (
     Costs,
     Loss,
@@ -110,14 +110,15 @@ class Race:
         """Whether one is left."""
         return len(self.entrants) == 1
 
-    def cut(self, entries: Sequence[RaceEntry]) -> tuple[int, ...]:
+    def cut(self, entries: Sequence[RaceEntry], dev_alone: bool = False) -> tuple[int, ...]:
         """Who goes on, best first: a quarter of more than four, else half; the trained prompt drops out in the last leg only.
 
         Args:
             entries: all entrants after a leg.
+            dev_alone: as in `judged`.
         """
-        count = -(-len(entries) // 4) if len(entries) > 4 else max(1, len(entries) // 2)
-        ranked = sorted(range(len(entries)), key=lambda place: judged(entries[place]))
+        count = survivors(len(entries))
+        ranked = sorted(range(len(entries)), key=lambda place: judged(entries[place], dev_alone))
         kept = ranked[:count]
         if count > 1 and 0 not in kept:
             kept[-1] = 0
@@ -159,9 +160,15 @@ class Race:
         return race
 
 
-def judged(entry: RaceEntry) -> float:
-    """What entrants are compared by: the loss on the training rows and that on the dev rows."""
-    return from_loss(entry.train.loss) + from_loss(entry.dev.loss)
+def judged(entry: RaceEntry, dev_alone: bool = False) -> float:
+    """What entrants are compared by: the loss on the training rows and that on the dev rows, or the latter alone.
+
+    Args:
+        entry: of a leg.
+        dev_alone: dev rows are judged by a readout and training rows by label words, so their losses do not add up.
+    """
+    dev = from_loss(entry.dev.loss)
+    return dev if dev_alone else from_loss(entry.train.loss) + dev
 
 
 class RaceTurn:
@@ -193,7 +200,7 @@ class RaceTurn:
         best = self._race.entrants[record.kept[0]]
         state.incumbent, state.train_loss = dict(best.point), from_loss(record.train_loss)
         if state.stage_step == 0:
-            state.tried += _tried(record.entrants, steps)
+            state.tried += _tried(record.entrants, steps, self._desk.rules.dev_alone)
         self._race.keep(record.kept)
         return record
 
@@ -235,7 +242,7 @@ class RaceTurn:
                     probabilities=probabilities,
                 )
             )
-        kept = self._race.cut(entries)
+        kept = self._race.cut(entries, self._desk.rules.dev_alone)
         each = evaluator.cost_to_measure() + evaluator.cost_to_measure("dev")
         return RaceRecord(
             event="race",
@@ -249,12 +256,14 @@ class RaceTurn:
         )
 
 
-def _tried(entries: Sequence[RaceEntry], steps: int) -> list[PromptRecord]:
+def _tried(entries: Sequence[RaceEntry], steps: int, dev_alone: bool) -> list[PromptRecord]:
     """The drafts of a race as prompts that were tried, with the training loss and score that the better of a draft's entrants reached in
     its first leg."""
     best: dict[tuple[int, ...], RaceEntry] = {}
     for entry in entries:
-        if entry.ids is not None and (entry.ids not in best or judged(entry) < judged(best[entry.ids])):
+        if entry.ids is None:
+            continue
+        if entry.ids not in best or judged(entry, dev_alone) < judged(best[entry.ids], dev_alone):
             best[entry.ids] = entry
     return [
         PromptRecord(

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tandemtune.errors import MentorError
 from tandemtune.evaluators.base import Evaluator, PointGradient
 from tandemtune.evaluators.candidates import picked, with_incumbent
 from tandemtune.mentor import Course
@@ -64,6 +66,7 @@ class Rules:
         sigma: unit of z.
         guard: whether a point is kept for a gain on dev beyond its standard error only.
         goes_back: whether the search begins again at the kept point when another one was not kept.
+        dev_alone: entrants of a race are compared by dev rows alone, which a readout judges, and training rows label words.
     """
 
     dev_every: int = 5
@@ -73,6 +76,7 @@ class Rules:
     sigma: float = 1.0
     guard: bool = False
     goes_back: bool = False
+    dev_alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -361,6 +365,7 @@ class Acceptance:
         seed: of the run.
         raced: the drafts are trained side by side in the stage that follows, which decides; none of them is scored before.
         words: whether the search has a place for words; otherwise nobody is asked for any.
+        stops: folder of a run that is interrupted by so many failures; None for one that goes on without whoever is asked.
     """
 
     shown: int
@@ -371,6 +376,24 @@ class Acceptance:
     seed: int
     raced: bool = False
     words: bool = True
+    stops: Path | None = None
+
+    def check(self, failure: str | None, before: int) -> None:
+        """Interrupt the run where that is wanted of one failure too many.
+
+        Args:
+            failure: why nobody proposed anything now; None if somebody did.
+            before: failures in a row before this one.
+
+        Raises:
+            MentorError: the run ends here, without a record of the last failure, and may be resumed.
+        """
+        if failure is None or self.stops is None or before + 1 < self.max_failures:
+            return
+        raise MentorError(
+            f'nothing was proposed in {before + 1} round{"s" if before else ""} in a row, and [mentor] on_failure is "stop": {failure}. '
+            f"tandemtune resume {self.stops} asks again what was not answered, tandemtune finish {self.stops} ends with what has been found"
+        )
 
     def taken(self, drafts: Sequence[PromptRecord], trained: Evaluation, round: int) -> int | None:
         """Which draft to go on from, or None for the trained point."""
@@ -446,6 +469,7 @@ class ProposalTurn:
             proposal = replace(proposal, spent=steered.spent or proposal.spent)
             if not self._acceptance.words:
                 proposal = replace(proposal, failure=steered.failure)
+        self._acceptance.check(proposal.failure, state.failures)
         drafts = tuple(self._scored(state, draft) for draft in proposal.drafts)
         taken = self._acceptance.taken(drafts, state.dev, self._stage.round)
         each = self._desk.evaluator.cost_to_measure() + self._desk.evaluator.cost_to_measure("dev")
@@ -470,8 +494,8 @@ class ProposalTurn:
         )
 
     def _scored_again(self, reader: WordReader, entry: TriedWords, state: SearchState) -> TriedWords:
-        found = reader.score(entry.words, state.incumbent)
-        return TriedWords(entry.words, from_loss(found.loss), found.score)
+        found, probabilities = reader.measure(reader.placed(entry.words, state.incumbent))
+        return TriedWords(entry.words, from_loss(found.loss), found.score, probabilities=probabilities or ())
 
     def _scored(self, state: SearchState, draft: Draft) -> PromptRecord:
         """A draft with its losses and scores on the training and the dev rows; as it is where a race will judge it."""

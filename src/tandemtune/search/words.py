@@ -56,7 +56,11 @@ class WordReader:
         else:
             words = self._vocabulary.nearest(vectors, self._measure)
             before = next((entry for entry in tried if entry.ids == words.ids), None)
-            found = Evaluation(loss=before.loss, score=before.score) if before else self.score(words, point)
+            found = (
+                Evaluation(loss=before.loss, score=before.score)
+                if before
+                else self._evaluator.measure(self.placed(words, point))
+            )
         return PromptRecord(
             text=words.text,
             ids=words.ids,
@@ -67,10 +71,9 @@ class WordReader:
             probabilities=probabilities,
         )
 
-    def score(self, words: Words, point: Mapping[int, Tensor]) -> Evaluation:
-        """Words in the place of a point's input block, on the training rows."""
-        vector = self._vocabulary.vectors(words.ids).reshape(-1)
-        return self._evaluator.measure({**point, INPUT: vector})
+    def placed(self, words: Words, point: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """A point with words in the place of its input block."""
+        return {**point, INPUT: self._vocabulary.vectors(words.ids).reshape(-1)}
 
     def cost(self, read: PromptRecord, tried: Sequence[PromptRecord]) -> Costs:
         """What `read` has cost: the point, and its words where they were new."""

@@ -3,6 +3,7 @@
 `task`       rows, template and label words; what can be checked without a model
 `scorer`     the model with parameters beside it
 `problem`    both with few-shot rows; what is checked before a run begins
+`races`      what races will take of a run's tokens
 `stages`     how long a search is, and in which order
 `phases`     an optimizer around a point, for one stage
 `search`     the search over a run's folder

@@ -13,6 +13,7 @@ from tandemtune.problem import Problem, Scorer
 from tandemtune.runs.records import StretchFacts
 from tandemtune.tasks.wording import counted
 from tandemtune.types import Split
+from tandemtune.wiring.races import race_notes
 from tandemtune.wiring.scorer import learning_rate
 
 
@@ -71,7 +72,7 @@ def check_rows(problem: Problem) -> None:
                 f"{name}: {len(lost):,} of the {counted(len(rows), 'row')} that are used {'is' if len(lost) == 1 else 'are'} "
                 f"longer than {scorer.limit} tokens and cut {where}, by {sum(lost) / len(lost):.0f} tokens on average"
             )
-    scorer.note(notes=tuple(found))
+    scorer.note(notes=(*found, *race_notes(problem)))
 
 
 def check_start(problem: Problem) -> None:

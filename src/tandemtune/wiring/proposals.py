@@ -149,4 +149,5 @@ def brief_of(problem: Problem) -> Brief:
         tried=(),
         wanted=1,
         limit=max(1, getattr(config.method.tunable, "prompt_tokens", 1)),
+        filled=True,
     )

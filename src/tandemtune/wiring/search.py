@@ -35,7 +35,6 @@ def make_search(
         Limits(
             config.run.max_forward_tokens,
             config.run.max_seconds,
-            mentor.max_failures if mentor.on_failure == "stop" else None,
             config.run.checkpoint_seconds,
             generated_tokens=config.run.max_generated_tokens,
         ),
@@ -53,6 +52,7 @@ def make_search(
             config.task.seed,
             section.mode == "race",
             method.tunable.takes_words,
+            folder.path if mentor.on_failure == "stop" else None,
         ),
         not config.keeps_moments,
         problem.searched if section.actions and section.proposer.steers else (),
@@ -73,6 +73,7 @@ def _stretches(problem: Problem, evaluators: Sequence[Evaluator]) -> tuple[Stret
             method.optimizer.step_size,
             method.guard != "none",
             method.refused == "go-back",
+            method.judge != method.score,
         )
         budget = method.budget if config.bounded_by_budget else None
         ready = dict if config.in_subspace else one.scorer.parameters.movable

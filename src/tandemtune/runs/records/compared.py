@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import JsonValue
 
 from tandemtune.runs.records.base import Record, Versioned
@@ -27,6 +29,8 @@ class ComparedRun(Record):
         result: what it reached; None while there is no result.
         failure: why there is none.
         unknown: settings of its recipe that this version does not know.
+        state: of a run without a result: open (the same command makes it), left out (it has ended, and says nothing about its method), or waiting
+            for answers.
     """
 
     method: str
@@ -38,6 +42,7 @@ class ComparedRun(Record):
     result: Result | None = None
     failure: str | None = None
     unknown: tuple[str, ...] = ()
+    state: Literal["open", "left out", "waiting for answers"] = "open"
 
 
 class ComparedRuns(Versioned):
