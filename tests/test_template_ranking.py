@@ -55,6 +55,21 @@ def test_a_template_is_judged_alike_whoever_brings_it(tmp_path, server, monkeypa
     assert "12 labelled rows" in small.call(*ask).out
 
 
+def test_every_template_is_judged_with_every_set_of_label_words(tmp_path):
+    path = small.write_recipe(tmp_path / "recipe.json", recipe(tmp_path))
+    further = ("--words", "positive=good, negative=bad", "--words", "positive=great, negative=terrible")
+    found = json.loads(small.call("templates", path, "--template", OTHER, *further, "--json").out)
+    pairs = {(one["template"], one["labels"]["positive"][0]) for one in found}
+    assert len(found) == len(pairs) == 4, "two templates with two sets each; words that the recipe has are no third one"
+    for wrong, told in (
+        ("positive=great", "negative"),
+        ("positive", "expected LABEL=WORD"),
+        ("a=b,c=d", "no such label"),
+    ):
+        called = small.call("templates", path, "--words", wrong)
+        assert called.code == 2 and told in called.err
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [("mentor.style=complete", "set [mentor] style to chat"), ("mentor.timeout=30", "401")],

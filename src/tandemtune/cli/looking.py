@@ -80,6 +80,12 @@ def templates(
     also: Annotated[
         list[str] | None, typer.Option("--template", help="Judge this template, too; may be given several times.")
     ] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Judge each template with these label words, too: LABEL=WORD,...; may be given several times."
+        ),
+    ] = None,
     mentor: Annotated[
         int,
         typer.Option(
@@ -98,6 +104,8 @@ def templates(
 
     Example: tandemtune templates my.toml --template "Review: {text} Sentiment: {mask}"
 
+    Example: tandemtune templates my.toml --words negative=bad,positive=good --words negative=awful,positive=fine
+
     Example: tandemtune templates my.toml --mentor 8 mentor.client=file
     """
     from tandemtune import autotune, wiring
@@ -111,6 +119,11 @@ def templates(
     task = wiring.make_task(config.task, kind, say)
     wanted = wiring.candidate_tasks(config.task, task, kind)
     wanted += wiring.in_each(task, [WordedTemplate(template=text) for text in also or []])
+    if words and not task.words:
+        raise UsageError("--words: this task is answered with texts, which have no label words: leave it out")
+    others = [_worded(text) for text in words or []]
+    crossed = [WordedTemplate(template=str(one.template), labels=own) for one in wanted for own in others]
+    wanted += [made for made in wiring.in_each(task, crossed) if made not in wanted]
     split = task.split(
         config.task.shots, config.task.seed, dev_k=config.task.dev_shots, short=config.task.short_classes
     )
@@ -123,6 +136,14 @@ def templates(
             found += autotune.proposed(config, judge, wanted, found, kind, mentor, said, say)
     finally:  # a mentor that fails takes nothing of what was judged with it
         _show_ranking(found, task.name, task.metric, len(judge.rows), as_json)
+
+
+def _worded(text: str) -> dict[str, str | list[str]]:
+    """Label words out of LABEL=WORD,..."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(label.strip() and equals and word.strip() for label, equals, word in pairs):
+        raise UsageError(f"--words {text!r}: expected LABEL=WORD,LABEL=WORD,... with a word for each label")
+    return {label.strip(): word.strip() for label, _, word in pairs}
 
 
 def _show_ranking(found: list[TemplateScore], task: str, metric: str, rows: int, as_json: bool) -> None:
