@@ -409,6 +409,13 @@ def inner(completions):
     assert "in inner" in told and told.count("Traceback") == 1
 
 
+def test_a_parameter_that_is_no_column_is_named_with_those_that_are_there(tmp_path):
+    body = "def near(completions, wanted, weight=1.0):\n    return [weight for _ in completions]\n"
+    with pytest.raises(UsageError, match="it asks for wanted, which is no column of the rows; there are place, "):
+        asked(tmp_path, body, "a", columns={"place": ["here"]})
+    assert asked(tmp_path, body, "a", columns={"wanted": ["here"]}) == [1.0]
+
+
 @pytest.mark.parametrize("metric", ["exactmatch", 3])
 def test_a_wrong_metric_is_one_problem(tmp_path, metric):
     recipe = writing.recipe(tmp_path, task__answer=None, task__metric=metric, **REWARD)

@@ -86,6 +86,15 @@ class Asked:
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             return given
         names = {parameter.name for parameter in parameters}
+        missing = [
+            p.name
+            for p in parameters
+            if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and p.name not in given
+        ]
+        if missing:
+            raise TypeError(
+                f"it asks for {', '.join(missing)}, which is no column of the rows; there are {', '.join(given)}"
+            )
         return {name: value for name, value in given.items() if name in names}
 
 
