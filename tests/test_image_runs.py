@@ -55,7 +55,7 @@ METHODS = {
             "rounds": 1,
             "round_steps": 3,
             "race_steps": 2,
-            "final_steps": 3,
+            "final_steps": 4,
             "snapshots": 2,
             "proposals": 3,
             "proposer": "random",
