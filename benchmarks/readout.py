@@ -29,8 +29,9 @@ from torch.nn import functional
 
 from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.features import ANSWER, MEAN, read
+from tandemtune.evaluators.features import read
 from tandemtune.evaluators.label_words import calibrate
+from tandemtune.evaluators.views import ANSWER, MEAN
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.load import load
 from tandemtune.readout import FORMS, Design, Form, choose, leave_one_out, solve

@@ -29,7 +29,8 @@ import torch
 from tandemtune.errors import AnswerAwaited, DataError, ModelError
 from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.features import ANSWER, read
+from tandemtune.evaluators.features import read
+from tandemtune.evaluators.views import ANSWER
 from tandemtune.mentor import FileClient, Transcript
 from tandemtune.mentor.wordings import Wording, propose_wordings, read_wordings
 from tandemtune.models.backbone import Backbone

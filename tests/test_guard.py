@@ -13,7 +13,8 @@ import writing
 from tandemtune import autotune
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError
-from tandemtune.evaluators.features import ANSWER, read
+from tandemtune.evaluators.features import read
+from tandemtune.evaluators.views import ANSWER
 from tandemtune.readout.design import Design
 from tandemtune.readout.fitting import FORMS, choose, leave_one_out
 from tandemtune.runs.records import EndRecord, Evaluation, StartRecord

@@ -16,7 +16,8 @@ from tandemtune.answers.labels import LabelAnswers
 from tandemtune.callbacks import Callback
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError
-from tandemtune.evaluators.features import ANSWER, read
+from tandemtune.evaluators.features import read
+from tandemtune.evaluators.views import ANSWER
 from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.known_templates import known_templates
 from tandemtune.types import Example

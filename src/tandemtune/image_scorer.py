@@ -18,9 +18,9 @@ from tandemtune.assets import PREFIX
 from tandemtune.assets.workspace import kept_images
 from tandemtune.errors import DataError, ModelError
 from tandemtune.evaluators.batch import Batch, collate
-from tandemtune.evaluators.features import TOWER
 from tandemtune.evaluators.image_text import ClassTexts, ImageBatch, ImageTextEngine, ImageTextEvaluator
 from tandemtune.evaluators.label_words import LabelWordEvaluator
+from tandemtune.evaluators.views import TOWER
 from tandemtune.models.feature_store import FeatureStore
 from tandemtune.models.image_text import ImageTextBackbone
 from tandemtune.models.naming import base_name

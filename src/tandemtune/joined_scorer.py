@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tandemtune.evaluators.batch import Batch, Group
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.features import PassReading, View, read
+from tandemtune.evaluators.features import PassReading, read
+from tandemtune.evaluators.views import View
 from tandemtune.problem import Scorer
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.base import Point

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from tandemtune.evaluators.batch import Batch
-from tandemtune.evaluators.features import PassReading, View
+from tandemtune.evaluators.features import PassReading
+from tandemtune.evaluators.views import View
 from tandemtune.evaluators.writing import Text, Writer
 from tandemtune.problem import Scorer
 from tandemtune.runs.writing import write_atomically

@@ -12,16 +12,8 @@ import tiny
 from tandemtune.errors import UsageError
 from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.features import (
-    ANSWER,
-    MEAN,
-    View,
-    read,
-    read_population,
-    read_with_gradient,
-    soft_cap,
-    word_logits,
-)
+from tandemtune.evaluators.features import read, read_population, read_with_gradient, soft_cap, word_logits
+from tandemtune.evaluators.views import ANSWER, MEAN, View
 from tandemtune.models.layers import hooked
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve

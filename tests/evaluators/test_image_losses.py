@@ -9,8 +9,9 @@ from torch.nn import functional
 import images
 from tandemtune.errors import UsageError
 from tandemtune.evaluators.batch import collate
-from tandemtune.evaluators.features import ANSWER, View, read
+from tandemtune.evaluators.features import read
 from tandemtune.evaluators.image_text import ClassTexts, ImageBatch, ImageTextEngine, ImageTextEvaluator
+from tandemtune.evaluators.views import ANSWER, View
 from tandemtune.tunables.base import INPUT
 from tandemtune.tunables.class_prompt import ClassPrompts
 from tandemtune.tunables.identity import Identity

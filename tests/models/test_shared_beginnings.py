@@ -13,7 +13,8 @@ import tiny
 from tandemtune.evaluators import engine as engines
 from tandemtune.evaluators.batch import collate, end_to_end, shared_beginning
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.features import ANSWER, MEAN, View, read, read_population
+from tandemtune.evaluators.features import read, read_population
+from tandemtune.evaluators.views import ANSWER, MEAN, View
 from tandemtune.models import packing
 from tandemtune.models.spans import Span, homes, positions, prompts_of
 from tandemtune.tasks.templates import Template

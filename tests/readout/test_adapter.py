@@ -12,7 +12,8 @@ from torch.testing import assert_close
 import tiny
 from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.features import ANSWER, read, soft_cap, word_logits
+from tandemtune.evaluators.features import read, soft_cap, word_logits
+from tandemtune.evaluators.views import ANSWER
 from tandemtune.readout import FORMS, Design, as_adapter, choose, solve
 from tandemtune.readout.members import (
     BiasReadout,

@@ -187,6 +187,15 @@ class MethodSection(SearchSettings):
             yield '[method] judge: readout, but the recipe has none: name one, for example readout = "ridge"'
         if self.score == "readout" and (self.readout.form is None or not optimizer.searches):
             yield "[method] score: readout needs a readout and a search without gradient"
+        if self.subsample and not optimizer.searches:
+            yield (
+                f"[method] subsample: {self.subsample} is for searches without gradient, got optimizer {optimizer.kind}"
+            )
+        yield from self._guard_problems()
+
+    def _guard_problems(self) -> Iterator[str]:
+        """Guards, and what is done where one refuses a point, that its parts cannot use."""
+        optimizer = self.optimizer
         if self.guard != "none" and not self.objective.by_rows:
             yield (
                 f"[method] guard: {self.guard} needs a loss of each row, which {self.objective.kind} is not made of: choose ce, "
@@ -198,8 +207,4 @@ class MethodSection(SearchSettings):
             yield (
                 f"[method] refused: go-back is for searches without gradient beside the model, got optimizer {optimizer.kind} and tunable "
                 f"{self.tunable.kind}: set it to go-on"
-            )
-        if self.subsample and not optimizer.searches:
-            yield (
-                f"[method] subsample: {self.subsample} is for searches without gradient, got optimizer {optimizer.kind}"
             )

@@ -17,7 +17,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
@@ -25,15 +24,13 @@ from torch import Tensor
 
 from tandemtune.evaluators.batch import Batch, Group, end_to_end, shared_beginning
 from tandemtune.evaluators.past import Past
+from tandemtune.evaluators.views import View
 from tandemtune.models.layers import LayerStack
 from tandemtune.models.linear import sizes
 from tandemtune.models.reading import Reading
 from tandemtune.models.spans import prompts_of
 from tandemtune.models.survey import text_config
 from tandemtune.tunables.base import INPUT, Parameters, Point
-
-if TYPE_CHECKING:
-    from tandemtune.evaluators.features import View
 
 MEGABYTE = 1_000_000
 CHUNKS, GPU_CHUNKS = (4096, 1024), (65536, 32768, 16384)

@@ -14,8 +14,9 @@ from torch.nn import functional
 from tandemtune.errors import UsageError
 from tandemtune.evaluators.batch import Batch, Group
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.features import ANSWER, TOWER, PassReading, View
+from tandemtune.evaluators.features import PassReading
 from tandemtune.evaluators.label_words import LabelWordEvaluator
+from tandemtune.evaluators.views import ANSWER, TOWER, View
 from tandemtune.models.layers import LayerStack
 from tandemtune.tunables.base import Parameters, Point
 

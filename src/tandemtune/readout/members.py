@@ -17,7 +17,8 @@ from torch import Tensor
 from tandemtune.errors import ConfigError, DataError, RunError, UsageError
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.features import ANSWER, PassReading, View, read, read_population
+from tandemtune.evaluators.features import PassReading, read, read_population
+from tandemtune.evaluators.views import ANSWER, View
 from tandemtune.models.backbone import Backbone
 from tandemtune.plugins import Member, register
 from tandemtune.readout import as_adapter

@@ -10,7 +10,8 @@ import torch
 from tandemtune.errors import ConfigError
 from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.features import ANSWER, read
+from tandemtune.evaluators.features import read
+from tandemtune.evaluators.views import ANSWER
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.prompts import Truncate
 from tandemtune.readout.design import Design
