@@ -5,8 +5,8 @@
 
 The rows are those of `with_readout.toml`, each task's labelled and test rows once through the model for all views together. Views by name
 are solved as `method.views` would; a choice among sets of views is made by the leave-one-out loss on labelled rows, as `views = "auto"`
-makes it. Test rows are only scored. OUT keeps a line for each model, task and seed; those are not repeated. Settings behind the
-options are for every run.
+makes it. Test rows are only scored. OUT keeps a line for each model, method of the plan, task and seed; those are not repeated.
+Settings behind the options are for every run.
 """
 
 from __future__ import annotations
@@ -111,6 +111,11 @@ def _cell(values: Sequence[float]) -> str:
 def main() -> None:
     """Measure what is missing, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--method",
+        default="readout, views by loss",
+        help="a readout of the plan: with a template that is chosen first, too",
+    )
     parser.add_argument("--tasks", nargs="+", help="which of the plan's (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", help="which of the plan's (default: all)")
     parser.add_argument("--out", type=Path, default=Path("runs/views.jsonl"))
@@ -119,22 +124,24 @@ def main() -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     plan = read_plan(PLAN, options.out.parent / "unused", options.settings)
-    cells = [cell for cell in plan.cells if cell.method == "readout, views by loss"]
+    cells = [cell for cell in plan.cells if cell.method == options.method]
     cells = [cell for cell in cells if cell.task in (options.tasks or [cell.task])]
     cells = [cell for cell in cells if cell.seed in (options.seeds or [cell.seed])]
     model = cells[0].config.model.name
-    done = {(line["model"], line["task"], line["seed"]) for line in lines}
+    lines = [line for line in lines if line["model"] == model and line["method"] == options.method]
+    done = {(line["task"], line["seed"]) for line in lines}
     for cell in cells:
-        if (model, cell.task, cell.seed) in done:
+        if (cell.task, cell.seed) in done:
             continue
         torch.set_num_threads(cell.config.model.threads or 1)
-        lines.append({"model": model, "task": cell.task, "seed": cell.seed, "found": measured(cell)})
+        own = {"model": model, "method": options.method, "task": cell.task, "seed": cell.seed}
+        lines.append({**own, "found": measured(cell)})
         with options.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(lines[-1]) + "\n")
         print(f"{cell.name} is done", file=sys.stderr, flush=True)
     wanted = {(cell.task, cell.seed) for cell in cells}
-    own = [line for line in lines if line["model"] == model and (line["task"], line["seed"]) in wanted]
-    print(f"**{model}**\n\n{table(own, list(dict.fromkeys(cell.task for cell in cells)))}")
+    shown = [line for line in lines if (line["task"], line["seed"]) in wanted]
+    print(f"**{model}, {options.method}**\n\n{table(shown, list(dict.fromkeys(cell.task for cell in cells)))}")
 
 
 if __name__ == "__main__":

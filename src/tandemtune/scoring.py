@@ -102,7 +102,7 @@ def reached(problem: Problem, point: Point | None, examples: Sequence[Example] |
     test = None
     if examples is not None:
         batch = scorer.batch(examples, plain)
-        views = member.seen(scorer.engine.further_view)
+        views = member.seen(scorer.engine.further_views)
 
         def one_pass() -> PassReading:
             if views:

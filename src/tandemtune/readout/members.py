@@ -54,15 +54,15 @@ class ReadoutMember(Member):
         'loss of the dev rows, each by a readout of all others, falls with it; "clearly-better" wants more than a standard error',
     )
 
-    def choices(self, further: str) -> tuple[tuple[View, ...], ...]:
+    def choices(self, further: Sequence[View]) -> tuple[tuple[View, ...], ...]:
         """Views of each row that it may read beside the label logits: one set, or several to choose from, the simplest first.
 
         Args:
-            further: the view beside the answer that rows of this kind have (`Engine.further_view`).
+            further: views beside the answer that rows of this kind have (`Engine.further_views`).
         """
         return ((),)
 
-    def seen(self, further: str) -> tuple[View, ...]:
+    def seen(self, further: Sequence[View]) -> tuple[View, ...]:
         """All views that it may read, as for `choices`."""
         return tuple(dict.fromkeys(view for views in self.choices(further) for view in views))
 
@@ -108,7 +108,7 @@ class ReadoutMember(Member):
             ConfigError: there is such a view.
         """
         try:
-            engine.check_views(self.seen(engine.further_view), layers, encoder)
+            engine.check_views(self.seen(engine.further_views), layers, encoder)
         except UsageError as error:
             raise ConfigError([f"[method] views: {error}"]) from None
 
@@ -127,7 +127,7 @@ class ReadoutMember(Member):
     def problems(self, recipe: Any) -> Iterator[str]:
         """Views that are none."""
         try:
-            self.seen("mean")
+            self.seen(())
         except UsageError as error:
             yield f"[method] views: {error}"
 
@@ -139,8 +139,8 @@ class FeatureReadout(ReadoutMember):
         default=["answer"],
         description='what is read of each row: "answer" (what enters the output embedding), "mean" (the text\'s mean), or one of '
         'them at a layer, such as "mean@6", or "mean@middle" whatever the model; of images "answer" (the vector that texts are compared with) and "tower" (what the image tower '
-        'pools before it is mapped there); several are weighted by the leave-one-out loss. "auto" adds the mean (of images the tower) '
-        "to the answer where that lowers the leave-one-out loss by more than its standard error",
+        'pools before it is mapped there); several are weighted by the leave-one-out loss. "auto" adds the mean or "answer@middle" '
+        "(of images the tower) to the answer where that lowers the leave-one-out loss by more than its standard error",
     )
 
     def problems(self, recipe: Any) -> Iterator[str]:
@@ -149,10 +149,10 @@ class FeatureReadout(ReadoutMember):
         if not self.views:
             yield f'[method] views: none, but readout {self.kind} reads some: name one, such as "answer", or take readout affine'
 
-    def choices(self, further: str) -> tuple[tuple[View, ...], ...]:
+    def choices(self, further: Sequence[View]) -> tuple[tuple[View, ...], ...]:
         """The views by name."""
         if self.views == "auto":
-            return (ANSWER,), (ANSWER, View.parse(further))
+            return (ANSWER,), *((ANSWER, view) for view in further)
         return (tuple(View.parse(text) for text in self.views),)
 
 

@@ -33,8 +33,8 @@ def solve_readout(
     Raises:
         DataError: a label has no row, or features are no numbers.
     """
-    reading = read(engine, batch, point, member.seen(engine.further_view))
-    choices = member.choices(engine.further_view)
+    reading = read(engine, batch, point, member.seen(engine.further_views))
+    choices = member.choices(engine.further_views)
     return clearly_better(solved_with(member, views, reading, batch.labels, labels) for views in choices)
 
 
