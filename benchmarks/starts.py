@@ -33,7 +33,8 @@ from tandemtune import wiring
 from tandemtune.config import RunConfig, load_config
 from tandemtune.models.load import kind_of, locate, read_config
 from tandemtune.problem import Problem, Scorer
-from tandemtune.readout.members import RidgeReadout, solve_readout
+from tandemtune.readout.members import RidgeReadout
+from tandemtune.readout.solving import solve_readout
 from tandemtune.runs.records import from_loss
 from tandemtune.search.schedule import Stage
 from tandemtune.tasks.base import Task

@@ -94,12 +94,12 @@ def test_patience_counts_looks_without_a_gain(tmp_path):
     "changes",
     [
         {"method__factors": "b"},
-        {"method__factors": "b", "method__order": "bandit", "method__subsample": 8},
+        {"method__factors": "b", "method__subsample": 8},
         {"method__name": "f-lora"},
         {"method__name": "es", "method__ema": 0.5},
         {"method__name": "gap3", "method__prompt_tokens": 3, "method__layers": None},
     ],
-    ids=["c-lora", "bandit", "f-lora", "es", "gap3"],
+    ids=["c-lora", "fresh rows", "f-lora", "es", "gap3"],
 )
 def test_a_search_goes_back_from_what_the_guard_refused(changes, tmp_path):
     """Every generation after a look begins at the kept point, and no generation is scored twice."""

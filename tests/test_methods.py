@@ -150,8 +150,6 @@ def test_a_search_among_texts_needs_a_sentinel(place, tmp_path):
 FORMS = {
     "mezo on full weights": ("mezo", {"method__tunable": "full", "method__lr": 1e-4}),
     "es on full weights": ("es", {"method__tunable": "full", "method__noise_rank": 1, "method__lr": 1e-2}),
-    "f-lora, bandit": ("f-lora", {"method__order": "bandit"}),
-    "bandit": ("c-lora", {"method__order": "bandit", "method__budget": 60}),
     "warm start": ("c-lora", {"method__warm_start": 2, "method__factors": "b", "method__budget": 60}),
     "l2_penalty": ("c-lora", {"method__l2_penalty": 0.1}),
     "l2_penalty without a subspace": ("es-lora", {"method__l2_penalty": 0.1}),
@@ -375,13 +373,6 @@ def test_steps_among_all_weights_end_where_their_directions_do(place, tmp_path, 
     assert (result["steps"], result["stop_reason"]) == (3, "steps")
 
 
-def test_the_bandit_takes_every_layer_first(place, tmp_path):
-    tune(recipe_of("c-lora", place, method__order="bandit", method__budget=200), tmp_path / "run")
-    layers = [line["layer"] for line in gains(tmp_path / "run")]
-    assert sorted(layers[:4]) == [0, 1, 2, 3]
-    assert layers != [i % 4 for i in range(len(layers))]
-
-
 def test_a_warm_start_begins_elsewhere(place, tmp_path):
     for pairs in (0, 2):
         tune(
@@ -423,8 +414,6 @@ def test_tandem_scores_the_words_with_the_tuned_model(place, tmp_path):
         ("gap3", {"method__tunable": "lora"}, "genetic"),
         ("c-lora", {"method__tunable": "full"}, "choose es or spsa"),
         ("es", {"method__popsize": 5}, "popsize: Input should be a multiple of 2, got 5"),
-        ("es", {"method__order": "bandit"}, "bandit"),
-        ("c-lora", {"method__order": "bandit", "method__incumbent": "mean"}, 'incumbent = "mean".* order'),
         ("c-lora", {"method__elites": 2, "method__subsample": 4, "method__incumbent": "mean"}, "elites.* incumbent"),
         ("gap3", {"method__ema": 0.5}, "ema"),
         ("lora", {"method__l2_penalty": 0.1}, "l2_penalty"),

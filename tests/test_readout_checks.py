@@ -19,9 +19,10 @@ BY_READOUT = {"method__readout": "ridge", "method__score": "readout"}
         (small.recipe, ["answer", "mean@99"], "the model's layers are 0 to 3"),
         (small.recipe, ["tower"], "take answer or mean"),
         (images.recipe, ["mean"], "of images there are the views answer and tower"),
+        (images.recipe, ["answer", "mean@middle"], "view mean@middle: of images there are the views answer and tower"),
         (small.recipe, [], "views: none, but readout ridge reads some"),
     ],
-    ids=["a layer", "an image's", "a text's", "none"],
+    ids=["a layer", "an image's", "a text's", "a text's middle", "none"],
 )
 def test_a_view_that_the_model_lacks_is_refused_before_the_search(make, views, said, tmp_path):
     made = make(tmp_path)
@@ -33,7 +34,10 @@ def test_a_view_that_the_model_lacks_is_refused_before_the_search(make, views, s
     assert said in str(refused.value) and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("view", "fine"), [("answer@1", False), ("mean@1", True), ("answer@3", True)])
+@pytest.mark.parametrize(
+    ("view", "fine"),
+    [("answer@1", False), ("mean@1", True), ("answer@3", True), ("answer@middle", True), ("mean@middle", True)],
+)
 def test_views_of_an_encoder_and_its_decoder(view, fine, tmp_path):
     made = small.recipe(tmp_path, "t5")
     made["method"] = {"name": "readout", "views": [view]}

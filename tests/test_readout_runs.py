@@ -116,12 +116,42 @@ def test_several_views_are_weighted_and_are_no_adapter(tmp_path):
     assert run.predict(TEXTS) == load(tmp_path / "run").predict(TEXTS)
 
 
+@pytest.mark.parametrize("model", ["llama", "bert", "t5"])
+def test_a_middle_layer_is_read_in_the_same_pass(model, tmp_path):
+    views = ["answer", "mean@middle", "answer@middle"]
+    runs = {}
+    for name, wanted in {"middle": views, "plain": ["answer"]}.items():
+        runs[name] = tune(readout_recipe(tmp_path, model, method__views=wanted), tmp_path / name).result
+    rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    answers = load(tmp_path / "middle").predict([row["text"] for row in rows])
+    right = sum(answer.label == row["label"] for answer, row in zip(answers, rows, strict=True))
+    assert right / len(rows) == pytest.approx(runs["middle"].tuned.test, abs=1e-6)
+    assert runs["middle"].cost.forward_tokens == runs["plain"].cost.forward_tokens
+    told = json.loads((tmp_path / "middle" / "adapter" / "readout" / "readout.json").read_text())
+    assert told["views"] == views and ", ".join(views) in told["no_adapter"]
+    refused = small.call("export", str(tmp_path / "middle"), "--to", str(tmp_path / "exported"))
+    assert refused.code and "mean@middle" in refused.err, refused.err
+
+
+@pytest.mark.parametrize("model", ["llama", "t5"])
+def test_a_search_by_a_readout_that_reads_a_middle_layer_goes_on(model, tmp_path):
+    by_readout = {"readout": "ridge", "views": ["answer", "mean@middle"], "score": "readout", "judge": "readout"}
+    recipe = small.recipe(tmp_path, model, **{f"method__{key}": value for key, value in by_readout.items()})
+    result = small.tune(recipe, tmp_path / "whole")
+    assert result["steps"] > 3
+    with pytest.raises(KeyboardInterrupt):
+        small.tune(recipe, tmp_path / "stopped", small.Stop(step=3))
+    small.resume(tmp_path / "stopped")
+    assert small.artefacts(tmp_path / "whole") == small.artefacts(tmp_path / "stopped")
+
+
 def test_views_are_chosen_by_the_leave_one_out_loss(tmp_path):
-    """The text's mean is read beside the answer in one of the two tasks here, and only where the loss falls by it."""
+    """Something is read beside the answer in one of the two tasks here, and only where the loss falls by it."""
     chosen = []
     for noisy in (False, True):
         losses = {}
-        for name, views in {"answer": ["answer"], "both": ["answer", "mean"], "auto": "auto"}.items():
+        for views in (["answer"], ["answer", "mean"], ["answer", "answer@middle"], "auto"):
+            name = views if views == "auto" else ", ".join(views)
             place = tmp_path / f"{name}{noisy}"
             place.mkdir()
             recipe = readout_recipe(place, method__views=views)
@@ -133,9 +163,9 @@ def test_views_are_chosen_by_the_leave_one_out_loss(tmp_path):
             assert load(place / "run").predict(TEXTS)
             losses[name] = told["loss"]
         chosen.append(told["views"])
-        assert losses["auto"] == losses["both" if "mean" in told["views"] else "answer"]
+        assert losses["auto"] == losses[", ".join(told["views"])]
         assert losses["auto"] <= losses["answer"]
-    assert sorted(chosen) == [["answer"], ["answer", "mean"]]
+    assert sorted(map(len, chosen)) == [1, 2]
 
 
 def test_a_damaged_readout_is_told(tmp_path):

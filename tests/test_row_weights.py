@@ -10,7 +10,7 @@ import torch
 import small
 from tandemtune import autotune
 from tandemtune.config import load_config
-from tandemtune.readout.members import solve_readout
+from tandemtune.readout.solving import solve_readout
 from tandemtune.scoring import temperature
 
 PRIOR = [0.9, 0.1]

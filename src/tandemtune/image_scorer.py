@@ -327,7 +327,7 @@ class ImageScorer(Scorer):
     @cached_property
     def _reads_tower(self) -> bool:
         """Whether a readout may read what the image tower pools: rows then hold that behind their vectors."""
-        return TOWER in self.config.method.readout.seen(self.engine.further_view)
+        return TOWER in self.config.method.readout.seen(self.engine.further_views)
 
     def _beside(self, rows: Sequence[Tensor], labels: Sequence[int], plain: bool = False) -> ImageBatch:
         width = len(self.engine.stack.token_ids)

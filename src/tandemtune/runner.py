@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +14,11 @@ from tandemtune import autotune, card, plugins, scoring, trackers, wiring
 from tandemtune.answers import answers_of
 from tandemtune.callbacks import Callback, Callbacks
 from tandemtune.config import RunConfig, load_config
+from tandemtune.config.retired import without_retired
 from tandemtune.elsewhere import AnotherProcess
 from tandemtune.errors import RunError
 from tandemtune.models.naming import base_name
+from tandemtune.notes import notes_of, unanswered
 from tandemtune.problem import Problem
 from tandemtune.rewards.own import refuse_while_imported
 from tandemtune.runs.records import (
@@ -23,9 +26,7 @@ from tandemtune.runs.records import (
     Facts,
     FinalCosts,
     Gain,
-    GenerationRecord,
     PredictionRecord,
-    ProposalRecord,
     Result,
     RowCounts,
     YardstickScores,
@@ -37,9 +38,6 @@ from tandemtune.search.state import SearchState
 from tandemtune.system import peak_rss_mb, versions
 from tandemtune.tasks.base import Task
 from tandemtune.types import Example
-
-OVERRUN = 1.1
-"""A search that uses this many times the tokens that it was given says so."""
 
 
 def run(
@@ -107,7 +105,9 @@ def go_on(path: Path, callback: Callback, *, test: bool = True, by_hand: bool = 
         begun = folder.read_facts()
         if begun is not None:
             _refuse_other_versions(folder.path, begun)
-        config = load_config(folder.read_recipe())
+        recipe = folder.read_recipe()
+        _refuse_retired(folder.path, recipe)
+        config = load_config(recipe)
         facts = begun and folder.with_mended(begun, config.plugins())
         trackers.check(config.run.trackers)
         config.run.executor.check()
@@ -234,8 +234,8 @@ def _measured(
         rows=RowCounts(train=len(problem.split.train), dev=len(problem.split.dev), test=len(examples or ())),
         stop_reason=folder.read_stop_reason(),
         versions=versions(),
-        notes=_notes(problem, found, gain, folder),
-        unanswered=_unanswered(folder),
+        notes=notes_of(problem, found, gain, folder),
+        unanswered=unanswered(folder),
         unseen=scorer.unseen(found.best, pretrained.words.test, tuned.words.test) if examples is not None else None,
     )
     return result, tuned.answers(scorer, examples)
@@ -263,38 +263,6 @@ def _cost(problem: Problem, found: SearchState, gain: Gain | None, folder: RunFo
         peak_rss_mb=round(max(peak_rss_mb(), folder.read_peak()), 1),
         proposer=dict(found.spent),
     )
-
-
-def _notes(problem: Problem, found: SearchState, gain: Gain | None, folder: RunFolder) -> tuple[str, ...]:
-    """What a reader of the scores should know."""
-    config = problem.scorer.config
-    tokens = (found.costs.forward + found.costs.backward) / problem.evaluator.depth
-    beside = {
-        "chose a template": scoring.choosing_tokens(problem),
-        "solved the readout": scoring.solving_tokens(problem, gain),
-    }
-    return (
-        *problem.facts.notes,
-        *problem.facts.mended,
-        *_ended_early(config, found),
-        *_flat(folder),
-        *([f"the scores are {card.not_in_peft(reason)}"] if (reason := problem.scorer.only_here) else []),
-        *_overrun(config.run.max_forward_tokens, tokens, "forward", beside),
-        *_overrun(config.run.max_generated_tokens, found.costs.generated, "generated", {}),
-        *_mentor_notes(config, folder, found.spent),
-        *_grading_notes(problem),
-    )
-
-
-def _ended_early(config: RunConfig, found: SearchState) -> list[str]:
-    """That a run has not come to its last stretch, so that another objective chose its point."""
-    names = [one.method.name for one in config.stretches]
-    if found.stretch + 1 == len(names):
-        return []
-    return [
-        f"the run ended in stretch {found.stretch + 1} of {len(names)} ({names[found.stretch]}), so the point that is kept was chosen by "
-        f"the objective {config.stretches[found.stretch].method.objective.kind}"
-    ]
 
 
 def _check_yardsticks(config: RunConfig) -> None:
@@ -341,81 +309,14 @@ def _score(task: Task, said: Sequence[str], rows: Sequence[Example]) -> float:
     return task.score([task.label_index(label) for label in said], [task.label_index(str(row.label)) for row in rows])
 
 
-def _unanswered(folder: RunFolder) -> str:
-    """Why nobody ever proposed anything; nothing if somebody did, or nobody was asked."""
-    failures = _failures(folder)
-    return failures[0] or "" if failures and all(failures) else ""
-
-
-def _failures(folder: RunFolder) -> list[str | None]:
-    """Why nobody proposed anything, for each round; None where somebody did."""
-    asked = [record for record in folder.read_records() if isinstance(record, ProposalRecord)]
-    return [None if record.actions else record.failure for record in asked]
-
-
-def _mentor_notes(config: RunConfig, folder: RunFolder, spent: Mapping[str, float]) -> list[str]:
-    """That nobody proposed anything, or nobody in some rounds, and what a mentor has cost."""
-    notes, failures = [], _failures(folder)
-    silent = [why for why in failures if why]
-    if why := _unanswered(folder):
-        notes.append(
-            f"{config.alternate.proposer.kind} was asked and never proposed anything ({why}), so this run is the optimizer alone"
+def _refuse_retired(path: Path, recipe: dict[str, Any]) -> None:
+    """A run goes on with the settings that it began with, or not at all."""
+    _, gone = without_retired(recipe)
+    if gone:
+        raise RunError(
+            f"{path} was begun with a setting that there is no more, so it cannot go on: {'; '.join(gone)}. What it has found so far can "
+            f"be read (`tandemtune report {path}`); start it anew"
         )
-    elif silent:
-        notes.append(f"{len(silent)} of {len(failures)} rounds had no answer ({silent[0]})")
-    if money := spent.get("money"):
-        price = config.mentor.price
-        dated = f", prices of {price.dated}: check before you rely on it" if price.dated else ""
-        notes.append(
-            f"the mentor has cost {money:.4f} {price.currency} (a million tokens asked {price.asked:g}, answered {price.answered:g}{dated})"
-        )
-    return notes
-
-
-def _grading_notes(problem: Problem) -> list[str]:
-    """What grades of a model have cost."""
-    ledger = None if problem.grader is None else problem.grader.ledger
-    if ledger is None:
-        return []
-    money = f", {ledger.money:.4f} {problem.scorer.config.mentor.price.currency}" if ledger.money else ""
-    return [
-        f"{ledger.calls:,} texts were graded by {problem.scorer.config.mentor.mentor}: {ledger.prompt_tokens:,} tokens asked, "
-        f"{ledger.completion_tokens:,} answered{money}"
-    ]
-
-
-def _overrun(given: int | None, searched: float, kind: str, beside: Mapping[str, int]) -> list[str]:
-    """That a search has used clearly more tokens of a kind than it was given, since a turn is never cut; or that it has used more with
-    what is done before and after it, which nothing bounds.
-
-    Args:
-        given: tokens that the recipe allows.
-        searched: tokens of the search.
-        kind: which ones.
-        beside: tokens of what was done beside it, by what they did.
-    """
-    tokens = searched + sum(beside.values())
-    if given is None or tokens <= given * (1.0 if any(beside.values()) else OVERRUN):
-        return []
-    said = f"{tokens:,.0f} {kind} tokens were used, {tokens / given:,.2f} times the {given:,} of max_{kind}_tokens"
-    if any(beside.values()):
-        parts = " and ".join(f"{count:,} {what}" for what, count in beside.items() if count)
-        said += f", which ends the search alone: {parts}"
-    if searched > OVERRUN * given:
-        said += ": a turn is never cut, and one turn of this method costs more than was left"
-    return [said]
-
-
-def _flat(folder: RunFolder) -> list[str]:
-    """What there is to say where nothing that was tried made any difference."""
-    turns = [record for record in folder.read_records() if isinstance(record, GenerationRecord)]
-    losses = {loss for turn in turns for loss in turn.losses}
-    if len(losses) != 1 or sum(len(turn.losses) for turn in turns) < 2:
-        return []
-    return [
-        "every candidate had the same loss, so the search had nothing to follow: what it moves does not change the answers "
-        "to these prompts (too short for [method] target to matter?), or the objective does not tell them apart"
-    ]
 
 
 def _refuse_other_versions(path: Path, facts: Facts) -> None:

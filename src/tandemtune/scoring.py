@@ -15,7 +15,8 @@ from tandemtune.evaluators.features import PassReading, read
 from tandemtune.evaluators.label_words import LabelWordEvaluator, Measurement, calibrate, label_weights
 from tandemtune.problem import Problem, Scorer, content_free
 from tandemtune.readout.design import assumed_shares
-from tandemtune.readout.members import SolvedReadout, solve_readout
+from tandemtune.readout.members import SolvedReadout
+from tandemtune.readout.solving import solve_readout
 from tandemtune.runs.records import DIGITS, CalibratedScores, Evaluation, Gain, PredictionRecord, Scores, rounded
 from tandemtune.search.state import SearchState
 from tandemtune.shared import remembered
@@ -101,7 +102,7 @@ def reached(problem: Problem, point: Point | None, examples: Sequence[Example] |
     test = None
     if examples is not None:
         batch = scorer.batch(examples, plain)
-        views = member.seen(scorer.engine.further_view)
+        views = member.seen(scorer.engine.further_views)
 
         def one_pass() -> PassReading:
             if views:

@@ -13,7 +13,7 @@ from tandemtune.errors import UsageError
 from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.features import read, read_population, read_with_gradient, soft_cap, word_logits
-from tandemtune.evaluators.views import ANSWER, MEAN, View
+from tandemtune.evaluators.views import ANSWER, ANSWER_MIDDLE, MEAN, MEAN_MIDDLE, View
 from tandemtune.models.layers import hooked
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
@@ -104,9 +104,23 @@ def test_the_mean_view_is_the_mean_of_the_texts_hidden_states(name):
 
 
 @pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_the_middle_is_the_layer_with_as_many_before_it_as_behind_it(name):
+    """In a model of an encoder and a decoder, that of the stack which has the text or the answer."""
+    h = house(name)
+    read_at, answered_at = (1, 3) if h.backbone.kind == "seq2seq" else (2, 2)
+    place = [0 if h.backbone.kind == "seq2seq" else prompt.answer for prompt in h.prompts]
+    reading = read(h.engine, h.batch, h.point, [MEAN_MIDDLE, ANSWER_MIDDLE])
+    texts, answers = (h.by_hand((h.backbone.layers[layer], entering)) for layer in (read_at, answered_at))
+    means = torch.stack([one[0].mean(dim=0) for one in texts])
+    assert_close(reading.views[MEAN_MIDDLE], means, **CLOSE)
+    at_answers = torch.stack([one[0, position] for one, position in zip(answers, place, strict=True)])
+    assert_close(reading.views[ANSWER_MIDDLE], at_answers, **CLOSE)
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
 def test_rows_that_are_filled_up_have_the_same_views(name):
     h = house(name)
-    views = [ANSWER, MEAN, View("mean", 1)]
+    views = [ANSWER, MEAN, View("mean", 1), MEAN_MIDDLE, ANSWER_MIDDLE]
     apart = read(h.engine, h.batch, h.point, views)
     stretched = h.collate(stretch=9.0, masked=True)
     together = read(h.engine, stretched, h.point, views)
@@ -119,7 +133,7 @@ def test_rows_that_are_filled_up_have_the_same_views(name):
 @pytest.mark.parametrize("name", tiny.CONFIGS)
 def test_a_population_has_the_views_of_its_candidates(name, first):
     h = house(name)
-    views = [MEAN, ANSWER, View("mean", 1), View("answer", 3)]
+    views = [MEAN, ANSWER, View("mean", 1), View("answer", 3), MEAN_MIDDLE, ANSWER_MIDDLE]
     candidates = h.candidates(*({first, 3}))
     side_by_side = h.tunable.side_by_side
     found = read_population(h.engine, h.batch, h.point, candidates, views)
@@ -160,9 +174,15 @@ def test_without_anything_to_tune():
 
 
 def test_views_by_name():
-    assert [View.parse(text) for text in ("answer", "mean", "mean@6")] == [ANSWER, MEAN, View("mean", 6)]
-    assert [str(view) for view in (ANSWER, MEAN, View("answer", 3))] == ["answer", "mean", "answer@3"]
-    for wrong in ("", "middle", "mean@", "mean@x", "mean@-1", "@3"):
+    for text, view in {
+        "answer": ANSWER,
+        "mean": MEAN,
+        "mean@6": View("mean", 6),
+        "mean@middle": MEAN_MIDDLE,
+        "answer@middle": ANSWER_MIDDLE,
+    }.items():
+        assert View.parse(text) == view and str(view) == text
+    for wrong in ("", "middle", "mean@", "mean@x", "mean@-1", "@3", "mean@middles", "tower@middle"):
         with pytest.raises(UsageError, match="expected answer or mean"):
             View.parse(wrong)
 

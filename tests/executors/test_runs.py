@@ -35,7 +35,11 @@ CASES = {
         place, "gpt2", method__calibrate=True, method__kl_penalty=0.1, method__l2_penalty=0.1
     ),
     "a readout scores": lambda place: small.recipe(
-        place, method__readout="ridge", method__score="readout", method__budget=20
+        place,
+        method__readout="ridge",
+        method__views=["answer", "mean@middle"],
+        method__score="readout",
+        method__budget=20,
     ),
     "es": lambda place: method(small.recipe(place, "t5"), name="es", budget=24, popsize=4, d=8, r=1, dev_every=2),
     "bbtv2": lambda place: method(small.recipe(place), name="bbtv2", budget=30, popsize=4, d=8, prompt_tokens=3),

@@ -21,8 +21,8 @@ from tandemtune.readout.members import (
     LogisticReadout,
     RidgeReadout,
     load_readout,
-    solve_readout,
 )
+from tandemtune.readout.solving import solve_readout
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.identity import Identity

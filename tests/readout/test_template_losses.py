@@ -8,8 +8,9 @@ import torch
 
 from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine
-from tandemtune.readout.members import RidgeReadout, solve_readout
+from tandemtune.readout.members import RidgeReadout
 from tandemtune.readout.ranking import judged
+from tandemtune.readout.solving import solve_readout
 from tandemtune.testing.tiny import tiny_backbone, tiny_task, verbalizer_of
 from tandemtune.tunables.identity import Identity
 from tandemtune.types import Example

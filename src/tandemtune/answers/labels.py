@@ -26,7 +26,7 @@ from tandemtune.problem import DrawnRows, Problem, Scorer, content_free, digest
 from tandemtune.proposers.base import Standing
 from tandemtune.readout import ranking
 from tandemtune.readout.design import assumed_shares
-from tandemtune.readout.members import leave_one_out_logits, solve_readout
+from tandemtune.readout.solving import leave_one_out_logits, solve_readout
 from tandemtune.runs.records import Assessment, Result, TemplateScore
 from tandemtune.scoring import Reached
 from tandemtune.tasks.base import Task

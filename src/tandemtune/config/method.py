@@ -32,10 +32,9 @@ class SearchSettings(Options):
     objective: Annotated[Objective, PartOf("objective")] = Field(
         description="what is minimised (`tandemtune ls objectives`)"
     )
-    order: Literal["in-turn", "together", "bandit"] = Field(
+    order: Literal["in-turn", "together"] = Field(
         "in-turn",
-        description="layers one after another, all at once (in one subspace, where there is one), or the layer with the best gain "
-        "for its cost (gradients always move all at once)",
+        description="layers one after another, or all at once (in one subspace, where there is one; gradients always move all at once)",
     )
     budget: Annotated[int, Field(ge=2)] = Field(
         2000, description="candidates that a derivative-free search may score on the training rows"
@@ -160,11 +159,6 @@ class MethodSection(SearchSettings):
         named, remedy = optimizer.kind, "choose cma-es, fireworks or random"
         if optimizer.uses == "sampler":
             named, remedy = f'{optimizer.kind} with incumbent = "mean"', 'set incumbent to "best"'
-        if self.order == "bandit" and not keeps_vector:
-            yield (
-                f"[method] order: bandit goes by how much a layer's turns lower the incumbent's loss, which {named} does not measure: "
-                f"{remedy}, or another order"
-            )
         if self.elites and self.subsample is None:
             yield (
                 f"[method] elites: {self.elites} are scored again on all rows, which says something new with subsample only"

@@ -14,6 +14,7 @@ from typing import Any
 import tandemtune.methods as methods
 from tandemtune import plugins
 from tandemtune.config.overrides import Override, apply
+from tandemtune.config.retired import without_retired
 from tandemtune.config.schema import RunConfig, cut, shortened
 from tandemtune.config.sections import SECTIONS, Findings, Tables, arranged, checked_section, stand_in
 from tandemtune.config.task import answers_of, with_images
@@ -39,7 +40,7 @@ def load_config(
     Args:
         recipe: a path of a TOML (or JSON) file, the name of a recipe that comes with the package, or a nested dict.
         overrides: ``section.key=value`` strings or (key, value) pairs; the section may be left out where the key is unique.
-        ended: it comes from the folder of a run that has ended, whose rewards may have gone.
+        ended: it comes from the folder of a run that has ended, whose rewards may have gone, and settings may have been retired.
 
     Raises:
         ConfigError: lists every problem that was found.
@@ -59,7 +60,10 @@ def load_with_notes(
     source, tables = _read(recipe)
     found = Findings()
     found.problems += apply(tables, overrides)
+    tables, retired = without_retired(tables)
     config = _checked(tables, found)
+    if not ended:
+        found.problems += retired
     if config is not None and not ended:
         found.problems += config.code_problems()
     if found.problems or config is None:

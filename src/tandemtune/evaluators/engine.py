@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tandemtune.evaluators.batch import Batch, Group, end_to_end, shared_beginning
 from tandemtune.evaluators.past import Past
-from tandemtune.evaluators.views import View
+from tandemtune.evaluators.views import ANSWER_MIDDLE, MEAN, View
 from tandemtune.models.layers import LayerStack
 from tandemtune.models.linear import sizes
 from tandemtune.models.reading import Reading
@@ -72,11 +72,11 @@ class Engine:
 
     Attributes:
         no_adapter: why a readout of what it reads is no change of the output embedding; empty where it is one.
-        further_view: what a readout may read of each row beside the answer where it chooses for itself.
+        further_views: what a readout may read of each row beside the answer, one of them, where it chooses for itself.
     """
 
     no_adapter = ""
-    further_view = "mean"
+    further_views: tuple[View, ...] = (MEAN, ANSWER_MIDDLE)
 
     def __init__(
         self,

@@ -77,7 +77,7 @@ class ImageTextEngine(Engine):
     """
 
     no_adapter = "a readout of image vectors changes the classes' vectors, not the text tower"
-    further_view = "tower"
+    further_views = (TOWER,)
 
     def __init__(self, stack: LayerStack, tunable: Parameters, scale: float, max_memory: float = 256.0) -> None:
         super().__init__(stack, tunable, torch.eye(len(stack.token_ids)), max_memory)

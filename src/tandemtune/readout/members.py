@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,13 +16,13 @@ from torch import Tensor
 from tandemtune.errors import ConfigError, DataError, RunError, UsageError
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.features import PassReading, read, read_population
+from tandemtune.evaluators.features import PassReading, read
 from tandemtune.evaluators.views import ANSWER, View
 from tandemtune.models.backbone import Backbone
 from tandemtune.plugins import Member, register
 from tandemtune.readout import as_adapter
-from tandemtune.readout.design import Design, assumed_shares, check_shares
-from tandemtune.readout.fitting import FORMS, Form, FormName, Readout, Settings, choose, leave_one_out, solve
+from tandemtune.readout.design import assumed_shares, check_shares
+from tandemtune.readout.fitting import FORMS, FormName, Readout, Settings
 from tandemtune.tasks.verbalizers import Verbalizer
 from tandemtune.tunables.base import Point
 
@@ -55,15 +54,15 @@ class ReadoutMember(Member):
         'loss of the dev rows, each by a readout of all others, falls with it; "clearly-better" wants more than a standard error',
     )
 
-    def choices(self, further: str) -> tuple[tuple[View, ...], ...]:
+    def choices(self, further: Sequence[View]) -> tuple[tuple[View, ...], ...]:
         """Views of each row that it may read beside the label logits: one set, or several to choose from, the simplest first.
 
         Args:
-            further: the view beside the answer that rows of this kind have (`Engine.further_view`).
+            further: views beside the answer that rows of this kind have (`Engine.further_views`).
         """
         return ((),)
 
-    def seen(self, further: str) -> tuple[View, ...]:
+    def seen(self, further: Sequence[View]) -> tuple[View, ...]:
         """All views that it may read, as for `choices`."""
         return tuple(dict.fromkeys(view for views in self.choices(further) for view in views))
 
@@ -109,7 +108,7 @@ class ReadoutMember(Member):
             ConfigError: there is such a view.
         """
         try:
-            engine.check_views(self.seen(engine.further_view), layers, encoder)
+            engine.check_views(self.seen(engine.further_views), layers, encoder)
         except UsageError as error:
             raise ConfigError([f"[method] views: {error}"]) from None
 
@@ -128,7 +127,7 @@ class ReadoutMember(Member):
     def problems(self, recipe: Any) -> Iterator[str]:
         """Views that are none."""
         try:
-            self.seen("mean")
+            self.seen(())
         except UsageError as error:
             yield f"[method] views: {error}"
 
@@ -139,9 +138,9 @@ class FeatureReadout(ReadoutMember):
     views: list[str] | Literal["auto"] = Field(
         default=["answer"],
         description='what is read of each row: "answer" (what enters the output embedding), "mean" (the text\'s mean), or one of '
-        'them at a layer, such as "mean@6"; of images "answer" (the vector that texts are compared with) and "tower" (what the image tower '
-        'pools before it is mapped there); several are weighted by the leave-one-out loss. "auto" adds the mean (of images the tower) '
-        "to the answer where that lowers the leave-one-out loss by more than its standard error",
+        'them at a layer, such as "mean@6", or "mean@middle" whatever the model; of images "answer" (the vector that texts are compared with) and "tower" (what the image tower '
+        'pools before it is mapped there); several are weighted by the leave-one-out loss. "auto" adds the mean or "answer@middle" '
+        "(of images the tower) to the answer where that lowers the leave-one-out loss by more than its standard error",
     )
 
     def problems(self, recipe: Any) -> Iterator[str]:
@@ -150,10 +149,10 @@ class FeatureReadout(ReadoutMember):
         if not self.views:
             yield f'[method] views: none, but readout {self.kind} reads some: name one, such as "answer", or take readout affine'
 
-    def choices(self, further: str) -> tuple[tuple[View, ...], ...]:
+    def choices(self, further: Sequence[View]) -> tuple[tuple[View, ...], ...]:
         """The views by name."""
         if self.views == "auto":
-            return (ANSWER,), (ANSWER, View.parse(further))
+            return (ANSWER,), *((ANSWER, view) for view in further)
         return (tuple(View.parse(text) for text in self.views),)
 
 
@@ -283,73 +282,6 @@ class SolvedReadout:
             told["label_bias"] = bias = dict(zip(verbalizer.labels, shift.tolist(), strict=True))
         (place / "readout.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         return bias
-
-
-def solve_readout(
-    member: ReadoutMember, engine: Engine, batch: Batch, point: Point, labels: Sequence[str]
-) -> SolvedReadout:
-    """Solve a readout at one point, its strength by the leave-one-out loss.
-
-    Args:
-        member: what the recipe says; not ``none``.
-        engine: the model.
-        batch: the labelled rows.
-        point: the setting of what is tuned; empty for the pretrained model.
-        labels: names of the labels, for errors.
-
-    Raises:
-        DataError: a label has no row, or features are no numbers.
-    """
-    form = form_of(member)
-    reading = read(engine, batch, point, member.seen(engine.further_view))
-    best: tuple[SolvedReadout, Tensor] | None = None
-    for views in member.choices(engine.further_view):
-        design = Design([reading.views[view] for view in views], reading.logits, batch.labels, member.prior, labels)
-        settings = choose(design, form)
-        without = leave_one_out(design, settings)
-        losses = design.losses(without)
-        gains = losses if best is None else best[1] - losses
-        if best is None or gains.mean() > gains.std() / math.sqrt(len(gains)):
-            solution = solve(design, settings)
-            best = SolvedReadout(member, views, settings, solution, without, settings.loss), losses
-    assert best is not None
-    return best[0]
-
-
-def leave_one_out_logits(
-    member: ReadoutMember, engine: Engine, start: Point, rows: Batch, labels: Sequence[str]
-) -> Callable[[Batch, Point, Mapping[int, Tensor]], Tensor]:
-    """A way to score candidates: each row by a readout of all others, solved anew at each candidate (variable projection).
-
-    Args:
-        member: what the recipe says; not ``none``.
-        engine: the model.
-        start: the point whose leave-one-out loss chooses views, strength and scale, once for all candidates.
-        rows: the labelled rows that they are chosen on.
-        labels: names of the labels, for errors.
-
-    Returns:
-        (labelled rows, incumbent, candidates) -> label logits [P, N, C].
-    """
-    chosen: list[SolvedReadout] = []
-
-    def logits(batch: Batch, point: Point, candidates: Mapping[int, Tensor]) -> Tensor:
-        if not chosen:
-            chosen.append(solve_readout(member, engine, rows, start, labels))
-        views, settings = chosen[0].views, chosen[0].settings
-        assert settings is not None  # of one that was solved here
-        reading = read_population(engine, batch, point, candidates, views)
-        design = Design([reading.views[view] for view in views], reading.logits, batch.labels, member.prior, labels)
-        return leave_one_out(design, settings).masked_fill(design.broken[..., None, None], torch.nan).float()
-
-    return logits
-
-
-def form_of(member: ReadoutMember) -> Form:
-    """What a readout is made of."""
-    if member.form is None:
-        raise ValueError("there is no readout to solve")
-    return FORMS[member.form]
 
 
 def load_readout(member: ReadoutMember, folder: Path) -> SolvedReadout | None:

@@ -1,7 +1,8 @@
 """The search: who moves what in which order, and what is remembered of it.
 
 `loop`      the loop that everything goes through
-`turns`     what one turn does: a generation, a gradient step, a proposal
+`turns`     what one turn does: a generation, a gradient step
+`proposals` what it does where somebody proposes where to go on
 `guard`     who looks at dev, and whether a gain there is enough
 `state`     where a search stands; what a checkpoint holds
 `replay`    records that are there already, and those that are made now

@@ -14,12 +14,13 @@ from tandemtune.mentor import Course, LayerGain
 from tandemtune.proposers.base import Source
 from tandemtune.runs.records import SCHEMA, Actions, EndRecord, ProposalRecord, RaceRecord, StartRecord, to_loss
 from tandemtune.runs.store import RunFolder
+from tandemtune.search.proposals import Acceptance, ProposalTurn
 from tandemtune.search.race import Race, RaceTurn
 from tandemtune.search.replay import Replay
 from tandemtune.search.schedule import Phase, Stage
 from tandemtune.search.state import SearchState
 from tandemtune.search.stretches import Stretch, hand_over
-from tandemtune.search.turns import Acceptance, Desk, GenerationTurn, GradientTurn, ProposalTurn, Turn
+from tandemtune.search.turns import Desk, GenerationTurn, GradientTurn, Turn
 from tandemtune.search.words import WordReader
 from tandemtune.system import peak_rss_mb
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -97,49 +97,6 @@ def _marks(steps: int, snapshots: int) -> frozenset[int]:
     return frozenset(round((i + 1) * steps / count) for i in range(count))
 
 
-class Bandit:
-    """Chooses the turn whose block promises most for its cost: discounted mean gain plus a bonus for being seldom chosen,
-    as discounted UCB (Garivier and Moulines, arXiv 0805.3415) with gains as shares of the largest, divided by the cost.
-
-    Every turn is taken once before any is preferred. Gains shrink as a search goes on, so old ones are forgotten.
-
-    Args:
-        costs: cost of each turn, in any unit.
-        discount: what remains of an observation after one more turn.
-        bonus: weight of the bonus.
-    """
-
-    def __init__(self, costs: Sequence[float], discount: float = 0.95, bonus: float = 0.3) -> None:
-        self._costs = np.asarray(costs, dtype=np.float64) / max(costs)
-        self._discount, self._bonus = discount, bonus
-        self._gains, self._turns = np.zeros(len(costs)), np.zeros(len(costs))
-
-    def choose(self) -> int:
-        """The next turn; the same until a gain is told."""
-        if (self._turns == 0).any():
-            return int(np.argmin(self._turns))
-        means = self._gains / self._turns
-        shares = means / means.max() if means.max() > 0 else means
-        bonuses = np.sqrt(np.log(1.0 + self._turns.sum()) / self._turns)
-        return int(np.argmax((shares + self._bonus * bonuses) / self._costs))
-
-    def reward(self, turn: int, gain: float) -> None:
-        """Say by how much the loss fell in a turn."""
-        self._gains *= self._discount
-        self._turns *= self._discount
-        self._turns[turn] += 1.0
-        if np.isfinite(gain) and gain > 0:
-            self._gains[turn] += gain
-
-    def state(self) -> dict[str, Any]:
-        """Everything that is needed to go on."""
-        return {"gains": self._gains.copy(), "turns": self._turns.copy()}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        self._gains, self._turns = np.array(state["gains"]), np.array(state["turns"])
-
-
 @dataclass
 class Phase:
     """One stretch of an optimizer around a starting point: block by block in turn, or all blocks at once.
@@ -153,7 +110,6 @@ class Phase:
         make_optimizer: the blocks of a turn -> a fresh optimizer; called at their first turn.
         candidates: candidates that one turn scores.
         read: turns what an optimizer of texts proposes into the only block's parameters [P, dim].
-        bandit: who chooses the turn by its gain; None for one turn after another.
         keeps_best: whether the incumbent is scored beside each generation and only replaced by what is better.
         gradient: whether the optimizer follows gradients.
         show: what an optimizer of texts has found so far, as text.
@@ -168,7 +124,6 @@ class Phase:
     make_optimizer: Callable[[tuple[int, ...]], AskTell[Any]]
     candidates: int
     read: Callable[[Any], Tensor] | None = None
-    bandit: Bandit | None = None
     keeps_best: bool = True
     gradient: bool = False
     show: Callable[[Any], str] | None = None
@@ -190,24 +145,16 @@ class Phase:
     def turn(self, step: int) -> tuple[int, tuple[int, ...]]:
         """Sweep and blocks of a step."""
         sweep, position = divmod(step, len(self.turns))
-        return sweep, self.turns[position if self.bandit is None else self.bandit.choose()]
+        return sweep, self.turns[position]
 
     def beginning(self, blocks: tuple[int, ...]) -> NDArray[np.float64]:
         """The starting point of a turn's blocks as one vector."""
         return torch.cat([self.origin[block].flatten() for block in blocks]).double().cpu().numpy()
 
     def below(self, blocks: tuple[int, ...]) -> int:
-        """The block whose hidden states are surely kept when a turn begins: the one of the turn before, or the lowest one
-        where turns jump; the turn's own for the lowest one itself."""
-        lower = [block for block in self.blocks if block < min(blocks)]
-        if not lower:
-            return min(blocks)
-        return min(lower) if self.bandit is not None else max(lower)
-
-    def reward(self, blocks: tuple[int, ...], gain: float) -> None:
-        """Say by how much a turn lowered the loss."""
-        if self.bandit is not None:
-            self.bandit.reward(self.turns.index(blocks), gain)
+        """The block whose hidden states are surely kept when a turn begins: the one of the turn before; the turn's own for the
+        lowest one."""
+        return max((block for block in self.blocks if block < min(blocks)), default=min(blocks))
 
     def optimizer(self, blocks: tuple[int, ...]) -> AskTell[Any]:
         """The optimizer of a turn, made when it is first needed."""
@@ -257,14 +204,10 @@ class Phase:
         return Candidates({block: torch.cat([part[block] for part in parts]) for block in blocks}, short)
 
     def state(self) -> list[dict[str, Any]]:
-        """States of all optimizers that have had a turn, and of who chooses among them."""
-        held = [{"blocks": list(blocks), "state": optimizer.state()} for blocks, optimizer in self.optimizers.items()]
-        return held if self.bandit is None else [*held, {"blocks": [], "state": self.bandit.state()}]
+        """States of all optimizers that have had a turn."""
+        return [{"blocks": list(blocks), "state": optimizer.state()} for blocks, optimizer in self.optimizers.items()]
 
     def restore(self, state: list[dict[str, Any]]) -> None:
         """Go on from what `state` returned."""
         for saved in state:
-            if saved["blocks"]:
-                self.optimizer(tuple(saved["blocks"])).restore(saved["state"])
-            elif self.bandit is not None:
-                self.bandit.restore(saved["state"])
+            self.optimizer(tuple(saved["blocks"])).restore(saved["state"])

@@ -13,7 +13,7 @@ from tandemtune.config.schema import UNBOUNDED
 from tandemtune.optimizers.base import Space
 from tandemtune.problem import Problem
 from tandemtune.proposers.mutation import Mutation
-from tandemtune.search.schedule import Bandit, Phase, Stage
+from tandemtune.search.schedule import Phase, Stage
 from tandemtune.subspace import Matrices, RandomProjection
 from tandemtune.tunables.base import INPUT
 from tandemtune.types import seed_for
@@ -39,10 +39,6 @@ def make_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) -> 
         return _text_phase(problem, origin, stage)
     projections = _projections(problem, stage, blocks)
     turns = (blocks,) if method.order == "together" else tuple((block,) for block in blocks)
-    bandit = None
-    if method.order == "bandit":
-        count = method.optimizer.candidates + 1
-        bandit = Bandit([problem.evaluator.most(turn, count).forward for turn in turns])
 
     def start(blocks: tuple[int, ...]) -> Any:
         inside = bool(projections)
@@ -66,7 +62,6 @@ def make_phase(problem: Problem, origin: Mapping[int, Tensor], stage: Stage) -> 
         projections,
         start,
         method.turn_candidates,
-        bandit=bandit,
         shard=config.run.executor.shard,
         keeps_best=method.optimizer.keeps_best,
         scale=stage.scale,

@@ -12,8 +12,9 @@ from tandemtune.problem import Problem
 from tandemtune.proposers.base import Source
 from tandemtune.runs.store import RunFolder
 from tandemtune.search.loop import Limits, Search
+from tandemtune.search.proposals import Acceptance
 from tandemtune.search.stretches import Stretch
-from tandemtune.search.turns import Acceptance, Rules
+from tandemtune.search.turns import Rules
 from tandemtune.search.words import WordReader
 from tandemtune.wiring.phases import make_phase
 from tandemtune.wiring.stages import make_stages, planned
