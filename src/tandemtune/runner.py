@@ -69,8 +69,6 @@ def run(
     RunFolder.check_free(out, overwrite=overwrite)
     wiring.check(config, callback.on_progress, test=test)
     wiring.check_proposer(config, callback.on_progress)
-    _check_yardsticks(config)
-    trackers.check(config.run.trackers)
     config.run.executor.check()
     problem = _prepared(
         config, None, callback, test
@@ -109,7 +107,7 @@ def go_on(path: Path, callback: Callback, *, test: bool = True, by_hand: bool = 
             _refuse_other_versions(folder.path, begun)
         config = load_config(folder.read_recipe())
         facts = begun and folder.with_mended(begun, config.plugins())
-        trackers.check(config.run.trackers)
+        wiring.check_packages(config)
         config.run.executor.check()
         if not by_hand:
             wiring.check_proposer_again(config, folder.read_records(), callback.on_progress)
@@ -295,12 +293,6 @@ def _ended_early(config: RunConfig, found: SearchState) -> list[str]:
         f"the run ended in stretch {found.stretch + 1} of {len(names)} ({names[found.stretch]}), so the point that is kept was chosen by "
         f"the objective {config.stretches[found.stretch].method.objective.kind}"
     ]
-
-
-def _check_yardsticks(config: RunConfig) -> None:
-    """Refuse to begin where a package is missing that is needed at the end."""
-    for name in config.run.yardsticks:
-        plugins.find("yardstick", name).check()
 
 
 def _yardsticks(
