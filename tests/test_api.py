@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from datetime import date
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -68,6 +69,15 @@ def test_a_folder_of_its_own_lives_as_long_as_the_run() -> None:
     assert place.is_dir()
     del run
     assert not place.exists()
+
+
+def test_columns_that_nobody_asks_for_may_hold_anything(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{**row, "score": float("nan"), "at": date(2024, 1, 2)} for row in small.rows(12, 1)]
+    recipe = {**small.recipe(tmp_path, task__test=None), "method": {"name": "manual"}}
+    tandemtune.tune(recipe, out=tmp_path / "run", train=rows, progress="none")
+    (kept,) = (tmp_path / "run" / "data").iterdir()
+    written = json.loads(kept.read_text(encoding="utf-8").splitlines()[0])
+    assert written == {**rows[0], "score": None, "at": "2024-01-02"}
 
 
 def test_a_frame_gives_the_same_run_as_a_list(tmp_path: Path) -> None:

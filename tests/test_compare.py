@@ -484,4 +484,8 @@ def test_check_starts_nothing(tmp_path, monkeypatch):
     assert small.call("compare", plan, "--check").out == f"{plan}: fine, 4 runs\n"
     called = small.call("compare", plan, "--check", "task.shots=100", "task.train=none.jsonl")
     assert called.code == 2 and "small / c-lora / 5: " in called.err
+    with plan.open("a", encoding="utf-8") as file:  # what only one of the methods does with the rows
+        file.write('[methods.solved]\n"method.name" = "readout"\n"method.prior" = [0.2, 0.3, 0.5]\n')
+    called = small.call("compare", plan, "--check")
+    assert called.code == 2 and "small / solved / 5: " in called.err and "prior [0.2, 0.3, 0.5]" in called.err
     assert not (tmp_path / "runs").exists()

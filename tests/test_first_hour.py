@@ -294,6 +294,8 @@ BOTH = {**LORA, "method__readout": "ridge"}
 PROMPT = {"method__name": "prompt-tuning", "method__steps": 6, "method__lr": 0.1, "method__prompt_tokens": 3}
 FULL = {"method__name": "full", "method__steps": 3, "method__lr": 0.01}
 CALIBRATED = {"method__name": "c-lora", "method__calibrate": True}
+WORDS_BESIDE = {"method__name": "tandem", "method__prompt_tokens": 3, "alternate__proposer": "random"}
+WORDS_BESIDE |= {"alternate__rounds": 1, "alternate__round_steps": 1, "alternate__final_steps": 1}
 SHAPES = [
     ("bert", LORA, False),
     ("bert", LORA, True),
@@ -346,6 +348,7 @@ def test_the_snippet_of_an_export_answers_as_the_run_does(here, model, changes, 
         ("gpt2", {**PROMPT}, True, "is no change of weights"),
         ("gpt2", READOUT, True, "is the input embedding"),
         ("gpt2", {"method__name": "readout", "method__readout": "kernel"}, False, "cannot be exported"),
+        ("gpt2", WORDS_BESIDE, False, "beside a prompt"),
     ],
     ids=str,
 )

@@ -183,7 +183,9 @@ def test_predictions_of_files_pictures_and_folders(place, run):
     table = place / "rows.csv"
     table.write_text(f"image\ntest/green/{path.name}\n", encoding="utf-8")
     said = small.call("predict", run, "--input", table)
-    assert said.code == 0 and said.out.startswith(answers[0].label)
+    assert said.code == 0 and said.out == f"{answers[0].label}\ttest/green/{path.name}\n"
+    said = small.call("predict", run, "--input", table, "--output", place / "rows.jsonl", "--overwrite")
+    assert said.code == 0 and json.loads((place / "rows.jsonl").read_text())["image"] == f"test/green/{path.name}"
 
 
 def test_the_page_shows_the_errors_as_pictures(place, run):
@@ -204,6 +206,9 @@ def test_the_exported_classes_say_what_the_run_says(place, method):
     tune(recipe(place, method), folder)
     said = small.call("export", folder, "--to", place / f"export-{method}")
     assert said.code == 0
+    for more in (["--merged"], ["--for", "vllm"]):
+        refused = small.call("export", folder, "--to", place / "other", *more)
+        assert refused.code == 2 and f"{' '.join(more)}: the run's vectors" in refused.err
     to = place / f"export-{method}"
     classes = load_file(to / "classes.safetensors")
     told = json.loads((to / "classes.json").read_text(encoding="utf-8"))

@@ -368,6 +368,11 @@ def test_command_line_replaces_nothing_unasked(tmp_path, runs):
     assert called.code == 2 and "exists already" in called.err and output.read_text(encoding="utf-8") == "mine"
     assert small.call(*arguments, "--overwrite").code == 0
     assert json.loads(output.read_text(encoding="utf-8"))["text"] == "fine"
+    (tmp_path / "sub").mkdir()
+    by_another_way = tmp_path / "sub" / ".." / "in.jsonl"
+    called = small.call("predict", runs["bert"][0], "--input", given, "--output", by_another_way, "--overwrite")
+    assert called.code == 2 and "is the input" in called.err
+    assert given.read_text(encoding="utf-8") == '{"text": "fine"}\n'
 
 
 @pytest.mark.parametrize(
@@ -441,3 +446,43 @@ def test_labels_are_known_however_a_table_writes_them(tmp_path):
     found = predict_table(model, Table.of(given))
     assert found.scored == 5
     assert found.score == pytest.approx(model.evaluate(given[:5]).score)
+
+
+def test_columns_that_are_called_like_the_answers_are_kept(tmp_path):
+    rows = [{"text": row["text"], "kind": row["label"], "label": "mine", "probabilities": 1} for row in small.rows(12)]
+    given = small.write_rows(tmp_path / "train.jsonl", rows)
+    recipe = small.recipe(tmp_path, task__label_column="kind", task__test=None)
+    tune({**recipe, "method": {"name": "manual"}}, tmp_path / "run")
+    called = small.call("predict", tmp_path / "run", "--input", given, "--output", tmp_path / "out.jsonl")
+    assert called.code == 0 and "on 24 rows with a known label" in called.err
+    for row, line in zip(rows, (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines(), strict=True):
+        written = json.loads(line)
+        assert written["label"] in small.LABELS and sum(written["probabilities"].values()) == pytest.approx(1)
+        assert [written[name] for name in ("text", "gold", "label (given)", "probabilities (given)")] == [*row.values()]
+
+
+@pytest.mark.parametrize("metric", [None, "f1"])
+def test_a_known_task_keeps_its_metric(tmp_path, metric):
+    for name, seed in (("train", 1), ("test", 2)):
+        rows = [{"text": row["text"], "text_b": "fine", "label": row["label"]} for row in small.rows(12, seed)]
+        named = {"negative": "different", "positive": "equivalent"}
+        small.write_rows(tmp_path / f"{name}.jsonl", [{**row, "label": named[row["label"]]} for row in rows])
+    words = {"different": "terrible", "equivalent": "great"}
+    task = {"task__name": "mrpc", "task__labels": words, "task__template": PAIR, "task__metric": metric}
+    result = tune({**small.recipe(tmp_path, **task), "method": {"name": "manual"}}, tmp_path / "run")
+    found = load(tmp_path / "run").evaluate(tmp_path / "test.jsonl")
+    assert (found.metric, found.score) == ("f1", pytest.approx(result["tuned"]["test"], abs=1e-6))
+
+
+def test_names_in_brackets_are_shown_as_they_are(tmp_path):
+    named = {"negative": "[/bad]", "positive": "[good]"}
+    rows = [{**row, "label": named[row["label"]]} for row in small.rows(12)]
+    given = small.write_rows(tmp_path / "train.jsonl", rows)
+    words = {"[/bad]": "terrible", "[good]": "great"}
+    recipe = {**small.recipe(tmp_path, task__labels=words, task__test=None), "method": {"name": "manual"}}
+    tune(recipe, tmp_path / "run")
+    called = small.call("evaluate", tmp_path / "run", given)
+    assert called.code == 0 and called.out.count("[/bad]") > 3 and called.out.count("[good]") > 3
+    content = small.write_recipe(tmp_path / "mine.json", recipe)
+    called = small.call("templates", content, "--template", "[user] {text} [/user] it was {mask}")
+    assert called.code == 0 and "'[user] {text} [/user] it was {mask}'" in called.out

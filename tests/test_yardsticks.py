@@ -77,6 +77,14 @@ def test_what_is_missing_is_said_before_the_work(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"tf-idf needs no_such_package: pip install 'tandemtune\[baselines\]'"):
         small.tune(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    called = small.call("validate", small.write_recipe(tmp_path / "mine.json", recipe))
+    assert called.code == 2 and "tf-idf needs no_such_package" in called.err
+    monkeypatch.undo()
+    with pytest.raises(KeyboardInterrupt):
+        small.tune(recipe, tmp_path / "begun", small.Stop(step=1))
+    monkeypatch.setattr(TfIdf, "package", "no_such_package")
+    with pytest.raises(UsageError, match="tf-idf needs no_such_package"):
+        small.resume(tmp_path / "begun")
     with pytest.raises(ConfigError, match=r"yardsticks: unknown yardstick 'tfidf' \(did you mean 'tf-idf'"):
         small.tune(small.recipe(tmp_path, run__yardsticks=["tfidf"]), tmp_path / "run")
     assert set(plugins.members("yardstick")) == {"tf-idf", "embedding"}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,7 +16,6 @@ from tandemtune.errors import RunError, UsageError
 from tandemtune.rewards.own import refuse_while_imported
 from tandemtune.runs.records import Assessment, ComparedRun, GenerationRecord, JournalRecord, Result, StepRecord
 from tandemtune.runs.store import RunFolder
-from tandemtune.runs.writing import write_lines
 
 if TYPE_CHECKING:
     from tandemtune.predict import Prediction, TunedModel
@@ -194,8 +191,10 @@ def tune(
     Raises:
         TandemTuneError: the recipe, the data or the model cannot be used, or the folder cannot be written.
     """
+    from tandemtune.assets.workspace import kept_images
     from tandemtune.config import load_config
     from tandemtune.runner import run as make
+    from tandemtune.tasks.in_memory import rows_on_disk
 
     refuse_while_imported()
     kept = tempfile.TemporaryDirectory(prefix="tandemtune-") if out is None else None
@@ -220,7 +219,7 @@ def tune(
         "executor": executor,
     }
     given += [(f"{_PARTS[noun]}.{noun}", part) for noun, part in chosen.items() if part is not None]
-    with _rows_on_disk(place, {"train": train, "test": test, "dev": dev}) as (paths, folder):
+    with rows_on_disk(place, {"train": train, "test": test, "dev": dev}, kept_images()) as (paths, folder):
         given += [(f"task.{name}", path) for name, path in paths.items()]
         config = load_config(recipe if recipe is not None else {}, [*given, *settings.items(), *overrides])
         with _shown(progress, callbacks) as callback:
@@ -346,44 +345,6 @@ def _shown(progress: Progress, callbacks: Sequence[Callback]) -> Iterator[Callba
     shown = progress_callback(progress)
     with shown if hasattr(shown, "__enter__") else nullcontext():  # type: ignore[union-attr]
         yield Callbacks([*([shown] if shown is not None else []), *callbacks])
-
-
-@contextmanager
-def _rows_on_disk(place: Path, sources: Mapping[str, Rows]) -> Iterator[tuple[dict[str, str], Path | None]]:
-    """Rows that are in memory as files beside the run's place, and the paths of all; gone afterwards if nobody moved them."""
-    paths: dict[str, str] = {}
-    memory: dict[str, list[dict[str, Any]]] = {}
-    for name, source in sources.items():
-        if source is None:
-            continue
-        if isinstance(source, (str, Path)):
-            paths[name] = str(source)
-        else:
-            memory[name] = _as_rows(source)
-    if not memory:
-        yield paths, None
-        return
-    folder = place.absolute().with_name(f".{place.name}.data.{os.getpid()}.tmp")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        for name, rows in memory.items():
-            write_lines(folder / f"{name}.jsonl", rows)
-            paths[name] = str(folder / f"{name}.jsonl")
-        yield paths, folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _as_rows(source: Any) -> list[dict[str, Any]]:
-    """Rows as plain dicts."""
-    from tandemtune.assets.workspace import kept_images
-    from tandemtune.tasks.image_files import image_column, with_files
-    from tandemtune.tasks.table import read_table
-
-    table = read_table(source)
-    column = image_column(table, Path())
-    table = table if column is None else with_files(table, column, Path(), kept_images())
-    return [dict(row) for row in table.rows]
 
 
 def _as_inputs(inputs: Any) -> Any:

@@ -26,6 +26,7 @@ from tandemtune.readout.members import FOLDER as READOUT
 from tandemtune.runs.store import RunFolder
 from tandemtune.runs.writing import write_json
 from tandemtune.serving import for_vllm
+from tandemtune.types import Encoded
 
 ADAPTER, MODEL, BASE = "adapter", "model", "base"
 """Folders of an export: what was tuned, whole weights, and the base model where no hub holds the very weights."""
@@ -85,6 +86,9 @@ def export(
         raise UsageError(f"folder {to.absolute().parent} does not exist: make it first")
     model = load(run, progress=progress)
     if model.scorer.snippet(""):
+        if merged or rank is not None:
+            what = "--merged" if merged else "--for vllm"
+            raise UsageError(f"{what}: the run's vectors of classes are exported, and no adapter: leave it out")
         return _export_beside(model, to, progress)
     parts = _parts(model, RunFolder.open(Path(run)))
     if merged and parts.readout is not None and _tied(model):
@@ -167,6 +171,10 @@ def _parts(model: TunedModel, folder: RunFolder) -> Parts:
         return Parts(None, readout, tuned, bias)
     if (tuned / "adapter_config.json").is_file():
         told = json.loads((tuned / "adapter_config.json").read_text(encoding="utf-8"))
+        if told["peft_type"] == "LORA" and len(scorer.parameters.reserve(Encoded((0,), 0)).ids) > 1:
+            raise UsageError(
+                "the run tuned a LoRA adapter beside a prompt, and PEFT does not load both at once: use it with `tandemtune predict`"
+            )
         if told["peft_type"] != "LORA" and readout is not None:
             raise UsageError(
                 f"the run tuned {tunable.kind} and solved a readout: PEFT cannot load both at once. Make the run without "

@@ -67,8 +67,6 @@ def run(
     RunFolder.check_free(out, overwrite=overwrite)
     wiring.check(config, callback.on_progress, test=test)
     wiring.check_proposer(config, callback.on_progress)
-    _check_yardsticks(config)
-    trackers.check(config.run.trackers)
     config.run.executor.check()
     problem = _prepared(
         config, None, callback, test
@@ -109,7 +107,7 @@ def go_on(path: Path, callback: Callback, *, test: bool = True, by_hand: bool = 
         _refuse_retired(folder.path, recipe)
         config = load_config(recipe)
         facts = begun and folder.with_mended(begun, config.plugins())
-        trackers.check(config.run.trackers)
+        wiring.check_packages(config)
         config.run.executor.check()
         if not by_hand:
             wiring.check_proposer_again(config, folder.read_records(), callback.on_progress)
@@ -263,12 +261,6 @@ def _cost(problem: Problem, found: SearchState, gain: Gain | None, folder: RunFo
         peak_rss_mb=round(max(peak_rss_mb(), folder.read_peak()), 1),
         proposer=dict(found.spent),
     )
-
-
-def _check_yardsticks(config: RunConfig) -> None:
-    """Refuse to begin where a package is missing that is needed at the end."""
-    for name in config.run.yardsticks:
-        plugins.find("yardstick", name).check()
 
 
 def _yardsticks(

@@ -217,16 +217,6 @@ def _keep(place: Path, name: str) -> None:
 # ---- a run that reports -------------------------------------------------------------------------------------------
 
 
-def check(names: Sequence[str]) -> None:
-    """Refuse to begin without the packages that trackers need.
-
-    Raises:
-        UsageError: says what to install.
-    """
-    for name in names:
-        plugins.find("tracker", name).check()
-
-
 @contextmanager
 def reporting(
     names: Sequence[str],

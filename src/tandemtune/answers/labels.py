@@ -150,7 +150,7 @@ class LabelAnswers(Answers):
         texts = texts_of(table, model.fields)
         answers = iter(model.predict([dict(example.fields) for example in texts if example is not None]))
         given = [None if example is None else next(answers) for example in texts]
-        column = table.column(model.scorer.config.task.label_column or "label")
+        column = table.column(task.label_column)
         known = [None] * len(given) if column is None else labels_of(table, column, task.labels)
         both = [
             (answer.label, gold)
@@ -161,6 +161,8 @@ class LabelAnswers(Answers):
         if both:
             score = task.score([task.label_index(a) for a, _ in both], [task.label_index(g) for _, g in both])
         made = table if column is None else table.renamed(column, "gold")
+        for name in ("label", "probabilities"):  # columns of the user's
+            made = made.renamed(name, f"{name} (given)")
         made = made.with_column("label", ["" if answer is None else answer.label for answer in given])
         rounded = [
             None if answer is None else {label: round(p, 6) for label, p in answer.probabilities.items()}
@@ -172,8 +174,7 @@ class LabelAnswers(Answers):
     def assessment(self, model: Any, table: Table) -> Assessment:
         """Score with an interval, confusion matrix, the most confident errors."""
         task = model.scorer.task
-        column = model.scorer.config.task.label_column or "label"
-        examples = examples_of(table, fields=model.fields, label=column, labels=task.labels)
+        examples = examples_of(table, fields=model.fields, label=task.label_column, labels=task.labels)
         answers = model.predict([dict(example.fields) for example in examples])
         gold = np.array(task.gold(examples))
         said = np.array([task.label_index(answer.label) for answer in answers])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from tandemtune.cli.app import Overrides, Png, Svg, app, console, echo_json, patient, say
 from tandemtune.errors import UsageError
@@ -115,7 +116,9 @@ def templates(
 
     config = load_config(recipe, overrides or []).with_absolute_paths()
     wiring.check(config, say, test=False)
-    kind = config.model.kind or loading.kind_of(loading.read_config(loading.locate(config.model.name, say), None))
+    kind = config.model.kind or loading.kind_of(
+        loading.read_config(loading.locate(config.model.name, say), config.model.revision)
+    )
     task = wiring.make_task(config.task, kind, say)
     wanted = wiring.candidate_tasks(config.task, task, kind)
     wanted += wiring.in_each(task, [WordedTemplate(template=text) for text in also or []])
@@ -156,17 +159,18 @@ def _show_ranking(found: list[TemplateScore], task: str, metric: str, rows: int,
         return
     worded = any(one.labels for one in found)
     title = f"{rows} labelled rows, each judged by all others" if worded else f"what is written for {rows} rows"
-    table = Table(title=f"{task}: {title}")
+    table = Table(title=Text(f"{task}: {title}"))
     numbered = ("loss", "+-", metric, "zero-shot") if worded else ("+-", metric)
     for name in (*numbered, "template", *(["label words"] if worded else [])):
         table.add_column(name, justify="right" if name in numbered else "left", overflow="fold")
     for one in found:
         if one.loss is None:
-            table.add_row("-", *[""] * (len(numbered) - 1), f"{one.template!r}: {one.refused}")
+            table.add_row("-", *[""] * (len(numbered) - 1), Text(f"{one.template!r}: {one.refused}"))
             continue
         of_words = (f"{one.loss:.3f}", f"{one.standard_error or 0:.3f}", f"{one.score:.3f}", f"{one.zero_shot:.3f}")
         words = ", ".join("/".join(w) for w in one.labels.values())
-        table.add_row(*(of_words if worded else of_words[1:3]), repr(one.template), *([words] if worded else []))
+        said = (repr(one.template), *([words] if worded else []))
+        table.add_row(*(of_words if worded else of_words[1:3]), *map(Text, said))
     console().print(table)
     if found and found[0].loss is not None:
         typer.echo(
@@ -213,11 +217,11 @@ def ls(
         for row in rows:
             typer.echo("\t".join(row.values()))
         return
-    table = Table(show_header=True, title=f"{what} {name}".strip())
+    table = Table(show_header=True, title=Text(f"{what} {name}".strip()))
     for key in rows[0]:
         table.add_column(key, overflow="fold")
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*map(Text, row.values()))
     there.print(table)
 
 

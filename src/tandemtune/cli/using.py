@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tandemtune.cli.app import LOADING, app, console, echo_json, patient, say
 from tandemtune.errors import UsageError
+
+if TYPE_CHECKING:
+    from tandemtune.tasks.table import Table
 
 
 @app.command()
@@ -39,28 +43,31 @@ def predict(
     with patient(LOADING):
         from tandemtune.answers import answers_of
         from tandemtune.predict import check_input, load, predict_table
-    from tandemtune.tasks.table import Table, read_table, write_table
+    from tandemtune.tasks.table import Table as Rows
+    from tandemtune.tasks.table import read_table, write_table
 
     if (input is None) == (not text):
         raise UsageError("expected either --input FILE or --text TEXT")
     _check_output(output, input, overwrite)
     lines = text or (_lines_of_stdin() if str(input) == "-" else None)
-    if lines is None and not Path(str(input)).is_dir():
-        check_input(folder, read_table(input))  # what is wrong with it is told before the model is loaded
+    given = read_table(input) if lines is None and not Path(str(input)).is_dir() else None
+    if given is not None:
+        check_input(folder, given)  # what is wrong with it is told before the model is loaded
     model = load(folder, progress=say)
     table = model.scorer.table(input) if lines is None else None
     if lines is not None and len(model.fields) > 1:
         raise UsageError(f"the task needs {', '.join(model.fields)} of each row: give a file with these columns")
     if table is None:
-        table = Table.of([{model.fields[0]: line} for line in lines or ()], "the given texts")
+        table = Rows.of([{model.fields[0]: line} for line in lines or ()], "the given texts")
     with patient(f"{answers_of(model.scorer.task).doing} {len(table.rows):,} rows"):
         found = predict_table(model, table)
+    made = found.table if given is None else _as_given(found.table, given, model.fields)
     if output is None:
-        for row in found.table.rows:
+        for row in made.rows:
             typer.echo(f"{row[found.column]}\t{row.get(model.fields[0], '')}")
     else:
-        write_table(output, found.table)
-        say(f"{len(found.table.rows)} rows {'labelled' if found.column == 'label' else 'answered'} in {output}")
+        write_table(output, made)
+        say(f"{len(made.rows)} rows {'labelled' if found.column == 'label' else 'answered'} in {output}")
     if found.blank:
         blank = "1 blank row has" if found.blank == 1 else f"{found.blank:,} blank rows have"
         say(f"{blank} an empty {found.column}")
@@ -122,6 +129,15 @@ def evaluate(
         console().print(assessment_view(found))
 
 
+def _as_given(made: Table, given: Table, fields: Sequence[str]) -> Table:
+    """A table whose texts stand as they were given: those of images were made paths that are found from anywhere."""
+    for column in [name for field in fields if (name := given.column(field)) in made.columns]:
+        before = [row.get(column) for row in given.rows]
+        cells = [old if isinstance(old, str) else row.get(column) for old, row in zip(before, made.rows, strict=True)]
+        made = made.replaced(column, cells)
+    return made
+
+
 def _lines_of_stdin() -> list[str]:
     """Lines of text on standard input, in whatever encoding they are."""
     from tandemtune.tasks.encodings import decoded
@@ -136,7 +152,7 @@ def _check_output(output: Path | None, input: Path | None, overwrite: bool) -> N
 
     if output is None:
         return
-    if input is not None and output.absolute() == input.absolute():
+    if input is not None and output.resolve() == input.resolve():
         raise UsageError(f"{output} is the input: choose another --output")
     if output.exists() and not overwrite:
         raise UsageError(f"{output} exists already: choose another --output, or add --overwrite")

@@ -62,20 +62,35 @@ def check_plan(plan: Plan, progress: Progress) -> None:
 
     problems = _of_another_plan(plan)
     seen: set[str] = set()
+    told: set[str] = set()
     for cell in plan.cells:
         if RunFolder(cell.folder).result.is_file():
             continue
-        task, model = cell.config.task.model_dump(mode="json"), cell.config.model
-        proposer = type(cell.config.alternate.proposer).__qualname__
-        asked = [cell.config.mentor.model_dump(mode="json"), cell.config.alternates, proposer]
-        for look, parts in ((check, [task, model.name, model.kind]), (check_proposer, asked)):
+        config, model = cell.config, cell.config.model
+        methods, proposer = [one.method for one in config.stretches], config.alternate.proposer
+        rows = [
+            config.task.model_dump(mode="json"),
+            *(model.name, model.kind, config.run.yardsticks, config.run.trackers),
+            *([one.readout.model_dump(mode="json"), one.score, one.subsample] for one in methods),
+        ]
+        asked = [
+            *(
+                config.mentor.model_dump(mode="json"),
+                config.alternates,
+                any(one.objective.asks_model for one in methods),
+            ),
+            *(type(proposer).__qualname__, proposer.model_dump(mode="json")),
+        ]
+        for look, parts in ((check, rows), (check_proposer, asked)):
             key = json.dumps([look.__name__, parts])
             if key not in seen:
                 seen.add(key)
                 try:
                     look(cell.config, progress)
                 except TandemTuneError as error:
-                    problems.append(f"{cell.name}: {error}")
+                    if str(error) not in told:  # of the same rows
+                        problems.append(f"{cell.name}: {error}")
+                    told.add(str(error))
     if problems:
         raise ConfigError(problems, plan.title)
 

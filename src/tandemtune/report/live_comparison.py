@@ -53,7 +53,7 @@ class Board:
         for name in ("", *map(str, seeds)):
             table.add_column(name, justify="right" if name else "left", overflow="fold")
         for name, states in rows[:MOST]:
-            table.add_row(name, *(states.get(seed, "") for seed in seeds))
+            table.add_row(Text(name), *(Text(states.get(seed, "")) for seed in seeds))
         left = len(rows) - MOST
         return Group(table, Text(f"and {left} more rows")) if left > 0 else table
 

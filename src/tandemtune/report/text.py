@@ -177,19 +177,19 @@ def assessment_view(found: Assessment) -> RenderableType:
         return Group(head, _lowest(found))
     matrix = Table(title="rows of each true label (down) by answer (across)")
     for name in ("", *found.labels):
-        matrix.add_column(name, justify="right" if name else "left")
+        matrix.add_column(Text(name), justify="right" if name else "left")
     for label, counts in zip(found.labels, found.confusion, strict=True):
-        matrix.add_row(label, *map(str, counts))
+        matrix.add_row(Text(label), *map(str, counts))
     each = Table()
     for name in ("label", "precision", "recall", "F1"):
         each.add_column(name, justify="left" if name == "label" else "right")
     for label, values in found.by_label().items():
-        each.add_row(label, *(f"{value:.3f}" for value in values))
+        each.add_row(Text(label), *(f"{value:.3f}" for value in values))
     worst = Table(title="the most confident errors")
     for name in ("true", "answer", "p(true)", "text"):
         worst.add_column(name, overflow="fold")
     for fields, gold, answer, p in found.worst:
-        worst.add_row(gold, answer, f"{p:.3f}", Text(" | ".join(fields.values())[:200]))
+        worst.add_row(Text(gold), Text(answer), f"{p:.3f}", Text(" | ".join(fields.values())[:200]))
     return Group(head, matrix, each, *([worst] if found.worst else []))
 
 

@@ -16,12 +16,13 @@ from tandemtune.wiring.proposals import brief_of, check_proposer, check_proposer
 from tandemtune.wiring.scorer import load_backbone, make_scorer
 from tandemtune.wiring.search import make_search
 from tandemtune.wiring.stages import make_stages, outline, planned
-from tandemtune.wiring.task import candidate_tasks, check, in_each, joined, make_task, task_of_run
+from tandemtune.wiring.task import candidate_tasks, check, check_packages, in_each, joined, make_task, task_of_run
 
 __all__ = [
     "brief_of",
     "candidate_tasks",
     "check",
+    "check_packages",
     "check_proposer",
     "check_proposer_again",
     "check_rows",

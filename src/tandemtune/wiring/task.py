@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import tandemtune.assets as assets
+from tandemtune import plugins
 from tandemtune.answers import answers_of
 from tandemtune.assets.workspace import kept_images
 from tandemtune.config.schema import ModelSection, RunConfig, TaskSection
 from tandemtune.config.task import WordedTemplate
-from tandemtune.errors import ConfigError, DataError
+from tandemtune.errors import ConfigError, DataError, UsageError
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Kind
 from tandemtune.models.prompts import goes_on, writes_nothing
@@ -255,14 +256,16 @@ def task_of_run(config: RunConfig, facts: Facts) -> Task:
     """The task of a run that has begun, from what it recorded; its data files are not needed any more."""
     if config.task.writes:
         return _text_task(config.task, facts.template, chat=False)
+    known = None if facts.kind == "image-text" else TASKS.get(config.task.name or "")
     own: dict[str, Any] = {
         "name": config.task.name or "task",
         "template": Template.parse(facts.template),
         "labels": tuple(facts.labels),
         "words": facts.labels,
-        "metric": config.task.metric or "accuracy",
-        "positive": config.task.positive,
+        "metric": config.task.metric or (known.metric if known else "accuracy"),
+        "positive": config.task.positive or (known.positive if known else None),
         "train_source": "",
+        "label_column": config.task.label_column or (known.label_column if known else "label"),
         "own_metric": metrics.of_run(config.task.metric) if config.task.metric is not None else None,
     }
     if facts.kind == "image-text":
@@ -312,9 +315,29 @@ def check(config: RunConfig, progress: Progress | None = None, *, test: bool = T
                 problems += _labels_without_rows(one, task, split)
         except DataError as error:
             problems = [str(error)]
+    problems += _missing_packages(config)
     if problems:
         raise ConfigError(problems, f"task {task.name}")
     return task
+
+
+def check_packages(config: RunConfig) -> None:
+    """Refuse to begin, or to go on, where a package is missing that a run needs on its way or at its end.
+
+    Raises:
+        ConfigError: says what to install.
+    """
+    if problems := list(_missing_packages(config)):
+        raise ConfigError(problems)
+
+
+def _missing_packages(config: RunConfig) -> Iterator[str]:
+    run = config.run
+    for noun, name in [*(("yardstick", one) for one in run.yardsticks), *(("tracker", one) for one in run.trackers)]:
+        try:
+            plugins.find(noun, name).check()
+        except UsageError as error:
+            yield str(error)
 
 
 def _labels_without_rows(config: RunConfig, task: Task, split: Split) -> Iterator[str]:
