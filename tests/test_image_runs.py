@@ -331,6 +331,20 @@ def test_what_is_no_words_has_no_texts(place):
         assert told["texts"] is None and told["prompt"] is None
 
 
+def test_words_that_are_not_all_that_was_tuned_have_no_texts(place):
+    """Words beside LoRA, and words of each class where nothing better than the first ones was found."""
+    beside = {
+        "method": {"name": "tandem", "d": 8, "r": 1, "popsize": 4, "layers": "all", "prompt_tokens": 4, "alpha": 1.0},
+        "alternate": {"rounds": 1, "round_steps": 3, "final_steps": 3, "snapshots": 1, "proposer": "mutation"},
+    }
+    each = {"method": {"name": "prompt-tuning", "tunable": "class-prompt", "prompt_tokens": 8, "steps": 2, "lr": 1e-30}}
+    for name, made in {"beside": beside, "each": each}.items():
+        tune({**images.recipe(place), **made}, place / f"no-texts-{name}")
+        told = json.loads((place / f"no-texts-{name}" / "adapter" / "classes.json").read_text(encoding="utf-8"))
+        assert told["texts"] is None
+        assert "from the classes' texts" not in (place / f"no-texts-{name}" / "adapter" / "README.md").read_text()
+
+
 def test_broken_images_are_told_before_anything_is_written(place, tmp_path):
     images.recipe(place)
     for name in ("train", "test"):

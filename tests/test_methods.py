@@ -373,6 +373,14 @@ def test_steps_among_all_weights_end_where_their_directions_do(place, tmp_path, 
     assert (result["steps"], result["stop_reason"]) == (3, "steps")
 
 
+@pytest.mark.parametrize("optimizer", ["spsa", "es", "guided-spsa"])
+def test_differences_say_something_where_a_search_in_a_subspace_begins(place, tmp_path, optimizer):
+    """With both factors of LoRA at zero a step and its opposite have the same loss, so that nothing would ever move."""
+    tune(recipe_of("c-lora", place, method__optimizer=optimizer, method__lr=0.1, method__budget=20), tmp_path / "run")
+    start, *rest = small.journal(tmp_path / "run")
+    assert any(line["dev"]["loss"] != start["dev"]["loss"] for line in rest if line.get("dev"))
+
+
 def test_a_warm_start_begins_elsewhere(place, tmp_path):
     for pairs in (0, 2):
         tune(
@@ -428,6 +436,7 @@ def test_tandem_scores_the_words_with_the_tuned_model(place, tmp_path):
         ("c-lora", {"method__elites": 2}, "subsample"),
         ("tandem", {"method__ema": 0.5}, "rounds"),
         ("tandem", {"method__kl_penalty": 0.5}, "untuned"),
+        ("tandem", {"method__warm_start": 2}, "differences say nothing: set warm_start = 0"),
         ("gap3", {"method__budget": 4}, "popsize \\+ 1 = 5"),
     ],
 )

@@ -209,7 +209,7 @@ class ImageScorer(Scorer):
             "import json",
             "",
             "import torch",
-            "from PIL import Image",
+            "from PIL import Image, ImageOps",
             "from safetensors.torch import load_file",
             *(["from tandemtune import assets"] if packaged else []),
             *own,
@@ -222,7 +222,7 @@ class ImageScorer(Scorer):
             "processor = AutoImageProcessor.from_pretrained(base)",
             "model = AutoModelForZeroShotImageClassification.from_pretrained(base)",
             "",
-            'image = Image.open("picture.png").convert("RGB")',
+            'image = ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")',
             'given = processor(images=image, return_tensors="pt")',
             "with torch.inference_mode():",
             "    found = model.get_image_features(**given)",
@@ -260,19 +260,20 @@ class ImageScorer(Scorer):
         return bool(whole.config.model_type == "conse")
 
     def _words(self, point: Point) -> Words | None:
-        """The prompt before the classes' names, where it is words."""
-        if INPUT not in point or point[INPUT].ndim != 1:
+        """The prompt before the classes' names, where it is words, the same for all of them."""
+        width = int(self.backbone.embedding_weight.shape[1])
+        if INPUT not in point or len(point[INPUT]) != self._room * width:
             return None
         try:
-            return self.vocabulary.exact(point[INPUT].reshape(-1, self.backbone.embedding_weight.shape[1]))
+            return self.vocabulary.exact(point[INPUT].reshape(-1, width))
         except (ValueError, RuntimeError):
             return None
 
     def _class_texts(self, prompt: Words | None) -> dict[str, list[str]] | None:
-        """The texts that stand for each class, in the base model as it is; None where what was tuned is no words, or words that a
-        tokenizer reads otherwise."""
+        """The texts that stand for each class, in the base model as it is; None where what was tuned is no words or more than these, or
+        words that a tokenizer reads otherwise."""
         backbone: Any = self.backbone
-        if prompt is None and not self.is_pretrained:
+        if not self.is_pretrained and (prompt is None or self.parameters.blocks != (INPUT,)):
             return None
         texts: dict[str, list[str]] = {}
         for template in self.task.templates:  # type: ignore[attr-defined]
@@ -329,6 +330,11 @@ class ImageScorer(Scorer):
         """Whether a readout may read what the image tower pools: rows then hold that behind their vectors."""
         return TOWER in self.config.method.readout.seen(self.engine.further_views)
 
+    @property
+    def _room(self) -> int:
+        """Places that the parameters put before a class's name."""
+        return len(self.parameters.reserve(Encoded((0,), 0)).ids) - 1
+
     def _beside(self, rows: Sequence[Tensor], labels: Sequence[int], plain: bool = False) -> ImageBatch:
         width = len(self.engine.stack.token_ids)
         stacked = torch.stack(list(rows)) if len(rows) else torch.empty(0, width, device=self.backbone.device)
@@ -337,7 +343,7 @@ class ImageScorer(Scorer):
     def _made_texts(self, plain: bool, words: Mapping[str, Sequence[str]]) -> ClassTexts:
         backbone: Any = self.backbone
         task: Any = self.task
-        room = 0 if plain else len(self.parameters.reserve(Encoded((0,), 0)).ids) - 1
+        room = 0 if plain else self._room
         found: dict[tuple[int, str], Encoded] = {}
         for template in task.templates:
             for number, names in enumerate(words.values()):

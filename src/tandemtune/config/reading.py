@@ -169,6 +169,8 @@ def _read(recipe: str | Path | Mapping[str, Any]) -> tuple[str, Tables]:
         raise ConfigError([f"no recipe {str(recipe)!r}{hint}"], str(recipe)) from None
     except (OSError, ValueError, RecursionError, DataError) as error:
         reason = getattr(error, "strerror", None) or error
+        if isinstance(error, IsADirectoryError):
+            reason = f"a folder (of images, a folder for each class, `tandemtune run quickstart-images task.train={path}` makes a run)"
         raise ConfigError(
             [f"cannot be read as {'JSON' if path.suffix == '.json' else 'TOML'}: {reason}"], cut(str(path), 200)
         ) from None

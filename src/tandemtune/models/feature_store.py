@@ -45,6 +45,7 @@ class FeatureStore:
     def __init__(self, backbone: ImageTextBackbone, progress: Callable[[str], None] | None = None) -> None:
         self._backbone, self._progress = backbone, progress
         self._known: dict[tuple[str, bool], Tensor] = {}
+        self._stamps: dict[str, _Stamp] = {}
         self.place = cache_folder() / "image-features" / f"{_short(backbone.image_sha256)}.sqlite"
 
     def of(self, sources: Sequence[Any], pooled: bool = False) -> Tensor:
@@ -57,22 +58,30 @@ class FeatureStore:
         Raises:
             DataError: images cannot be read; names the first of them.
         """
-        paths = [str(source) for source in sources if isinstance(source, str | Path)]
-        self._compute([path for path in dict.fromkeys(paths) if (path, pooled) not in self._known], pooled)
-        rows = [
-            self._known[str(source), pooled]
-            if isinstance(source, str | Path)
-            else _joined(self._backbone.image_features([plain(source)]), pooled)
-            for source in sources
-        ]
+        paths = dict.fromkeys(str(source) for source in sources if isinstance(source, str | Path))
+        for path in paths:
+            self._forget_if_changed(path)
+        self._compute([path for path in paths if (path, pooled) not in self._known], pooled)
+        shown = [plain(source) for source in sources if not isinstance(source, str | Path)]
+        others = iter(_joined(self._backbone.image_features(shown), pooled) if shown else ())
+        rows = [self._known[str(s), pooled] if isinstance(s, str | Path) else next(others) for s in sources]
         return torch.stack(rows).to(self._backbone.device) if rows else torch.empty(0, 1, device=self._backbone.device)
+
+    def _forget_if_changed(self, path: str) -> None:
+        """Look at a file again that another image was written to; one that has gone is still known."""
+        stamp = _stamp(path)
+        if stamp is not None and self._stamps.get(path) != stamp:
+            self._stamps[path] = stamp
+            for pooled in (False, True):
+                self._known.pop((path, pooled), None)
 
     def _compute(self, paths: Sequence[str], pooled: bool) -> None:
         """Look vectors up on disk, compute those that are not there, and write them."""
         if not paths:
             return
         with closing(self._open()) as kept:
-            fresh: list[tuple[str, bytes, bytes]] = []
+            waiting: list[_Opened] = []
+            fresh: list[_Fresh] = []
             broken: list[str] = []
             begin = told = time.monotonic()
             for number, (path, sha256, content) in enumerate(_read(paths, broken), 1):
@@ -87,19 +96,33 @@ class FeatureStore:
                     continue
                 if broken:  # nothing will come of it, but all of them are told
                     continue
-                both = self._backbone.image_features([picture])
-                self._known[path, pooled] = _joined(both, pooled)
-                fresh.append((sha256, both[0].numpy().tobytes(), both[1].numpy().tobytes()))
-                if len(fresh) == WRITTEN:
+                waiting.append((path, sha256, picture))
+                if len(waiting) == self._backbone.at_once:
+                    fresh += self._looked_at(waiting, pooled)
+                if len(fresh) >= WRITTEN:
                     _write(kept, fresh)
                 if self._progress is not None and time.monotonic() - told > PERIOD:
                     told = time.monotonic()
                     left = (told - begin) / number * (len(paths) - number)
                     self._progress(f"image vectors: {number:,} of {len(paths):,}, about {left:.0f} s to go")
+            if waiting and not broken:
+                fresh += self._looked_at(waiting, pooled)
             _write(kept, fresh)
         if broken:
             more = f" (and {len(broken) - TOLD} more images)" if len(broken) > TOLD else ""
             raise DataError("; ".join(broken[:TOLD]) + more)
+
+    def _looked_at(self, waiting: list[_Opened], pooled: bool) -> list[_Fresh]:
+        """Compute the vectors of pictures that wait, together; none waits any more."""
+        vectors, towers = self._backbone.image_features([picture for _, _, picture in waiting])
+        for (path, _, _), vector in zip(waiting, _joined((vectors, towers), pooled), strict=True):
+            self._known[path, pooled] = vector.clone()
+        found = [
+            (sha256, vector.numpy().tobytes(), tower.numpy().tobytes())
+            for (_, sha256, _), vector, tower in zip(waiting, vectors, towers, strict=True)
+        ]
+        waiting.clear()
+        return found
 
     def _open(self) -> sqlite3.Connection:
         """The file of vectors; memory where it cannot be used."""
@@ -115,6 +138,22 @@ class FeatureStore:
         return kept
 
 
+_Stamp = tuple[int, int]
+_Fresh = tuple[str, bytes, bytes]
+"""Hash of a file, and its vectors as they are written."""
+_Opened = tuple[str, str, Any]
+"""Path and hash of a file, and its picture."""
+
+
+def _stamp(path: str) -> _Stamp | None:
+    """Size and time of a file, which tell whether it is the one that was read; None where there is none."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
 def _prepare(kept: sqlite3.Connection) -> None:
     for table in TABLES:
         kept.execute(f"CREATE TABLE IF NOT EXISTS {table} (sha256 TEXT PRIMARY KEY, vector BLOB NOT NULL)")
@@ -122,8 +161,8 @@ def _prepare(kept: sqlite3.Connection) -> None:
 
 
 def _joined(found: tuple[Tensor, Tensor], pooled: bool) -> Tensor:
-    """The vector of one picture, with what the tower pools behind it where that is wanted."""
-    return torch.cat([each[0] for each in found]) if pooled else found[0][0]
+    """The vectors of pictures [n, D], with what the tower pools behind them where that is wanted [n, D + T]."""
+    return torch.cat(found, dim=1) if pooled else found[0]
 
 
 def _read(paths: Sequence[str], broken: list[str]) -> Iterator[tuple[str, str, bytes]]:
@@ -136,7 +175,7 @@ def _read(paths: Sequence[str], broken: list[str]) -> Iterator[tuple[str, str, b
         yield path, hashlib.sha256(content).hexdigest(), content
 
 
-def _write(kept: sqlite3.Connection, fresh: list[tuple[str, bytes, bytes]]) -> None:
+def _write(kept: sqlite3.Connection, fresh: list[_Fresh]) -> None:
     try:
         with kept:
             for place, table in enumerate(TABLES, 1):

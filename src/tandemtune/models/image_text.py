@@ -134,6 +134,11 @@ class ImageTextBackbone(Backbone):
         found = getattr(self.whole, "logit_scale", None)
         return 1.0 if found is None else float(found.detach().exp())
 
+    @property
+    def at_once(self) -> int:
+        """Images that go through the image tower together."""
+        return 1 if self.device.type == "cpu" else AT_ONCE
+
     @torch.inference_mode()
     def image_features(self, pictures: Sequence[Image]) -> tuple[Tensor, Tensor]:
         """What the image tower makes of pictures, float32, on the processor; that of a picture does not depend on the others.
@@ -150,7 +155,7 @@ class ImageTextBackbone(Backbone):
         tower = getattr(self.whole, "vision_model", None)
         if not isinstance(tower, nn.Module):
             raise ModelError(f"{self.name} has no image tower of its own (vision_model): it is not supported")
-        at_once = 1 if self.device.type == "cpu" else AT_ONCE
+        at_once = self.at_once
         vectors: list[Tensor] = []
         pooled: list[Tensor] = []
         caught = tower.register_forward_hook(lambda _module, _given, said: pooled.append(said.pooler_output))

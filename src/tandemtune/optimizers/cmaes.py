@@ -135,9 +135,10 @@ class CMAES(Optimizer):
         if self.warm_start and not subspace.projects:
             yield "[method] warm_start: only cma-es in a subspace begins somewhere else"
         if self.warm_start and recipe.method.tunable.even:
+            b_alone = 'factors = "b", or ' if hasattr(recipe.method.tunable, "factors") else ""
             yield (
                 f"[method] warm_start: with {recipe.method.tunable.kind} both signs of a step have the same loss where a search "
-                'begins, so differences say nothing: set factors = "b", or warm_start = 0'
+                f"begins, so differences say nothing: set {b_alone}warm_start = 0"
             )
         if self.warm_start > self.popsize // 2:
             yield f"[method] warm_start: {self.warm_start} pairs are more than one generation of {self.popsize} holds"

@@ -286,7 +286,7 @@ class Fireworks(Optimizer):
     uses: ClassVar[Uses] = "sampler"
 
     popsize: Annotated[int, Field(ge=4, le=10_000)] = Field(default=20, description="candidates in one generation")
-    sigma: Size = Field(default=1.0, description="unit of amplitude and box")
+    sigma: Size = Field(default=1.0, description="unit of amplitude, and of the box in a subspace")
     variant: Variant = Field(default="lotfwa", description="which fireworks algorithm")
     amplitude: Positive = Field(default=0.5, description="first amplitude of fireworks, in units of sigma")
     shrink: Annotated[float, Field(gt=0, le=1)] = Field(default=0.7, description="of the amplitude after a failure")

@@ -123,7 +123,10 @@ class GuidedMeZO(Optimizer):
     share: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.5, description="part of the perturbations, with the lowest losses, that the guiding vector points to"
     )
-    lr: LearningRate | None = Field(default=None, description="learning rate; 1e-3 if left out")
+    lr: LearningRate | None = Field(
+        default=None,
+        description="learning rate; if left out, a tenth of the embeddings' standard deviation for prompts, 1e-3 else",
+    )
 
     def start(self, space: Space) -> VectorAskTell:
         """Around the space's start."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tandemtune.errors import DataError
 from tandemtune.runs.writing import write_atomically
 from tandemtune.tasks.pictures import SUFFIXES, as_png
 from tandemtune.tasks.table import Table
+from tandemtune.tasks.wording import counted
 
 ENDINGS = {
     b"\x89PNG": ".png",
@@ -23,6 +25,8 @@ ENDINGS = {
     b"BM": ".bmp",
 }
 """What a file of images is called by what it begins with."""
+TOLD = 5
+"""Endings of files that a note names."""
 
 
 def with_files(table: Table, column: str, root: Path, kept: Path | None) -> Table:
@@ -108,3 +112,27 @@ def check_file(path: str, table: str) -> None:
         raise DataError(
             f"{table}: no file {path}; expected paths of images, from the table's folder on or from the root"
         )
+
+
+def left_out(root: Path, folders: Sequence[Path]) -> tuple[str, ...]:
+    """A sentence about files that are not read as images, by their endings; nothing where there are none.
+
+    Args:
+        root: the folder that messages name.
+        folders: of the classes.
+    """
+    endings = Counter(
+        path.suffix.lower() or "no ending"
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.suffix.lower() not in SUFFIXES and path.is_file() and not _hidden(path.relative_to(root))
+    )
+    if not endings:
+        return ()
+    named = ", ".join(f"{ending}: {count:,}" for ending, count in endings.most_common(TOLD))
+    files = counted(endings.total(), "file")
+    return (f"{root.name}: {files} in the folders of classes left out, which are not called as images are ({named})",)
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

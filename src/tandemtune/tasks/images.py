@@ -18,7 +18,7 @@ from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS
 from tandemtune.tasks.fewshot import subsample
 from tandemtune.tasks.files import examples_of
-from tandemtune.tasks.image_files import check_file, image_column, with_files
+from tandemtune.tasks.image_files import check_file, image_column, left_out, with_files
 from tandemtune.tasks.metrics import METRICS
 from tandemtune.tasks.pictures import SUFFIXES
 from tandemtune.tasks.table import HUB, Source, Table, check_columns, read_table
@@ -89,6 +89,7 @@ class ImageTask(Task):
         column, labels = self.template.fields[0], (*self.labels, *self.unseen)
         if isinstance(source, str | Path) and is_folder(source):
             found = folder_rows(Path(source), column, labels)
+            self._notes[source] = left_out(Path(source), _folders(Path(source)))
         else:
             read = read_table(source, only=[column, self.label_column])
             table = with_files(read, column, _beside(source), self.kept)
@@ -170,10 +171,19 @@ def image_folders(root: Path) -> dict[str, Path]:
 
     Args:
         root: a folder of class folders, or one with such folders for each part.
+
+    Raises:
+        DataError: it may be either.
     """
     inside = {path.name.lower(): path for path in _folders(root)}
     named = {name for names in PARTS.values() for name in names}
-    if not inside or not set(inside) <= named:
+    others = [path.name for name, path in inside.items() if name not in named]
+    if others and "test" in inside and inside.keys() & set(PARTS["train"]):
+        raise DataError(
+            f"{root} holds the folders train and test beside {listed(others)}: if these are parts of a data set, name the folders of images as train "
+            "and test; if they are classes, call train or test otherwise and give its name as labels"
+        )
+    if not inside or others:
         return {"train": root}
     return {
         part: next(inside[n] for n in names if n in inside)
@@ -222,7 +232,8 @@ def folder_rows(root: Path, column: str, labels: Sequence[str]) -> list[Example]
 
 
 def image_table(root: Path, column: str) -> Table:
-    """The images of a folder as a table, for predictions: a column of paths, and one of labels where all lie in folders.
+    """The images of a folder as a table, for predictions: a column of paths, and one of labels where all lie in folders, each in one that
+    is called as its class.
 
     Raises:
         DataError: there are none.
@@ -231,8 +242,9 @@ def image_table(root: Path, column: str) -> Table:
     if not files:
         raise DataError(f"{root} holds no image ({', '.join(SUFFIXES)}), expected at least one")
     rows = [{column: str(path)} for path in files]
-    if all(path.parent.parent == root for path in files):
-        rows = [{column: str(path), "label": nfc(path.parent.name)} for path in files]
+    folders = [path.relative_to(root).parts[:-1] for path in files]
+    if all(folders):
+        rows = [{column: str(path), "label": nfc(inside[0])} for path, inside in zip(files, folders, strict=True)]
     return Table.of(rows, root.name)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,11 @@ MOST_PIXELS = 100_000_000
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 """Modes with 16 bits of grey."""
 THUMBNAIL = 96
+BROKEN = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError),
+    *(RuntimeError, TypeError, struct.error),
+)
+"""What Pillow raises over files that are broken, by their kind."""
 
 
 def opened(source: Path | bytes, name: str | None = None) -> Image:
@@ -33,7 +39,7 @@ def opened(source: Path | bytes, name: str | None = None) -> Image:
         name: what messages call it; the path if left out.
 
     Returns:
-        An RGB picture: turned as its EXIF data say, CMYK converted, 16 bits of grey scaled to 8, transparent parts on white; of an
+        An RGB picture: turned as its EXIF data say, CMYK converted, 16 bits of grey and fractions scaled to 8 bits, transparent parts on white; of an
         animation the first frame.
 
     Raises:
@@ -65,7 +71,7 @@ def opened(source: Path | bytes, name: str | None = None) -> Image:
         raise DataError(
             f"{called} is no image of a known kind ({_beginning(content)}): delete it, or convert it"
         ) from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, ZeroDivisionError) as error:
+    except BROKEN as error:
         said = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise DataError(f"{called} is a broken image ({said}): fetch it again, or delete it") from None
 
@@ -115,6 +121,10 @@ def _plain(library: Any, image: Any) -> Image:
         low, high = image.getextrema()
         scale = 255 / (65535 if high > 255 or low < 0 else 255)
         image = image.convert("I").point(lambda value: value * scale).convert("L")
+    if image.mode == "F":
+        high = image.getextrema()[1]
+        share = 255 / (1 if high <= 1 else 255 if high <= 255 else 65535)
+        image = image.point(lambda value: value * share).convert("L")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = library.Image.new("RGBA", image.size, (255, 255, 255, 255))

@@ -197,7 +197,7 @@ class BottleneckAdapter(Tunable):
     layers: Layers = LAST_THIRD
 
     def make(self, given: Given) -> Adapter:
-        """Zero in a subspace; W_down drawn elsewhere."""
+        """Zero for samplers in a subspace; W_down drawn for all others."""
         return Adapter(
             given.backbone, self.width, given.layers(self.layers), given.start_seed(), seed_for(given.seed, 6)
         )

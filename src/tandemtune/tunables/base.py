@@ -208,8 +208,9 @@ class Given:
         return self.optimizer.vectors and self.subspace.projects
 
     def start_seed(self) -> int | None:
-        """Seed of a first point that is not all zero: around zero only a search of both factors at once finds a way."""
-        return None if self.in_subspace else seed_for(self.seed, 6)
+        """Seed of a first point that is not all zero. Around zero only samplers of both factors at once find a way: a step and its
+        opposite have the same loss there, so that those who go by differences of losses would never move."""
+        return None if self.in_subspace and self.optimizer.uses == "sampler" else seed_for(self.seed, 6)
 
     def layers(self, wanted: str | Sequence[int]) -> list[int]:
         """Layer numbers of a `layers` setting.

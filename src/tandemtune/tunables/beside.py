@@ -150,6 +150,11 @@ class LoRAWithPrompt(PromptOptions):
         """LoRA's blocks."""
         return parameters.lora.blocks
 
+    @property
+    def even(self) -> bool:
+        """With both factors zero, the signs of both cancel."""
+        return True
+
     def parts(self, target: Sequence[str] | None) -> int:
         """A and B of each projection."""
         return 2 * (len(target) if target else 2)

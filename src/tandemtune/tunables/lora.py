@@ -476,7 +476,7 @@ class LoRA(Tunable):
     layers: Layers = LAST_THIRD
 
     def make(self, given: Given) -> LoRATerms:
-        """Both factors zero in a subspace; A drawn elsewhere, since nothing moves away from zero but both at once."""
+        """Both factors zero for samplers in a subspace; A drawn for all others, since nothing moves away from zero but both at once."""
         layers = given.layers(self.layers)
         if self.factors == "b":
             return LoRATerms(given.backbone, self.r, layers, fixed_seed=seed_for(given.seed, 6))

@@ -77,7 +77,8 @@ def _stretches(problem: Problem, evaluators: Sequence[Evaluator]) -> tuple[Stret
             method.judge != method.score,
         )
         budget = method.budget if config.bounded_by_budget else None
-        ready = dict if config.in_subspace else one.scorer.parameters.movable
+        around_zero = config.in_subspace and method.optimizer.uses == "sampler"
+        ready = dict if around_zero else one.scorer.parameters.movable
         found.append(Stretch(method.name, evaluator, rules, budget, method.patience, until, ready))
     return tuple(found)
 

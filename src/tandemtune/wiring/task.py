@@ -297,6 +297,12 @@ def check(config: RunConfig, progress: Progress | None = None, *, test: bool = T
                 f"[run] yardsticks: {', '.join(config.run.yardsticks)} learn from texts, but rows are images: leave them out"
             ]
         )
+    if kind == "image-text" and config.mentor.show_rows:
+        raise ConfigError(
+            [
+                f"[mentor] show_rows: {config.mentor.show_rows}, but rows are images, of which only paths could be shown: set it to 0"
+            ]
+        )
     task = make_task(config.task, kind, progress)
     task = task if test else task.without_test()
     problems = [*_kind_problems(config, task, known), *task.check()]
