@@ -67,6 +67,7 @@ DEFAULTS = {
         "shots": 16,
         "dev_shots": None,
         "short_classes": "refuse",
+        "blank_rows": "refuse",
         "scored_rows": None,
         "seed": 13,
         "max_tokens": 128,

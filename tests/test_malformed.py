@@ -144,6 +144,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
         [{"template": "{text} {mask}", "labels": {"a": "b"}}],
     ),
     "task.short_classes": CHOICE,
+    "task.blank_rows": CHOICE,
     "task.together": (*COUNT, 0, 3),
     "task.labels": (3, [], {}, {"a": "b"}, {"a": 1, "b": 2}, {"a": {}, "b": "c"}, {"a": [], "b": []}, None),
     "task.label_column": (*TEXT, "none"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,10 +114,16 @@ def answer_column(table: Table) -> str | None:
         sniff(table)
     except DataError:
         named = [name for name in table.columns if name.strip().lower() in ANSWER_NAMES]
-        held = [name for name in table.columns if all(isinstance(row.get(name), (list, dict)) for row in table.rows)]
+        held = [name for name in table.columns if _nested(row.get(name) for row in table.rows)]
         found = named or [name for name in held if name.strip().lower() not in LABEL_NAMES]
         return found[0] if len(found) == 1 else None
     return None
+
+
+def _nested(cells: Iterable[Any]) -> bool:
+    """Whether cells hold lists or objects, as far as they hold anything."""
+    filled = [cell for cell in cells if cell is not None]
+    return bool(filled) and all(isinstance(cell, (list, dict)) for cell in filled)
 
 
 def _given(table: Table, name: str) -> str:
