@@ -88,7 +88,7 @@ DEFAULTS = {
         "tunable": {"kind": "lora", "r": 2, "layers": "last:33%", "factors": "both"},
         "subspace": {"kind": "random", "d": 100, "alpha": 0.2, "scale": "activation"},
         "objective": {"kind": "ce", "calibrate": False, "kl_penalty": 0.0, "kl_rows": 32},
-        "readout": {"kind": "none", "prior": "balanced", "keep": "tuned"},
+        "readout": {"kind": "none", "prior": "balanced", "keep": "tuned", "all_right": "search"},
         "order": "in-turn",
         "budget": 2000,
         "steps": None,

@@ -207,6 +207,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "method.config": (3, True, "x", [1]),
     "method.prior": ("some", 3, True, {}),
     "method.keep": CHOICE,
+    "method.all_right": CHOICE,
     "method.rewards": (3, True, {}, {"x": "y"}),
     "method.sampled_at": (*NUMBER,),
     "method.grades": (*COUNT, 0, 101),
