@@ -214,6 +214,46 @@ def test_blank_rows_of_other_answers_are_left_out_too(here):
     assert checked.code == 0 and "train: 13 rows" in checked.out, checked.err
 
 
+GERMAN = [
+    ("Rechnung doppelt erhalten", "Guten Tag, die Rechnung für Oktober kam zweimal, bitte prüfen Sie das", "Rechnung"),
+    ("Anmeldung geht nicht", "Seit gestern kann ich mich nicht anmelden, das Passwort ist falsch", "Technik"),
+]
+
+
+def test_names_of_columns_in_another_language_stand_in_no_english_sentence(here):
+    """They say what is asked for in lines of their own; names of an English file stand in sentences, too."""
+    rows = [
+        {"Betreff": f"{subject} {i}", "Text": f"{text} {i}", "Dringlichkeit": label, "Kurzfassung": f"{label} {i}"}
+        for i in range(12)
+        for subject, text, label in GERMAN
+    ]
+    path = written(here / "post.csv", rows)
+    told = ("--text", "Betreff", "--text", "Text")
+
+    def templates(*columns):
+        called = init(path, *told, *columns, "--overwrite", model="llama")
+        assert called.code == 0, called.err
+        return tomllib.loads((here / "post.toml").read_text(encoding="utf-8"))["task"]["templates"]
+
+    found = templates("--label", "Dringlichkeit")
+    texts = "Betreff: {Betreff}\nText: {Text}"
+    assert found == [
+        f"{texts}\nDringlichkeit: {{mask}}",
+        f"What is the category of this text?\n{texts}\nAnswer: {{mask}}",
+        f"{texts}\nQuestion: Which category does this belong to?\nAnswer: {{mask}}",
+        f"Category (Rechnung or Technik) of this text:\n{texts}\nCategory: {{mask}}",
+    ]
+    assert templates("--answer", "Kurzfassung") == [
+        f"{texts}\nKurzfassung: {{mask}}",
+        f"{texts}\n\nWrite the answer (Kurzfassung): {{mask}}",
+        f"{texts}\nQuestion: What is the answer (Kurzfassung)?\nAnswer: {{mask}}",
+    ]
+    english = init(mails(here), model="llama")
+    assert english.code == 0
+    found = tomllib.loads((here / "mails.toml").read_text(encoding="utf-8"))["task"]["templates"]
+    assert "What is the verdict of this text?" in found[1]
+
+
 def test_columns_can_be_named(here):
     called = init(mails(here), "--label", "stars", "--text", "Mail Text")
     assert called.code == 2 and "no word of one piece is left for '2'" in called.err, (

@@ -22,7 +22,7 @@ from tandemtune.tasks.blanks import without_blank_rows
 from tandemtune.tasks.fewshot import text_key
 from tandemtune.tasks.files import examples_of, several
 from tandemtune.tasks.report import DataReport, data_report
-from tandemtune.tasks.sniffing import LABEL_NAMES, Columns, sniff
+from tandemtune.tasks.sniffing import LABEL_NAMES, Columns, in_english, sniff
 from tandemtune.tasks.table import Table, read_table
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
@@ -109,7 +109,9 @@ def draft(
         progress(f"reading the tokenizer of {model}, and counting the tokens of {counted(len(rows), 'row')}")
     config = loading.read_config(place, None)
     kind, tokenizer = loading.kind_of(config), loading.read_tokenizer(place)
-    templates = natural_templates(kind, columns, labels)
+    templates = natural_templates(
+        kind, columns, labels, english=in_english(text for row in rows for text in row.fields.values())
+    )
     template = templates[0]
     words = label_words(tokenizer, template, labels, alone=kind == "seq2seq")
     count = token_counter(tokenizer, kind, template)
@@ -245,17 +247,19 @@ def _about_limits(task: Mapping[str, Any]) -> Iterator[str]:
 # ---- template and label words --------------------------------------------------------------------------------------
 
 
-def natural_templates(kind: str, columns: Columns, labels: Sequence[str]) -> list[Template]:
+def natural_templates(kind: str, columns: Columns, labels: Sequence[str], *, english: bool = True) -> list[Template]:
     """Templates that name what is asked for, and each text where there are several, in different ways.
 
     Args:
         kind: "masked", "causal" or "seq2seq".
         columns: the columns.
         labels: names of the labels; few ones are listed in one of the templates.
+        english: whether the rows are; the label column's name of others stands in no English sentence.
     """
     name = columns.label.strip()
     asked = "Category" if name.lower() in LABEL_NAMES and name.lower() not in ("sentiment", "topic", "intent") else name
     asked = titled(asked) if re.fullmatch(r"[\w ]+", asked) else "Category"
+    spoken = asked if english else "Category"
     several = len(columns.texts) > 1
     texts = [f"{titled(column)}: {{{column}}}" if several else f"{{{column}}}" for column in columns.texts]
     if kind == "masked":
@@ -263,12 +267,12 @@ def natural_templates(kind: str, columns: Columns, labels: Sequence[str]) -> lis
         return [Template.parse(text) for text in [*found, " ".join([*texts, "This is {mask}."])]]
     found = [
         "\n".join([*texts, f"{asked}: {{mask}}"]),
-        "\n".join([f"What is the {asked.lower()} of this text?", *texts, "Answer: {mask}"]),
-        "\n".join([*texts, f"Question: Which {asked.lower()} does this belong to?", "Answer: {mask}"]),
+        "\n".join([f"What is the {spoken.lower()} of this text?", *texts, "Answer: {mask}"]),
+        "\n".join([*texts, f"Question: Which {spoken.lower()} does this belong to?", "Answer: {mask}"]),
     ]
     if len(labels) <= MOST_LISTED and not any(re.search(r"[{}\r\n]", label) for label in labels):
         options = ", ".join(labels[:-1]) + f" or {labels[-1]}"
-        found.append("\n".join([f"{asked} ({options}) of this text:", *texts, f"{asked}: {{mask}}"]))
+        found.append("\n".join([f"{spoken} ({options}) of this text:", *texts, f"{spoken}: {{mask}}"]))
     return [Template.parse(text) for text in found]
 
 

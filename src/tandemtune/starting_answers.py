@@ -30,6 +30,7 @@ from tandemtune.starting import (
 )
 from tandemtune.tasks.blanks import MOST_BLANK, without_empty_rows
 from tandemtune.tasks.files import examples_of
+from tandemtune.tasks.sniffing import in_english
 from tandemtune.tasks.table import Table, read_table
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.texts import METRIC, TextTask
@@ -80,7 +81,7 @@ def text_draft(
     table = whole_rows(table, columns, [("answer", answer)] if answer else [], "--text COLUMN --answer COLUMN")
     place = loading.locate(model, progress)
     kind, tokenizer, longest_prompt = _reading(model, place)
-    templates = _templates(columns, answer)
+    templates = _templates(columns, table, answer)
     template = templates[0]
     task = TextTask(table.name, template, (), {}, "", table, answer_column=answer)
     rows = task.examples(table)
@@ -161,7 +162,7 @@ def choice_draft(
     table = whole_rows(table, shown, needed, "--text COLUMN --label COLUMN --choices COLUMN")
     place = loading.locate(model, progress)
     kind, tokenizer, longest_prompt = _reading(model, place)
-    template = _templates(shown)[0]
+    template = _templates(shown, table)[0]
     rows = examples_of(table, fields=[*template.fields, *columns], label=label, labels=None)
     labels = dict(zip(_numbered(table, label, [str(row.label) for row in rows], columns), columns, strict=True))
     count = token_counter(tokenizer, kind, template)
@@ -225,15 +226,18 @@ def _reading(model: str, place: str) -> tuple[str, Any, int]:
     return kind, loading.read_tokenizer(place), longest_of(config)
 
 
-def _templates(columns: Sequence[str], answer: str | None = None) -> list[Template]:
-    """Templates that ask for an answer in different ways, by its column's name where that says more than that it is one."""
+def _templates(columns: Sequence[str], table: Table, answer: str | None = None) -> list[Template]:
+    """Templates that ask for an answer in different ways, by its column's name where that says more than that it is one; in English sentences
+    where the rows are English."""
     texts = [f"{titled(name)}: {{{name}}}" if len(columns) > 1 else f"{{{name}}}" for name in columns]
     named = answer is not None and answer.strip().lower() not in PLAIN and re.fullmatch(r"[\w ]+", answer)
     asked = titled(str(answer).strip()) if named else "Answer"
+    english = in_english(str(row.get(name) or "") for row in table.rows for name in columns)
+    spoken = asked.lower() if english or not named else f"answer ({asked})"
     ways = (
         [*texts, f"{asked}: {{mask}}"],
-        [*texts, "", f"Write the {asked.lower()}: {{mask}}"],
-        [*texts, f"Question: What is the {asked.lower()}?", "Answer: {mask}"],
+        [*texts, "", f"Write the {spoken}: {{mask}}"],
+        [*texts, f"Question: What is the {spoken}?", "Answer: {mask}"],
     )
     return [Template.parse("\n".join(lines)) for lines in ways]
 
