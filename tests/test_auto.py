@@ -8,6 +8,7 @@ import pytest
 
 import choosing
 import small
+import tiny
 import writing
 from tandemtune import load, resume, tune
 from tandemtune.callbacks import Callback
@@ -68,6 +69,52 @@ def test_without_memory_for_gradients_the_readout_is_left_and_the_run_resumes(tm
     assert tune(alone, tmp_path / "alone").result.tuned == whole.result.tuned
     asked = json.loads((tmp_path / "cut" / "recipe.json").read_text())
     assert asked["method"]["optimizer"]["kind"] == "adamw"  # the recipe stays what was asked for
+
+
+def clear_cut(place, count, wrong=0):
+    """A recipe over rows whose first word is nearly their label, a few of them labelled otherwise."""
+    others = [word for word in tiny.WORDS if word not in small.LABELS.values()][: count // 2]
+    rows = [{"text": f"{word} {one}", "label": label} for one in others for label, word in small.LABELS.items()]
+    for row in rows[:wrong]:
+        row["label"] = "negative" if row["label"] == "positive" else "positive"
+    made = recipe(place, task__shots="all", task__dev_shots=8, task__test=None)
+    small.write_rows(place / "train.jsonl", rows)
+    return made
+
+
+def test_where_the_readout_is_right_on_all_rows_nothing_is_tuned_and_the_run_says_so(tmp_path):
+    made = clear_cut(tmp_path, 60)
+    path = small.write_recipe(tmp_path / "clear.json", made)
+    called = small.call("run", path, "--out", tmp_path / "run")
+    said = "the readout of the pretrained model is right on all 60 labelled rows, each predicted by all other rows"
+    assert called.code == 0 and (called.out + called.err).replace("\n", " ").count(said) == 1, called.err
+    assert "the search will take" not in called.err and "nothing was searched" in called.out
+    result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
+    assert (result["steps"], result["stop_reason"], result["gain"]) == (0, "all rows right", None)
+    assert any(said in note for note in result["notes"]) and result["zero_shot_readout"]["dev"] == 1.0
+    reported = small.call("report", tmp_path / "run", "--out", tmp_path / "run.md")
+    assert reported.code == 0 and said in (tmp_path / "run.md").read_text(encoding="utf-8"), reported.err
+
+    class Cut(Callback):
+        def on_start(self, record, resumed, seconds):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        small.tune(made, tmp_path / "cut", Cut())
+    resume(tmp_path / "cut")
+    assert small.artefacts(tmp_path / "cut") == small.artefacts(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("count", "wrong", "changes"),
+    [(58, 0, {}), (60, 1, {}), (60, 0, {"all_right": "search"})],
+    ids=["few rows", "one is wrong", "wanted"],
+)
+def test_lora_is_trained_where_a_row_may_be_set_right_or_it_is_wanted(tmp_path, count, wrong, changes):
+    made = clear_cut(tmp_path, count, wrong)
+    made["method"] |= changes
+    result = small.tune(made, tmp_path / "run")
+    assert result["steps"] == 6 and result["gain"]["rows"] == 16
 
 
 def test_without_memory_for_gradients_and_without_a_readout_nothing_begins(tmp_path, monkeypatch):

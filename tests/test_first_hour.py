@@ -19,7 +19,7 @@ import tandemtune.assets.manifest as manifest
 from tandemtune import load
 from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.sniffing import sniff
-from tandemtune.tasks.table import Table
+from tandemtune.tasks.table import Table, write_table
 
 
 def mails(place, count=12, **extra):
@@ -138,7 +138,10 @@ def test_of_a_large_file_so_many_rows_are_used_that_a_first_run_takes_minutes(he
 @pytest.mark.parametrize(
     ("break_rows", "said"),
     [
-        (lambda text: text.replace(",great\n", ",\n", 1), "1 row without a label (line 2)"),
+        (
+            lambda text: text.replace(",great\n", ",\n", 7),
+            "7 of 24 rows are blank, 7 without a label in 'verdict' (line 2, ",
+        ),
         (lambda text: text.replace(",very terrible\n", ",very terible\n", 1), "one text only of 'very terible'"),
         (lambda text: text.replace("very terrible", "great"), "only the label 'great'"),
     ],
@@ -148,6 +151,107 @@ def test_init_says_what_is_wrong_with_the_rows(here, break_rows, said):
     path.write_text(break_rows(path.read_text(encoding="utf-8").replace("\r\n", "\n")), encoding="utf-8")
     called = init(path, "--label", "verdict")
     assert called.code == 2 and said in called.err and not (here / "mails.toml").exists(), called.err
+
+
+def written(path, rows):
+    """Rows in a file, by its ending; None is a cell that says nothing."""
+    table = Table.of(rows)
+    if path.suffix == ".parquet":
+        arrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(arrow.Table.from_pylist(rows), path)
+    else:
+        write_table(path, table)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_few_blank_rows_are_left_out_and_told(here, ending):
+    rows = [{"text": row["text"], "label": row["label"]} for row in small.rows(10, seed=3)]
+    rows[4] = {"text": "  " if ending == "csv" else None, "label": "positive"}
+    rows[7] = {"text": "no label", "label": None}
+    rows += [{"text": "nor here", "label": ""}] + [{"text": None, "label": None}] * (ending == "csv")
+    path = written(here / f"mails.{ending}", rows)
+    first = 2 if ending == "csv" else 1  # the header stands in line 1
+    place = "row" if ending == "parquet" else "line"
+    told = (
+        f"mails.{ending}: 3 of 21 rows are left out: 1 without a text in 'text' ({place} {4 + first}), 2 without a label in 'label' "
+        f"({place} {7 + first}, {place} {20 + first})"
+    )
+    proposed = init(path)
+    assert proposed.code == 0 and f"note: {told}\n" in proposed.err, proposed.err
+    assert tomllib.loads((here / "mails.toml").read_text(encoding="utf-8"))["task"]["blank_rows"] == "leave-out"
+    called = small.call("run", path, f"model={small.model_folder()}", "model.threads=1", "method=readout")
+    assert called.code == 0 and (called.out + called.err).count(told) == 1, called.err
+    result = json.loads((here / "runs" / "mails" / "result.json").read_text(encoding="utf-8"))
+    assert told in result["notes"] and sum(result["rows"].values()) == 18
+    refused = small.call("validate", "mails.toml", "task.blank_rows=refuse")
+    assert refused.code == 2 and f"{place} {4 + first}" in refused.err, refused.err
+
+
+def test_blank_rows_of_other_answers_are_left_out_too(here):
+    """Texts with answers, and answers to choose from; rows are empty at the end of a sheet, and a second text may be null."""
+    few = [
+        {"question": f"why is number {i} great", "more": f"it is {i}", "reply": f"it is good {i}"} for i in range(20)
+    ]
+    few[3]["reply"] = None
+    few[5]["more"] = None
+    called = init(written(here / "qa.jsonl", few), "--answer", "reply", model="llama")
+    assert called.code == 0 and "1 of 20 rows is left out: 1 without an answer in 'reply' (line 4)" in called.err
+    assert "{more}" in tomllib.loads((here / "qa.toml").read_text(encoding="utf-8"))["task"]["templates"][0]
+    checked = small.call("validate", "qa.toml")
+    assert checked.code == 0 and "train: 13 rows" in checked.out, checked.err
+    choices = [
+        {"text": row["text"], "a": f"it is {i}", "b": "it is not", "right": i % 2}
+        for i, row in enumerate(small.rows(10))
+    ]
+    choices[2]["b"] = ""
+    path = written(here / "copa.csv", [*choices, dict.fromkeys(choices[0], "")])
+    called = init(path, "--choices", "a", "--choices", "b", "--label", "right", model="llama")
+    assert called.code == 0 and "1 of 20 rows is left out: 1 without an answer in 'b' (line 4)" in called.err, (
+        called.err
+    )
+    checked = small.call("validate", "copa.toml")
+    assert checked.code == 0 and "train: 13 rows" in checked.out, checked.err
+
+
+GERMAN = [
+    ("Rechnung doppelt erhalten", "Guten Tag, die Rechnung für Oktober kam zweimal, bitte prüfen Sie das", "Rechnung"),
+    ("Anmeldung geht nicht", "Seit gestern kann ich mich nicht anmelden, das Passwort ist falsch", "Technik"),
+]
+
+
+def test_names_of_columns_in_another_language_stand_in_no_english_sentence(here):
+    """They say what is asked for in lines of their own; names of an English file stand in sentences, too."""
+    rows = [
+        {"Betreff": f"{subject} {i}", "Text": f"{text} {i}", "Dringlichkeit": label, "Kurzfassung": f"{label} {i}"}
+        for i in range(12)
+        for subject, text, label in GERMAN
+    ]
+    path = written(here / "post.csv", rows)
+    told = ("--text", "Betreff", "--text", "Text")
+
+    def templates(*columns):
+        called = init(path, *told, *columns, "--overwrite", model="llama")
+        assert called.code == 0, called.err
+        return tomllib.loads((here / "post.toml").read_text(encoding="utf-8"))["task"]["templates"]
+
+    found = templates("--label", "Dringlichkeit")
+    texts = "Betreff: {Betreff}\nText: {Text}"
+    assert found == [
+        f"{texts}\nDringlichkeit: {{mask}}",
+        f"What is the category of this text?\n{texts}\nAnswer: {{mask}}",
+        f"{texts}\nQuestion: Which category does this belong to?\nAnswer: {{mask}}",
+        f"Category (Rechnung or Technik) of this text:\n{texts}\nCategory: {{mask}}",
+    ]
+    assert templates("--answer", "Kurzfassung") == [
+        f"{texts}\nKurzfassung: {{mask}}",
+        f"{texts}\n\nWrite the answer (Kurzfassung): {{mask}}",
+        f"{texts}\nQuestion: What is the answer (Kurzfassung)?\nAnswer: {{mask}}",
+    ]
+    english = init(mails(here), model="llama")
+    assert english.code == 0
+    found = tomllib.loads((here / "mails.toml").read_text(encoding="utf-8"))["task"]["templates"]
+    assert "What is the verdict of this text?" in found[1]
 
 
 def test_columns_can_be_named(here):

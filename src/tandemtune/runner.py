@@ -34,6 +34,7 @@ from tandemtune.runs.records import (
 )
 from tandemtune.runs.store import RunFolder
 from tandemtune.runs.writing import write_json, write_lines
+from tandemtune.search.loop import ALL_RIGHT, BY_HAND
 from tandemtune.search.state import SearchState
 from tandemtune.system import peak_rss_mb, versions
 from tandemtune.tasks.base import Task
@@ -123,6 +124,7 @@ def _prepared(config: RunConfig, known: Facts | None, callback: Callback, test: 
     planned = wiring.planned(problem.scorer.config)
     problem.scorer.note(planned=planned.total, unit=planned.unit)
     wiring.check_rows(problem)
+    scoring.look_for_errors(problem, begun=known is not None)
     callback.on_ready(problem.facts, config.model_dump(mode="json"))
     wiring.check_start(problem)
     return problem
@@ -142,7 +144,7 @@ def _reported(folder: RunFolder, problem: Problem, callback: Callback, test: boo
         write_json(folder.facts, problem.facts.plain())
         if problem.seconds:
             folder.tick(step=0, seconds=problem.seconds, peak_rss_mb=peak_rss_mb())
-        expected = autotune.forecast(problem)
+        expected = None if problem.facts.all_right else autotune.forecast(problem)
         if expected is not None:
             callback.on_progress(expected)
     scorer = problem.scorer
@@ -161,14 +163,15 @@ def _searched(folder: RunFolder, problem: Problem, callback: Callback, test: boo
     """Search, score, and write the results."""
     scorer = problem.scorer
     executor, own = scorer.config.run.executor, [one.evaluator for one in problem.stretches]
+    ends = BY_HAND if by_hand else ALL_RIGHT if problem.facts.all_right else ""
     with (
         wiring.proposing(problem, folder.conversations, callback.on_progress) as source,
         nullcontext(own)
-        if by_hand  # nothing will be scored
+        if ends  # nothing will be scored
         else executor.opened(own, AnotherProcess.of(problem), callback.on_progress) as evaluators,
     ):
         search = wiring.make_search(problem, evaluators, folder, source, callback)
-        search.limits = replace(search.limits, by_hand=by_hand)
+        search.limits = replace(search.limits, ends=ends)
         found = search.run()
     scorer.engine.forget()
     callback.on_testing()

@@ -15,7 +15,7 @@ from tandemtune.evaluators.features import PassReading, read
 from tandemtune.evaluators.label_words import LabelWordEvaluator, Measurement, calibrate, label_weights
 from tandemtune.problem import Problem, Scorer, content_free
 from tandemtune.readout.design import assumed_shares
-from tandemtune.readout.members import SolvedReadout
+from tandemtune.readout.members import ENOUGH, SolvedReadout
 from tandemtune.readout.solving import solve_readout
 from tandemtune.runs.records import DIGITS, CalibratedScores, Evaluation, Gain, PredictionRecord, Scores, rounded
 from tandemtune.search.state import SearchState
@@ -117,6 +117,35 @@ def reached(problem: Problem, point: Point | None, examples: Sequence[Example] |
     return Reached(words, scores, logits, solved, warmth)
 
 
+def look_for_errors(problem: Problem, *, begun: bool) -> None:
+    """Note whether there is nothing for a search to set right, where the recipe's readout asks that.
+
+    Dev rows judge what is kept by their losses, so a point may be kept after all rows were right; but nothing shows then that it answers
+    more texts rightly. All labelled rows count, since before a search none of them has formed the point.
+
+    Args:
+        problem: what the run works with, before its search.
+        begun: whether the run had begun, so that this was decided then.
+    """
+    method = problem.scorer.config.method
+    member, rows = method.readout, len(problem.split.train) + len(problem.split.dev)
+    if not begun and member.form is not None and member.all_right == "stop" and method.optimizer.uses != "none":
+        problem.scorer.note(all_right=rows >= ENOUGH and _all_right(problem))
+    if problem.facts.all_right:
+        said = (
+            f"the readout of the pretrained model is right on all {rows:,} labelled rows, each predicted by all other rows: no row is left "
+            "that tuning could set right, so nothing is tuned (method.all_right=search tunes all the same, for lower losses)"
+        )
+        problem.scorer.note(notes=(*problem.facts.notes, said))
+
+
+def _all_right(problem: Problem) -> bool:
+    """Whether a readout is right on each labelled row, of all others, where the search begins."""
+    solved, labels = _solved(problem, problem.scorer.parameters.initial())
+    problem.scorer.engine.forget()
+    return bool(torch.isfinite(solved.without).all() and (solved.without.argmax(dim=-1) == labels).all())
+
+
 def guarded(problem: Problem, found: SearchState, tell: Callable[[str], None]) -> tuple[SearchState, Gain | None]:
     """What tuning adds to the readout on the dev rows; where the recipe asks that, the best point is kept only for a gain.
 
@@ -156,7 +185,7 @@ def choosing_tokens(problem: Problem) -> int:
 
 def solving_tokens(problem: Problem, gain: Gain | None) -> int:
     """Tokens that went through the model to solve the readout that is kept, a pass over the labelled rows, and to find out what a
-    search adds to it: one pass at the point where that began, and one at the best.
+    search adds to it: one pass at the point where that began, and one at the best; and one where rows were looked at that are not right.
 
     Args:
         problem: what the run works with.
@@ -165,7 +194,9 @@ def solving_tokens(problem: Problem, gain: Gain | None) -> int:
     scorer = problem.scorer
     if scorer.config.method.readout.form is None:
         return 0
-    passes = 1 if gain is None else 3
+    rows = len(problem.split.train) + len(problem.split.dev)
+    looked = problem.facts.all_right is not None and rows >= ENOUGH
+    passes = (1 if gain is None else 3) + looked
     return passes * scorer.batch([*problem.split.train, *problem.split.dev]).tokens
 
 

@@ -18,11 +18,12 @@ from tandemtune.estimate import PROPOSED
 from tandemtune.models import load as loading
 from tandemtune.models.prompts import longest_of, token_counter
 from tandemtune.problem import Progress
+from tandemtune.tasks.blanks import without_blank_rows
 from tandemtune.tasks.fewshot import text_key
 from tandemtune.tasks.files import examples_of, several
 from tandemtune.tasks.report import DataReport, data_report
-from tandemtune.tasks.sniffing import LABEL_NAMES, Columns, sniff
-from tandemtune.tasks.table import Table, read_table, value_of
+from tandemtune.tasks.sniffing import LABEL_NAMES, Columns, in_english, sniff
+from tandemtune.tasks.table import Table, read_table
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tasks.wording import ONE_LABEL, counted, listed, show, shown_name
@@ -100,14 +101,17 @@ def draft(
     """
     table = read_table(source)
     columns = sniff(table, texts, label)
-    rows = _labelled(table, columns)
+    table = whole_rows(table, columns.texts, [("label", columns.label)], "--text COLUMN --label COLUMN")
+    rows = examples_of(table, fields=columns.texts, label=columns.label, labels=None)
     labels = _labels(table, columns, rows)
     place = loading.locate(model, progress)
     if progress:
         progress(f"reading the tokenizer of {model}, and counting the tokens of {counted(len(rows), 'row')}")
     config = loading.read_config(place, None)
     kind, tokenizer = loading.kind_of(config), loading.read_tokenizer(place)
-    templates = natural_templates(kind, columns, labels)
+    templates = natural_templates(
+        kind, columns, labels, english=in_english(text for row in rows for text in row.fields.values())
+    )
     template = templates[0]
     words = label_words(tokenizer, template, labels, alone=kind == "seq2seq")
     count = token_counter(tokenizer, kind, template)
@@ -117,6 +121,7 @@ def draft(
         "train": str(source),
         "templates": [str(one) for one in templates],
         "label_column": columns.label,
+        **blanks_of(table),
         "test_share": TEST_SHARE,
         **_rows_to_use(sizes),
         "metric": _metric(rows),
@@ -140,26 +145,27 @@ def draft(
 # ---- the rows ----------------------------------------------------------------------------------------------------
 
 
-def _labelled(table: Table, columns: Columns) -> list[Example]:
-    """All rows, or one error that names every row without a label or a text."""
-    empty = [(place, index) for index, place in enumerate(table.places) if not _filled(table, index, table.columns)]
-    gone = {index for _, index in empty} if table.format.suffix in (".csv", ".tsv") else set()
-    lacking = {
-        what: [place for i, place in enumerate(table.places) if i not in gone and not _filled(table, i, names)]
-        for what, names in (("label", (columns.label,)), ("text", columns.texts))
-    }
-    problems = [
-        f"{counted(len(places), 'row')} without a {what} ({', '.join(places[:8])}{', ...' if len(places) > 8 else ''})"
-        for what, places in lacking.items()
-        if places
-    ]
-    if problems:
-        raise DataError(f"{table.name}: {' and '.join(problems)}: fill them in, or delete these rows")
-    return examples_of(table, fields=columns.texts, label=columns.label, labels=None)
+def whole_rows(table: Table, texts: Sequence[str], needed: Sequence[tuple[str, str]], options: str) -> Table:
+    """A table without its blank rows, see `without_blank_rows`.
+
+    Args:
+        table: the rows.
+        texts: see there.
+        needed: see there.
+        options: of the command line, which name other columns.
+
+    Raises:
+        DataError: more than a fifth of the rows is blank.
+    """
+    try:
+        return without_blank_rows(table, texts, needed)
+    except DataError as error:
+        raise DataError(f"{error} (`tandemtune init` takes {options})") from None
 
 
-def _filled(table: Table, index: int, names: Sequence[str]) -> bool:
-    return any(str(value).strip() for name in names if (value := value_of(table, index, name)) is not None)
+def blanks_of(table: Table) -> dict[str, str]:
+    """The setting that leaves blank rows out, where a table had some."""
+    return {"blank_rows": "leave-out"} if table.remarks else {}
 
 
 def _labels(table: Table, columns: Columns, rows: Sequence[Example]) -> list[str]:
@@ -241,17 +247,19 @@ def _about_limits(task: Mapping[str, Any]) -> Iterator[str]:
 # ---- template and label words --------------------------------------------------------------------------------------
 
 
-def natural_templates(kind: str, columns: Columns, labels: Sequence[str]) -> list[Template]:
+def natural_templates(kind: str, columns: Columns, labels: Sequence[str], *, english: bool = True) -> list[Template]:
     """Templates that name what is asked for, and each text where there are several, in different ways.
 
     Args:
         kind: "masked", "causal" or "seq2seq".
         columns: the columns.
         labels: names of the labels; few ones are listed in one of the templates.
+        english: whether the rows are; the label column's name of others stands in no English sentence.
     """
     name = columns.label.strip()
     asked = "Category" if name.lower() in LABEL_NAMES and name.lower() not in ("sentiment", "topic", "intent") else name
     asked = titled(asked) if re.fullmatch(r"[\w ]+", asked) else "Category"
+    spoken = asked if english else "Category"
     several = len(columns.texts) > 1
     texts = [f"{titled(column)}: {{{column}}}" if several else f"{{{column}}}" for column in columns.texts]
     if kind == "masked":
@@ -259,12 +267,12 @@ def natural_templates(kind: str, columns: Columns, labels: Sequence[str]) -> lis
         return [Template.parse(text) for text in [*found, " ".join([*texts, "This is {mask}."])]]
     found = [
         "\n".join([*texts, f"{asked}: {{mask}}"]),
-        "\n".join([f"What is the {asked.lower()} of this text?", *texts, "Answer: {mask}"]),
-        "\n".join([*texts, f"Question: Which {asked.lower()} does this belong to?", "Answer: {mask}"]),
+        "\n".join([f"What is the {spoken.lower()} of this text?", *texts, "Answer: {mask}"]),
+        "\n".join([*texts, f"Question: Which {spoken.lower()} does this belong to?", "Answer: {mask}"]),
     ]
     if len(labels) <= MOST_LISTED and not any(re.search(r"[{}\r\n]", label) for label in labels):
         options = ", ".join(labels[:-1]) + f" or {labels[-1]}"
-        found.append("\n".join([f"{asked} ({options}) of this text:", *texts, f"{asked}: {{mask}}"]))
+        found.append("\n".join([f"{spoken} ({options}) of this text:", *texts, f"{spoken}: {{mask}}"]))
     return [Template.parse(text) for text in found]
 
 
@@ -334,7 +342,9 @@ def _one_piece(tokenizer: Any, template: Template, label: str, word: str, alone:
 
 # ---- the file ----------------------------------------------------------------------------------------------------
 
+BLANKS = "rows without a text, or without a label or an answer; refuse stops at them"
 _COMMENTS = {
+    "blank_rows": BLANKS,
     "templates": "columns in braces; {mask} is where the model answers; the one that suits the labelled rows best is taken",
     "test_share": "of each label, set aside for the score at the end; or test = a file",
     "shots": "rows of each label that are learned from, or all",

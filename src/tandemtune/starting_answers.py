@@ -15,17 +15,22 @@ from tandemtune.problem import Progress
 from tandemtune.rewards import base as rewards
 from tandemtune.rewards.finding import code_file
 from tandemtune.starting import (
+    BLANKS,
     COVERED,
     DEV_SHARE,
     MODEL,
     MOST_DEV,
     TEST_SHARE,
     RecipeDraft,
+    blanks_of,
     room_for,
     titled,
     toml_line,
+    whole_rows,
 )
+from tandemtune.tasks.blanks import MOST_BLANK, without_empty_rows
 from tandemtune.tasks.files import examples_of
+from tandemtune.tasks.sniffing import in_english
 from tandemtune.tasks.table import Table, read_table
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.texts import METRIC, TextTask
@@ -73,9 +78,10 @@ def text_draft(
     _check_reward(reward, answer)
     table = read_table(source)
     columns = _text_columns(table, texts, [answer] if answer else [])
+    table = whole_rows(table, columns, [("answer", answer)] if answer else [], "--text COLUMN --answer COLUMN")
     place = loading.locate(model, progress)
     kind, tokenizer, longest_prompt = _reading(model, place)
-    templates = _templates(columns, answer)
+    templates = _templates(columns, table, answer)
     template = templates[0]
     task = TextTask(table.name, template, (), {}, "", table, answer_column=answer)
     rows = task.examples(table)
@@ -85,6 +91,7 @@ def text_draft(
         "train": str(source),
         "templates": [str(one) for one in templates],
         **({"answer": answer} if answer else {}),
+        **blanks_of(table),
         "test_share": TEST_SHARE,
         **_shots(len(rows), LEARNED if answer else SEARCHED),
         "metric": reward or METRIC,
@@ -104,7 +111,7 @@ def text_draft(
         (f"the longest answer has {max(lengths):,} tokens; " if lengths else "")
         + f"max_new_tokens = {settings['max_new_tokens']}",
     )
-    return RecipeDraft(_written(source, model, settings, {}), says)
+    return RecipeDraft(_written(source, model, settings, {}), says, table.notes)
 
 
 def _check_reward(reward: str | None, answer: str | None) -> None:
@@ -151,9 +158,11 @@ def choice_draft(
     """
     table = read_table(source)
     shown = _text_columns(table, texts, [*columns, label])
+    needed = [("label", label), *(("answer", column) for column in columns)]
+    table = whole_rows(table, shown, needed, "--text COLUMN --label COLUMN --choices COLUMN")
     place = loading.locate(model, progress)
     kind, tokenizer, longest_prompt = _reading(model, place)
-    template = _templates(shown)[0]
+    template = _templates(shown, table)[0]
     rows = examples_of(table, fields=[*template.fields, *columns], label=label, labels=None)
     labels = dict(zip(_numbered(table, label, [str(row.label) for row in rows], columns), columns, strict=True))
     count = token_counter(tokenizer, kind, template)
@@ -164,6 +173,7 @@ def choice_draft(
         "template": str(template),
         "choices": "columns",
         "label_column": label,
+        **blanks_of(table),
         "test_share": TEST_SHARE,
         **_shots(fewest, LEARNED // len(labels)),
         "metric": "accuracy",
@@ -176,13 +186,14 @@ def choice_draft(
         f"template: {str(template)!r}",
         f"the longest answer has {max(lengths):,} tokens; max_new_tokens = {settings['max_new_tokens']}",
     )
-    return RecipeDraft(_written(source, model, settings, labels), says)
+    return RecipeDraft(_written(source, model, settings, labels), says, table.notes)
 
 
 _COMMENTS = {
     "template": "columns in braces; {mask} is where the answer stands",
     "templates": "columns in braces; {mask} is where the answer stands; the one is taken whose answers score best on the labelled rows",
     "answer": "column of the right answer, or of a list of several",
+    "blank_rows": BLANKS,
     "choices": "each row has answers of its own; the likeliest is taken, token for token on average",
     "test_share": "set aside for the score at the end; or test = a file",
     "shots": "rows to learn from",
@@ -193,14 +204,17 @@ _COMMENTS = {
 
 def _text_columns(table: Table, texts: Sequence[str], others: Sequence[str]) -> list[str]:
     """The columns of texts beside others."""
-    columns = list(texts) or [
-        name
-        for name in table.columns
-        if name not in others and all(isinstance(row.get(name), str) and row[name].strip() for row in table.rows)
-    ]
+    columns = list(texts) or [name for name in table.columns if name not in others and _reads(table, name)]
     if not columns:
         raise DataError(f"{table.name}: no column of texts beside {listed(others)}: name one with --text COLUMN")
     return columns
+
+
+def _reads(table: Table, name: str) -> bool:
+    """Whether a column holds texts alone, and few of them are blank."""
+    cells = [row.get(name) for row in without_empty_rows(table).rows]
+    blank = sum(cell is None or (isinstance(cell, str) and not cell.strip()) for cell in cells)
+    return all(cell is None or isinstance(cell, str) for cell in cells) and blank <= MOST_BLANK * len(cells)
 
 
 def _reading(model: str, place: str) -> tuple[str, Any, int]:
@@ -212,15 +226,18 @@ def _reading(model: str, place: str) -> tuple[str, Any, int]:
     return kind, loading.read_tokenizer(place), longest_of(config)
 
 
-def _templates(columns: Sequence[str], answer: str | None = None) -> list[Template]:
-    """Templates that ask for an answer in different ways, by its column's name where that says more than that it is one."""
+def _templates(columns: Sequence[str], table: Table, answer: str | None = None) -> list[Template]:
+    """Templates that ask for an answer in different ways, by its column's name where that says more than that it is one; in English sentences
+    where the rows are English."""
     texts = [f"{titled(name)}: {{{name}}}" if len(columns) > 1 else f"{{{name}}}" for name in columns]
     named = answer is not None and answer.strip().lower() not in PLAIN and re.fullmatch(r"[\w ]+", answer)
     asked = titled(str(answer).strip()) if named else "Answer"
+    english = in_english(str(row.get(name) or "") for row in table.rows for name in columns)
+    spoken = asked.lower() if english or not named else f"answer ({asked})"
     ways = (
         [*texts, f"{asked}: {{mask}}"],
-        [*texts, "", f"Write the {asked.lower()}: {{mask}}"],
-        [*texts, f"Question: What is the {asked.lower()}?", "Answer: {mask}"],
+        [*texts, "", f"Write the {spoken}: {{mask}}"],
+        [*texts, f"Question: What is the {spoken}?", "Answer: {mask}"],
     )
     return [Template.parse("\n".join(lines)) for lines in ways]
 

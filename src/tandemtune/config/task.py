@@ -130,6 +130,11 @@ class TaskSection(Options):
         description="what becomes of classes with fewer rows than shots and dev_shots: refuse, or share: at most half of their rows are "
         "dev rows, and the others are trained on",
     )
+    blank_rows: Literal["refuse", "leave-out"] = Field(
+        "refuse",
+        description="what becomes of rows without a text, or without a label or an answer: refuse, or leave-out, with a note that says how "
+        "many and where; more than a fifth of a file is refused all the same",
+    )
     scored_rows: Annotated[int, Field(ge=1)] | None = Field(
         None,
         description="score candidates and words on a seeded sample of the training rows only (gradients and subsample draw from all)",

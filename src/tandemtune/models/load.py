@@ -10,7 +10,7 @@ import tandemtune.assets as assets
 import tandemtune.assets.manifest as manifest
 import tandemtune.assets.workspace as workspace
 from tandemtune.errors import ModelError
-from tandemtune.models import architectures, faults, image_text, quantized
+from tandemtune.models import architectures, faults, hub, image_text, quantized
 from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.models.precision import mix
 from tandemtune.models.quiet import quiet
@@ -32,7 +32,7 @@ def locate(name: str, progress: Callable[[str], None] | None = None) -> str:
     if name.startswith(assets.PREFIX):
         return str(assets.fetch(name.removeprefix(assets.PREFIX), progress=progress))
     if name.startswith(("/", "./", "../", "~")) and not Path(name).expanduser().is_dir():
-        raise ModelError(f"model folder {name} does not exist")
+        raise ModelError(f"model folder {name} does not exist{hub.meant(name)}")
     return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
 
 
@@ -83,6 +83,8 @@ def read_config(place: str, revision: str | None, *, local: bool = False) -> Any
     import transformers
 
     faults.check_folder(place)
+    if not local:
+        hub.check(place, revision)
     if image_text.own_form(place):
         from tandemtune.models import conse
 

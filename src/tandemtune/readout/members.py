@@ -33,6 +33,10 @@ FOLDER = "readout"
 MOST_LOGISTIC = 3000
 """Labelled rows of logistic readouts, whose cost grows with the third power of their number."""
 
+ENOUGH = 60
+"""So many rows that are all right leave at most a twentieth of errors on others (3 / rows, at a confidence of 95 %); of fewer ones all
+may be right by luck."""
+
 
 class ReadoutMember(Member):
     """Base of what a recipe's ``[method.readout]`` may be: what is solved on the labelled rows after a search, or alone.
@@ -52,6 +56,11 @@ class ReadoutMember(Member):
         default="tuned",
         description='the point that a readout is solved at: the best "tuned" one, or that only where it is "better": where the '
         'loss of the dev rows, each by a readout of all others, falls with it; "clearly-better" wants more than a standard error',
+    )
+    all_right: Literal["search", "stop"] = Field(
+        default="search",
+        description="what becomes of a search before which the readout is right on all labelled rows, each by a readout of all others, and "
+        f'these are {ENOUGH} or more: "search" for lower losses, or "stop", since no row is left that could be set right',
     )
 
     def choices(self, further: Sequence[View]) -> tuple[tuple[View, ...], ...]:

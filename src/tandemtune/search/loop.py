@@ -28,8 +28,8 @@ SAVE_SHARE = 0.02
 """Checkpoints take at most this share of the time, unless one is asked for after every generation."""
 RACES = 1000
 """Races have random numbers of their own: those of a round with this much added to its number."""
-BY_HAND = "finished by hand"
-"""Why a search ended that somebody did not want to go on."""
+BY_HAND, ALL_RIGHT = "finished by hand", "all rows right"
+"""Why a search ended that somebody did not want to go on, or that had nothing to set right."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Limits:
         forward_tokens: tokens through the whole model, forwards and backwards.
         seconds: of search, over all processes.
         checkpoint_seconds: least time between checkpoints; 0 writes one after every turn.
-        by_hand: end where the journal ends, with what has been found.
+        ends: why to end where the journal ends, with what has been found; empty to go on.
         generated_tokens: that may be written.
     """
 
     forward_tokens: int | None = None
     seconds: float | None = None
     checkpoint_seconds: float = 20.0
-    by_hand: bool = False
+    ends: str = ""
     generated_tokens: int | None = None
 
 
@@ -293,7 +293,7 @@ class Search:
             reason := self._done(state, self.stretches[state.stretch]) or self._spent_up(state)
         ):
             return reason
-        return BY_HAND if self.limits.by_hand else ""
+        return self.limits.ends
 
     def _done(self, state: SearchState, stretch: Stretch) -> str:
         """Which of a search's own bounds is reached, or nothing."""

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
 import tandemtune.tasks.metrics as metrics
-from tandemtune.errors import DataError, UsageError
+from tandemtune.errors import DataError
+from tandemtune.tasks.blanks import without_blank_rows
 from tandemtune.tasks.fewshot import draw, everything, hold_out, others, shared_out, split, subsample, text_key
 from tandemtune.tasks.files import examples_of
-from tandemtune.tasks.metrics import METRICS, Metric
+from tandemtune.tasks.metrics import Metric
+from tandemtune.tasks.problems import label_problems, metric_problems, word_problems
 from tandemtune.tasks.report import CountTokens, DataReport, data_report
 from tandemtune.tasks.table import HUB, Source, Table, check_source, element_of, read_table
 from tandemtune.tasks.templates import Template
@@ -20,6 +22,7 @@ from tandemtune.tasks.wording import nfc
 from tandemtune.types import Example, Split
 
 _Picked = TypeVar("_Picked")
+BlankRows = Literal["refuse", "leave-out"]
 FULL_DEV = 32
 """Dev rows of each class beside all training rows, where nobody says otherwise."""
 
@@ -46,6 +49,7 @@ class Task:
         test_share: share of the training rows of each class that are set aside for the final report, in place of
             `test_source`: the same ones whatever the seed, and none whose text is trained on or chosen by.
         own_metric: a metric that is in no list, in place of a name.
+        blank_rows: what becomes of rows without a text, label or answer: an error, or they are left out.
     """
 
     answers: ClassVar[str] = "labels"
@@ -65,6 +69,7 @@ class Task:
     hub_labels: Mapping[str, str] = field(default_factory=dict)
     test_share: float | None = None
     own_metric: Metric | None = None
+    blank_rows: BlankRows = "refuse"
     _cache: dict[Source, tuple[Example, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _open: dict[Source, tuple[Example, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _notes: dict[Source, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -93,6 +98,11 @@ class Task:
     def inputs(self) -> tuple[str, ...]:
         """Columns of texts that an unlabelled row needs."""
         return self.template.fields
+
+    @property
+    def needed(self) -> tuple[tuple[str, str], ...]:
+        """What a row has to have beside a text, "label" or "answer", each with its column."""
+        return (("label", self.label_column),)
 
     @property
     def first_pieces(self) -> Mapping[str, tuple[str, ...]]:
@@ -304,15 +314,7 @@ class Task:
         return [] if others else _problem(lambda _: self._test_rows(), self.train_source)
 
     def _label_problems(self) -> list[str]:
-        problems = []
-        if len(self.labels) < 2:
-            problems.append(f"labels: {list(self.labels)}, expected at least two")
-        if len(set(self.labels)) != len(self.labels):
-            twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
-            problems.append(f"labels: {', '.join(map(repr, twice))} named more than once")
-        if any(not label.strip() for label in self.labels):
-            problems.append("labels: an empty name, expected a word for every label")
-        return problems
+        return label_problems(self.labels)
 
     def wording_problems(self) -> list[str]:
         """What is wrong with the template and its label words, one sentence each."""
@@ -326,36 +328,10 @@ class Task:
         ]
 
     def _word_problems(self) -> list[str]:
-        problems = []
-        owners: dict[str, str] = {}
-        for label in dict.fromkeys(self.labels):
-            if not self.words.get(label):
-                problems.append(f"label {label!r}: no label word, expected at least one")
-            for word in self.words.get(label, ()):
-                if not word.strip():
-                    problems.append(f"label {label!r}: an empty label word {word!r}")
-                elif any(char in word for char in "{}\n\r"):
-                    problems.append(f"label {label!r}: label word {word!r} holds a brace or a line break")
-                owner = owners.setdefault(word, label)
-                if owner != label:
-                    problems.append(f"label word {word!r}: used for both {owner!r} and {label!r}")
-        problems += [
-            f"label words for {label!r}: no such label, expected one of {', '.join(map(repr, self.labels))}"
-            for label in self.words
-            if label not in self.labels
-        ]
-        return problems
+        return word_problems(self.labels, self.words)
 
     def _metric_problems(self) -> list[str]:
-        try:
-            metric = self.own_metric or metrics.get(self.metric)
-        except UsageError:
-            return [f"metric {self.metric!r}: not known, expected one of {', '.join(METRICS)}"]
-        if metric.needs_positive and self.positive is None:
-            return [f"metric {metric.name!r}: needs a positive label, the one that it counts"]
-        if self.positive is not None and self.positive not in self.labels:
-            return [f"positive label {self.positive!r}: not one of the labels {', '.join(self.labels)}"]
-        return []
+        return metric_problems(self.own_metric or self.metric, self.labels, self.positive)
 
     def _drawn(self, source: Source, pick: Callable[[Sequence[Example]], _Picked]) -> _Picked:
         """Draw from a source's rows; an error names the source."""
@@ -405,23 +381,32 @@ class Task:
     def _read(self, source: Source) -> list[Example]:
         if not (isinstance(source, str) and source.startswith(HUB)):
             only = [*(element_of(name)[0] for name in self.inputs), *self.inputs, self.label_column]
-            table = read_table(source, only=list(dict.fromkeys(only)))
-            self._notes[source] = table.notes
+            table = self._without_blanks(source, read_table(source, only=list(dict.fromkeys(only))), self.needed)
             return examples_of(table, fields=self.inputs, label=self.label_column, labels=self.labels)
-        columns = {self.hub_columns.get(name, name): name for name in self.inputs}
+        names = {name: self.hub_columns.get(name, name) for name in (*self.inputs, self.label_column)}
+        needed = [(what, names[column]) for what, column in self.needed]
+        texts = [names[name] for name in self.template.fields]
         rows = examples_of(
-            read_table(source),
-            fields=list(columns),
-            label=self.hub_columns.get(self.label_column, self.label_column),
+            self._without_blanks(source, read_table(source), needed, texts),
+            fields=[names[name] for name in self.inputs],
+            label=names[self.label_column],
             labels=[*self.hub_labels, *(label for label in self.labels if label not in self.hub_labels)],
         )
         return [
             Example(
-                {columns[column]: text for column, text in row.fields.items()},
-                self.hub_labels.get(str(row.label), row.label),
+                {name: row.fields[names[name]] for name in self.inputs}, self.hub_labels.get(str(row.label), row.label)
             )
             for row in rows
         ]
+
+    def _without_blanks(
+        self, source: Source, table: Table, needed: Sequence[tuple[str, str]], texts: Sequence[str] | None = None
+    ) -> Table:
+        """A table as the task takes it: where blank rows are left out, without these. What is odd about it is noted."""
+        if self.blank_rows == "leave-out":
+            table = without_blank_rows(table, self.template.fields if texts is None else texts, needed, self.labels)
+        self._notes[source] = table.notes
+        return table
 
 
 def _named(source: Source) -> str:

@@ -39,8 +39,17 @@ class ChoiceTask(Task):
     @property
     def inputs(self) -> tuple[str, ...]:
         """Columns of texts that an unlabelled row needs: those of the answers, too, where each row has its own."""
-        columns = (column for several in self.words.values() for column in several) if self.in_row else ()
-        return tuple(dict.fromkeys((*self.template.fields, *columns)))
+        return tuple(dict.fromkeys((*self.template.fields, *self._columns)))
+
+    @property
+    def needed(self) -> tuple[tuple[str, str], ...]:
+        """The label, and each answer of a row that has its own."""
+        return (*super().needed, *(("answer", column) for column in self._columns))
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        """Columns of the answers, where each row has its own."""
+        return tuple(column for several in self.words.values() for column in several) if self.in_row else ()
 
     @property
     def first_pieces(self) -> Mapping[str, tuple[str, ...]]:

@@ -54,7 +54,7 @@ def examples_of(
 
     Names of columns and labels are compared after composing accents (NFC). A field that is no column may also be a key of
     exactly one object of the row: ``span1_text`` is found in ``{"target": {"span1_text": ...}}``. Numbers are accepted as
-    text. Labels are compared as text: without blanks around them, whole numbers without ``.0``, and true and false in small
+    text, and null beside a text as an empty one. Labels are compared as text: without blanks around them, whole numbers without ``.0``, and true and false in small
     letters, however the file writes them (``true``, ``True``, ``TRUE``); a label that is written exactly so comes first.
     Whole numbers in a column with class names become those names, and rows marked -1 there ("no label") are left out, as
     are rows of a labelled CSV or TSV file that have nothing in any cell.
@@ -83,7 +83,7 @@ def examples_of(
             unlabelled += 1
             continue
         at = f"{table.name}, {table.places[index]}"
-        texts = {field: _text(at, field, value_of(table, index, field), max_chars) for field in fields}
+        texts = _texts(at, {field: value_of(table, index, field) for field in fields}, max_chars)
         if texts and not any(text.strip() for text in texts.values()):
             if label is not None and table.format.suffix in (".csv", ".tsv") and not any(map(str.strip, row.values())):
                 continue
@@ -142,8 +142,16 @@ def texts_of(table: Table, fields: Sequence[str], max_chars: int = MAX_CHARS) ->
         if all(value is None or (isinstance(value, str) and not value.strip()) for value in values.values()):
             found.append(None)
         else:
-            found.append(Example({field: _text(at, field, value, max_chars) for field, value in values.items()}))
+            found.append(Example(_texts(at, values, max_chars)))
     return found
+
+
+def _texts(at: str, values: Mapping[str, Any], max_chars: int) -> dict[str, str]:
+    """The texts of a row; null beside a text is an empty one, as an empty cell of a CSV is."""
+    beside = any(isinstance(value, str) and value.strip() for value in values.values())
+    return {
+        field: "" if value is None and beside else _text(at, field, value, max_chars) for field, value in values.items()
+    }
 
 
 def _text(where: str, field: str, value: Any, max_chars: int) -> str:

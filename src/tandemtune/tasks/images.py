@@ -91,9 +91,8 @@ class ImageTask(Task):
             found = folder_rows(Path(source), column, labels)
             self._notes[source] = left_out(Path(source), _folders(Path(source)))
         else:
-            read = read_table(source, only=[column, self.label_column])
+            read = self._without_blanks(source, read_table(source, only=[column, self.label_column]), self.needed)
             table = with_files(read, column, _beside(source), self.kept)
-            self._notes[source] = table.notes
             found = examples_of(table, fields=[column], label=self.label_column, labels=labels)
             for row in found:
                 check_file(row.fields[column], table.name)
@@ -348,7 +347,8 @@ def _told_by_table(train: str, given: Mapping[str, Any]) -> dict[str, object]:
     if given.get("labels") is None:
         label = str(given.get("label_column") or "label")
         check_columns(replace(table, header=table.header or ""), [label])
-        found = {str(value).strip() for row in table.rows if (value := row.get(str(table.column(label)))) is not None}
+        cells = [row.get(str(table.column(label))) for row in table.rows]
+        found = {str(value).strip() for value in cells if value is not None and str(value).strip()}
         told["labels"] = {nfc(each): _spoken(each) for each in table.classes.get(label) or sorted(found)}
     return told
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,10 @@ ANSWER_NAMES = (
 MOST_LABELS = 50
 LABEL_CHARS, TEXT_CHARS = 60, 20
 MOST_TEXTS = 3
+ENGLISH = frozenset(("the", "and", "to", "this", "that", "with", "you", "it", "my", "are", "not", "have"))
+"""Words that stand in most English sentences and in hardly any other ones."""
+ENGLISH_SHARE = 0.02
+"""Texts of which at least this share of the words are such ones are English."""
 _LETTER = re.compile(r"[^\W\d_]")
 
 
@@ -114,10 +118,26 @@ def answer_column(table: Table) -> str | None:
         sniff(table)
     except DataError:
         named = [name for name in table.columns if name.strip().lower() in ANSWER_NAMES]
-        held = [name for name in table.columns if all(isinstance(row.get(name), (list, dict)) for row in table.rows)]
+        held = [name for name in table.columns if _nested(row.get(name) for row in table.rows)]
         found = named or [name for name in held if name.strip().lower() not in LABEL_NAMES]
         return found[0] if len(found) == 1 else None
     return None
+
+
+def in_english(texts: Iterable[str]) -> bool:
+    """Whether texts are English, as far as their small words tell.
+
+    Args:
+        texts: of one language.
+    """
+    words = [word for text in texts for word in re.findall(r"[^\W\d_]+", text.lower())]
+    return sum(word in ENGLISH for word in words) >= ENGLISH_SHARE * len(words)
+
+
+def _nested(cells: Iterable[Any]) -> bool:
+    """Whether cells hold lists or objects, as far as they hold anything."""
+    filled = [cell for cell in cells if cell is not None]
+    return bool(filled) and all(isinstance(cell, (list, dict)) for cell in filled)
 
 
 def _given(table: Table, name: str) -> str:

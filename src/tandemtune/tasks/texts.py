@@ -13,6 +13,7 @@ from tandemtune.errors import DataError, UsageError
 from tandemtune.rewards import base as rewards
 from tandemtune.rewards.base import Reward, Written
 from tandemtune.tasks.base import Task
+from tandemtune.tasks.blanks import without_empty_rows
 from tandemtune.tasks.files import examples_of
 from tandemtune.tasks.table import Source, Table, read_table, value_of
 from tandemtune.tasks.templates import MASK, Template
@@ -96,6 +97,11 @@ class TextTask(Task):
         """Whether rows have right answers."""
         return self.answer_column is not None
 
+    @property
+    def needed(self) -> tuple[tuple[str, str], ...]:
+        """The answer, where a column holds it."""
+        return () if self.answer_column is None else (("answer", self.answer_column),)
+
     def gold(self, examples: Sequence[Example]) -> list[int]:
         """All rows are of one kind."""
         return [0] * len(examples)
@@ -164,9 +170,8 @@ class TextTask(Task):
         return replace(self, template=Template.parse(template), chat=False)
 
     def _read(self, source: Source) -> list[Example]:
-        table = read_table(source)
-        self._notes[source] = table.notes
-        return self.examples(table)
+        table = without_empty_rows(read_table(source))
+        return self.examples(self._without_blanks(source, table, self.needed))
 
     def examples(self, table: Table) -> list[Example]:
         """Rows of a table with their references and all columns.

@@ -41,9 +41,8 @@ def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None
         UsageError: rows, template or label words cannot be used.
         AssetError: a ``pypi:`` data set could not be fetched.
     """
-    if section.writes:
-        return _text_task(section)
-    return _with_choices(section, _label_task(section, kind, progress))
+    task = _text_task(section) if section.writes else _with_choices(section, _label_task(section, kind, progress))
+    return replace(task, blank_rows=section.blank_rows)
 
 
 def _with_choices(section: TaskSection, task: Task) -> Task:

@@ -64,6 +64,7 @@ class Facts(Versioned):
         stretches: what was decided for each of several stretches; empty where there is one.
         instead: the method whose parts are used, where those of the recipe's own did not fit this machine.
         mended: a sentence for each reward whose code was mended after it had stopped the run.
+        all_right: whether the readout is right on all labelled rows, so that nothing is searched; None where nobody looked.
     """
 
     kind: str
@@ -99,3 +100,4 @@ class Facts(Versioned):
     instead: str = ""
     stretches: tuple[StretchFacts, ...] = ()
     mended: tuple[str, ...] = ()
+    all_right: bool | None = None

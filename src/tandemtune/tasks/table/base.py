@@ -45,6 +45,7 @@ class Table:
         header: where the columns are named; None where each row names its own (JSON, hub).
         repeated: how often a name stands in the header, for those that stand there more than once.
         classes: names behind whole numbers in a column, where the file or hub tells them.
+        remarks: what was left out of the file, one sentence each.
     """
 
     columns: tuple[str, ...]
@@ -55,6 +56,7 @@ class Table:
     header: str | None = None
     repeated: Mapping[str, int] = field(default_factory=dict)
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, rows: Any, name: str = "rows") -> Table:
@@ -89,8 +91,9 @@ class Table:
     def notes(self) -> tuple[str, ...]:
         """What a user should know about how the file was read."""
         if self.format.encoding.startswith("utf"):
-            return ()
+            return self.remarks
         return (
+            *self.remarks,
             f"{self.name}: read as {self.format.encoding}, since it is not UTF-8; "
             "save it as UTF-8 if letters with accents look wrong",
         )
