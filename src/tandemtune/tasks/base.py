@@ -10,8 +10,10 @@ from typing import ClassVar, Literal, TypeVar
 
 import tandemtune.tasks.metrics as metrics
 from tandemtune.errors import DataError, UsageError
+from tandemtune.tasks.chat import Chat
 from tandemtune.tasks.fewshot import draw, everything, hold_out, others, shared_out, split, subsample, text_key
 from tandemtune.tasks.files import examples_of
+from tandemtune.tasks.label_checks import label_problems, word_problems
 from tandemtune.tasks.metrics import METRICS, Metric
 from tandemtune.tasks.report import CountTokens, DataReport, data_report
 from tandemtune.tasks.table import HUB, Source, Table, check_source, element_of, read_table
@@ -46,6 +48,7 @@ class Task:
         test_share: share of the training rows of each class that are set aside for the final report, in place of
             `test_source`: the same ones whatever the seed, and none whose text is trained on or chosen by.
         own_metric: a metric that is in no list, in place of a name.
+        chat: how the template is asked in a model's own form of conversation; None where it is asked as it is.
     """
 
     answers: ClassVar[str] = "labels"
@@ -65,6 +68,7 @@ class Task:
     hub_labels: Mapping[str, str] = field(default_factory=dict)
     test_share: float | None = None
     own_metric: Metric | None = None
+    chat: Chat | None = None
     _cache: dict[Source, tuple[Example, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _open: dict[Source, tuple[Example, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _notes: dict[Source, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -82,7 +86,13 @@ class Task:
 
     def as_recorded(self, template: str, words: Mapping[str, tuple[str, ...]]) -> Task:
         """The task with the template and label words that a run has begun with."""
-        return replace(self, template=Template.parse(template), words=words)
+        chat = None if self.chat is None else replace(self.chat, asked=True)
+        return replace(self, template=Template.parse(template), words=words, chat=chat)
+
+    @cached_property
+    def question(self) -> Template | None:
+        """The template that the user asks in a conversation; None where there is none."""
+        return None if self.chat is None else self.chat.question_in(self.template)
 
     @property
     def wordings(self) -> tuple[Task, ...]:
@@ -304,15 +314,7 @@ class Task:
         return [] if others else _problem(lambda _: self._test_rows(), self.train_source)
 
     def _label_problems(self) -> list[str]:
-        problems = []
-        if len(self.labels) < 2:
-            problems.append(f"labels: {list(self.labels)}, expected at least two")
-        if len(set(self.labels)) != len(self.labels):
-            twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
-            problems.append(f"labels: {', '.join(map(repr, twice))} named more than once")
-        if any(not label.strip() for label in self.labels):
-            problems.append("labels: an empty name, expected a word for every label")
-        return problems
+        return label_problems(self.labels)
 
     def wording_problems(self) -> list[str]:
         """What is wrong with the template and its label words, one sentence each."""
@@ -326,25 +328,7 @@ class Task:
         ]
 
     def _word_problems(self) -> list[str]:
-        problems = []
-        owners: dict[str, str] = {}
-        for label in dict.fromkeys(self.labels):
-            if not self.words.get(label):
-                problems.append(f"label {label!r}: no label word, expected at least one")
-            for word in self.words.get(label, ()):
-                if not word.strip():
-                    problems.append(f"label {label!r}: an empty label word {word!r}")
-                elif any(char in word for char in "{}\n\r"):
-                    problems.append(f"label {label!r}: label word {word!r} holds a brace or a line break")
-                owner = owners.setdefault(word, label)
-                if owner != label:
-                    problems.append(f"label word {word!r}: used for both {owner!r} and {label!r}")
-        problems += [
-            f"label words for {label!r}: no such label, expected one of {', '.join(map(repr, self.labels))}"
-            for label in self.words
-            if label not in self.labels
-        ]
-        return problems
+        return word_problems(self.labels, self.words)
 
     def _metric_problems(self) -> list[str]:
         try:
