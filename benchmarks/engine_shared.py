@@ -19,8 +19,9 @@ from tandemtune.evaluators import engine as engines
 from tandemtune.evaluators.batch import Batch, collate
 from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.label_words import LabelWordEvaluator
+from tandemtune.models.marks import separator
 from tandemtune.problem import Problem
-from tandemtune.tunables.demonstrations import demonstrate, separator
+from tandemtune.tunables.demonstrations import demonstrate
 from tandemtune.types import Encoded
 
 INSTRUCTION = (

@@ -641,7 +641,7 @@ for weight in (float("nan"), float("inf"), None, True, [1]):
         written(method__objective={"kind": "reward", "rewards": {"token_f1": weight}}),
         tells="the weight of token_f1",
     )
-for key, value in {"chat": True, "stop": ["."], "answer_schema": {"type": "object"}}.items():
+for key, value in {"stop": ["."], "answer_schema": {"type": "object"}}.items():
     case(f"labels: {key}", set_task(**{key: value}), tells=f"{key}: for tasks that are answered with texts")
 case("labels: written tokens", lambda p, r: put(r, "run.max_generated_tokens", 100), tells="nothing is written")
 case(
@@ -649,6 +649,7 @@ case(
     lambda p, r: put(r, "task.choices", "phrases") or put(r, "method.readout", "none"),
     tells="which writes no texts",
 )
+case("images: chat", of_images(task__chat=True), tells="chat: images are compared with texts")
 case("images: choices", of_images(task__choices="phrases"), tells="choices: an image has the class")
 case(
     "a cluster that is not there",

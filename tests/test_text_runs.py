@@ -380,10 +380,6 @@ def test_generated_tokens_end_a_run(tmp_path):
         ({"method__readout": "ridge"}, "ridge reads labels"),
         ({"task__template": "{text} {answer} {mask}"}, "would hold the answer"),
         ({"task__stop": [""]}, "stop: an empty text"),
-        ({**STEPS, "method__name": "icl", "task__chat": True}, "demonstrations would repeat the whole conversation"),
-        ({**STEPS, "method__name": "gap3", "task__chat": True}, "words of tunable text would stand before the whole"),
-        ({**STEPS, "method__name": "opro", "task__chat": True}, "words of tunable prompt would stand before the whole"),
-        ({**STEPS, "method__name": "tandem", "task__chat": True}, r"words of tunable lora\+prompt would stand"),
     ],
 )
 def test_recipes_that_do_not_fit(tmp_path, changes, says):

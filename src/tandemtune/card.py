@@ -10,9 +10,11 @@ import tandemtune.assets as assets
 from tandemtune.answers import answers_of
 from tandemtune.models.naming import base_name
 from tandemtune.models.quantized import FORMATS, method_of
-from tandemtune.problem import Problem
+from tandemtune.problem import Problem, Scorer
 from tandemtune.readout.members import FOLDER
 from tandemtune.runs.records import DIGITS, FurtherTemplate, Result, Scores, TaskCard
+from tandemtune.tasks.base import Task
+from tandemtune.tasks.chat import asked_words
 
 
 def task_card(problem: Problem, result: Result, label_bias: Mapping[str, float]) -> TaskCard:
@@ -88,6 +90,7 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
         f"{result.seed}.",
         "",
         f"- template: `{json.dumps(str(scorer.task.template), ensure_ascii=False)}`",
+        *conversation(scorer),
         *answers_of(scorer.task).card_lines(problem, result),
         f"- {result.metric}: zero-shot dev {zero.dev}, test {zero.test}; tuned dev {tuned.dev}, test {tuned.test}",
         *([f"- the point that is kept was found by {result.found_by}"] if result.found_by else []),
@@ -115,6 +118,31 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
         "",
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def conversation(scorer: Scorer) -> list[str]:
+    """The messages that a task is asked with in a model's own form of conversation, as list entries; none where it is not asked so."""
+    told = messages(scorer.task)
+    if not told:
+        return []
+    shown = json.dumps(told, ensure_ascii=False)
+    arguments = (
+        "" if scorer.task.chat is None else "".join(f", {k}={v!r}" for k, v in scorer.task.chat.arguments.items())
+    )
+    said = scorer.parameters.said()
+    return [
+        f"- the same as messages: `{shown}` (columns in braces; double ones are braces)"
+        + (f", and {said}" if said else "")
+        + f"; `apply_chat_template(messages, add_generation_prompt=True{arguments})` makes the prompt of them"
+    ]
+
+
+def messages(task: Task) -> list[dict[str, str]]:
+    """What system and user say in a task's conversation, with columns in braces; empty where it is none."""
+    if task.chat is None or task.question is None:
+        return []
+    system = [] if task.chat.system is None else [{"role": "system", "content": task.chat.system}]
+    return [*system, {"role": "user", "content": asked_words(task.question).strip()}]
 
 
 def _calibration(problem: Problem, tuned: Scores) -> list[str]:

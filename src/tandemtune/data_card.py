@@ -12,6 +12,7 @@ from tandemtune.errors import ConfigError, ModelError
 from tandemtune.estimate import SAMPLE, Estimate, RowCosts, estimate
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Kind
+from tandemtune.models.conversations import in_conversation
 from tandemtune.models.pace import Matrices, matrices
 from tandemtune.models.prompts import SHORTEST, longest_of, no_room, no_room_beside, prompt_text, token_counter
 from tandemtune.models.spans import alike
@@ -165,6 +166,7 @@ def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
             return None
         raise
     kind = section.kind or loading.kind_of(settings)
+    task = in_conversation(task, tokenizer, section.name, kind)
     found = resolve(tokenizer, task.template, task.first_pieces, alone=kind == "seq2seq")
     pieces = {
         label: [str(tokenizer.convert_ids_to_tokens(found.token_ids[position])) for position in members]

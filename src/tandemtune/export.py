@@ -14,7 +14,7 @@ import torch
 
 import tandemtune.assets as assets
 from tandemtune.answers import answers_of
-from tandemtune.card import AUTO
+from tandemtune.card import AUTO, conversation, messages
 from tandemtune.errors import UsageError
 from tandemtune.models import load as loading
 from tandemtune.models.naming import BaseName, base_name
@@ -26,6 +26,7 @@ from tandemtune.readout.members import FOLDER as READOUT
 from tandemtune.runs.store import RunFolder
 from tandemtune.runs.writing import write_json
 from tandemtune.serving import for_vllm
+from tandemtune.tasks.base import Task
 from tandemtune.types import Encoded
 
 ADAPTER, MODEL, BASE = "adapter", "model", "base"
@@ -111,7 +112,11 @@ def export(
         _write_parts(model, parts, base, temporary, merged, progress)
         served: list[str] = []
         if rank is not None:
-            served = for_vllm(temporary / ADAPTER, model.scorer.backbone, model.scorer.task.name, rank, progress)
+            task = model.scorer.task
+            served = for_vllm(temporary / ADAPTER, model.scorer.backbone, task.name, rank, progress)
+            told = messages(task)
+            if told:
+                served += _asked_with(told, task, answers_of(task).told(model.scorer, parts.bias))
         write_json(temporary / answers_of(model.scorer.task).told_in, _told(model, parts, base))
         (temporary / "README.md").write_text(_readme(model, parts, base, temporary, served), encoding="utf-8")
         temporary.rename(to)
@@ -212,6 +217,16 @@ def _tied(model: TunedModel) -> bool:
     return head is not None and head.weight.data_ptr() == model.scorer.backbone.embedding_weight.data_ptr()
 
 
+def _asked_with(messages: Sequence[dict[str, str]], task: Task, told: dict[str, Any]) -> list[str]:
+    """What a server that puts messages into the model's form itself is sent."""
+    body: dict[str, Any] = {"model": task.name, "messages": [*messages], "temperature": 0}
+    body |= {name: told[key] for name, key in (("max_tokens", "max_new_tokens"), ("stop", "stop")) if told.get(key)}
+    if task.chat is not None and task.chat.arguments:
+        body["chat_template_kwargs"] = dict(task.chat.arguments)
+    shown = json.dumps(body, ensure_ascii=False)
+    return ["To `/v1/chat/completions`, with a row's columns in place of braces:", "", "```json", shown, "```", ""]
+
+
 # ---- files -------------------------------------------------------------------------------------------------------
 
 
@@ -295,6 +310,7 @@ def _readme(model: TunedModel, parts: Parts, base: BaseName, folder: Path, serve
         f"# {scorer.task.name} on {Path(base.name).name if Path(base.name).is_absolute() else base.name}",
         "",
         f"- template: `{json.dumps(str(scorer.task.template), ensure_ascii=False)}`",
+        *conversation(scorer),
         *answers_of(scorer.task).how_to_ask(scorer),
         f"- in the run, texts were cut ({scorer.config.task.truncate}) where a prompt had more than "
         f"{scorer.config.task.max_tokens} tokens",

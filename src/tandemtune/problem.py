@@ -29,6 +29,7 @@ from tandemtune.readout.members import SolvedReadout
 from tandemtune.runs.records import Facts, UnseenClasses
 from tandemtune.subspace import LayerStatistics, scales
 from tandemtune.tasks.base import Task
+from tandemtune.tasks.chat import asked_words
 from tandemtune.tasks.fewshot import shared
 from tandemtune.tasks.table import Table, read_table
 from tandemtune.tasks.verbalizers import Verbalizer
@@ -241,7 +242,11 @@ class Scorer:
     @property
     def usage(self) -> str:
         """How a prompt stands beside a text, for a mentor."""
-        return "[PROMPT] " + str(self.task.template).replace("{mask}", "[ANSWER]")
+        if self.task.question is None:
+            return "[PROMPT] " + str(self.task.template).replace("{mask}", "[ANSWER]")
+        system = None if self.task.chat is None else self.task.chat.system
+        first = "" if system is None else f"system: {system}\n"
+        return f"{first}user: [PROMPT] {asked_words(self.task.question).strip()}\nassistant: [ANSWER]"
 
     def plain_prompt(self, example: Example) -> Encoded:
         """A prompt without anything that the parameters put into it."""

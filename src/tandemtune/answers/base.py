@@ -13,6 +13,7 @@ from torch import Tensor
 from tandemtune.config.schema import RunConfig, TaskSection
 from tandemtune.evaluators.engine import Engine
 from tandemtune.models.backbone import Backbone
+from tandemtune.models.conversations import in_conversation
 from tandemtune.models.layers import LayerStack
 from tandemtune.problem import Problem, Scorer
 from tandemtune.proposers.base import Standing
@@ -67,8 +68,8 @@ class Answers(ABC):
     use: ClassVar[tuple[str, str]] = ("label texts", "texts.jsonl")
 
     def asked(self, task: Task, backbone: Backbone) -> Task:
-        """The task as a model is asked it; by default as it is."""
-        return task
+        """The task as a model is asked it: in its own form of conversation, where that is wanted."""
+        return in_conversation(task, backbone.tokenizer, backbone.name, backbone.kind)
 
     def check(self, section: TaskSection, task: Task, split: Split) -> None:  # noqa: B027  (nothing to refuse is the rule)
         """Refuse settings that do not fit the rows; by default none.

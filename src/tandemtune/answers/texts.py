@@ -34,7 +34,7 @@ from tandemtune.evaluators.writing import Sampling, Text, Writer, tokens_of
 from tandemtune.mentor import Misread
 from tandemtune.mentor.clients import budget_of, client_of
 from tandemtune.mentor.grading import NAME, Grader
-from tandemtune.models.answers import AnswerCoder, in_conversation, not_applied
+from tandemtune.models.answers import AnswerCoder, not_applied
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import LayerStack
 from tandemtune.models.passages import PassageStack
@@ -81,14 +81,6 @@ class TextAnswers(Answers):
     most_judged: ClassVar[int] = 64
     doing: ClassVar[str] = "answering"
     use: ClassVar[tuple[str, str]] = ("write answers", "texts.jsonl")
-
-    def asked(self, task: Task, backbone: Backbone) -> Task:
-        """In the form of a conversation, where that is wanted."""
-        texts = _texts(task)
-        if not texts.chat:
-            return task
-        asked = in_conversation(backbone.tokenizer, task.template, backbone.name, texts.system, texts.chat_arguments)
-        return replace(texts, template=asked, chat=False)
 
     def verbalizer(self, backbone: Backbone, task: Task) -> Verbalizer:
         """No labels; the marks that end an answer stand for all words where a model is tried."""

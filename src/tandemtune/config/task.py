@@ -93,7 +93,8 @@ class TaskSection(Options):
     )
     stop: list[str] = Field([], description="texts that end an answer; they are no part of it")
     chat: bool = Field(
-        False, description="ask the template in the model's own form of conversation (its chat template)"
+        False,
+        description="ask the template in the model's own form of conversation (its chat template); demonstrations are earlier turns, and words stand in the user's",
     )
     system: str | None = Field(
         None,
@@ -247,7 +248,10 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
         options = ", ".join(known_templates())
         yield f"templates: none are known for {name or 'a task of your own'}, only for {options}: list your own, or try some with --template"
     yield from _template_problems(task)
-    for key in ("chat", "system", "chat_arguments", "stop", "answer_schema"):
+    yield from _chat_problems(task)
+    if task.chat and task.together > 1:
+        yield f"together: {task.together} templates, but a conversation asks one: leave it out, or chat"
+    for key in ("stop", "answer_schema"):
         if getattr(task, key):
             yield f"{key}: for tasks that are answered with texts, and this one is answered with labels: leave it out"
     if task.choices != "words" and task.templates is not None:
@@ -289,12 +293,7 @@ def _text_problems(task: TaskSection) -> Iterable[str]:
     if task.test_share is not None and task.test is not None:
         yield f"test_share: {task.test_share}, but there is a test file: leave one of them out"
     yield from _template_problems(task)
-    for key in ("system", "chat_arguments"):
-        if getattr(task, key) and not task.chat:
-            yield f"{key}: only a conversation has it: set chat to true, or leave it out"
-    taken = [name for name in CHAT_TAKEN if name in task.chat_arguments]
-    if taken:
-        yield f"chat_arguments: {', '.join(taken)} cannot be given, since a conversation of one question is asked: leave it out"
+    yield from _chat_problems(task)
     if "" in task.stop:
         yield "stop: an empty text, which stands everywhere"
     try:
@@ -306,6 +305,16 @@ def _text_problems(task: TaskSection) -> Iterable[str]:
         yield f"metric: {found.name} needs {task.lacks(found.needs)}"
     if task.answer_schema is not None and (wrong := check_schema(task.answer_schema)):
         yield wrong
+
+
+def _chat_problems(task: TaskSection) -> Iterable[str]:
+    """What a conversation is told, and is none."""
+    for key in ("system", "chat_arguments"):
+        if getattr(task, key) and not task.chat:
+            yield f"{key}: only a conversation has it: set chat to true, or leave it out"
+    taken = [name for name in CHAT_TAKEN if name in task.chat_arguments]
+    if taken:
+        yield f"chat_arguments: {', '.join(taken)} cannot be given, since a conversation of one question is asked: leave it out"
 
 
 def _metric_problems(metric: str) -> Iterable[str]:

@@ -1,16 +1,14 @@
-"""Answers of any length as tokens and back, the marks that end them, and prompts in a model's own form of conversation."""
+"""Answers of any length as tokens and back, and the marks that end them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
 from tandemtune.errors import ModelError
 from tandemtune.models.backbone import Backbone
-from tandemtune.models.marks import around
 from tandemtune.models.prompts import writes_nothing
-from tandemtune.tasks.templates import MASK, Template
+from tandemtune.tasks.templates import Template
 
 _NEUTRAL = {
     "num_beams": 1,
@@ -121,67 +119,6 @@ class AnswerCoder:
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def in_conversation(
-    tokenizer: Any,
-    template: Template,
-    name: str,
-    system: str | None = None,
-    arguments: Mapping[str, Any] = MappingProxyType({}),
-) -> Template:
-    """A template as the question of a conversation, in the form that a model was trained on.
-
-    Args:
-        tokenizer: the model's.
-        template: the question; its answer is the model's turn.
-        name: of the model, for messages.
-        system: what the system says before; None leaves the form's own words.
-        arguments: of the form, for example enable_thinking.
-
-    Raises:
-        ModelError: the model has no such form, or it does not take the system's words or an argument, or changes the question.
-    """
-    form = getattr(tokenizer, "chat_template", None)
-    if not form:
-        raise ModelError(
-            f"{name} has no chat template: leave [task] chat out, or choose a model that has been taught to chat"
-        )
-    strange = [argument for argument in arguments if argument not in str(form)]
-    if strange:
-        raise ModelError(
-            f"[task] chat_arguments: the chat template of {name} has no {', '.join(strange)}: leave it out"
-        )
-    places = template.pieces.index(("slot", MASK))
-    question = Template.__str__(Template(template.pieces[:places])).rstrip()
-    said = [] if system is None else [{"role": "system", "content": system}]
-    messages = [*said, {"role": "user", "content": question}]
-    try:
-        text = str(
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **dict(arguments))
-        )
-    except Exception as error:  # whatever the template of a model says to this
-        told = ", ".join(["a user's message", *["a system's message"] * (system is not None), *arguments])
-        raise ModelError(f"[task] chat: the chat template of {name} does not take {told}: {error}") from None
-    begins = "".join(tokenizer.convert_ids_to_tokens(list(around(tokenizer).before)))
-    shown = question if question in text else question.strip()
-    if shown not in text:
-        raise ModelError(
-            f"[task] chat: the chat template of {name} changes the question {shown!r} (its line breaks or blanks?), so texts cannot be "
-            "put in: write [task] template as it leaves it (on one line), or leave chat out and write the marks of its turns into the "
-            "template"
-        )
-    if system is not None and system.strip() not in text:
-        raise ModelError(
-            f"[task] system: the chat template of {name} leaves it out or changes it: say it in [task] template instead"
-        )
-    before, asked, behind = text.removeprefix(begins).rpartition(shown)
-    return Template.parse(_literal(before) + asked + _literal(behind) + "{" + MASK + "}")
-
-
-def _literal(text: str) -> str:
-    """A text as a template has it."""
-    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _stops(tokenizer: Any, stop: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:

@@ -16,7 +16,7 @@ from tandemtune.models.architectures import Architecture, Projection
 from tandemtune.models.layers import LayerStack
 from tandemtune.models.marks import Around, around, broken, control_ids
 from tandemtune.models.passages import PassageStack
-from tandemtune.models.prompts import Truncate, goes_on, longest_of, no_room, prompt_text
+from tandemtune.models.prompts import Truncate, goes_on, longest_of, no_room, prompt_text, shortened
 from tandemtune.models.quiet import quiet
 from tandemtune.models.survey import TOKENS, plain_ids, plain_inputs, text_config
 from tandemtune.tasks.templates import Template
@@ -311,6 +311,12 @@ class Backbone:
         Raises:
             DataError: the template alone is longer than `max_tokens`.
         """
+        return self.fitted(template, fields, max_tokens, truncate)[0]
+
+    def fitted(
+        self, template: Template, fields: Mapping[str, str], max_tokens: int, truncate: Truncate = "end"
+    ) -> tuple[Encoded, dict[str, str]]:
+        """The same, with the texts as they are read: cut, and spelling out no mark; see `encode`."""
         limit = min(max_tokens, self.longest)
         kept = {name: fields[name] for name in template.fields if name in fields}
         lost = 0
@@ -321,11 +327,13 @@ class Backbone:
                 kept |= {name: broken(kept[name], spans, shorter=attempt > 2) for name, spans in marks.items()}
             elif excess > 0:
                 lost = lost or excess
-                kept = self._shorten(template, kept, cuts, excess, limit, truncate)
+                if not any(cuts.values()):
+                    raise no_room(template, limit, self.longest)
+                kept = shortened(kept, cuts, excess, truncate)
             else:
                 break
         self._check_known(ids)
-        return Encoded(tuple(ids), answer, lost)
+        return Encoded(tuple(ids), answer, lost), kept
 
     def _check_known(self, ids: Sequence[int], rows: int | None = None) -> None:
         """Refuse tokens that the model has no vectors for."""
@@ -336,24 +344,6 @@ class Backbone:
             f"the tokenizer of {self.name} makes token {index} ({self.tokenizer.convert_ids_to_tokens(index)!r}) of a text, but "
             f"the model knows {rows} tokens only: tokenizer and model do not belong together, take both from one place"
         )
-
-    def _shorten(
-        self,
-        template: Template,
-        kept: dict[str, str],
-        cuts: dict[str, list[int]],
-        excess: int,
-        limit: int,
-        truncate: Truncate,
-    ) -> dict[str, str]:
-        """Drop tokens of the longest field, down to the second longest or by its share of the excess."""
-        lengths = sorted(((len(ends), name) for name, ends in cuts.items()), reverse=True)
-        longest, name = lengths[0] if lengths else (0, "")
-        if longest == 0:
-            raise no_room(template, limit, self.longest)
-        second = lengths[1][0] if len(lengths) > 1 else 0
-        drop = min(excess, max(1, longest - second, excess // len(lengths)))
-        return {**kept, name: _without(kept[name], cuts[name], drop, truncate)}
 
     def _tokenize(
         self, template: Template, fields: Mapping[str, str]
@@ -401,28 +391,6 @@ class Backbone:
     @cached_property
     def _controls(self) -> frozenset[int]:
         return control_ids(self.tokenizer)
-
-
-def _without(text: str, ends: Sequence[int], drop: int, truncate: Truncate) -> str:
-    """A text without some of its tokens; pieces of one character stay or go together.
-
-    Args:
-        text: the text.
-        ends: where each of its tokens ends.
-        drop: how many tokens go, at least 1.
-        truncate: which ones.
-    """
-    first = len(ends) - drop if truncate == "end" else 0 if truncate == "start" else (len(ends) - drop) // 2
-    last = first + drop
-    while first > 0 and ends[first - 1] == ends[first]:
-        first -= 1
-    while last < len(ends) and ends[last - 1] == ends[last]:
-        last += 1
-    before = text[: ends[first - 1]] if first > 0 else ""
-    if truncate == "end":
-        return before
-    behind = text[ends[last - 1] :] if last < len(ends) else ""
-    return f"{before} {behind.lstrip()}" if before and behind else before or behind.lstrip()
 
 
 def _setting(settings: Sequence[Any], name: str) -> int | None:

@@ -45,6 +45,19 @@ def around(tokenizer: Any, *, target: bool = False) -> Around:
     )
 
 
+def separator(tokenizer: Any) -> tuple[int, ...]:
+    """Token ids that part two texts: a line break where the tokenizer has one, else two blanks, else nothing.
+
+    Tokenizers that throw both away (BERT's, T5's) begin a new word anyway.
+    """
+    for text in ("\n", "  "):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        kept = tuple(i for i in ids if text[0] in tokenizer.decode([i], clean_up_tokenization_spaces=False))
+        if kept:
+            return kept
+    return ()
+
+
 def control_ids(tokenizer: Any) -> frozenset[int]:
     """Ids of all marks that a text could spell out: special tokens, and whatever was added in the form of a mark."""
     special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=False))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from tandemtune.errors import DataError
@@ -95,3 +95,43 @@ def longest_of(config: Any) -> int:
     settings = config.get_text_config() if hasattr(config, "get_text_config") else config
     bounds = [getattr(settings, name, None) for name in _LENGTHS]
     return next((int(bound) for bound in bounds if bound), UNBOUNDED)
+
+
+def shortened(
+    texts: dict[str, str], cuts: Mapping[str, Sequence[int]], excess: int, truncate: Truncate
+) -> dict[str, str]:
+    """Texts without some tokens of the longest one: down to the second longest, or by its share of the excess.
+
+    Args:
+        texts: by column.
+        cuts: where the tokens of each end, at least one in some text.
+        excess: tokens that are too many in all.
+        truncate: the part that the longest text loses.
+    """
+    lengths = sorted(((len(ends), name) for name, ends in cuts.items()), reverse=True)
+    longest, name = lengths[0]
+    second = lengths[1][0] if len(lengths) > 1 else 0
+    drop = min(excess, max(1, longest - second, excess // len(lengths)))
+    return {**texts, name: _without(texts[name], cuts[name], drop, truncate)}
+
+
+def _without(text: str, ends: Sequence[int], drop: int, truncate: Truncate) -> str:
+    """A text without some of its tokens; pieces of one character stay or go together.
+
+    Args:
+        text: the text.
+        ends: where each of its tokens ends.
+        drop: how many tokens go, at least 1.
+        truncate: which ones.
+    """
+    first = len(ends) - drop if truncate == "end" else 0 if truncate == "start" else (len(ends) - drop) // 2
+    last = first + drop
+    while first > 0 and ends[first - 1] == ends[first]:
+        first -= 1
+    while last < len(ends) and ends[last - 1] == ends[last]:
+        last += 1
+    before = text[: ends[first - 1]] if first > 0 else ""
+    if truncate == "end":
+        return before
+    behind = text[ends[last - 1] :] if last < len(ends) else ""
+    return f"{before} {behind.lstrip()}" if before and behind else before or behind.lstrip()

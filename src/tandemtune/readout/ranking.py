@@ -13,6 +13,7 @@ from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.features import read
 from tandemtune.evaluators.views import ANSWER
 from tandemtune.models.backbone import Backbone
+from tandemtune.models.conversations import in_conversation
 from tandemtune.models.prompts import Truncate
 from tandemtune.readout.design import Design
 from tandemtune.readout.fitting import FORMS, FormName, choose, leave_one_out
@@ -54,8 +55,9 @@ def resolved(backbone: Backbone, task: Task) -> Verbalizer:
         DataError: the tokenizer does not know a word, or cannot tell two of them apart.
         ModelError: the model has no place for the template.
     """
-    backbone.check_template(task.template)
-    return resolve(backbone.tokenizer, task.template, task.words, alone=backbone.kind == "seq2seq")
+    asked = in_conversation(task, backbone.tokenizer, backbone.name, backbone.kind)
+    backbone.check_template(asked.template)
+    return resolve(backbone.tokenizer, asked.template, asked.words, alone=backbone.kind == "seq2seq")
 
 
 def judged(
@@ -83,7 +85,8 @@ def judged(
     verbalizer = resolved(backbone, task)
     engine = Engine(backbone.stack(verbalizer), Identity(), torch.tensor(verbalizer.weights()))
     limit = min(max_tokens, backbone.longest)
-    prompts = [backbone.encode(task.template, row.fields, limit, truncate) for row in rows]
+    asked = in_conversation(task, backbone.tokenizer, backbone.name, backbone.kind)
+    prompts = [backbone.encode(asked.template, row.fields, limit, truncate) for row in rows]
     labels = task.gold(rows)
     batch = collate(prompts, labels, backbone.device, stretch=STRETCH, masked=backbone.kind != "causal")
     reading = read(engine, batch, {}, [ANSWER])

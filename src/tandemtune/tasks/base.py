@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, TypeVar
 import tandemtune.tasks.metrics as metrics
 from tandemtune.errors import DataError
 from tandemtune.tasks.blanks import without_blank_rows
+from tandemtune.tasks.chat import Chat
 from tandemtune.tasks.fewshot import draw, everything, hold_out, others, shared_out, split, subsample, text_key
 from tandemtune.tasks.files import examples_of
 from tandemtune.tasks.metrics import Metric
@@ -50,6 +51,7 @@ class Task:
             `test_source`: the same ones whatever the seed, and none whose text is trained on or chosen by.
         own_metric: a metric that is in no list, in place of a name.
         blank_rows: what becomes of rows without a text, label or answer: an error, or they are left out.
+        chat: how the template is asked in a model's own form of conversation; None where it is asked as it is.
     """
 
     answers: ClassVar[str] = "labels"
@@ -70,6 +72,7 @@ class Task:
     test_share: float | None = None
     own_metric: Metric | None = None
     blank_rows: BlankRows = "refuse"
+    chat: Chat | None = None
     _cache: dict[Source, tuple[Example, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _open: dict[Source, tuple[Example, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _notes: dict[Source, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -87,7 +90,13 @@ class Task:
 
     def as_recorded(self, template: str, words: Mapping[str, tuple[str, ...]]) -> Task:
         """The task with the template and label words that a run has begun with."""
-        return replace(self, template=Template.parse(template), words=words)
+        chat = None if self.chat is None else replace(self.chat, asked=True)
+        return replace(self, template=Template.parse(template), words=words, chat=chat)
+
+    @cached_property
+    def question(self) -> Template | None:
+        """The template that the user asks in a conversation; None where there is none."""
+        return None if self.chat is None else self.chat.question_in(self.template)
 
     @property
     def wordings(self) -> tuple[Task, ...]:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from tandemtune.errors import DataError, UsageError
@@ -16,7 +16,6 @@ from tandemtune.tasks.base import Task
 from tandemtune.tasks.blanks import without_empty_rows
 from tandemtune.tasks.files import examples_of
 from tandemtune.tasks.table import Source, Table, read_table, value_of
-from tandemtune.tasks.templates import MASK, Template
 from tandemtune.tasks.wording import kind, nfc, show
 from tandemtune.types import Example
 
@@ -36,13 +35,9 @@ class TextTask(Task):
         answer_column: column of the reference, a text or a list of several; None where a reward judges without.
         max_new_tokens: longest answer.
         stop: texts that end an answer; they are no part of it.
-        chat: whether the template is asked in a model's own form of conversation.
-        system: what the system says there; None for the form's own words.
-        chat_arguments: what else that form is given.
         schema: JSON schema of an answer, for the metric that checks it.
         reward: the metric.
         seconds: time limit of one call of a reward function.
-        questions: the templates that the recipe asks in a model's own form of conversation, one of which is inside `template` then.
     """
 
     answers: ClassVar[str] = "texts"
@@ -50,13 +45,9 @@ class TextTask(Task):
     answer_column: str | None = None
     max_new_tokens: int = 64
     stop: tuple[str, ...] = ()
-    chat: bool = False
-    system: str | None = None
-    chat_arguments: Mapping[str, Any] = field(default_factory=dict)
     schema: Mapping[str, Any] | None = None
     reward: Reward = field(default_factory=lambda: rewards.get(METRIC))
     seconds: float = 60.0
-    questions: tuple[Template, ...] = ()
 
     def __post_init__(self) -> None:
         column = self.answer_column
@@ -124,16 +115,14 @@ class TextTask(Task):
             columns={name: [row.get(name) for row in rows] for name in names},
             settings=self.settings,
             rows=[f"the row with {first} {show(example.fields[first])}" for example in examples],
-            questions=self._asked(prompts, examples) if self.questions else (),
+            questions=() if self.chat is None else self._asked(prompts, examples),
         )
 
     def _asked(self, prompts: Sequence[str], examples: Sequence[Example]) -> list[str]:
         """What was asked, without a model's form of conversation around it."""
-        inside = [one for one in self.questions if _question(one).strip() in str(self.template)]
-        if not inside:
+        if self.question is None:
             return list(prompts)
-        template = max(inside, key=lambda one: len(_question(one)))
-        found = [template.render(example.fields, "") for example in examples]
+        found = [self.question.render(example.fields, "") for example in examples]
         return [one.text[: one.mask[0]].rstrip() for one in found]
 
     @property
@@ -165,10 +154,6 @@ class TextTask(Task):
     def _metric_problems(self) -> list[str]:
         return [f"metric {problem}" for problem in self.reward_problems(self.reward)]
 
-    def as_recorded(self, template: str, words: Mapping[str, tuple[str, ...]]) -> Task:
-        """The task with the template that a run has begun with, which is a conversation already."""
-        return replace(self, template=Template.parse(template), chat=False)
-
     def _read(self, source: Source) -> list[Example]:
         table = without_empty_rows(read_table(source))
         return self.examples(self._without_blanks(source, table, self.needed))
@@ -193,11 +178,6 @@ class TextTask(Task):
         if self.answer_column is None:
             return ()
         return references_of(f"{at}, field {show(self.answer_column)}", value_of(table, index, self.answer_column))
-
-
-def _question(template: Template) -> str:
-    """What stands before the answer, as a template has it."""
-    return str(Template(template.pieces[: template.pieces.index(("slot", MASK))]))
 
 
 def columns_of_numbers(table: Table) -> dict[str, list[float]]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tandemtune.errors import ConfigError
 from tandemtune.models.backbone import Backbone
+from tandemtune.models.conversations import Opening
 from tandemtune.models.prompts import Truncate
 from tandemtune.optimizers.base import Optimizer, Uses
 from tandemtune.plugins import Member
@@ -33,8 +34,6 @@ INPUT = -1
 """The block of the input embeddings, below layer 0."""
 PROMPT_LR = 0.1
 """Learning rate of prompts, as a share of the embeddings' standard deviation."""
-WORDS_BEFORE = "the words of tunable {} would stand before the whole conversation, in nobody's turn"
-"""Why words that are put before a prompt do not go with a conversation."""
 
 Point = Mapping[int, Tensor]
 """One setting of a tunable: block -> float32 vector [dim], or [P, dim] where P candidates differ in that block."""
@@ -145,6 +144,10 @@ class Parameters(ABC):
         """
         return storage.read_blocks(folder, {block: self.dim(block) for block in self.blocks})
 
+    def said(self) -> str:
+        """What it puts into a conversation, in half a sentence, for those who ask the model elsewhere; empty for nothing."""
+        return ""
+
     def describe(self) -> dict[str, Any]:
         """Sizes to show and to record: `layers`, `parameters` and what else is worth knowing."""
         return {"layers": list(self.blocks), "parameters": sum(self.dim(block) for block in self.blocks)}
@@ -188,6 +191,7 @@ class Given:
         max_tokens: longest prompt.
         rows: training rows that may be shown, or the folder of a run that has shown some.
         truncate: the part that a text loses where a prompt is longer.
+        opening: what a conversation begins with, for what belongs next to its question; None elsewhere.
     """
 
     backbone: Backbone
@@ -201,6 +205,7 @@ class Given:
     max_tokens: int
     rows: Sequence[Example] | Path = ()
     truncate: Truncate = "end"
+    opening: Opening | None = None
 
     @property
     def in_subspace(self) -> bool:
@@ -310,12 +315,6 @@ class Tunable(Member):
         """An optimizer that cannot move it, a search vector that cannot be cut."""
         method = recipe.method
         optimizer = method.optimizer
-        against = self.against_chat(recipe) if recipe.task.chat else ""
-        if against:
-            yield (
-                f"[task] chat: true, but {against}: set it to false, tune something else (lora, prompt-tuning, c-lora), or list other ways "
-                "of asking in [task] templates"
-            )
         if optimizer.uses not in self.searched_by:
             yield f"[method] optimizer: {optimizer.kind!r} with tunable {self.kind!r}: {self._instead()}"
         parts, d = self.parts(recipe.model.target), method.subspace.d
@@ -325,10 +324,9 @@ class Tunable(Member):
                 f"choose a multiple of {parts}, for example {max(parts, round(d / parts) * parts)}"
             )
 
-    def against_chat(self, recipe: Any) -> str:
-        """Why prompts may not be a model's own form of conversation; empty where they may."""
-        words = self.takes_words and recipe.alternates and recipe.alternate.proposer.words
-        return WORDS_BEFORE.format(self.kind) if words else ""
+    def in_turn(self, recipe: Any) -> bool:
+        """Whether what it puts before a text belongs into a conversation, next to its question: words do, and all that takes their place."""
+        return bool(self.takes_words and recipe.alternates and recipe.alternate.proposer.words)
 
     def hand_over_problems(self, recipes: Sequence[Any]) -> Iterator[str]:
         """Why a point of one optimizer cannot be the beginning of another; by default it always can.

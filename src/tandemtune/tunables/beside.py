@@ -110,6 +110,10 @@ class LoRABesidePrompt(Parameters):
         """
         return {**self.prompt.load(folder / PROMPT_FOLDER), **self.lora.load(folder)}
 
+    def said(self) -> str:
+        """The words."""
+        return self.prompt.said()
+
     def describe(self) -> dict[str, Any]:
         """What both say, and the number of parameters that are searched."""
         return {**self.lora.describe(), "prompt": self.prompt.describe()}

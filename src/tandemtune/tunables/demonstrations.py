@@ -21,6 +21,8 @@ from torch import Tensor
 from tandemtune.errors import ConfigError, RunError
 from tandemtune.models.answers import AnswerCoder
 from tandemtune.models.backbone import Backbone
+from tandemtune.models.conversations import Opening, Turn, Turns
+from tandemtune.models.marks import separator
 from tandemtune.models.prompts import Truncate
 from tandemtune.optimizers.base import Uses
 from tandemtune.plugins import register
@@ -37,7 +39,7 @@ class Demonstration:
     """One solved example.
 
     Args:
-        ids: token ids of the filled template with the answer in its place, without special tokens.
+        ids: token ids of the filled template with the answer in its place, without special tokens; in a conversation those of two turns.
         fields: the example's texts, uncut.
         label: the label's name, or the answer where it is read whole.
     """
@@ -50,11 +52,14 @@ class Demonstration:
 class Demonstrations(Parameters):
     """Solved examples in front of the text, each followed by a separator (see `separator`).
 
-    Where: before everything else, but behind the special tokens that the tokenizer begins a text with ([CLS], BOS).
+    Where: before everything else, but behind the special tokens that the tokenizer begins a text with ([CLS], BOS). In a conversation
+    each is two turns, the user's and the model's, before the turn of the question.
 
     Args:
         backbone: the model that reads them.
         demonstrations: what to show, first to last; none leaves prompts as they are.
+        opening: what a conversation begins with.
+        turns: what was said in its turns.
     """
 
     blocks: tuple[int, ...] = ()
@@ -62,26 +67,33 @@ class Demonstrations(Parameters):
     side_by_side = True
     token_wise = True
 
-    def __init__(self, backbone: Backbone, demonstrations: Sequence[Demonstration]) -> None:
-        self.demonstrations = tuple(demonstrations)
-        self.separator = separator(backbone.tokenizer)
-        self.place = len(backbone.around.before)
+    def __init__(
+        self,
+        backbone: Backbone,
+        demonstrations: Sequence[Demonstration],
+        opening: Opening | None = None,
+        turns: Sequence[Turn] = (),
+    ) -> None:
+        self.demonstrations, self.opening, self.turns = tuple(demonstrations), opening, tuple(turns)
+        self.separator = separator(backbone.tokenizer) if opening is None else ()
+        self.place = len(backbone.around.before if opening is None else opening.ids)
         self.room = tuple(i for shown in self.demonstrations for i in (*shown.ids, *self.separator))
         self._kind = backbone.kind
 
     @classmethod
-    def read(cls, backbone: Backbone, folder: Path) -> Demonstrations:
+    def read(cls, backbone: Backbone, folder: Path, opening: Opening | None = None) -> Demonstrations:
         """What `save` wrote, for those who have no training rows.
 
         Args:
             backbone: the model that reads them.
             folder: where ``demonstrations.json`` lies.
+            opening: what a conversation begins with.
 
         Raises:
             RunError: the file is missing or damaged, or was made for another tokenizer.
         """
         marks, rows = _saved(folder)
-        made = cls(backbone, rows)
+        made = cls(backbone, rows, opening)
         size = len(backbone.embedding_weight)
         if marks != (made.place, made.separator) or not all(0 <= i < size for i in made.room):
             raise RunError(f"demonstrations {folder / FILE} were made for another model: its tokens are others")
@@ -101,6 +113,8 @@ class Demonstrations(Parameters):
 
     def reserve(self, prompt: Encoded) -> Encoded:
         """Put the demonstrations in front; the answer's place moves with the text (a decoder's own stays)."""
+        if self.opening is not None:
+            return self.opening.with_room(prompt, self.room, seq2seq=self._kind == "seq2seq")
         ids, behind = prompt.ids, self._kind != "seq2seq" and prompt.answer >= self.place
         return replace(
             prompt,
@@ -136,6 +150,10 @@ class Demonstrations(Parameters):
             "separator": list(self.separator),
             "demonstrations": [asdict(replace(shown, fields=dict(shown.fields))) for shown in self.demonstrations],
         }
+        if self.opening is not None:
+            roles = ("user", "assistant")
+            said = (zip(roles, turn, strict=True) for turn in self.turns)
+            content["messages"] = [{"role": role, "content": text} for turn in said for role, text in turn]
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         (folder / FILE).write_text(text, encoding="utf-8")
 
@@ -155,6 +173,10 @@ class Demonstrations(Parameters):
                 what = f"{saved.label}, {dict(saved.fields)}"
                 raise RunError(f"demonstrations {folder / FILE}: number {number} is another example ({what})")
         return {}
+
+    def said(self) -> str:
+        """Earlier turns."""
+        return "" if self.opening is None else f"the turns of `{FILE}` (`messages`) stand before the user's"
 
     def describe(self) -> dict[str, Any]:
         """How many demonstrations, and how many tokens they take in every prompt."""
@@ -178,6 +200,7 @@ def demonstrate(
     context: int,
     seed: int = 0,
     truncate: Truncate = "end",
+    turns: Turns | None = None,
 ) -> list[Demonstration]:
     """Solve examples, with as many as there is room for.
 
@@ -196,33 +219,27 @@ def demonstrate(
         context: upper bound on the tokens of demonstrations and prompt together; the model's own bound holds, too.
         seed: decides which ones, in which order.
         truncate: the part that a text loses where its template is longer than `limit`.
+        turns: of a conversation, to which they are added.
 
     Raises:
         DataError: an example has no known label, or the template alone is longer than `limit`.
+        ModelError: a conversation has no place for them.
     """
-    between = len(separator(backbone.tokenizer))
+    between = len(separator(backbone.tokenizer)) if turns is None else 0
     left = min(context, backbone.longest) - min(limit, backbone.longest)
     chosen: list[Demonstration] = []
     for example, label in _in_turn(examples, task.gold(examples), seed)[:most]:
-        shown = _solved(backbone, task, verbalizer, example, label, limit, truncate)
+        if turns is None:
+            shown, turn = _solved(backbone, task, verbalizer, example, label, limit, truncate), None
+        else:
+            shown, turn = _in_turn_of(turns, backbone, task, example, label, limit, truncate)
         left -= len(shown.ids) + between
         if left < 0:
             break
         chosen.append(shown)
+        if turns is not None and turn is not None:
+            turns.say(turn, shown.ids)
     return chosen
-
-
-def separator(tokenizer: Any) -> tuple[int, ...]:
-    """Token ids between demonstrations: a line break where the tokenizer has one, else two blanks, else nothing.
-
-    Tokenizers that throw both away (BERT's, T5's) begin a new word anyway.
-    """
-    for text in ("\n", "  "):
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        kept = tuple(i for i in ids if text[0] in tokenizer.decode([i], clean_up_tokenization_spaces=False))
-        if kept:
-            return kept
-    return ()
 
 
 def _saved(folder: Path) -> tuple[tuple[int, tuple[int, ...]], list[Demonstration]]:
@@ -276,6 +293,17 @@ def _solved(
     return Demonstration(ids, fields, named)
 
 
+def _in_turn_of(
+    turns: Turns, backbone: Backbone, task: Task, example: Example, label: int, limit: int, truncate: Truncate
+) -> tuple[Demonstration, Turn]:
+    """A solved example as two turns: the question as the model would be asked it, and the answer."""
+    _, kept = backbone.fitted(task.template, example.fields, limit, truncate)
+    answer = task.answer_to(example)
+    turn = turns.asked(kept), turns.answered(answer)
+    fields = {name: example.fields[name] for name in task.template.fields}
+    return Demonstration(turns.ids_of(turn), fields, task.labels[label] if task.first_pieces else answer), turn
+
+
 def _pieces(tokenizer: Any, task: Task, verbalizer: Verbalizer, label: int) -> tuple[int, ...]:
     """All pieces of a label's first word, the first of them the one that is scored."""
     first = verbalizer.token_ids[verbalizer.members[label][0]]
@@ -301,9 +329,9 @@ class InContext(Tunable):
         default=8, description="solved examples before the text, as many as there is room for"
     )
 
-    def against_chat(self, recipe: Any) -> str:
-        """Each example would be a conversation of its own, without an end."""
-        return "demonstrations would repeat the whole conversation before the question, each without the mark that ends a turn"
+    def in_turn(self, recipe: Any) -> bool:
+        """They are turns before the question."""
+        return True
 
     def make(self, given: Given) -> Demonstrations:
         """Examples of the training rows, or those that a run has shown.
@@ -313,8 +341,9 @@ class InContext(Tunable):
         """
         backbone = given.backbone
         if isinstance(given.rows, Path):
-            return Demonstrations.read(backbone, given.rows)
+            return Demonstrations.read(backbone, given.rows, given.opening)
         room = given.task.answer_room if backbone.kind == "causal" else 0
+        turns = None if given.opening is None else Turns(backbone, given.task, given.opening)
         rows = demonstrate(
             backbone,
             given.task,
@@ -325,6 +354,7 @@ class InContext(Tunable):
             context=backbone.longest - room,
             seed=given.seed,
             truncate=given.truncate,
+            turns=turns,
         )
         if not rows:
             answers, what = (f" and max_new_tokens: {room}", "them") if room else ("", "it")
@@ -334,4 +364,4 @@ class InContext(Tunable):
                     f"demonstration: lower {what}"
                 ]
             )
-        return Demonstrations(backbone, rows)
+        return Demonstrations(backbone, rows, given.opening, () if turns is None else turns.said)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from tandemtune.errors import ConfigError, RunError
 from tandemtune.models.backbone import Backbone
+from tandemtune.models.conversations import Opening
 from tandemtune.models.layers import LayerStack, hooked
 from tandemtune.models.survey import text_config
 from tandemtune.optimizers.base import Optimizer, Uses
@@ -32,7 +33,6 @@ from tandemtune.tunables.base import (
     INPUT,
     LAST_THIRD,
     PROMPT_LR,
-    WORDS_BEFORE,
     Given,
     Layers,
     Layerwise,
@@ -48,7 +48,7 @@ class Prompt(Layerwise):
     """Vectors in front of the text.
 
     Where: causal and sequence-to-sequence models take them before everything else, as PEFT does; masked models behind their
-    first special token ([CLS]), where there is one. The block `INPUT` holds the embeddings [length, width], block i >= 1
+    first special token ([CLS]), where there is one. In a conversation words stand at the beginning of the user's turn. The block `INPUT` holds the embeddings [length, width], block i >= 1
     the hidden states [length, h] that enter layer i at those places.
 
     Args:
@@ -56,18 +56,27 @@ class Prompt(Layerwise):
         length: number of places.
         start: the input's vectors [length, width] to begin with.
         layers: layers that have vectors of their own, none of them the first; empty for a prompt at the input only.
+        opening: what a conversation begins with, where the vectors stand behind that.
     """
 
     names = ("prompt",)
     side_by_side = True
     token_wise = False
 
-    def __init__(self, backbone: Backbone, length: int, start: Tensor, layers: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        length: int,
+        start: Tensor,
+        layers: Sequence[int] = (),
+        opening: Opening | None = None,
+    ) -> None:
         self.length = length
         self.blocks = (INPUT, *sorted(layers))
         self.start = start.reshape(-1).float()
         self.deep: dict[int, Tensor] = {}
-        self.place = backbone.prompt_place
+        self.opening = opening
+        self.place = backbone.prompt_place if opening is None else len(opening.ids)
         self.leading = self.place + length
         self.width = backbone.embedding_weight.shape[1]
         self._hidden = backbone.width
@@ -115,6 +124,10 @@ class Prompt(Layerwise):
         """Make room: the prompt's places are held by copies of the first token."""
         ids = prompt.ids
         room = (ids[0],) * self.length
+        if self.opening is not None:
+            return self.opening.with_room(
+                prompt, room + self.opening.separator, seq2seq=self._backbone.kind == "seq2seq"
+            )
         behind = self._backbone.kind != "seq2seq" and prompt.answer >= self.place
         return replace(
             prompt,
@@ -141,7 +154,7 @@ class Prompt(Layerwise):
         return nullcontext()
 
     def save(self, point: Point, folder: Path, base_model: str) -> None:
-        """Write a PEFT prompt-tuning adapter; for masked models and deep prompts, which PEFT does not have in this form,
+        """Write a PEFT prompt-tuning adapter; for masked models, deep prompts and words inside a conversation, which PEFT does not have in this form,
         ``prompt.safetensors`` with ``prompt.json``.
 
         Args:
@@ -162,6 +175,7 @@ class Prompt(Layerwise):
                 "length": self.length,
                 "place": self.place,
                 "blocks": list(self.blocks),
+                **({} if self.opening is None else {"separator": list(self.opening.separator)}),
             }
             (folder / "prompt.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             return
@@ -208,6 +222,12 @@ class Prompt(Layerwise):
             point[block] = found.float().reshape(-1)
         return point
 
+    def said(self) -> str:
+        """Words, where they stand in the user's turn."""
+        if self.opening is None:
+            return ""
+        return f"the user's turn begins with the words of the prompt{', then a line break' if self.opening.separator else ''}"
+
     def describe(self) -> dict[str, Any]:
         """Length, layers and number of parameters."""
         return {
@@ -219,7 +239,7 @@ class Prompt(Layerwise):
 
     @property
     def _in_peft(self) -> bool:
-        return self._backbone.kind in TASK_TYPES and len(self.blocks) == 1
+        return self._backbone.kind in TASK_TYPES and len(self.blocks) == 1 and self.opening is None
 
 
 def _key(block: int) -> str:
@@ -286,7 +306,7 @@ class PromptOptions(Tunable):
                 words = given.vocabulary.fit(self.prompt_text, length)
             except ValueError as error:
                 raise ConfigError([f"[method] prompt_text: {error}"]) from None
-        return Prompt(backbone, length, given.vocabulary.vectors(words.ids), layers)
+        return Prompt(backbone, length, given.vocabulary.vectors(words.ids), layers, given.opening)
 
     @property
     def added_tokens(self) -> int:
@@ -367,9 +387,9 @@ class TextPrompt(PromptOptions):
     card: ClassVar[str] = "A prompt of words"
     searched_by: ClassVar[frozenset[Uses]] = frozenset({"text"})
 
-    def against_chat(self, recipe: Any) -> str:
-        """Its words have no place in one."""
-        return WORDS_BEFORE.format(self.kind)
+    def in_turn(self, recipe: Any) -> bool:
+        """It is words, whoever searches them."""
+        return True
 
     def make(self, given: Given) -> Prompt:
         """A prompt at the input; its vectors are embeddings of words."""

@@ -15,6 +15,7 @@ from tandemtune.config.schema import RunConfig
 from tandemtune.errors import ConfigError, ModelError
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Backbone, Kind
+from tandemtune.models.conversations import Opening, begins_otherwise
 from tandemtune.models.fingerprint import fingerprint
 from tandemtune.models.lean import keep_freed_memory
 from tandemtune.models.quantized import packed_maps, stops_gradients
@@ -105,6 +106,7 @@ def make_scorer(
             config.task.max_tokens,
             rows,
             config.task.truncate,
+            Opening.of(backbone, task) if method.tunable.in_turn(config) else None,
         )
     )
     for one in config.stretches:
@@ -142,7 +144,7 @@ def _facts_of_task(task: Task, backbone: Backbone, verbalizer: Verbalizer) -> di
             label: tuple(pieces([verbalizer.token_ids[i] for i in members]))
             for label, members in zip(verbalizer.labels, verbalizer.members, strict=True)
         },
-        "notes": tuple(verbalizer.notes),
+        "notes": (*verbalizer.notes, *filter(None, [begins_otherwise(backbone, task)])),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tandemtune.assets as assets
 from tandemtune import plugins
@@ -16,6 +16,7 @@ from tandemtune.config.task import WordedTemplate
 from tandemtune.errors import ConfigError, DataError, UsageError
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Kind
+from tandemtune.models.conversations import no_conversation
 from tandemtune.models.prompts import goes_on, writes_nothing
 from tandemtune.problem import Progress
 from tandemtune.readout.ranking import best_of
@@ -23,6 +24,7 @@ from tandemtune.runs.records import Facts, TemplateScore
 from tandemtune.tasks import metrics
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS, build_task, get
+from tandemtune.tasks.chat import Chat
 from tandemtune.tasks.choices import ChoiceTask
 from tandemtune.tasks.fewshot import subsample, without_row
 from tandemtune.tasks.images import ImageTask, holds_images, is_folder, seen_and_unseen, task_settings
@@ -33,6 +35,8 @@ from tandemtune.tasks.texts import TextTask, metric_of
 from tandemtune.tasks.wording import nfc
 from tandemtune.types import Split
 
+_Task = TypeVar("_Task", bound=Task)
+
 
 def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None) -> Task:
     """The task of a recipe, for one kind of model.
@@ -41,7 +45,11 @@ def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None
         UsageError: rows, template or label words cannot be used.
         AssetError: a ``pypi:`` data set could not be fetched.
     """
-    task = _text_task(section) if section.writes else _with_choices(section, _label_task(section, kind, progress))
+    task: Task = (
+        _text_task(section)
+        if section.writes
+        else _in_conversation(section, _with_choices(section, _label_task(section, kind, progress)))
+    )
     return replace(task, blank_rows=section.blank_rows)
 
 
@@ -138,6 +146,8 @@ def _check_rows_for(section: TaskSection, kind: Kind) -> None:
         raise ConfigError(
             ["[task] templates: a class of images has the same names in all templates: leave their labels out"]
         )
+    if kind == "image-text" and section.chat:
+        raise ConfigError(["[task] chat: images are compared with texts, and nobody is asked: leave it out"])
     if kind == "image-text" and section.choices != "words":
         raise ConfigError(["[task] choices: an image has the class whose text it is most like: leave it out"])
     if section.train is not None and is_folder(section.train):
@@ -154,11 +164,10 @@ def _check_kind(what: str, images: bool, kind: Kind) -> None:
         raise ConfigError([f"[task] {what} of texts, but the model compares images: set train to a folder of images"])
 
 
-def _text_task(section: TaskSection, template: str | None = None, *, chat: bool | None = None) -> TextTask:
+def _text_task(section: TaskSection, template: str | None = None, *, asked: bool = False) -> TextTask:
     """The task of a recipe that is answered with texts."""
     several = [one.template for one in section.listed]
-    asked = [*filter(None, [section.template]), *several] if section.chat else []
-    return TextTask(
+    made = TextTask(
         name=section.name or Path(section.train or "task").stem,
         template=Template.parse(template or section.template or next(iter(several), "")),
         labels=(),
@@ -171,14 +180,28 @@ def _text_task(section: TaskSection, template: str | None = None, *, chat: bool 
         answer_column=section.answer,
         max_new_tokens=section.max_new_tokens,
         stop=tuple(section.stop),
-        chat=section.chat if chat is None else chat,
-        system=section.system,
-        chat_arguments=section.chat_arguments,
         schema=section.answer_schema,
         reward=metric_of(section.metric, section.reward_seconds),
         seconds=section.reward_seconds,
-        questions=tuple(map(Template.parse, asked)),
     )
+    return _in_conversation(section, made, asked=asked)
+
+
+def _in_conversation(section: TaskSection, task: _Task, *, asked: bool = False) -> _Task:
+    """The task with how it is asked in a conversation, where the recipe wants that.
+
+    Args:
+        section: the recipe's ``[task]``.
+        task: with its template.
+        asked: that is the whole conversation already.
+    """
+    if not section.chat:
+        return task
+    several = [*filter(None, [section.template]), *(one.template for one in section.listed)]
+    several += [row.template for row in known_templates().get(task.name, ())]
+    known = [get(task.name).template("causal")] if task.name in TASKS else []
+    questions = dict.fromkeys([*map(Template.parse, several), *known])
+    return replace(task, chat=Chat(section.system, section.chat_arguments, tuple(questions), asked))
 
 
 def candidate_tasks(section: TaskSection, task: Task, kind: Kind) -> list[Task]:
@@ -254,7 +277,7 @@ def joined(section: TaskSection, best: Task, scores: Sequence[TemplateScore]) ->
 def task_of_run(config: RunConfig, facts: Facts) -> Task:
     """The task of a run that has begun, from what it recorded; its data files are not needed any more."""
     if config.task.writes:
-        return _text_task(config.task, facts.template, chat=False)
+        return _text_task(config.task, facts.template, asked=True)
     known = None if facts.kind == "image-text" else TASKS.get(config.task.name or "")
     own: dict[str, Any] = {
         "name": config.task.name or "task",
@@ -270,7 +293,8 @@ def task_of_run(config: RunConfig, facts: Facts) -> Task:
     if facts.kind == "image-text":
         several = [one.template for one in config.task.listed]
         return ImageTask(**own, ensemble=tuple(map(Template.parse, several)))
-    return joined(config.task, _with_choices(config.task, Task(**own)), facts.templates)
+    made = _in_conversation(config.task, _with_choices(config.task, Task(**own)), asked=True)
+    return joined(config.task, made, facts.templates)
 
 
 def check(config: RunConfig, progress: Progress | None = None, *, test: bool = True) -> Task:
@@ -375,6 +399,8 @@ def _kind_problems(config: RunConfig, task: Task, kind: Kind | None) -> list[str
     whole = section.writes or section.choices != "words"
     if kind == "masked" and whole:
         return [writes_nothing(name)]
+    if kind == "masked" and section.chat:
+        return [no_conversation(name)]
     if kind in (None, "image-text") or section.templates is not None:  # of several templates some may be of no use
         return []
     return [*filter(None, [goes_on(name, str(kind), task.template)])]
