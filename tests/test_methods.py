@@ -428,6 +428,7 @@ def test_tandem_scores_the_words_with_the_tuned_model(place, tmp_path):
         ("es", {"method__tunable": "full", "method__l2_penalty": 0.1}, "l2_penalty"),
         ("lora", {"method__kl_penalty": 0.1}, "without gradient"),
         ("mezo", {"method__tunable": "full", "model__dtype": "bfloat16"}, "float32"),
+        ("mezo", {"method__tunable": "full", "method__budget": 50_000}, "has 20,000 at most: set budget to 40,000"),
         ("es", {"method__noise_rank": 2}, "low-rank"),
         ("mezo", {"method__noise_rank": 2}, "low-rank"),
         ("mezo", {"method__tunable": "full", "method__lazy": 2}, "noise_rank"),

@@ -213,9 +213,18 @@ class FullWeights(Tunable):
         return "Load it with `transformers`, as any model: the folder holds weights and tokenizer."
 
     def problems(self, recipe: Any) -> Iterator[str]:
-        """Steps that 16 bits round away."""
+        """Steps that 16 bits round away, more of them than a search can have."""
         yield from super().problems(recipe)
-        optimizer = recipe.method.optimizer
+        method, run = recipe.method, recipe.run
+        optimizer = method.optimizer
+        count = max(1, optimizer.candidates)
+        wanted = min(method.budget // count, method.steps or method.budget)
+        ends = (run.max_forward_tokens, run.max_seconds)  # otherwise the budget is what ends it
+        if optimizer.searches and wanted > MOST_GENERATIONS and not any(ends):
+            yield (
+                f"[method] budget: {wanted:,} generations of {count} candidates, and a search among all weights has {MOST_GENERATIONS:,} at most: set "
+                f"budget to {MOST_GENERATIONS * count:,} or less"
+            )
         if optimizer.searches and recipe.model.dtype not in ("auto", "float32"):
             yield (
                 f"[model] dtype: {recipe.model.dtype} rounds away the small steps of {optimizer.kind} on full weights: "

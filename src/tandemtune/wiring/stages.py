@@ -8,9 +8,7 @@ from dataclasses import replace
 from tandemtune.callbacks import Planned
 from tandemtune.config.schema import UNBOUNDED, RunConfig
 from tandemtune.search.schedule import Stage, alternating, racing
-
-MOST_GENERATIONS = 20_000
-"""Generations of a search among all weights: its points have a number for each direction."""
+from tandemtune.tunables.full import MOST_GENERATIONS
 
 
 def most_generations(config: RunConfig) -> int:
