@@ -65,3 +65,18 @@ def test_the_last_stretch_has_its_share_of_seconds(saved, tmp_path, monkeypatch)
     small.resume(tmp_path / "cut")
     assert (tmp_path / "cut" / "journal.jsonl").read_bytes().startswith(before)
     assert had_their_share(tmp_path / "cut")
+
+
+def test_a_round_that_is_cut_short_is_looked_at_before_proposals_are_compared(tmp_path, monkeypatch):
+    """Else they were compared with an earlier point, and the trained prompt was lost where one of them was taken."""
+    set_clock(monkeypatch, 1.0)
+    limit = small.tune(recipe_of(tmp_path, run__checkpoint_seconds=1000.0), tmp_path / "whole")["cost"]["seconds"] / 2
+    found = {}
+    for every in (1, 100):
+        set_clock(monkeypatch, 1.0)
+        recipe = recipe_of(tmp_path, run__checkpoint_seconds=1000.0, run__max_seconds=limit)
+        folder = tmp_path / str(every)
+        small.tune({**recipe, "method": {**recipe["method"], "dev_every": every}}, folder)
+        assert had_their_share(folder)
+        found[every] = [line["trained_dev"] for line in small.journal(folder) if line["event"] == "proposal"]
+    assert found[1] == found[100]

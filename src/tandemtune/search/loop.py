@@ -232,7 +232,9 @@ class Search:
         if stage.kind == "propose":
             assert self.source is not None and self.acceptance is not None
             course = self._course(state) if self.layers else None
-            return ProposalTurn(self._desk, stage, self.source, self.proposer, self.acceptance, course)
+            tuned = bool(state.stage) and self.stages[state.stage - 1].kind == "tune"
+            cut = tuned and state.evaluated < state.records
+            return ProposalTurn(self._desk, stage, self.source, self.proposer, self.acceptance, course, cut)
         if stage.kind == "race":
             assert self._race is not None
             return RaceTurn(self._desk, self._race, stage)

@@ -90,6 +90,7 @@ class ProposalTurn:
         name: what the journal calls who is asked.
         acceptance: how proposals are taken.
         course: how the search has gone, where the source also says how the next round is run.
+        cut: a bound of the run has ended the stage before, so that nobody has looked at dev where it stands.
     """
 
     def __init__(
@@ -100,13 +101,16 @@ class ProposalTurn:
         name: str,
         acceptance: Acceptance,
         course: Course | None = None,
+        cut: bool = False,
     ) -> None:
         self._desk, self._stage, self._source, self._name = desk, stage, source, name
-        self._acceptance, self._course = acceptance, course
+        self._acceptance, self._course, self._cut = acceptance, course, cut
 
     def run(self, state: SearchState) -> ProposalRecord:
         """Ask, or take the answer from the journal, and go on from what was taken."""
         record = self._desk.replay.record(state.records, ProposalRecord, lambda: self._ask(state))
+        if self._cut:
+            state.choose(record.trained_dev, None)
         state.spent = dict(record.spent)
         state.failures = state.failures + 1 if record.failure else 0
         if not record.raced:
@@ -143,7 +147,11 @@ class ProposalTurn:
                 proposal = replace(proposal, failure=steered.failure)
         self._acceptance.check(proposal.failure, state.failures)
         drafts = tuple(self._scored(state, draft) for draft in proposal.drafts)
-        taken = self._acceptance.taken(drafts, state.dev, self._stage.round)
+        trained = state.dev  # looked at when the stage ended
+        if self._cut:
+            trained = self._desk.evaluator.measure(state.incumbent, "dev")
+            costs += self._desk.evaluator.cost_to_measure("dev")
+        taken = self._acceptance.taken(drafts, trained, self._stage.round)
         each = self._desk.evaluator.cost_to_measure() + self._desk.evaluator.cost_to_measure("dev")
         scored = 0 if self._acceptance.raced else len(drafts)
         return ProposalRecord(
@@ -155,7 +163,7 @@ class ProposalTurn:
             failure=proposal.failure,
             spent=proposal.spent,
             trained_loss=to_loss(state.train_loss),
-            trained_dev=state.dev,  # looked at when the stage ended
+            trained_dev=trained,
             drafts=drafts,
             taken=taken,
             dev=None if taken is None else drafts[taken].dev,

@@ -125,7 +125,7 @@ class SearchState:
         self.train_loss = math.inf  # not known before the next generation
 
     def choose(self, last: Evaluation | None, gain: Gain | None) -> None:
-        """Take what was seen of the point where a search ended, before the best one is handed over."""
+        """Take what was seen of the point where a search or a stage ended, before something else goes on."""
         if last is not None:
             self._look(last, gain)
 
