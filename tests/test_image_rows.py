@@ -136,6 +136,13 @@ def test_a_broken_picture_of_any_kind_is_told():
             assert "broken.avif is" in str(error)
 
 
+def test_the_readmes_code_takes_the_models_own_revision(place, tmp_path):
+    made = images.recipe(place, model__revision="v1.0")
+    tune({**made, "method": {"name": "manual"}}, tmp_path / "run")
+    code = (tmp_path / "run" / "adapter" / "README.md").read_text(encoding="utf-8")
+    assert code.count('.from_pretrained(base, revision="v1.0")') == 3 and "from_pretrained(base)" not in code
+
+
 def test_the_readmes_code_turns_pictures_as_the_run_does(place, run, tmp_path, monkeypatch):
     turned = Image.Exif()
     turned[0x0112] = 6

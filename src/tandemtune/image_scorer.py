@@ -201,6 +201,8 @@ class ImageScorer(Scorer):
     def snippet(self, base: str) -> list[str]:
         """Code that labels an image with `transformers` and the classes' vectors alone."""
         packaged, place = base.startswith(PREFIX), json.dumps(base)
+        revision = self.config.model.revision or base_name(self.config.model.name).revision
+        given = f"base, revision={json.dumps(revision)}" if revision else "base"
         pooled = self.readout is not None and TOWER in self.readout.views
         tower = ['    pooled = model.vision_model(pixel_values=given["pixel_values"]).pooler_output'] if pooled else []
         more = ' + pooled @ classes["pooled_weight"].T' if pooled else ""
@@ -219,8 +221,8 @@ class ImageScorer(Scorer):
             f"base = assets.fetch({place})" if packaged else f"base = {place}",
             f'told = json.load(open("{CLASSES}.json", encoding="utf-8"))',
             f'classes = load_file("{CLASSES}.safetensors")',
-            "processor = AutoImageProcessor.from_pretrained(base)",
-            "model = AutoModelForZeroShotImageClassification.from_pretrained(base)",
+            f"processor = AutoImageProcessor.from_pretrained({given})",
+            f"model = AutoModelForZeroShotImageClassification.from_pretrained({given})",
             "",
             'image = ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")',
             'given = processor(images=image, return_tensors="pt")',
@@ -231,10 +233,10 @@ class ImageScorer(Scorer):
             f'logits = vector @ classes["weight"].T{more} + classes["bias"]',
             "probabilities = logits.softmax(dim=-1)[0].tolist()",
             'print(dict(zip(told["labels"], probabilities)))',
-            *(self._from_texts() if self._has_texts else []),
+            *(self._from_texts(given) if self._has_texts else []),
         ]
 
-    def _from_texts(self) -> list[str]:
+    def _from_texts(self, given: str) -> list[str]:
         """Code behind the snippet that makes the classes' vectors out of their texts."""
         filled: Any = self.backbone.filled  # type: ignore[attr-defined]
         more = f', padding="max_length", max_length={filled}' if filled else ""
@@ -243,7 +245,7 @@ class ImageScorer(Scorer):
             "# the weights again, from the classes' texts",
             "from transformers import AutoTokenizer",
             "",
-            "tokenizer = AutoTokenizer.from_pretrained(base)",
+            f"tokenizer = AutoTokenizer.from_pretrained({given})",
             "weights = []",
             'for texts in told["texts"].values():',
             "    with torch.inference_mode():",
