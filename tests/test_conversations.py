@@ -305,3 +305,11 @@ def test_a_mentor_s_words_begin_the_user_s_turn(tmp_path, monkeypatch, method, m
     given = (*read.ids[: prompt.place], *words, *read.ids[prompt.place + 4 :])
     whole = [said("system", "be {brief}"), said("user", f"great film and plot\n{question('a film')}")]
     assert given == chatting.expected(tmp_path / "run", whole)
+
+
+def test_texts_that_the_tokenizer_joins_with_the_mark_of_a_turn(tmp_path):
+    recipe = chatting.written(tmp_path, task__template="{text}{mask}", **ICL)
+    rows = [{"text": f"\n\n{row['text']}", "answer": "fine"} for row in small.rows(12)]
+    small.write_rows(tmp_path / "train.jsonl", rows)
+    with pytest.raises(UsageError, match=r"joins the beginning of a question.*let \[task\] template begin with a word"):
+        tune(recipe, tmp_path / "run")

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar, cast
 
-from tandemtune.errors import DataError
 from tandemtune.evaluators.choices import ChoiceBatch, ChoiceEvaluator, Question, collate_choices
 from tandemtune.evaluators.label_words import LabelWordEvaluator
 from tandemtune.evaluators.likelihood import stack_of
-from tandemtune.models.answers import AnswerCoder
+from tandemtune.models.answers import AnswerCoder, unfit
 from tandemtune.problem import STRETCH, Scorer
 from tandemtune.tasks.choices import ChoiceTask
 from tandemtune.types import Encoded, Example
@@ -67,12 +66,7 @@ class ChoiceScorer(Scorer):
         if text not in self._known:
             ids = self.coder.whole(text)
             if not ids or len(ids) > self.coder.most:
-                what = (
-                    "is empty"
-                    if not ids
-                    else f"has {len(ids)} tokens, more than [task] max_new_tokens = {self.coder.most}"
-                )
-                raise DataError(f"the answer {text[:60]!r} {what}: correct the row or the recipe")
+                raise unfit(text, len(ids), self.coder.most)
             self._known[text] = ids
         return self._known[text]
 

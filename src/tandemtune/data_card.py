@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from tandemtune import wiring
 from tandemtune.answers import answers_of
@@ -11,12 +12,14 @@ from tandemtune.config import RunConfig
 from tandemtune.errors import ConfigError, ModelError
 from tandemtune.estimate import SAMPLE, Estimate, RowCosts, estimate
 from tandemtune.models import load as loading
+from tandemtune.models.answers import behind, stem_of, stops, unfit
 from tandemtune.models.backbone import Kind
 from tandemtune.models.conversations import in_conversation
 from tandemtune.models.pace import Matrices, matrices
 from tandemtune.models.prompts import SHORTEST, longest_of, no_room, no_room_beside, prompt_text, token_counter
 from tandemtune.models.spans import alike
 from tandemtune.tasks.base import Task
+from tandemtune.tasks.choices import ChoiceTask
 from tandemtune.tasks.report import DataReport
 from tandemtune.tasks.texts import TextTask
 from tandemtune.tasks.verbalizers import resolve
@@ -89,6 +92,8 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
         rows["test"] = task.test(section.test_rows, section.seed)
     expected = None
     if tokens is not None:
+        for row in (row for part in rows.values() for row in part):
+            _check_choices(task, row, tokens.answer)
         _check_views(config, task, tokens.model)
         templates = len(wiring.candidate_tasks(section, task, tokens.kind))
         if shared is None:
@@ -100,6 +105,16 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
             costs = [RowCosts(lambda row: all_of_them, lambda row: all_of_them)] * len(config.stretches)
             expected = estimate(config, once, costs, tokens.model)
     return DataCard({name: len(part) for name, part in rows.items()}, report, pieces, (*task.notes(), *notes), expected)
+
+
+def _check_choices(task: Task, row: Example, count: Callable[[str], int]) -> None:
+    """Refuse answers to choose from that the model will not read."""
+    if not isinstance(task, ChoiceTask):
+        return
+    for text in task.choices(row):
+        tokens = count(text)
+        if not 0 < tokens <= task.answer_room:
+            raise unfit(text, tokens, task.answer_room)
 
 
 def _check_views(config: RunConfig, task: Task, model: Matrices) -> None:
@@ -137,13 +152,14 @@ def _row_costs(config: RunConfig, task: Task, tokens: _Tokens, rows: Sequence[Ex
 
 @dataclass(frozen=True)
 class _Tokens:
-    """What counts tokens: of prompts, of words inside a text, of a text with the marks around it; how many there may be, the pieces of
+    """What counts tokens: of prompts, of words inside a text, of a text with the marks around it, of an answer behind a prompt; how many there may be, the pieces of
     label words and notes on them, and what is known of the model: whether prompts may share what they begin with, too."""
 
     count: Callable[[Example], int]
     ids: Callable[[Example], tuple[int, ...]]
     words: Callable[[str], int]
     whole: Callable[[str], int]
+    answer: Callable[[str], int]
     limit: int
     pieces: dict[str, list[str]]
     notes: tuple[str, ...]
@@ -174,10 +190,10 @@ def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
     }
     longest = longest_of(settings)
     left = longest - max(one.method.tunable.added_tokens for one in config.stretches)
-    behind = task.answer_room if isinstance(task, TextTask) and kind == "causal" else 0
-    if behind and left - behind < SHORTEST:
-        raise ConfigError([no_room_beside(behind, longest)])
-    limit = min(config.task.max_tokens, left - behind)
+    room = task.answer_room if isinstance(task, TextTask) and kind == "causal" else 0
+    if room and left - room < SHORTEST:
+        raise ConfigError([no_room_beside(room, longest)])
+    limit = min(config.task.max_tokens, left - room)
     count = token_counter(tokenizer, kind, task.template)
     if count(Example(dict.fromkeys(task.template.fields, ""))) > limit:
         raise no_room(task.template, limit, longest)
@@ -188,9 +204,19 @@ def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
     def whole(text: str) -> int:
         return len(tokenizer(text, verbose=False)["input_ids"])
 
+    if isinstance(task, TextTask):
+        stops(tokenizer, task.stop)
+    stem, blank = stem_of(task.template, kind)
+
+    @cache
+    def answer(text: str) -> int:
+        return len(behind(tokenizer, stem, blank + text))
+
     def ids(row: Example) -> tuple[int, ...]:
         read = tokenizer(prompt_text(tokenizer, kind, task.template, row.fields)[0], verbose=False)["input_ids"]
         return tuple(read[: count(row)])
 
     shares = kind == "causal" and loading.may_share(settings)
-    return _Tokens(count, ids, words, whole, limit, pieces, found.notes, kind, matrices(place, settings), shares)
+    return _Tokens(
+        count, ids, words, whole, answer, limit, pieces, found.notes, kind, matrices(place, settings), shares
+    )

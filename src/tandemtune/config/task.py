@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -18,7 +19,7 @@ from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.metrics import METRICS
 from tandemtune.tasks.table import HUB, SUFFIXES
 from tandemtune.tasks.templates import Template
-from tandemtune.tasks.texts import check_schema, metric_of
+from tandemtune.tasks.texts import check_schema, metric_of, schema_in
 
 CHAT_TAKEN = (
     "conversation",
@@ -91,7 +92,7 @@ class TaskSection(Options):
     max_new_tokens: Annotated[int, Field(ge=1)] = Field(
         64, description="longest answer in tokens, of a task that is answered with texts or whole phrases"
     )
-    stop: list[str] = Field([], description="texts that end an answer; they are no part of it")
+    stop: list[str] = Field([], description="text or texts that end an answer; they are no part of it")
     chat: bool = Field(
         False,
         description="ask the template in the model's own form of conversation (its chat template); demonstrations are earlier turns, and words stand in the user's",
@@ -103,7 +104,9 @@ class TaskSection(Options):
     chat_arguments: dict[str, Any] = Field(
         {}, description="with chat: what the chat template is given, for example { enable_thinking = false }"
     )
-    answer_schema: dict[str, Any] | None = Field(None, description="JSON schema of an answer, for metric json_schema")
+    answer_schema: dict[str, Any] | None = Field(
+        None, description="JSON schema of an answer, or a .json file with it, for metric json_schema"
+    )
     reward_seconds: Positive = Field(60.0, description="time limit of one call of a reward function of yours")
     test_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
@@ -153,6 +156,28 @@ class TaskSection(Options):
     test_rows: Annotated[int, Field(ge=1)] | None = Field(
         None, description="score a seeded sample of the test rows only"
     )
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop(cls, given: Any) -> Any:
+        """One text is a list of one."""
+        return [given] if isinstance(given, str) else given
+
+    @field_validator("answer_schema", mode="before")
+    @classmethod
+    def _schema(cls, given: Any) -> Any:
+        """What a file holds."""
+        return schema_in(Path(given).expanduser()) if isinstance(given, str) else given
+
+    @field_validator("dev_shots", mode="before")
+    @classmethod
+    def _some_dev(cls, given: Any) -> Any:
+        """None would leave nothing to choose by."""
+        if type(given) is int and given == 0:
+            raise ValueError(
+                "0 dev rows, but the point that is kept is chosen by them: set 1 or more, or leave it out for as many as shots"
+            )
+        return given
 
     @field_validator("templates", mode="before")
     @classmethod

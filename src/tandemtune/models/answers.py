@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tandemtune.errors import ModelError
+from tandemtune.errors import DataError, ModelError
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.prompts import writes_nothing
 from tandemtune.tasks.templates import Template
@@ -76,15 +76,11 @@ class AnswerCoder:
             raise ModelError(
                 f"{backbone.name} does not say which token ends an answer: put eos_token_id into its generation_config.json"
             )
-        marks, self.stop = _stops(backbone.tokenizer, stop)
+        marks, self.stop = stops(backbone.tokenizer, stop)
         self.ends = tuple(dict.fromkeys((*own, *marks)))
         settings = getattr(backbone.model, "generation_config", None)
         self.forced_end: int | None = getattr(settings, "forced_eos_token_id", None)
-        self._alone = backbone.kind == "seq2seq"
-        before = "" if self._alone else template.before_mask
-        self.blank = " " if before.endswith(" ") else ""
-        self.stem = before.rstrip(" ") or ("" if self._alone else "text")
-        self._ids_before = self._ids(self.stem) if self.stem else []
+        self.stem, self.blank = stem_of(template, backbone.kind)
 
     def encode(self, answer: str, end: bool = True) -> tuple[int, ...]:
         """Tokens of an answer as they would follow the prompt.
@@ -99,10 +95,7 @@ class AnswerCoder:
 
     def whole(self, answer: str) -> tuple[int, ...]:
         """Tokens of an answer as they would follow the prompt, however many; no mark behind them."""
-        text = self.blank + answer
-        whole = self._ids(self.stem + text)
-        fits = whole[: len(self._ids_before)] == self._ids_before
-        return tuple(whole[len(self._ids_before) :] if fits else self._ids(text))
+        return behind(self.tokenizer, self.stem, self.blank + answer)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, without marks, blanks around it, and what stands from a stop text on."""
@@ -117,11 +110,35 @@ class AnswerCoder:
         text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
         return any(one in text for one in self.stop)
 
-    def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+def stem_of(template: Template, kind: str) -> tuple[str, str]:
+    """The words behind which an answer is cut into tokens, and the blank between them and the answer."""
+    before = "" if kind == "seq2seq" else template.before_mask
+    return before.rstrip(" ") or ("" if kind == "seq2seq" else "text"), " " if before.endswith(" ") else ""
 
 
-def _stops(tokenizer: Any, stop: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
+def behind(tokenizer: Any, stem: str, text: str) -> tuple[int, ...]:
+    """Tokens of a text as they follow a stem; as those of the text alone where the tokenizer joins the two."""
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    before = ids(stem) if stem else ()
+    whole = ids(stem + text)
+    return whole[len(before) :] if whole[: len(before)] == before else ids(text)
+
+
+def unfit(answer: str, tokens: int, most: int) -> DataError:
+    """The error of an answer to choose that is empty or longer than may be."""
+    if not tokens:
+        return DataError("an answer to choose is empty: fill it in, or delete the row")
+    return DataError(
+        f"the answer {answer[:60]!r} has {tokens} tokens, more than [task] max_new_tokens = {most}: raise it to {tokens} or more, or shorten the "
+        "answer"
+    )
+
+
+def stops(tokenizer: Any, stop: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
     """Stop texts as special tokens, which no decoded text holds, and the others.
 
     Raises:

@@ -107,14 +107,18 @@ class Opening:
         """
         place = len(self.ids)
         if len(prompt.ids) > place and prompt.ids[:place] != self.ids:
-            raise DataError(
-                f"[task] chat: the tokenizer joins the beginning of a question with {self.text[-20:]!r}, which stands before it, so nothing can be "
-                "put between them: let [task] template begin with a word"
-            )
+            raise self.joined()
         return replace(
             prompt,
             ids=prompt.ids[:place] + ids + prompt.ids[place:],
             answer=prompt.answer + (0 if seq2seq else len(ids)),
+        )
+
+    def joined(self) -> DataError:
+        """The error of a question whose beginning and what stands before it are one token."""
+        return DataError(
+            f"[task] chat: the tokenizer joins the beginning of a question with {self.text[-20:]!r}, which stands before it, so nothing can be "
+            "put between them: let [task] template begin with a word, so that no text of a row (a line break?) stands there"
         )
 
 
@@ -141,6 +145,7 @@ class Turns:
         """Tokens of one more turn, with all marks up to the next question.
 
         Raises:
+            DataError: the tokenizer joins two turns.
             ModelError: the model's form has no earlier turns, or changes what was said in them.
         """
         name, blank = self._backbone.name, self._opening.blank
@@ -161,10 +166,7 @@ class Turns:
         whole = _ids_before(self._backbone, opening.text + blank + said.removesuffix(blank), blank + opening.goes_on)
         known = len(self._ids)
         if whole[:known] != self._ids:
-            raise ModelError(
-                f"the tokenizer of {name} joins the turns of its chat template, so solved examples cannot be turns before the question: leave "
-                "[task] chat out, or choose another method"
-            )
+            raise opening.joined()
         return whole[known:]
 
     def say(self, turn: Turn, ids: Sequence[int]) -> None:

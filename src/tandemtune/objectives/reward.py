@@ -85,6 +85,8 @@ class MinusReward(Objective):
         for name, weight in named.items():
             if isinstance(weight, bool) or not isinstance(weight, Real) or not math.isfinite(weight):
                 raise ValueError(f"the weight of {name} is {weight!r}, expected a finite number")
+        if named and not any(named.values()):
+            raise ValueError("all weights are 0, so all texts would be worth the same: give one reward another weight")
         return {plugins.absolute(name): float(weight) for name, weight in named.items()}
 
     @property

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from tandemtune.errors import DataError, UsageError
@@ -209,7 +210,7 @@ def references_of(at: str, value: Any) -> tuple[str, ...]:
     Raises:
         DataError: it is empty or something else.
     """
-    several = list(value) if isinstance(value, list | tuple) else [value]
+    several = [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
     found: list[str] = []
     for one in several:
         if isinstance(one, Mapping):
@@ -227,6 +228,20 @@ def references_of(at: str, value: Any) -> tuple[str, ...]:
     if not found:
         raise DataError(f"{at}: no answer, expected a text or a list of texts: fill it in or delete the row")
     return tuple(found)
+
+
+def schema_in(file: Path) -> Any:
+    """The JSON schema that a file holds.
+
+    Raises:
+        ValueError: there is no such file, or no JSON in it.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"expected a JSON schema as a table, or a .json file with one; {str(file)!r} cannot be read as such: {error}"
+        ) from None
 
 
 def check_schema(schema: Any) -> str:

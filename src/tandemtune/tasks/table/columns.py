@@ -74,7 +74,11 @@ def _cell_of(table: Table, index: int, field: str) -> Any:
 
 def _missing(where: str, field: str, columns: Sequence[str]) -> str:
     found = f"found {listed(columns)}" if columns else "found no columns"
+    if '"' in field or ":" in field:  # an object in JSON, not a column
+        return (
+            f'{where}: no column {show(field)}: braces of a template\'s own text are doubled, as in {{{{"name": ...}}}}'
+        )
     return (
         f"{where}: no column {show(field)}{did_you_mean(field, columns)}, {found}: "
-        "rename the column, or name the right one in the template or as label_column"
+        "rename the column, or name the right one in the template, as label_column or as answer"
     )
