@@ -52,7 +52,7 @@ class Desk:
 
     def __init__(self, given: argparse.Namespace) -> None:
         from tandemtune import autotune
-        from tandemtune.answers.texts import text_rows
+        from tandemtune.answers.text_rows import text_rows
         from tandemtune.config import load_config
 
         os.chdir(given.data)
@@ -74,7 +74,7 @@ class Desk:
 
     def score(self) -> dict[str, float]:
         """Reward and metric on the test rows, of what the model writes as it is now."""
-        from tandemtune.answers.texts import writer_of
+        from tandemtune.answers.text_rows import writer_of
         from tandemtune.evaluators.text import judged
 
         writer = writer_of(self.scorer)

@@ -56,7 +56,7 @@ def test_modules_are_narrowed_only_where_that_changes_nothing():
     """A "feed-forward part" that mixes tokens needs to see all of them."""
     model = tiny.model("llama")
     plain = LayerStack(model, architectures.find(model), IDS)
-    assert plain._narrow
+    assert plain._way_out.narrow
     mlp = model.model.layers[-1].mlp
     own = mlp.forward
     mlp.forward = lambda hidden: own(hidden.cumsum(dim=1))

@@ -12,7 +12,7 @@ from made import LOST, run_of
 from pages import Page, check_alone
 from rich.console import Console
 
-from tandemtune.comparisons.plan import Expected
+from tandemtune.comparisons.expected import Expected
 from tandemtune.report.comparison import as_markdown, compared, comparison_view
 from tandemtune.report.comparison_page import comparison_page
 from tandemtune.report.ranks import Ranking, rank_rows, rank_sentences, ranks

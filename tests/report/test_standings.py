@@ -15,7 +15,7 @@ import pytest
 from made import LOST, run_of, scores, swept
 from rich.console import Console
 
-from tandemtune.comparisons.plan import Expected
+from tandemtune.comparisons.expected import Expected
 from tandemtune.report.comparison import (
     as_csv,
     as_latex,

@@ -5,7 +5,8 @@
 `images`  labels of images: the class whose text an image is most like
 `joined`  label words in several wordings at once
 `choices` whole answers of any number of tokens, by their likelihood
-`texts`   texts of any length: likelihoods of references, or rewards of what is written; `references` says what speaks against some
+`texts`   texts of any length: likelihoods of references, or rewards of what is written; `text_rows` has their rows, and
+          `references` says what speaks against some
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,20 +9,19 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
 import numpy as np
-import torch
 
 import tandemtune.answers.snippets as snippets
 from tandemtune import scoring
 from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.answers.references import notes_on
+from tandemtune.answers.text_rows import digest, shown_prompts, text_rows, text_task, writer_of
 from tandemtune.config import RunConfig
-from tandemtune.errors import DataError, UsageError
+from tandemtune.errors import UsageError
 from tandemtune.evaluators.likelihood import Likelihood
-from tandemtune.evaluators.passages import STRETCH, Passage, collate_passages
+from tandemtune.evaluators.passages import Passage, collate_passages
 from tandemtune.evaluators.text import (
     JudgedLoss,
     ReferenceLoss,
-    References,
     TextEvaluator,
     TextKL,
     TextLoss,
@@ -53,7 +51,7 @@ from tandemtune.tasks.table import Table
 from tandemtune.tasks.texts import TextTask
 from tandemtune.tasks.verbalizers import Verbalizer
 from tandemtune.tunables.identity import Identity
-from tandemtune.types import Encoded, Example, Split
+from tandemtune.types import Example, Split
 
 RESAMPLES, WORST = 1000, 10
 JUDGED_MEMORY = 256.0
@@ -84,7 +82,7 @@ class TextAnswers(Answers):
 
     def verbalizer(self, backbone: Backbone, task: Task) -> Verbalizer:
         """No labels; the marks that end an answer stand for all words where a model is tried."""
-        texts = _texts(task)
+        texts = text_task(task)
         coder = AnswerCoder(backbone, task.template, texts.max_new_tokens, texts.stop)
         return Verbalizer((), coder.ends, ())
 
@@ -94,7 +92,7 @@ class TextAnswers(Answers):
 
     def judged(self, backbone: Backbone, task: Task, rows: Sequence[Example], config: RunConfig) -> TemplateScore:
         """By the task's metric of what the pretrained model writes, so wherever there is a reward."""
-        texts = _texts(self.asked(task, backbone))
+        texts = text_task(self.asked(task, backbone))
         backbone.check_template(texts.template)
         engine = self.engine(backbone, texts, self.verbalizer(backbone, texts), Identity(), JUDGED_MEMORY)
         writer = Writer(engine, AnswerCoder(backbone, texts.template, texts.max_new_tokens, texts.stop))
@@ -118,7 +116,7 @@ class TextAnswers(Answers):
 
     def problem(self, scorer: Scorer, split: Split, beside: Problem | None = None) -> Problem:
         """Losses of references, or of what judges say."""
-        section, method, task = scorer.config.task, scorer.config.method, _texts(scorer.task)
+        section, method, task = scorer.config.task, scorer.config.method, text_task(scorer.task)
         scored = subsample(split.train, section.scored_rows, section.seed)
         if beside is None:
             prompts = scorer.population_batch(scored)
@@ -166,17 +164,17 @@ class TextAnswers(Answers):
             train_tokens=prompts.tokens,
             dev_rows=len(dev),
             dev_tokens=dev.prompt_tokens,
-            rows_sha256=_digest(scorer, [*split.train, *split.dev]),
+            rows_sha256=digest(scorer, [*split.train, *split.dev]),
         )
         return Problem(scorer, split, evaluator, grader=grader)
 
     def try_out(self, problem: Problem) -> None:
         """Have the metric and the rewards judge two texts."""
-        evaluator, task = cast(TextEvaluator, problem.evaluator), _texts(problem.scorer.task)
+        evaluator, task = cast(TextEvaluator, problem.evaluator), text_task(problem.scorer.task)
         rows = problem.split.train[:2]
         completions = [[*row.references, *row.fields.values()][0] for row in rows]
         ids = [evaluator.writer.coder.encode(text, end=False) for text in completions]
-        written = replace(task.written(_shown(problem.scorer, rows), completions, rows), ids=ids)
+        written = replace(task.written(shown_prompts(problem.scorer, rows), completions, rows), ids=ids)
         task.reward.score(written)
         if isinstance(evaluator.loss, JudgedLoss):
             free = Reward(NAME, "nobody is asked", lambda texts: [0.0] * len(texts))
@@ -206,7 +204,7 @@ class TextAnswers(Answers):
         scorer, shown = problem.scorer, problem.scorer.config.mentor.show_rows
         if not shown:
             return Standing((), (), looked=False)
-        section, task = scorer.config.task, _texts(scorer.task)
+        section, task = scorer.config.task, text_task(scorer.task)
         rows = subsample(problem.split.train, section.scored_rows, section.seed)
         written = cast(TextEvaluator, problem.evaluator).write(point)
         judge = _judge(problem)
@@ -245,7 +243,7 @@ class TextAnswers(Answers):
 
     def assessment(self, model: Any, table: Table) -> Assessment:
         """The metric with an interval, and the rows with the lowest rewards."""
-        scorer, task = model.scorer, _texts(model.scorer.task)
+        scorer, task = model.scorer, text_task(model.scorer.task)
         examples = task.examples(table)
         score, written = self._written(scorer, model.point, examples)
         each = np.array(task.reward.each(written))
@@ -286,7 +284,10 @@ class TextAnswers(Answers):
 
     def how_to_ask(self, scorer: Scorer) -> list[str]:
         """How answers are written."""
-        return [*_how_written(_texts(scorer.task)), f"- `{self.told_in}` holds both, and the tokens that end an answer"]
+        return [
+            *_how_written(text_task(scorer.task)),
+            f"- `{self.told_in}` holds both, and the tokens that end an answer",
+        ]
 
     def code(self, kind: str, example: Mapping[str, str]) -> list[str]:
         """A function that writes an answer."""
@@ -303,7 +304,7 @@ class TextAnswers(Answers):
 
     def card_lines(self, problem: Problem, result: Result) -> list[str]:
         """How answers are written."""
-        return _how_written(_texts(problem.scorer.task))
+        return _how_written(text_task(problem.scorer.task))
 
     def _written(self, scorer: Scorer, point: Point | None, examples: Sequence[Example]) -> tuple[float, Written]:
         writer = writer_of(scorer)
@@ -314,7 +315,7 @@ class TextAnswers(Answers):
 
         texts = remembered_texts(scorer, writer, rows.prompts, write) if point is None else write()
         written = judged(rows, writer.coder, texts)
-        return _texts(scorer.task).reward.score(written), written
+        return text_task(scorer.task).reward.score(written), written
 
 
 def grader_of(config: RunConfig) -> Grader:
@@ -342,7 +343,7 @@ def _judge(problem: Problem) -> WeightedSum | None:
 
 def _searched_for(problem: Problem) -> list[Reward]:
     """The rewards beside the metric that are searched for, but for grades of a model, which are not asked about test rows."""
-    judge, metric = _judge(problem), _texts(problem.scorer.task).reward
+    judge, metric = _judge(problem), text_task(problem.scorer.task).reward
     grader = None if problem.grader is None else problem.grader.reward
     return [] if judge is None else [reward for reward, _ in judge.parts if reward not in (metric, grader)]
 
@@ -366,64 +367,11 @@ def _how_written(task: TextTask) -> list[str]:
     return [f"- answers: greedy, at most {task.max_new_tokens} tokens{stop}"]
 
 
-def writer_of(scorer: Scorer) -> Writer:
-    """What writes a scorer's answers."""
-    task = _texts(scorer.task)
-    coder = AnswerCoder(scorer.backbone, task.template, task.max_new_tokens, task.stop)
-    return Writer(scorer.engine, coder)
-
-
-def text_rows(scorer: Scorer, examples: Sequence[Example], plain: bool = False, *, references: bool = True) -> TextRows:
-    """Rows as an evaluator takes them.
-
-    Args:
-        scorer: encodes them.
-        examples: the rows.
-        plain: as the pretrained model reads them.
-        references: whether their likelihood may be asked for.
-    """
-    task, backbone, stack = _texts(scorer.task), scorer.backbone, cast(PassageStack, scorer.engine.stack)
-    prompts, _ = scorer.encoded(examples, plain)
-    shown = _shown(scorer, examples)
-
-    def ask(rows: Sequence[int], completions: Sequence[str]) -> Written:
-        return task.written([shown[row] for row in rows], completions, [examples[row] for row in rows])
-
-    if not (references and task.has_references):
-        return TextRows(tuple(prompts), ask)
-    coder = AnswerCoder(backbone, task.template, task.max_new_tokens, task.stop)
-    most = scorer.config.task.references
-    passages = _passages(coder, prompts, examples, most)
-    owners = [row for row, example in enumerate(examples) for _ in example.references[:most]]
-    known = References(
-        collate_passages(passages, stack),
-        collate_passages(passages, stack, stretch=STRETCH),
-        torch.tensor(owners, device=backbone.device),
-        len(examples),
-    )
-    return TextRows(tuple(prompts), ask, known)
-
-
-def _shown(scorer: Scorer, examples: Sequence[Example]) -> list[str]:
-    """Prompts as what judges answers sees them: the template with a row's texts, whole. Neither what a model is not given of a long text, nor
-    what stands before it (words of a prompt, demonstrations), is told."""
-    told = scorer.backbone.tokenizer, scorer.backbone.kind, scorer.task.template
-    return [prompt_text(*told, example.fields)[0] for example in examples]
-
-
-def _passages(coder: AnswerCoder, prompts: Sequence[Encoded], examples: Sequence[Example], most: int) -> list[Passage]:
-    return [
-        Passage(prompt, coder.encode(reference))
-        for prompt, example in zip(prompts, examples, strict=True)
-        for reference in example.references[:most]
-    ]
-
-
 def _records(
     scorer: Scorer, examples: Sequence[Example], written: Written, before: Reached | None, further: Sequence[Reward]
 ) -> list[PredictionRecord]:
     """Test rows with what was written for them, and the metric and further rewards of each text."""
-    metric = _texts(scorer.task).reward
+    metric = text_task(scorer.task).reward
     rewards: dict[str, Sequence[float | None]] = {metric.name: metric.each(written)}
     for reward in further:
         try:
@@ -454,19 +402,3 @@ def _part(task: TextTask, written: Written, rows: Sequence[int], each: Any) -> f
     if task.reward.corpus is None:
         return float(each[rows].mean())
     return task.reward.score(written.of(rows))
-
-
-def _digest(scorer: Scorer, examples: Sequence[Example]) -> str:
-    """What tells one set of rows from another: prompts as tokens, references, and whatever rewards may see."""
-    found = hashlib.sha256()
-    prompts, _ = scorer.encoded(examples)
-    for prompt, example in zip(prompts, examples, strict=True):
-        columns = json.dumps(example.columns, sort_keys=True, default=str)
-        found.update(f"{prompt.ids} {example.references} {columns}\n".encode())
-    return found.hexdigest()
-
-
-def _texts(task: Task) -> TextTask:
-    if not isinstance(task, TextTask):
-        raise DataError(f"task {task.name!r} is not answered with texts")
-    return task

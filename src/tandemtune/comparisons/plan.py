@@ -8,12 +8,13 @@ import os
 import re
 import tomllib
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import tandemtune.assets as assets
+from tandemtune.comparisons.expected import Expected, expected_of, stranger
 from tandemtune.config import RunConfig, load_config
 from tandemtune.config.schema import UNBOUNDED
 from tandemtune.errors import ConfigError, DataError
@@ -26,9 +27,6 @@ from tandemtune.tasks.encodings import decoded
 SECTIONS = ("all", "methods", "tasks", "models")
 KEYS = ("title", "seeds", "baseline", "reference", "jobs", "budget", "sweep", *SECTIONS, "expected")
 Pairs = list[tuple[str, Any]]
-_EXPECTED = (
-    'expected a source and scores, for example { source = "a paper, table 2", tasks = { sst2 = { lora = 91.5 } } }'
-)
 
 
 @dataclass(frozen=True)
@@ -88,19 +86,6 @@ class Point:
     def label(self) -> str:
         """The setting's name without its section."""
         return self.key.rpartition(".")[2]
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What published work, on another model, leads one to expect.
-
-    Args:
-        source: one line that says where the scores are from.
-        tasks: the score of each method by task, as shares.
-    """
-
-    source: str
-    tasks: Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -213,8 +198,8 @@ def read_plan(plan: Path | Mapping[str, Any], out: Path, overrides: Sequence[str
     for name in ("baseline", "reference"):
         named = tables.get(name)
         if methods and named and isinstance(named, str) and named not in methods:
-            problems.append(f"{name}: {_stranger(named, 'method', methods)}")
-    expected = _expected(tables, methods, members["tasks"], problems)
+            problems.append(f"{name}: {stranger(named, 'method', methods)}")
+    expected = expected_of(tables, methods, members["tasks"], problems)
     if problems:
         raise ConfigError(problems, source)
     cells, problems = _cells(shared, methods, members, seeds, budget, out, overrides)
@@ -355,51 +340,6 @@ def _budget(tables: Mapping[str, Any], problems: list[str]) -> RunBudget | None:
     return None
 
 
-def _expected(
-    tables: Mapping[str, Any], methods: Iterable[str], tasks: Iterable[str], problems: list[str]
-) -> Expected | None:
-    """The scores of [expected], all of them as shares."""
-    if "expected" not in tables:
-        return None
-    found = tables["expected"]
-    by_task = found.get("tasks") if isinstance(found, dict) else None
-    if not isinstance(by_task, dict) or not by_task:
-        problems.append(f"[expected]: {_EXPECTED}, got {found!r}")
-        return None
-    known = ("source", "tasks")
-    problems += [
-        f"[expected] {key}: unknown{near(key, known)}, expected {', '.join(known)}" for key in found if key not in known
-    ]
-    source = found.get("source")
-    if not isinstance(source, str) or not source.strip() or len(source.splitlines()) != 1:
-        problems.append(f"[expected] source: expected one line that says where the scores are from, got {source!r}")
-    wanted = list(tasks)
-    for task in by_task:
-        if wanted and task not in wanted:
-            problems.append(f"[expected.tasks] {_stranger(task, 'task', wanted)}")
-    return Expected(
-        str(source).strip(), {task: _shares(task, by_task[task], list(methods), problems) for task in by_task}
-    )
-
-
-def _shares(task: str, scores: Any, methods: Sequence[str], problems: list[str]) -> dict[str, float]:
-    """Published scores of one task, as shares."""
-    where = f"[expected.tasks] {task}"
-    if not isinstance(scores, dict) or not scores:
-        problems.append(f"{where}: expected a table of scores such as {{ lora = 91.5 }}, got {scores!r}")
-        return {}
-    for name, score in scores.items():
-        if methods and name not in methods:
-            problems.append(f"{where}: {_stranger(name, 'method', methods)}")
-        if type(score) not in (int, float) or not abs(score) <= 100:
-            problems.append(f"{where}: {name}: expected a score in percent or as a share, got {score!r}")
-    sizes = [abs(score) for score in scores.values() if type(score) in (int, float) and score]
-    percent = any(size > 1 for size in sizes)
-    if percent and any(size <= 1 for size in sizes):
-        problems.append(f"{where}: both percent and shares (numbers up to 1): write all of them as one or the other")
-    return {name: score / (100 if percent else 1) for name, score in scores.items() if type(score) in (int, float)}
-
-
 def _own_names(model: str, task: str, method: str) -> Pairs:
     """What members' own names stand for where no table says otherwise."""
     known = {
@@ -493,7 +433,3 @@ def _joined(*names: str) -> str:
 def _slug(name: str) -> str:
     """A name as a folder's."""
     return re.sub(r"[^\w.=]+", "-", unicodedata.normalize("NFC", name))[:80].strip("-.") or "x"
-
-
-def _stranger(name: str, kind: str, options: Iterable[str]) -> str:
-    return f"{name!r} is no {kind} of the plan{near(name, options)}, expected one of {', '.join(options)}"

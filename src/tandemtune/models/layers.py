@@ -14,26 +14,25 @@ logits have to be the model's own.
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tandemtune.errors import ModelError
 from tandemtune.models import packing
 from tandemtune.models import spans as laid
 from tandemtune.models.architectures import Architecture
+from tandemtune.models.costs import layer_costs
 from tandemtune.models.lean import compiled, compiled_rotation, lean_forward
-from tandemtune.models.linear import is_linear, is_packed, is_transposed, sizes
 from tandemtune.models.reading import Reading
 from tandemtune.models.spans import Span, Spans
 from tandemtune.models.survey import ROWS, TOKENS, plain_ids, plain_inputs
 from tandemtune.models.survey import hooked as hooked
 from tandemtune.models.survey import replaced_forward as replaced_forward
+from tandemtune.models.way_out import WayOut, output_embedding
 
 CLOSE, CLOSE_IN_16_BITS = 2e-3, 1e-1
 """How far logits may lie apart that should be equal, as a share of the range of a text's logits."""
@@ -62,24 +61,14 @@ class LayerStack:
         self._prefix = tuple(prefix)
         self._read_as: Callable[[Tensor], Any] = lambda states: (states,)
         self.trunk = model.get_submodule(architecture.trunk) if architecture.trunk else None
-        self.head = model.get_output_embeddings()  # type: ignore[operator]
-        if not isinstance(self.head, nn.Linear):
-            raise ModelError(
-                f"{type(model).__name__} has no linear output embedding (found {type(self.head).__name__}), "
-                "so it predicts no words: choose a masked, causal or sequence-to-sequence language model"
-            )
-        if is_packed(self.head):
-            raise ModelError(
-                f"the output embedding of {type(model).__name__} is packed by a quantization ({type(self.head).__name__}), so label "
-                "words cannot be picked from it: choose a model whose output embedding is left as it was"
-            )
+        self.head = output_embedding(model)
         self.token_ids = token_ids.to(self.device)
+        self._way_out = WayOut(model, self.trunk, self.head, self.token_ids)
         reads = {model.get_submodule(name) for name in architecture.reads}
-        self.costs, self.answer_costs = _costs(self.layers, self.encoder_layers, reads, len(self._prefix))
+        self.costs, self.answer_costs = layer_costs(self.layers, self.encoder_layers, reads, len(self._prefix))
         self._first_names = {layer: next(iter(inspect.signature(layer.forward).parameters)) for layer in self.layers}
         self._tuple_lengths: dict[nn.Module, int] = {}
         self._shares: set[nn.Module] = set()
-        self._narrow: list[nn.Module] = []
         self._lean: dict[nn.Module, Callable[..., Any]] = {}
         self._compiled: dict[nn.Module, Callable[..., Any]] = {}
         self._embedding: nn.Module | None = None
@@ -154,7 +143,7 @@ class LayerStack:
             given = self._enter(stack, ids, start, states, spans)
             for layer in self.layers[stop:]:
                 stack.enter_context(replaced_forward(layer, catch(layer)))
-            self._read_out(stack, torch.zeros(len(ids), dtype=torch.long, device=ids.device), ())
+            self._way_out.taken(stack, torch.zeros(len(ids), dtype=torch.long, device=ids.device), ())
             self.model(**given)
         return caught[0]
 
@@ -198,7 +187,7 @@ class LayerStack:
             given = self._enter(stack, ids, start, states, spans, text)
             if mask is not None:
                 given["attention_mask"] = mask
-            self._read_out(stack, answer, spans)
+            self._way_out.taken(stack, answer, spans)
             output = self.model(**given)
             return output.logits[:, 0, :].float()  # type: ignore[no-any-return]
 
@@ -304,50 +293,6 @@ class LayerStack:
             return step
 
         return stand_in
-
-    def _read_out(self, stack: ExitStack, answer: Tensor, spans: Spans) -> None:
-        rows: Any = slice(None) if spans else torch.arange(len(answer), device=answer.device)
-        homes = laid.homes(spans, answer.device) if spans else None
-
-        def at_answer(hidden: Tensor) -> Tensor:
-            if hidden.shape[1] == 1:  # picked before
-                return hidden
-            return hidden[rows, answer].flatten(0, -2).unsqueeze(1)
-
-        def pick(module: nn.Module, args: Any, output: Any) -> Any:
-            if isinstance(output, Tensor):
-                return at_answer(output)
-            picked = at_answer(output[0])
-            if isinstance(output, tuple):
-                return (picked, *output[1:])
-            output[next(iter(output))] = picked
-            return output
-
-        def label_words_only(hidden: Tensor) -> Tensor:
-            hidden = at_answer(hidden)
-            # read now, since a tunable may have put other tensors in the parameters' place
-            weight, bias = (_frozen(part) for part in (self.head.weight, self.head.bias))
-            words = None if bias is None else bias[self.token_ids]
-            return functional.linear(hidden, weight[self.token_ids], words)  # type: ignore[index]
-
-        def narrowed(forward: Callable[..., Any]) -> Callable[..., Any]:
-            # what these return for one position is added to all of its prompt; the others are never read
-            def forwarded(hidden: Tensor, *rest: Any, **named: Any) -> Tensor:
-                if homes is None:
-                    return forward(at_answer(hidden), *rest, **named)  # type: ignore[no-any-return]
-                return forward(hidden[:, answer], *rest, **named)[:, homes]  # type: ignore[no-any-return]
-
-            return forwarded
-
-        for module in self._narrow:
-            stack.enter_context(replaced_forward(module, narrowed(module.forward)))
-        bias = getattr(self.model, "final_logits_bias", None)
-        if bias is not None:  # BART adds one number to the logit of each word
-            stack.callback(setattr, self.model, "final_logits_bias", bias)
-            self.model.final_logits_bias = bias[..., self.token_ids]
-        if self.trunk is not None:
-            stack.enter_context(hooked(self.trunk.register_forward_hook(pick)))
-        stack.enter_context(replaced_forward(self.head, label_words_only))
 
     def as_output(self, layer: nn.Module, hidden: Tensor) -> Any:
         """Hidden states in the form in which a layer returns them."""
@@ -494,43 +439,16 @@ class LayerStack:
     def _narrow_where_it_may(self, modules: Sequence[nn.Module], architecture: Architecture) -> None:
         """Let modules of the last layer see the answer position only, where that leaves the logits what they are."""
         tuned = {self.layers[-1].get_submodule(one.module) for one in architecture.projections[-1]}
-        self._narrow = [module for module in modules if not tuned & set(module.modules())]
+        self._way_out.narrow = [module for module in modules if not tuned & set(module.modules())]
         ids, answer, own = self._trial()
         try:
             fine = self.agrees(self.logits(ids, answer), own)
         except (RuntimeError, TypeError, ValueError, IndexError):
             fine = False
         if not fine:
-            self._narrow = []
-
-
-def _frozen(part: Tensor | None) -> Tensor | None:
-    """A parameter of the model itself gets no gradient; a tensor that stands in its place may."""
-    return part.detach() if isinstance(part, nn.Parameter) else part
+            self._way_out.narrow = []
 
 
 def _first_row(value: Any, rows: int) -> Any:
     """The first row of what a layer is given for every row of a batch; anything else as it is."""
     return value[:1] if isinstance(value, Tensor) and value.ndim > 1 and len(value) == rows else value
-
-
-def _costs(
-    layers: Sequence[nn.Module], encoder_layers: int | None, reads: Collection[nn.Module], marks: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """What each layer costs, as a share of what one token of the text costs in the first one: for each token of the text (a
-    decoder's layer maps it to keys and values only), and for each prompt, whose answer's marks go through a decoder's layers."""
-    if encoder_layers is None:
-        return (1.0,) * len(layers), (0.0,) * len(layers)
-    whole = sum(_weights(part) for part in _linear(layers[0]))
-    decoding = layers[encoder_layers:]
-    text = [sum(_weights(p) for p in _linear(layer) if p in reads) / whole for layer in decoding]
-    answer = [sum(_weights(p) for p in _linear(layer) if p not in reads) * marks / whole for layer in decoding]
-    return (1.0,) * encoder_layers + tuple(text), (0.0,) * encoder_layers + tuple(answer)
-
-
-def _linear(layer: nn.Module) -> Iterator[nn.Module]:
-    return (part for part in layer.modules() if is_linear(part) and not is_transposed(part))
-
-
-def _weights(module: nn.Module) -> int:
-    return math.prod(sizes(module))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tandemtune.runs.records import Record
 
 if TYPE_CHECKING:
-    from tandemtune.comparisons.plan import Expected
+    from tandemtune.comparisons.expected import Expected
 
 ROUNDING = 1.5e-6
 """Scores are recorded to six digits: differences up to this are none."""

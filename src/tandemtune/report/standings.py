@@ -17,7 +17,7 @@ from tandemtune.report.unseen import UnseenScores, unseen_scores
 from tandemtune.runs.records import ComparedRun, Record, Result, Versioned
 
 if TYPE_CHECKING:
-    from tandemtune.comparisons.plan import Expected
+    from tandemtune.comparisons.expected import Expected
 
 EXACT = 14
 """Pairs up to which all sign flips are counted; above, a seeded sample of them."""
