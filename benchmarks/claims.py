@@ -25,7 +25,7 @@ from typing import Any
 
 from tandemtune.comparisons import Plan, StoppedError, execute, read_plan, records_of
 from tandemtune.report.comparison import write
-from tandemtune.report.standings import Paired, paired
+from tandemtune.report.paired import Paired, paired
 from tandemtune.runs.records import ComparedRun
 
 PAUSE = 15.0

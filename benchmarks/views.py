@@ -26,7 +26,7 @@ from tandemtune.comparisons.plan import Cell, read_plan
 from tandemtune.evaluators.features import read
 from tandemtune.evaluators.views import ANSWER, ANSWER_MIDDLE, MEAN, MEAN_MIDDLE, View
 from tandemtune.readout.solving import clearly_better, solved_with
-from tandemtune.report.standings import paired
+from tandemtune.report.paired import paired
 
 PLAN = Path(__file__).parent / "with_readout.toml"
 TODAY = "chosen: answer, or with mean"

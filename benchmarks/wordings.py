@@ -37,7 +37,7 @@ from tandemtune.models.backbone import Backbone
 from tandemtune.models.load import load
 from tandemtune.proposers.wordings import brief_of, tasks_of, unusable
 from tandemtune.readout import FORMS, Design, choose, leave_one_out, solve
-from tandemtune.report.standings import paired
+from tandemtune.report.paired import paired
 from tandemtune.runs.journal import read_lines
 from tandemtune.runs.records import TemplateScore
 from tandemtune.tasks.base import Task

@@ -15,6 +15,8 @@ import tiny
 from small import tune
 from tandemtune import DataError, RunError, load
 from tandemtune.predict import TunedModel, predict_table
+from tandemtune.report.run_page import run_charts
+from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.table import Table
 from tandemtune.tasks.templates import Template
@@ -356,6 +358,10 @@ def test_command_line_reads_tables(tmp_path, runs, separator):
     assert called.code == 0, called.err
     written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["text"] for line in written] == ["a good film", "bad"]
+    assert "note: " not in called.err
+    given.write_text(f"id{separator}text\n1{separator}a fine café and a naïve déjà vu\n", encoding="cp1252")
+    for command in (("predict", runs["gpt2"][0], "--input", given), ("evaluate", runs["gpt2"][0], given)):
+        assert "read as cp1252, since it is not UTF-8" in small.call(*command).err
     assert all(sum(line["probabilities"][label] for label in small.LABELS) == pytest.approx(1) for line in written)
 
 
@@ -472,6 +478,8 @@ def test_a_known_task_keeps_its_metric(tmp_path, metric):
     result = tune({**small.recipe(tmp_path, **task), "method": {"name": "manual"}}, tmp_path / "run")
     found = load(tmp_path / "run").evaluate(tmp_path / "test.jsonl")
     assert (found.metric, found.score) == ("f1", pytest.approx(result["tuned"]["test"], abs=1e-6))
+    tuned = next(row for row in run_charts(RunFolder(tmp_path / "run"))["scores"].rows if row.name == "tuned")
+    assert tuned.low is not None and tuned.low < found.score < tuned.high
 
 
 def test_names_in_brackets_are_shown_as_they_are(tmp_path):

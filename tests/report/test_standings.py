@@ -27,7 +27,8 @@ from tandemtune.report.comparison import (
     sweep_rows,
     table_rows,
 )
-from tandemtune.report.standings import SAMPLE, ColumnScore, ComparisonTable, Paired, compared, mean_interval, paired
+from tandemtune.report.paired import SAMPLE, Paired, mean_interval, paired
+from tandemtune.report.standings import ColumnScore, ComparisonTable, compared
 
 
 def scored(table: dict[str, dict[str, list[float | None]]], baseline: str = "a") -> ComparisonTable:
@@ -323,6 +324,15 @@ def test_a_sweep_is_chosen_and_ranked_by_dev():
     bold = [line for line in as_latex(found).splitlines() if "textbf" in line]
     assert len(bold) == 1 and bold[0].startswith(r"d=20 & 0.700 $\pm$ 0.000 & \textbf{0.800 $\pm$ 0.000}")
     assert "## c-lora: method.d" in as_markdown(found) and "sweep of c-lora: method.d" in shown(found)
+
+
+def test_a_sweep_without_test_rows_is_ranked_all_the_same():
+    values = ((500, 0.6), (20, 0.8), (100, 0.7))
+    runs = [swept(run_of(f"d={d}", seed, None, dev=dev), d) for d, dev in values for seed in (1, 2)]
+    found = compared(runs, "d=500")
+    assert [found.methods[f"d={d}"].rank for d, _ in values] == [3, 1, 2] and found.sweeps[0].chosen == "d=20"
+    lost = compared([*runs, swept(run_of("d=20", 3, math.inf), 20)], "d=500")
+    assert [lost.methods[f"d={d}"].rank for d, _ in values] == [2, None, 1]
 
 
 def test_a_sweep_with_a_missing_run_chooses_nothing():

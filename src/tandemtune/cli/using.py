@@ -53,6 +53,7 @@ def predict(
     given = read_table(input) if lines is None and not Path(str(input)).is_dir() else None
     if given is not None:
         check_input(folder, given)  # what is wrong with it is told before the model is loaded
+        _tell(given)
     model = load(folder, progress=say)
     table = model.scorer.table(input) if lines is None else None
     if lines is not None and len(model.fields) > 1:
@@ -118,7 +119,9 @@ def evaluate(
     from tandemtune.tasks.table import read_table
 
     if not input.is_dir():
-        check_input(folder, read_table(input))  # what is wrong with it is told before the model is loaded
+        given = read_table(input)
+        check_input(folder, given)  # what is wrong with it is told before the model is loaded
+        _tell(given)
     model = load(folder, progress=say)
     table = model.scorer.table(input)
     with patient(f"{answers_of(model.scorer.task).doing} {len(table.rows):,} rows"):
@@ -127,6 +130,12 @@ def evaluate(
         echo_json({**found.model_dump(mode="json"), "by_label": found.by_label()})
     else:
         console().print(assessment_view(found))
+
+
+def _tell(table: Table) -> None:
+    """Say how a file was read where that is a guess."""
+    for note in table.notes:
+        say(f"note: {note}")
 
 
 def _as_given(made: Table, given: Table, fields: Sequence[str]) -> Table:

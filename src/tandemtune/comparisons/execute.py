@@ -21,7 +21,7 @@ from tandemtune.comparisons.plan import Cell, Plan
 from tandemtune.comparisons.processes import Began, Kept, LostError, Processes
 from tandemtune.config import RunConfig, load_config
 from tandemtune.errors import AnswerAwaited, ConfigError, RunError, TandemTuneError
-from tandemtune.runs.records import ComparedRun, SweepPoint
+from tandemtune.runs.records import ComparedRun, Result, SweepPoint
 from tandemtune.runs.store import RunFolder
 from tandemtune.runs.writing import write_json
 from tandemtune.system import cores
@@ -290,7 +290,7 @@ def _stopped(plan: Plan) -> StoppedError:
 
 def _state(record: ComparedRun) -> str:
     """What a table shows of a run that is not running."""
-    return _missing(record) if record.result is None else f"{record.result.tuned.test}"
+    return _missing(record) if record.result is None else f"{_score(record.result)[0]}"
 
 
 def _missing(record: ComparedRun) -> str:
@@ -387,4 +387,11 @@ def _outcome(record: ComparedRun) -> str:
     result = record.result
     if result is None:
         return f"{_missing(record)}: {record.failure}"
-    return f"{result.metric} {result.tuned.test} on test, {result.cost.seconds:.0f} s"
+    value, rows = _score(result)
+    return f"{result.metric} {value} on {rows}, {result.cost.seconds:.0f} s"
+
+
+def _score(result: Result) -> tuple[float, str]:
+    """What a run reached, on test rows where there are any."""
+    tuned = result.tuned
+    return (tuned.dev, "dev") if tuned.test is None else (tuned.test, "test")

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from tandemtune.report.charts import BarChart, LineChart, Series
 from tandemtune.report.numbers import duration, rough, score
+from tandemtune.report.paired import paired
 from tandemtune.report.ranks import rank_rows, rank_sentences
 from tandemtune.report.standings import (
     CONTROLS,
@@ -25,7 +26,6 @@ from tandemtune.report.standings import (
     Sweep,
     compared,
     model_of,
-    paired,
 )
 from tandemtune.report.terminal import bar_text, line_text
 from tandemtune.report.unseen import unseen_rows

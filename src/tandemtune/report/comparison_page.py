@@ -16,9 +16,10 @@ from tandemtune.report.comparison import UNSEEN, cost_rows, sweep_charts, sweep_
 from tandemtune.report.history import Spot, trail
 from tandemtune.report.numbers import Content, duration, rough, score
 from tandemtune.report.page import Block, Code, Details, Grid, Heading, Pairs, Section, page
+from tandemtune.report.paired import mean_interval
 from tandemtune.report.ranks import rank_rows, rank_sentences
 from tandemtune.report.recipes import as_toml, flat, objectives, value_text
-from tandemtune.report.standings import CONTROLS, ComparisonTable, column_of, mean_interval, model_of
+from tandemtune.report.standings import CONTROLS, ComparisonTable, column_of, model_of
 from tandemtune.report.unseen import unseen_rows
 from tandemtune.runs.records import ComparedRun, ComparedRuns
 from tandemtune.runs.store import RunFolder

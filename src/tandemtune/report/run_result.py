@@ -23,6 +23,7 @@ from tandemtune.runs.records import (
     ProposalRecord,
     Result,
 )
+from tandemtune.tasks.catalogue import TASKS
 
 CHANCE = "chance"
 
@@ -116,7 +117,8 @@ def _f1_interval(run: RunView, value: float) -> tuple[float, float] | None:
         return None
     labels = told.labels_of(run.predictions, run.facts.labels if run.facts else {})
     counts = told.confusion(run.predictions, labels)
-    positive = setting(run.recipe, "task.positive")
+    known = TASKS.get(str(setting(run.recipe, "task.name", "")))
+    positive = setting(run.recipe, "task.positive", known and known.positive)
     place = labels.index(positive) if run.metric == "f1" and positive in labels else None
     if run.metric == "f1" and place is None:
         return None

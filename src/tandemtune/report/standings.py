@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from statistics import NormalDist, mean, stdev
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, JsonValue
 
-from tandemtune.report.ranks import ROUNDING, Ranking, against_expected, ranks
+from tandemtune.report.paired import Key, Paired, paired
+from tandemtune.report.ranks import Ranking, against_expected, ranks
 from tandemtune.report.unseen import UnseenScores, unseen_scores
 from tandemtune.runs.records import ComparedRun, Record, Result, Versioned
 
 if TYPE_CHECKING:
     from tandemtune.comparisons.expected import Expected
 
-EXACT = 14
-"""Pairs up to which all sign flips are counted; above, a seeded sample of them."""
-SAMPLE = 20_000
 A_ROW_OR_TWO = 0.01
 """Controls that differ by less are one: in 16 bits other groups of rows turn a row or two."""
-Key = tuple[str, int]
 Read = Callable[[Result], float | None]
 CONTROLS: dict[str, Read] = {
     "(majority class)": lambda result: result.majority,
@@ -85,6 +81,7 @@ class ColumnScore(Record):
         of: runs that the plan has here.
         dev: mean score on dev rows.
         dev_std: its standard deviation.
+        devs: runs with a score on dev rows.
         rank: among the methods; None where a run is missing.
     """
 
@@ -94,30 +91,13 @@ class ColumnScore(Record):
     of: int
     dev: float | None = None
     dev_std: float | None = None
+    devs: int = 0
     rank: float | None = None
 
     @property
     def whole(self) -> bool:
         """Whether no run is missing."""
         return len(self.values) == self.of > 0
-
-
-class Paired(Record):
-    """A two-sided sign-flip test of a mean difference.
-
-    Args:
-        difference: mean of the pairs' differences.
-        p: share of all sign flips whose mean is at least as far from zero.
-        pairs: their number.
-        wins: a tie counted half.
-        ties: pairs without a difference.
-    """
-
-    difference: float
-    p: float
-    pairs: int
-    wins: float
-    ties: int
 
 
 class Standing(Record):
@@ -272,48 +252,6 @@ def compared(
     )
 
 
-def paired(one: Mapping[Key, float], other: Mapping[Key, float]) -> Paired | None:
-    """A two-sided sign-flip (permutation) test of the mean difference over the pairs that both have.
-
-    Args:
-        one: score by pair.
-        other: the baseline's.
-
-    Returns:
-        The test, by all sign flips; beyond `EXACT` pairs by a seeded sample of them, the observed signs counted in. None
-        without pairs.
-    """
-    differences = [one[key] - other[key] for key in one if key in other]
-    if not differences:
-        return None
-    count, total = len(differences), sum(differences)
-    least = abs(total) - 2 * ROUNDING * count
-    if count <= EXACT:
-        flips = itertools.product((1, -1), repeat=count)
-        hits = [abs(sum(s * d for s, d in zip(signs, differences, strict=True))) >= least for signs in flips]
-        p = float(mean(hits))
-    else:
-        generator = random.Random(0)
-        drawn = (generator.getrandbits(count) for _ in range(SAMPLE))
-        sums = (total - 2 * sum(d for i, d in enumerate(differences) if bits >> i & 1) for bits in drawn)
-        p = (1 + sum(abs(flipped) >= least for flipped in sums)) / (1 + SAMPLE)
-    won, ties = sum(d > ROUNDING for d in differences), sum(abs(d) <= ROUNDING for d in differences)
-    difference = mean(differences) + 0.0  # no negative zero
-    return Paired(difference=difference, p=p, pairs=count, wins=won + ties / 2, ties=ties)
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Student's 95 % interval of a mean of scores, cut to 0 and 1; None for fewer than three values, which say too little.
-
-    The quantile is Cornish and Fisher's expansion, within 0.5 % from three degrees of freedom on; the first two are exact.
-    """
-    count = len(values)
-    if count < 3:
-        return None
-    half = _student(count - 1) * stdev(values) / math.sqrt(count)
-    return max(0.0, mean(values) - half), min(1.0, mean(values) + half)
-
-
 def model_of(run: ComparedRun) -> str:
     """The model of a run: what the plan calls it where it has several, else the one that its result names."""
     return run.model or (run.result.model if run.result is not None else "")
@@ -322,20 +260,6 @@ def model_of(run: ComparedRun) -> str:
 def column_of(run: ComparedRun) -> str:
     """Name of the column that a run belongs to."""
     return " · ".join(part for part in (run.model, run.task) if part)
-
-
-def _student(freedom: int) -> float:
-    exact = {1: 12.7062, 2: 4.3027}
-    if freedom in exact:
-        return exact[freedom]
-    z, v = NormalDist().inv_cdf(0.975), freedom
-    terms = (
-        (z**3 + z) / (4 * v),
-        (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2),
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3),
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * v**4),
-    )
-    return z + sum(terms)
 
 
 def _key(run: ComparedRun) -> Key:
@@ -362,6 +286,7 @@ def _row(
             of=sum(name == column for name, _ in wanted),
             dev=mean(dev) if dev else None,
             dev_std=_std(dev),
+            devs=len(dev),
         )
     seeds = list(dict.fromkeys(seed for _, seed in wanted))
     every = list(itertools.product(columns, seeds))
@@ -387,8 +312,8 @@ def _ranked(rows: Mapping[str, Standing], columns: Sequence[str], by: Literal["t
         scores = {}
         for name, row in rows.items():
             cell = row.columns[column]
-            value = cell.mean if by == "test" else cell.dev
-            if cell.whole and value is not None:
+            value, there = (cell.mean, cell.whole) if by == "test" else (cell.dev, cell.devs == cell.of)
+            if there and value is not None:
                 scores[name] = value
         places = ranks(scores)
         for name in rows:
