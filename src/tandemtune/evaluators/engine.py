@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tandemtune.evaluators.batch import Batch, Group, end_to_end, shared_beginning
 from tandemtune.evaluators.past import Past
-from tandemtune.evaluators.views import ANSWER_MIDDLE, MEAN, View
+from tandemtune.evaluators.views import MEAN, View
 from tandemtune.models.layers import LayerStack
 from tandemtune.models.linear import sizes
 from tandemtune.models.reading import Reading
@@ -76,7 +76,7 @@ class Engine:
     """
 
     no_adapter = ""
-    further_views: tuple[View, ...] = (MEAN, ANSWER_MIDDLE)
+    further_views: tuple[View, ...] = (MEAN,)
 
     def __init__(
         self,

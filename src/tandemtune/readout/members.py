@@ -148,8 +148,8 @@ class FeatureReadout(ReadoutMember):
         default=["answer"],
         description='what is read of each row: "answer" (what enters the output embedding), "mean" (the text\'s mean), or one of '
         'them at a layer, such as "mean@6", or "mean@middle" whatever the model; of images "answer" (the vector that texts are compared with) and "tower" (what the image tower '
-        'pools before it is mapped there); several are weighted by the leave-one-out loss. "auto" adds the mean or "answer@middle" '
-        "(of images the tower) to the answer where that lowers the leave-one-out loss by more than its standard error",
+        'pools before it is mapped there); several are weighted by the leave-one-out loss. "auto" adds the mean (of images the tower) '
+        "to the answer where that lowers the leave-one-out loss by more than its standard error",
     )
 
     def problems(self, recipe: Any) -> Iterator[str]:
