@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from readout import cell as mean_and_spread
 from tandemtune import autotune
 from tandemtune.comparisons.plan import Cell, read_plan
 from tandemtune.evaluators.features import read
@@ -87,7 +88,7 @@ def table(lines: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> str:
             for seed in seeds
             if all((task, seed) in scores for task in counted)
         ]
-        text.append(f"| {name} | " + " | ".join(map(_cell, [*cells, averages])) + " |")
+        text.append(f"| {name} | " + " | ".join(map(mean_and_spread, [*cells, averages])) + " |")
     text += ["", f"| against {TODAY} | pairs | difference | p | won, lost | otherwise chosen |", "|---" * 6 + "|"]
     for name, scores in by_name.items():
         test = paired(scores, by_name[TODAY])
@@ -99,13 +100,6 @@ def table(lines: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> str:
             f"| {name} | {test.pairs} | {test.difference:+.4f} | {test.p:.3f} | {won:.0f}, {lost:.0f} | {other} |"
         )
     return "\n".join(text)
-
-
-def _cell(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.3f} ± {spread:.3f}".replace("0.", ".")
 
 
 def main() -> None:

@@ -51,3 +51,11 @@ def pytest_collection_finish():
 def _seeds():
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """Vectors of images are kept in a cache of the module's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TANDEMTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -20,12 +20,7 @@ from tandemtune.models.image_text import ImageTextBackbone
 from tandemtune.predict import load
 from tandemtune.tasks.pictures import opened
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TANDEMTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")

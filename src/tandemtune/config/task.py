@@ -339,7 +339,7 @@ def _chat_problems(task: TaskSection) -> Iterable[str]:
             yield f"{key}: only a conversation has it: set chat to true, or leave it out"
     taken = [name for name in CHAT_TAKEN if name in task.chat_arguments]
     if taken:
-        yield f"chat_arguments: {', '.join(taken)} cannot be given, since a conversation of one question is asked: leave it out"
+        yield f"chat_arguments: {', '.join(taken)} cannot be given, since the run says that itself: leave it out"
 
 
 def _metric_problems(metric: str) -> Iterable[str]:
