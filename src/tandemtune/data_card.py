@@ -15,6 +15,7 @@ from tandemtune.models import load as loading
 from tandemtune.models.answers import behind, stem_of, stops, unfit
 from tandemtune.models.backbone import Kind
 from tandemtune.models.conversations import in_conversation
+from tandemtune.models.marks import as_words, special_tokens
 from tandemtune.models.pace import Matrices, matrices
 from tandemtune.models.prompts import SHORTEST, longest_of, no_room, no_room_beside, prompt_text, token_counter
 from tandemtune.models.spans import alike
@@ -207,10 +208,11 @@ def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
     if isinstance(task, TextTask):
         stops(tokenizer, task.stop)
     stem, blank = stem_of(task.template, kind)
+    special = tuple(special_tokens(tokenizer))
 
     @cache
     def answer(text: str) -> int:
-        return len(behind(tokenizer, stem, blank + text))
+        return len(behind(tokenizer, stem, as_words(blank + text, special)))
 
     def ids(row: Example) -> tuple[int, ...]:
         read = tokenizer(prompt_text(tokenizer, kind, task.template, row.fields)[0], verbose=False)["input_ids"]

@@ -16,6 +16,7 @@ import oracle
 import tiny
 from tandemtune.errors import DataError, ModelError
 from tandemtune.models import architectures
+from tandemtune.models.answers import AnswerCoder
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import LayerStack
 from tandemtune.tasks.templates import Template
@@ -433,6 +434,19 @@ def test_marks_in_a_text_are_words_whatever_they_were_added_as(kind, special, ma
         assert index not in encoded.ids
     wanted = home.encode(Template.parse(f"{mark} {{text}} it was {{mask}}"), {"text": f"a {mark}"}, 64)
     assert wanted.ids.count(index) == 1, "the template may hold marks"
+
+
+@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+def test_a_special_token_that_an_answer_spells_out_is_words_and_other_marks_stay(kind):
+    home = with_added(kind, AddedToken("<|end|>", special=True), AddedToken("<call>", special=False))
+    home.model.generation_config.eos_token_id = home.tokenizer.convert_tokens_to_ids("<|end|>")
+    coder = AnswerCoder(home, Template.parse("{text} it was {mask}"), 64)
+    special, call = home.tokenizer.convert_tokens_to_ids(["<|end|>", "<call>"])
+    for text in ("<|end|>", "a film<|end|> was", "<|end|><|end|>", "<<|end|>>"):
+        ids = coder.encode(text)
+        assert ids[-1] == special and special not in ids[:-1]
+        assert len(coder.whole(text)) > 1
+    assert call in coder.encode("a <call> film"), "decoding leaves it in, so a model may be taught to write it"
 
 
 def test_a_mark_that_only_normalization_makes_is_a_word():

@@ -7,6 +7,7 @@ from typing import Any
 
 from tandemtune.errors import DataError, ModelError
 from tandemtune.models.backbone import Backbone
+from tandemtune.models.marks import as_words, special_tokens
 from tandemtune.models.prompts import writes_nothing
 from tandemtune.tasks.templates import Template
 
@@ -56,6 +57,7 @@ class AnswerCoder:
         stop: texts that end an answer; they are no part of it. One that is a special token ends it as the model's own mark does.
 
     Attributes:
+        special: the special tokens, which are words where an answer spells one out.
         ends: tokens that end an answer; the first of them stands behind given ones.
         stop: the other texts.
         stem: words before the answer, behind which it is cut into tokens.
@@ -70,6 +72,7 @@ class AnswerCoder:
         if backbone.kind == "masked":
             raise ModelError(writes_nothing(backbone.name))
         self.tokenizer = backbone.tokenizer
+        self.special = tuple(special_tokens(backbone.tokenizer))
         self.most = most
         own = _ends(backbone)
         if not own:
@@ -94,8 +97,8 @@ class AnswerCoder:
         return tuple(cut) if len(ids) > self.most or not end else (*cut, self.ends[0])
 
     def whole(self, answer: str) -> tuple[int, ...]:
-        """Tokens of an answer as they would follow the prompt, however many; no mark behind them."""
-        return behind(self.tokenizer, self.stem, self.blank + answer)
+        """Tokens of an answer as they would follow the prompt, however many; no mark behind them, and none that it spells out."""
+        return behind(self.tokenizer, self.stem, as_words(self.blank + answer, self.special))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, without marks, blanks around it, and what stands from a stop text on."""
@@ -144,8 +147,7 @@ def stops(tokenizer: Any, stop: Sequence[str]) -> tuple[list[int], tuple[str, ..
     Raises:
         ModelError: a special token stands among other text.
     """
-    ids = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=False))
-    ids |= {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ids = special_tokens(tokenizer)
     for text in stop:
         held = next((mark for mark in ids if len(mark.strip()) > 1 and mark in text), None)
         if text not in ids and held is not None:

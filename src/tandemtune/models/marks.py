@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,26 @@ def control_ids(tokenizer: Any) -> frozenset[int]:
         if token.special or _LIKE_A_MARK.fullmatch(token.content.strip())
     }
     return frozenset(index for index, content in {**special, **added}.items() if len(content.strip()) > 1)
+
+
+def special_tokens(tokenizer: Any) -> dict[str, int]:
+    """Special tokens, which decoding leaves out, and their ids."""
+    ids = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=False))
+    ids |= {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return ids
+
+
+def as_words(text: str, special: Iterable[str]) -> str:
+    """A text with a blank in each special token of more than one sign that it spells out, so that none is in its tokens.
+
+    Args:
+        text: the text.
+        special: contents of the special tokens.
+    """
+    for mark in sorted((one for one in special if len(one.strip()) > 1 and one in text), key=len, reverse=True):
+        spans = [(found.start(), found.end()) for found in re.finditer(re.escape(mark), text)]
+        text = broken(text, spans)
+    return text
 
 
 def broken(text: str, spans: Sequence[tuple[int, int]], *, shorter: bool = False) -> str:
