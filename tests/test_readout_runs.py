@@ -366,8 +366,10 @@ def test_known_templates_fit_their_tasks():
 def test_what_was_tuned_is_kept_only_where_the_dev_rows_gain_from_it(keep, tmp_path):
     """Labels that have nothing to do with the texts: whatever a search finds on the training rows, the dev rows do not gain."""
     rows_with_a_signal(tmp_path)
-    recipe = small.recipe(tmp_path, "llama", method__readout={"kind": "ridge", "keep": keep}, task__shots=8)
-    noise = [{**row, "label": ["negative", "positive"][i // 2 % 2]} for i, row in enumerate(small.rows(40, 3))]
+    recipe = small.recipe(tmp_path, "llama", task__shots=8)
+    own = {"name": "lora", "lr": 0.01, "steps": 8, "dev_every": 2}
+    recipe["method"] = {**own, "readout": {"kind": "ridge", "keep": keep}}
+    noise = [{**row, "label": ["negative", "positive"][i // 2 % 2]} for i, row in enumerate(small.rows(40, 6))]
     small.write_rows(tmp_path / "train.jsonl", noise)
     run = tune(recipe, tmp_path / "run")
     gain = run.result.gain
@@ -417,7 +419,8 @@ def test_readouts_that_are_compared_are_counted(keep, tmp_path):
     """Where the search began, at its best point, and the one that is kept."""
     costs = []
     for readout in ("none", {"kind": "ridge", "keep": keep}):
-        recipe = small.recipe(tmp_path, "llama", method__readout=readout, method__alpha=3.0)
+        recipe = readout_recipe(tmp_path)
+        recipe["method"] = {"name": "lora", "lr": 0.03, "steps": 30, "readout": readout}
         run = tune(recipe, tmp_path / f"run{len(costs)}")
         costs.append(run.result.cost.forward_tokens)
     facts = RunFolder.open(tmp_path / "run1").read_facts()

@@ -11,8 +11,9 @@ import pytest
 
 import images
 import small
-from tandemtune import load, tune
+from tandemtune import autotune, load, tune
 from tandemtune.answers.labels import LabelAnswers
+from tandemtune.config import load_config
 from tandemtune.runs.store import RunFolder
 
 sys.path.insert(0, str(Path(__file__).parent / "mentor"))
@@ -235,3 +236,83 @@ def test_no_template_may_show_the_answer(tmp_path):
             called = small.call(*ask)
             assert called.code == 2 and "the prompt would hold the answer" in called.err, called.err
             assert "loading" not in called.err
+
+
+def test_templates_over_further_columns_are_judged_and_a_missing_one_is_found_without_a_model(tmp_path):
+    made = recipe(tmp_path, task__templates=["{text} {other} was {mask}"])
+    small.write_recipe(tmp_path / "recipe.json", made)
+    called = small.call("validate", tmp_path / "recipe.json")
+    assert called.code == 2 and "other" in called.err
+    for number, name in enumerate(("train", "test"), 1):
+        rows = small.rows(30, number)
+        words = {"positive": "great", "negative": "dull"}
+        small.write_rows(tmp_path / f"{name}.jsonl", [{**row, "other": words[row["label"]]} for row in rows])
+    tune(made, tmp_path / "run")
+    judged = RunFolder.open(tmp_path / "run").read_facts().templates
+    assert len(judged) == 2 and all(one.loss is not None for one in judged)
+    best = min(judged, key=lambda one: one.loss)
+    wanted = ("text", "other") if "other" in best.template else ("text",)
+    assert load(tmp_path / "run").fields == wanted
+
+
+def test_a_template_that_is_passed_over_and_too_few_for_together_are_told(tmp_path):
+    made = recipe(tmp_path, task__templates=["{mask} : {text}"], task__together=2)
+    small.write_recipe(tmp_path / "recipe.json", made)
+    called = small.call("run", tmp_path / "recipe.json", "--out", tmp_path / "run")
+    assert called.code == 0 and "template 2 is passed over" in called.err + called.out
+    notes = json.loads((tmp_path / "run" / "result.json").read_text())["notes"]
+    assert any(note.startswith("template '{mask} : {text}' was passed over") for note in notes)
+    assert any(note.startswith("together = 2, but 1 of 2 templates") for note in notes)
+
+
+def test_known_templates_are_refused_for_a_masked_model(tmp_path):
+    made = small.recipe(tmp_path, "bert", task__name="sst2", task__templates="known")
+    small.write_recipe(tmp_path / "recipe.json", {**made, "method": {"name": "readout"}})
+    called = small.call("validate", tmp_path / "recipe.json")
+    assert called.code == 2 and "not for masked ones" in called.err
+
+
+def test_a_users_label_words_are_judged_with_every_known_template(tmp_path):
+    made = small.recipe(tmp_path, "llama", task__name="sst2", task__template=None, task__templates="auto")
+    small.write_recipe(tmp_path / "recipe.json", {**made, "method": {"name": "readout"}})
+    found = json.loads(small.call("templates", tmp_path / "recipe.json", "--json").out)
+    own = {one["template"] for one in found if tuple(one["labels"]["positive"]) == (small.LABELS["positive"],)}
+    assert own == {one["template"] for one in found} and len(found) > len(own) > 3
+
+
+def test_what_prompts_share_is_counted_once(tmp_path):
+    """Of templates, of the readout, and of a look at dev rows by one."""
+    shared = "the plot was great and a film the plot was great and a film the plot was great and a film"
+    made = recipe(tmp_path, task__template=f"{shared} {{text}} it was {{mask}}", task__templates=["{text} {mask}"])
+    result = tune(made, tmp_path / "run").result
+    facts = RunFolder.open(tmp_path / "run").read_facts()
+    costs = {one.template: one.tokens for one in facts.templates}
+    rows = facts.train_rows + facts.dev_rows
+    whole = costs["{text} {mask}"] + rows * (len(shared.split()) + 2)
+    assert costs[made["task"]["template"]] < whole / 2
+    assert result.cost.forward_tokens < sum(costs.values()) + whole
+
+
+@pytest.mark.parametrize("scored", [None, 4])
+def test_a_look_by_a_readout_costs_all_labelled_rows(scored, tmp_path):
+    own = {"name": "c-lora", "budget": 40, "d": 8, "popsize": 4, "dev_every": 1, "readout": "ridge", "judge": "readout"}
+    made = {**recipe(tmp_path, task__scored_rows=scored), "method": own}
+    tune(made, tmp_path / "run")
+    problem = autotune.build(load_config(made))
+    labelled = problem.scorer.batch([*problem.split.train, *problem.split.dev])
+    assert problem.evaluator.cost_to_measure("dev").forward == round(problem.scorer.engine.work(labelled))
+
+
+def test_rows_that_are_cut_in_any_of_several_templates_are_told(tmp_path):
+    long = "it was great and a film and the plot was so great {text} it was {mask}"
+    made = recipe(tmp_path, task__templates=[long], task__together=2, task__max_tokens=18)
+    notes = tune(made, tmp_path / "run").result.notes
+    assert any("longer than 18 tokens and cut" in note for note in notes)
+
+
+def test_templates_that_take_all_the_time_are_told(tmp_path):
+    made = small.recipe(tmp_path, "llama", task__templates=["{text} {mask}"], run__max_seconds=1e-3)
+    result = tune(made, tmp_path / "run").result
+    assert result.steps == 0 and any(
+        "choosing among 2 templates took the 0.001 seconds" in note for note in result.notes
+    )

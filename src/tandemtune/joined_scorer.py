@@ -70,6 +70,12 @@ class JoinedEngine(Engine):
         """Tokens of all wordings that go through the model."""
         return sum(engine.tokens(one) for engine, one in self._pairs(batch))
 
+    def work(
+        self, batch: Batch, first: int = 0, stop: int | None = None, *, read: bool = True, apart: bool = False
+    ) -> float:
+        """What a pass over the rows in all wordings costs, see `Engine.work`."""
+        return sum(engine.work(one, first, stop, read=read, apart=apart) for engine, one in self._pairs(batch))
+
     def parts(self, batch: Batch) -> Iterator[Group]:
         """The prompts as they go through the model, wording by wording."""
         for engine, one in self._pairs(batch):
@@ -104,6 +110,12 @@ class JoinedScorer(Scorer):
     def batch(self, examples: Sequence[Example], plain: bool = False) -> Batch:
         """Rows in each of the wordings, to be scored at one point."""
         return JoinedBatch.of([one.batch(examples, plain) for one in self._each])
+
+    def cut(self, examples: Sequence[Example]) -> list[int]:
+        """By how many tokens a row's longest prompt is too long, for the rows that have one."""
+        each = [one.encoded(examples, plain=True)[0] for one in self._each]
+        lost = (max(prompt.lost for prompt in row) for row in zip(*each, strict=True))
+        return [most for most in lost if most]
 
     def population_batch(self, examples: Sequence[Example]) -> Batch:
         """The same; rows of one length only side by side."""

@@ -27,6 +27,7 @@ def notes_of(problem: Problem, found: SearchState, gain: Gain | None, folder: Ru
         *problem.facts.notes,
         *problem.facts.mended,
         *_ended_early(config, found),
+        *_used_up(problem, found, folder),
         *_flat(folder),
         *([f"the scores are {card.not_in_peft(reason)}"] if (reason := problem.scorer.only_here) else []),
         *_overrun(config.run.max_forward_tokens, tokens, "forward", beside),
@@ -87,6 +88,17 @@ def _grading_notes(problem: Problem) -> list[str]:
     return [
         f"{ledger.calls:,} texts were graded by {problem.scorer.config.mentor.mentor}: {ledger.prompt_tokens:,} tokens asked, "
         f"{ledger.completion_tokens:,} answered{money}"
+    ]
+
+
+def _used_up(problem: Problem, found: SearchState, folder: RunFolder) -> list[str]:
+    """That choosing a template has left no time for a search."""
+    bound = problem.scorer.config.run.max_seconds
+    if bound is None or found.step or folder.read_stop_reason() != "max_seconds" or not problem.facts.templates:
+        return []
+    return [
+        f"choosing among {len(problem.facts.templates)} templates took the {bound:g} seconds of max_seconds, so nothing was searched: raise it, or "
+        "give the recipe one template"
     ]
 
 

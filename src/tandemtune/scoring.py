@@ -197,7 +197,8 @@ def solving_tokens(problem: Problem, gain: Gain | None) -> int:
     rows = len(problem.split.train) + len(problem.split.dev)
     looked = problem.facts.all_right is not None and rows >= ENOUGH
     passes = (1 if gain is None else 3) + looked
-    return passes * scorer.batch([*problem.split.train, *problem.split.dev]).tokens
+    labelled = scorer.batch([*problem.split.train, *problem.split.dev])
+    return round(passes * scorer.engine.work(labelled) / problem.evaluator.depth)
 
 
 def majority(problem: Problem, examples: Sequence[Example] | None) -> float | None:

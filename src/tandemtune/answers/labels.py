@@ -18,6 +18,7 @@ from tandemtune import scoring
 from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.config.schema import RunConfig, TaskSection
 from tandemtune.errors import ConfigError
+from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.label_words import KLPenalty, LabelWordEvaluator, calibrate
 from tandemtune.mentor import Misread
 from tandemtune.models.backbone import Backbone
@@ -70,6 +71,7 @@ class LabelAnswers(Answers):
         member, labels = method.readout, scorer.task.labels
         drawn = DrawnRows(scorer, *scorer.encoded(split.train))
         some = method.subsample is not None and method.subsample < len(split.train)
+        solved_on = scorer.batch([*split.train, *split.dev]) if method.judge == "readout" else None
         evaluator = scorer.evaluator(
             scorer.engine,
             train,
@@ -84,7 +86,8 @@ class LabelAnswers(Answers):
             train_readout=leave_one_out_logits(member, scorer.engine, scorer.parameters.initial(), train, labels)
             if method.score == "readout"
             else None,
-            dev_readout=_dev_readout(scorer, split) if method.judge == "readout" else None,
+            dev_readout=None if solved_on is None else _dev_readout(scorer, solved_on, len(split.train)),
+            solved_on=solved_on,
         )
         if beside is None:
             scorer.parameters.settle(scorer.engine.stack, [group.ids for group in train.groups])
@@ -266,9 +269,8 @@ def _assumed(scorer: Scorer, split: Split) -> Tensor | None:
     return assumed_shares(labels, len(scorer.task.labels), member.prior)
 
 
-def _dev_readout(scorer: Scorer, split: Split) -> Callable[[Point], Tensor]:
-    """Label logits [N, C] of the dev rows at a point, each by a readout of all other labelled rows."""
-    batch, cut = scorer.batch([*split.train, *split.dev]), len(split.train)
+def _dev_readout(scorer: Scorer, batch: Batch, cut: int) -> Callable[[Point], Tensor]:
+    """Label logits [N, C] of the dev rows at a point, each by a readout of all other labelled rows; `cut` rows stand before them."""
     member = scorer.config.method.readout
 
     def logits(point: Point) -> Tensor:

@@ -85,6 +85,8 @@ class Judge:
             try:
                 found.append(answers_of(task).judged(self._backbone, task, self.rows, self._config))
             except (DataError, ModelError) as error:
+                if self._progress:
+                    self._progress(f"template {number} is passed over: {error}")
                 found.append(TemplateScore(template=str(task.template), labels=dict(task.words), refused=str(error)))
         return found
 

@@ -23,7 +23,9 @@ class RunSection(Options):
         description="bound on the activations of scored candidates, in megabytes; if left out, 256 on a processor and half of "
         "the free memory on an accelerator",
     )
-    max_seconds: Positive | None = Field(None, description="stop after so many seconds of search")
+    max_seconds: Positive | None = Field(
+        None, description="stop after so many seconds, those of choosing a template among them"
+    )
     max_forward_tokens: Annotated[int, Field(ge=1)] | None = Field(
         None,
         description="end the search after so many tokens through the whole model (a token through half of the layers is half); choosing a "

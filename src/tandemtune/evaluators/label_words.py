@@ -77,6 +77,7 @@ class LabelWordEvaluator(OverEngine[Batch]):
             anew at each candidate; None for the label words' own.
         dev_readout: label logits [N, C] of the dev rows at a point, by a readout of all other labelled rows; None for the label
             words' own.
+        solved_on: the rows that this readout reads, all labelled ones.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class LabelWordEvaluator(OverEngine[Batch]):
         assumed: Tensor | None = None,
         train_readout: Callable[[Batch, Point, Mapping[int, Tensor]], Tensor] | None = None,
         dev_readout: Callable[[Point], Tensor] | None = None,
+        solved_on: Batch | None = None,
     ) -> None:
         super().__init__(engine, drawn_rows)
         self.train = train
@@ -107,7 +109,7 @@ class LabelWordEvaluator(OverEngine[Batch]):
         self.empty = empty
         self.kl = kl
         self.step_rows = step_rows
-        self.train_readout, self.dev_readout = train_readout, dev_readout
+        self.train_readout, self.dev_readout, self._solved_on = train_readout, dev_readout, solved_on
 
     def evaluate(
         self, point: Point, candidates: Mapping[int, Tensor], generation: int | None = None
@@ -261,9 +263,9 @@ class LabelWordEvaluator(OverEngine[Batch]):
         return Costs(candidates=count, forward=round(work))
 
     def cost_to_measure(self, rows: Rows = "train") -> Costs:
-        """All tokens of the rows through the whole model; those of the training rows, too, where dev is read by a readout."""
+        """All tokens of the rows through the whole model; of all labelled rows where dev is read by a readout."""
         if rows == "dev" and self.dev_readout is not None:
-            return Costs(forward=round(self.engine.work(self.train) + self.engine.work(self.dev)))
+            return Costs(forward=round(self.engine.work(self._solved_on or self.dev)))
         return Costs(forward=round(self.engine.work(self.train if rows == "train" else self.dev)))
 
 

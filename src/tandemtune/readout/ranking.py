@@ -103,6 +103,6 @@ def judged(
         standard_error=rounded(float(each.std() / math.sqrt(len(each)))),
         score=round(task.score(said, gold.tolist()), 6),
         zero_shot=round(plain, 6),
-        tokens=batch.tokens,
+        tokens=round(engine.work(batch) / sum(engine.stack.costs)),
     )
     return score, said

@@ -52,6 +52,7 @@ class Task:
         own_metric: a metric that is in no list, in place of a name.
         blank_rows: what becomes of rows without a text, label or answer: an error, or they are left out.
         chat: how the template is asked in a model's own form of conversation; None where it is asked as it is.
+        further: columns that are read beside the template's, for other templates of the recipe.
     """
 
     answers: ClassVar[str] = "labels"
@@ -73,6 +74,7 @@ class Task:
     own_metric: Metric | None = None
     blank_rows: BlankRows = "refuse"
     chat: Chat | None = None
+    further: tuple[str, ...] = ()
     _cache: dict[Source, tuple[Example, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _open: dict[Source, tuple[Example, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _notes: dict[Source, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -106,7 +108,7 @@ class Task:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Columns of texts that an unlabelled row needs."""
-        return self.template.fields
+        return tuple(dict.fromkeys((*self.template.fields, *self.further)))
 
     @property
     def needed(self) -> tuple[tuple[str, str], ...]:

@@ -39,7 +39,7 @@ class ChoiceTask(Task):
     @property
     def inputs(self) -> tuple[str, ...]:
         """Columns of texts that an unlabelled row needs: those of the answers, too, where each row has its own."""
-        return tuple(dict.fromkeys((*self.template.fields, *self._columns)))
+        return tuple(dict.fromkeys((*super().inputs, *self._columns)))
 
     @property
     def needed(self) -> tuple[tuple[str, str], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from copy import copy
 
 import torch
@@ -57,7 +58,7 @@ def check_rows(problem: Problem) -> None:
     parts = {"train": split.train, "dev": split.dev}
     if task.has_test:
         parts["test"] = tuple(task.test(section.test_rows, section.seed))
-    found = [*scorer.facts.notes, *task.notes(), *task.report(split).notes()]
+    found = [*scorer.facts.notes, *task.notes(), *task.report(split).notes(), *_template_notes(scorer)]
     method = scorer.config.method
     if method.guard != "none" and method.optimizer.uses != "none" and len(split.dev) == 1:
         found.append(
@@ -73,6 +74,20 @@ def check_rows(problem: Problem) -> None:
                 f"longer than {scorer.limit} tokens and cut {where}, by {sum(lost) / len(lost):.0f} tokens on average"
             )
     scorer.note(notes=(*found, *race_notes(problem)))
+
+
+def _template_notes(scorer: Scorer) -> Iterator[str]:
+    """Templates that could not be used, and that fewer are read together than were asked for."""
+    judged, wanted = scorer.facts.templates, scorer.config.task.together
+    for one in judged:
+        if one.refused:
+            yield f"template {one.template!r} was passed over: {one.refused}"
+    found = len(scorer.task.wordings)
+    if judged and found < wanted:
+        yield (
+            f"together = {wanted}, but {found} of {counted(len(judged), 'template')} can be read together: those that the model can use "
+            "and that name the same columns as the best one"
+        )
 
 
 def check_start(problem: Problem) -> None:

@@ -50,7 +50,12 @@ def make_task(section: TaskSection, kind: Kind, progress: Progress | None = None
         if section.writes
         else _in_conversation(section, _with_choices(section, _label_task(section, kind, progress)))
     )
-    return replace(task, blank_rows=section.blank_rows)
+    return replace(task, blank_rows=section.blank_rows, further=() if kind == "image-text" else _columns(section))
+
+
+def _columns(section: TaskSection) -> tuple[str, ...]:
+    """The columns of all templates that a recipe lists."""
+    return tuple(dict.fromkeys(name for one in section.listed for name in Template.parse(one.template).fields))
 
 
 def _with_choices(section: TaskSection, task: Task) -> Task:
@@ -221,12 +226,20 @@ def candidate_tasks(section: TaskSection, task: Task, kind: Kind) -> list[Task]:
         return [task]
     named = not isinstance(section.templates, list)
     own = [] if section.template is None and not named else [task]
+    if section.templates == "known" and kind == "masked":
+        raise ConfigError(
+            [
+                "[task] templates: those that are known are for models that answer behind the text, not for masked ones: list your own"
+            ]
+        )
     if named:
         known = known_templates().get(task.name, ()) if kind != "masked" and task.first_pieces else ()
-        words = [dict(zip(task.labels, ((word,) for word in row.words), strict=True)) for row in known]
-        several = [
-            replace(task, template=Template.parse(row.template), words=w) for row, w in zip(known, words, strict=True)
-        ]
+        several = []
+        for row in known:
+            asked = replace(task, template=Template.parse(row.template))
+            own_words = [task.words] if section.labels is not None else []
+            words = dict(zip(task.labels, ((word,) for word in row.words), strict=True))
+            several += [replace(asked, words=w) for w in (words, *own_words)]
     else:
         several = in_each(task, section.listed)
     unique = {(str(one.template), tuple(one.words.values())): one for one in [*own, *several]}
