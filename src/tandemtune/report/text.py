@@ -227,7 +227,8 @@ def split_of(result: Result) -> str:
 
 
 def untuned(result: Result) -> list[str]:
-    """What needs no tuning, or less of it, and does at least as well; and where dev and test rows tell two stories."""
+    """What needs no tuning, or less of it, and does at least as well; where calibration does harm; and where dev and test rows tell
+    two stories."""
     split = split_of(result)
     reached, moved = getattr(result.tuned, split), result.steps and not stood_still(result)
     others = {
@@ -241,6 +242,12 @@ def untuned(result: Result) -> list[str]:
     words = getattr(result.tuned_words, split, None) if result.steps else None
     if words is not None and words > reached:
         lines.append(f"The readout at the end lost some of it here: the label words alone have {score(words)}.")
+    plain, calibrated = getattr(result.zero_shot, split), result.zero_shot.after_calibration(split)
+    if plain is not None and calibrated is not None and calibrated < plain:
+        lines.append(
+            f"Calibration does the pretrained model harm here ({score(plain)} to {score(calibrated)}): what it says of empty texts is not what it "
+            "leans to on these."
+        )
     before, after, test = result.zero_shot.dev, result.tuned.dev, result.zero_shot.test
     if result.tuned.test is not None and test is not None and (after - before) * (result.tuned.test - test) < 0:
         lines.append(
