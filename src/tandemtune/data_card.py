@@ -105,7 +105,8 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
             once, all_of_them = {name: part[:1] for name, part in rows.items()}, sum(map(tokens.whole, shared))
             costs = [RowCosts(lambda row: all_of_them, lambda row: all_of_them)] * len(config.stretches)
             expected = estimate(config, once, costs, tokens.model)
-    return DataCard({name: len(part) for name, part in rows.items()}, report, pieces, (*task.notes(), *notes), expected)
+    remarks = (*task.notes(), *wiring.hidden_columns(config, split.train), *notes)
+    return DataCard({name: len(part) for name, part in rows.items()}, report, pieces, remarks, expected)
 
 
 def _check_choices(task: Task, row: Example, count: Callable[[str], int]) -> None:

@@ -15,6 +15,7 @@ from tandemtune.tasks.wording import counted
 from tandemtune.types import Split
 from tandemtune.wiring.races import race_notes
 from tandemtune.wiring.scorer import learning_rate
+from tandemtune.wiring.task import hidden_columns
 
 
 def make_problem(scorer: Scorer, *splits: Split) -> Problem:
@@ -57,7 +58,7 @@ def check_rows(problem: Problem) -> None:
     parts = {"train": split.train, "dev": split.dev}
     if task.has_test:
         parts["test"] = tuple(task.test(section.test_rows, section.seed))
-    found = [*scorer.facts.notes, *task.notes(), *task.report(split).notes()]
+    found = [*scorer.facts.notes, *task.notes(), *task.report(split).notes(), *hidden_columns(scorer.config, split.train)]
     method = scorer.config.method
     if method.guard != "none" and method.optimizer.uses != "none" and len(split.dev) == 1:
         found.append(
