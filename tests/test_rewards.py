@@ -9,6 +9,7 @@ import pytest
 from tandemtune.errors import UsageError
 from tandemtune.rewards.base import Written, get
 from tandemtune.rewards.words import last_number
+from tandemtune.tasks.texts import check_schema
 
 NAMES = ("exact_match", "contains", "token_f1", "number", "bleu", "chrf", "rouge_l", "json_fields")
 
@@ -91,6 +92,52 @@ def test_json_is_read_whole_and_nothing_else_is():
     assert each("json_schema", *((row, "") for row in rows), answer_schema=schema) == [1, 1, 0, 0, 0, 0, 0]
     found = each("json_fields", ('{"a": " X ", "b": 2}', '{"a": "x", "b": 3, "c": [1]}'), ("[]", "{}"), ("{}", "{}"))
     assert found == pytest.approx([2 / 5, 0, 1])
+
+
+DRAFT4 = {
+    "$schema": "http://json-schema.org/draft-04/schema#",
+    "type": "object",
+    "properties": {"n": {"$ref": "#/definitions/positive"}},
+    "definitions": {"positive": {"type": "number", "minimum": 0, "exclusiveMinimum": True}},
+}
+
+
+def test_a_schema_is_read_as_the_draft_that_it_names():
+    pytest.importorskip("jsonschema")
+    assert check_schema(DRAFT4) == ""
+    assert each("json_schema", ('{"n": 1}', ""), ('{"n": 0}', ""), answer_schema=DRAFT4) == [1, 0]
+    without = {key: value for key, value in DRAFT4.items() if key != "$schema"}
+    assert "True is not of type 'number'" in check_schema(without)
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"properties": {"a": {"$ref": "#/$defs/b"}}}, "$ref '#/$defs/b' leads to nothing in the schema"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#b"}}}, "$ref '#b' leads to nothing in the schema"),
+        ({"$ref": "#/own/a", "own": {"a": {"items": {"$ref": "#/own/b"}}}}, "$ref '#/own/b' leads to nothing"),
+        (
+            {"properties": {"a": {"$ref": "https://example.org/b.json"}}},
+            "nothing is fetched: put what lies there under",
+        ),
+        ({"$ref": "b.json#/a"}, "leads out of the schema"),
+        ({"$ref": "#/own/a", "own": {"a": {"type": "text"}}}, "'text' is not valid under any of the given schemas"),
+        ({"$ref": "#"}, "leads to itself without end"),
+    ],
+    ids=str,
+)
+def test_a_schema_that_cannot_be_used_is_told_before(schema, says):
+    pytest.importorskip("jsonschema")
+    assert says in check_schema(schema)
+
+
+def test_references_inside_a_schema_are_followed():
+    pytest.importorskip("jsonschema")
+    tree = {"type": "object", "properties": {"in": {"$ref": "#"}, "$ref": {"const": {"$ref": "#/no"}}}}
+    meta = {"$ref": "https://json-schema.org/draft/2020-12/schema"}
+    assert [check_schema(one) for one in (tree, meta)] == ["", ""]
+    assert each("json_schema", ('{"in": {"in": 1}}', ""), ('{"in": {}}', ""), answer_schema=tree) == [0, 1]
+    assert each("json_schema", ('{"type": "x"}', ""), ('{"type": "object"}', ""), answer_schema=meta) == [0, 1]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -78,7 +78,8 @@ class OwnFunction:
             row, alone = self._alone(written, lambda said: "rewards" in said and not one_each(said["rewards"], 1))
             if row:
                 raise RewardError(
-                    f"reward {self.address!r} gave {counted(alone['rewards'], 1)}, when asked about {row} alone", self.address
+                    f"reward {self.address!r} gave {counted(alone['rewards'], 1)}, when asked about {row} alone",
+                    self.address,
                 )
         return checked(self.address, found, written, code=self.address)
 

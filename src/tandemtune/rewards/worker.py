@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any, TextIO
 
 from tandemtune import plugins
-from tandemtune.rewards.own import IMPORTING
+from tandemtune.rewards.own import GIVEN, IMPORTING
 
 BITS = 1024
 """Of the whole numbers that rewards are added up with."""
@@ -83,7 +83,7 @@ class Asked:
             "trainer_state": SimpleNamespace(global_step=question["step"]),
             "log_extra": _nothing,
             "log_metric": _nothing,
-            **{name: question[name] for name in ("prompts", "completions", "completion_ids")},  # all of these: own.GIVEN
+            **{name: question[name] for name in GIVEN if name in question},
         }
         parameters = inspect.signature(self._function).parameters.values()
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from tandemtune.errors import DataError, UsageError
 from tandemtune.rewards import base as rewards
 from tandemtune.rewards.base import Reward, Written
+from tandemtune.rewards.objects import schema_problem
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.blanks import without_empty_rows
 from tandemtune.tasks.files import examples_of
@@ -247,15 +248,10 @@ def schema_in(file: Path) -> Any:
 def check_schema(schema: Any) -> str:
     """What is wrong with a JSON schema; empty if nothing is, or it cannot be told here."""
     try:
-        from jsonschema import Draft202012Validator
-        from jsonschema.exceptions import SchemaError
+        problem = schema_problem(schema)
     except ImportError:
         return ""
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        return f"answer_schema: {error.message}"
-    return ""
+    return problem and f"answer_schema: {problem}"
 
 
 def metric_of(name: str | None, seconds: float) -> Reward:

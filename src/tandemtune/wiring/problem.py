@@ -58,7 +58,12 @@ def check_rows(problem: Problem) -> None:
     parts = {"train": split.train, "dev": split.dev}
     if task.has_test:
         parts["test"] = tuple(task.test(section.test_rows, section.seed))
-    found = [*scorer.facts.notes, *task.notes(), *task.report(split).notes(), *hidden_columns(scorer.config, split.train)]
+    found = [
+        *scorer.facts.notes,
+        *task.notes(),
+        *task.report(split).notes(),
+        *hidden_columns(scorer.config, split.train),
+    ]
     method = scorer.config.method
     if method.guard != "none" and method.optimizer.uses != "none" and len(split.dev) == 1:
         found.append(
