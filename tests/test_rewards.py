@@ -27,7 +27,34 @@ def test_words_are_compared_without_case_articles_and_punctuation():
     assert each("exact_match", ("The film!", "film"), ("a film", "plot", "Film."), ("film plot", "film")) == [1, 1, 0]
     assert each("contains", ("it was a great film.", "great film"), ("greatest film", "great film")) == [1, 0]
     found = each("token_f1", ("great film", "a great plot"), ("great great", "great"), ("", "film"), ("the", "a"))
-    assert found == pytest.approx([1 / 2, 2 / 3, 0, 1])
+    assert found == pytest.approx([1 / 2, 2 / 3, 0, 0])
+
+
+@pytest.mark.parametrize("reference", ["A", "the", "+", "!"])
+def test_what_nothing_else_is_left_of_is_compared_as_it_is(reference):
+    """Letters to choose from, operators and marks are answers, too."""
+    said = f"The answer is {reference}" if reference != "the" else "Its answer is the"
+    other = {"A": "the", "the": "a", "+": "-", "!": "?"}[reference]
+    rows = [(text, reference) for text in (reference.lower(), said, "", other)]
+    assert each("exact_match", *rows) == [1, 0, 0, 0]
+    assert each("contains", *rows) == [1, 1, 0, 0]
+    assert each("token_f1", *rows) == pytest.approx([1, 2 / 5, 0, 0])
+
+
+def test_signs_of_languages_without_blanks_are_words():
+    """As `rouge_l` has them."""
+    weather, today, very = "\u5929\u6c14", "\u4eca\u5929", "\u5f88"
+    rows = [
+        (today + weather, today + very),
+        (f"{today}\u3002", today),
+        (f"{very}{weather}", weather),
+        ("film", weather),
+    ]
+    assert each("token_f1", *rows) == pytest.approx([2 * 2 / (4 + 3), 1, 2 * 2 / (3 + 2), 0])
+    assert each("exact_match", *rows) == [0, 1, 0, 0]
+    assert each("contains", *rows) == [0, 1, 1, 0]
+    kana = "\u30c6\u30ec\u30d3"
+    assert each("token_f1", (f"the {kana} 3", f"{kana} 3!"), (kana, "\u043c\u0438\u0440")) == [1, 0]
 
 
 def test_the_last_number_counts():
