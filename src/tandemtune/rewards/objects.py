@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tandemtune.errors import UsageError
 from tandemtune.rewards.base import Reward, Written, add
 
 
@@ -116,9 +117,15 @@ def _unusable(validator: Any, value: Any) -> str:
 
 
 def _valid(written: Written) -> list[float]:
-    validator = _validator(written.settings["answer_schema"])
+    from referencing.exceptions import Unresolvable
+
+    schema = written.settings["answer_schema"]
+    validator = _validator(schema)
     values = [read_object(completion) for completion in written.completions]
-    return [float(value is not None and validator.is_valid(value)) for value in values]
+    try:
+        return [float(value is not None and validator.is_valid(value)) for value in values]
+    except (Unresolvable, RecursionError) as error:  # of a run of an earlier version
+        raise UsageError(f"[task] answer_schema: {schema_problem(schema) or error}") from None
 
 
 JSON_SCHEMA = add(
