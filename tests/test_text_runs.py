@@ -415,6 +415,18 @@ def test_a_run_that_has_ended_is_used_in_spite_of_settings_that_are_refused_toda
         model.scorer.task.reward.each(model.scorer.task.written(["a"], ["{}"], [Example({"text": "a"})]))
 
 
+def test_answers_that_evaluate_needs_are_missed_before_the_model_is_loaded(tmp_path):
+    tune(writing.recipe(tmp_path, method__budget=8), tmp_path / "run")
+    for row, tells in (
+        ({"text": "a film"}, "no column 'answer'"),
+        ({"text": "so", "answer": []}, "line 1, field 'answer'"),
+    ):
+        given = small.write_rows(tmp_path / "in.jsonl", [row])
+        called = small.call("evaluate", tmp_path / "run", given)
+        assert called.code == 2 and tells in called.err and "loading" not in called.err
+        assert small.call("predict", tmp_path / "run", "--input", given).code == 0
+
+
 def test_rows_without_an_answer(tmp_path):
     recipe = writing.recipe(tmp_path)
     with (tmp_path / "train.jsonl").open("a") as file:
