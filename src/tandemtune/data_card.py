@@ -116,7 +116,7 @@ def _check_choices(task: Task, row: Example, count: Callable[[str], int]) -> Non
     for text in task.choices(row):
         tokens = count(text)
         if not 0 < tokens <= task.answer_room:
-            raise unfit(text, tokens, task.answer_room)
+            raise unfit(text, tokens, task.answer_room, task.whose(row))
 
 
 def _check_views(config: RunConfig, task: Task, model: Matrices) -> None:

@@ -109,14 +109,13 @@ class TextTask(Task):
         """
         rows = [{**example.columns, **example.numbers} for example in examples]
         names = dict.fromkeys(name for row in rows for name in row)
-        first = self.template.fields[0]
         return Written(
             prompts,
             completions,
             references=[example.references for example in examples],
             columns={name: [row.get(name) for row in rows] for name in names},
             settings=self.settings,
-            rows=[f"the row with {first} {show(example.fields[first])}" for example in examples],
+            rows=[*map(self.row_named, examples)],
             questions=() if self.chat is None else self._asked(prompts, examples),
         )
 
