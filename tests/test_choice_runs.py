@@ -171,6 +171,19 @@ def test_recipes_that_do_not_fit(tmp_path, changes, says):
         tune(choosing.columns(tmp_path, **changes), tmp_path / "run")
 
 
+def test_the_row_of_an_answer_that_is_too_long_is_named(tmp_path):
+    recipe = choosing.columns(tmp_path, task__shots="all", task__dev_shots=4, task__max_new_tokens=8)
+    rows = choosing.rows(24, 1)
+    rows[9]["second"] = "good " * 9
+    small.write_rows(tmp_path / "train.jsonl", rows)
+    told = f"the row with text {rows[9]['text']!r}: the answer 'good good"
+    with pytest.raises(UsageError, match=r"has 9 tokens, more than \[task\] max_new_tokens = 8") as refused:
+        tune(recipe, tmp_path / "run")
+    assert told in str(refused.value)
+    called = small.call("validate", small.write_recipe(tmp_path / "recipe.json", recipe))
+    assert called.code == 2 and told in called.err
+
+
 def test_masked_models_read_no_whole_answers(tmp_path):
     with pytest.raises(UsageError, match="is a masked model"):
         tune(choosing.phrases(tmp_path, "bert"), tmp_path / "run")

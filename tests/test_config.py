@@ -714,7 +714,8 @@ def test_settings_without_effect_are_notes_and_wrong_ones_are_not() -> None:
     )
     assert notes[0].endswith("it is an option of optimizer cma-es")
     assert "unknown key (did you mean 'warm_start'?)" in only(changed(method__name="f-lora", method__warmstart=2))
-    assert "[method] warm_start: unknown key" in only(changed(method__optimizer={"kind": "fireworks", "warm_start": 2}))
+    wrong = changed(method__optimizer={"kind": "fireworks", "warm_start": 2})
+    assert "[method] warm_start: no option of optimizer fireworks, only of cma-es: leave it out" in only(wrong)
 
 
 def test_parts_and_options_that_do_not_exist_are_told_together() -> None:

@@ -233,11 +233,13 @@ def test_what_validate_counts_and_what_is_written_beside_a_run(tmp_path):
 
 def test_an_export_is_asked_with_the_same_messages(tmp_path):
     lora = {**STEPS, "method__name": "lora", "method__steps": 2}
-    run = tandemtune.tune(chatting.written(tmp_path, task__stop=["so"], **lora), out=tmp_path / "run", progress="none")
+    recipe = chatting.written(tmp_path, task__stop=["so", "<|user|>"], **lora)
+    run = tandemtune.tune(recipe, out=tmp_path / "run", progress="none")
     run.export(tmp_path / "served", rank=8)
     told = (tmp_path / "served" / "README.md").read_text()
     body = json.loads(told.partition("/v1/chat/completions")[2].partition("```json\n")[2].partition("\n")[0])
     wanted = {"messages": [said("user", question("{text}"))], "temperature": 0, "max_tokens": 4, "stop": ["so"]}
+    wanted["stop_token_ids"] = [chatting.MARKS.index(mark) for mark in ("<|end|>", "<|user|>")]
     assert body == {"model": "small", **wanted}
 
 

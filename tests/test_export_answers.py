@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import warnings
 
@@ -120,6 +121,18 @@ def test_the_command_line_asks_for_vllm(tmp_path):
     called = small.call("export", tmp_path / "run", "--to", tmp_path / "other", "--for", "vllm", "--rank", "9")
     assert called.code == 2 and "rank 9: expected one of 1, 8, 16" in called.err
     assert not (tmp_path / "other").exists()
+
+
+def test_the_server_is_told_which_model_to_serve(tmp_path):
+    snapshot = tmp_path / "models--films--tiny" / "snapshots" / "0123abc"
+    shutil.copytree(small.model_folder("llama"), snapshot)
+    recipe = writing.recipe(tmp_path, **SEARCH, method__budget=8, task__name="films of may")
+    recipe["model"]["name"] = str(snapshot)
+    tandemtune.tune(recipe, out=tmp_path / "run", progress="none").export(tmp_path / "out", rank=0)
+    (line,) = re.findall(r"^vllm serve .*$", (tmp_path / "out" / "README.md").read_text(), re.MULTILINE)
+    assert shlex.split(line)[2:7] == ["films/tiny", "--revision", "0123abc", "--generation-config", "vllm"]
+    assert shlex.split(line)[-2:] == ["--lora-modules", "films of may=adapter"]
+    assert (tmp_path / "out" / "adapter").is_dir()
 
 
 def test_a_model_that_vllm_may_have_no_adapters_for(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import chatting
 import writing
 from executors.stubs import Virtual
 from small import Stop, artefacts, call, journal, resume, tune, write_recipe
@@ -36,14 +37,18 @@ def by_length(handler, asked):
 
 def recipe(place, server, **changes):
     """A recipe whose only reward is a judge's."""
-    judged = {
+    return writing.recipe(place, **{**judged(server), **changes})
+
+
+def judged(server):
+    """The settings of such a recipe."""
+    return {
         "method__objective": {"kind": "reward", "rewards": {"judge": 1.0}, "rubric": RUBRIC},
         "mentor__client": "endpoint",
         "mentor__mentor": "tiny",
         "mentor__base_url": server.url,
         "mentor__retries": 0,
     }
-    return writing.recipe(place, **{**judged, **changes})
 
 
 def test_a_search_on_grades(tmp_path, server):
@@ -65,6 +70,16 @@ def test_references_are_shown_where_that_is_wanted(tmp_path, server):
     tune(recipe(tmp_path, server, method__objective=objective, method__budget=10), tmp_path / "run")
     shown = server.bodies[-1]["messages"][1]["content"]
     assert "Right answers:\n- " in shown and "from 0 to 5" in shown
+
+
+def test_a_judge_is_shown_the_question_of_a_conversation_without_its_marks(tmp_path, server):
+    recipe = chatting.written(tmp_path, **judged(server), task__system="be brief", method__budget=8)
+    tune(recipe, tmp_path / "run")
+    texts = {json.loads(line)["text"] for name in ("train", "test") for line in (tmp_path / f"{name}.jsonl").open()}
+    questions = {f"review : {text}\nis it great ?" for text in texts}
+    shown = [body["messages"][1]["content"] for body in server.bodies if RUBRIC in body["messages"][0]["content"]]
+    tasks = {one.partition("The answer:")[0].removeprefix("The task:\n").strip() for one in shown}
+    assert tasks and tasks <= questions
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -326,6 +327,71 @@ def test_a_slow_first_call_is_no_rows_fault(tmp_path):
 def test_a_slow_row_is_shown(tmp_path, slow):
     with pytest.raises(UsageError, match=f"most of it for the row with text . .completion '{slow}'."):
         asked(tmp_path, f"SLOW, MOST = {slow!r}, 100\n" + SLOW, "a", "b", "c", "d", seconds=2.4)
+
+
+def test_the_row_that_is_named_fails_in_the_very_same_way(tmp_path):
+    """A function that cannot judge one text at all does not tell of another row, and what it said first is not lost."""
+    body = """
+import statistics
+def near(completions, **kwargs):
+    for text in completions:
+        if text == "bad":
+            raise ValueError("the bad one")
+    return [len(text) - statistics.stdev(map(len, completions)) for text in completions]
+"""
+    with pytest.raises(UsageError, match=r"failed for the row with text 3 .completion 'bad'.: ValueError: the bad one"):
+        asked(tmp_path, body, "a", "bb", "bad", "c")
+    together = body.replace('text == "bad"', "len(completions) > 3")
+    with pytest.raises(UsageError, match=r"failed for 4 texts together: ValueError: the bad one"):
+        asked(tmp_path, together, "a", "bb", "bad", "c")
+
+
+def test_no_longer_is_looked_for_a_row_than_the_limit(tmp_path):
+    body = """
+import time
+def near(completions, **kwargs):
+    if len(completions) > 1:
+        raise ValueError("too many")
+    time.sleep(1.0)
+    return [1.0]
+"""
+    begun = time.monotonic()
+    with pytest.raises(UsageError, match="failed for 12 texts together: ValueError: too many"):
+        asked(tmp_path, body, *"abcdefghijkl", seconds=2.0)
+    assert time.monotonic() - begun < 8
+
+
+def test_a_wrong_number_of_rewards_is_told_of_the_row_that_gives_it(tmp_path):
+    body = "def near(completions, **kwargs): return [1.0 for text in completions if text]\n"
+    with pytest.raises(UsageError, match=r"gave 0 numbers for 1 text, .*, when asked about the row with text 2 .comp"):
+        asked(tmp_path, body, "a", "", "c")
+    body = "def near(completions, **kwargs): return [1.0]\n"
+    with pytest.raises(UsageError, match="gave 1 number for 3 texts, expected one for each"):
+        asked(tmp_path, body, "a", "b", "c")
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_a_number_without_end_is_none(tmp_path, digits):
+    body = f"def near(completions, **kwargs): return [1.0, 10 ** {digits}]\n"
+    with pytest.raises(UsageError, match=r"for the row with text 2 .completion 'b'., expected a finite number"):
+        asked(tmp_path, body, "a", "b")
+
+
+def test_columns_that_a_function_never_gets_are_told(tmp_path):
+    names = [*own.GIVEN, "references"]
+    for file, seed in (("train", 1), ("test", 2)):
+        rows = [{**row, **dict.fromkeys(names, "mine")} for row in writing.rows(12, seed)]
+        small.write_rows(tmp_path / f"{file}.jsonl", rows)
+    body = "def near(*, length, **given): return [float('mine' in str(given)) for _ in length]\n"
+    result = run_with(tmp_path, body, method__budget=8)
+    (note,) = [note for note in result["notes"] if "rename the columns" in note]
+    assert all(repr(name) in note for name in names) and "reach near" in note
+    assert result["tuned"]["test"] == 0.0
+    changes = {"task__metric": f"{tmp_path}/mine.py:near"}
+    recipe = small.write_recipe(tmp_path / "recipe.json", writing.recipe(tmp_path, **changes))
+    assert "rename the columns" in " ".join(small.call("validate", recipe).err.split())
+    recipe = small.write_recipe(tmp_path / "recipe.json", writing.recipe(tmp_path))
+    assert "rename the columns" not in " ".join(small.call("validate", recipe).err.split())
 
 
 def test_a_program_that_a_reward_starts_reads_nothing(tmp_path):

@@ -402,6 +402,21 @@ def test_command_line_writes_nothing_on_bad_input(tmp_path, runs, name, content,
     assert "loading" not in called.err or "line 2" in tells, "told before the model is loaded"
 
 
+@pytest.mark.parametrize(
+    ("rows", "tells"),
+    [
+        ([{"text": "fine"}], "no column 'label', found 'text': the run in"),
+        (
+            [{"text": "fine", "label": "positive"}, {"text": "bad", "label": "so so"}],
+            "line 2, field 'label': unknown label",
+        ),
+    ],
+)
+def test_what_evaluate_needs_is_told_before_the_model_is_loaded(tmp_path, runs, rows, tells):
+    called = small.call("evaluate", runs["bert"][0], small.write_rows(tmp_path / "in.jsonl", rows))
+    assert called.code == 2 and tells in called.err and "loading" not in called.err
+
+
 def test_command_line_leaves_blank_rows_without_a_label(tmp_path, runs):
     given = small.write_rows(tmp_path / "in.jsonl", [{"text": "fine"}, {"text": None}, {"text": " "}])
     called = small.call("predict", runs["bert"][0], "--input", given, "--output", tmp_path / "out.jsonl")

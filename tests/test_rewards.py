@@ -9,6 +9,7 @@ import pytest
 from tandemtune.errors import UsageError
 from tandemtune.rewards.base import Written, get
 from tandemtune.rewards.words import last_number
+from tandemtune.tasks.texts import check_schema
 
 NAMES = ("exact_match", "contains", "token_f1", "number", "bleu", "chrf", "rouge_l", "json_fields")
 
@@ -26,7 +27,34 @@ def test_words_are_compared_without_case_articles_and_punctuation():
     assert each("exact_match", ("The film!", "film"), ("a film", "plot", "Film."), ("film plot", "film")) == [1, 1, 0]
     assert each("contains", ("it was a great film.", "great film"), ("greatest film", "great film")) == [1, 0]
     found = each("token_f1", ("great film", "a great plot"), ("great great", "great"), ("", "film"), ("the", "a"))
-    assert found == pytest.approx([1 / 2, 2 / 3, 0, 1])
+    assert found == pytest.approx([1 / 2, 2 / 3, 0, 0])
+
+
+@pytest.mark.parametrize("reference", ["A", "the", "+", "!"])
+def test_what_nothing_else_is_left_of_is_compared_as_it_is(reference):
+    """Letters to choose from, operators and marks are answers, too."""
+    said = f"The answer is {reference}" if reference != "the" else "Its answer is the"
+    other = {"A": "the", "the": "a", "+": "-", "!": "?"}[reference]
+    rows = [(text, reference) for text in (reference.lower(), said, "", other)]
+    assert each("exact_match", *rows) == [1, 0, 0, 0]
+    assert each("contains", *rows) == [1, 1, 0, 0]
+    assert each("token_f1", *rows) == pytest.approx([1, 2 / 5, 0, 0])
+
+
+def test_signs_of_languages_without_blanks_are_words():
+    """As `rouge_l` has them."""
+    weather, today, very = "\u5929\u6c14", "\u4eca\u5929", "\u5f88"
+    rows = [
+        (today + weather, today + very),
+        (f"{today}\u3002", today),
+        (f"{very}{weather}", weather),
+        ("film", weather),
+    ]
+    assert each("token_f1", *rows) == pytest.approx([2 * 2 / (4 + 3), 1, 2 * 2 / (3 + 2), 0])
+    assert each("exact_match", *rows) == [0, 1, 0, 0]
+    assert each("contains", *rows) == [0, 1, 1, 0]
+    kana = "\u30c6\u30ec\u30d3"
+    assert each("token_f1", (f"the {kana} 3", f"{kana} 3!"), (kana, "\u043c\u0438\u0440")) == [1, 0]
 
 
 def test_the_last_number_counts():
@@ -91,6 +119,52 @@ def test_json_is_read_whole_and_nothing_else_is():
     assert each("json_schema", *((row, "") for row in rows), answer_schema=schema) == [1, 1, 0, 0, 0, 0, 0]
     found = each("json_fields", ('{"a": " X ", "b": 2}', '{"a": "x", "b": 3, "c": [1]}'), ("[]", "{}"), ("{}", "{}"))
     assert found == pytest.approx([2 / 5, 0, 1])
+
+
+DRAFT4 = {
+    "$schema": "http://json-schema.org/draft-04/schema#",
+    "type": "object",
+    "properties": {"n": {"$ref": "#/definitions/positive"}},
+    "definitions": {"positive": {"type": "number", "minimum": 0, "exclusiveMinimum": True}},
+}
+
+
+def test_a_schema_is_read_as_the_draft_that_it_names():
+    pytest.importorskip("jsonschema")
+    assert check_schema(DRAFT4) == ""
+    assert each("json_schema", ('{"n": 1}', ""), ('{"n": 0}', ""), answer_schema=DRAFT4) == [1, 0]
+    without = {key: value for key, value in DRAFT4.items() if key != "$schema"}
+    assert "True is not of type 'number'" in check_schema(without)
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"properties": {"a": {"$ref": "#/$defs/b"}}}, "$ref '#/$defs/b' leads to nothing in the schema"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#b"}}}, "$ref '#b' leads to nothing in the schema"),
+        ({"$ref": "#/own/a", "own": {"a": {"items": {"$ref": "#/own/b"}}}}, "$ref '#/own/b' leads to nothing"),
+        (
+            {"properties": {"a": {"$ref": "https://example.org/b.json"}}},
+            "nothing is fetched: put what lies there under",
+        ),
+        ({"$ref": "b.json#/a"}, "leads out of the schema"),
+        ({"$ref": "#/own/a", "own": {"a": {"type": "text"}}}, "'text' is not valid under any of the given schemas"),
+        ({"$ref": "#"}, "leads to itself without end"),
+    ],
+    ids=str,
+)
+def test_a_schema_that_cannot_be_used_is_told_before(schema, says):
+    pytest.importorskip("jsonschema")
+    assert says in check_schema(schema)
+
+
+def test_references_inside_a_schema_are_followed():
+    pytest.importorskip("jsonschema")
+    tree = {"type": "object", "properties": {"in": {"$ref": "#"}, "$ref": {"const": {"$ref": "#/no"}}}}
+    meta = {"$ref": "https://json-schema.org/draft/2020-12/schema"}
+    assert [check_schema(one) for one in (tree, meta)] == ["", ""]
+    assert each("json_schema", ('{"in": {"in": 1}}', ""), ('{"in": {}}', ""), answer_schema=tree) == [0, 1]
+    assert each("json_schema", ('{"type": "x"}', ""), ('{"type": "object"}', ""), answer_schema=meta) == [0, 1]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,6 +21,7 @@ from tandemtune.errors import ConfigError, UsageError
 from tandemtune.models.passages import PassageStack
 from tandemtune.rewards.base import Written
 from tandemtune.runs.store import RunFolder
+from tandemtune.types import Example
 
 STEPS = {"method__budget": None, "method__layers": None, "method__d": None, "method__r": None, "method__popsize": None}
 METHODS = {
@@ -380,11 +381,50 @@ def test_generated_tokens_end_a_run(tmp_path):
         ({"method__readout": "ridge"}, "ridge reads labels"),
         ({"task__template": "{text} {answer} {mask}"}, "would hold the answer"),
         ({"task__stop": [""]}, "stop: an empty text"),
+        ({"task__choices": "columns"}, r"\[task\] choices: columns, but answer names a column of texts"),
+        ({"task__unseen_share": 0.5}, r"\[task\] unseen_share: for images"),
+        (
+            {"task__answer": None, "task__references": 2, "task__metric": "json_schema", "task__answer_schema": {}},
+            r"\[task\] references: 2, but answer names no column of them",
+        ),
+        ({"task__answer_schema": {"$ref": "#/no"}}, r"\[task\] answer_schema: \$ref '#/no' leads to nothing"),
+        (
+            {"method__name": "lora", "method__objective": "reward", **STEPS},
+            "choose ce, or a method that searches without",
+        ),
+        ({"method__objective": {"kind": "ce", "sampled_at": 0.5}}, "no option of objective ce, only of reward: leave"),
+        ({"method__objective": {"kind": "ce", "sampled_a": 0.5}}, "sampled_a: unknown key .did you mean 'sampled_at'"),
     ],
 )
 def test_recipes_that_do_not_fit(tmp_path, changes, says):
     with pytest.raises(UsageError, match=says):
         tune(writing.recipe(tmp_path, **changes), tmp_path / "run")
+
+
+def test_a_run_that_has_ended_is_used_in_spite_of_settings_that_are_refused_today(tmp_path):
+    tune(
+        writing.recipe(tmp_path, task__metric="json_schema", task__answer_schema={}, method__budget=8), tmp_path / "run"
+    )
+    path = tmp_path / "run" / "recipe.json"
+    recipe = json.loads(path.read_text())
+    recipe["task"] |= {"choices": "columns", "answer_schema": {"$ref": "https://example.org/one.json"}}
+    path.write_text(json.dumps(recipe))
+    model = tandemtune.load(tmp_path / "run")
+    assert len(model.predict(["a film"])) == 1
+    with pytest.raises(UsageError, match="nothing is fetched: put what lies there under"):
+        model.scorer.task.reward.each(model.scorer.task.written(["a"], ["{}"], [Example({"text": "a"})]))
+
+
+def test_answers_that_evaluate_needs_are_missed_before_the_model_is_loaded(tmp_path):
+    tune(writing.recipe(tmp_path, method__budget=8), tmp_path / "run")
+    for row, tells in (
+        ({"text": "a film"}, "no column 'answer'"),
+        ({"text": "so", "answer": []}, "line 1, field 'answer'"),
+    ):
+        given = small.write_rows(tmp_path / "in.jsonl", [row])
+        called = small.call("evaluate", tmp_path / "run", given)
+        assert called.code == 2 and tells in called.err and "loading" not in called.err
+        assert small.call("predict", tmp_path / "run", "--input", given).code == 0
 
 
 def test_rows_without_an_answer(tmp_path):

@@ -55,20 +55,21 @@ class ChoiceScorer(Scorer):
         return collate_choices(prompts, labels, stack_of(self.engine), stretch=STRETCH)
 
     def _answers(self, example: Example) -> tuple[tuple[int, ...], ...]:
-        return tuple(map(self._answer, cast(ChoiceTask, self.task).choices(example)))
-
-    def _answer(self, text: str) -> tuple[int, ...]:
-        """Tokens of an answer, without a mark at its end.
+        """Tokens of the answers of a row, without marks at their ends.
 
         Raises:
-            DataError: it is empty, or longer than may be.
+            DataError: one is empty, or longer than may be; shows the row.
         """
-        if text not in self._known:
-            ids = self.coder.whole(text)
-            if not ids or len(ids) > self.coder.most:
-                raise unfit(text, len(ids), self.coder.most)
-            self._known[text] = ids
-        return self._known[text]
+        task = cast(ChoiceTask, self.task)
+        found = []
+        for text in task.choices(example):
+            if text not in self._known:
+                ids = self.coder.whole(text)
+                if not ids or len(ids) > self.coder.most:
+                    raise unfit(text, len(ids), self.coder.most, task.whose(example))
+                self._known[text] = ids
+            found.append(self._known[text])
+        return tuple(found)
 
     @cached_property
     def _known(self) -> dict[str, tuple[int, ...]]:

@@ -105,7 +105,8 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
             once, all_of_them = {name: part[:1] for name, part in rows.items()}, sum(map(tokens.whole, shared))
             costs = [RowCosts(lambda row: all_of_them, lambda row: all_of_them)] * len(config.stretches)
             expected = estimate(config, once, costs, tokens.model)
-    return DataCard({name: len(part) for name, part in rows.items()}, report, pieces, (*task.notes(), *notes), expected)
+    remarks = (*task.notes(), *wiring.hidden_columns(config, split.train), *notes)
+    return DataCard({name: len(part) for name, part in rows.items()}, report, pieces, remarks, expected)
 
 
 def _check_choices(task: Task, row: Example, count: Callable[[str], int]) -> None:
@@ -115,7 +116,7 @@ def _check_choices(task: Task, row: Example, count: Callable[[str], int]) -> Non
     for text in task.choices(row):
         tokens = count(text)
         if not 0 < tokens <= task.answer_room:
-            raise unfit(text, tokens, task.answer_room)
+            raise unfit(text, tokens, task.answer_room, task.whose(row))
 
 
 def _check_views(config: RunConfig, task: Task, model: Matrices) -> None:

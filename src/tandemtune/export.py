@@ -114,7 +114,17 @@ def export(
         served: list[str] = []
         if rank is not None:
             task = model.scorer.task
-            served = for_vllm(temporary / ADAPTER, model.scorer.backbone, task.name, rank, progress)
+            place, revision = _base_place(model, base, temporary)
+            place = f"./{place}" if place == BASE else place
+            served = for_vllm(
+                temporary / ADAPTER,
+                model.scorer.backbone,
+                task.name,
+                rank,
+                progress,
+                base=place,
+                revision=revision,
+            )
             told = messages(task)
             if told:
                 served += _asked_with(told, task, answers_of(task).told(model.scorer, parts.bias))
@@ -224,7 +234,8 @@ def _tied(model: TunedModel) -> bool:
 def _asked_with(messages: Sequence[dict[str, str]], task: Task, told: dict[str, Any]) -> list[str]:
     """What a server that puts messages into the model's form itself is sent."""
     body: dict[str, Any] = {"model": task.name, "messages": [*messages], "temperature": 0}
-    body |= {name: told[key] for name, key in (("max_tokens", "max_new_tokens"), ("stop", "stop")) if told.get(key)}
+    names = {"max_tokens": "max_new_tokens", "stop": "stop", "stop_token_ids": "ends"}
+    body |= {name: told[key] for name, key in names.items() if told.get(key)}
     if task.chat is not None and task.chat.arguments:
         body["chat_template_kwargs"] = dict(task.chat.arguments)
     shown = json.dumps(body, ensure_ascii=False)
@@ -342,10 +353,8 @@ def _softcap(model: TunedModel, parts: Parts) -> list[str]:
 def _snippet(model: TunedModel, parts: Parts, base: BaseName, folder: Path) -> list[str]:
     """Code that labels a text with `transformers` (and PEFT) alone."""
     kind = model.scorer.backbone.kind
-    whole = (folder / MODEL).is_dir()
     adapters = [name for name in (ADAPTER, READOUT) if (folder / name).is_dir()]
-    place = MODEL if whole else BASE if (folder / BASE).is_dir() else base.name
-    revision = None if whole else model.scorer.config.model.revision or base.revision
+    place, revision = _base_place(model, base, folder)
     given = f"{json.dumps(place)}" + (f", revision={json.dumps(revision)}" if revision else "")
     answers = answers_of(model.scorer.task)
     return [
@@ -365,6 +374,12 @@ def _snippet(model: TunedModel, parts: Parts, base: BaseName, folder: Path) -> l
         "",
         *answers.code(kind, dict.fromkeys(model.fields, "it was a good day")),
     ]
+
+
+def _base_place(model: TunedModel, base: BaseName, folder: Path) -> tuple[str, str | None]:
+    """Where the weights are that adapters lie beside, as seen from an export's folder, and their revision on the hub."""
+    lying = next((name for name in (MODEL, BASE) if (folder / name).is_dir()), None)
+    return (lying, None) if lying else (base.name, model.scorer.config.model.revision or base.revision)
 
 
 def _loading(adapters: Sequence[str]) -> list[str]:

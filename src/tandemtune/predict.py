@@ -21,7 +21,10 @@ from tandemtune.problem import Progress, Scorer
 from tandemtune.readout.members import load_readout
 from tandemtune.runs.records import Assessment
 from tandemtune.runs.store import RunFolder
+from tandemtune.tasks.files import examples_of
+from tandemtune.tasks.images import ImageTask
 from tandemtune.tasks.table import Table, value_of
+from tandemtune.tasks.texts import TextTask
 from tandemtune.tunables.base import INPUT
 from tandemtune.types import Example
 from tandemtune.wiring import make_scorer, task_of_run
@@ -164,28 +167,37 @@ def evaluate_table(model: TunedModel, table: Table) -> Assessment:
     return answers_of(model.scorer.task).assessment(model, table)
 
 
-def check_input(path: Path, table: Table) -> None:
-    """Refuse rows that lack a column which a run needs, before its model is loaded.
+def check_input(path: Path, table: Table, *, answers: bool = False) -> None:
+    """Refuse rows that lack what a run needs, before its model is loaded.
 
     Args:
         path: the run folder.
         table: rows to be answered.
+        answers: they are to be scored, so that each needs its label or right answer.
 
     Raises:
-        DataError: names the column, and those that are there.
+        DataError: names the column, and those that are there, or the row.
         RunError: no run lies there.
     """
     folder = RunFolder.open(path)
     facts = folder.read_facts()
     if facts is None or not table.rows:
         return
-    for name in task_of_run(load_config(folder.read_recipe(), ended=True), facts).inputs:
+    task = task_of_run(load_config(folder.read_recipe(), ended=True), facts)
+    needed = (*task.inputs, *(column for _, column in task.needed if answers))
+    for name in dict.fromkeys(needed):
         try:
             value_of(table, 0, name)
         except DataError as error:
             raise DataError(
                 f"{str(error).partition(': rename')[0]}: the run in {path} needs it; rename the column"
             ) from error
+    if not answers:
+        return
+    if isinstance(task, TextTask):
+        task.examples(table)
+    elif not isinstance(task, ImageTask):  # whose rows are read when images are
+        examples_of(table, fields=task.inputs, label=task.label_column, labels=task.labels)
 
 
 def load(path: str | Path, *, progress: Progress | None = None) -> TunedModel:

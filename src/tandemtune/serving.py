@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,14 @@ _BEFORE, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
 def for_vllm(
-    adapter: Path, backbone: Backbone, name: str, rank: int = 0, tell: Callable[[str], None] | None = None
+    adapter: Path,
+    backbone: Backbone,
+    name: str,
+    rank: int = 0,
+    tell: Callable[[str], None] | None = None,
+    *,
+    base: str = "BASE",
+    revision: str | None = None,
 ) -> list[str]:
     """Make sure that vLLM can serve an adapter.
 
@@ -43,6 +51,8 @@ def for_vllm(
         name: what it will be called.
         rank: fill it up with zeros to this rank, so that adapters of one server have one; 0 leaves it as it is.
         tell: told what could not be checked.
+        base: the model as the server finds it: its name on the hub, or a folder as seen from the one that holds the adapter.
+        revision: of the model on the hub, where it is known.
 
     Returns:
         Lines of Markdown on how to serve it.
@@ -66,13 +76,17 @@ def for_vllm(
     if tell is not None and not known:
         tell(f"{unsure} {_UNKNOWN}")
     least = next(size for size in RANKS if size >= config["r"])
+    command = ["vllm", "serve", base, *(["--revision", revision] if revision else []), "--generation-config", "vllm"]
+    command += ["--enable-lora", "--max-lora-rank", str(least), "--lora-modules", f"{name}={adapter.name}"]
     return [
         f"With vLLM (checked against the rules of its loader: rank {config['r']}, {len(tensors) // 2} modules that the model has, no "
         f"biases, no whole modules{f'; its documentation lists {named[0]} with adapters' if known else ''}):",
         "",
         *([] if known else [f"**{unsure}** {_UNKNOWN}", ""]),
+        "In this folder (`--generation-config vllm` leaves out what the model's generation_config.json says of writing, as the run did):",
+        "",
         "```sh",
-        f"vllm serve BASE --enable-lora --max-lora-rank {least} --lora-modules {name}=adapter",
+        shlex.join(command),
         "```",
         "",
     ]

@@ -120,8 +120,8 @@ def evaluate(
 
     if not input.is_dir():
         given = read_table(input)
-        check_input(folder, given)  # what is wrong with it is told before the model is loaded
         _tell(given)
+        check_input(folder, given, answers=True)  # what is wrong with it is told before the model is loaded
     model = load(folder, progress=say)
     table = model.scorer.table(input)
     with patient(f"{answers_of(model.scorer.task).doing} {len(table.rows):,} rows"):

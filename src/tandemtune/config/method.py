@@ -193,7 +193,7 @@ class MethodSection(SearchSettings):
         if self.guard != "none" and not self.objective.by_rows:
             yield (
                 f"[method] guard: {self.guard} needs a loss of each row, which {self.objective.kind} is not made of: choose ce, "
-                "hinge or accuracy"
+                "hinge or accuracy, of texts ce or reward"
             )
         if self.refused == "go-back" and self.guard == "none":
             yield "[method] refused: go-back, but without a guard no point is refused: set guard to standard-error"

@@ -65,7 +65,7 @@ def load_with_notes(
     if not ended:
         found.problems += retired
     if config is not None and not ended:
-        found.problems += config.code_problems()
+        found.problems += config.problems_of_new_runs()
     if found.problems or config is None:
         raise ConfigError(list(dict.fromkeys(found.problems)), source)
     return config, tuple(found.unused)

@@ -156,7 +156,7 @@ def checked_section(name: str, owner: type[S], table: Tables, found: Findings) -
             unknown = [str(d["loc"][0]) for d in error.errors() if d["type"] == "extra_forbidden"]
             wrong.update(meant for key in unknown for meant in get_close_matches(key, owner.model_fields, n=1))
             before = set(wrong)
-            for detail, lines in _told(name, owner, error.errors()):
+            for detail, lines in _told(name, owner, error.errors(), table):
                 found.problems += [line for line in lines if not _follows(line, name, before)]
                 place = [str(part) for part in detail["loc"]]
                 if place and _removed(table, place):
@@ -207,7 +207,7 @@ def _removed(table: Tables, place: Sequence[str]) -> bool:
 
 
 def _told(
-    section: str, owner: type[Options], errors: Sequence[ErrorDetails]
+    section: str, owner: type[Options], errors: Sequence[ErrorDetails], table: Tables
 ) -> Iterable[tuple[ErrorDetails, list[str]]]:
     """Every error with its sentences; of the several errors of one setting that may be of different kinds, one tells at least."""
     depth = dict.fromkeys(parts_of(section), 2)
@@ -216,14 +216,14 @@ def _told(
         place = tuple(map(str, detail["loc"]))
         settings.setdefault(place[: depth.get(place[0], 1)] if place else (), []).append(detail)
     for place, details in settings.items():
-        lines = [_explained(section, owner, detail) for detail in details]
+        lines = [_explained(section, owner, detail, table) for detail in details]
         if not any(lines):
             wanted = " or ".join(dict.fromkeys(d["msg"].removeprefix("Input should be ") for d in details))
             lines[0] = [f"[{section}] {'.'.join(place)}: expected {wanted}, got {shortened(details[0]['input'])}"]
         yield from zip(details, lines, strict=True)
 
 
-def _explained(section: str, owner: type[Options], detail: ErrorDetails) -> list[str]:
+def _explained(section: str, owner: type[Options], detail: ErrorDetails, table: Tables) -> list[str]:
     """One readable sentence for each problem inside one of pydantic's errors."""
     place = [str(part) for part in detail["loc"]]
     branches = {"str", "int", "bool", "list[str]", "list[int]"}
@@ -232,11 +232,9 @@ def _explained(section: str, owner: type[Options], detail: ErrorDetails) -> list
     shown = [part for part in place if part not in branches and not (part in nouns and len(place) > 1)]
     where = f"[{section}]" + (f" {'.'.join(shown)}" if shown else "")
     if detail["type"] == "extra_forbidden":
-        options = list(owner.model_fields)
         if place[0] in nouns:
-            options = [k for m in plugins.members(place[0]).values() for k in m.model_fields]
-        options = list(dict.fromkeys(options))
-        return [f"{where}: unknown key{near_or_all(place[-1], options)}"]
+            return [f"{where}: {_no_option(place[0], place[-1], table.get(place[0]))}"]
+        return [f"{where}: unknown key{near_or_all(place[-1], owner.model_fields)}"]
     if detail["type"] == "missing":
         return [f"{where}: missing"]
     if detail["type"] == "value_error":
@@ -253,3 +251,14 @@ def _explained(section: str, owner: type[Options], detail: ErrorDetails) -> list
         given = detail["input"]
         return [] if isinstance(given, list) else [f"{where}: expected text or a list, got {shortened(given)}"]
     return [f"{where}: {detail['msg']}, got {shortened(detail['input'])}"]
+
+
+def _no_option(noun: str, key: str, part: Any) -> str:
+    """What is wrong with an option that a part does not have: another of its kind has it, or none."""
+    members = plugins.members(noun)
+    others = [name for name, one in members.items() if key in one.model_fields and not one.model_fields[key].exclude]
+    if others:
+        return f"no option of {noun} {part['kind']}, only of {', '.join(others)}: leave it out, or choose one of these"
+    chosen = class_of(noun, part)
+    own = list(chosen.model_fields) if chosen is not None else []
+    return f"unknown key{near(key, own) or near_or_all(key, [k for one in members.values() for k in one.model_fields])}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -222,6 +222,19 @@ class TaskSection(Options):
         """How the task is answered, see `tandemtune.methods.ANSWERS`."""
         return answers_of(self.__dict__)
 
+    def idle_problems(self) -> Iterator[str]:
+        """A schema that cannot be used, and settings that nothing reads where answers are texts; a run that has ended is used in spite of them."""
+        if not self.writes:
+            return
+        if self.answer_schema is not None and (wrong := check_schema(self.answer_schema)):
+            yield wrong
+        if self.choices != "words":
+            yield f"choices: {self.choices}, but answer names a column of texts: leave one of them out"
+        if self.unseen_share is not None:
+            yield "unseen_share: for images, whose classes are labels, and this task is answered with texts: leave it out"
+        if self.answer is None and self.references != type(self).model_fields["references"].default:
+            yield f"references: {self.references}, but answer names no column of them: name it, or leave this out"
+
     def lacks(self, needs: str) -> str:
         """What a reward needs and there is not; empty if nothing."""
         if needs == "references" and self.answer is None:
@@ -328,8 +341,6 @@ def _text_problems(task: TaskSection) -> Iterable[str]:
         return
     if task.lacks(found.needs):
         yield f"metric: {found.name} needs {task.lacks(found.needs)}"
-    if task.answer_schema is not None and (wrong := check_schema(task.answer_schema)):
-        yield wrong
 
 
 def _chat_problems(task: TaskSection) -> Iterable[str]:

@@ -142,7 +142,7 @@ class Grader:
 
     def question(self, written: Written, row: int) -> Request:
         """What is asked about one text."""
-        shown = [f"The task:\n{written.prompts[row]}"]
+        shown = [f"The task:\n{(written.questions or written.prompts)[row]}"]
         if self._shows_references and written.references[row]:
             shown.append("Right answers:\n" + "\n".join(f"- {text}" for text in written.references[row]))
         shown.append(f"The answer:\n{written.completions[row]}")

@@ -131,12 +131,20 @@ def behind(tokenizer: Any, stem: str, text: str) -> tuple[int, ...]:
     return whole[len(before) :] if whole[: len(before)] == before else ids(text)
 
 
-def unfit(answer: str, tokens: int, most: int) -> DataError:
-    """The error of an answer to choose that is empty or longer than may be."""
+def unfit(answer: str, tokens: int, most: int, row: str = "") -> DataError:
+    """The error of an answer to choose that is empty or longer than may be.
+
+    Args:
+        answer: the text.
+        tokens: how many it has.
+        most: how many it may have.
+        row: whose answer it is; "" where all rows have it.
+    """
+    where = row and f"{row}: "
     if not tokens:
-        return DataError("an answer to choose is empty: fill it in, or delete the row")
+        return DataError(f"{where}an answer to choose is empty: fill it in, or delete the row")
     return DataError(
-        f"the answer {answer[:60]!r} has {tokens} tokens, more than [task] max_new_tokens = {most}: raise it to {tokens} or more, or shorten the "
+        f"{where}the answer {answer[:60]!r} has {tokens} tokens, more than [task] max_new_tokens = {most}: raise it to {tokens} or more, or shorten the "
         "answer"
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from tandemtune.plugins import Member
+from tandemtune.plugins import Member, members
 
 State = Mapping[str, Any]
 """Plain data: numpy arrays, numbers, strings, None, and lists of them; holds the random generator's state too."""
@@ -99,9 +99,17 @@ class Optimizer(Member):
                 f"[method] optimizer: {self.kind} does not say how many candidates a generation has: call that option popsize, or "
                 f"override `candidates` in {type(self).__name__}"
             )
-        objective = recipe.method.objective
+        objective, task = recipe.method.objective, recipe.task
         if self.uses == "gradient" and not objective.differentiable:
-            yield f"[method] objective: {objective.kind!r} has no gradient for {self.kind} to follow: choose ce or hinge"
+            answers = "texts" if task.writes else "labels"
+            fitting = [name for name, one in members("objective").items() if one.differentiable and answers in one.of]
+            if answers == "texts" and task.answer is None:  # nothing whose likelihood could be followed
+                fitting = []
+            wanted = f"{' or '.join(fitting)}, or " if fitting else ""
+            yield (
+                f"[method] objective: {objective.kind!r} has no gradient for {self.kind} to follow: choose {wanted}a method that searches "
+                "without gradients, for example c-lora"
+            )
 
     @property
     def searches(self) -> bool:

@@ -53,7 +53,7 @@ class Written:
     def told(self, row: int) -> str:
         """A row as messages show it, with what was written for it."""
         where = self.rows[row] if self.rows else f"row {row + 1}"
-        return f"{where} (completion {_shown(self.completions[row])})"
+        return f"{where} (completion {shown(self.completions[row])})"
 
 
 @dataclass(frozen=True)
@@ -125,16 +125,39 @@ def checked(name: str, found: Any, written: Written, *, code: str = "") -> list[
         RewardError: it is no list of so many numbers; shows the first row that has none.
     """
     rows = len(written)
-    if not isinstance(found, Sequence) or isinstance(found, str):
-        raise RewardError(f"reward {name!r} gave {_shown(found)}, expected a list of {rows} numbers", code)
-    if len(found) != rows:
-        raise RewardError(f"reward {name!r} gave {len(found)} numbers for {rows} texts, expected one for each", code)
-    for row, value in enumerate(found):
-        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+    if not one_each(found, rows):
+        raise RewardError(f"reward {name!r} gave {counted(found, rows)}", code)
+    numbers = [_finite(value) for value in found]
+    for row, (value, number) in enumerate(zip(found, numbers, strict=True)):
+        if value is not None and number is None:
             raise RewardError(
-                f"reward {name!r} gave {_shown(value)} for {written.told(row)}, expected a finite number", code
+                f"reward {name!r} gave {shown(value)} for {written.told(row)}, expected a finite number", code
             )
-    return [None if value is None else float(value) for value in found]
+    return numbers
+
+
+def one_each(found: Any, rows: int) -> bool:
+    """Whether what a reward gave is a list with something for each of so many texts."""
+    return isinstance(found, Sequence) and not isinstance(found, str) and len(found) == rows
+
+
+def counted(found: Any, rows: int) -> str:
+    """What a reward gave in place of one number for each of so many texts."""
+    if not isinstance(found, Sequence) or isinstance(found, str):
+        return f"{shown(found)}, expected a list of {rows} {'number' if rows == 1 else 'numbers'}"
+    what, texts = "number" if len(found) == 1 else "numbers", "text" if rows == 1 else "texts"
+    return f"{len(found)} {what} for {rows} {texts}, expected one for each"
+
+
+def _finite(value: Any) -> float | None:
+    """A number as rewards are added up; None for what is none, or has no end or no place among them."""
+    if not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def somewhere(
@@ -210,6 +233,7 @@ def best_over(
     ]
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value in messages, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tandemtune.errors import UsageError
 from tandemtune.rewards.base import Reward, Written, add
 
 
@@ -44,12 +45,87 @@ def _fields(written: Written) -> list[float]:
     ]
 
 
-def _valid(written: Written) -> list[float]:
-    from jsonschema import Draft202012Validator
+def schema_problem(schema: Any) -> str:
+    """What is wrong with a JSON schema, whichever draft its `$schema` names; empty if nothing is.
 
-    validator = Draft202012Validator(written.settings["answer_schema"])
+    Raises:
+        ImportError: the package that reads schemas is not installed.
+    """
+    from jsonschema.exceptions import SchemaError
+
+    validator = _validator(schema)
+    kinds: list[Any] = [None, "", 0, [], {}]
+    try:
+        validator.check_schema(schema)
+        problem = next(_problems_inside(validator, schema), "")
+        for value in kinds:
+            problem = problem or _unusable(validator, value)
+    except SchemaError as error:
+        return str(error.message)
+    return problem
+
+
+def _validator(schema: Any) -> Any:
+    """What checks values against a schema, by the draft that it names (2020-12 if none); nothing is fetched."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import validator_for
+    from jsonschema_specifications import REGISTRY
+
+    return validator_for(schema, default=Draft202012Validator)(schema, registry=REGISTRY)
+
+
+def _problems_inside(validator: Any, schema: Any) -> Iterator[str]:
+    """References of a schema, and of what they lead to, that lead nowhere."""
+    from jsonschema_specifications import REGISTRY
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import specification_with
+
+    specification = specification_with(validator.META_SCHEMA["$schema"])
+    whole = specification.create_resource(schema)
+    to_read, read = [(whole, REGISTRY.resolver_with_root(whole))], set()
+    while to_read:
+        part, resolver = to_read.pop()
+        if id(part.contents) in read:
+            continue
+        read.add(id(part.contents))
+        to_read += [(inner, resolver.in_subresource(inner)) for inner in part.subresources()]
+        inside = part.contents if isinstance(part.contents, Mapping) else {}
+        for key in ("$ref", "$dynamicRef", "$recursiveRef"):
+            if not isinstance(place := inside.get(key), str):
+                continue
+            try:
+                found = resolver.lookup(place)
+            except Unresolvable as error:
+                elsewhere = type(error) is Unresolvable  # else it is in the schema that nothing lies there
+                yield f"{key} {place!r} leads " + (
+                    "out of the schema, and nothing is fetched: put what lies there under $defs, and write '#/$defs/NAME'"
+                    if elsewhere
+                    else "to nothing in the schema: correct it, or put there what is meant"
+                )
+            else:
+                validator.check_schema(found.contents)  # it may lie where the schema itself has no meaning
+                to_read.append((specification.create_resource(found.contents), found.resolver))
+
+
+def _unusable(validator: Any, value: Any) -> str:
+    """Why a value cannot be checked; empty if it can."""
+    try:
+        validator.is_valid(value)
+    except RecursionError:
+        return "a $ref leads to itself without end: correct it"
+    return ""
+
+
+def _valid(written: Written) -> list[float]:
+    from referencing.exceptions import Unresolvable
+
+    schema = written.settings["answer_schema"]
+    validator = _validator(schema)
     values = [read_object(completion) for completion in written.completions]
-    return [float(value is not None and validator.is_valid(value)) for value in values]
+    try:
+        return [float(value is not None and validator.is_valid(value)) for value in values]
+    except (Unresolvable, RecursionError) as error:  # of a run of an earlier version
+        raise UsageError(f"[task] answer_schema: {schema_problem(schema) or error}") from None
 
 
 JSON_SCHEMA = add(

@@ -13,8 +13,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from typing import Any
 import tandemtune
 from tandemtune import plugins
 from tandemtune.errors import RewardError, UsageError
-from tandemtune.rewards.base import Reward, Written, checked
+from tandemtune.rewards.base import Reward, Written, checked, counted, one_each
 
 STARTING = 120.0
 """Seconds that a process may take to import what a function needs."""
 IMPORTING = "TANDEMTUNE_IMPORTS_REWARD"
 """Environment variable that is set while a function's file is imported, to where it lies."""
+GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+"""What a function is given beside the columns of the rows, whatever these are called."""
 _ALIVE: weakref.WeakValueDictionary[tuple[int, str, float], OwnFunction] = weakref.WeakValueDictionary()
 
 
@@ -70,7 +73,15 @@ class OwnFunction:
                 f"reward {self.address!r} failed{self._failing(written, answer)}: correct it; a run that has begun is saved, resume it then",
                 self.address,
             )
-        return checked(self.address, answer.get("rewards"), written, code=self.address)
+        found, rows = answer.get("rewards"), len(written)
+        if rows > 1 and not one_each(found, rows):
+            row, alone = self._alone(written, lambda said: "rewards" in said and not one_each(said["rewards"], 1))
+            if row:
+                raise RewardError(
+                    f"reward {self.address!r} gave {counted(alone['rewards'], 1)}, when asked about {row} alone",
+                    self.address,
+                )
+        return checked(self.address, found, written, code=self.address)
 
     def check(self) -> None:
         """Find out whether the function can be loaded.
@@ -86,13 +97,24 @@ class OwnFunction:
         _end(self._held)
 
     def _failing(self, written: Written, answer: dict[str, Any]) -> str:
-        """What the function raised, and for which row, if it does so for one alone."""
+        """What the function raised, and for which row, if it raises the very same for one alone."""
+        if len(written) == 1:
+            return f" for {written.told(0)}: {answer['failed']}"
+        row, _ = self._alone(written, lambda said: said.get("failed") == answer["failed"])
+        return f" for {row or f'{len(written)} texts together'}: {answer['failed']}"
+
+    def _alone(self, written: Written, wanted: Callable[[dict[str, Any]], bool]) -> tuple[str, dict[str, Any]]:
+        """The first row, as messages show it, whose answer is one that is wanted when it is asked about alone, and that answer; empty if
+        there is none. No longer is looked for it than the limit."""
+        until = time.monotonic() + self.seconds
         for row in range(len(written)):
-            alone = self._asked(written, [row], self.seconds)
-            if alone is None or "failed" in alone:
-                what = "hangs" if alone is None else alone["failed"]
-                return f" for {written.told(row)}: {what}"
-        return f" for all rows together, for none of them alone: {answer['failed']}"
+            left = until - time.monotonic()
+            said = self._asked(written, [row], left) if left > 0 else None
+            if said is None:
+                break
+            if wanted(said):
+                return written.told(row), said
+        return "", {}
 
     def _slow(self, written: Written) -> str:
         """Which row takes too long, if one does so alone in a process in which another does not; no longer is looked for it than the

@@ -6,24 +6,44 @@ import re
 import string
 from collections import Counter
 
-from tandemtune.rewards.base import Reward, Written, add, best_over
+from tandemtune.rewards.base import Reward, add, best_over
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+_SIGN = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+_PIECE = re.compile(rf"{_SIGN.pattern}|[^\W_{_SIGN.pattern[1:-1]}]+")
 _NUMBER = re.compile(
     r"(?:(?<![\w)\]])[-\u2212])?"  # what joins two numbers (a range, a date, a difference) is no sign
     r"(?:\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+)(?:[eE][+-]?\d+(?!\w))?"
 )
 
 
-def normal(text: str) -> str:
-    """A text in small letters without punctuation, articles and double blanks (SQuAD's rule, arXiv 1606.05250)."""
-    kept = "".join(char for char in text.lower() if char not in string.punctuation)
-    return " ".join(_ARTICLES.sub(" ", kept).split())
+def normal(text: str, *, articles: bool = False, marks: bool = False) -> str:
+    """A text in small letters without punctuation, articles and double blanks (SQuAD's rule, arXiv 1606.05250).
+
+    Args:
+        text: any.
+        articles: keep them.
+        marks: keep punctuation.
+    """
+    kept = text.lower() if marks else "".join(char for char in text.lower() if char not in string.punctuation)
+    return " ".join((kept if articles else _ARTICLES.sub(" ", kept)).split())
+
+
+def words_of(completion: str, reference: str) -> tuple[list[str], list[str]]:
+    """The words of two texts as they are compared: without articles and punctuation, as far as something is left of the reference, and where
+    one of them has signs of Chinese or Japanese, which leave no blanks between words, each of these by itself."""
+    for kept in ({}, {"articles": True}, {"articles": True, "marks": True}):
+        said, true = normal(completion, **kept), normal(reference, **kept)
+        if true:
+            break
+    if _SIGN.search(said + true):
+        return _PIECE.findall(said), _PIECE.findall(true)
+    return said.split(), true.split()
 
 
 def token_f1(completion: str, reference: str) -> float:
-    """F1 of the words of two texts (SQuAD's rule, arXiv 1606.05250)."""
-    said, true = normal(completion).split(), normal(reference).split()
+    """F1 of the words of two texts, see `words_of`."""
+    said, true = words_of(completion, reference)
     if not said or not true:
         return float(said == true)
     shared = sum((Counter(said) & Counter(true)).values())
@@ -43,27 +63,32 @@ def _same_number(completion: str, reference: str) -> float:
     return float(said == true or abs(said - true) <= 1e-9 * max(1.0, min(abs(said), abs(true))))
 
 
-def _exact(written: Written) -> list[float]:
-    return best_over(written.references, written.completions, lambda one, other: float(normal(one) == normal(other)))
+def _same(completion: str, reference: str) -> float:
+    said, true = words_of(completion, reference)
+    return float(said == true)
 
 
-def _contains(written: Written) -> list[float]:
-    return best_over(
-        written.references,
-        written.completions,
-        lambda one, other: float(f" {normal(other)} " in f" {normal(one)} "),
-    )
+def _held(completion: str, reference: str) -> float:
+    said, true = (f" {' '.join(words)} " for words in words_of(completion, reference))
+    return float(true in said)
 
 
 EXACT_MATCH = add(
     Reward(
         "exact_match",
         "1 where the text is a reference, but for case, punctuation and articles",
-        _exact,
+        lambda written: best_over(written.references, written.completions, _same),
         needs="references",
     )
 )
-CONTAINS = add(Reward("contains", "1 where a reference stands in the text", _contains, needs="references"))
+CONTAINS = add(
+    Reward(
+        "contains",
+        "1 where a reference stands in the text",
+        lambda written: best_over(written.references, written.completions, _held),
+        needs="references",
+    )
+)
 TOKEN_F1 = add(
     Reward(
         "token_f1",

@@ -17,7 +17,10 @@ from types import SimpleNamespace
 from typing import Any, TextIO
 
 from tandemtune import plugins
-from tandemtune.rewards.own import IMPORTING
+from tandemtune.rewards.own import GIVEN, IMPORTING
+
+BITS = 1024
+"""Of the whole numbers that rewards are added up with."""
 
 
 def main(address: str, path: Sequence[str]) -> None:
@@ -80,7 +83,7 @@ class Asked:
             "trainer_state": SimpleNamespace(global_step=question["step"]),
             "log_extra": _nothing,
             "log_metric": _nothing,
-            **{name: question[name] for name in ("prompts", "completions", "completion_ids")},
+            **{name: question[name] for name in GIVEN if name in question},
         }
         parameters = inspect.signature(self._function).parameters.values()
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
@@ -124,7 +127,14 @@ def _plain(found: Any) -> Any:
     if not isinstance(found, list | tuple):
         return repr(found)
     values = (value.item() if hasattr(value, "item") else value for value in found)
-    return [value if value is None or isinstance(value, int | float) else repr(value) for value in values]
+    return [_one(value) for value in values]
+
+
+def _one(value: Any) -> Any:
+    """A number as JSON has it; anything else, and a number with more digits than can be written, as it would be shown."""
+    if isinstance(value, int) and value.bit_length() > BITS:
+        return f"a number of {value.bit_length()} bits"
+    return value if value is None or isinstance(value, int | float) else repr(value)
 
 
 def _said(error: BaseException, file: str) -> str:

@@ -19,7 +19,7 @@ from tandemtune.tasks.problems import label_problems, metric_problems, word_prob
 from tandemtune.tasks.report import CountTokens, DataReport, data_report
 from tandemtune.tasks.table import HUB, Source, Table, check_source, element_of, read_table
 from tandemtune.tasks.templates import Template
-from tandemtune.tasks.wording import nfc
+from tandemtune.tasks.wording import nfc, show
 from tandemtune.types import Example, Split
 
 _Picked = TypeVar("_Picked")
@@ -241,6 +241,11 @@ class Task:
             if self.dev_source is None:
                 used = {"train": (*split.train, *split.dev)}
         return data_report(parts, sources=sources, used=used, count_tokens=count_tokens, limit=limit)
+
+    def row_named(self, example: Example) -> str:
+        """What messages call a row: by its first text."""
+        first = self.template.fields[0]
+        return f"the row with {first} {show(example.fields[first])}"
 
     def notes(self) -> list[str]:
         """What a user should know about how the files that were read so far are written, one sentence each."""

@@ -66,6 +66,10 @@ class ChoiceTask(Task):
         phrases = (phrase for several in self.words.values() for phrase in several)
         return tuple(example.fields[phrase].strip() for phrase in phrases) if self.in_row else tuple(phrases)
 
+    def whose(self, example: Example) -> str:
+        """Whose answers those of a row are, for messages; "" where all rows have the same."""
+        return self.row_named(example) if self.in_row else ""
+
     def read_answers(self, example: Example, most: int) -> tuple[str, ...]:
         """All of them."""
         return self.choices(example)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from tandemtune.errors import DataError, UsageError
 from tandemtune.rewards import base as rewards
 from tandemtune.rewards.base import Reward, Written
+from tandemtune.rewards.objects import schema_problem
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.blanks import without_empty_rows
 from tandemtune.tasks.files import examples_of
@@ -108,14 +109,13 @@ class TextTask(Task):
         """
         rows = [{**example.columns, **example.numbers} for example in examples]
         names = dict.fromkeys(name for row in rows for name in row)
-        first = self.template.fields[0]
         return Written(
             prompts,
             completions,
             references=[example.references for example in examples],
             columns={name: [row.get(name) for row in rows] for name in names},
             settings=self.settings,
-            rows=[f"the row with {first} {show(example.fields[first])}" for example in examples],
+            rows=[*map(self.row_named, examples)],
             questions=() if self.chat is None else self._asked(prompts, examples),
         )
 
@@ -247,15 +247,10 @@ def schema_in(file: Path) -> Any:
 def check_schema(schema: Any) -> str:
     """What is wrong with a JSON schema; empty if nothing is, or it cannot be told here."""
     try:
-        from jsonschema import Draft202012Validator
-        from jsonschema.exceptions import SchemaError
+        problem = schema_problem(schema)
     except ImportError:
         return ""
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        return f"answer_schema: {error.message}"
-    return ""
+    return problem and f"answer_schema: {problem}"
 
 
 def metric_of(name: str | None, seconds: float) -> Reward:

@@ -16,7 +16,16 @@ from tandemtune.wiring.proposals import brief_of, check_proposer, check_proposer
 from tandemtune.wiring.scorer import load_backbone, make_scorer
 from tandemtune.wiring.search import make_search
 from tandemtune.wiring.stages import make_stages, outline, planned
-from tandemtune.wiring.task import candidate_tasks, check, check_packages, in_each, joined, make_task, task_of_run
+from tandemtune.wiring.task import (
+    candidate_tasks,
+    check,
+    check_packages,
+    hidden_columns,
+    in_each,
+    joined,
+    make_task,
+    task_of_run,
+)
 
 __all__ = [
     "brief_of",
@@ -28,6 +37,7 @@ __all__ = [
     "check_rows",
     "check_start",
     "graded",
+    "hidden_columns",
     "in_each",
     "joined",
     "load_backbone",

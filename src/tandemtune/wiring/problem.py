@@ -16,6 +16,7 @@ from tandemtune.tasks.wording import counted
 from tandemtune.types import Split
 from tandemtune.wiring.races import race_notes
 from tandemtune.wiring.scorer import learning_rate
+from tandemtune.wiring.task import hidden_columns
 
 
 def make_problem(scorer: Scorer, *splits: Split) -> Problem:
@@ -58,7 +59,13 @@ def check_rows(problem: Problem) -> None:
     parts = {"train": split.train, "dev": split.dev}
     if task.has_test:
         parts["test"] = tuple(task.test(section.test_rows, section.seed))
-    found = [*scorer.facts.notes, *task.notes(), *task.report(split).notes(), *_template_notes(scorer)]
+    found = [
+        *scorer.facts.notes,
+        *task.notes(),
+        *task.report(split).notes(),
+        *_template_notes(scorer),
+        *hidden_columns(scorer.config, split.train),
+    ]
     method = scorer.config.method
     if method.guard != "none" and method.optimizer.uses != "none" and len(split.dev) == 1:
         found.append(

@@ -20,6 +20,8 @@ from tandemtune.models.conversations import no_conversation
 from tandemtune.models.prompts import goes_on, writes_nothing
 from tandemtune.problem import Progress
 from tandemtune.readout.ranking import best_of
+from tandemtune.rewards import base as rewards
+from tandemtune.rewards.own import GIVEN
 from tandemtune.runs.records import Facts, TemplateScore
 from tandemtune.tasks import metrics
 from tandemtune.tasks.base import Task
@@ -33,7 +35,7 @@ from tandemtune.tasks.known_templates import known_templates
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.texts import TextTask, metric_of
 from tandemtune.tasks.wording import nfc
-from tandemtune.types import Split
+from tandemtune.types import Example, Split
 
 _Task = TypeVar("_Task", bound=Task)
 
@@ -361,6 +363,23 @@ def check(config: RunConfig, progress: Progress | None = None, *, test: bool = T
     if problems:
         raise ConfigError(problems, f"task {task.name}")
     return task
+
+
+def hidden_columns(config: RunConfig, rows: Sequence[Example]) -> list[str]:
+    """A sentence on columns that functions which judge texts never see, since they are given something else of that name."""
+    named = [name for part in config.parts for noun, name in part.named() if noun == "reward"]
+    named += [config.task.metric] if config.task.writes and config.task.metric is not None else []
+    own = [one.name for one in map(rewards.get, dict.fromkeys(named)) if one.code]
+    taken = GIVEN if config.task.answer in (None, "references") else (*GIVEN, "references")
+    there = {name for row in rows for name in (*row.columns, *row.numbers)}
+    hidden = [name for name in taken if name in there]
+    if not own or not hidden:
+        return []
+    columns = "column" if len(hidden) == 1 else "columns"
+    return [
+        f"the {columns} {' and '.join(map(repr, hidden))} never reach{'es' if len(hidden) == 1 else ''} {' and '.join(own)}: a reward function is "
+        f"given something else by {'that name' if len(hidden) == 1 else 'these names'}; rename the {columns}, and use the new name there"
+    ]
 
 
 def check_packages(config: RunConfig) -> None:
