@@ -633,8 +633,8 @@ case(
     tells="max_new_tokens: answers of 64 tokens, behind 1 that the model's decoder begins with, are more than its 64 positions",
 )
 case("texts: a reward raises", written(**reward("raises")), late=True, tells="(completion 'great film'): KeyError")
-case("texts: a reward of one row", written(**reward("short")), late=True, tells="gave 1 numbers for 2 texts")
-case("texts: a metric of words", written(task__metric="PLACE/rewards.py:word"), late=True, tells="expected a list of 2")
+case("texts: a reward of one row", written(**reward("short")), late=True, tells="gave 1 number for 2 texts")
+case("texts: a metric of words", written(task__metric="PLACE/rewards.py:word"), late=True, tells="expected a list of 1 number")
 for weight in (float("nan"), float("inf"), None, True, [1]):
     case(
         f"texts: a weight of {weight}",
