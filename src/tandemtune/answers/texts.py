@@ -17,7 +17,7 @@ from tandemtune.answers.references import notes_on
 from tandemtune.answers.text_rows import digest, shown_prompts, text_rows, text_task, writer_of
 from tandemtune.config import RunConfig
 from tandemtune.errors import UsageError
-from tandemtune.evaluators.likelihood import Likelihood
+from tandemtune.evaluators.likelihood import Likelihood, work_of
 from tandemtune.evaluators.passages import Passage, collate_passages
 from tandemtune.evaluators.text import (
     JudgedLoss,
@@ -27,6 +27,7 @@ from tandemtune.evaluators.text import (
     TextLoss,
     TextRows,
     judged,
+    work_to_write,
 )
 from tandemtune.evaluators.writing import Sampling, Text, Writer, tokens_of
 from tandemtune.mentor import Misread
@@ -41,7 +42,7 @@ from tandemtune.objectives.reward import MinusReward, WeightedSum
 from tandemtune.problem import DrawnRows, Problem, Scorer
 from tandemtune.proposers.base import Standing
 from tandemtune.rewards.base import Reward, Written
-from tandemtune.runs.records import DIGITS, Assessment, PredictionRecord, Result, TemplateScore, rounded
+from tandemtune.runs.records import DIGITS, Assessment, Costs, PredictionRecord, Result, TemplateScore, rounded
 from tandemtune.scoring import Reached
 from tandemtune.shared import remembered_texts
 from tandemtune.tasks.base import Task
@@ -354,12 +355,16 @@ def _kl_penalty(scorer: Scorer, writer: Writer, split: Split) -> TextKL:
     prompts, _ = scorer.encoded(split.unlabelled)
     sampling = Sampling(1.0, scorer.config.task.seed, 0)
     alone = {block: vector.unsqueeze(0) for block, vector in origin.items()}
-    texts = writer.write(prompts, origin, alone or None, sampling)[0]
+    (texts,) = written = writer.write(prompts, origin, alone or None, sampling)
     ends = writer.coder.ends[:1]
     answers = [text.ids if len(text.ids) == text.tokens else text.ids + ends for text in texts]
     passages = collate_passages([Passage(p, ids) for p, ids in zip(prompts, answers, strict=True)], stack)
     likelihood = Likelihood(scorer.engine)
-    return TextKL(likelihood, passages, likelihood.of(passages, origin), scorer.config.method.objective.kl_penalty)
+    weight = scorer.config.method.objective.kl_penalty
+    kl, tokens = TextKL(likelihood, passages, likelihood.of(passages, origin), weight), tokens_of(written)
+    read = work_of(scorer.engine, sum(len(prompt.ids) for prompt in prompts), 0) + kl.work(0)
+    costs = Costs(forward=round(read + work_to_write(scorer.engine, tokens)), generated=tokens)
+    return replace(kl, costs=costs)
 
 
 def _how_written(task: TextTask) -> list[str]:

@@ -6,7 +6,7 @@ Points are measured by what they write one after another (greedy), whatever is m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -233,12 +233,14 @@ class TextKL:
         passages: prompts with these texts.
         untuned: mean log-probabilities [S] by the untuned model.
         weight: factor of the penalty.
+        costs: of sampling these texts and reading them once.
     """
 
     likelihood: Likelihood
     passages: PassageBatch
     untuned: Tensor
     weight: float
+    costs: Costs = field(default_factory=Costs)
 
     def penalty(self, point: Point, candidates: Mapping[int, Tensor]) -> NDArray[np.float64]:
         """Penalties [P] of candidates."""
@@ -372,6 +374,10 @@ class TextEvaluator(OverEngine[TextRows]):
         passages = rows.answered.passages
         work = round(work_of(self.engine, passages.read, passages.answered))  # each passage whole
         return PointGradient(loss, gradients, Costs(gradient_steps=1, forward=work, backward=work))
+
+    def cost_to_begin(self) -> Costs:
+        """The texts of the penalty. See `Evaluator.cost_to_begin`."""
+        return Costs() if self.kl is None else self.kl.costs
 
     def cost(self, blocks: Sequence[int], count: int, generation: int | None = None, kept: int | None = None) -> Costs:
         """Every candidate from its first layer on, what is shared below, and each token that was written (before anything was: that
