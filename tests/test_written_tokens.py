@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -108,3 +109,15 @@ def test_a_journal_whose_beginning_counts_nothing_goes_on(tmp_path):
     result = resume(tmp_path / "cut")
     whole = journal(tmp_path / "whole")[-2]["costs"]["generated"]
     assert result["cost"]["generated_tokens"] == whole - begun["generated"] and begun["generated"] > 0
+
+
+@pytest.mark.parametrize("name", ["maao", "opro", "tandem", "race", "elites", "kl", "then"])
+def test_validate_says_how_much_will_be_written_at_most(tmp_path, name):
+    """Nearly all of it is written where answers are as long as they may be."""
+    recipe = writing.recipe(tmp_path, **RUNS[name])
+    called = small.call("validate", small.write_recipe(tmp_path / "recipe.json", recipe))
+    (said,) = re.findall(r"written, among these: at most about ([\d,.]+) in the search", called.out + called.err)
+    assert "tokens: at most about" in called.out + called.err
+    most, rounding = float(said.replace(",", "")), 1.05
+    found = tune(recipe, tmp_path / "run")["cost"]["generated_tokens"]
+    assert 0.5 * most <= found <= most * rounding
