@@ -16,6 +16,7 @@ from tandemtune.rewards.base import Reward, Written
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.blanks import without_empty_rows
 from tandemtune.tasks.files import examples_of
+from tandemtune.tasks.judging import asked_once
 from tandemtune.tasks.table import Source, Table, read_table, value_of
 from tandemtune.tasks.wording import kind, nfc, show
 from tandemtune.types import Example
@@ -56,6 +57,7 @@ class TextTask(Task):
             "labels": (ROW,),
             "words": {},
             "metric": self.reward.name,
+            "reward": asked_once(self.reward),
             "answer_column": None if column is None else nfc(column),
         }
         for name, value in composed.items():
