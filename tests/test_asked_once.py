@@ -52,6 +52,15 @@ def test_what_is_searched_for_and_the_metric_are_asked_together(tmp_path, place,
     assert asked(tmp_path)[before:] == [12]
 
 
+def test_a_guard_asks_about_all_texts_at_once(tmp_path, place):
+    guarded = {"method__objective": "reward", "method__guard": "standard-error"}
+    tune(writing.recipe(tmp_path, task__metric=place, method__budget=20, **guarded), tmp_path / "run")
+    looks = [line for line in journal(tmp_path / "run") if line.get("gain")]
+    assert looks and all(line["gain"]["rows"] == 4 for line in looks)
+    assert all(line["dev"]["loss"] == -line["dev"]["score"] for line in looks)
+    assert min(asked(tmp_path)) > 1
+
+
 def test_templates_are_judged_by_one_answer_each(tmp_path, place):
     several = ["{text} . it was {mask}", "verily {text} {mask}"]
     changes = {"task__template": None, "task__templates": several, "task__metric": place}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,6 +30,17 @@ from tandemtune.types import Encoded
 
 Judge = Callable[[Written], float]
 """Texts to a loss."""
+
+
+@runtime_checkable
+class JudgesEach(Protocol):
+    """A judge whose loss is minus the mean of what it says of each text."""
+
+    def each(self, written: Written) -> Sequence[float]:
+        """What each text is worth [N]."""
+        ...
+
+
 Ask = Callable[[Sequence[int], Sequence[str]], Written]
 """(rows, what was written for them) -> what judges them see."""
 
@@ -203,7 +214,9 @@ class JudgedLoss:
         return self.judge(written)
 
     def each(self, rows: TextRows, point: Point, written: Written) -> NDArray[np.float64]:
-        """What the judge says of each text alone."""
+        """What the judge says of each text: of all together where it tells them apart, else of each alone."""
+        if isinstance(self.judge, JudgesEach):
+            return 0.0 - np.array(self.judge.each(written), dtype=np.float64)
         return np.array([self.judge(written.of([row])) for row in range(len(rows))], dtype=np.float64)
 
     def work(self, rows: TextRows, first: int) -> tuple[float, int]:
