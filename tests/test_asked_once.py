@@ -1,16 +1,21 @@
-"""A reward function is asked once about the same texts, and about all of them at once."""
+"""A reward is asked once about the same texts, and about all of them at once."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import small
 import tandemtune
+import tiny
 import writing
 from small import journal, tune
+from tandemtune.rewards import base as rewards
+from tandemtune.rewards.base import Written
+from tandemtune.tasks.judging import asked_once, score_of_rows
 
 COUNTING = '''
 from pathlib import Path
@@ -67,3 +72,34 @@ def test_templates_are_judged_by_one_answer_each(tmp_path, place):
     recipe = small.write_recipe(tmp_path / "recipe.json", writing.recipe(tmp_path, **changes))
     found = json.loads(small.call("templates", recipe, "--json").out)
     assert asked(tmp_path) == [8, 8] and sorted(one["score"] for one in found) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["bleu", "chrf"])
+def test_scores_of_some_rows_are_those_of_the_package(name):
+    reward, source = asked_once(rewards.get(name)), np.random.default_rng(0)
+
+    def text(most: int) -> str:
+        return " ".join(source.choice(tiny.WORDS, source.integers(0, most)))
+
+    written = Written(
+        [""] * 40, [text(9) for _ in range(40)], [[text(9) + "a" for _ in range(1 + i % 3)] for i in range(40)]
+    )
+    score_of = score_of_rows(reward, written)
+    found = []
+    for size in (1, 2, 5, 40, 40, 40):
+        rows = source.integers(0, 40, size)
+        found.append(score_of(rows))
+        assert found[-1] == reward.score(written.of(rows.tolist()))
+    assert len(set(found[2:])) == 4 and 0 < min(found[2:]) < max(found) < 1
+
+
+@pytest.mark.parametrize("name", ["bleu", "chrf"])
+def test_texts_are_looked_at_once_for_an_interval(tmp_path, monkeypatch, name):
+    import sacrebleu
+
+    tune(writing.recipe(tmp_path, task__metric=name, method__budget=10), tmp_path / "run")
+    kind, calls = getattr(sacrebleu, name.upper()), []
+    real = kind._compute_segment_statistics
+    monkeypatch.setattr(kind, "_compute_segment_statistics", lambda *given: calls.append(1) or real(*given))
+    found = tandemtune.load(tmp_path / "run").evaluate(tmp_path / "test.jsonl")
+    assert found.interval[0] <= found.score <= found.interval[1] and len(calls) <= 3 * 12

@@ -48,6 +48,7 @@ from tandemtune.shared import remembered_texts
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.fewshot import subsample
 from tandemtune.tasks.files import texts_of
+from tandemtune.tasks.judging import score_of_rows
 from tandemtune.tasks.table import Table
 from tandemtune.tasks.texts import TextTask
 from tandemtune.tasks.verbalizers import Verbalizer
@@ -249,8 +250,8 @@ class TextAnswers(Answers):
         score, written = self._written(scorer, model.point, examples)
         each = np.array(task.reward.each(written))
         generator = np.random.default_rng(0)
-        draws = [generator.integers(0, len(each), len(each)) for _ in range(RESAMPLES)]
-        resampled = [_part(task, written, draw.tolist(), each) for draw in draws]
+        score_of = score_of_rows(task.reward, written)
+        resampled = [score_of(generator.integers(0, len(each), len(each))) for _ in range(RESAMPLES)]
         worst = sorted(range(len(each)), key=lambda row: (each[row], row))[:WORST]
         return Assessment(
             metric=task.metric,
@@ -401,9 +402,3 @@ def _records(
         )
         for row, (example, text, first) in enumerate(zip(examples, written.completions, untuned, strict=True))
     ]
-
-
-def _part(task: TextTask, written: Written, rows: Sequence[int], each: Any) -> float:
-    if task.reward.corpus is None:
-        return float(each[rows].mean())
-    return task.reward.score(written.of(rows))

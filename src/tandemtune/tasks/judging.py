@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tandemtune.rewards.base import Reward, Written
 
@@ -50,3 +53,32 @@ def asked_once(reward: Reward, beside: Reward | None = None) -> Reward:
     if beside is not None and beside.rows == rows:
         return replace(reward, rows=beside.rows, corpus=beside.corpus)
     return replace(reward, rows=rows, corpus=corpus)
+
+
+ScoreOfRows = Callable[[NDArray[np.int64]], float]
+"""Numbers of rows, each as often as it counts -> their score."""
+
+
+@runtime_checkable
+class InParts(Protocol):
+    """A score of all rows together that looks at the texts once for the scores of any of them."""
+
+    def of_parts(self, written: Written) -> ScoreOfRows:
+        """What gives the score of some rows."""
+        ...
+
+
+def score_of_rows(reward: Reward, written: Written) -> ScoreOfRows:
+    """What gives the score of some rows of texts, which a bootstrap asks for a thousand times.
+
+    Args:
+        reward: judges them.
+        written: the texts.
+    """
+    corpus = reward.corpus.ask if isinstance(reward.corpus, Once) else reward.corpus
+    if isinstance(corpus, InParts):
+        return corpus.of_parts(written)
+    if corpus is not None:
+        return lambda rows: reward.score(written.of(rows.tolist()))
+    each = np.array(reward.each(written))
+    return lambda rows: float(each[rows].mean())
