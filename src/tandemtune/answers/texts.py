@@ -16,7 +16,7 @@ from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.answers.references import notes_on
 from tandemtune.answers.text_rows import digest, shown_prompts, text_rows, text_task, writer_of
 from tandemtune.config import RunConfig
-from tandemtune.errors import UsageError
+from tandemtune.errors import RewardError, UsageError
 from tandemtune.evaluators.likelihood import Likelihood, work_of
 from tandemtune.evaluators.passages import Passage, collate_passages
 from tandemtune.evaluators.text import (
@@ -52,6 +52,7 @@ from tandemtune.tasks.judging import score_of_rows
 from tandemtune.tasks.table import Table
 from tandemtune.tasks.texts import TextTask
 from tandemtune.tasks.verbalizers import Verbalizer
+from tandemtune.tasks.wording import show
 from tandemtune.tunables.identity import Identity
 from tandemtune.types import Example, Split
 
@@ -170,20 +171,25 @@ class TextAnswers(Answers):
         )
         return Problem(scorer, split, evaluator, grader=grader)
 
-    def try_out(self, problem: Problem) -> None:
-        """Have the metric and the rewards judge two texts."""
-        evaluator, task = cast(TextEvaluator, problem.evaluator), text_task(problem.scorer.task)
-        rows = problem.split.train[:2]
-        completions = [[*row.references, *row.fields.values()][0] for row in rows]
-        ids = [evaluator.writer.coder.encode(text, end=False) for text in completions]
-        written = replace(task.written(shown_prompts(problem.scorer, rows), completions, rows), ids=ids)
-        task.reward.score(written)
-        if isinstance(evaluator.loss, JudgedLoss):
+    def try_out(self, problem: Problem, test: Sequence[Example] = ()) -> None:
+        """Have the metric and the rewards judge two texts of the training rows and of the dev rows, and the metric two of the test rows."""
+        loss, task = cast(TextEvaluator, problem.evaluator).loss, text_task(problem.scorer.task)
+        judge = loss.judge if isinstance(loss, JudgedLoss) else None
+        if problem.grader is not None:
             free = Reward(NAME, "nobody is asked", lambda texts: [0.0] * len(texts))
-            objective = problem.scorer.config.method.objective
-            judge = evaluator.loss.judge if problem.grader is None else objective.judge(task, free)
-            if judge is not None:
-                judge(written)
+            judge = problem.scorer.config.method.objective.judge(task, free)
+        train = problem.split.train[:2]
+        for name, rows in (("", train), ("dev", problem.split.dev[:2]), ("test", test[:2])):
+            if not rows:
+                continue
+            written = _as_if_written(problem, rows)
+            try:
+                task.reward.score(written)
+                if judge is not None and name != "test":  # test rows are scored by the metric alone
+                    judge(written)
+            except RewardError as error:
+                found = [f"{name} rows: {error}" if name else str(error), *_other_columns(task, name, rows, train)]
+                raise RewardError("; ".join(found), error.code) from None
 
     def reached(
         self, problem: Problem, point: Point | None, examples: Sequence[Example] | None, before: Reached | None = None
@@ -318,6 +324,22 @@ class TextAnswers(Answers):
         texts = remembered_texts(scorer, writer, rows.prompts, write) if point is None else write()
         written = judged(rows, writer.coder, texts)
         return text_task(scorer.task).reward.score(written), written
+
+
+def _as_if_written(problem: Problem, rows: Sequence[Example]) -> Written:
+    """Rows with a reference, or else a text of theirs, as if it had been written for them."""
+    scorer, coder = problem.scorer, cast(TextEvaluator, problem.evaluator).writer.coder
+    completions = [[*row.references, *row.fields.values()][0] for row in rows]
+    written = text_task(scorer.task).written(shown_prompts(scorer, rows), completions, rows)
+    return replace(written, ids=[coder.encode(text, end=False) for text in completions])
+
+
+def _other_columns(task: TextTask, name: str, rows: Sequence[Example], train: Sequence[Example]) -> list[str]:
+    """In what the columns of some rows differ from those of the training rows, so that a reward may fail for them."""
+    here, there = ({column: None for row in some for column in row.columns} for some in (rows, train))
+    lacking = [show(column) for column in there if column not in here]
+    without = f"{name} rows are without {', '.join(lacking)}, which training rows have: add that" if lacking else ""
+    return [*filter(None, [without]), *task.mixed_columns]
 
 
 def grader_of(config: RunConfig) -> Grader:

@@ -75,8 +75,12 @@ def check_rows(problem: Problem) -> None:
     scorer.note(notes=(*found, *race_notes(problem)))
 
 
-def check_start(problem: Problem) -> None:
+def check_start(problem: Problem, test: bool = True) -> None:
     """Refuse what would show only after a run has begun.
+
+    Args:
+        problem: what it works with.
+        test: whether its test rows will be scored.
 
     Raises:
         ModelError: the model gives no numbers on the training rows, or cannot do what the recipe's proposer needs.
@@ -92,8 +96,10 @@ def check_start(problem: Problem) -> None:
         raise ModelError(
             f"{backbone.name} has no mask token and no sentinel, so it cannot say how likely a word is inside a text: {instead}"
         )
+    task, section = scorer.task, config.task
+    rows = task.test(section.test_rows, section.seed) if test and task.has_test else ()
     for one in problem.stretches:
-        answers_of(scorer.task).try_out(one)
+        answers_of(task).try_out(one, rows)
         _check_numbers(one)
 
 
