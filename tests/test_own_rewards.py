@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import tandemtune
 import writing
 from small import journal, resume, tune
 from tandemtune.config import load_config
-from tandemtune.errors import ConfigError, RunError, UsageError
+from tandemtune.errors import ConfigError, RewardError, RunError, UsageError
 from tandemtune.objectives.reward import MinusReward
 from tandemtune.plugins import register
 from tandemtune.rewards import own
@@ -430,6 +431,60 @@ def near(completions, whole, part, code, some, **kwargs):
 """
     files = {f"task__{name}": str(tmp_path / f"{name}.csv") for name in ("train", "test")}
     assert run_with(tmp_path, body, task__answer=None, **files)["tuned"]["test"] == 1.0
+
+
+LENGTH = """
+def near(completions, length, **kwargs):
+    return [-abs(float(len(text.split()) - wanted)) for text, wanted in zip(completions, length)]
+"""
+
+
+def test_test_rows_without_a_column_that_the_metric_asks_for_are_refused_before_a_run(tmp_path):
+    place = small.write_rows(tmp_path / "test.jsonl", [{"text": row["text"]} for row in writing.rows(12, 2)])
+    with pytest.raises(
+        RewardError, match=r"test rows: .*length.*; test rows are without .*'length', which training rows have"
+    ):
+        run_with(tmp_path, LENGTH, task__answer=None, task__test=str(place))
+    assert not (tmp_path / "run").exists()
+    assert run_with(tmp_path, LENGTH, task__answer=None, task__test=None)["steps"]
+
+
+def _csv_files(place, train, test):
+    """Two files whose rows have these cells in a column."""
+    for name, seed, cells in (("train", 1, train), ("test", 2, test)):
+        with (place / f"{name}.csv").open("w", newline="") as file:
+            rows = [[row["text"], cell] for row, cell in zip(writing.rows(12, seed), cells, strict=True)]
+            csv.writer(file).writerows([["text", "length"], *rows])
+    return {f"task__{name}": str(place / f"{name}.csv") for name in ("train", "test")}
+
+
+def test_a_column_is_of_one_kind_in_all_files(tmp_path):
+    """One cell is blank in the test file alone: told with its line, and refused where a reward cannot do with texts."""
+    files = _csv_files(tmp_path, range(1, 13), [*range(1, 7), "", *range(8, 13)])
+    said = "'length' as texts, .*test.csv, line 8 holds ''; correct that"
+    address = f"{file_of(tmp_path, LENGTH)}:near"
+    recipe = writing.recipe(tmp_path, task__answer=None, task__metric=address, **REWARD, **files)
+    called = small.call("validate", small.write_recipe(tmp_path / "recipe.json", recipe))
+    assert called.code == 0 and re.search(said, called.err + called.out)
+    with pytest.raises(RewardError, match=said):
+        tune(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_fractions_in_one_file_are_fractions_in_all(tmp_path):
+    files = _csv_files(tmp_path, range(1, 13), [1.5, *range(2, 13)])
+    body = "def near(completions, length, **kwargs): return [float(type(one) is float) for one in length]\n"
+    result = run_with(tmp_path, body, task__answer=None, **files)
+    assert result["tuned"]["test"] == result["tuned"]["dev"] == 1.0
+
+
+def test_whole_numbers_of_any_length_lose_no_digit(tmp_path):
+    """One after another they differ in the last digit, which a fraction does not hold."""
+    long = [10**18 + 1, 10**30 + 7, -(10**400) - 3, *range(9)]
+    files = _csv_files(tmp_path, long, long)
+    body = f"LONG = {long}\ndef near(completions, length, **kwargs): return [float(one in LONG) for one in length]\n"
+    result = run_with(tmp_path, body, task__answer=None, **files)
+    assert result["tuned"]["test"] == result["tuned"]["dev"] == result["tuned"]["train"] == 1.0
 
 
 @register("reward", "registered by a test")

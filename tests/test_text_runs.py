@@ -436,12 +436,12 @@ def test_rows_without_an_answer(tmp_path):
 
 
 def test_validate_says_what_will_be_written(tmp_path):
-    """At most: each of 4 rows is written by every candidate, and dev after every second turn, 5 tokens each."""
+    """At most: each of 4 rows is written by every candidate, train and dev first, and dev after every second turn, 5 tokens each."""
     recipe = writing.recipe(tmp_path, method__objective="reward", method__budget=40)
     called = small.call("validate", small.write_recipe(tmp_path / "reward.json", recipe))
     assert called.code == 0, called.err
     (line,) = [line for line in (called.out + called.err).splitlines() if "written, among these" in line]
-    searched = 40 * 4 * 5 + 8 / 2 * 4 * 5
+    searched = (4 + 4) * 5 + 40 * 4 * 5 + 8 / 2 * 4 * 5
     assert f"at most about {searched:.0f} in the search; about {2 * 20 * 5} for the scores" in line
     tune(recipe, tmp_path / "run")
     costs = journal(tmp_path / "run")[-2]["costs"]

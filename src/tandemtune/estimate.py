@@ -105,7 +105,6 @@ class Estimate:
         activations: megabytes for the activations of scored candidates at most.
         programs: megabytes that Python and its packages take.
         free: megabytes that are free where the model will lie; None where nobody says.
-        proposed: somebody proposes, and scoring that comes on top.
         seconds: of all this computing, from and to, loading aside; None where the model's files do not tell its matrices.
         ends: seconds after which the recipe ends the search.
         generated: tokens that are written at most, in the search and by the scores before and after it; None where that is not
@@ -120,7 +119,6 @@ class Estimate:
     activations: float
     programs: float
     free: float | None
-    proposed: bool = False
     seconds: tuple[float, float] | None = None
     ends: float | None = None
     generated: tuple[float | None, float] = (0.0, 0.0)
@@ -145,7 +143,6 @@ class Estimate:
         elif self.forward:
             back = f" and {_rough(self.backward)} backwards" if self.backward else ""
             work = f"tokens: at most about {_rough(self.forward)} forwards{back} in the search"
-            work += ", what is proposed aside" if self.proposed else ""
         else:
             work = "tokens: nothing is searched"
         templates = f", {_rough(self.ranked)} to choose a template" if self.ranked else ""
@@ -156,7 +153,8 @@ class Estimate:
             return []
         searched, scored = self.generated
         said = "as many as the time allows" if searched is None else f"at most about {_rough(searched)}"
-        return [f"written, among these: {said} in the search; about {_rough(scored)} for the scores at most"]
+        place = "in the search" if self.forward != 0 else "to look at train and dev first"
+        return [f"written, among these: {said} {place}; about {_rough(scored)} for the scores at most"]
 
     def _time(self) -> list[str]:
         if self.seconds is None:
@@ -207,13 +205,15 @@ def estimate(
     each = [
         _searched(
             one,
-            {**seen, "train": cost.searched(rows["train"], apart=one.follows_gradient)},
+            {**seen, "scored": cost.searched(rows["train"], apart=one.follows_gradient)},
             len(rows["train"]),
             model,
+            writes=cost.room > 0,
         )
         for one, seen, cost in zip(several, measured, costs, strict=True)
     ]
-    handed = float(sum(seen["train"] + seen["dev"] for seen in measured[1:]))
+    again = [seen for seen, cost in zip(measured[1:], costs[1:], strict=True) if not cost.room]  # else it counts anyway
+    handed = float(sum(seen["train"] + seen["dev"] for seen in again))
     forward, backward = _sum([found for found, _ in each], handed), sum(back for _, back in each)
     written = _sum([_written(one, rows, cost) for one, cost in zip(several, costs, strict=True)])
     scored = 2 * sum(tokens.values()) * min(config.task.together, templates)
@@ -231,7 +231,6 @@ def estimate(
         activations=config.run.max_memory or devices.default_memory(device),
         programs=peak_rss_mb(),
         free=devices.free_memory(device),
-        proposed=config.alternates,
         seconds=_seconds(config, model, device, (forward or 0.0) + 2 * backward + scored, ranked),
         ends=config.run.max_seconds,
         generated=(written, 2.0 * sum(map(len, rows.values())) * costs[-1].room),
@@ -251,17 +250,50 @@ def _megabytes(model: Matrices, each: float) -> float:
 
 def _written(config: RunConfig, rows: dict[str, Sequence[Example]], costs: RowCosts) -> float | None:
     """Tokens that a search writes at most; None where nothing but time ends it."""
-    method, planned, limit = config.method, wiring.planned(config), config.run.max_generated_tokens
-    if not costs.room or (method.optimizer.uses == "none" and not config.alternates):
+    method, limit, turns = config.method, config.run.max_generated_tokens, _turns(config)
+    if not costs.room:
         return 0.0
-    if not planned.total:
+    if turns is None:
         return limit
-    turns = planned.total / (method.turn_candidates if planned.unit == "candidates" else 1)
-    count = len(rows["train"])
-    seen = min(count, method.subsample or count, config.task.scored_rows or count)
-    each = 0 if config.follows_gradient else method.turn_candidates * seen * (costs.room if costs.judged else 0)
-    found = turns * each + math.ceil(turns / method.dev_every) * len(rows["dev"]) * costs.room
+    further, train, dev = _beside_turns(config, writes=True)
+    every = min(len(rows["train"]), config.task.scored_rows or len(rows["train"]))
+    seen = min(every, method.subsample or every)
+    again = method.elites + 1 if method.elites else 0  # these on all rows
+    each = (method.turn_candidates - again) * seen + again * every
+    judged = (turns + further) * each if costs.judged and not config.follows_gradient else 0
+    measured = train * every + (dev + math.ceil(turns / method.dev_every)) * len(rows["dev"])
+    sampled = method.objective.kl_rows if method.objective.kl_penalty else 0
+    found = (judged + measured + sampled) * costs.room
     return found if limit is None else min(found, limit)
+
+
+def _turns(config: RunConfig) -> float | None:
+    """Turns of an optimizer at most; None where nothing but time ends them."""
+    method, planned = config.method, wiring.planned(config)
+    if (method.optimizer.uses == "none" and not config.alternates) or (config.alternates and not config.turns):
+        return 0.0
+    return planned.total / (method.turn_candidates if planned.unit == "candidates" else 1) or None
+
+
+def _beside_turns(config: RunConfig, *, writes: bool) -> tuple[int, int, int]:
+    """What a search does at most beside its own turns and the looks at dev between them: turns of a race's further entrants, and points
+    that are measured on the training rows and on the dev rows.
+
+    Args:
+        config: the recipe.
+        writes: texts are written, so that the first look counts, too.
+    """
+    section, tunable, rounds = config.alternate, config.method.tunable, config.alternate.rounds
+    reads = (1 if tunable.words_only else 2) if rounds and tunable.takes_words else 0
+    train, dev = (1 + reads, 1) if writes else (0, 0)
+    if not rounds or not section.proposer.proposes:
+        return 0, train, dev
+    legs = config.race_legs
+    drafts = sum(legs) if legs else section.proposals * tunable.takes_words
+    shown = min(section.snapshots, section.round_steps) * reads + section.snapshots * tunable.words_only
+    looked = bool(section.proposer.asks_mentor and config.mentor.show_rows)
+    raced = (sum(legs) - len(legs)) * section.race_steps
+    return rounds * raced, train + rounds * (drafts + shown + looked), dev + rounds * (drafts + 1)
 
 
 def _seconds(
@@ -328,28 +360,31 @@ def proposed_model(*, writes: bool = False) -> ProposedModel:
     return ProposedModel(assets.PREFIX + chosen.key, (why,))
 
 
-def _searched(config: RunConfig, tokens: dict[str, float], rows: int, model: Matrices) -> tuple[float | None, float]:
+def _searched(
+    config: RunConfig, tokens: dict[str, float], rows: int, model: Matrices, *, writes: bool
+) -> tuple[float | None, float]:
     """Tokens of a search at most, forwards and backwards."""
-    method, planned = config.method, wiring.planned(config)
+    method, turns, limit = config.method, _turns(config), config.run.max_forward_tokens
     if method.optimizer.uses == "none" and not config.alternates:
         return 0.0, 0.0
-    limit = config.run.max_forward_tokens
-    if not planned.total:
+    if turns is None:
         return limit, 0.0
-    turns = planned.total / (method.turn_candidates if planned.unit == "candidates" else 1)
+    further, train, dev = _beside_turns(config, writes=writes)
+    turned = turns + further
     backward = 0.0
     if config.follows_gradient:
         options: Any = method.optimizer
         seen = min(rows, options.batch_size * options.accumulate)
-        each = backward = tokens["train"] * seen / rows
+        each = backward = tokens["scored"] * seen / rows
     else:
         seen = min(rows, method.subsample or rows, config.task.scored_rows or rows)
-        share = _share(config, model, tokens["train"] / rows)
+        share = _share(config, model, tokens["scored"] / rows)
         below = 1.0 if share < 1 else 0.0  # what all candidates share is computed once
-        each = (method.turn_candidates * share + below) * tokens["train"] * seen / rows
-    forward = turns * each + math.ceil(turns / method.dev_every) * tokens["dev"]
-    share = 1.0 if limit is None else min(1.0, limit / forward)
-    return share * forward, share * turns * backward
+        each = (method.turn_candidates * share + below) * tokens["scored"] * seen / rows
+    looks = dev + math.ceil(turns / method.dev_every)
+    forward = turned * each + train * tokens["train"] + looks * tokens["dev"]
+    share = 1.0 if limit is None or not forward else min(1.0, limit / forward)
+    return share * forward, share * turned * backward
 
 
 def _share(config: RunConfig, model: Matrices, length: float) -> float:

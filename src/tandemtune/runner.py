@@ -126,7 +126,7 @@ def _prepared(config: RunConfig, known: Facts | None, callback: Callback, test: 
     wiring.check_rows(problem)
     scoring.look_for_errors(problem, begun=known is not None)
     callback.on_ready(problem.facts, config.model_dump(mode="json"))
-    wiring.check_start(problem)
+    wiring.check_start(problem, test)
     return problem
 
 

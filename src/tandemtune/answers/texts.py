@@ -16,8 +16,8 @@ from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.answers.references import notes_on
 from tandemtune.answers.text_rows import digest, shown_prompts, text_rows, text_task, writer_of
 from tandemtune.config import RunConfig
-from tandemtune.errors import UsageError
-from tandemtune.evaluators.likelihood import Likelihood
+from tandemtune.errors import RewardError, UsageError
+from tandemtune.evaluators.likelihood import Likelihood, work_of
 from tandemtune.evaluators.passages import Passage, collate_passages
 from tandemtune.evaluators.text import (
     JudgedLoss,
@@ -27,6 +27,7 @@ from tandemtune.evaluators.text import (
     TextLoss,
     TextRows,
     judged,
+    work_to_write,
 )
 from tandemtune.evaluators.writing import Sampling, Text, Writer, tokens_of
 from tandemtune.mentor import Misread
@@ -41,15 +42,17 @@ from tandemtune.objectives.reward import MinusReward, WeightedSum
 from tandemtune.problem import DrawnRows, Problem, Scorer
 from tandemtune.proposers.base import Standing
 from tandemtune.rewards.base import Reward, Written
-from tandemtune.runs.records import DIGITS, Assessment, PredictionRecord, Result, TemplateScore, rounded
+from tandemtune.runs.records import DIGITS, Assessment, Costs, PredictionRecord, Result, TemplateScore, rounded
 from tandemtune.scoring import Reached
 from tandemtune.shared import remembered_texts
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.fewshot import subsample
 from tandemtune.tasks.files import texts_of
+from tandemtune.tasks.judging import score_of_rows
 from tandemtune.tasks.table import Table
 from tandemtune.tasks.texts import TextTask
 from tandemtune.tasks.verbalizers import Verbalizer
+from tandemtune.tasks.wording import show
 from tandemtune.tunables.identity import Identity
 from tandemtune.types import Example, Split
 
@@ -168,20 +171,25 @@ class TextAnswers(Answers):
         )
         return Problem(scorer, split, evaluator, grader=grader)
 
-    def try_out(self, problem: Problem) -> None:
-        """Have the metric and the rewards judge two texts."""
-        evaluator, task = cast(TextEvaluator, problem.evaluator), text_task(problem.scorer.task)
-        rows = problem.split.train[:2]
-        completions = [[*row.references, *row.fields.values()][0] for row in rows]
-        ids = [evaluator.writer.coder.encode(text, end=False) for text in completions]
-        written = replace(task.written(shown_prompts(problem.scorer, rows), completions, rows), ids=ids)
-        task.reward.score(written)
-        if isinstance(evaluator.loss, JudgedLoss):
+    def try_out(self, problem: Problem, test: Sequence[Example] = ()) -> None:
+        """Have the metric and the rewards judge two texts of the training rows and of the dev rows, and the metric two of the test rows."""
+        loss, task = cast(TextEvaluator, problem.evaluator).loss, text_task(problem.scorer.task)
+        judge = loss.judge if isinstance(loss, JudgedLoss) else None
+        if problem.grader is not None:
             free = Reward(NAME, "nobody is asked", lambda texts: [0.0] * len(texts))
-            objective = problem.scorer.config.method.objective
-            judge = evaluator.loss.judge if problem.grader is None else objective.judge(task, free)
-            if judge is not None:
-                judge(written)
+            judge = problem.scorer.config.method.objective.judge(task, free)
+        train = problem.split.train[:2]
+        for name, rows in (("", train), ("dev", problem.split.dev[:2]), ("test", test[:2])):
+            if not rows:
+                continue
+            written = _as_if_written(problem, rows)
+            try:
+                task.reward.score(written)
+                if judge is not None and name != "test":  # test rows are scored by the metric alone
+                    judge(written)
+            except RewardError as error:
+                found = [f"{name} rows: {error}" if name else str(error), *_other_columns(task, name, rows, train)]
+                raise RewardError("; ".join(found), error.code) from None
 
     def reached(
         self, problem: Problem, point: Point | None, examples: Sequence[Example] | None, before: Reached | None = None
@@ -248,8 +256,8 @@ class TextAnswers(Answers):
         score, written = self._written(scorer, model.point, examples)
         each = np.array(task.reward.each(written))
         generator = np.random.default_rng(0)
-        draws = [generator.integers(0, len(each), len(each)) for _ in range(RESAMPLES)]
-        resampled = [_part(task, written, draw.tolist(), each) for draw in draws]
+        score_of = score_of_rows(task.reward, written)
+        resampled = [score_of(generator.integers(0, len(each), len(each))) for _ in range(RESAMPLES)]
         worst = sorted(range(len(each)), key=lambda row: (each[row], row))[:WORST]
         return Assessment(
             metric=task.metric,
@@ -318,6 +326,22 @@ class TextAnswers(Answers):
         return text_task(scorer.task).reward.score(written), written
 
 
+def _as_if_written(problem: Problem, rows: Sequence[Example]) -> Written:
+    """Rows with a reference, or else a text of theirs, as if it had been written for them."""
+    scorer, coder = problem.scorer, cast(TextEvaluator, problem.evaluator).writer.coder
+    completions = [[*row.references, *row.fields.values()][0] for row in rows]
+    written = text_task(scorer.task).written(shown_prompts(scorer, rows), completions, rows)
+    return replace(written, ids=[coder.encode(text, end=False) for text in completions])
+
+
+def _other_columns(task: TextTask, name: str, rows: Sequence[Example], train: Sequence[Example]) -> list[str]:
+    """In what the columns of some rows differ from those of the training rows, so that a reward may fail for them."""
+    here, there = ({column: None for row in some for column in row.columns} for some in (rows, train))
+    lacking = [show(column) for column in there if column not in here]
+    without = f"{name} rows are without {', '.join(lacking)}, which training rows have: add that" if lacking else ""
+    return [*filter(None, [without]), *task.mixed_columns]
+
+
 def grader_of(config: RunConfig) -> Grader:
     """The model that grades texts, as a recipe's ``[mentor]`` and objective say."""
     told, objective = config.mentor, cast(MinusReward, config.method.objective)
@@ -354,12 +378,16 @@ def _kl_penalty(scorer: Scorer, writer: Writer, split: Split) -> TextKL:
     prompts, _ = scorer.encoded(split.unlabelled)
     sampling = Sampling(1.0, scorer.config.task.seed, 0)
     alone = {block: vector.unsqueeze(0) for block, vector in origin.items()}
-    texts = writer.write(prompts, origin, alone or None, sampling)[0]
+    (texts,) = written = writer.write(prompts, origin, alone or None, sampling)
     ends = writer.coder.ends[:1]
     answers = [text.ids if len(text.ids) == text.tokens else text.ids + ends for text in texts]
     passages = collate_passages([Passage(p, ids) for p, ids in zip(prompts, answers, strict=True)], stack)
     likelihood = Likelihood(scorer.engine)
-    return TextKL(likelihood, passages, likelihood.of(passages, origin), scorer.config.method.objective.kl_penalty)
+    weight = scorer.config.method.objective.kl_penalty
+    kl, tokens = TextKL(likelihood, passages, likelihood.of(passages, origin), weight), tokens_of(written)
+    read = work_of(scorer.engine, sum(len(prompt.ids) for prompt in prompts), 0) + kl.work(0)
+    costs = Costs(forward=round(read + work_to_write(scorer.engine, tokens)), generated=tokens)
+    return replace(kl, costs=costs)
 
 
 def _how_written(task: TextTask) -> list[str]:
@@ -396,9 +424,3 @@ def _records(
         )
         for row, (example, text, first) in enumerate(zip(examples, written.completions, untuned, strict=True))
     ]
-
-
-def _part(task: TextTask, written: Written, rows: Sequence[int], each: Any) -> float:
-    if task.reward.corpus is None:
-        return float(each[rows].mean())
-    return task.reward.score(written.of(rows))

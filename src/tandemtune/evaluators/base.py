@@ -67,6 +67,10 @@ class OverEngine(ABC, Generic[Drawn]):
         """What `measure` costs at most."""
         return self.cost_to_measure(rows)
 
+    def cost_to_begin(self) -> Costs:
+        """Nothing. See `Evaluator.cost_to_begin`."""
+        return Costs()
+
     @abstractmethod
     def cost(self, blocks: Sequence[int], count: int, generation: int | None = None, kept: int | None = None) -> Costs:
         """See `Evaluator.cost`."""
@@ -126,7 +130,7 @@ class Evaluator(Protocol):
         ...
 
     def cost(self, blocks: Sequence[int], count: int, generation: int | None = None, kept: int | None = None) -> Costs:
-        """What `evaluate` costs for so many candidates.
+        """What `evaluate` costs for so many candidates; where these write, what the last ones did, so it is asked right behind.
 
         Args:
             blocks: what the candidates change.
@@ -136,6 +140,10 @@ class Evaluator(Protocol):
         """
         ...
 
+    def cost_to_begin(self) -> Costs:
+        """What was written before the search, for what candidates are held near to."""
+        ...
+
     def cost_to_measure(self, rows: Rows = "train") -> Costs:
-        """What `measure` costs."""
+        """What `measure` costs; where texts are written, what the last call for these rows did, so it is asked right behind."""
         ...

@@ -6,8 +6,8 @@ Points are measured by what they write one after another (greedy), whatever is m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,6 +30,17 @@ from tandemtune.types import Encoded
 
 Judge = Callable[[Written], float]
 """Texts to a loss."""
+
+
+@runtime_checkable
+class JudgesEach(Protocol):
+    """A judge whose loss is minus the mean of what it says of each text."""
+
+    def each(self, written: Written) -> Sequence[float]:
+        """What each text is worth [N]."""
+        ...
+
+
 Ask = Callable[[Sequence[int], Sequence[str]], Written]
 """(rows, what was written for them) -> what judges them see."""
 
@@ -203,7 +214,9 @@ class JudgedLoss:
         return self.judge(written)
 
     def each(self, rows: TextRows, point: Point, written: Written) -> NDArray[np.float64]:
-        """What the judge says of each text alone."""
+        """What the judge says of each text: of all together where it tells them apart, else of each alone."""
+        if isinstance(self.judge, JudgesEach):
+            return 0.0 - np.array(self.judge.each(written), dtype=np.float64)
         return np.array([self.judge(written.of([row])) for row in range(len(rows))], dtype=np.float64)
 
     def work(self, rows: TextRows, first: int) -> tuple[float, int]:
@@ -233,12 +246,14 @@ class TextKL:
         passages: prompts with these texts.
         untuned: mean log-probabilities [S] by the untuned model.
         weight: factor of the penalty.
+        costs: of sampling these texts and reading them once.
     """
 
     likelihood: Likelihood
     passages: PassageBatch
     untuned: Tensor
     weight: float
+    costs: Costs = field(default_factory=Costs)
 
     def penalty(self, point: Point, candidates: Mapping[int, Tensor]) -> NDArray[np.float64]:
         """Penalties [P] of candidates."""
@@ -372,6 +387,10 @@ class TextEvaluator(OverEngine[TextRows]):
         passages = rows.answered.passages
         work = round(work_of(self.engine, passages.read, passages.answered))  # each passage whole
         return PointGradient(loss, gradients, Costs(gradient_steps=1, forward=work, backward=work))
+
+    def cost_to_begin(self) -> Costs:
+        """The texts of the penalty. See `Evaluator.cost_to_begin`."""
+        return Costs() if self.kl is None else self.kl.costs
 
     def cost(self, blocks: Sequence[int], count: int, generation: int | None = None, kept: int | None = None) -> Costs:
         """Every candidate from its first layer on, what is shared below, and each token that was written (before anything was: that

@@ -162,6 +162,10 @@ class Around:
         """See `Evaluator.cost`: shards are work for many, not more work for a run."""
         return self.inner.cost(blocks, count, generation, kept)
 
+    def cost_to_begin(self) -> Costs:
+        """See `Evaluator.cost_to_begin`."""
+        return self.inner.cost_to_begin()
+
     def cost_to_measure(self, rows: Rows = "train") -> Costs:
         """See `Evaluator.cost_to_measure`."""
         return self.inner.cost_to_measure(rows)

@@ -17,6 +17,7 @@ from tandemtune.objectives.base import Objective
 from tandemtune.plugins import register
 from tandemtune.rewards import base as rewards
 from tandemtune.rewards.base import Reward, Written
+from tandemtune.tasks.judging import asked_once
 from tandemtune.tasks.texts import TextTask
 
 
@@ -98,9 +99,10 @@ class MinusReward(Objective):
         """Minus the weighted sum of all mean rewards."""
         known = {NAME: grader or Reward(NAME, "nobody grades", _nobody)}
         found = [
-            (known.get(name) or rewards.get(name, task.seconds), weight) for name, weight in self.rewards.items()
-        ] or [(task.reward, 1.0)]
-        return WeightedSum(tuple(found))
+            (known.get(name) or asked_once(rewards.get(name, task.seconds), task.reward), weight)
+            for name, weight in self.rewards.items()
+        ]
+        return WeightedSum(tuple(found or [(task.reward, 1.0)]))
 
     @property
     def grading(self) -> tuple[Any, ...] | None:

@@ -11,6 +11,7 @@ from tandemtune.errors import RunError
 from tandemtune.runs.journal import read_lines
 from tandemtune.runs.records import (
     Costs,
+    EndRecord,
     Evaluation,
     GenerationRecord,
     HandOverRecord,
@@ -85,7 +86,7 @@ def trail(folder: RunFolder, records: Sequence[JournalRecord], objectives: Seque
         mark = ""
         match record:
             case StartRecord():
-                phase = record.phase
+                costs, phase = record.costs, record.phase
             case GenerationRecord() | StepRecord():
                 step, costs, seconds = record.step, record.costs, clock.get(record.step)
                 if record.phase != phase:
@@ -101,6 +102,8 @@ def trail(folder: RunFolder, records: Sequence[JournalRecord], objectives: Seque
                 step, costs, seconds = record.step, record.costs, clock.get(record.step)
                 won = len(record.kept) == 1 and record.entrants[record.kept[0]].name != "continuing"
                 mark = f"restart {record.round}" if won else ""
+            case EndRecord():
+                costs = record.costs or costs
         words = None if isinstance(record, ProposalRecord) else getattr(record, "words", None)
         spots.append(
             Spot(

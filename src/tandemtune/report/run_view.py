@@ -12,14 +12,9 @@ from tandemtune.report.recipes import method_of, objectives, setting
 from tandemtune.runs.records import (
     Costs,
     Facts,
-    GenerationRecord,
-    HandOverRecord,
     JournalRecord,
     PredictionRecord,
-    ProposalRecord,
-    RaceRecord,
     Result,
-    StepRecord,
 )
 from tandemtune.runs.store import RunFolder
 
@@ -79,11 +74,7 @@ class RunView:
         return f"{self.task} · {model} · {method} · seed {setting(self.recipe, 'task.seed', '?')}"
 
 
-SPENDS = GenerationRecord | StepRecord | ProposalRecord | RaceRecord | HandOverRecord
-"""Records that say what has been spent so far."""
-
-
 def spent_so_far(records: Sequence[JournalRecord]) -> Costs:
     """What the search has spent by its last record."""
-    counted = [r.costs for r in records if isinstance(r, SPENDS)]
+    counted = [record.costs for record in records if record.costs is not None]
     return counted[-1] if counted else Costs()

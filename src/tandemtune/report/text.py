@@ -12,7 +12,7 @@ from rich.text import Text
 
 from tandemtune.report.charts import Series, thinned
 from tandemtune.report.numbers import Content, duration, rough, score
-from tandemtune.report.run_view import SPENDS
+from tandemtune.report.run_view import spent_so_far
 from tandemtune.report.stories import story
 from tandemtune.report.terminal import line_text
 from tandemtune.runs.records import (
@@ -287,12 +287,11 @@ def summary(folder: RunFolder) -> Summary:
     """
     records, facts, result = folder.read_records(), folder.read_facts(), folder.read_result()
     turns = [record for record in records if isinstance(record, GenerationRecord | StepRecord | RaceRecord)]
-    counted = [record.costs for record in records if isinstance(record, SPENDS)]
     return Summary(
         folder=str(folder.path),
         finished=result is not None,
         steps=max((record.step for record in turns), default=0),
-        candidates=counted[-1].candidates if counted else 0,
+        candidates=spent_so_far(records).candidates,
         planned=facts.planned if facts is not None else None,
         unit=facts.unit if facts is not None else "candidates",
         looks=tuple(_looks(records)),

@@ -6,8 +6,12 @@ As a reward of a row BLEU is smoothed (Lin and Och, COLING 2004), since a short 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tandemtune.rewards.base import Reward, Written, add, best_over
 
@@ -26,8 +30,26 @@ def _sacrebleu(name: str, **options: Any) -> Any:
     return getattr(sacrebleu, name)(**options)
 
 
-def _corpus(name: str, written: Written) -> float:
-    return _share(_sacrebleu(name).corpus_score(list(written.completions), _columns(written)).score)
+class OfAll:
+    """A score of `sacrebleu` of all texts together. It is made of counts that are added up over rows, so the texts are looked at once for the
+    scores of any of them.
+
+    Args:
+        name: of the metric there.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, written: Written) -> float:
+        """The score of all rows."""
+        return _share(_sacrebleu(self.name).corpus_score(list(written.completions), _columns(written)).score)
+
+    def of_parts(self, written: Written) -> Callable[[NDArray[np.int64]], float]:
+        """What gives the score of some rows, each as often as its number comes."""
+        metric = _sacrebleu(self.name)
+        counts = np.array(metric._extract_corpus_statistics(list(written.completions), _columns(written)))
+        return lambda rows: _share(metric._compute_score_from_stats(counts[rows].sum(axis=0).tolist()).score)
 
 
 def _sentences(name: str, written: Written, **options: Any) -> list[float]:
@@ -81,7 +103,7 @@ BLEU = add(
         "bleu",
         "BLEU-4 of all texts together; of a row as a reward, smoothed",
         lambda written: _sentences("BLEU", written, effective_order=True),
-        lambda written: _corpus("BLEU", written),
+        OfAll("BLEU"),
         needs="references",
         package="sacrebleu",
     )
@@ -91,7 +113,7 @@ CHRF = add(
         "chrf",
         "F2 of character n-grams, of all texts together",
         lambda written: _sentences("CHRF", written),
-        lambda written: _corpus("CHRF", written),
+        OfAll("CHRF"),
         needs="references",
         package="sacrebleu",
     )

@@ -28,6 +28,19 @@ class Guard:
         self._evaluator, self._on = evaluator, on
         self._kept: tuple[int, NDArray[np.float64]] | None = None  # record that found it, losses of its rows
 
+    def begin(self, point: Point, record: int) -> Evaluation:
+        """Dev's evaluation of a point that is kept for now, whose rows need not be looked at again then.
+
+        Args:
+            point: where a search begins.
+            record: number of the journal's record that says so.
+        """
+        if not self._on:
+            return self._evaluator.measure(point, "dev")
+        found, losses = self._evaluator.dev_losses(point)
+        self._kept = record, losses
+        return found
+
     def look(self, state: SearchState, point: Point) -> tuple[Evaluation, Gain | None]:
         """Dev's evaluation of a point, and its gain over the kept one where there is a guard."""
         if not self._on:

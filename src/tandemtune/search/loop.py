@@ -12,7 +12,7 @@ from tandemtune.callbacks import Callback, Planned, TurnView
 from tandemtune.errors import RunError
 from tandemtune.mentor import Course, LayerGain
 from tandemtune.proposers.base import Source
-from tandemtune.runs.records import SCHEMA, Actions, EndRecord, ProposalRecord, RaceRecord, StartRecord, to_loss
+from tandemtune.runs.records import SCHEMA, Actions, Costs, EndRecord, ProposalRecord, RaceRecord, StartRecord, to_loss
 from tandemtune.runs.store import RunFolder
 from tandemtune.search.proposals import Acceptance, ProposalTurn
 from tandemtune.search.race import Race, RaceTurn
@@ -118,19 +118,27 @@ class Search:
                 continue
             self._turn(state)
             self._checkpoint(state)
-        state.take(self._desk.replay.record(state.records, EndRecord, lambda: self._end(state, reason)))
+        end = self._desk.replay.record(state.records, EndRecord, lambda: self._end(state, reason))
+        state.take(end)
+        state.costs = end.costs or state.costs
         self._tick(state)
         return state
 
     def _start(self) -> StartRecord:
         point, evaluator = dict(self.origin), self._desk.evaluator
+        train = evaluator.measure(point)
+        costs = evaluator.cost_to_begin() + evaluator.cost_to_measure()
+        dev = self._desk.guard.begin(point, 0)
+        costs += evaluator.cost_to_measure("dev")
+        words, spent = (None, Costs()) if self.reader is None else self.reader.read(point, [])
         return StartRecord(
             event="start",
             schema_=SCHEMA,
             phase=self.stretches[0].name,
-            train_loss=evaluator.measure(point).loss,
-            dev=evaluator.measure(point, "dev"),
-            words=self.reader.read(point, []) if self.reader is not None else None,
+            train_loss=train.loss,
+            dev=dev,
+            words=words,
+            costs=(costs + spent).where_texts_are_written,
         )
 
     def _share_is_spent(self, state: SearchState) -> bool:
@@ -198,7 +206,8 @@ class Search:
     def _hand_over(self, state: SearchState, reason: str) -> None:
         """Another search begins at the best point."""
         recorded = self._desk.replay.knows(state.records)
-        record = hand_over(state, self._desk, self.stretches[state.stretch + 1], reason)
+        after = self._desks[state.stretch + 1]
+        record = hand_over(state, self._desk, self.stretches[state.stretch + 1], after, reason)
         self._desk, self._phase = self._desks[state.stretch], None
         self._enter(state)
         if not recorded:
@@ -281,9 +290,13 @@ class Search:
         return replace(stage, layers=state.layers, scale=state.scale, since=state.since)
 
     def _end(self, state: SearchState, reason: str) -> EndRecord:
-        looked = state.evaluated < state.records
-        dev, gain = self._desk.guard.look(state, state.judged) if looked else (None, None)
-        return EndRecord(event="end", step=state.step, stop_reason=reason, dev=dev, gain=gain)
+        end = EndRecord(event="end", step=state.step, stop_reason=reason)
+        if state.evaluated == state.records:
+            return end
+        dev, gain = self._desk.guard.look(state, state.judged)
+        costs = self._desk.evaluator.cost_to_measure("dev").where_texts_are_written
+        spent = state.costs + costs if costs.generated else None
+        return end.model_copy(update={"dev": dev, "gain": gain, "costs": spent})
 
     def _stop_reason(self, state: SearchState) -> str:
         """Why to stop now, or "" to go on; while records are walked through, what was decided then."""

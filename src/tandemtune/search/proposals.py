@@ -126,12 +126,13 @@ class ProposalTurn:
         known = [_tried(entry) for entry in state.tried]
         shown = sorted({entry.words.ids: entry for entry in known}.values(), key=lambda e: -e.loss)
         shown = shown[-self._acceptance.shown :]
-        costs = Costs()
+        costs = state.costs
         reader = self._desk.reader
-        if reader is not None and reader.always_words and asking:  # what they cost with the model as it is now
-            shown = [self._scored_again(reader, entry, state) for entry in shown]
+        if reader is not None and reader.always_words and asking:  # their losses with the model as it is now
+            for place, entry in enumerate(shown):
+                shown[place] = self._scored_again(reader, entry, state)
+                costs += self._desk.evaluator.cost_to_measure()
             shown.sort(key=lambda entry: -entry.loss)
-            costs = self._desk.evaluator.cost_to_measure().times(len(shown))
         wordy = asking and self._acceptance.words
         look = getattr(self._source, "look", None)
         if look is not None and wordy and look(state.incumbent):
@@ -146,14 +147,16 @@ class ProposalTurn:
             if not self._acceptance.words:
                 proposal = replace(proposal, failure=steered.failure)
         self._acceptance.check(proposal.failure, state.failures)
-        drafts = tuple(self._scored(state, draft) for draft in proposal.drafts)
+        drafts: list[PromptRecord] = []
+        for draft in proposal.drafts:
+            scored, spent = self._scored(state, draft)
+            drafts.append(scored)
+            costs += spent
         trained = state.dev  # looked at when the stage ended
         if self._cut:
             trained = self._desk.evaluator.measure(state.incumbent, "dev")
             costs += self._desk.evaluator.cost_to_measure("dev")
         taken = self._acceptance.taken(drafts, trained, self._stage.round)
-        each = self._desk.evaluator.cost_to_measure() + self._desk.evaluator.cost_to_measure("dev")
-        scored = 0 if self._acceptance.raced else len(drafts)
         return ProposalRecord(
             event="proposal",
             round=self._stage.round,
@@ -164,10 +167,10 @@ class ProposalTurn:
             spent=proposal.spent,
             trained_loss=to_loss(state.train_loss),
             trained_dev=trained,
-            drafts=drafts,
+            drafts=tuple(drafts),
             taken=taken,
             dev=None if taken is None else drafts[taken].dev,
-            costs=state.costs + costs + each.times(scored) + Costs(candidates=len(drafts)),
+            costs=costs + Costs(candidates=len(drafts)),
             raced=self._acceptance.raced,
             actions=None if steered is None else steered.actions,
             unsteered="" if steered is None else steered.failure or "",
@@ -177,14 +180,13 @@ class ProposalTurn:
         found, probabilities = reader.measure(reader.placed(entry.words, state.incumbent))
         return TriedWords(entry.words, from_loss(found.loss), found.score, probabilities=probabilities or ())
 
-    def _scored(self, state: SearchState, draft: Draft) -> PromptRecord:
-        """A draft with its losses and scores on the training and the dev rows; as it is where a race will judge it."""
+    def _scored(self, state: SearchState, draft: Draft) -> tuple[PromptRecord, Costs]:
+        """A draft with its losses and scores on the training and the dev rows, and what they have cost; as it is where a race will
+        judge it."""
         if self._acceptance.raced:
-            return PromptRecord(text=draft.text, ids=draft.ids, seed=draft.seed, loss=None, score=0.0)
-        point = self._point(state, draft)
-        train, probabilities = self._desk.measured(point)
-        dev = self._desk.evaluator.measure(point, "dev")
-        return PromptRecord(
+            return PromptRecord(text=draft.text, ids=draft.ids, seed=draft.seed, loss=None, score=0.0), Costs()
+        train, dev, probabilities, costs = self._desk.measured_on_both(self._point(state, draft))
+        scored = PromptRecord(
             text=draft.text,
             ids=draft.ids,
             seed=draft.seed,
@@ -193,6 +195,7 @@ class ProposalTurn:
             dev=dev,
             probabilities=probabilities,
         )
+        return scored, costs
 
     def _point(self, state: SearchState, draft: Draft) -> dict[int, Tensor]:
         return {**state.incumbent, INPUT: self._source.vector(draft, state.incumbent[INPUT])}

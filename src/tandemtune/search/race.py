@@ -226,24 +226,23 @@ class RaceTurn:
         return tuple(losses), spent
 
     def _made(self, state: SearchState, losses: Sequence[tuple[Loss, ...]], costs: Costs) -> RaceRecord:
-        evaluator = self._desk.evaluator
         entries = []
         for entrant, there in zip(self._race.entrants, losses, strict=True):
-            train, probabilities = self._desk.measured(entrant.point)
+            train, dev, probabilities, spent = self._desk.measured_on_both(entrant.point)
+            costs += spent
             text, ids = ("", None) if entrant.draft is None else (entrant.draft.text, entrant.draft.ids)
             entries.append(
                 RaceEntry(
                     name=entrant.name,
                     losses=there,
                     train=train,
-                    dev=evaluator.measure(entrant.point, "dev"),
+                    dev=dev,
                     text=text,
                     ids=ids,
                     probabilities=probabilities,
                 )
             )
         kept = self._race.cut(entries, self._desk.rules.dev_alone)
-        each = evaluator.cost_to_measure() + evaluator.cost_to_measure("dev")
         return RaceRecord(
             event="race",
             round=self._stage.round,
@@ -251,7 +250,7 @@ class RaceTurn:
             phase=self._race.entrants[0].phase.name,
             entrants=tuple(entries),
             kept=kept,
-            costs=costs + each.times(len(entries)),
+            costs=costs,
             dev=entries[kept[0]].dev,
         )
 

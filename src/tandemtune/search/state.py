@@ -96,7 +96,14 @@ class SearchState:
         point = dict(origin)
         tried = [start.words] if start.words else []
         return cls(
-            point, dict(point), dict(point), from_loss(start.train_loss), start.dev, start.dev, tried=list(tried)
+            point,
+            dict(point),
+            dict(point),
+            from_loss(start.train_loss),
+            start.dev,
+            start.dev,
+            costs=start.costs,
+            tried=list(tried),
         )
 
     @property

@@ -39,13 +39,14 @@ class Stretch:
     ready: Ready = dict
 
 
-def hand_over(state: SearchState, before: Desk, after: Stretch, reason: str) -> HandOverRecord:
+def hand_over(state: SearchState, before: Desk, after: Stretch, desk: Desk, reason: str) -> HandOverRecord:
     """Let another search begin at the best point so far, measured by its own objective; or walk through the record of that.
 
     Args:
         state: where the search before has ended; moved to where the next one begins.
         before: what the turns of the search before worked with.
         after: the next search.
+        desk: what its turns will work with.
         reason: why the one before has ended.
 
     Returns:
@@ -59,8 +60,10 @@ def hand_over(state: SearchState, before: Desk, after: Stretch, reason: str) -> 
             costs += before.evaluator.cost_to_measure("dev")
         state.choose(last, gain)
         point = after.ready(state.best)
-        train, dev = after.evaluator.measure(point), after.evaluator.measure(point, "dev")
-        costs += after.evaluator.cost_to_measure() + after.evaluator.cost_to_measure("dev")
+        train = after.evaluator.measure(point)
+        costs += after.evaluator.cost_to_measure()
+        dev = desk.guard.begin(point, state.records)
+        costs += after.evaluator.cost_to_measure("dev") + after.evaluator.cost_to_begin()
         return HandOverRecord(
             event="handover",
             stretch=state.stretch + 2,

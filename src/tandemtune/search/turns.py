@@ -89,6 +89,13 @@ class Desk:
         """A point on the training rows, with the mean probability of each label if whoever proposes is told."""
         return (self.evaluator.measure(point), None) if self.reader is None else self.reader.measure(point)
 
+    def measured_on_both(self, point: Point) -> tuple[Evaluation, Evaluation, tuple[float, ...] | None, Costs]:
+        """The same on the training and on the dev rows, the probabilities, and what all of it has cost."""
+        train, probabilities = self.measured(point)
+        costs = self.evaluator.cost_to_measure()
+        dev = self.evaluator.measure(point, "dev")
+        return train, dev, probabilities, costs + self.evaluator.cost_to_measure("dev")
+
     def notes(self, state: SearchState, stage: Stage, moved: Point) -> tuple[dict[str, Any], Costs]:
         """An evaluation on dev and a reading as words for the record, when it is time for them, and what they cost."""
         dev, gain, words, costs = None, None, None, Costs()
@@ -96,8 +103,8 @@ class Desk:
             dev, gain = self.guard.look(state, moved)
             costs += self.evaluator.cost_to_measure("dev")
         if self.reader is not None and state.stage_step + 1 in stage.snapshots:
-            words = self.reader.read(moved, state.tried)
-            costs += self.reader.cost(words, state.tried)
+            words, spent = self.reader.read(moved, state.tried)
+            costs += spent
         return {"dev": dev, "gain": gain, "words": words}, costs
 
 
@@ -123,12 +130,14 @@ class _Move:
 
 @dataclass(frozen=True)
 class _Told:
-    """A generation that the optimizer has been told of: its sweep and blocks, its losses, and where it leads."""
+    """A generation that the optimizer has been told of: its sweep and blocks, its losses, where it leads, and what scoring it has cost
+    (nothing where that is recorded)."""
 
     sweep: int
     blocks: tuple[int, ...]
     scored: _Scored
     move: _Move
+    costs: Costs
 
 
 class GenerationTurn:
@@ -145,7 +154,8 @@ class GenerationTurn:
 
     def run(self, state: SearchState) -> GenerationRecord:
         """Score a generation, or take its losses from the journal; tell them, and move the incumbent."""
-        found = self._told(state, self._recorded(state))
+        _, turn = self._phase.turn(state.stage_step)
+        found = self._told(state, self._recorded(state), self._kept(state, turn))
         blocks, scored, move = found.blocks, found.scored, found.move
         averaged = self._averaged(state, blocks, move.incumbent)
 
@@ -162,7 +172,7 @@ class GenerationTurn:
                 best=scored.losses[move.best],
                 accepted=move.accepted,
                 train_loss=to_loss(move.train_loss),
-                costs=state.costs + costs + self._costs(state, blocks, scored, self._kept(state, blocks)),
+                costs=state.costs + costs + found.costs,
                 text=self._phase.shown(self._phase.optimizer(blocks)),
                 **notes,
             )
@@ -181,19 +191,19 @@ class GenerationTurn:
         Returns:
             What it has cost.
         """
-        found = self._told(state, None)
-        kept = 0 if entering else self._phase.below(found.blocks)
+        _, turn = self._phase.turn(state.stage_step)
+        found = self._told(state, None, 0 if entering else self._phase.below(turn))
         state.incumbent, state.train_loss = found.move.incumbent, found.move.train_loss
-        return self._costs(state, found.blocks, found.scored, kept)
+        return found.costs
 
-    def _told(self, state: SearchState, recorded: _Scored | None) -> _Told:
-        """Ask, score (unless that is recorded), tell, and see where it leads."""
+    def _told(self, state: SearchState, recorded: _Scored | None, kept: int) -> _Told:
+        """Ask, score (unless that is recorded), tell, and see where it leads; `kept` is the block whose hidden states are."""
         sweep, blocks = self._phase.turn(state.stage_step)
         optimizer = self._phase.optimizer(blocks)
         asked = optimizer.ask()
         vectors = self._phase.up(blocks, asked)
         penalties = self._penalties(blocks, asked)
-        scored = recorded or self._scored(state, vectors, penalties)
+        scored, costs = (recorded, Costs()) if recorded else self._scored(state, blocks, vectors, penalties, kept)
         losses = np.array([from_loss(loss) for loss in scored.losses], dtype=np.float64)
         if self._phase.keeps_best:
             there = from_loss(scored.incumbent) + state.penalty.get(blocks[0], 0.0)
@@ -202,7 +212,7 @@ class GenerationTurn:
         else:
             optimizer.tell(losses + penalties)
             move = self._follow(state, blocks, losses, optimizer)
-        return _Told(sweep, blocks, scored, move)
+        return _Told(sweep, blocks, scored, move, costs)
 
     def _recorded(self, state: SearchState) -> _Scored | None:
         if not self._desk.replay.knows(state.records):
@@ -210,20 +220,30 @@ class GenerationTurn:
         record = self._desk.replay.record(state.records, GenerationRecord, _impossible)
         return _Scored(record.losses, record.incumbent, record.elites, record.incumbent_again)
 
-    def _scored(self, state: SearchState, vectors: Mapping[int, Tensor], penalties: NDArray[np.float64]) -> _Scored:
-        """Where a best candidate is kept, the incumbent is scored as one more of them."""
+    def _scored(
+        self,
+        state: SearchState,
+        blocks: tuple[int, ...],
+        vectors: Mapping[int, Tensor],
+        penalties: NDArray[np.float64],
+        kept: int,
+    ) -> tuple[_Scored, Costs]:
+        """Losses, and what they have cost. Where a best candidate is kept, the incumbent is scored as one more of them."""
         evaluator = self._desk.evaluator
+        together = with_incumbent(vectors, state.incumbent) if self._phase.keeps_best else vectors
+        found = [*map(to_loss, evaluator.evaluate(state.incumbent, together, state.step))]
+        costs = evaluator.cost(blocks, len(found), state.step, kept)
         if not self._phase.keeps_best:
-            return _Scored(tuple(map(to_loss, evaluator.evaluate(state.incumbent, vectors, state.step))))
-        together = with_incumbent(vectors, state.incumbent)
-        *losses, incumbent = map(to_loss, evaluator.evaluate(state.incumbent, together, state.step))
+            return _Scored(tuple(found)), costs
+        *losses, incumbent = found
         if not self._desk.rules.elites:
-            return _Scored(tuple(losses), incumbent)
+            return _Scored(tuple(losses), incumbent), costs
         known = np.array([from_loss(loss) for loss in losses])
         chosen = np.argsort(known + penalties, kind="stable")[: self._desk.rules.elites].tolist()
         best = picked(together, [*chosen, len(losses)])
         *elites, again = map(to_loss, evaluator.evaluate(state.incumbent, best))
-        return _Scored(tuple(losses), incumbent, tuple(zip(chosen, elites, strict=True)), again)
+        costs += evaluator.cost(blocks, len(elites) + 1)
+        return _Scored(tuple(losses), incumbent, tuple(zip(chosen, elites, strict=True)), again), costs
 
     def _keep_best(
         self,
@@ -280,11 +300,6 @@ class GenerationTurn:
         """The block whose hidden states are surely kept: after going back that which no other one changes."""
         back = state.since and state.since == state.stage_step
         return min(self._phase.blocks) if back else self._phase.below(blocks)
-
-    def _costs(self, state: SearchState, blocks: tuple[int, ...], scored: _Scored, kept: int | None) -> Costs:
-        evaluator, count = self._desk.evaluator, len(scored.losses) + self._phase.keeps_best
-        costs = evaluator.cost(blocks, count, state.step, kept)
-        return costs if scored.elites is None else costs + evaluator.cost(blocks, len(scored.elites) + 1)
 
 
 class GradientTurn:

@@ -42,26 +42,30 @@ class WordReader:
         """A point on the training rows, with the mean probability of each label if somebody is told."""
         return self._evaluator.described(point) if self._informed else (self._evaluator.measure(point), None)
 
-    def read(self, point: Mapping[int, Tensor], tried: Sequence[PromptRecord]) -> PromptRecord:
+    def read(self, point: Mapping[int, Tensor], tried: Sequence[PromptRecord]) -> tuple[PromptRecord, Costs]:
         """The nearest words to a point, scored as words, beside the point's own loss: what is lost by reading it.
 
         Args:
             point: its block `INPUT` is read.
             tried: words that are not scored again.
+
+        Returns:
+            The words, and what scoring them and the point has cost.
         """
         vectors = point[INPUT].reshape(self._length, -1)
         soft, probabilities = self.measure(point)
+        costs = self._evaluator.cost_to_measure()
         if self.always_words:
             words, found = self._vocabulary.exact(vectors), soft
         else:
             words = self._vocabulary.nearest(vectors, self._measure)
             before = next((entry for entry in tried if entry.ids == words.ids), None)
-            found = (
-                Evaluation(loss=before.loss, score=before.score)
-                if before
-                else self._evaluator.measure(self.placed(words, point))
-            )
-        return PromptRecord(
+            if before:
+                found = Evaluation(loss=before.loss, score=before.score)
+            else:
+                found = self._evaluator.measure(self.placed(words, point))
+                costs += self._evaluator.cost_to_measure()
+        read = PromptRecord(
             text=words.text,
             ids=words.ids,
             loss=found.loss,
@@ -70,15 +74,11 @@ class WordReader:
             soft_loss=soft.loss,
             probabilities=probabilities,
         )
+        return read, costs
 
     def placed(self, words: Words, point: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """A point with words in the place of its input block."""
         return {**point, INPUT: self._vocabulary.vectors(words.ids).reshape(-1)}
-
-    def cost(self, read: PromptRecord, tried: Sequence[PromptRecord]) -> Costs:
-        """What `read` has cost: the point, and its words where they were new."""
-        new = not self.always_words and all(entry.ids != read.ids for entry in tried)
-        return self._evaluator.cost_to_measure().times(1 + new)
 
     def text(self, ids: Sequence[int]) -> str:
         """Tokens as text."""

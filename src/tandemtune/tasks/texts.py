@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,9 @@ from tandemtune.rewards.objects import schema_problem
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.blanks import without_empty_rows
 from tandemtune.tasks.files import examples_of
-from tandemtune.tasks.table import Source, Table, read_table, value_of
+from tandemtune.tasks.judging import asked_once
+from tandemtune.tasks.number_columns import DELIMITED, Column, columns_of, numbers_in, together
+from tandemtune.tasks.table import HUB, Source, Table, read_table, value_of
 from tandemtune.tasks.wording import kind, nfc, show
 from tandemtune.types import Example
 
@@ -25,8 +28,6 @@ ROW = "text"
 """What rows of such a task are counted as: they have no classes."""
 METRIC = "token_f1"
 """What scores texts where a recipe names no metric."""
-_WHOLE = re.compile(r"[+-]?(?:0|[1-9]\d{0,17})", re.ASCII)
-_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class TextTask(Task):
             "labels": (ROW,),
             "words": {},
             "metric": self.reward.name,
+            "reward": asked_once(self.reward),
             "answer_column": None if column is None else nfc(column),
         }
         for name, value in composed.items():
@@ -155,9 +157,44 @@ class TextTask(Task):
     def _metric_problems(self) -> list[str]:
         return [f"metric {problem}" for problem in self.reward_problems(self.reward)]
 
+    def notes(self) -> list[str]:
+        """What a user should know of how the files are written, columns that hold numbers in some of them only included."""
+        return [*super().notes(), *self.mixed_columns]
+
+    @property
+    def mixed_columns(self) -> list[str]:
+        """Columns that hold numbers in one file and something else in another one, one sentence each."""
+        asked = [name for name in self._columns if name not in (*self.template.fields, self.answer_column)]
+        mixed = [name for name in asked if any(name in one and one[name].number for one in self._columns_by_file)]
+        return [
+            f"rewards get the column {show(name)} as texts, although one file has numbers only there: {odd}; correct that if it should be one"
+            for name in mixed
+            if (odd := self._columns[name].odd)
+        ]
+
+    @cached_property
+    def _columns_by_file(self) -> list[dict[str, Column]]:
+        """What the columns of each CSV and TSV file hold, where there are several of them that can be read."""
+        sources = [one for one in (self.train_source, self.dev_source, self.test_source) if _delimited(one)]
+        return [*self._readable(sources)] if len(set(sources)) > 1 else []
+
+    def _readable(self, sources: Sequence[Source | None]) -> Iterator[dict[str, Column]]:
+        for source in dict.fromkeys(sources):
+            with suppress(DataError):  # which shows where the file's rows are wanted
+                assert source is not None
+                yield columns_of(self._table(source))
+
+    @cached_property
+    def _columns(self) -> dict[str, Column]:
+        """The same of all of these files together; nothing where each file is on its own."""
+        return together(self._columns_by_file)
+
+    def _table(self, source: Source) -> Table:
+        return self._without_blanks(source, without_empty_rows(read_table(source)), self.needed)
+
     def _read(self, source: Source) -> list[Example]:
-        table = without_empty_rows(read_table(source))
-        return self.examples(self._without_blanks(source, table, self.needed))
+        table = self._table(source)
+        return self._examples(table, self._columns if _delimited(source) and self._columns else columns_of(table))
 
     def examples(self, table: Table) -> list[Example]:
         """Rows of a table with their references and all columns.
@@ -165,8 +202,11 @@ class TextTask(Task):
         Raises:
             DataError: a row cannot be used; names the file, line and field.
         """
+        return self._examples(table, columns_of(table))
+
+    def _examples(self, table: Table, columns: Mapping[str, Column]) -> list[Example]:
         rows = examples_of(table, fields=self.template.fields, label=None, labels=None)
-        numbers = columns_of_numbers(table)
+        numbers = numbers_in(table, columns)
         found: list[Example] = []
         for index, row in enumerate(rows):
             at = f"{table.name}, {table.places[index]}"
@@ -181,23 +221,13 @@ class TextTask(Task):
         return references_of(f"{at}, field {show(self.answer_column)}", value_of(table, index, self.answer_column))
 
 
-def columns_of_numbers(table: Table) -> dict[str, list[float]]:
-    """Columns of a CSV or TSV file with a number in every row, by name; numbers with zeros in front (codes) are texts.
-
-    Args:
-        table: the rows; those of other files say themselves what is a number.
-    """
-    found: dict[str, list[float]] = {}
-    if table.format.suffix not in (".csv", ".tsv"):
-        return found
-    for name in table.columns:
-        cells = [str(row.get(name, "")).strip() for row in table.rows]
-        if cells and all(map(_NUMBER.fullmatch, cells)):
-            kind = int if all(map(_WHOLE.fullmatch, cells)) else float
-            values = [kind(cell) for cell in cells]
-            if all(map(math.isfinite, values)):
-                found[name] = values
-    return found
+def _delimited(source: Source | None) -> bool:
+    """Whether rows lie in a file that holds everything as text."""
+    if isinstance(source, Table):
+        return source.format.suffix in DELIMITED
+    return (
+        isinstance(source, str | Path) and not str(source).startswith(HUB) and Path(source).suffix.lower() in DELIMITED
+    )
 
 
 def references_of(at: str, value: Any) -> tuple[str, ...]:

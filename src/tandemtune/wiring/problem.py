@@ -97,8 +97,12 @@ def _template_notes(scorer: Scorer) -> Iterator[str]:
         )
 
 
-def check_start(problem: Problem) -> None:
+def check_start(problem: Problem, test: bool = True) -> None:
     """Refuse what would show only after a run has begun.
+
+    Args:
+        problem: what it works with.
+        test: whether its test rows will be scored.
 
     Raises:
         ModelError: the model gives no numbers on the training rows, or cannot do what the recipe's proposer needs.
@@ -114,8 +118,10 @@ def check_start(problem: Problem) -> None:
         raise ModelError(
             f"{backbone.name} has no mask token and no sentinel, so it cannot say how likely a word is inside a text: {instead}"
         )
+    task, section = scorer.task, config.task
+    rows = task.test(section.test_rows, section.seed) if test and task.has_test else ()
     for one in problem.stretches:
-        answers_of(scorer.task).try_out(one)
+        answers_of(task).try_out(one, rows)
         _check_numbers(one)
 
 

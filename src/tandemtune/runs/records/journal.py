@@ -45,6 +45,12 @@ class Costs(Record):
             generated=self.generated + other.generated,
         )
 
+    @property
+    def where_texts_are_written(self) -> Costs:
+        """These, if texts were written; else nothing. Written tokens count wherever a search writes them, while what is only read to
+        look at its first and its last point does not."""
+        return self if self.generated else Costs()
+
     def times(self, count: int) -> Costs:
         """The same so many times."""
         return Costs(
@@ -104,7 +110,15 @@ class PromptRecord(Record):
 
 
 class StartRecord(Record):
-    """The first line: the point that a search begins with."""
+    """The first line: the point that a search begins with.
+
+    Args:
+        phase: name of the method.
+        train_loss: of that point.
+        dev: its evaluation on dev.
+        words: the point read as words, where somebody proposes.
+        costs: of all that, and of texts that candidates will be held near to; nothing where no texts are written.
+    """
 
     event: Literal["start"]
     schema_: Annotated[int, Field(alias="schema")]
@@ -112,6 +126,7 @@ class StartRecord(Record):
     train_loss: Loss
     dev: Evaluation
     words: PromptRecord | None = None
+    costs: Costs = Costs()
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
@@ -315,13 +330,22 @@ class HandOverRecord(Record):
 
 
 class EndRecord(Record):
-    """The last line: why the search ended, and the last evaluation on dev if one was missing."""
+    """The last line: why the search ended, and the last evaluation on dev if one was missing.
+
+    Args:
+        step: turns of all optimizers.
+        stop_reason: why it ended.
+        dev: the evaluation, if it was missing.
+        gain: of it, where a guard asks for it.
+        costs: spent in all, where texts were written for it; None where the line before says so.
+    """
 
     event: Literal["end"]
     step: int
     stop_reason: str
     dev: Evaluation | None = None
     gain: Gain | None = None
+    costs: Costs | None = None
 
 
 TurnRecord = GenerationRecord | StepRecord | ProposalRecord | RaceRecord
