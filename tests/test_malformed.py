@@ -634,7 +634,12 @@ case(
 )
 case("texts: a reward raises", written(**reward("raises")), late=True, tells="(completion 'great film'): KeyError")
 case("texts: a reward of one row", written(**reward("short")), late=True, tells="gave 1 number for 2 texts")
-case("texts: a metric of words", written(task__metric="PLACE/rewards.py:word"), late=True, tells="expected a list of 1 number")
+case(
+    "texts: a metric of words",
+    written(task__metric="PLACE/rewards.py:word"),
+    late=True,
+    tells="expected a list of 1 number",
+)
 for weight in (float("nan"), float("inf"), None, True, [1]):
     case(
         f"texts: a weight of {weight}",

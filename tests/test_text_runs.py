@@ -166,8 +166,8 @@ def test_resumed_to_the_bit(tmp_path, changes):
     [
         ("raises", "the row with text '.*' .completion 'great film'.: KeyError: 'no such thing' .rewards.py, line 25."),
         ("nothing", "gave nan for the row with text '.*' .completion '.*'., expected a finite number"),
-        ("short", "gave 1 numbers for 2 texts"),
-        ("word", "expected a list of 2 numbers"),
+        ("short", "gave 1 number for 2 texts"),
+        ("word", "expected a list of 1 number"),
         ("hangs", "took longer than 0.5 seconds"),
         ("dies", "its process ended with code 7"),
     ],
