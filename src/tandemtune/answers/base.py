@@ -78,12 +78,12 @@ class Answers(ABC):
             ConfigError: lists every problem.
         """
 
-    def try_out(self, problem: Problem, test: Sequence[Example] = ()) -> None:  # noqa: B027  (nothing to try is the rule)
+    def try_out(self, problem: Problem, test: bool = True) -> None:  # noqa: B027  (nothing to try is the rule)
         """Find out before a run begins whether what judges its answers works; by default there is nothing of a user's in it.
 
         Args:
             problem: what the run works with.
-            test: the test rows, if they will be scored.
+            test: whether its test rows will be scored.
 
         Raises:
             UsageError: it does not.

@@ -171,15 +171,16 @@ class TextAnswers(Answers):
         )
         return Problem(scorer, split, evaluator, grader=grader)
 
-    def try_out(self, problem: Problem, test: Sequence[Example] = ()) -> None:
+    def try_out(self, problem: Problem, test: bool = True) -> None:
         """Have the metric and the rewards judge two texts of the training rows and of the dev rows, and the metric two of the test rows."""
         loss, task = cast(TextEvaluator, problem.evaluator).loss, text_task(problem.scorer.task)
         judge = loss.judge if isinstance(loss, JudgedLoss) else None
         if problem.grader is not None:
             free = Reward(NAME, "nobody is asked", lambda texts: [0.0] * len(texts))
             judge = problem.scorer.config.method.objective.judge(task, free)
-        train = problem.split.train[:2]
-        for name, rows in (("", train), ("dev", problem.split.dev[:2]), ("test", test[:2])):
+        train, section = problem.split.train[:2], problem.scorer.config.task
+        tests = task.test(section.test_rows, section.seed)[:2] if test and task.has_test else ()
+        for name, rows in (("", train), ("dev", problem.split.dev[:2]), ("test", tests)):
             if not rows:
                 continue
             written = _as_if_written(problem, rows)

@@ -118,10 +118,8 @@ def check_start(problem: Problem, test: bool = True) -> None:
         raise ModelError(
             f"{backbone.name} has no mask token and no sentinel, so it cannot say how likely a word is inside a text: {instead}"
         )
-    task, section = scorer.task, config.task
-    rows = task.test(section.test_rows, section.seed) if test and task.has_test else ()
     for one in problem.stretches:
-        answers_of(task).try_out(one, rows)
+        answers_of(scorer.task).try_out(one, test)
         _check_numbers(one)
 
 
