@@ -557,6 +557,11 @@ def test_a_kind_of_nothing_is_one_problem_of_its_setting():
     assert len(caught.value.problems) == 1
 
 
+def test_a_part_of_no_kind_is_a_problem_of_method_where_an_entry_takes_it_over():
+    with pytest.raises(ConfigError, match=r"\[method\] optimizer: expected a name or a table"):
+        load_config({"model": "m", "task": "sst2", "method": {"optimizer": object(), "then": [""]}})
+
+
 @given(st.data())
 @settings(max_examples=200, deadline=None)
 def test_any_value_is_taken_or_refused(data):

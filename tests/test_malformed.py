@@ -638,7 +638,7 @@ case(
     "texts: a metric of words",
     written(task__metric="PLACE/rewards.py:word"),
     late=True,
-    tells="expected a list of 1 number",
+    tells="expected a list of 2 numbers",
 )
 for weight in (float("nan"), float("inf"), None, True, [1]):
     case(

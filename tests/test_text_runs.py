@@ -167,7 +167,7 @@ def test_resumed_to_the_bit(tmp_path, changes):
         ("raises", "the row with text '.*' .completion 'great film'.: KeyError: 'no such thing' .rewards.py, line 25."),
         ("nothing", "gave nan for the row with text '.*' .completion '.*'., expected a finite number"),
         ("short", "gave 1 number for 2 texts"),
-        ("word", "expected a list of 1 number"),
+        ("word", "expected a list of 2 numbers"),
         ("hangs", "took longer than 0.5 seconds"),
         ("dies", "its process ended with code 7"),
     ],
@@ -399,6 +399,12 @@ def test_generated_tokens_end_a_run(tmp_path):
 def test_recipes_that_do_not_fit(tmp_path, changes, says):
     with pytest.raises(UsageError, match=says):
         tune(writing.recipe(tmp_path, **changes), tmp_path / "run")
+
+
+def test_settings_that_are_idle_because_of_another_fault_are_no_problem_of_their_own(tmp_path):
+    with pytest.raises(ConfigError) as told:
+        load_config(writing.recipe(tmp_path, task__answer=3, task__references=2, task__metric="exact_match"))
+    assert not any("references: 2" in problem for problem in told.value.problems)
 
 
 def test_a_run_that_has_ended_is_used_in_spite_of_settings_that_are_refused_today(tmp_path):

@@ -65,7 +65,9 @@ def load_with_notes(
     if not ended:
         found.problems += retired
     if config is not None and not ended:
-        found.problems += config.problems_of_new_runs()
+        found.problems += config.code_problems()
+        if not found.wrong.get("task"):  # else it may be a consequence
+            found.problems += [f"[task] {line}" for line in config.task.idle_problems()]
     if found.problems or config is None:
         raise ConfigError(list(dict.fromkeys(found.problems)), source)
     return config, tuple(found.unused)

@@ -260,13 +260,8 @@ class RunConfig(Options):
             found |= code_of(name) if noun == "reward" else plugins.outside_code(noun, name)
         return found
 
-    def problems_of_new_runs(self) -> Iterator[str]:
-        """What a recipe is refused for, and a run that has ended is not."""
-        yield from self._code_problems()
-        yield from (f"[task] {line}" for line in self.task.idle_problems())
-
-    def _code_problems(self) -> Iterator[str]:
-        """Functions of the user's that are not where the recipe says."""
+    def code_problems(self) -> Iterator[str]:
+        """Functions of the user's that are not where the recipe says; a run that has ended can be used without them."""
         metric = self.task.metric
         if metric is not None and not self.task.writes and plugins.is_address(metric):
             try:

@@ -81,7 +81,7 @@ def _part(noun: str, default: str, given: Any, preset: Any) -> Any:
     given = given if misplaced else as_table(given)
     if not (given is None or isinstance(given, Mapping)):
         return given  # explained when it is checked
-    base = {"kind": default, **(preset or {})}
+    base = {"kind": default, **(preset if isinstance(preset, Mapping) else {})}  # [method]'s own fault is told there
     if not given or given.get("kind", base["kind"]) == base["kind"]:
         return {**base, **(given or {})}
     return dict(given)

@@ -74,7 +74,7 @@ class OwnFunction:
                 self.address,
             )
         found, rows = answer.get("rewards"), len(written)
-        if rows > 1 and not one_each(found, rows):
+        if rows > 1 and isinstance(found, list) and len(found) != rows:
             row, alone = self._alone(written, lambda said: "rewards" in said and not one_each(said["rewards"], 1))
             if row:
                 raise RewardError(
