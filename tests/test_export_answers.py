@@ -97,6 +97,25 @@ def test_choices(tmp_path, make, model, monkeypatch):
         torch.testing.assert_close(found, wanted, atol=2e-4, rtol=1e-3, check_dtype=False)
 
 
+@pytest.mark.parametrize("readout", ["affine", "ridge"])
+@pytest.mark.parametrize("model", ["bert", "llama", "t5"])
+def test_a_readout_of_weights_that_were_all_tuned(tmp_path, model, readout, monkeypatch):
+    """The output embedding is among them: the readout's adapter is what is added to the tuned one."""
+    pytest.importorskip("peft")
+    rows = [{**row, "text": f"{row['text']} {small.LABELS[row['label']]}"} for row in small.rows(20, 1)]
+    small.write_rows(tmp_path / "train.jsonl", rows)
+    recipe = small.recipe(tmp_path, model, task__shots=8)
+    recipe["method"] = {"name": "full", "steps": 20, "dev_every": 5, "optimizer": {"kind": "adamw", "lr": 1e-3}}
+    recipe["method"]["readout"] = readout
+    run = tandemtune.tune(recipe, out=tmp_path / "run", progress="none")
+    assert run.result.kept_step > 0
+    scores = snippet(run.export(tmp_path / "out"), monkeypatch)["scores"]
+    for text, one in zip(TEXTS, run.model.predict(TEXTS), strict=True):
+        found = torch.softmax(torch.tensor(list(scores({"text": text}).values()), dtype=torch.float64), dim=0)
+        wanted = torch.tensor(list(one.probabilities.values()), dtype=torch.float64)
+        torch.testing.assert_close(found, wanted, atol=2e-5, rtol=0)
+
+
 def test_an_adapter_for_vllm_is_filled_up(tmp_path, monkeypatch):
     pytest.importorskip("peft")
     run = tandemtune.tune(writing.recipe(tmp_path, **LORA), out=tmp_path / "run", progress="none")

@@ -183,7 +183,7 @@ def _searched(folder: RunFolder, problem: Problem, callback: Callback, test: boo
         base = base_name(scorer.config.model.name).name
         scorer.parameters.save(found.best, place, base)
         if scorer.readout is not None:
-            bias = scorer.readout.save(place, scorer.backbone, scorer.engine, scorer.verbalizer, base)
+            bias = scorer.readout.save(found.best, place, scorer.backbone, scorer.engine, scorer.verbalizer, base)
         scorer.save_beside(found.best, place)
         card.write_readme(place, problem, result)
     write_json(folder.card, card.task_card(problem, result, bias).plain())

@@ -105,7 +105,7 @@ def test_a_readout_is_an_adapter_where_it_changes_the_output_embedding_alone(mem
     engine = Engine(stack, Identity(), torch.tensor(verbalizer.weights()))
     batch = collate(prompts, [0, 1, 2, 0, 1, 2], torch.device("cpu"))
     solved = solve_readout(member, engine, batch, {}, tuple(WORDS))
-    solved.save(tmp_path, backbone, engine, verbalizer, "base")
+    solved.save({}, tmp_path, backbone, engine, verbalizer, "base")
     told = json.loads((tmp_path / "readout" / "readout.json").read_text(encoding="utf-8"))
     assert (tmp_path / "readout" / "adapter_config.json").is_file() == an_adapter
     assert ("label_bias" in told) == an_adapter and ("no_adapter" in told) == (not an_adapter)

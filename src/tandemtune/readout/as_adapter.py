@@ -54,7 +54,7 @@ def save(
     folder: Path,
     base: str | None = None,
 ) -> Tensor:
-    """Write a PEFT LoRA adapter on the output embedding.
+    """Write a PEFT LoRA adapter on the output embedding as it is now: with a point applied that changes it, what is added to that one.
 
     It is to be loaded beside the model, not merged: where input and output embeddings are one, a merge changes both. A model that
     bends its logits (Gemma 2) bends those that the adapter makes, too, so there the readout's own logits are nearly met.

@@ -258,11 +258,12 @@ class SolvedReadout:
         return engine.no_adapter or self.readout.no_correction
 
     def save(
-        self, folder: Path, backbone: Backbone, engine: Engine, verbalizer: Verbalizer, base: str
+        self, point: Point, folder: Path, backbone: Backbone, engine: Engine, verbalizer: Verbalizer, base: str
     ) -> dict[str, float]:
         """Write the solution, and as a PEFT adapter on the output embedding where it is one.
 
         Args:
+            point: the one that it was solved at, which may have changed the output embedding, too.
             folder: the adapter's folder; a folder inside it is made.
             backbone: the model.
             engine: its engine.
@@ -287,7 +288,8 @@ class SolvedReadout:
         if reason := self.no_adapter(engine):
             told["no_adapter"] = reason
         else:
-            shift = as_adapter.save(self.readout, backbone, engine.stack, verbalizer, place, base)
+            with engine.tunable.applied(point):
+                shift = as_adapter.save(self.readout, backbone, engine.stack, verbalizer, place, base)
             told["label_bias"] = bias = dict(zip(verbalizer.labels, shift.tolist(), strict=True))
         (place / "readout.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         return bias
