@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import warnings
 
@@ -389,6 +390,40 @@ def test_a_gain_beyond_its_standard_error_is_kept(tmp_path):
     assert result.gain is not None and result.gain.mean > result.gain.standard_error > 0
     assert result.gain.kept and result.kept_step > 0
     assert result.tuned.dev_loss < result.zero_shot_readout.dev_loss
+
+
+ROWS_OF_A_SEARCH = ["zero-shot, readout", "tuned, label words alone", "tuned, readout"]
+
+
+@pytest.mark.parametrize("keep", ["tuned", "better", "clearly-better"])
+def test_words_that_were_proposed_are_a_search_without_turns(keep, tmp_path):
+    """What they add to the readout is measured, and they are kept as the recipe says."""
+    rows_with_a_signal(tmp_path)
+    recipe = small.recipe(tmp_path, "llama", task__shots=8, task__seed=3)
+    recipe["method"] = {"name": "opro", "prompt_tokens": 3, "readout": {"kind": "ridge", "keep": keep}}
+    recipe["alternate"] = {"rounds": 3, "proposer": "mutation"}
+    called = small.call("run", small.write_recipe(tmp_path / "recipe.json", recipe), "--out", tmp_path / "run")
+    assert called.code == 0, called.err
+    result = RunFolder.open(tmp_path / "run").read_result()
+    taken = [line["taken"] for line in small.journal(tmp_path / "run") if line["event"] == "proposal"]
+    assert result.steps == 0 and len(taken) == 3 and any(place is not None for place in taken)
+    gain = result.gain
+    assert gain is not None
+    wanted = {"tuned": -math.inf, "better": 0.0, "clearly-better": gain.standard_error}[keep]
+    assert gain.kept == (gain.mean > wanted) == (result.kept_record > 0)
+    assert [row.name for row in result.scores()][-3:] == ROWS_OF_A_SEARCH
+    assert "nothing was searched" not in called.out
+    assert ("kept what was proposed" in called.out) == gain.kept
+    page = small.call("report", tmp_path / "run", "--out", tmp_path / "page.html")
+    assert page.code == 0 and "after step 0 of 0" not in (tmp_path / "page.html").read_text()
+
+
+def test_demonstrations_are_another_model_than_the_pretrained_one(tmp_path):
+    recipe = readout_recipe(tmp_path, task__max_tokens=20)
+    recipe["method"] = {"name": "icl", "readout": "ridge"}
+    result = tune(recipe, tmp_path / "run").result
+    assert result.tuned_words != result.zero_shot and result.gain is None
+    assert [row.name for row in result.scores()][-3:] == ROWS_OF_A_SEARCH
 
 
 def test_what_solving_costs_is_counted(tmp_path):

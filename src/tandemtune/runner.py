@@ -245,7 +245,7 @@ def _measured(
 def _found_by(config: RunConfig, found: SearchState) -> str:
     """Which of several stretches found the point that is kept; nothing where there is one, or where it is the starting point."""
     names = [one.method.name for one in config.stretches]
-    if len(names) == 1 or not found.best_step:
+    if len(names) == 1 or not found.moved:
         return ""
     return f"{names[found.best_stretch]} (stretch {found.best_stretch + 1} of {len(names)})"
 

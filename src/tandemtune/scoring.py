@@ -161,7 +161,7 @@ def guarded(problem: Problem, found: SearchState, tell: Callable[[str], None]) -
         The state whose `best` is to be kept, and the gain; None where nothing was compared.
     """
     member, dev = problem.scorer.config.method.readout, len(problem.split.dev)
-    if member.form is None or found.best_step == 0 or dev < 2:
+    if member.form is None or not found.moved or dev < 2:
         return found, None
     start = problem.scorer.parameters.initial()
     before, after = (_dev_losses(problem, point) for point in (start, found.best))
@@ -174,7 +174,7 @@ def guarded(problem: Problem, found: SearchState, tell: Callable[[str], None]) -
         after_all = "" if kept else ": the point where the search began is kept"
         tell(f"the readout {what} from what was tuned ({said}){after_all}")
     if not kept:
-        found.best, found.best_step, found.best_record = dict(start), 0, 0
+        found.best, found.best_step, found.best_record, found.moved = dict(start), 0, 0, False
     return found, Gain(mean=round(mean, DIGITS), standard_error=round(error, DIGITS), rows=dev, kept=kept)
 
 

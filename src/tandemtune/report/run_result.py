@@ -54,6 +54,8 @@ def _where(run: RunView, result: Result) -> str:
     record = run.records[result.kept_record] if result.kept_record < len(run.records) else None
     if isinstance(record, ProposalRecord) and record.taken is not None:
         return f"the proposal of round {record.round}"
+    if not result.steps:
+        return "where the search began" if result.searched else "nothing was searched"
     by = f", found by {result.found_by}" if result.found_by else ""
     return f"after step {result.kept_step} of {result.steps}{by}"
 

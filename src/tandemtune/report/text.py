@@ -146,8 +146,8 @@ def _result_lines(result: Result, said_before: Collection[str]) -> list[str]:
         f"{duration(cost.seconds)} of search, peak memory {cost.peak_rss_mb:,.0f} MB",
         f"rows: {rows.train:,} train, {rows.dev:,} dev, {rows.test:,} test · "
         + (
-            f"kept the point of step {result.kept_step} of {result.steps} ({_why_kept(result)}{by}) · stopped by {result.stop_reason}"
-            if result.steps
+            f"kept {_what_was_kept(result)} ({_why_kept(result)}{by}) · stopped by {result.stop_reason}"
+            if result.searched
             else "nothing was searched"
         ),
     ]
@@ -200,7 +200,7 @@ def stood_still(result: Result) -> list[str]:
         return [
             f"What was tuned gains nothing for the readout on the dev rows (loss {said}), so it is solved where the search began."
         ]
-    if result.kept_record == 0 and result.steps:
+    if result.kept_record == 0 and result.searched:
         return ["No point was better on dev than the one that the search began with, so that one was kept."]
     return []
 
@@ -214,6 +214,13 @@ def _lowest(found: Assessment) -> Table:
         asked = " | ".join(fields.values())
         table.add_row(f"{reward:.3f}", Text(answer[:200]), Text(reference[:200]), Text(asked[:200]))
     return table
+
+
+def _what_was_kept(result: Result) -> str:
+    """Which point a result is, by the turn that found it."""
+    if result.steps:
+        return f"the point of step {result.kept_step} of {result.steps}"
+    return "what was proposed" if result.kept_record else "the first point"
 
 
 def _why_kept(result: Result) -> str:
@@ -230,7 +237,7 @@ def untuned(result: Result) -> list[str]:
     """What needs no tuning, or less of it, and does at least as well; where calibration does harm; and where dev and test rows tell
     two stories."""
     split = split_of(result)
-    reached, moved = getattr(result.tuned, split), result.steps and not stood_still(result)
+    reached, moved = getattr(result.tuned, split), result.moved and not stood_still(result)
     others = {
         "the pretrained model": getattr(result.zero_shot, split),
         "the pretrained model with calibration": result.zero_shot.after_calibration(split),
@@ -239,7 +246,7 @@ def untuned(result: Result) -> list[str]:
     }
     better = [f"{name} ({score(value)})" for name, value in others.items() if value is not None and value >= reached]
     lines = [f"No tuning does at least as well here: {', '.join(better)}."] if better else []
-    words = getattr(result.tuned_words, split, None) if result.steps else None
+    words = getattr(result.tuned_words, split, None) if result.moved else None
     if words is not None and words > reached:
         lines.append(f"The readout at the end lost some of it here: the label words alone have {score(words)}.")
     plain, calibrated = getattr(result.zero_shot, split), result.zero_shot.after_calibration(split)

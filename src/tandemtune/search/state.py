@@ -39,6 +39,7 @@ class SearchState:
         best_dev: the evaluation of `best` on dev.
         best_step: turn after which `best` was found.
         best_record: number of the journal's record that found it; 0 is the starting point.
+        moved: whether a turn or a proposal found it, so that it is not the point where the first search began.
         step: turns of the optimizers so far.
         costs: spent so far, for everything but the final scores.
         stale: evaluations on dev since the last better one.
@@ -69,6 +70,7 @@ class SearchState:
     best_dev: Evaluation
     best_step: int = 0
     best_record: int = 0
+    moved: bool = False
     step: int = 0
     costs: Costs = field(default_factory=Costs)
     stale: int = 0
@@ -123,7 +125,7 @@ class SearchState:
         self.stale += 1
         if from_loss(dev.loss) < from_loss(self.best_dev.loss) if gain is None else gain.kept:
             self.best, self.best_dev, self.best_step, self.stale = dict(self.judged), dev, self.step, 0
-            self.best_record, self.best_stretch = self.records - 1, self.stretch
+            self.best_record, self.best_stretch, self.moved = self.records - 1, self.stretch, True
 
     def go_back(self) -> None:
         """The stage begins again at the kept point."""
@@ -205,6 +207,7 @@ class SearchState:
             **{
                 **saved,
                 **{name: _tensors(saved[name]) for name in _POINTS},
+                "moved": saved.get("moved", saved["best_record"] > 0),
                 "averaged": None if saved["averaged"] is None else _tensors(saved["averaged"]),
                 "penalty": {int(block): penalty for block, penalty in saved["penalty"].items()},
                 "layers": tuple(saved.get("layers", ())),

@@ -165,6 +165,16 @@ class Result(Versioned):
     unanswered: str = ""
     unseen: UnseenClasses | None = None
 
+    @property
+    def searched(self) -> bool:
+        """Whether anything was tried: turns of an optimizer, or what was proposed."""
+        return bool(self.steps or self.cost.candidates)
+
+    @property
+    def moved(self) -> bool:
+        """Whether the best point may be another model than the pretrained one: something was tried, or stands before each text."""
+        return self.searched or (self.tuned if self.tuned_words is None else self.tuned_words) != self.zero_shot
+
     def yardstick(self, name: str) -> YardstickScores | None:
         """What one of them reached; None where it was not asked for."""
         return next((one for one in self.yardsticks if one.name == name), None)
@@ -184,13 +194,13 @@ class Result(Versioned):
             )
             for one in self.yardsticks
         ]
-        if self.zero_shot_readout is not None and self.steps:
+        if self.zero_shot_readout is not None and self.moved:
             rows.append(_row_of("zero-shot, readout", self.zero_shot_readout))
         if self.tuned_words is None:
             return [*rows, *_pair_of("tuned", self.tuned)]
-        if self.steps:
+        if self.moved:
             rows.append(_row_of("tuned, label words alone", self.tuned_words))
-        return [*rows, _row_of("tuned, readout" if self.steps else "readout", self.tuned)]
+        return [*rows, _row_of("tuned, readout" if self.moved else "readout", self.tuned)]
 
 
 def _pair_of(name: str, scores: Scores) -> list[NamedScores]:
