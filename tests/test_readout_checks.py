@@ -21,6 +21,7 @@ BY_READOUT = {"method__readout": "ridge", "method__score": "readout"}
         (images.recipe, ["mean"], "of images there are the views answer and tower"),
         (images.recipe, ["answer", "mean@middle"], "view mean@middle: of images there are the views answer and tower"),
         (small.recipe, [], "views: none, but readout ridge reads some"),
+        (small.recipe, ["answer", "mean@2", "mean@02"], "views: mean@2 more than once"),
     ],
     ids=["a layer", "an image's", "a text's", "a text's middle", "none"],
 )

@@ -153,8 +153,13 @@ class FeatureReadout(ReadoutMember):
     )
 
     def problems(self, recipe: Any) -> Iterator[str]:
-        """No view at all, beside what all readouts refuse."""
-        yield from super().problems(recipe)
+        """No view at all, or one twice, beside what all readouts refuse."""
+        wrong = [*super().problems(recipe)]
+        yield from wrong
+        named = [*self.choices(())[0]] if not wrong and self.views != "auto" else []
+        twice = [str(view) for view in dict.fromkeys(named) if named.count(view) > 1]
+        if twice:
+            yield f"[method] views: {', '.join(twice)} more than once, which says nothing more: name each view once"
         if not self.views:
             yield f'[method] views: none, but readout {self.kind} reads some: name one, such as "answer", or take readout affine'
 
