@@ -23,7 +23,7 @@ BY_READOUT = {"method__readout": "ridge", "method__score": "readout"}
         (small.recipe, [], "views: none, but readout ridge reads some"),
         (small.recipe, ["answer", "mean@2", "mean@02"], "views: mean@2 more than once"),
     ],
-    ids=["a layer", "an image's", "a text's", "a text's middle", "none"],
+    ids=["a layer", "an image's", "a text's", "a text's middle", "none", "twice"],
 )
 def test_a_view_that_the_model_lacks_is_refused_before_the_search(make, views, said, tmp_path):
     made = make(tmp_path)
@@ -93,3 +93,14 @@ def test_what_a_readout_says_is_not_calibrated_in_a_search_by_it(tmp_path):
     alone = {block: vector.unsqueeze(0) for block, vector in start.items()}
     assert evaluator.empty is not None
     assert evaluator.evaluate(start, alone)[0] == pytest.approx(evaluator.measure(start).loss, rel=1e-6)
+
+
+def test_a_point_without_numbers_is_worse_than_all_others_where_a_readout_judges(tmp_path):
+    """Steps that are far too large: the run goes on, and keeps the point where it began."""
+    made = small.recipe(tmp_path, "gpt2")
+    own = {"name": "full", "steps": 3, "dev_every": 1, "optimizer": {"kind": "adamw", "lr": 1e6}}
+    made["method"] = {**own, "readout": "ridge", "judge": "readout"}
+    result = small.tune(made, tmp_path / "run")
+    first, *others = [line["dev"]["loss"] for line in small.journal(tmp_path / "run") if line.get("dev")]
+    assert first is not None and others and None in others
+    assert result["kept_step"] == 0 and result["tuned"] == result["zero_shot_readout"]

@@ -26,7 +26,7 @@ from tandemtune.models.layers import LayerStack
 from tandemtune.problem import DrawnRows, Problem, Scorer, content_free, digest
 from tandemtune.proposers.base import Standing
 from tandemtune.readout import ranking
-from tandemtune.readout.design import assumed_shares
+from tandemtune.readout.design import NotFiniteError, assumed_shares
 from tandemtune.readout.solving import leave_one_out_logits, solve_readout
 from tandemtune.runs.records import Assessment, Result, TemplateScore
 from tandemtune.scoring import Reached
@@ -270,11 +270,16 @@ def _assumed(scorer: Scorer, split: Split) -> Tensor | None:
 
 
 def _dev_readout(scorer: Scorer, batch: Batch, cut: int) -> Callable[[Point], Tensor]:
-    """Label logits [N, C] of the dev rows at a point, each by a readout of all other labelled rows; `cut` rows stand before them."""
+    """Label logits [N, C] of the dev rows at a point, each by a readout of all other labelled rows; NaN where the model gives no
+    numbers. `cut` rows stand before them."""
     member = scorer.config.method.readout
 
     def logits(point: Point) -> Tensor:
-        return solve_readout(member, scorer.engine, batch, point, scorer.task.labels).without[cut:].float()
+        try:
+            return solve_readout(member, scorer.engine, batch, point, scorer.task.labels).without[cut:].float()
+        except NotFiniteError:
+            gold = batch.labels[cut:]
+            return torch.full((len(gold), len(scorer.task.labels)), torch.nan, device=gold.device)
 
     return logits
 

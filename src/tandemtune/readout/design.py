@@ -52,6 +52,10 @@ class Scaled:
         return self.rows @ self.rows.mT
 
 
+class NotFiniteError(DataError):
+    """What a readout is to be solved on holds numbers that are not finite, as at a point that a search has lost itself at."""
+
+
 class Design:
     """The labelled rows of one readout, or of one for each candidate of a population.
 
@@ -63,7 +67,8 @@ class Design:
         names: the labels' names, for errors.
 
     Raises:
-        DataError: no row has one of the labels, or shapes, labels, prior or numbers cannot be used.
+        NotFiniteError: numbers that are not finite, of one readout; of several `broken` says which ones have some.
+        DataError: no row has one of the labels, or shapes, labels or prior cannot be used.
     """
 
     def __init__(
@@ -86,7 +91,7 @@ class Design:
         views = [functional.log_softmax(logits.double(), dim=-1), *(view.double() for view in features)]
         self.broken = torch.stack([~view.isfinite().flatten(-2).all(dim=-1) for view in views]).any(dim=0)
         if self.broken.ndim == 0 and self.broken:
-            raise DataError("features or label logits hold numbers that are not finite: compute them in float32")
+            raise NotFiniteError("features or label logits hold numbers that are not finite: compute them in float32")
         self.features = tuple(Scaled.of(self._whole(view)) for view in views[1:])
         self.logits = self._whole(logits.double())
 
