@@ -94,6 +94,65 @@ def test_peft_alone_says_what_the_run_says(kind, tmp_path):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
+IA3 = {"kind": "peft", "type": "IA3", "config": {}}
+PROMPT = {"name": "prompt-tuning", "prompt_tokens": 3, "steps": 3}
+
+
+@pytest.mark.parametrize(
+    ("method", "adapters"),
+    [
+        ({"name": "readout", "readout": "ridge"}, ["adapter/readout"]),
+        ({"name": "lora", "steps": 3, "readout": "ridge"}, ["adapter", "adapter/readout"]),
+        ({"name": "lora", "steps": 3, "readout": "bias"}, ["adapter"]),
+        ({"name": "full", "steps": 3, "readout": "ridge"}, ["adapter/readout"]),
+        ({**PROMPT, "readout": "bias"}, ["adapter"]),
+        ({**PROMPT, "readout": "ridge"}, None),
+        ({"name": "lora", "steps": 3, "readout": "ridge", "tunable": IA3}, None),
+    ],
+    ids=["alone", "lora", "lora, bias", "full", "prompt, bias", "prompt", "ia3"],
+)
+def test_what_an_adapters_readme_shows_says_what_the_run_says(method, adapters, tmp_path, monkeypatch):
+    """Or, where PEFT cannot load all of it, it loads what it can and says how the run's answers are had."""
+    pytest.importorskip("peft")
+    rows_with_a_signal(tmp_path)
+    recipe = small.recipe(tmp_path, "llama", task__shots=8)
+    recipe["method"] = method
+    run = tune(recipe, tmp_path / "run")
+    readme = (tmp_path / "run" / "adapter" / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    monkeypatch.chdir(tmp_path / "run")
+    names = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(code, names)
+    assert ("tandemtune predict" in readme) == (adapters is None)
+    if adapters is None:
+        assert "adapter/readout" not in code
+        return
+    assert [
+        one for one in ("adapter", "adapter/readout") if f', "{one}")' in code or f'ter("{one}"' in code
+    ] == adapters
+    told, scorer = json.loads((tmp_path / "run" / "task_card.json").read_text()), run.model.scorer
+    bias = torch.tensor([told["label_bias"][label] for label in scorer.task.labels])
+    for text, answer in zip(TEXTS, run.predict(TEXTS), strict=True):
+        ids = scorer.plain_prompt(Example({"text": text})).ids
+        with torch.no_grad():
+            logits = names["model"].eval()(input_ids=torch.tensor([ids])).logits[0, -1]
+        found = (logits[list(scorer.verbalizer.token_ids)].double() + bias) / scorer.temperature
+        expected = torch.tensor(list(answer.probabilities.values()), dtype=torch.float64)
+        torch.testing.assert_close(torch.softmax(found, dim=0), expected, atol=1e-4, rtol=0)
+
+
+def test_what_a_readout_was_solved_at_may_have_no_form_of_pefts(tmp_path):
+    """Then the readout alone is not shown."""
+    rows_with_a_signal(tmp_path)
+    recipe = small.recipe(tmp_path, "llama", task__shots=8)
+    recipe["method"] = {"name": "bitfit", "steps": 3, "readout": "ridge"}
+    tune(recipe, tmp_path / "run")
+    readme = (tmp_path / "run" / "adapter" / "README.md").read_text(encoding="utf-8")
+    assert "```python" not in readme and "tandemtune predict" in readme
+
+
 def test_every_method_takes_a_readout_at_its_end(tmp_path):
     rows_with_a_signal(tmp_path)
     recipe = small.recipe(tmp_path, "llama", method__readout="ridge", task__shots=8)

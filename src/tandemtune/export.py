@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 import tandemtune.assets as assets
 from tandemtune.answers import answers_of
@@ -23,6 +22,7 @@ from tandemtune.models.quantized import method_of
 from tandemtune.models.quiet import quiet
 from tandemtune.predict import TunedModel, load
 from tandemtune.problem import Progress, content_free
+from tandemtune.readout.as_adapter import changes_weights
 from tandemtune.readout.members import FOLDER as READOUT
 from tandemtune.runs.store import RunFolder
 from tandemtune.runs.writing import write_json
@@ -218,10 +218,10 @@ def _readout(model: TunedModel, tuned: Path) -> tuple[Path | None, dict[str, flo
     told = json.loads((tuned / READOUT / "readout.json").read_text(encoding="utf-8"))
     if "no_adapter" in told:
         raise UsageError(f"the run's readout cannot be exported: {told['no_adapter']}")
-    factors = load_file(tuned / READOUT / "adapter_model.safetensors")
-    changes = any(factor.any() for name, factor in factors.items() if name.endswith("lora_A.weight"))
     bias = {label: float(told["label_bias"][label]) for label in labels}
-    return (tuned / READOUT if changes else None), bias  # what shifts labels alone changes no weights
+    return (
+        tuned / READOUT if changes_weights(tuned / READOUT) else None
+    ), bias  # what shifts labels alone changes no weights
 
 
 def _tied(model: TunedModel) -> bool:

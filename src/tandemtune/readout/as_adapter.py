@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tandemtune.models.backbone import Backbone
@@ -93,3 +93,9 @@ def save(
     }
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return shift
+
+
+def changes_weights(folder: Path) -> bool:
+    """Whether an adapter that `save` wrote changes any weight; one of a readout that shifts labels alone does not."""
+    tensors = load_file(folder / "adapter_model.safetensors")
+    return any(bool(factor.any()) for name, factor in tensors.items() if name.endswith("lora_A.weight"))
