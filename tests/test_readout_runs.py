@@ -58,6 +58,10 @@ def test_a_readout_learns_from_one_pass_and_predicts_what_it_measured(model, tmp
     right = sum(answer.label == row["label"] for answer, row in zip(answers, rows, strict=True))
     assert right / len(rows) == pytest.approx(result.tuned.test, abs=1e-6)
     assert [row.name for row in result.scores()] == ["zero-shot", "zero-shot, calibrated", "readout"]
+    readme = (tmp_path / "run" / "adapter" / "README.md").read_text()
+    assert "A template of `readout`: nothing was searched" in readme and "0 candidates" not in readme
+    assert "The readout was solved on all labelled rows, 16 train and 16 dev rows." in readme
+    assert json.loads((tmp_path / "run" / "task_card.json").read_text())["rows"] == result.plain()["rows"]
 
 
 def test_scores_on_labelled_rows_are_those_of_rows_left_out(tmp_path):

@@ -38,6 +38,7 @@ def task_card(problem: Problem, result: Result, label_bias: Mapping[str, float])
         label_words={label: tuple(words) for label, words in scorer.task.words.items()},
         pieces=problem.facts.label_pieces,
         shots=result.shots,
+        rows=result.rows,
         seed=result.seed,
         dtype=problem.facts.dtype,
         max_tokens=config.task.max_tokens,
@@ -74,6 +75,7 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
     made = f"{result.cost.candidates} candidates"
     if result.cost.gradient_steps:
         made = f"{result.cost.gradient_steps} gradient steps, {made}"
+    used = f"{result.rows.train:,} train and {result.rows.dev:,} dev rows"
     tunable, labelled, warmth = scorer.config.method.tunable, bool(scorer.task.words), round(scorer.temperature, DIGITS)
     in_peft = (folder / "adapter_config.json").is_file()
     base = base_name(scorer.config.model.name)
@@ -86,8 +88,10 @@ def write_readme(folder: Path, problem: Problem, result: Result) -> None:
         "---",
         f"# {scorer.task.name} on {shown}",
         "",
-        f"{tunable.card} found by `{result.method}`: {made}, {result.shots} rows{' of each class' if labelled else ''}, seed "
-        f"{result.seed}.",
+        f"{tunable.card} found by `{result.method}`: {made}, {used}, seed {result.seed}."
+        if result.searched
+        else f"{tunable.card} of `{result.method}`: nothing was searched, seed {result.seed}.",
+        *([f"The readout was solved on all labelled rows, {used}."] if scorer.readout is not None else []),
         "",
         f"- template: `{json.dumps(str(scorer.task.template), ensure_ascii=False)}`",
         *conversation(scorer),

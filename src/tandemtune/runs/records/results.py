@@ -241,6 +241,7 @@ class TaskCard(Versioned):
     """``task_card.json``: everything that is needed to use an adapter without its recipe, with its scores and costs.
 
     Args:
+        rows: what the run has seen; readouts are solved on train and dev rows. None in cards of earlier versions.
         prior: how likely each label is for inputs without content, which `calibrated` answers are divided by.
         label_bias: what is to be added to the logit of each label where the readout is an adapter; empty where it is none.
         assumed_prior: how often the readout assumes each label to come up; empty without one.
@@ -257,6 +258,7 @@ class TaskCard(Versioned):
     label_words: dict[str, tuple[str, ...]]
     pieces: dict[str, tuple[str, ...]]
     shots: int | Literal["all"]
+    rows: RowCounts | None = None
     seed: int
     dtype: str
     max_tokens: int
