@@ -10,15 +10,17 @@ import warnings
 import pytest
 import torch
 
+import images
 import small
 import tiny
 from tandemtune import load, tune
 from tandemtune.answers.labels import LabelAnswers
 from tandemtune.callbacks import Callback
 from tandemtune.config import load_config
-from tandemtune.errors import ConfigError
+from tandemtune.errors import ConfigError, UsageError
 from tandemtune.evaluators.features import read
 from tandemtune.evaluators.views import ANSWER
+from tandemtune.readout import members
 from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.known_templates import known_templates
 from tandemtune.types import Example
@@ -543,12 +545,40 @@ def test_more_tokens_than_were_given_are_told(tmp_path):
     assert "a turn is never cut" not in note
 
 
-def test_more_rows_than_a_solver_takes_are_refused_before_the_run(tmp_path, monkeypatch):
-    from tandemtune.errors import DataError
-    from tandemtune.readout import members
-
+def test_more_rows_than_a_solver_takes_are_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(members, "MOST_LOGISTIC", 20)
-    with pytest.raises(DataError, match=r"at most 20 labelled ones, got 32: take readout ridge"):
-        tune(readout_recipe(tmp_path, method__readout="bias"), tmp_path / "run")
+    recipe = readout_recipe(tmp_path, method__readout="bias")
+    recipe["model"]["name"] = "nobody/has-such-a-model"
+    said = "at most 20 labelled ones, got 32: take readout ridge"
+    called = small.call("validate", small.write_recipe(tmp_path / "recipe.json", recipe), "model.kind=causal")
+    assert called.code == 2 and said in called.err, called.err
+    with pytest.raises(UsageError, match=said):
+        tune({**recipe, "model": {**recipe["model"], "kind": "causal"}}, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     tune(readout_recipe(tmp_path), tmp_path / "ridge")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"prior": "foo"}, 'prior: expected "balanced", "train" or a share for each label'),
+        ({"prior": ["a", "b"]}, "such as [0.3, 0.7], got ['a', 'b']"),
+        ({"views": 3}, 'views: expected "auto", a view or a list of views, such as ["answer", "mean"], got 3'),
+        ({"views": "foo"}, "view 'foo': expected answer or mean"),
+    ],
+)
+def test_settings_of_a_readout_that_are_none(changes, said, tmp_path):
+    recipe = readout_recipe(tmp_path)
+    recipe["method"] |= changes
+    with pytest.raises(ConfigError, match=re.escape(said)) as refused:
+        load_config(recipe)
+    assert len(refused.value.problems) == 1
+
+
+def test_a_single_view_is_a_list_of_one(tmp_path):
+    assert load_config(readout_recipe(tmp_path, method__views="mean")).method.readout.views == ["mean"]
+
+
+def test_templates_of_images_are_not_chosen_from(tmp_path):
+    called = small.call("templates", small.write_recipe(tmp_path / "recipe.json", images.recipe(tmp_path)))
+    assert called.code == 2 and "the mean of its names in all templates" in called.err, called.err

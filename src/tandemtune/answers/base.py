@@ -57,12 +57,14 @@ class Answers(ABC):
         scorer: what a model is asked through.
         engine_type: what reads the views of readouts.
         most_judged: labelled rows that templates are judged by, at most; 0 where they are not judged.
+        unjudged: why they are not.
         doing: what happens to rows, in a word.
         use: what a finished run is for, and the input of `tandemtune predict` as an example.
     """
 
     scorer: ClassVar[type[Scorer]] = Scorer
     engine_type: ClassVar[type[Engine]] = Engine
+    unjudged: ClassVar[str] = ""
     doing: ClassVar[str] = "labelling"
     most_judged: ClassVar[int] = 512
     use: ClassVar[tuple[str, str]] = ("label texts", "texts.jsonl")

@@ -29,6 +29,9 @@ class ChoiceAnswers(LabelAnswers):
 
     scorer: ClassVar[type[Scorer]] = ChoiceScorer
     most_judged: ClassVar[int] = 0
+    unjudged: ClassVar[str] = (
+        "they are judged by label words or by texts that are written, and this task chooses among whole answers"
+    )
 
     def verbalizer(self, backbone: Backbone, task: Task) -> Verbalizer:
         """The tokens of each label's answers, where all rows have the same; else the marks that end a text stand for all."""

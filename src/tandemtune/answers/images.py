@@ -19,6 +19,9 @@ class ImageAnswers(LabelAnswers):
     scorer: ClassVar[type[Scorer]] = ImageScorer
     engine_type: ClassVar[type[Engine]] = ImageTextEngine
     most_judged: ClassVar[int] = 0
+    unjudged: ClassVar[str] = (
+        "none of them is chosen: a class of images is the mean of its names in all templates of the recipe"
+    )
     use: ClassVar[tuple[str, str]] = ("label images", "images")
 
     def verbalizer(self, backbone: Any, task: Any) -> Verbalizer:

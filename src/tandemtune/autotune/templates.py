@@ -63,11 +63,9 @@ class Judge:
     """
 
     def __init__(self, config: RunConfig, task: Task, kind: Kind, split: Split, progress: Progress | None) -> None:
-        most = answers_of(task).most_judged
+        most, reason = answers_of(task).most_judged, answers_of(task).unjudged
         if not most:
-            raise ConfigError(
-                ["[task] templates: they are judged by label words or by texts, and this task is answered with neither"]
-            )
+            raise ConfigError([f"[task] templates: {reason}"])
         torch.set_num_threads(config.model.threads or default_threads())
         if progress:
             progress(f"loading {config.model.name} to judge templates")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -62,6 +63,19 @@ class ReadoutMember(Member):
         description="what becomes of a search before which the readout is right on all labelled rows, each by a readout of all others, and "
         f'these are {ENOUGH} or more: "search" for lower losses, or "stop", since no row is left that could be set right',
     )
+
+    @field_validator("prior", mode="before")
+    @classmethod
+    def _shares(cls, given: Any) -> Any:
+        """A name, or numbers."""
+        numbers = isinstance(given, list | tuple) and all(
+            isinstance(x, Real) and not isinstance(x, bool) for x in given
+        )
+        if not numbers and not (isinstance(given, str) and given in ("balanced", "train")):
+            raise ValueError(
+                f'expected "balanced", "train" or a share for each label, in their order, such as [0.3, 0.7], got {given!r}'
+            )
+        return given
 
     def choices(self, further: Sequence[View]) -> tuple[tuple[View, ...], ...]:
         """Views of each row that it may read beside the label logits: one set, or several to choose from, the simplest first.
@@ -151,6 +165,16 @@ class FeatureReadout(ReadoutMember):
         'pools before it is mapped there); several are weighted by the leave-one-out loss. "auto" adds the mean (of images the tower) '
         "to the answer where that lowers the leave-one-out loss by more than its standard error",
     )
+
+    @field_validator("views", mode="before")
+    @classmethod
+    def _listed(cls, given: Any) -> Any:
+        """One view is a list of one."""
+        if isinstance(given, str):
+            return given if given == "auto" else [given]
+        if not isinstance(given, list | tuple) or not all(isinstance(view, str) for view in given):
+            raise ValueError(f'expected "auto", a view or a list of views, such as ["answer", "mean"], got {given!r}')
+        return given
 
     def problems(self, recipe: Any) -> Iterator[str]:
         """No view at all, or one twice, beside what all readouts refuse."""
