@@ -102,3 +102,50 @@ def test_a_warm_start_on_a_saddle_is_refused(tmp_path):
     fine = recipe(tmp_path, **changes)
     fine["method"].pop("popsize")
     assert np.isfinite(tune(fine, tmp_path / "run").result.tuned.dev_loss)
+
+
+def beside_words(place, model="gpt2", **changes):
+    """`tandem`: LoRA beside words that are proposed."""
+    made = small.recipe(place, model)
+    own = {
+        "name": "tandem",
+        "budget": 60,
+        "popsize": 4,
+        "d": 8,
+        "r": 2,
+        "layers": "all",
+        "prompt_tokens": 3,
+        "dev_every": 1,
+    }
+    made["method"] = {**own, **changes}
+    made["alternate"] = {"rounds": 2, "round_steps": 3, "final_steps": 4, "proposer": "random"}
+    return made
+
+
+@pytest.mark.parametrize("factors", ["both", "b"])
+def test_lora_beside_words_may_move_b_alone(factors, tmp_path):
+    """A is zero where both are searched and drawn where B moves alone, and what is kept is read back."""
+    run = tune(beside_words(tmp_path, factors=factors), tmp_path / "run")
+    model = run.model
+    start = model.scorer.parameters.initial()
+    model.scorer.parameters.save(start, tmp_path / "start", "base")
+    tensors = load_file(tmp_path / "start" / "adapter_model.safetensors")
+    assert all(t.any() == (factors == "b") for key, t in tensors.items() if "lora_A" in key)
+    assert not any(t.any() for key, t in tensors.items() if "lora_B" in key)
+    texts = ["a great film", "dull and bad"]
+    assert run.predict(texts) == load(tmp_path / "run").predict(texts)
+    block = model.scorer.parameters.blocks[-1]
+    step = torch.randn(model.scorer.parameters.dim(block), generator=torch.Generator().manual_seed(1)) * 0.3
+    batch = model.scorer.batch(model._examples(texts))
+    up, down = (model.scorer.engine.logits(batch, {**start, block: start[block] + x}) for x in (step, -step))
+    assert torch.allclose(up, down, atol=1e-5) == (factors == "both")
+
+
+def test_a_warm_start_beside_words_wants_b_alone(tmp_path):
+    search = {"optimizer": {"kind": "cma-es", "popsize": 8, "warm_start": 2}}
+    both, fine = (beside_words(tmp_path, factors=factors, **search) for factors in ("both", "b"))
+    for made in (both, fine):
+        made["method"].pop("popsize")
+    with pytest.raises(ConfigError, match=re.escape('set factors = "b"')):
+        load_config(both)
+    assert load_config(fine).method.tunable.factors == "b"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -15,10 +15,10 @@ from tandemtune.optimizers.base import Optimizer
 from tandemtune.plugins import register
 from tandemtune.subspace import LayerStatistics, Rule
 from tandemtune.tunables.base import INPUT, LAST_THIRD, Given, Layers, Parameters, Point
-from tandemtune.tunables.lora import LoRATerms
+from tandemtune.tunables.lora import WHAT_MOVES, Factors, LoRA, LoRATerms, Rank
 from tandemtune.tunables.prompt import Prompt, PromptOptions
 from tandemtune.tunables.vocabulary import Vocabulary
-from tandemtune.types import Encoded, seed_for
+from tandemtune.types import Encoded
 
 PROMPT_FOLDER = "prompt"
 
@@ -136,15 +136,18 @@ class LoRAWithPrompt(PromptOptions):
     takes_words: ClassVar[bool] = True
     words_only: ClassVar[bool] = True
 
-    r: Annotated[int, Field(ge=1, le=1024)] = Field(default=2, description="LoRA rank")
+    r: Rank = Field(default=2, description="LoRA rank")
+    factors: Factors = Field(default="both", description=WHAT_MOVES)
     layers: Layers = LAST_THIRD
+
+    @property
+    def lora(self) -> LoRA:
+        """What is beside the prompt, as a tunable of its own."""
+        return LoRA(r=self.r, factors=self.factors, layers=self.layers)
 
     def make(self, given: Given) -> LoRABesidePrompt:
         """LoRA on the chosen layers, and a prompt at the input."""
-        lora = LoRATerms(
-            given.backbone, self.r, given.layers(self.layers), given.start_seed(), seed=seed_for(given.seed, 6)
-        )
-        return LoRABesidePrompt(lora, self.prompt(given))
+        return LoRABesidePrompt(self.lora.make(given), self.prompt(given))
 
     def lr(self, optimizer: Optimizer, vocabulary: Vocabulary) -> float:
         """LoRA's: the prompt is not moved by the optimizer."""
@@ -156,12 +159,12 @@ class LoRAWithPrompt(PromptOptions):
 
     @property
     def even(self) -> bool:
-        """With both factors zero, the signs of both cancel."""
-        return True
+        """As LoRA by itself."""
+        return self.lora.even
 
     def parts(self, target: Sequence[str] | None) -> int:
-        """A and B of each projection."""
-        return 2 * (len(target) if target else 2)
+        """The moving factors of each projection."""
+        return self.lora.parts(target)
 
     def statistics(self, parameters: Any, problem: Any, wanted: Rule) -> tuple[Rule, dict[int, LayerStatistics]]:
         """LoRA's: what enters and leaves the projections of each layer."""

@@ -460,6 +460,11 @@ def _drawn(a: Tensor, generator: torch.Generator) -> Tensor:
     return a.uniform_(-bound, bound, generator=generator)
 
 
+Rank = Annotated[int, Field(ge=1, le=1024)]
+Factors = Literal["both", "b"]
+WHAT_MOVES = 'what moves: both factors, or with "b" B alone beside an A that is drawn once'
+
+
 @register
 class LoRA(Tunable):
     """LoRA on the projections of some layers."""
@@ -469,10 +474,8 @@ class LoRA(Tunable):
     source: ClassVar[str] = "arXiv 2106.09685"
     card: ClassVar[str] = "A LoRA adapter"
 
-    r: Annotated[int, Field(ge=1, le=1024)] = Field(default=2, description="LoRA rank")
-    factors: Literal["both", "b"] = Field(
-        default="both", description='what moves: both factors, or with "b" B alone beside an A that is drawn once'
-    )
+    r: Rank = Field(default=2, description="LoRA rank")
+    factors: Factors = Field(default="both", description=WHAT_MOVES)
     layers: Layers = LAST_THIRD
 
     def make(self, given: Given) -> LoRATerms:
