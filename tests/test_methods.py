@@ -437,7 +437,7 @@ def test_tandem_scores_the_words_with_the_tuned_model(place, tmp_path):
         ("c-lora", {"method__elites": 2}, "subsample"),
         ("tandem", {"method__ema": 0.5}, "rounds"),
         ("tandem", {"method__kl_penalty": 0.5}, "untuned"),
-        ("tandem", {"method__warm_start": 2}, "differences say nothing: set warm_start = 0"),
+        ("tandem", {"method__warm_start": 2}, 'differences say nothing: set factors = "b", or warm_start = 0'),
         ("gap3", {"method__budget": 4}, "popsize \\+ 1 = 5"),
     ],
 )
