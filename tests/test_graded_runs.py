@@ -126,6 +126,7 @@ def test_a_resumed_run_asks_nothing_twice(tmp_path, server):
     assert len(server.seen) - whole <= whole + 2  # each process may say hello
 
 
+@pytest.mark.slow
 def test_workers_write_and_the_run_alone_asks(tmp_path, server):
     """Whoever writes the texts, each is asked about once, and the run's transcript holds it."""
     penalised = {"kind": "reward", "rewards": {"judge": 1.0}, "rubric": RUBRIC, "sampled_at": 0.7, "kl_penalty": 0.1}

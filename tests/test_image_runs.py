@@ -455,6 +455,7 @@ def test_rows_tell_that_an_unknown_model_is_one_of_images(place, tmp_path):
         assert wiring.check(load_config(made)).answers == "images"
 
 
+@pytest.mark.slow
 def test_a_comparison_tells_seen_and_unseen_classes(tmp_path, monkeypatch):
     import tandemtune
 

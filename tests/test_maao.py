@@ -531,6 +531,7 @@ def test_compare_leaves_out_whose_mentor_never_answered(server, tmp_path):
     assert found.methods["mentor"].runs == 0 and found.methods["alone"].runs == 1
 
 
+@pytest.mark.slow
 def test_compare_makes_a_run_whose_mentor_never_answered_once(server, tmp_path):
     plan, out = plan_in(tmp_path, recipe(tmp_path, server.url), {"mentor": {}}), tmp_path / "out"
     server.answers = [YES, loopback.say("I would rather not.")]
@@ -544,6 +545,7 @@ def test_compare_makes_a_run_whose_mentor_never_answered_once(server, tmp_path):
     assert "1 runs are missing" in called.out
 
 
+@pytest.mark.slow
 def test_compare_waits_for_answers_in_files(tmp_path):
     made = recipe(tmp_path, "http://unused")
     made["mentor"] = {"client": "file"}

@@ -101,6 +101,7 @@ def test_requests_that_llama_cpp_refuses(llama):
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 def test_llama_cpp_s_own_server_is_an_endpoint(llama):
     client = EndpointClient("smollm2", base_url=llama._server.listening_address + "/v1", timeout=60)
     reply = client.ask(replace(CHAT, max_tokens=8, temperature=0.0))

@@ -152,6 +152,7 @@ def test_the_reward_is_searched_on(place, tmp_path):
     assert result["metric"] == "nearness" and result["tuned"]["test"] <= 0
 
 
+@pytest.mark.slow
 def test_it_is_compared_with_ours(place, tmp_path):
     from tandemtune import compare
 
