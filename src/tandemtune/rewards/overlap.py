@@ -5,7 +5,6 @@ As a reward of a row BLEU is smoothed (Lin and Och, COLING 2004), since a short 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tandemtune.rewards.base import Reward, Written, add, best_over
+from tandemtune.rewards.words import PIECE
 
 
 def _columns(written: Written) -> list[list[str | None]]:
@@ -66,16 +66,11 @@ def _share(percent: float) -> float:
 
 
 class _Words:
-    """Words of any script, where `rouge-score` alone would see those of a to z and digits only. Chinese and Japanese, which leave no blanks
-    between words, are taken sign by sign."""
-
-    _WORD = re.compile(
-        r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
-    )
+    """Words of any script, where `rouge-score` alone would see those of a to z and digits only."""
 
     def tokenize(self, text: str) -> list[str]:
         """The words in small letters."""
-        return self._WORD.findall(text.lower())
+        return PIECE.findall(text.lower())
 
 
 @cache

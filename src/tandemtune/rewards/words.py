@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
+from collections.abc import Callable
 
 from tandemtune.rewards.base import Reward, add, best_over
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _SIGN = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
-_PIECE = re.compile(rf"{_SIGN.pattern}|[^\W_{_SIGN.pattern[1:-1]}]+")
+PIECE = re.compile(rf"{_SIGN.pattern}|[^\W_{_SIGN.pattern[1:-1]}]+")
+"""A word of any script; of Chinese and Japanese, which leave no blanks between words, a sign."""
 _NUMBER = re.compile(
     r"(?:(?<![\w)\]])[-\u2212])?"  # what joins two numbers (a range, a date, a difference) is no sign
     r"(?:\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+)(?:[eE][+-]?\d+(?!\w))?"
@@ -37,7 +39,7 @@ def words_of(completion: str, reference: str) -> tuple[list[str], list[str]]:
         if true:
             break
     if _SIGN.search(said + true):
-        return _PIECE.findall(said), _PIECE.findall(true)
+        return PIECE.findall(said), PIECE.findall(true)
     return said.split(), true.split()
 
 
@@ -73,35 +75,19 @@ def _held(completion: str, reference: str) -> float:
     return float(true in said)
 
 
-EXACT_MATCH = add(
-    Reward(
-        "exact_match",
-        "1 where the text is a reference, but for case, punctuation and articles",
-        lambda written: best_over(written.references, written.completions, _same),
-        needs="references",
+def _added(name: str, summary: str, compare: Callable[[str, str], float]) -> Reward:
+    """A reward that compares a text with one reference at a time."""
+    return add(
+        Reward(
+            name,
+            summary,
+            lambda written: best_over(written.references, written.completions, compare),
+            needs="references",
+        )
     )
-)
-CONTAINS = add(
-    Reward(
-        "contains",
-        "1 where a reference stands in the text",
-        lambda written: best_over(written.references, written.completions, _held),
-        needs="references",
-    )
-)
-TOKEN_F1 = add(
-    Reward(
-        "token_f1",
-        "F1 of the words of the text and of the nearest reference",
-        lambda written: best_over(written.references, written.completions, token_f1),
-        needs="references",
-    )
-)
-NUMBER = add(
-    Reward(
-        "number",
-        "1 where the last number in the text is that of a reference",
-        lambda written: best_over(written.references, written.completions, _same_number),
-        needs="references",
-    )
-)
+
+
+EXACT_MATCH = _added("exact_match", "1 where the text is a reference, but for case, punctuation and articles", _same)
+CONTAINS = _added("contains", "1 where a reference stands in the text", _held)
+TOKEN_F1 = _added("token_f1", "F1 of the words of the text and of the nearest reference", token_f1)
+NUMBER = _added("number", "1 where the last number in the text is that of a reference", _same_number)

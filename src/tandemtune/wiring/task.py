@@ -236,12 +236,12 @@ def candidate_tasks(section: TaskSection, task: Task, kind: Kind) -> list[Task]:
         )
     if named:
         known = known_templates().get(task.name, ()) if kind != "masked" and task.first_pieces else ()
-        several = []
-        for row in known:
-            asked = replace(task, template=Template.parse(row.template))
-            own_words = [task.words] if section.labels is not None else []
-            words = dict(zip(task.labels, ((word,) for word in row.words), strict=True))
-            several += [replace(asked, words=w) for w in (words, *own_words)]
+        users = [task.words] if section.labels is not None else []
+        several = [
+            replace(task, template=Template.parse(row.template), words=words)
+            for row in known
+            for words in (dict(zip(task.labels, ((word,) for word in row.words), strict=True)), *users)
+        ]
     else:
         several = in_each(task, section.listed)
     unique = {(str(one.template), tuple(one.words.values())): one for one in [*own, *several]}
