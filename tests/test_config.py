@@ -233,6 +233,7 @@ def test_toml_and_json_files(tmp_path):
         ("model.name=some folder/with blanks", "model.name", "some folder/with blanks"),
         ("max_seconds=1.5", "run.max_seconds", 1.5),
         ('target=["q_proj", "v_proj"]', "model.target", ["q_proj", "v_proj"]),
+        ("target=all-linear", "model.target", "all-linear"),
     ],
 )
 def test_overrides(override, place, value):

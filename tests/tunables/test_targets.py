@@ -60,6 +60,63 @@ def test_a_module_that_no_layer_has_is_named():
         LoRATerms(home(), 2, [0, 1])
 
 
+def test_the_end_of_a_path_names_all_modules_that_end_so():
+    found = architectures.find(tiny.model("t5"), ["q", "DenseReluDense.wo"])
+    encoder, decoder = found.projections[0], found.projections[-1]
+    assert [one.module for one in encoder] == ["layer.0.SelfAttention.q", "layer.1.DenseReluDense.wo"]
+    assert [one.module for one in decoder] == [
+        "layer.0.SelfAttention.q",
+        "layer.1.EncDecAttention.q",
+        "layer.2.DenseReluDense.wo",
+    ]
+    assert (
+        architectures.find(tiny.model("t5"), ["layer.0.SelfAttention.q"]).projections[-1][0].module
+        == TARGET[0][:-1] + "q"
+    )
+
+
+def test_all_linear_maps_by_one_word():
+    every = architectures.find(tiny.model("t5"), "all-linear")
+    for chosen, layer in zip(every.projections, home().layers, strict=True):
+        assert [one.module for one in chosen] == architectures.linear_names(layer)
+    base = Backbone("t5", tiny.model("t5"), tiny.tokenizer("causal"), "seq2seq", every)
+    assert LoRATerms(base, 2, [0]).blocks == (0,)  # that layer 2 has maps that layer 0 has not is nobody's mistake
+
+
+def test_ends_of_paths_that_mean_nothing_or_the_same():
+    with pytest.raises(
+        ModelError, match=r"'qq' is no linear module of the layers, and no end of one's path.* mean 'q'"
+    ):
+        architectures.find(tiny.model("t5"), ["qq"])
+    with pytest.raises(ModelError, match=r"names 'layer\.0\.SelfAttention\.q' twice"):
+        architectures.find(tiny.model("t5"), ["layer.0.SelfAttention.q", "q"])
+    with pytest.raises(ModelError, match=r"target 'EncDecAttention\.q' is in none of the tuned layers \[0, 1\]"):
+        LoRATerms(
+            Backbone(
+                "t5",
+                tiny.model("t5"),
+                tiny.tokenizer("causal"),
+                "seq2seq",
+                architectures.find(tiny.model("t5"), ["wo", "EncDecAttention.q"]),
+            ),
+            2,
+            [0, 1],
+        )
+
+
+@pytest.mark.parametrize("target", ["all-linear", ["q", "wo"]])
+def test_a_run_with_ends_of_paths_loads_in_peft(target, tmp_path):
+    recipe = small.recipe(
+        tmp_path, "t5", model__target=target, method__name="lora", method__layers="all", method__steps=2
+    )
+    recipe["method"] = {k: v for k, v in recipe["method"].items() if k in ("name", "layers", "steps")}
+    tune(recipe, tmp_path / "run", progress="none")
+    loaded = peft.PeftModel.from_pretrained(tiny.model("t5"), tmp_path / "run" / "adapter")
+    tuned = {name.partition(".lora_")[0] for name, _ in loaded.named_modules() if name.endswith(".lora_A.default")}
+    every = architectures.find(tiny.model("t5"), target).projections
+    assert len(tuned) == sum(map(len, every))
+
+
 @pytest.mark.parametrize("order", ["in-turn", "together"])
 @pytest.mark.parametrize("factors", ["both", "b"])
 def test_a_run_over_layers_of_different_modules(order, factors, tmp_path):

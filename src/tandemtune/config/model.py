@@ -24,8 +24,10 @@ class ModelSection(Options):
         None, description="int8 or nf4 keeps the layers' weights in 8 bits (needs torchao) or in 4 (needs bitsandbytes)"
     )
     device: Annotated[str, Field(min_length=1, description="auto, cpu, cuda, mps")] = "auto"
-    target: Annotated[list[str], Field(min_length=1)] | None = Field(
-        None, description="modules inside layers to tune, each in the layers that have it; query and key if left out"
+    target: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] | None = Field(
+        None,
+        description="modules inside layers to tune, by their paths or the ends of these, each in the layers that have it; "
+        "all-linear for every linear map there; query and key if left out",
     )
     revision: str | None = Field(None, description="hub revision")
     threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from tandemtune.errors import ModelError
 from tandemtune.models.linear import is_linear, sizes, why_rounded
 from tandemtune.models.survey import ANSWERS, ROWS, TOKENS, Survey, has_decoder, plain_ids, plain_inputs, survey
+
+Target: TypeAlias = Sequence[str] | Literal["all-linear"]
 
 QUERY_AND_KEY = (
     ("q_proj", "k_proj"),
@@ -44,11 +46,13 @@ class Projection:
         name: short name, "q" or "k", or the module's own name where the user named it.
         module: path of the module inside a layer.
         columns: the outputs of a module that also makes others; None for all outputs.
+        asked: what the user wrote for it, where that may stand for several modules; None if it is the name.
     """
 
     name: str
     module: str
     columns: tuple[int, ...] | None = None
+    asked: str | None = None
 
     def outputs(self, module: nn.Module) -> Tensor:
         """Numbers of the outputs of `module` that belong to it [n_out], int64."""
@@ -84,12 +88,13 @@ class Architecture:
     answer_positions: int | None = None
 
 
-def find(model: nn.Module, target: Sequence[str] | None = None) -> Architecture:
+def find(model: nn.Module, target: Target | None = None) -> Architecture:
     """The architecture of a loaded model.
 
     Args:
         model: a masked, causal or sequence-to-sequence language model of `transformers`.
-        target: module names inside a layer (``["self_attn.q_proj", ...]``), instead of query and key.
+        target: modules inside a layer by their paths or the ends of these (``["q_proj", "mlp.up_proj"]``), or "all-linear",
+            instead of query and key.
 
     Raises:
         ModelError: its layers cannot be entered one by one, query and key cannot be told, the target is not there, or it rounds
@@ -285,17 +290,31 @@ class _attention_told:  # noqa: N801
         self._config._attn_implementation = self._before
 
 
-def _named(called: Mapping[str, Mapping[str, nn.Module]], target: Sequence[str]) -> dict[str, tuple[Projection, ...]]:
-    """The modules that a user named: in each layer those that it has."""
-    if not target or len(set(target)) != len(target):
-        raise ModelError(f"target {list(target)} must name at least one module, and each only once")
-    every = sorted({name for names in called.values() for name in names})
-    for name in target:
-        if name not in every:
-            close = difflib.get_close_matches(name, every, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ModelError(f"target {name!r} is no linear module of the layers, which hold: {_held(called)}.{hint}")
-    return {place: tuple(Projection(name, name) for name in target if name in names) for place, names in called.items()}
+def _named(called: Mapping[str, Mapping[str, nn.Module]], target: Target) -> dict[str, tuple[Projection, ...]]:
+    """The modules that a user named, as PEFT reads names: in each layer those that it has."""
+    every = list(dict.fromkeys(name for names in called.values() for name in names))
+    if isinstance(target, str):
+        asked = dict.fromkeys(every, target)
+    else:
+        asked = {}
+        for word in target:
+            meant = [name for name in every if name == word] or [name for name in every if name.endswith(f".{word}")]
+            if not meant:
+                close = difflib.get_close_matches(word, [*every, *(name.rpartition(".")[2] for name in every)], n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise ModelError(
+                    f"target {word!r} is no linear module of the layers, and no end of one's path. They hold: {_held(called)}.{hint}"
+                )
+            twice = [name for name in meant if name in asked]
+            if twice:
+                raise ModelError(f"target {list(target)} names {twice[0]!r} twice: leave one of them out")
+            asked |= dict.fromkeys(meant, word)
+    if not asked:
+        raise ModelError(f"target {target!r} must name at least one linear module; the layers hold: {_held(called)}")
+    return {
+        place: tuple(Projection(name, name, asked=word) for name, word in asked.items() if name in names)
+        for place, names in called.items()
+    }
 
 
 def _held(called: Mapping[str, Mapping[str, nn.Module]]) -> str:

@@ -273,7 +273,7 @@ def assembled(
     processor: Any,
     *,
     dtype: str = "float32",
-    target: Sequence[str] | None = None,
+    target: architectures.Target | None = None,
 ) -> ImageTextBackbone:
     """A backbone of an image-text model in memory. The image tower stays in float32: its vectors are computed once.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def load(
     kind: Kind | None = None,
     dtype: str = "float32",
     device: str = "cpu",
-    target: Sequence[str] | None = None,
+    target: architectures.Target | None = None,
     revision: str | None = None,
     quantize: str | None = None,
     progress: Callable[[str], None] | None = None,
@@ -144,7 +144,7 @@ def load(
         kind: "masked", "causal", "seq2seq" or "image-text"; None reads it from the model's configuration.
         dtype: number format, "float32", "bfloat16", "float16", or "mixed": 16-bit products, 32-bit everything else.
         device: a torch device name.
-        target: module names inside a layer to put LoRA on, instead of the table's query and key.
+        target: modules inside a layer to put LoRA on, instead of query and key (`architectures.find`).
         revision: hub revision.
         quantize: a name of `quantized.FORMATS` for the layers' weights; None keeps them as loaded.
         progress: called with a short line while something is fetched.

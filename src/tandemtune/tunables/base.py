@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from tandemtune.errors import ConfigError
+from tandemtune.models.architectures import Target
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.conversations import Opening
 from tandemtune.models.prompts import Truncate
@@ -279,11 +280,11 @@ class Tunable(Member):
         blocks: tuple[int, ...] = parameters.blocks
         return blocks
 
-    def parts(self, target: Sequence[str] | None) -> int:
-        """Equal parts that a search vector is cut into, one for each factor of a block.
+    def parts(self, target: Target | None) -> int:
+        """Equal parts that a search vector is cut into, as far as a recipe tells: one for each factor of a block.
 
         Args:
-            target: modules that a recipe names; None for query and key.
+            target: modules that a recipe names, or "all-linear"; None for query and key.
         """
         return 1
 

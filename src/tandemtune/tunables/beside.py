@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
+from tandemtune.models.architectures import Target
 from tandemtune.models.layers import LayerStack
 from tandemtune.optimizers.base import Optimizer
 from tandemtune.plugins import register
@@ -162,7 +163,7 @@ class LoRAWithPrompt(PromptOptions):
         """As LoRA by itself."""
         return self.lora.even
 
-    def parts(self, target: Sequence[str] | None) -> int:
+    def parts(self, target: Target | None) -> int:
         """The moving factors of each projection."""
         return self.lora.parts(target)
 

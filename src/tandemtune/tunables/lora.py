@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tandemtune.errors import ModelError, RunError
+from tandemtune.models.architectures import Target
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.linear import device_of, is_transposed, sizes
 from tandemtune.plugins import register
@@ -444,12 +445,13 @@ class _Kept:
 
 def _check_targets(backbone: Backbone, blocks: Sequence[int]) -> None:
     """Refuse a module that LoRA is to be put on and that none of the tuned layers has."""
-    tuned = {projection.name for block in blocks for projection in backbone.projections(block)}
+    tuned = {one.asked or one.name for block in blocks for one in backbone.projections(block)}
     for index in range(len(backbone.layers)):
         for projection in backbone.projections(index):
-            if projection.name not in tuned:
+            asked = projection.asked or projection.name
+            if asked not in tuned:
                 raise ModelError(
-                    f"target {projection.name!r} is in none of the tuned layers {list(blocks)}, but in layer {index}: choose other "
+                    f"target {asked!r} is in none of the tuned layers {list(blocks)}, but in layer {index}: choose other "
                     "[method] layers, or leave it out of [model] target"
                 )
 
@@ -490,9 +492,10 @@ class LoRA(Tunable):
         """With both factors zero, the signs of both cancel."""
         return self.factors == "both"
 
-    def parts(self, target: Sequence[str] | None) -> int:
+    def parts(self, target: Target | None) -> int:
         """The moving factors of each projection."""
-        return (2 if self.factors == "both" else 1) * (len(target) if target else 2)
+        maps = 2 if target is None else 1 if isinstance(target, str) else len(target)
+        return (2 if self.factors == "both" else 1) * maps
 
     def matrices(self, parameters: LoRATerms, block: int) -> tuple[tuple[int, int], ...]:
         """The moving factors of each projection."""

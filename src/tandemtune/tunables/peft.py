@@ -405,6 +405,6 @@ class PEFT(Tunable):
         """A package that is missing, a type or an option that PEFT does not have."""
         yield from super().problems(recipe)
         try:
-            make_config(self.type, self.config, recipe.model.target or ["q"], None)
+            make_config(self.type, self.config, ["q"], None)
         except UsageError as error:
             yield str(error)
