@@ -381,3 +381,13 @@ def test_checkpoints_take_a_small_share_of_the_time(tmp_path, monkeypatch):
     monkeypatch.setattr(RunFolder, "save_checkpoint", slow)
     tune(small.recipe(tmp_path, run__checkpoint_seconds=1e-6), tmp_path / "run")
     assert len(saved) < 12 and all(b - a > 0.9 for a, b in pairwise(saved))
+
+
+def test_a_sigma_that_falls_narrows_each_generation(tmp_path):
+    optimizer = {"kind": "es", "popsize": 8, "sigma": 0.5, "sigma_end": 1e-5}
+    recipe = small.recipe(tmp_path, "llama", method__optimizer=optimizer, method__order="together", method__budget=80)
+    del recipe["method"]["popsize"]
+    small.tune(recipe, tmp_path / "run")
+    turns = [record["losses"] for record in small.journal(tmp_path / "run") if record["event"] == "generation"]
+    spread = [max(losses) - min(losses) for losses in turns]
+    assert len(turns) == 10 and spread[-1] < spread[0] * 1e-3 and spread[5] < spread[0] * 0.1

@@ -74,6 +74,19 @@ def test_es_steps_along_the_noise_weighted_by_ranks():
     np.testing.assert_allclose(optimizer.point, expected, atol=1e-12)
 
 
+def test_es_sigma_falls_by_equal_parts_and_stays_at_its_end():
+    optimizer = EvolutionStrategy(5, 4, 0.8, 7, lr=0.3, algorithm="sgd", sigma_end=0.1, generations=4)
+    for sigma in (0.8, 0.4, 0.2, 0.1, 0.1):
+        before, z = optimizer.point, optimizer.noise(optimizer.step)
+        state = optimizer.state()
+        np.testing.assert_allclose(optimizer.ask(), np.concatenate([before + sigma * z, before - sigma * z]), atol=1e-12)
+        again = EvolutionStrategy(5, 4, 0.8, 7, lr=0.3, algorithm="sgd", sigma_end=0.1, generations=4)
+        again.restore(state)
+        assert again.sigma == pytest.approx(sigma)
+        optimizer.tell([1.0, 2.0, 3.0, 4.0])  # ranks 0 1 2 3
+        np.testing.assert_allclose(optimizer.point, before - 0.3 * np.array([-2, -2]) / 3 @ z / (4 * sigma), atol=1e-12)
+
+
 def test_es_does_not_move_where_all_is_equal():
     optimizer = EvolutionStrategy(5, 6, 0.1, 7, lr=0.3, weight_decay=0.5, start=START)
     for losses in (np.ones(6), np.full(6, np.nan), [np.nan, np.inf, -np.inf, np.nan, np.inf, np.nan]):
@@ -152,6 +165,9 @@ def test_random_points_in_a_box():
         lambda: SPSASearch(5, 1, lr=0.0),
         lambda: SPSASearch(5, 1, lr=0.1, start=np.zeros(4)),
         lambda: EvolutionStrategy(5, 5, 0.1, 1, lr=0.1),
+        lambda: EvolutionStrategy(5, 4, 0.1, 1, lr=0.1, sigma_end=0.01),
+        lambda: EvolutionStrategy(5, 4, 0.1, 1, lr=0.1, sigma_end=0.0, generations=9),
+        lambda: EvolutionStrategy(5, 4, 0.1, 1, lr=0.1, sigma_end=0.01, generations=1),
         lambda: EvolutionStrategy(5, 4, 0.0, 1, lr=0.1),
         lambda: EvolutionStrategy(5, 4, 0.1, 1, lr=0.1, weight_decay=-1.0),
         lambda: EvolutionStrategy(5, 4, 0.1, 1, lr=0.1, rank=1),

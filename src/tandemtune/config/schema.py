@@ -240,6 +240,13 @@ class RunConfig(Options):
         return self.method.optimizer.searches and not self.alternates
 
     @property
+    def length_known(self) -> bool:
+        """Whether something else than time ends a search, so that the number of its generations can be told."""
+        method, run = self.method, self.run
+        bounds = (method.steps, run.max_forward_tokens, run.max_generated_tokens)
+        return self.alternates or method.budget < UNBOUNDED or any(bound is not None for bound in bounds)
+
+    @property
     def in_subspace(self) -> bool:
         """Whether the optimizer's vectors are mapped to parameters by random projections."""
         return self.method.optimizer.vectors and self.method.subspace.projects

@@ -37,7 +37,7 @@ class EvolutionStrategy(VectorAskTell):
     Args:
         d: number of coordinates.
         popsize: candidates in one generation, even.
-        sigma: standard deviation of the noise.
+        sigma: standard deviation of the noise, of the first generation's where it falls.
         seed: seed of the random stream.
         lr: learning rate.
         algorithm: "adam" or "sgd".
@@ -46,6 +46,9 @@ class EvolutionStrategy(VectorAskTell):
         rank: r of low-rank noise U V^T / sqrt(r) for each matrix, U and V standard normal (EGGROLL, arXiv 2511.16652);
             entries of other shapes than matrices get full noise. Full noise for all if not given.
         start: starting point [d]; zeros if not given.
+        sigma_end: standard deviation of the noise in the last of `generations`, and of all later ones; on the way there each
+            generation's is the same part of the one before. `sigma` throughout if not given.
+        generations: how many it takes to `sigma_end`; at least 2.
 
     Raises:
         ValueError: a setting is unknown or out of its range, or the shapes do not add up to d.
@@ -64,18 +67,25 @@ class EvolutionStrategy(VectorAskTell):
         shapes: Sequence[tuple[int, ...]] | None = None,
         rank: int | None = None,
         start: ArrayLike | None = None,
+        sigma_end: float | None = None,
+        generations: int | None = None,
     ) -> None:
         if popsize < 2 or popsize % 2:
             raise ValueError(f"expected an even popsize of at least 2, got {popsize}")
         if not (0 < sigma < np.inf and 0 <= weight_decay < np.inf):
             raise ValueError(f"expected sigma above 0 and weight_decay of at least 0, got {sigma} and {weight_decay}")
+        if (sigma_end is None) != (generations is None):
+            raise ValueError("a sigma that falls needs both sigma_end and generations")
+        if sigma_end is not None and not (0 < sigma_end < np.inf and (generations or 0) >= 2):
+            raise ValueError(f"expected sigma_end above 0 and at least 2 generations, got {sigma_end} and {generations}")
         if (shapes is None) != (rank is None):
             raise ValueError("low-rank noise needs both shapes and rank")
         if rank is not None and rank < 1:
             raise ValueError(f"expected rank of at least 1, got {rank}")
         if shapes is not None and sum(math.prod(shape) for shape in shapes) != d:
             raise ValueError(f"expected shapes of {d} entries in all, got {list(shapes)}")
-        self._d, self._popsize, self._sigma, self._seed = d, popsize, sigma, seed
+        self._d, self._popsize, self._first, self._seed = d, popsize, sigma, seed
+        self._last, self._generations = sigma_end, generations
         self._weight_decay, self._algorithm, self._rank = weight_decay, algorithm, rank
         self._shapes = None if shapes is None else [tuple(shape) for shape in shapes]
         self._descent = Descent(d, algorithm, lr)
@@ -91,6 +101,14 @@ class EvolutionStrategy(VectorAskTell):
     def step(self) -> int:
         """Generations that were answered; `noise(step)` belongs to the next or open one."""
         return self._step
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the noise in the next or open generation."""
+        if self._last is None or self._generations is None:
+            return self._first
+        share = min(1.0, self._step / (self._generations - 1))
+        return float(self._first * (self._last / self._first) ** share)
 
     def noise(self, step: int) -> NDArray[np.float64]:
         """The noise of a generation, a function of the seed and the generation alone.
@@ -116,14 +134,14 @@ class EvolutionStrategy(VectorAskTell):
         return np.concatenate(parts, axis=1)
 
     def _propose(self) -> NDArray[np.float64]:
-        away = self._sigma * self.noise(self._step)
+        away = self.sigma * self.noise(self._step)
         return np.concatenate([self._point + away, self._point - away])
 
     def _learn(self, asked: NDArray[np.float64], losses: NDArray[np.float64], gradients: Gradients | None) -> None:
         ranks = centred_ranks(losses)
         if ranks.any():
             half = self._popsize // 2
-            weights = (ranks[:half] - ranks[half:]) / (self._popsize * self._sigma)
+            weights = (ranks[:half] - ranks[half:]) / (self._popsize * self.sigma)
             gradient = np.sum(weights[:, np.newaxis] * self.noise(self._step), axis=0)
             self._point = self._descent.step(self._point, gradient + self._weight_decay * self._point)
         self._step += 1
@@ -160,6 +178,9 @@ class ES(Optimizer):
 
     popsize: Even = Field(default=20, description="candidates in one generation, in pairs")
     sigma: Size = Field(default=1.0, description="standard deviation of the noise")
+    sigma_end: Size | None = Field(
+        default=None, description="standard deviation in the last generation, to which it falls by an equal part each time"
+    )
     lr: LearningRate | None = Field(
         default=None, description="learning rate; 1e-2, or 1e-3 among all weights, if left out"
     )
@@ -169,9 +190,17 @@ class ES(Optimizer):
         """Around the space's start, or the coefficients of seeded directions."""
         if space.directions:
             return Directions(*space.directions, lr=space.lr, sigma=self.sigma, shaping="ranks")
-        return EvolutionStrategy(space.d, self.popsize, self.sigma, space.seed, lr=space.lr, start=space.start)
+        falls = {} if self.sigma_end is None else {"sigma_end": self.sigma_end, "generations": max(2, space.generations or 2)}
+        return EvolutionStrategy(space.d, self.popsize, self.sigma, space.seed, lr=space.lr, start=space.start, **falls)
 
     def problems(self, recipe: Any) -> Iterator[str]:
-        """Low-rank noise where no matrices are."""
+        """Low-rank noise where no matrices are, a sigma that falls to an end nobody knows."""
         yield from super().problems(recipe)
         yield from rank_problems(self.noise_rank, recipe)
+        if self.sigma_end is not None and recipe.method.tunable.all_weights:
+            yield "[method] sigma_end: full weights are searched with one sigma: leave it out"
+        elif self.sigma_end is not None and not recipe.length_known:
+            yield (
+                "[method] sigma_end: how many generations there will be is not known: set [method] budget or steps, or [run] "
+                "max_forward_tokens"
+            )
