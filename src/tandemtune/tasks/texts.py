@@ -209,10 +209,9 @@ class TextTask(Task):
         numbers = numbers_in(table, columns)
         found: list[Example] = []
         for index, row in enumerate(rows):
-            at = f"{table.name}, {table.places[index]}"
-            references = self._references(at, table, index)
+            references = self._references(row.at, table, index)
             own = {name: values[index] for name, values in numbers.items()}
-            found.append(Example(row.fields, ROW, references, dict(table.rows[index]), own))
+            found.append(Example(row.fields, ROW, references, dict(table.rows[index]), own, row.at))
         return found
 
     def _references(self, at: str, table: Table, index: int) -> tuple[str, ...]:
