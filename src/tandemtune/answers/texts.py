@@ -163,6 +163,7 @@ class TextAnswers(Answers):
             split = split if split.unlabelled else replace(split, unlabelled=tuple(scorer.unlabelled(split)))
             evaluator.kl = _kl_penalty(scorer, writer, split)
         scorer.note(
+            columns=task.kinds_in([*split.train, *split.dev]),
             train_rows=len(split.train),
             train_tokens=prompts.tokens,
             dev_rows=len(dev),
