@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -171,17 +172,33 @@ def test_recipes_that_do_not_fit(tmp_path, changes, says):
         tune(choosing.columns(tmp_path, **changes), tmp_path / "run")
 
 
-def test_the_row_of_an_answer_that_is_too_long_is_named(tmp_path):
-    recipe = choosing.columns(tmp_path, task__shots="all", task__dev_shots=4, task__max_new_tokens=8)
+@pytest.mark.parametrize(
+    ("most", "tokens", "says"),
+    [
+        (8, 9, r"has 9 tokens, more than \[task\] max_new_tokens = 8"),
+        (64, 61, "has 61 tokens, more than the 60 that the model has room for behind a prompt"),
+    ],
+)
+def test_the_row_of_an_answer_that_is_too_long_is_named(tmp_path, most, tokens, says):
+    recipe = choosing.columns(tmp_path, task__shots="all", task__dev_shots=4, task__max_new_tokens=most)
+    recipe["method"] = {"name": "manual"}
+    tune(recipe, tmp_path / "before")
     rows = choosing.rows(24, 1)
-    rows[9]["second"] = "good " * 9
-    small.write_rows(tmp_path / "train.jsonl", rows)
-    told = f"the row with text {rows[9]['text']!r}: the answer 'good good"
-    with pytest.raises(UsageError, match=r"has 9 tokens, more than \[task\] max_new_tokens = 8") as refused:
+    rows[9]["second"] = "good " * tokens
+    file = small.write_rows(tmp_path / "train.jsonl", rows)
+    told = f"the row with text {rows[9]['text']!r} in {file}, line 10: the answer 'good good"
+    with pytest.raises(UsageError, match=says) as refused:
         tune(recipe, tmp_path / "run")
     assert told in str(refused.value)
-    called = small.call("validate", small.write_recipe(tmp_path / "recipe.json", recipe))
-    assert called.code == 2 and told in called.err
+    made = small.write_recipe(tmp_path / "recipe.json", recipe)
+    for arguments in (
+        ["validate", made],
+        ["evaluate", tmp_path / "before", file],
+        ["predict", tmp_path / "before", "--input", file, "--output", tmp_path / "answers.csv"],
+    ):
+        called = small.call(*arguments)
+        assert called.code == 2 and told in called.err, arguments[0]
+        assert re.search(says, called.err), arguments[0]
 
 
 def test_masked_models_read_no_whole_answers(tmp_path):

@@ -311,11 +311,15 @@ def test_an_override_into_something_that_is_no_section():
         (changed(method__d=10), "[method] d: 10 cannot be cut into 4 equal parts"),
         (changed(method__d=8, model__target=["q", "k", "v"]), "[method] d: 8 cannot be cut into 6 equal parts"),
         (
-            changed(method__optimizer={"kind": "es", "sigma_end": 0.1}, method__tunable="full", method__subspace="none"),
+            changed(
+                method__optimizer={"kind": "es", "sigma_end": 0.1}, method__tunable="full", method__subspace="none"
+            ),
             "[method] sigma_end: full weights are searched with one sigma",
         ),
         (
-            changed(method__optimizer={"kind": "es", "sigma_end": 0.1}, method__budget=1_000_000_000, run__max_seconds=60),
+            changed(
+                method__optimizer={"kind": "es", "sigma_end": 0.1}, method__budget=1_000_000_000, run__max_seconds=60
+            ),
             "[method] sigma_end: how many generations there will be is not known",
         ),
         (changed(method__budget=20), "[method] budget: 20 is less than one generation, popsize + 1 = 21"),

@@ -405,6 +405,36 @@ def test_classes_that_were_left_out_are_scored_at_the_end(place, tmp_path):
         tune(images.recipe(tmp_path, task__unseen_share=0.2), tmp_path / "none")
 
 
+def test_classes_that_were_left_out_are_calibrated_as_the_others_are(tmp_path):
+    more = {**images.CLASSES, "dark": (20, 20, 20)}
+    for name, seed in (("train", 1), ("test", 2)):
+        images.write_pictures(tmp_path / name, 10, seed, more)
+    searched = {"name": "bbt", "budget": 20, "d": 8, "popsize": 4, "prompt_tokens": 4, "calibrate": True}
+    recipe = {**images.recipe(tmp_path, task__unseen_share=0.5), "method": searched}
+    result = tune(recipe, tmp_path / "run")
+    model = load(tmp_path / "run")
+    scorer, names = model.scorer, ["green", "red"]
+    pictures = [str(path) for name in names for path in sorted((tmp_path / "test" / name).iterdir())]
+    shades = [Image.new("RGB", (16, 16), (shade, shade, shade)) for shade in (0, 127, 255)]
+    texts = scorer._made_texts(False, {name: (name,) for name in names})
+    rows, empty = (
+        scorer.backbone.scale * scorer.store.of(some) @ scorer.engine.classes(texts, model.point).mT
+        for some in (pictures, shades)
+    )
+    gold = torch.arange(2).repeat_interleave(10)
+    share = torch.softmax(empty, dim=-1).mean(dim=0)
+    plain, divided = ((one.argmax(dim=-1) == gold).float().mean().item() for one in (rows, rows - share.log()))
+    assert divided != plain, "or it cannot be told which of the two was scored"
+    assert result["unseen"]["tuned"] == pytest.approx(divided)
+    assert result["unseen"]["zero_shot"] == pytest.approx(plain_score_of_the_pretrained(scorer, names, pictures, gold))
+
+
+def plain_score_of_the_pretrained(scorer, names, pictures, gold):
+    texts = scorer._made_texts(True, {name: (name,) for name in names})
+    said = (scorer.store.of(pictures) @ scorer.engine.classes(texts, {}).mT).argmax(dim=-1)
+    return (said == gold).float().mean().item()
+
+
 def test_the_mentor_is_told_classes_and_confusions(place):
     from tandemtune import autotune
     from tandemtune.config import load_config

@@ -303,7 +303,8 @@ def test_a_row_that_fails_is_shown_as_it_stands_in_the_file(tmp_path):
     body = f"def near(completions, text, **kwargs): return [float('nan') if one == {text!r} else 1.0 for one in text]\n"
     with pytest.raises(UsageError, match="expected a finite number") as told:
         run_with(tmp_path, body, task__shots="all", task__dev_shots=1, task__seed=recipe["task"]["seed"])
-    assert f"gave nan for the row with text {text!r} (completion " in str(told.value)
+    where = f"{tmp_path / 'train.jsonl'}, line 8"
+    assert f"gave nan for the row with text {text!r} in {where} (completion " in str(told.value)
 
 
 SLOW = """
@@ -485,6 +486,55 @@ def test_whole_numbers_of_any_length_lose_no_digit(tmp_path):
     body = f"LONG = {long}\ndef near(completions, length, **kwargs): return [float(one in LONG) for one in length]\n"
     result = run_with(tmp_path, body, task__answer=None, **files)
     assert result["tuned"]["test"] == result["tuned"]["dev"] == result["tuned"]["train"] == 1.0
+
+
+KIND = "def near(completions, length, **kwargs): return [float(type(one).__name__ == {kind!r}) for one in length]\n"
+
+
+def _as_csv(place, cells):
+    """A file to evaluate, whose rows have these cells in the column."""
+    with place.open("w", newline="") as file:
+        rows = [[row["text"], cell] for row, cell in zip(writing.rows(len(cells), 3), cells, strict=True)]
+        csv.writer(file).writerows([["text", "length"], *rows])
+    return place
+
+
+@pytest.mark.parametrize(
+    ("kind", "train", "later"),
+    [("float", [1.5, *range(2, 13)], [1, 2]), ("int", range(1, 13), [1, 2]), ("str", ["x", *range(2, 13)], [1, 2])],
+)
+@pytest.mark.parametrize("typed", [False, True])
+def test_a_run_is_evaluated_on_columns_of_the_kind_that_it_learned_from(tmp_path, kind, train, later, typed):
+    files = _csv_files(tmp_path, train, train)
+    if typed:
+        cells = [str(one) if kind == "str" else float(one) if kind == "float" else one for one in train]
+        rows = [{"text": row["text"], "length": cell} for row, cell in zip(writing.rows(12, 1), cells, strict=True)]
+        files = dict.fromkeys(files, str(small.write_rows(tmp_path / "train.jsonl", rows)))
+        files["task__test"] = None
+    run_with(tmp_path, KIND.format(kind=kind), task__answer=None, **files)
+    called = small.call("evaluate", tmp_path / "run", _as_csv(tmp_path / "later.csv", later), "--json")
+    assert called.code == 0, called.err
+    assert json.loads(called.out)["score"] == 1.0
+
+
+def test_a_cell_that_is_no_number_where_a_run_learned_from_numbers_is_told(tmp_path):
+    body = "def near(completions, length, **kwargs): return [float(not isinstance(one, str)) for one in length]\n"
+    run_with(tmp_path, body, task__answer=None, **_csv_files(tmp_path, range(1, 13), range(1, 13)))
+    file = _as_csv(tmp_path / "later.csv", [1, "two"])
+    called = small.call("evaluate", tmp_path / "run", file)
+    assert called.code == 2 and f"{file}, line 3 holds 'two' in the column 'length'" in " ".join(called.err.split())
+    facts = tmp_path / "run" / "run.json"  # of a run that did not keep it
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "columns": None}))
+    called = small.call("evaluate", tmp_path / "run", file, "--json")
+    assert called.code == 0 and json.loads(called.out)["score"] == 0.0
+
+
+def test_columns_that_no_function_reads_may_hold_anything(tmp_path):
+    files = _csv_files(tmp_path, range(1, 13), range(1, 13))
+    template = {"task__answer": "text", "task__template": "{length} {mask}"}
+    tune({**writing.recipe(tmp_path, **template, **files), "method": {"name": "manual"}}, tmp_path / "run")
+    called = small.call("evaluate", tmp_path / "run", _as_csv(tmp_path / "later.csv", [1, "two"]))
+    assert called.code == 0, called.err
 
 
 @register("reward", "registered by a test")

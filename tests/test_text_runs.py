@@ -164,8 +164,14 @@ def test_resumed_to_the_bit(tmp_path, changes):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("raises", "the row with text '.*' .completion 'great film'.: KeyError: 'no such thing' .rewards.py, line 25."),
-        ("nothing", "gave nan for the row with text '.*' .completion '.*'., expected a finite number"),
+        (
+            "raises",
+            "the row with text '.*' in .*train.jsonl, line [0-9]+ .completion 'great film'.: KeyError: 'no such thing' .rewards.py, line 25.",
+        ),
+        (
+            "nothing",
+            "gave nan for the row with text '.*' in .*, line [0-9]+ .completion '.*'., expected a finite number",
+        ),
         ("short", "gave 1 number for 2 texts"),
         ("word", "expected a list of 2 numbers"),
         ("hangs", "took longer than 0.5 seconds"),

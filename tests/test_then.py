@@ -27,6 +27,9 @@ from tandemtune.comparisons.plan import read_plan
 from tandemtune.config import load_config
 from tandemtune.config.schema import UNBOUNDED
 from tandemtune.errors import ConfigError
+from tandemtune.report.run_page import run_charts, run_page
+from tandemtune.report.text import summary
+from tandemtune.runs.store import RunFolder
 from tandemtune.wiring import planned
 
 CMAES = {"optimizer": {"kind": "cma-es", "popsize": 4}, "d": 8, "budget": 40, "dev_every": 2}
@@ -65,10 +68,11 @@ def check_handed_over(folder: Path, result: dict[str, Any], count: int) -> list[
     places = [place for place, line in enumerate(lines) if line["event"] == "handover"]
     assert [lines[place]["stretch"] for place in places] == list(range(2, count + 1))
     losses = [line["dev"]["loss"] for line in lines[places[-1] :] if line.get("dev")]
-    kept = lines[result["kept_record"]]
-    assert result["kept_record"] >= places[-1]
-    assert kept["dev"]["loss"] == min(losses) <= lines[places[-1]]["dev"]["loss"]
-    assert result["tuned"]["dev_loss"] == pytest.approx(kept["dev"]["loss"], abs=1e-5)
+    number, kept = result["kept_record"], lines[result["kept_record"]]
+    assert kept["event"] != "handover" and result["kept_step"] == kept.get("step", 0), "what found it, in any stretch"
+    chosen = kept if number > places[-1] else lines[places[-1]]  # what was handed over is measured anew
+    assert chosen["dev"]["loss"] == min(losses) <= lines[places[-1]]["dev"]["loss"]
+    assert result["tuned"]["dev_loss"] == pytest.approx(chosen["dev"]["loss"], abs=1e-5)
     spent = [line["costs"]["forward"] for line in lines[1:-1]]
     assert spent == sorted(spent) and len(set(spent)) == len(spent), "measuring what is handed over costs something"
     return [lines[place] for place in places]
@@ -104,6 +108,26 @@ def test_gradients_find_a_way_from_a_point_that_no_search_has_moved(tmp_path):
     tune(recipe(tmp_path, still, ADAMW), tmp_path / "run")
     steps = [line for line in small.journal(tmp_path / "run") if line["event"] == "step"]
     assert all(line["gradient_norm"] > 1e-4 for line in steps)
+
+
+STILL = {**CMAES, "objective": "accuracy", "optimizer": {"kind": "random", "popsize": 4, "sigma": 1e-6}}
+
+
+def test_the_record_of_the_kept_point_is_that_which_found_it(tmp_path):
+    result = tune(recipe(tmp_path, ADAMW, STILL), tmp_path / "run")
+    lines = small.journal(tmp_path / "run")
+    (place,) = [place for place, line in enumerate(lines) if line["event"] == "handover"]
+    kept = lines[result["kept_record"]]
+    assert 0 < result["kept_record"] < place and kept["event"] == "step"
+    assert kept["step"] == result["kept_step"] == lines[place]["kept_step"] > 0
+    assert kept["dev"]["loss"] == min(line["dev"]["loss"] for line in lines[:place] if line["dev"])
+
+
+def test_where_no_stretch_finds_anything_the_start_is_kept_and_that_is_said(tmp_path):
+    result = tune(recipe(tmp_path, STILL, STILL), tmp_path / "run")
+    assert result["kept_record"] == result["kept_step"] == 0 and result["steps"] > 0
+    page = run_page(RunFolder.open(tmp_path / "run"))
+    assert "No point was better on dev than the one that the search began with" in page
 
 
 def vectors() -> list[str]:
@@ -224,7 +248,9 @@ def test_every_kind_of_task_and_tunable(tmp_path, kind):
     lines = small.journal(tmp_path / "run")
     (handed,) = [line for line in lines if line["event"] == "handover"]
     losses = [line["dev"]["loss"] for line in lines[lines.index(handed) :] if line.get("dev")]
-    assert lines[result["kept_record"]]["dev"]["loss"] == min(losses) <= handed["dev"]["loss"]
+    number = result["kept_record"]
+    chosen = lines[number] if number > lines.index(handed) else handed
+    assert chosen["dev"]["loss"] == min(losses) <= handed["dev"]["loss"]
     predicted = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
     fields = [row["fields"]["text"] if [*row["fields"]] == ["text"] else row["fields"] for row in predicted][:4]
     answers = tandemtune.load(tmp_path / "run").predict(fields)
@@ -454,10 +480,6 @@ class TestRecipes:
 def test_what_people_are_shown(tmp_path):
     made = recipe(tmp_path, {"name": "lora", **ADAMW}, {**ES, "objective": "accuracy"})
     result = tune(made, tmp_path / "run")
-    from tandemtune.report.run_page import run_charts, run_page
-    from tandemtune.report.text import summary
-    from tandemtune.runs.store import RunFolder
-
     folder = RunFolder.open(tmp_path / "run")
     charts = run_charts(folder)
     assert {"loss", "loss-2"} <= set(charts), "losses of two objectives are no one curve"

@@ -65,8 +65,8 @@ class ChoiceScorer(Scorer):
         for text in task.choices(example):
             if text not in self._known:
                 ids = self.coder.whole(text)
-                if not ids or len(ids) > self.coder.most:
-                    raise unfit(text, len(ids), self.coder.most, task.whose(example))
+                if not ids or len(ids) > min(self.coder.most, self.room_behind):
+                    raise unfit(text, len(ids), self.coder.most, self.room_behind, task.whose(example))
                 self._known[text] = ids
             found.append(self._known[text])
         return tuple(found)

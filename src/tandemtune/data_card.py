@@ -17,7 +17,15 @@ from tandemtune.models.backbone import Kind
 from tandemtune.models.conversations import in_conversation
 from tandemtune.models.marks import as_words, special_tokens
 from tandemtune.models.pace import Matrices, matrices
-from tandemtune.models.prompts import SHORTEST, longest_of, no_room, no_room_beside, prompt_text, token_counter
+from tandemtune.models.prompts import (
+    SHORTEST,
+    UNBOUNDED,
+    longest_of,
+    no_room,
+    no_room_beside,
+    prompt_text,
+    token_counter,
+)
 from tandemtune.models.spans import alike
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.choices import ChoiceTask
@@ -94,7 +102,7 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
     expected = None
     if tokens is not None:
         for row in (row for part in rows.values() for row in part):
-            _check_choices(task, row, tokens.answer)
+            _check_choices(task, row, tokens)
         _check_views(config, task, tokens.model)
         templates = len(wiring.candidate_tasks(section, task, tokens.kind))
         if shared is None:
@@ -109,14 +117,14 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
     return DataCard({name: len(part) for name, part in rows.items()}, report, pieces, remarks, expected)
 
 
-def _check_choices(task: Task, row: Example, count: Callable[[str], int]) -> None:
+def _check_choices(task: Task, row: Example, tokens: _Tokens) -> None:
     """Refuse answers to choose from that the model will not read."""
     if not isinstance(task, ChoiceTask):
         return
     for text in task.choices(row):
-        tokens = count(text)
-        if not 0 < tokens <= task.answer_room:
-            raise unfit(text, tokens, task.answer_room, task.whose(row))
+        count = tokens.answer(text)
+        if not 0 < count <= min(task.answer_room, tokens.room):
+            raise unfit(text, count, task.answer_room, tokens.room, task.whose(row))
 
 
 def _check_views(config: RunConfig, task: Task, model: Matrices) -> None:
@@ -154,8 +162,8 @@ def _row_costs(config: RunConfig, task: Task, tokens: _Tokens, rows: Sequence[Ex
 
 @dataclass(frozen=True)
 class _Tokens:
-    """What counts tokens: of prompts, of words inside a text, of a text with the marks around it, of an answer behind a prompt; how many there may be, the pieces of
-    label words and notes on them, and what is known of the model: whether prompts may share what they begin with, too."""
+    """What counts tokens: of prompts, of words inside a text, of a text with the marks around it, of an answer behind a prompt; how many there may be, and of an answer,
+    the pieces of label words and notes on them, and what is known of the model: whether prompts may share what they begin with, too."""
 
     count: Callable[[Example], int]
     ids: Callable[[Example], tuple[int, ...]]
@@ -163,6 +171,7 @@ class _Tokens:
     whole: Callable[[str], int]
     answer: Callable[[str], int]
     limit: int
+    room: int
     pieces: dict[str, list[str]]
     notes: tuple[str, ...]
     kind: Kind
@@ -195,7 +204,7 @@ def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
     room = task.answer_room if isinstance(task, TextTask) and kind == "causal" else 0
     if room and left - room < SHORTEST:
         raise ConfigError([no_room_beside(room, longest)])
-    limit = min(config.task.max_tokens, left - room)
+    limit, most = min(config.task.max_tokens, left - room), left - SHORTEST if kind == "causal" else UNBOUNDED
     count = token_counter(tokenizer, kind, task.template)
     if count(Example(dict.fromkeys(task.template.fields, ""))) > limit:
         raise no_room(task.template, limit, longest)
@@ -221,5 +230,5 @@ def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
 
     shares = kind == "causal" and loading.may_share(settings)
     return _Tokens(
-        count, ids, words, whole, answer, limit, pieces, found.notes, kind, matrices(place, settings), shares
+        count, ids, words, whole, answer, limit, most, pieces, found.notes, kind, matrices(place, settings), shares
     )

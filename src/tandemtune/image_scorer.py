@@ -19,7 +19,7 @@ from tandemtune.assets.workspace import kept_images
 from tandemtune.errors import DataError, ModelError
 from tandemtune.evaluators.batch import Batch, collate
 from tandemtune.evaluators.image_text import ClassTexts, ImageBatch, ImageTextEngine, ImageTextEvaluator
-from tandemtune.evaluators.label_words import LabelWordEvaluator
+from tandemtune.evaluators.label_words import LabelWordEvaluator, calibrate
 from tandemtune.evaluators.views import TOWER
 from tandemtune.models.feature_store import FeatureStore
 from tandemtune.models.image_text import ImageTextBackbone
@@ -99,19 +99,19 @@ class ImageScorer(Scorer):
 
     def batch(self, examples: Sequence[Example], plain: bool = False) -> Batch:
         """Labelled or unlabelled images beside the class prompts; `plain` beside those of the pretrained model."""
-        return self._beside(*self.encoded(examples), plain)
+        return self._beside(*self.encoded(examples), self.texts(plain))
 
     def apart(self, prompts: Sequence[Any], labels: Sequence[int]) -> Batch:
         """Images beside the class prompts."""
-        return self._beside(prompts, labels)
+        return self._beside(prompts, labels, self.texts())
 
     def together(self, prompts: Sequence[Any], labels: Sequence[int]) -> Batch:
         """Images beside the class prompts."""
-        return self._beside(prompts, labels)
+        return self._beside(prompts, labels, self.texts())
 
     def content_free(self, plain: bool = False, apart: bool = False) -> Batch:
         """Pictures of one shade."""
-        return self._beside(list(self._flat), [-1] * len(SHADES), plain)
+        return self._beside(list(self._flat), [-1] * len(SHADES), self.texts(plain))
 
     def unseen(self, point: Point, before: float | None, behind: float | None) -> UnseenClasses | None:
         """Scores among the classes that were left out of the task (base-to-new, arXiv 2203.05557)."""
@@ -124,8 +124,12 @@ class ImageScorer(Scorer):
         gold = [labels.index(row.label) for row in rows]
 
         def score(plain: bool, where: Point) -> float:
-            batch = ImageBatch.of(vectors, gold, self._made_texts(plain, task.unseen))
-            said = self.engine.logits(batch, where).argmax(dim=-1).tolist()
+            texts = self._made_texts(plain, task.unseen)
+            logits = self.engine.logits(ImageBatch.of(vectors, gold, texts), where)
+            if self.calibrates and not plain:  # as among the classes that it was tuned on
+                empty = self._beside(list(self._flat), [-1] * len(SHADES), texts)
+                logits = calibrate(logits, self.engine.logits(empty, where))
+            said = logits.argmax(dim=-1).tolist()
             metric = metrics.get(task.metric) if task.own_metric is None else task.own_metric
             return round(metric(said, gold, labels, None), DIGITS)
 
@@ -337,10 +341,10 @@ class ImageScorer(Scorer):
         """Places that the parameters put before a class's name."""
         return len(self.parameters.reserve(Encoded((0,), 0)).ids) - 1
 
-    def _beside(self, rows: Sequence[Tensor], labels: Sequence[int], plain: bool = False) -> ImageBatch:
+    def _beside(self, rows: Sequence[Tensor], labels: Sequence[int], texts: ClassTexts) -> ImageBatch:
         width = len(self.engine.stack.token_ids)
         stacked = torch.stack(list(rows)) if len(rows) else torch.empty(0, width, device=self.backbone.device)
-        return ImageBatch.of(stacked[:, :width], labels, self.texts(plain), stacked[:, width:])
+        return ImageBatch.of(stacked[:, :width], labels, texts, stacked[:, width:])
 
     def _made_texts(self, plain: bool, words: Mapping[str, Sequence[str]]) -> ClassTexts:
         backbone: Any = self.backbone

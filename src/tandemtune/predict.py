@@ -77,7 +77,14 @@ class TunedModel:
         Raises:
             DataError: an input is no text, or lacks a field.
         """
-        examples = self._examples(inputs)
+        return self.answers(self._examples(inputs))
+
+    def answers(self, examples: Sequence[Example]) -> list[Prediction]:
+        """Label rows that were read from a table.
+
+        Raises:
+            DataError: a row cannot be asked; names it.
+        """
         if not examples:
             return []
         with self._lock:

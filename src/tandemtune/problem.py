@@ -24,7 +24,7 @@ from tandemtune.evaluators.label_words import LabelWordEvaluator, calibrate
 from tandemtune.evaluators.text import TextEvaluator
 from tandemtune.mentor.grading import Grader
 from tandemtune.models.backbone import Backbone
-from tandemtune.models.prompts import SHORTEST, no_room_beside
+from tandemtune.models.prompts import SHORTEST, UNBOUNDED, no_room_beside
 from tandemtune.readout.members import SolvedReadout
 from tandemtune.runs.records import Facts, UnseenClasses
 from tandemtune.subspace import LayerStatistics, scales
@@ -120,8 +120,7 @@ class Scorer:
         Raises:
             ConfigError: such an answer leaves no room for a prompt, or is longer than a decoder's table of positions.
         """
-        room = len(self.parameters.reserve(Encoded((0,), 0)).ids) - 1
-        left = self.backbone.longest - room - (behind if self.backbone.kind == "causal" else 0)
+        left = self._left - (behind if self.backbone.kind == "causal" else 0)
         marks, positions = len(self.backbone.prefix), self.backbone.architecture.answer_positions
         if behind and positions is not None and marks + behind > positions:
             raise ConfigError(
@@ -133,6 +132,19 @@ class Scorer:
         if left < SHORTEST and behind:
             raise ConfigError([no_room_beside(behind, self.backbone.longest)])
         return min(self.config.task.max_tokens, left)
+
+    @property
+    def room_behind(self) -> int:
+        """Tokens of the longest answer that the model has room for behind a prompt."""
+        if self.backbone.kind == "causal":
+            return self._left - SHORTEST
+        positions = self.backbone.architecture.answer_positions
+        return UNBOUNDED if positions is None else positions - len(self.backbone.prefix)
+
+    @property
+    def _left(self) -> int:
+        """Tokens that the model takes beside what is put into a prompt."""
+        return self.backbone.longest - (len(self.parameters.reserve(Encoded((0,), 0)).ids) - 1)
 
     @property
     def has_content_free(self) -> bool:

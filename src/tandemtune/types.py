@@ -19,6 +19,7 @@ class Example:
         references: right answers of a task that is answered with texts; empty where there are none.
         columns: the row's other columns, which rewards of texts may ask for.
         numbers: columns of numbers that a file without types holds as text.
+        at: where it stands, for messages: file and line; empty where it comes from no file.
     """
 
     fields: Mapping[str, str]
@@ -26,6 +27,7 @@ class Example:
     references: tuple[str, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
     numbers: Mapping[str, float] = field(default_factory=dict)
+    at: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,9 @@ def test_es_sigma_falls_by_equal_parts_and_stays_at_its_end():
     for sigma in (0.8, 0.4, 0.2, 0.1, 0.1):
         before, z = optimizer.point, optimizer.noise(optimizer.step)
         state = optimizer.state()
-        np.testing.assert_allclose(optimizer.ask(), np.concatenate([before + sigma * z, before - sigma * z]), atol=1e-12)
+        np.testing.assert_allclose(
+            optimizer.ask(), np.concatenate([before + sigma * z, before - sigma * z]), atol=1e-12
+        )
         again = EvolutionStrategy(5, 4, 0.8, 7, lr=0.3, algorithm="sgd", sigma_end=0.1, generations=4)
         again.restore(state)
         assert again.sigma == pytest.approx(sigma)

@@ -151,7 +151,7 @@ class LabelAnswers(Answers):
         """Labels and probabilities behind all columns; a label column that was there is called gold."""
         task = model.scorer.task
         texts = texts_of(table, model.fields)
-        answers = iter(model.predict([dict(example.fields) for example in texts if example is not None]))
+        answers = iter(model.answers([example for example in texts if example is not None]))
         given = [None if example is None else next(answers) for example in texts]
         column = table.column(task.label_column)
         known = [None] * len(given) if column is None else labels_of(table, column, task.labels)
@@ -178,7 +178,7 @@ class LabelAnswers(Answers):
         """Score with an interval, confusion matrix, the most confident errors."""
         task = model.scorer.task
         examples = examples_of(table, fields=model.fields, label=task.label_column, labels=task.labels)
-        answers = model.predict([dict(example.fields) for example in examples])
+        answers = model.answers(examples)
         gold = np.array(task.gold(examples))
         said = np.array([task.label_index(answer.label) for answer in answers])
         right = [answer.probabilities[str(example.label)] for answer, example in zip(answers, examples, strict=True)]

@@ -163,6 +163,7 @@ class TextAnswers(Answers):
             split = split if split.unlabelled else replace(split, unlabelled=tuple(scorer.unlabelled(split)))
             evaluator.kl = _kl_penalty(scorer, writer, split)
         scorer.note(
+            columns=task.kinds_in([*split.train, *split.dev]),
             train_rows=len(split.train),
             train_tokens=prompts.tokens,
             dev_rows=len(dev),
@@ -243,7 +244,7 @@ class TextAnswers(Answers):
     def table(self, model: Any, table: Table) -> PredictedTable:
         """Texts behind all columns."""
         texts = texts_of(table, model.fields)
-        answers = iter(model.predict([dict(example.fields) for example in texts if example is not None]))
+        answers = iter(model.answers([example for example in texts if example is not None]))
         given = [None if example is None else next(answers) for example in texts]
         made = table.renamed("answer", "answer (given)").with_column(
             "answer", ["" if answer is None else answer.label for answer in given]

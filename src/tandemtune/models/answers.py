@@ -131,18 +131,24 @@ def behind(tokenizer: Any, stem: str, text: str) -> tuple[int, ...]:
     return whole[len(before) :] if whole[: len(before)] == before else ids(text)
 
 
-def unfit(answer: str, tokens: int, most: int, row: str = "") -> DataError:
+def unfit(answer: str, tokens: int, most: int, room: int, row: str = "") -> DataError:
     """The error of an answer to choose that is empty or longer than may be.
 
     Args:
         answer: the text.
         tokens: how many it has.
         most: how many it may have.
+        room: for how many the model has room behind a prompt.
         row: whose answer it is; "" where all rows have it.
     """
     where = row and f"{row}: "
     if not tokens:
         return DataError(f"{where}an answer to choose is empty: fill it in, or delete the row")
+    if tokens > room:
+        return DataError(
+            f"{where}the answer {answer[:60]!r} has {tokens} tokens, more than the {max(room, 0)} that the model has room for behind a prompt: shorten "
+            "the answer, or delete the row"
+        )
     return DataError(
         f"{where}the answer {answer[:60]!r} has {tokens} tokens, more than [task] max_new_tokens = {most}: raise it to {tokens} or more, or shorten the "
         "answer"

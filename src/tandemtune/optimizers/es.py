@@ -77,7 +77,9 @@ class EvolutionStrategy(VectorAskTell):
         if (sigma_end is None) != (generations is None):
             raise ValueError("a sigma that falls needs both sigma_end and generations")
         if sigma_end is not None and not (0 < sigma_end < np.inf and (generations or 0) >= 2):
-            raise ValueError(f"expected sigma_end above 0 and at least 2 generations, got {sigma_end} and {generations}")
+            raise ValueError(
+                f"expected sigma_end above 0 and at least 2 generations, got {sigma_end} and {generations}"
+            )
         if (shapes is None) != (rank is None):
             raise ValueError("low-rank noise needs both shapes and rank")
         if rank is not None and rank < 1:
@@ -179,7 +181,8 @@ class ES(Optimizer):
     popsize: Even = Field(default=20, description="candidates in one generation, in pairs")
     sigma: Size = Field(default=1.0, description="standard deviation of the noise")
     sigma_end: Size | None = Field(
-        default=None, description="standard deviation in the last generation, to which it falls by an equal part each time"
+        default=None,
+        description="standard deviation in the last generation, to which it falls by an equal part each time",
     )
     lr: LearningRate | None = Field(
         default=None, description="learning rate; 1e-2, or 1e-3 among all weights, if left out"
@@ -190,7 +193,11 @@ class ES(Optimizer):
         """Around the space's start, or the coefficients of seeded directions."""
         if space.directions:
             return Directions(*space.directions, lr=space.lr, sigma=self.sigma, shaping="ranks")
-        falls = {} if self.sigma_end is None else {"sigma_end": self.sigma_end, "generations": max(2, space.generations or 2)}
+        falls = (
+            {}
+            if self.sigma_end is None
+            else {"sigma_end": self.sigma_end, "generations": max(2, space.generations or 2)}
+        )
         return EvolutionStrategy(space.d, self.popsize, self.sigma, space.seed, lr=space.lr, start=space.start, **falls)
 
     def problems(self, recipe: Any) -> Iterator[str]:

@@ -33,7 +33,7 @@ class Guard:
 
         Args:
             point: where a search begins.
-            record: number of the journal's record that says so.
+            record: number of the journal's record that found it.
         """
         if not self._on:
             return self._evaluator.measure(point, "dev")

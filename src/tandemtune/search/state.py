@@ -148,7 +148,7 @@ class SearchState:
         self.records += 1
         self.incumbent, self.best, self.costs = dict(point), dict(point), record.costs
         self.train_loss, self.dev, self.best_dev = from_loss(record.train_loss), record.dev, record.dev
-        self.best_record, self.evaluated, self.stale = self.records - 1, self.records, 0
+        self.evaluated, self.stale = self.records, 0
         self.stretch, self.candidates_before = self.stretch + 1, record.costs.candidates
         self.enter_next_stage()
 

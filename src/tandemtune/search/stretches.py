@@ -62,7 +62,7 @@ def hand_over(state: SearchState, before: Desk, after: Stretch, desk: Desk, reas
         point = after.ready(state.best)
         train = after.evaluator.measure(point)
         costs += after.evaluator.cost_to_measure()
-        dev = desk.guard.begin(point, state.records)
+        dev = desk.guard.begin(point, state.best_record)
         costs += after.evaluator.cost_to_measure("dev") + after.evaluator.cost_to_begin()
         return HandOverRecord(
             event="handover",

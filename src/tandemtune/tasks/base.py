@@ -243,9 +243,10 @@ class Task:
         return data_report(parts, sources=sources, used=used, count_tokens=count_tokens, limit=limit)
 
     def row_named(self, example: Example) -> str:
-        """What messages call a row: by its first text."""
+        """What messages call a row: by its first text, and where it stands."""
         first = self.template.fields[0]
-        return f"the row with {first} {show(example.fields[first])}"
+        where = example.at and f" in {example.at}"
+        return f"the row with {first} {show(example.fields[first])}{where}"
 
     def notes(self) -> list[str]:
         """What a user should know about how the files that were read so far are written, one sentence each."""
@@ -261,7 +262,7 @@ class Task:
         """
         taken = {tuple(sorted(example.fields.items())) for example in (*split.train, *split.dev)}
         rows = self.train_rows()
-        rest = [Example(row.fields) for row in rows if tuple(sorted(row.fields.items())) not in taken]
+        rest = [Example(row.fields, at=row.at) for row in rows if tuple(sorted(row.fields.items())) not in taken]
         return subsample(rest, count, seed)
 
     def label_index(self, label: str) -> int:
@@ -409,8 +410,10 @@ class Task:
             labels=[*self.hub_labels, *(label for label in self.labels if label not in self.hub_labels)],
         )
         return [
-            Example(
-                {name: row.fields[names[name]] for name in self.inputs}, self.hub_labels.get(str(row.label), row.label)
+            replace(
+                row,
+                fields={name: row.fields[names[name]] for name in self.inputs},
+                label=self.hub_labels.get(str(row.label), row.label),
             )
             for row in rows
         ]

@@ -93,9 +93,9 @@ def examples_of(
                 "fill it in or delete the row"
             )
         if label is None:
-            examples.append(Example(texts))
+            examples.append(Example(texts, at=at))
             continue
-        examples.append(Example(texts, _label(at, label, value_of(table, index, label), known, classes)))
+        examples.append(Example(texts, _label(at, label, value_of(table, index, label), known, classes), at=at))
     if not examples:
         why = f"all {unlabelled} rows are marked as unlabelled (-1)" if unlabelled else "there are no rows"
         raise DataError(f"{table.name}: {why}, expected at least one: choose another file or split")
@@ -142,7 +142,7 @@ def texts_of(table: Table, fields: Sequence[str], max_chars: int = MAX_CHARS) ->
         if all(value is None or (isinstance(value, str) and not value.strip()) for value in values.values()):
             found.append(None)
         else:
-            found.append(Example(_texts(at, values, max_chars)))
+            found.append(Example(_texts(at, values, max_chars), at=at))
     return found
 
 

@@ -1,16 +1,20 @@
 """Columns of numbers in CSV and TSV files, which hold everything as text: a reward gets numbers, of the same kind from each of a task's
-files."""
+files, and from those that a finished run is evaluated on."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
+from tandemtune.errors import DataError
 from tandemtune.tasks.table import Table
 from tandemtune.tasks.wording import show
 
+Kind = Literal["int", "float", "text"]
+"""What the cells of a column are."""
 DELIMITED = (".csv", ".tsv")
 _WHOLE = re.compile(r"[+-]?(?:0|[1-9]\d{0,4299})", re.ASCII)  # Python reads no longer ones
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
@@ -52,6 +56,47 @@ def together(several: Sequence[Mapping[str, Column]]) -> dict[str, Column]:
     for columns in several:
         for name, column in columns.items():
             found[name] = found[name] & column if name in found else column
+    return found
+
+
+def kinds_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, Kind]:
+    """What the cells of each column are, as rewards get them; columns that hold several things or something else are left out.
+
+    Args:
+        rows: cells by column; one that is None or not there says nothing.
+    """
+    types: dict[str, set[type]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if value is not None:
+                types.setdefault(name, set()).add(type(value))
+    told: dict[frozenset[type], Kind] = {frozenset([int]): "int", frozenset([str]): "text"}
+    told |= dict.fromkeys((frozenset([float]), frozenset([int, float])), "float")
+    return {name: told[kinds] for name, found in types.items() if (kinds := frozenset(found)) in told}
+
+
+def as_before(columns: Mapping[str, Column], kinds: Mapping[str, Kind]) -> dict[str, Column]:
+    """What the columns of a file hold, of the kinds that they had in other files.
+
+    Args:
+        columns: what this file's hold by themselves.
+        kinds: of the other files' columns; one of numbers that are all whole may hold fractions here.
+
+    Raises:
+        DataError: a cell is no number in a column of numbers; names the file and line.
+    """
+    found = dict(columns)
+    for name, column in columns.items():
+        kind = kinds.get(name)
+        if kind == "text":
+            found[name] = Column(None)
+        elif kind is not None and column.number is None:
+            raise DataError(
+                f"{column.odd} in the column {show(name)}, which held numbers only where the run learned: write a number without zeros in front, or "
+                "leave the column out if the metric does not read it"
+            )
+        elif kind == "float":
+            found[name] = Column(float)
     return found
 
 

@@ -19,7 +19,16 @@ from tandemtune.tasks.base import Task
 from tandemtune.tasks.blanks import without_empty_rows
 from tandemtune.tasks.files import examples_of
 from tandemtune.tasks.judging import asked_once
-from tandemtune.tasks.number_columns import DELIMITED, Column, columns_of, numbers_in, together
+from tandemtune.tasks.number_columns import (
+    DELIMITED,
+    Column,
+    Kind,
+    as_before,
+    columns_of,
+    kinds_of,
+    numbers_in,
+    together,
+)
 from tandemtune.tasks.table import HUB, Source, Table, read_table, value_of
 from tandemtune.tasks.wording import kind, nfc, show
 from tandemtune.types import Example
@@ -41,6 +50,7 @@ class TextTask(Task):
         schema: JSON schema of an answer, for the metric that checks it.
         reward: the metric.
         seconds: time limit of one call of a reward function.
+        known_kinds: what the columns of a finished run's labelled rows held, as `kinds_in` said then.
     """
 
     answers: ClassVar[str] = "texts"
@@ -51,6 +61,7 @@ class TextTask(Task):
     schema: Mapping[str, Any] | None = None
     reward: Reward = field(default_factory=lambda: rewards.get(METRIC))
     seconds: float = 60.0
+    known_kinds: Mapping[str, Kind] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         column = self.answer_column
@@ -109,7 +120,7 @@ class TextTask(Task):
             completions: what it wrote [N].
             examples: the rows [N].
         """
-        rows = [{**example.columns, **example.numbers} for example in examples]
+        rows = [*map(_cells, examples)]
         names = dict.fromkeys(name for row in rows for name in row)
         return Written(
             prompts,
@@ -127,6 +138,10 @@ class TextTask(Task):
             return list(prompts)
         found = [self.question.render(example.fields, "") for example in examples]
         return [one.text[: one.mask[0]].rstrip() for one in found]
+
+    def kinds_in(self, examples: Sequence[Example]) -> dict[str, Kind]:
+        """What the columns of some rows hold, as rewards get them."""
+        return kinds_of(map(_cells, examples))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -197,28 +212,33 @@ class TextTask(Task):
         return self._examples(table, self._columns if _delimited(source) and self._columns else columns_of(table))
 
     def examples(self, table: Table) -> list[Example]:
-        """Rows of a table with their references and all columns.
+        """Rows of a table with their references and all columns, for a function of the user's of the kinds that are known already.
 
         Raises:
             DataError: a row cannot be used; names the file, line and field.
         """
-        return self._examples(table, columns_of(table))
+        columns = columns_of(table)
+        return self._examples(table, as_before(columns, self.known_kinds) if self.reward.code else columns)
 
     def _examples(self, table: Table, columns: Mapping[str, Column]) -> list[Example]:
         rows = examples_of(table, fields=self.template.fields, label=None, labels=None)
         numbers = numbers_in(table, columns)
         found: list[Example] = []
         for index, row in enumerate(rows):
-            at = f"{table.name}, {table.places[index]}"
-            references = self._references(at, table, index)
+            references = self._references(row.at, table, index)
             own = {name: values[index] for name, values in numbers.items()}
-            found.append(Example(row.fields, ROW, references, dict(table.rows[index]), own))
+            found.append(Example(row.fields, ROW, references, dict(table.rows[index]), own, row.at))
         return found
 
     def _references(self, at: str, table: Table, index: int) -> tuple[str, ...]:
         if self.answer_column is None:
             return ()
         return references_of(f"{at}, field {show(self.answer_column)}", value_of(table, index, self.answer_column))
+
+
+def _cells(example: Example) -> dict[str, Any]:
+    """All columns of a row as rewards get them."""
+    return {**example.columns, **example.numbers}
 
 
 def _delimited(source: Source | None) -> bool:

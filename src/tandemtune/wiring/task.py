@@ -292,7 +292,7 @@ def joined(section: TaskSection, best: Task, scores: Sequence[TemplateScore]) ->
 def task_of_run(config: RunConfig, facts: Facts) -> Task:
     """The task of a run that has begun, from what it recorded; its data files are not needed any more."""
     if config.task.writes:
-        return _text_task(config.task, facts.template, asked=True)
+        return replace(_text_task(config.task, facts.template, asked=True), known_kinds=facts.columns or {})
     known = None if facts.kind == "image-text" else TASKS.get(config.task.name or "")
     own: dict[str, Any] = {
         "name": config.task.name or "task",

@@ -64,6 +64,7 @@ class Facts(Versioned):
         stretches: what was decided for each of several stretches; empty where there is one.
         instead: the method whose parts are used, where those of the recipe's own did not fit this machine.
         mended: a sentence for each reward whose code was mended after it had stopped the run.
+        columns: what the columns of the labelled rows hold, of a task that is answered with texts; None where nobody looked.
         all_right: whether the readout is right on all labelled rows, so that nothing is searched; None where nobody looked.
     """
 
@@ -100,4 +101,5 @@ class Facts(Versioned):
     instead: str = ""
     stretches: tuple[StretchFacts, ...] = ()
     mended: tuple[str, ...] = ()
+    columns: dict[str, Literal["int", "float", "text"]] | None = None
     all_right: bool | None = None
