@@ -193,12 +193,17 @@ class ES(Optimizer):
         """Around the space's start, or the coefficients of seeded directions."""
         if space.directions:
             return Directions(*space.directions, lr=space.lr, sigma=self.sigma, shaping="ranks")
-        falls = (
-            {}
-            if self.sigma_end is None
-            else {"sigma_end": self.sigma_end, "generations": max(2, space.generations or 2)}
+        falls = self.sigma_end is not None
+        return EvolutionStrategy(
+            space.d,
+            self.popsize,
+            self.sigma,
+            space.seed,
+            lr=space.lr,
+            start=space.start,
+            sigma_end=self.sigma_end,
+            generations=max(2, space.generations or 2) if falls else None,
         )
-        return EvolutionStrategy(space.d, self.popsize, self.sigma, space.seed, lr=space.lr, start=space.start, **falls)
 
     def problems(self, recipe: Any) -> Iterator[str]:
         """Low-rank noise where no matrices are, a sigma that falls to an end nobody knows."""
