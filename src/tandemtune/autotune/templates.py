@@ -46,8 +46,8 @@ def chosen_template(
 ) -> Chosen:
     """The template that does best on the labelled rows; what was chosen when the run began."""
     if known is not None:
-        best = task.as_recorded(known.template, known.labels)
-        again = wiring.joined(config.task, best, known.templates, known.together)
+        recorded = task.as_recorded(known.template, known.labels)
+        again = wiring.joined(config.task, recorded, known.templates, known.together)
         return Chosen(again, known.templates, known.together)
     tasks = wiring.candidate_tasks(config.task, task, kind)
     if len(tasks) == 1:
