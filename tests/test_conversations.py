@@ -251,6 +251,7 @@ def test_an_export_is_asked_with_the_same_messages(tmp_path):
         (CHATML.replace("{% for m in messages %}", "{% for m in messages[-1:] %}"), ICL, "changes what was said in an earlier turn"),
         ("{{ messages | length }} " + CHATML, ICL, "begins a conversation of several turns in another way"),
         (CHATML, {"task__together": 2}, "a conversation asks one"),
+        (CHATML, {"task__together": "auto"}, "together: auto, but a conversation asks one"),
         (CHATML, {"task__chat": None, "task__system": "so"}, "only a conversation has it"),
     ],
 )  # fmt: skip

@@ -62,3 +62,14 @@ def test_a_prompt_beside_answers_is_limited_as_in_a_run(tmp_path):
     config = load_config(recipe)
     (lengths,) = {part.lengths.limit for part in data_card(config, check(config)).report.parts.values()}
     assert lengths == 64 - 50
+
+
+def test_templates_that_may_be_read_together_count_as_three(tmp_path):
+    several = {"task__templates": [f"{text} {{text}} {{mask}}" for text in ("it", "so", "very", "a film")]}
+    recipe = {**small.recipe(tmp_path, "llama", **several), "method": {"name": "readout"}}
+
+    def scored(together):
+        config = load_config({**recipe, "task": {**recipe["task"], "together": together}})
+        return data_card(config, check(config)).expected.scored
+
+    assert scored("auto") == scored(3) == 3 * scored(1)

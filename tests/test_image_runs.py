@@ -355,6 +355,9 @@ def test_broken_images_are_told_before_anything_is_written(place, tmp_path):
 def test_models_and_rows_that_do_not_belong_together(place, tmp_path):
     with pytest.raises(ConfigError, match="is a folder of images, but the model is a masked language model"):
         tune(images.recipe(place, model__name=str(small.model_folder("bert"))), tmp_path / "run")
+    with pytest.raises(ConfigError, match="together: a class of images is the mean"):
+        several = {"task__templates": ["a photo of a {mask}.", "a {mask}"], "task__together": "auto"}
+        tune({**images.recipe(place, **several), "method": {"name": "readout"}}, tmp_path / "run")
     with pytest.raises(ConfigError, match="learn from texts, but rows are images"):
         tune(images.recipe(place, run__yardsticks=["tf-idf"]), tmp_path / "run")
     with pytest.raises(ConfigError, match="class-prompt is for image-text models"):

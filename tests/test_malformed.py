@@ -145,7 +145,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     ),
     "task.short_classes": CHOICE,
     "task.blank_rows": CHOICE,
-    "task.together": (*COUNT, 0, 3),
+    "task.together": (*COUNT, 0, 3, "auto"),
     "task.labels": (3, [], {}, {"a": "b"}, {"a": 1, "b": 2}, {"a": {}, "b": "c"}, {"a": [], "b": []}, None),
     "task.label_column": (*TEXT, "none"),
     "task.test_share": (*NUMBER, 0.0, 1.0),

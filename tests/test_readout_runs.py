@@ -13,7 +13,7 @@ import torch
 import images
 import small
 import tiny
-from tandemtune import load, tune
+from tandemtune import finish, load, tune
 from tandemtune.answers.labels import LabelAnswers
 from tandemtune.callbacks import Callback
 from tandemtune.config import load_config
@@ -359,10 +359,100 @@ def test_the_card_names_all_templates_that_are_read_and_all_passes_are_counted(t
     assert called.code and "several templates together" in called.err and not (tmp_path / "exported").exists()
 
 
+def left_open(place, model, shots, seed, **changes):
+    """A recipe whose templates are read together as far as their losses say so."""
+    made = joined_recipe(place, model, **changes)
+    return {**made, "task": {**made["task"], "together": "auto", "shots": shots, "seed": seed}}
+
+
+@pytest.mark.parametrize(
+    ("model", "shots", "seed", "count"),
+    [("llama", 4, 5, 1), ("llama", 9, 6, 2), ("gpt2", 4, 5, 3)],
+    ids=["the best one", "two", "three, of which the second does not help alone"],
+)
+def test_templates_are_read_together_where_the_loss_of_rows_left_out_falls(model, shots, seed, count, tmp_path):
+    """The losses are those of runs with so many, at the price of no further pass; what is decided holds for all that comes later."""
+    recipe = left_open(tmp_path, model, shots, seed)
+    lines = []
+    run = tune(recipe, tmp_path / "run", callbacks=[Told(lines)])
+    facts = RunFolder.open(tmp_path / "run").read_facts()
+    assert facts.together.count == count and len(facts.together.losses) == 3
+    assert facts.together.losses[0] == min(one.loss for one in facts.templates if one.loss is not None)
+    how = "the best template is read alone" if count == 1 else f"the best {count} templates are read together"
+    numbers = ", ".join(f"{number}: {loss:.4f}" for number, loss in enumerate(facts.together.losses, 1))
+    assert f"{how}; leave-one-out losses by how many there are: {numbers}" in lines
+    for number, loss in enumerate(facts.together.losses, 1):
+        recipe["task"]["together"] = number
+        named = tune(recipe, tmp_path / f"{number}")
+        assert RunFolder.open(tmp_path / f"{number}").read_facts().together is None
+        solved = json.loads((tmp_path / f"{number}" / "adapter" / "readout" / "readout.json").read_text())
+        assert solved["loss"] == pytest.approx(loss, abs=2e-4)
+        if number == count:
+            assert named.result.tuned == run.result.tuned
+            assert named.result.cost.forward_tokens == run.result.cost.forward_tokens
+            assert load(tmp_path / f"{number}").predict(TEXTS) == load(tmp_path / "run").predict(TEXTS)
+    assert len(load(tmp_path / "run").scorer.task.wordings) == count
+    rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    assert load(tmp_path / "run").evaluate(rows).score == pytest.approx(run.result.tuned.test, abs=1e-6)
+
+
+class Told(Callback):
+    def __init__(self, lines):
+        self._lines = lines
+
+    def on_progress(self, text):
+        self._lines.append(text)
+
+
+@pytest.mark.parametrize(
+    "go_on", [small.resume, lambda folder: finish(folder, progress="none")], ids=["resume", "finish"]
+)
+def test_a_stopped_run_goes_on_with_as_many_templates_as_it_decided(go_on, tmp_path):
+    recipe = left_open(tmp_path, "llama", 9, 6)
+    small.tune(recipe, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        small.tune(recipe, tmp_path / "run", StoppedBeforeScores())
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    assert json.loads(before)["together"]["count"] == 2
+    go_on(tmp_path / "run")
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    assert small.artefacts(tmp_path / "run") == small.artefacts(tmp_path / "whole")
+
+
+def test_a_run_whose_facts_do_not_say_how_many_are_read_together_is_used_as_its_recipe_says(tmp_path):
+    """As those are that began before this could be decided."""
+    answers = tune(joined_recipe(tmp_path), tmp_path / "run").predict(TEXTS)
+    path = tmp_path / "run" / "run.json"
+    facts = json.loads(path.read_text())
+    del facts["together"]
+    path.write_text(json.dumps(facts))
+    again = load(tmp_path / "run")
+    assert len(again.scorer.task.wordings) == 3 and again.predict(TEXTS) == answers
+
+
+def test_losses_of_several_templates_are_printed_where_they_decide(tmp_path):
+    recipe = left_open(tmp_path, "llama", 9, 6)
+    path = small.write_recipe(tmp_path / "recipe.json", recipe)
+    called = small.call("templates", path)
+    tune(recipe, tmp_path / "run")
+    losses = RunFolder.open(tmp_path / "run").read_facts().together.losses
+    assert 'With together = "auto" the best 2 templates are read together' in called.out
+    assert all(f"{number}: {loss:.4f}" in called.out for number, loss in enumerate(losses, 1))
+    assert "read together" not in small.call("templates", path, "task.together=2").out
+    assert len(json.loads(small.call("templates", path, "--json").out)) == 4
+
+
 @pytest.mark.parametrize(
     ("task", "method", "said"),
     [
         ({}, {"name": "readout"}, "there is one template"),
+        ({"together": "auto"}, {"name": "readout"}, "together: auto, but there is one template"),
+        (
+            {"together": "auto", "templates": "known"},
+            {"name": "lora", "readout": "ridge"},
+            "set [method] name to readout",
+        ),
+        ({"together": "some", "templates": "known"}, {"name": "readout"}, 'expected a whole number or "auto", got'),
         ({"templates": "known"}, {"name": "manual"}, "set [method] name to readout"),
         ({"templates": "known"}, {"name": "icl", "readout": "ridge"}, "set [method] name to readout"),
         ({"templates": "known"}, {"name": "lora", "readout": "ridge"}, "set [method] name to readout"),

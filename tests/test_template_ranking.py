@@ -265,6 +265,22 @@ def test_a_template_that_is_passed_over_and_too_few_for_together_are_told(tmp_pa
     assert any(note.startswith("together = 2, but 1 of 2 templates") for note in notes)
 
 
+@pytest.mark.parametrize(
+    ("templates", "told"),
+    [
+        (["{mask} : {text}", "{text} {mask}"], "together = auto, but 2 of 3 templates can be read together"),
+        (["{mask} : {text}"], "together = auto, but 1 of 2 templates can be read together"),
+        (["{text} {mask}"], ""),
+        ("auto", "together = auto, but there is one template to choose from"),
+    ],
+    ids=["two of three", "one of two", "two of two", "one"],
+)
+def test_too_few_templates_to_decide_among_are_told(templates, told, tmp_path):
+    made = recipe(tmp_path, task__templates=templates, task__together="auto")
+    notes = [note for note in tune(made, tmp_path / "run").result.notes if note.startswith("together = ")]
+    assert [note[: len(told)] for note in notes] == ([told] if told else [])
+
+
 def test_known_templates_are_refused_for_a_masked_model(tmp_path):
     made = small.recipe(tmp_path, "bert", task__name="sst2", task__templates="known")
     small.write_recipe(tmp_path / "recipe.json", {**made, "method": {"name": "readout"}})

@@ -216,7 +216,7 @@ def estimate(
     handed = float(sum(seen["train"] + seen["dev"] for seen in again))
     forward, backward = _sum([found for found, _ in each], handed), sum(back for _, back in each)
     written = _sum([_written(one, rows, cost) for one, cost in zip(several, costs, strict=True)])
-    scored = 2 * sum(tokens.values()) * min(config.task.together, templates)
+    scored = 2 * sum(tokens.values()) * min(config.task.most_together, templates)
     ranked = templates * (tokens["train"] + tokens["dev"]) * min(1.0, judged / labelled) if templates > 1 else 0.0
     low, high = BYTES[config.model.dtype]
     if config.model.quantize:

@@ -62,9 +62,7 @@ class JoinedEngine(Engine):
 
     def read(self, batch: Batch, point: Point, views: Sequence[View]) -> PassReading:
         """Mean label logits [N, C], and views [N, wordings * h]."""
-        readings = [read(engine, one, point, views) for engine, one in self._pairs(batch)]
-        logits = torch.stack([reading.logits for reading in readings]).mean(dim=0)
-        return PassReading(logits, {view: torch.cat([r.views[view] for r in readings], dim=1) for view in views})
+        return PassReading.joined([read(engine, one, point, views) for engine, one in self._pairs(batch)])
 
     def tokens(self, batch: Batch) -> int:
         """Tokens of all wordings that go through the model."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tandemtune.config.schema import RunConfig, TaskSection
 from tandemtune.evaluators.engine import Engine
+from tandemtune.evaluators.features import PassReading
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.conversations import in_conversation
 from tandemtune.models.layers import LayerStack
@@ -107,7 +108,9 @@ class Answers(ABC):
         return Engine(self.stack(backbone, verbalizer), parameters, averaging, max_memory=max_memory)
 
     @abstractmethod
-    def judged(self, backbone: Backbone, task: Task, rows: Sequence[Example], config: RunConfig) -> TemplateScore:
+    def judged(
+        self, backbone: Backbone, task: Task, rows: Sequence[Example], config: RunConfig
+    ) -> tuple[TemplateScore, PassReading | None]:
         """How a template does on labelled rows before anything is tuned; lower losses are better.
 
         Args:
@@ -115,6 +118,9 @@ class Answers(ABC):
             task: with the template.
             rows: labelled rows.
             config: the recipe.
+
+        Returns:
+            The score, and what the model tells of the rows, where a readout judges them.
 
         Raises:
             DataError: the template cannot be used.

@@ -19,6 +19,7 @@ from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.config.schema import RunConfig, TaskSection
 from tandemtune.errors import ConfigError
 from tandemtune.evaluators.batch import Batch
+from tandemtune.evaluators.features import PassReading
 from tandemtune.evaluators.label_words import KLPenalty, LabelWordEvaluator, calibrate
 from tandemtune.mentor import Misread
 from tandemtune.models.backbone import Backbone
@@ -55,10 +56,13 @@ class LabelAnswers(Answers):
         """It ends in the logits of the label words."""
         return backbone.stack(verbalizer)
 
-    def judged(self, backbone: Backbone, task: Task, rows: Sequence[Example], config: RunConfig) -> TemplateScore:
+    def judged(
+        self, backbone: Backbone, task: Task, rows: Sequence[Example], config: RunConfig
+    ) -> tuple[TemplateScore, PassReading | None]:
         """By the leave-one-out loss of a readout, the recipe's where it has one."""
         section, readout = config.task, config.method.readout
-        return ranking.judged(backbone, task, rows, section.max_tokens, section.truncate, readout)[0]
+        found = ranking.judged(backbone, task, rows, section.max_tokens, section.truncate, readout)
+        return found.score, found.reading
 
     def problem(self, scorer: Scorer, split: Split, beside: Problem | None = None) -> Problem:
         """Losses over label logits."""

@@ -17,6 +17,7 @@ from tandemtune.answers.references import notes_on
 from tandemtune.answers.text_rows import digest, shown_prompts, text_rows, text_task, writer_of
 from tandemtune.config import RunConfig
 from tandemtune.errors import RewardError, UsageError
+from tandemtune.evaluators.features import PassReading
 from tandemtune.evaluators.likelihood import Likelihood, work_of
 from tandemtune.evaluators.passages import Passage, collate_passages
 from tandemtune.evaluators.text import (
@@ -93,7 +94,9 @@ class TextAnswers(Answers):
         """It reads and writes whole answers."""
         return backbone.passages(verbalizer)
 
-    def judged(self, backbone: Backbone, task: Task, rows: Sequence[Example], config: RunConfig) -> TemplateScore:
+    def judged(
+        self, backbone: Backbone, task: Task, rows: Sequence[Example], config: RunConfig
+    ) -> tuple[TemplateScore, PassReading | None]:
         """By the task's metric of what the pretrained model writes, so wherever there is a reward."""
         texts = text_task(self.asked(task, backbone))
         backbone.check_template(texts.template)
@@ -107,7 +110,7 @@ class TextAnswers(Answers):
         written = replace(texts.written(shown, [*map(writer.coder.decode, ids)], rows), ids=ids)
         score, each = texts.reward.score(written), np.array(texts.reward.each(written), dtype=np.float64)
         spread = each.std(ddof=1) if len(each) > 1 else 0.0
-        return TemplateScore(
+        made = TemplateScore(
             template=str(task.template),
             labels={},
             loss=rounded(-score),
@@ -116,6 +119,7 @@ class TextAnswers(Answers):
             zero_shot=round(score, DIGITS),
             tokens=sum(len(prompt.ids) for prompt in prompts) + tokens_of(answers),
         )
+        return made, None
 
     def problem(self, scorer: Scorer, split: Split, beside: Problem | None = None) -> Problem:
         """Losses of references, or of what judges say."""

@@ -2,6 +2,6 @@
 
 from tandemtune.autotune.building import build, refuse_changes, settle
 from tandemtune.autotune.forecasts import forecast
-from tandemtune.autotune.templates import Judge, check_proposing, proposed
+from tandemtune.autotune.templates import Judge, check_proposing, how_many, proposed
 
-__all__ = ["Judge", "build", "check_proposing", "forecast", "proposed", "refuse_changes", "settle"]
+__all__ = ["Judge", "build", "check_proposing", "forecast", "how_many", "proposed", "refuse_changes", "settle"]

@@ -50,14 +50,14 @@ def build(
         config.task.shots, config.task.seed, dev_k=config.task.dev_shots, short=config.task.short_classes
     )
     begin = time.perf_counter()
-    task, templates = chosen_template(config, task, kind, split, known, progress)
-    chosen = time.perf_counter() - begin if templates else 0.0
-    scorer = chosen_scorer(config, task, kind, split, known, progress, method_of(settings) is not None)
+    chosen = chosen_template(config, task, kind, split, known, progress)
+    seconds = time.perf_counter() - begin if chosen.templates else 0.0
+    scorer = chosen_scorer(config, chosen.task, kind, split, known, progress, method_of(settings) is not None)
     if progress:
         progress(f"preparing {len(split.train):,} training and {len(split.dev):,} dev rows")
     problem = wiring.make_problem(scorer, split)
-    problem.seconds = chosen
-    problem.scorer.note(templates=templates, instead=instead)
+    problem.seconds = seconds
+    problem.scorer.note(templates=chosen.templates, together=chosen.together, instead=instead)
     if known is not None:
         refuse_changes(known, problem.facts, task.name)
     settle(problem, known, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,12 +12,13 @@ from tandemtune import devices, wiring
 from tandemtune.answers import answers_of
 from tandemtune.config import RunConfig
 from tandemtune.errors import ConfigError, DataError, MentorRefused, ModelError
+from tandemtune.evaluators.features import PassReading
 from tandemtune.mentor.wordings import Wording
 from tandemtune.models.backbone import Kind
 from tandemtune.problem import Progress
 from tandemtune.proposers.wordings import ask_for_wordings, brief_of, check_mentor, tasks_of
-from tandemtune.readout.ranking import best_of, judged, resolved
-from tandemtune.runs.records import Facts, TemplateScore
+from tandemtune.readout.ranking import best_of, judged, read_together, resolved
+from tandemtune.runs.records import Facts, TemplateScore, TemplatesTogether, from_loss
 from tandemtune.system import default_threads
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS
@@ -24,25 +26,55 @@ from tandemtune.tasks.fewshot import subsample
 from tandemtune.types import Split
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What a run asks with.
+
+    Args:
+        task: with its template, and those that are read together with it.
+        templates: all that were judged.
+        together: how many are read together, where their losses decide.
+    """
+
+    task: Task
+    templates: tuple[TemplateScore, ...] = ()
+    together: TemplatesTogether | None = None
+
+
 def chosen_template(
     config: RunConfig, task: Task, kind: Kind, split: Split, known: Facts | None, progress: Progress | None
-) -> tuple[Task, tuple[TemplateScore, ...]]:
+) -> Chosen:
     """The template that does best on the labelled rows; what was chosen when the run began."""
     if known is not None:
-        return wiring.joined(
-            config.task, task.as_recorded(known.template, known.labels), known.templates
-        ), known.templates
+        recorded = task.as_recorded(known.template, known.labels)
+        again = wiring.joined(config.task, recorded, known.templates, known.together)
+        return Chosen(again, known.templates, known.together)
     tasks = wiring.candidate_tasks(config.task, task, kind)
     if len(tasks) == 1:
         if progress and config.task.templates == "auto" and config.task.template is not None:
             progress("the recipe has one template, so none is chosen: `templates` lists several")
-        return tasks[0], ()
-    scores = Judge(config, task, kind, split, progress).ranked(tasks)
+        return Chosen(tasks[0])
+    judge = Judge(config, task, kind, split, progress)
+    scores = judge.ranked(tasks)
     best = best_of(scores)[0]
     if progress:
         why = f"lowest leave-one-out loss, {best.loss:.4f}" if best.labels else f"best {task.metric}, {best.score:.4f}"
         progress(f"template {best.template!r} has the {why}")
-    return wiring.joined(config.task, tasks[scores.index(best)], scores), tuple(scores)
+    together = judge.together(scores)
+    if progress and together is not None:
+        progress(how_many(together))
+    return Chosen(wiring.joined(config.task, tasks[scores.index(best)], scores, together), tuple(scores), together)
+
+
+def how_many(together: TemplatesTogether) -> str:
+    """In a sentence, how many templates are read together, and why."""
+    read = (
+        "the best template is read alone"
+        if together.count == 1
+        else f"the best {together.count} templates are read together"
+    )
+    each = ", ".join(f"{number}: {from_loss(loss):.4f}" for number, loss in enumerate(together.losses, 1))
+    return f"{read}; leave-one-out losses by how many there are: {each}"
 
 
 class Judge:
@@ -70,7 +102,8 @@ class Judge:
         if progress:
             progress(f"loading {config.model.name} to judge templates")
         dtype = "float32" if config.model.dtype == "auto" else config.model.dtype
-        self._config, self._progress = config, progress
+        self._config, self._task, self._progress = config, task, progress
+        self._readings: list[tuple[TemplateScore, PassReading]] = []
         self._backbone = wiring.load_backbone(config, kind, dtype, devices.find_device(config.model.device))
         self.rows = subsample([*split.train, *split.dev], most, config.task.seed)
 
@@ -81,12 +114,25 @@ class Judge:
             if self._progress:
                 self._progress(f"template {number} of {len(tasks)}: {str(task.template)!r}")
             try:
-                found.append(answers_of(task).judged(self._backbone, task, self.rows, self._config))
+                score, reading = answers_of(task).judged(self._backbone, task, self.rows, self._config)
+                found.append(score)
+                if reading is not None and self._config.task.together == "auto":
+                    self._readings.append((score, reading))
             except (DataError, ModelError) as error:
                 if self._progress:
                     self._progress(f"template {number} is passed over: {error}")
                 found.append(TemplateScore(template=str(task.template), labels=dict(task.words), refused=str(error)))
         return found
+
+    def together(self, scores: Sequence[TemplateScore]) -> TemplatesTogether | None:
+        """How many of some templates that were judged here are read together; None where the recipe says it, or none can be used."""
+        section = self._config.task
+        if section.together != "auto" or all(one.loss is None for one in scores):
+            return None
+        best = best_of(scores, section.most_together)
+        readings = [next(reading for score, reading in self._readings if score == one) for one in best]
+        gold = torch.tensor(self._task.gold(self.rows))
+        return read_together(readings, gold, self._config.method.readout, self._task.labels)
 
     def refused(self, task: Task) -> str | None:
         """Why the model cannot use a task's template and label words, as far as a tokenizer knows; None if it can."""
@@ -99,7 +145,7 @@ class Judge:
     def predicted(self, task: Task) -> list[int]:
         """What a readout of all other rows says of each row, as numbers of labels."""
         section, readout = self._config.task, self._config.method.readout
-        return judged(self._backbone, task, self.rows, section.max_tokens, section.truncate, readout)[1]
+        return judged(self._backbone, task, self.rows, section.max_tokens, section.truncate, readout).said
 
 
 def check_proposing(config: RunConfig, task: Task, said: Path, progress: Progress) -> None:

@@ -139,6 +139,8 @@ def templates(
             found += autotune.proposed(config, judge, wanted, found, kind, mentor, said, say)
     finally:  # a mentor that fails takes nothing of what was judged with it
         _show_ranking(found, task.name, task.metric, len(judge.rows), as_json)
+    if not as_json and (together := judge.together(found)) is not None:
+        typer.echo(f'\nWith together = "auto" {autotune.how_many(together)}')
 
 
 def _worded(text: str) -> dict[str, str | list[str]]:

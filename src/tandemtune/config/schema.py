@@ -191,8 +191,8 @@ class RunConfig(Options):
             yield f"[task] together: {several}, but there is one template: list several as templates"
         if self.method.readout.form is None or not self.method.tunable.untouched:
             yield (
-                f"[task] together: {several} templates can be read by a readout of a model that nothing else is tuned of: set [method] name "
-                "to readout, or leave together out"
+                f"[task] together: {several}, but several templates can be read only by a readout of a model that nothing else is tuned of: set "
+                "[method] name to readout, or leave together out"
             )
 
     @property

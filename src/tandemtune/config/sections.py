@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -241,9 +241,11 @@ def _explained(section: str, owner: type[Options], detail: ErrorDetails, table: 
         lines = str(detail["ctx"]["error"]).splitlines()
         return [f"{where} {line}" if not shown else f"{where}: {line}" for line in lines]
     if any(part.startswith("literal[") for part in place[1:]):
-        return []  # the other branch of "a number or all" tells, or all branches together
+        return []  # the other branch of "a number or a word" tells, or all branches together
     if {"int", "constrained-int"} & set(place[1:]) and detail["type"] == "int_type":
-        return [f'{where}: expected a whole number or "all", got {shortened(detail["input"])}']
+        kinds = get_args(owner.model_fields[place[0]].annotation)
+        words = [f'"{word}"' for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+        return [f"{where}: expected {' or '.join(['a whole number', *words])}, got {shortened(detail['input'])}"]
     if {"list[str]", "list[int]"} & {part.partition("[")[0] + "[" + part.partition("[")[2] for part in place}:
         if detail["type"] == "list_type":
             return []  # the other branch of "text or a list" tells

@@ -37,6 +37,8 @@ CHAT_TAKEN = (
     "tokenizer_kwargs",
 )
 """Arguments of `apply_chat_template` that are no words of a template, or that a question alone decides."""
+MOST_TOGETHER = 3
+"""Templates that are read together at most where their losses say how many."""
 
 
 class WordedTemplate(Options):
@@ -68,10 +70,10 @@ class TaskSection(Options):
         '"known" takes all that the package knows for a task, "auto" these where there are any and the recipe has no template of its '
         "own. Of images all are used: a class is the mean of its texts",
     )
-    together: Annotated[int, Field(ge=1)] = Field(
+    together: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         1,
         description="how many of the best `templates` a readout reads together, of a method that tunes nothing else: a pass over the "
-        "rows for each",
+        'rows for each; "auto" takes two or three where that lowers the leave-one-out loss by more than its standard error',
     )
     labels: dict[str, str | list[str]] | None = Field(
         None,
@@ -218,6 +220,11 @@ class TaskSection(Options):
         return tuple(WordedTemplate(template=one) if isinstance(one, str) else one for one in several)
 
     @property
+    def most_together(self) -> int:
+        """How many templates are read together at most."""
+        return MOST_TOGETHER if self.together == "auto" else self.together
+
+    @property
     def answers(self) -> str:
         """How the task is answered, see `tandemtune.methods.ANSWERS`."""
         return answers_of(self.__dict__)
@@ -287,8 +294,8 @@ def _task_problems(task: TaskSection) -> Iterable[str]:
         yield f"templates: none are known for {name or 'a task of your own'}, only for {options}: list your own, or try some with --template"
     yield from _template_problems(task)
     yield from _chat_problems(task)
-    if task.chat and task.together > 1:
-        yield f"together: {task.together} templates, but a conversation asks one: leave it out, or chat"
+    if task.chat and task.together != 1:
+        yield f"together: {task.together}, but a conversation asks one template: leave it out, or chat"
     for key in ("stop", "answer_schema"):
         if getattr(task, key):
             yield f"{key}: for tasks that are answered with texts, and this one is answered with labels: leave it out"

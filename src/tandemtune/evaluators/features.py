@@ -38,6 +38,12 @@ class PassReading:
     logits: Tensor
     views: Mapping[View, Tensor]
 
+    @classmethod
+    def joined(cls, each: Sequence[PassReading]) -> PassReading:
+        """Of the same rows in several wordings: the mean of their label logits [N, C], and their vectors side by side [N, wordings * h]."""
+        logits = torch.stack([one.logits for one in each]).mean(dim=0)
+        return cls(logits, {view: torch.cat([one.views[view] for one in each], dim=1) for view in each[0].views})
+
 
 def read(engine: Engine, batch: Batch, point: Point, views: Sequence[View] = (ANSWER,)) -> PassReading:
     """Label logits and views of one point.

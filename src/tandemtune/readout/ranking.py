@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from tandemtune.errors import ConfigError
 from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine
-from tandemtune.evaluators.features import read
+from tandemtune.evaluators.features import PassReading, read
 from tandemtune.evaluators.views import ANSWER
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.conversations import in_conversation
@@ -18,7 +20,8 @@ from tandemtune.models.prompts import Truncate
 from tandemtune.readout.design import Design
 from tandemtune.readout.fitting import FORMS, FormName, choose, leave_one_out
 from tandemtune.readout.members import ReadoutMember
-from tandemtune.runs.records import TemplateScore, from_loss, rounded
+from tandemtune.readout.solving import clearly_better
+from tandemtune.runs.records import TemplateScore, TemplatesTogether, from_loss, rounded
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.verbalizers import Verbalizer, resolve
@@ -60,6 +63,21 @@ def resolved(backbone: Backbone, task: Task) -> Verbalizer:
     return resolve(backbone.tokenizer, asked.template, asked.words, alone=backbone.kind == "seq2seq")
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What comes of a template and its label words on labelled rows.
+
+    Args:
+        score: by the leave-one-out loss of a readout of the answer.
+        said: what a readout of all other rows says of each row, as numbers of labels.
+        reading: what the model tells of the rows.
+    """
+
+    score: TemplateScore
+    said: list[int]
+    reading: PassReading
+
+
 def judged(
     backbone: Backbone,
     task: Task,
@@ -67,8 +85,8 @@ def judged(
     max_tokens: int,
     truncate: Truncate,
     member: ReadoutMember,
-) -> tuple[TemplateScore, list[int]]:
-    """A template and its label words by the leave-one-out loss of a readout of the answer, and what that says of each row.
+) -> Judged:
+    """A template and its label words by the leave-one-out loss of a readout of the answer.
 
     Args:
         backbone: the model.
@@ -90,19 +108,49 @@ def judged(
     labels = task.gold(rows)
     batch = collate(prompts, labels, backbone.device, stretch=STRETCH, masked=backbone.kind != "causal")
     reading = read(engine, batch, {}, [ANSWER])
-    design = Design([reading.views[ANSWER]], reading.logits, batch.labels, member.prior, task.labels)
-    settings = choose(design, FORMS[member.form or DEFAULT])
-    without = leave_one_out(design, settings)
-    each, gold = design.losses(without), batch.labels
+    gold = batch.labels
+    without, each, loss = _left_out(reading, gold, member, task.labels)
     plain = task.score(reading.logits.argmax(dim=-1).tolist(), gold.tolist())
     said = without.argmax(dim=-1).tolist()
     score = TemplateScore(
         template=str(task.template),
         labels={label: tuple(words) for label, words in task.words.items()},
-        loss=rounded(settings.loss),
+        loss=rounded(loss),
         standard_error=rounded(float(each.std() / math.sqrt(len(each)))),
         score=round(task.score(said, gold.tolist()), 6),
         zero_shot=round(plain, 6),
         tokens=round(engine.work(batch) / sum(engine.stack.costs)),
     )
-    return score, said
+    return Judged(score, said, reading)
+
+
+def read_together(
+    readings: Sequence[PassReading], gold: Tensor, member: ReadoutMember, labels: Sequence[str]
+) -> TemplatesTogether:
+    """How many of the best templates a readout reads together: further ones where its leave-one-out loss falls by more than its
+    standard error over rows.
+
+    Args:
+        readings: what the model tells of the rows in each template, the best one first.
+        gold: labels of the rows [N].
+        member: the recipe's readout, as for `judged`.
+        labels: their names, for errors.
+
+    Raises:
+        DataError: a label has no row.
+    """
+    found = [
+        _left_out(PassReading.joined(readings[:count]), gold, member, labels) for count in range(1, len(readings) + 1)
+    ]
+    count = clearly_better((count, each) for count, (_, each, _) in enumerate(found, 1))
+    return TemplatesTogether(count=count, losses=tuple(rounded(loss) for _, _, loss in found))
+
+
+def _left_out(
+    reading: PassReading, gold: Tensor, member: ReadoutMember, labels: Sequence[str]
+) -> tuple[Tensor, Tensor, float]:
+    """What a readout of all other rows says of each row [N, C], the loss of each [N], and their mean."""
+    design = Design([reading.views[ANSWER]], reading.logits, gold, member.prior, labels)
+    settings = choose(design, FORMS[member.form or DEFAULT])
+    without = leave_one_out(design, settings)
+    return without, design.losses(without), settings.loss

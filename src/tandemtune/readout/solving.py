@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from tandemtune.readout.design import Design
 from tandemtune.readout.fitting import FORMS, Form, choose, leave_one_out, solve
 from tandemtune.readout.members import ReadoutMember, SolvedReadout
 from tandemtune.tunables.base import Point
+
+_Found = TypeVar("_Found")
 
 
 def solve_readout(
@@ -63,18 +66,18 @@ def solved_with(
     return solved, design.losses(without)
 
 
-def clearly_better(found: Iterable[tuple[SolvedReadout, Tensor]]) -> SolvedReadout:
+def clearly_better(found: Iterable[tuple[_Found, Tensor]]) -> _Found:
     """The first of some readouts, or a later one whose leave-one-out loss is lower than that of what was taken before by more than
     its standard error over rows.
 
     Args:
-        found: readouts with the loss of each row [N], the simplest first.
+        found: readouts (or what stands for them) with the loss of each row [N], the simplest first.
     """
-    best: tuple[SolvedReadout, Tensor] | None = None
-    for solved, losses in found:
+    best: tuple[_Found, Tensor] | None = None
+    for one, losses in found:
         gains = losses if best is None else best[1] - losses
         if best is None or gains.mean() > gains.std() / math.sqrt(len(gains)):
-            best = solved, losses
+            best = one, losses
     assert best is not None
     return best[0]
 

@@ -106,6 +106,7 @@ def to_repeat(run: RunView) -> list[Block]:
             ("tokens at a time", facts.chunk_tokens),
             ("memory for activations, MB", facts.max_memory),
             ("calibrated losses", facts.calibrated),
+            ("templates read together", facts.together.count if facts.together else None),
             ("label words", "; ".join(f"{label}: {', '.join(pieces)}" for label, pieces in labels.items())),
             ("rows (SHA-256)", facts.rows_sha256 or None),
         ]

@@ -84,17 +84,19 @@ def check_rows(problem: Problem) -> None:
 
 
 def _template_notes(scorer: Scorer) -> Iterator[str]:
-    """Templates that could not be used, and that fewer are read together than were asked for."""
-    judged, wanted = scorer.facts.templates, scorer.config.task.together
+    """Templates that could not be used, and that fewer can be read together than were asked for."""
+    judged, section, decided = scorer.facts.templates, scorer.config.task, scorer.facts.together
     for one in judged:
         if one.refused:
             yield f"template {one.template!r} was passed over: {one.refused}"
-    found = len(scorer.task.wordings)
-    if judged and found < wanted:
-        yield (
-            f"together = {wanted}, but {found} of {counted(len(judged), 'template')} can be read together: those that the model can use "
-            "and that name the same columns as the best one"
+    found = len(scorer.task.wordings) if decided is None else len(decided.losses)
+    wanted = section.most_together if decided is None else min(section.most_together, len(judged))
+    if found < wanted:
+        of = f"{found} of {counted(len(judged), 'template')} can be read together: those that the model can use"
+        why = (
+            f"{of} and that name the same columns as the best one" if judged else "there is one template to choose from"
         )
+        yield f"together = {section.together}, but {why}"
 
 
 def check_start(problem: Problem, test: bool = True) -> None:

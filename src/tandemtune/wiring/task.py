@@ -22,7 +22,7 @@ from tandemtune.problem import Progress
 from tandemtune.readout.ranking import best_of
 from tandemtune.rewards import base as rewards
 from tandemtune.rewards.own import GIVEN
-from tandemtune.runs.records import Facts, TemplateScore
+from tandemtune.runs.records import Facts, TemplateScore, TemplatesTogether
 from tandemtune.tasks import metrics
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.catalogue import TASKS, build_task, get
@@ -145,7 +145,7 @@ def _of_asset(section: TaskSection, kind: Kind, progress: Progress | None) -> Ta
 
 def _check_rows_for(section: TaskSection, kind: Kind) -> None:
     """Refuse images for a model of texts, and texts for one of images."""
-    if kind == "image-text" and section.together > 1:
+    if kind == "image-text" and section.together != 1:
         raise ConfigError(
             ["[task] together: a class of images is the mean of its texts in all templates: leave it out"]
         )
@@ -275,17 +275,21 @@ def in_each(task: Task, listed: Sequence[WordedTemplate]) -> list[Task]:
     return tasks
 
 
-def joined(section: TaskSection, best: Task, scores: Sequence[TemplateScore]) -> Task:
+def joined(
+    section: TaskSection, best: Task, scores: Sequence[TemplateScore], decided: TemplatesTogether | None
+) -> Task:
     """A task with its best template, and with those next to it that a recipe wants to be read together with it.
 
     Args:
         section: the recipe's ``[task]``.
         best: the task with the template of the lowest loss.
         scores: all templates that were judged.
+        decided: how many are read together, where the recipe leaves that to their losses.
     """
-    if section.together == 1 or not scores:
+    count = section.most_together if decided is None else decided.count
+    if count == 1 or not scores:
         return best
-    others = [best.as_recorded(one.template, one.labels) for one in best_of(scores, section.together)[1:]]
+    others = [best.as_recorded(one.template, one.labels) for one in best_of(scores, count)[1:]]
     return JoinedTask.of(best, others) if others else best
 
 
@@ -309,7 +313,7 @@ def task_of_run(config: RunConfig, facts: Facts) -> Task:
         several = [one.template for one in config.task.listed]
         return ImageTask(**own, ensemble=tuple(map(Template.parse, several)))
     made = _in_conversation(config.task, _with_choices(config.task, Task(**own)), asked=True)
-    return joined(config.task, made, facts.templates)
+    return joined(config.task, made, facts.templates, facts.together)
 
 
 def check(config: RunConfig, progress: Progress | None = None, *, test: bool = True) -> Task:

@@ -27,6 +27,7 @@ from tandemtune.runs.records.facts import (
     Facts,
     StretchFacts,
     TemplateScore,
+    TemplatesTogether,
     TunableFacts,
 )
 from tandemtune.runs.records.journal import (
@@ -104,6 +105,7 @@ __all__ = [
     "SweepPoint",
     "TaskCard",
     "TemplateScore",
+    "TemplatesTogether",
     "TunableFacts",
     "TurnRecord",
     "UnseenClasses",

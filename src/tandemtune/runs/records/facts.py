@@ -41,6 +41,18 @@ class TemplateScore(Record):
     tokens: int = 0
 
 
+class TemplatesTogether(Record):
+    """How many of the best templates a readout reads together, where their losses decided.
+
+    Args:
+        count: how many.
+        losses: leave-one-out losses of a readout of the best template, of the best two together, and so on.
+    """
+
+    count: int
+    losses: tuple[Loss, ...]
+
+
 class StretchFacts(Record):
     """What was decided for one of several stretches of a run.
 
@@ -65,6 +77,7 @@ class Facts(Versioned):
         instead: the method whose parts are used, where those of the recipe's own did not fit this machine.
         mended: a sentence for each reward whose code was mended after it had stopped the run.
         columns: what the columns of the labelled rows hold, of a task that is answered with texts; None where nobody looked.
+        together: how many templates are read together, where the recipe left that to their losses.
         all_right: whether the readout is right on all labelled rows, so that nothing is searched; None where nobody looked.
     """
 
@@ -89,6 +102,7 @@ class Facts(Versioned):
     weights_sha256: str = ""
     plugins: dict[str, str] = Field(default={})
     templates: tuple[TemplateScore, ...] = ()
+    together: TemplatesTogether | None = None
     calibrated: bool | None = None
     chunk_tokens: int | None = None
     max_memory: float | None = None
