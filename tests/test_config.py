@@ -317,6 +317,10 @@ def test_an_override_into_something_that_is_no_section():
             "[method] sigma_end: full weights are searched with one sigma",
         ),
         (
+            changed(method__optimizer={"kind": "es", "sigma": 0.1, "sigma_end": 0.5}),
+            "[method] sigma_end: 0.5 is above sigma = 0.1",
+        ),
+        (
             changed(
                 method__optimizer={"kind": "es", "sigma_end": 0.1}, method__budget=1_000_000_000, run__max_seconds=60
             ),

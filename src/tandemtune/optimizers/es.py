@@ -211,6 +211,8 @@ class ES(Optimizer):
         yield from rank_problems(self.noise_rank, recipe)
         if self.sigma_end is not None and recipe.method.tunable.all_weights:
             yield "[method] sigma_end: full weights are searched with one sigma: leave it out"
+        elif self.sigma_end is not None and self.sigma_end > self.sigma:
+            yield f"[method] sigma_end: {self.sigma_end:g} is above sigma = {self.sigma:g}, and the noise falls to it: lower it, or raise sigma"
         elif self.sigma_end is not None and not recipe.length_known:
             yield (
                 "[method] sigma_end: how many generations there will be is not known: set [method] budget or steps, or [run] "
