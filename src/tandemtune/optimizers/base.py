@@ -256,6 +256,10 @@ class AskTell(ABC, Generic[C]):
 class VectorAskTell(AskTell[NDArray[np.float64]]):
     """Base of the optimizers over R^d."""
 
+    def ask(self) -> NDArray[np.float64]:
+        """Propose vectors [P, d], in float64 whatever they are kept in; see `AskTell.ask`."""
+        return np.asarray(super().ask(), dtype=np.float64)
+
     def _as_batch(self, asked: Any) -> NDArray[np.float64]:
         return np.array(asked, dtype=np.float64)
 

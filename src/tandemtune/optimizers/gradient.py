@@ -140,13 +140,14 @@ class Gradient(VectorAskTell):
             return torch.optim.Adam(one, lr=self._lr, weight_decay=decay, foreach=False)
         return torch.optim.SGD(one, lr=self._lr, momentum=self._momentum, weight_decay=decay, foreach=False)
 
-    def _propose(self) -> NDArray[np.float64]:
-        return self.point.astype(np.float64)[np.newaxis]
+    def _propose(self) -> NDArray[Any]:
+        return self.point[np.newaxis]
 
     def _learn(self, asked: NDArray[np.float64], losses: NDArray[np.float64], gradients: Gradients | None) -> None:
         with np.errstate(over="ignore"):
             gradient = np.asarray(gradients, dtype=np.float32)[0]
-            good = bool(np.isfinite(losses[0]) and np.isfinite(np.square(gradient)).all())
+            steepest = max(abs(gradient.max()), abs(gradient.min()))
+            good = bool(np.isfinite(losses[0]) and np.isfinite(np.square(steepest)))
         if good and self._accumulate > 1:
             self._sum += gradient
         self._told += 1
@@ -163,14 +164,18 @@ class Gradient(VectorAskTell):
     def _take_step(self, gradient: Gradients) -> None:
         import torch
 
-        norm = float(np.sqrt(np.sum(np.square(gradient), dtype=np.float64)))
-        if self._clip is not None and norm > self._clip:
-            gradient = gradient * (self._clip / norm)
+        if self._clip is not None:
+            norm = float(np.sqrt(np.sum(np.square(gradient), dtype=np.float64)))
+            if norm > self._clip:
+                gradient = gradient * (self._clip / norm)
         for group in self._optimizer.param_groups:
             group["lr"] = self.lr
-        self._parameter.grad = torch.from_numpy(np.array(gradient, dtype=np.float32))
+        self._parameter.grad = torch.from_numpy(np.require(gradient, np.float32, ["C", "W"]))
         self._optimizer.step()
         self._parameter.grad = None
+
+    def _as_batch(self, asked: Any) -> NDArray[Any]:
+        return np.array(asked, dtype=np.float32)
 
     @property
     def _kind(self) -> str:

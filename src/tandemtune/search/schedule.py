@@ -189,9 +189,9 @@ class Phase:
             (block,) = blocks
             return {block: self.read(z)}
         if self.projections:
-            return self._projected(blocks, self.scale * z)
+            return self._projected(blocks, self.scale * np.asarray(z, dtype=np.float64))
         sizes = [len(self.origin[block]) for block in blocks]
-        pieces = torch.from_numpy(z.astype(np.float32)).split(sizes, dim=1)  # type: ignore[no-untyped-call]
+        pieces = torch.from_numpy(z.astype(np.float32, copy=False)).split(sizes, dim=1)  # type: ignore[no-untyped-call]
         return dict(zip(blocks, pieces, strict=True))
 
     def _projected(self, blocks: tuple[int, ...], z: Any) -> Candidates:

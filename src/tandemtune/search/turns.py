@@ -7,7 +7,7 @@ stages to the loop.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -318,7 +318,7 @@ class GradientTurn:
         """Take a gradient, tell it, and move to the optimizer's point."""
         rate = self._phase.lr
         moved, found = descend(self._desk.evaluator, self._phase, state.incumbent, state.step)
-        norm = float(torch.cat(list(found.blocks.values())).norm())
+        norm = float(_joined(list(found.blocks.values())).norm())
 
         def make() -> StepRecord:
             notes, costs = self._desk.notes(state, self._stage, moved)
@@ -350,17 +350,20 @@ def descend(evaluator: Evaluator, phase: Phase, point: Point, step: int) -> tupl
     """
     _, blocks = phase.turn(0)
     optimizer: Any = phase.optimizer(blocks)
-    here = {**point, **_only(phase.up(blocks, optimizer.ask()))}
-    found = evaluator.gradient(here, blocks, step)
-    flat = torch.cat([found.blocks[block] for block in blocks])
+    found = evaluator.gradient({**point, **_only(phase.up(blocks, optimizer.ask()))}, blocks, step)
+    flat = _joined([found.blocks[block] for block in blocks])
     optimizer.tell(np.array([found.loss]), flat.numpy()[np.newaxis])
-    moved = optimizer.point[np.newaxis].astype(np.float64)
-    return {**point, **_only(phase.up(blocks, moved))}, found
+    return {**point, **_only(phase.up(blocks, optimizer.point[np.newaxis]))}, found
+
+
+def _joined(pieces: Sequence[Tensor]) -> Tensor:
+    """Vectors end to end; one alone as it is, which may be as large as the model."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))
 
 
 def _only(vectors: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """The only candidate of a generation of one."""
-    return _one(vectors, 0)
+    """The only candidate of a generation of one; one block alone, which may be as large as the model, is not copied."""
+    return {block: v[0].to("cpu", copy=len(vectors) > 1) for block, v in vectors.items()}
 
 
 def _one(vectors: Mapping[int, Tensor], index: int) -> dict[int, Tensor]:
