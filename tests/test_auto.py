@@ -71,6 +71,21 @@ def test_without_memory_for_gradients_the_readout_is_left_and_the_run_resumes(tm
     assert asked["method"]["optimizer"]["kind"] == "adamw"  # the recipe stays what was asked for
 
 
+def test_a_masked_model_is_told_that_no_template_is_chosen(tmp_path):
+    """The templates that are known for a task are for models that answer behind the text."""
+    said = []
+
+    class Listener(Callback):
+        def on_progress(self, message):
+            said.append(message)
+
+    made = small.recipe(tmp_path, "bert", task__name="sst2", task__template=None, task__labels=None)
+    made["method"] = {"name": "auto", "steps": 2}
+    small.tune(made, tmp_path / "run", Listener())
+    assert facts_of(tmp_path / "run").templates == ()
+    assert sum("no template is chosen" in line for line in said) == 1
+
+
 def clear_cut(place, count, wrong=0):
     """A recipe over rows whose first word is nearly their label, a few of them labelled otherwise."""
     others = [word for word in tiny.WORDS if word not in small.LABELS.values()][: count // 2]

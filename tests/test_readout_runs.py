@@ -547,6 +547,25 @@ def test_a_gain_beyond_its_standard_error_is_kept(tmp_path):
     assert result.tuned.dev_loss < result.zero_shot_readout.dev_loss
 
 
+@pytest.mark.parametrize("keep", ["tuned", "better", "clearly-better"])
+def test_one_dev_row_shows_no_gain(keep, tmp_path):
+    """It has no standard error, so a rule that asks for a gain keeps the start, and a note says so before the search."""
+    rows_with_a_signal(tmp_path)
+    rows = small.rows(20, 1)
+    first = rows[0]["label"]
+    few = [row for row in rows if row["label"] == first][:5] + [row for row in rows if row["label"] != first][:1]
+    small.write_rows(tmp_path / "train.jsonl", few)
+    recipe = small.recipe(tmp_path, "llama", task__shots="all", task__dev_shots=1, task__short_classes="share")
+    own = {"name": "lora", "lr": 0.05, "steps": 6, "dev_every": 1}
+    recipe["method"] = {**own, "readout": {"kind": "ridge", "keep": keep}}
+    run = tune(recipe, tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["dev_rows"] == 1
+    assert any("one dev row" in note for note in facts["notes"]) == (keep != "tuned")
+    assert (run.result.kept_step > 0) == (keep == "tuned")
+    assert run.result.gain is None if keep == "tuned" else not run.result.gain.kept
+
+
 ROWS_OF_A_SEARCH = ["zero-shot, readout", "tuned, label words alone", "tuned, readout"]
 
 

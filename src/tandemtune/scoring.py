@@ -161,13 +161,13 @@ def guarded(problem: Problem, found: SearchState, tell: Callable[[str], None]) -
         The state whose `best` is to be kept, and the gain; None where nothing was compared.
     """
     member, dev = problem.scorer.config.method.readout, len(problem.split.dev)
-    if member.form is None or not found.moved or dev < 2:
+    if member.form is None or not found.moved or dev < (2 if member.keep == "tuned" else 1):
         return found, None
     start = problem.scorer.parameters.initial()
     before, after = (_dev_losses(problem, point) for point in (start, found.best))
     gains = before - after
-    mean, error = float(gains.mean()), float(gains.std() / math.sqrt(len(gains)))
-    kept = mean > {"tuned": -math.inf, "better": 0.0, "clearly-better": error}[member.keep]
+    mean, error = float(gains.mean()), float(gains.std() / math.sqrt(dev)) if dev > 1 else 0.0
+    kept = dev > 1 and mean > {"tuned": -math.inf, "better": 0.0, "clearly-better": error}[member.keep]
     if member.keep != "tuned":
         said = f"{mean:+.3f} +- {error:.3f} on {dev} dev rows, each predicted by all other rows"
         what = "gains" if kept else "does not gain"

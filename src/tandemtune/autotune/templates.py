@@ -53,6 +53,11 @@ def chosen_template(
     if len(tasks) == 1:
         if progress and config.task.templates == "auto" and config.task.template is not None:
             progress("the recipe has one template, so none is chosen: `templates` lists several")
+        elif progress and config.task.templates == "auto" and kind == "masked":
+            progress(
+                "no template is chosen: those that are known are for models that answer behind the text, not for masked ones; "
+                "`templates` lists your own"
+            )
         return Chosen(tasks[0])
     judge = Judge(config, task, kind, split, progress)
     scores = judge.ranked(tasks)

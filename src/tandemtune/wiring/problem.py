@@ -67,10 +67,13 @@ def check_rows(problem: Problem) -> None:
         *hidden_columns(scorer.config, split.train),
     ]
     method = scorer.config.method
-    if method.guard != "none" and method.optimizer.uses != "none" and len(split.dev) == 1:
+    judges = ["guard to none"] if method.guard != "none" else []
+    if method.readout.form is not None and method.readout.keep != "tuned":
+        judges.append("readout.keep to tuned")
+    if judges and method.optimizer.uses != "none" and len(split.dev) == 1:
         found.append(
-            "one dev row: a gain on it has no standard error, so guard keeps the point that the search begins with, whatever is found; raise "
-            "dev_shots, or set guard to none"
+            "one dev row: a gain on it has no standard error, so the point that the search begins with is kept, whatever is found; raise "
+            f"dev_shots, or set {' and '.join(judges)}"
         )
     where = "in the middle" if section.truncate == "middle" else f"at the {section.truncate}"
     for name, rows in parts.items():
