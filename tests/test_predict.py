@@ -210,6 +210,19 @@ def same_scores(folder, result):
     assert right / len(test) == pytest.approx(result["tuned"]["test"], abs=1e-6)
 
 
+def test_batch_calibration_of_the_pretrained_model_is_a_control(tmp_path):
+    """Label probabilities divided by their mean over all test rows (arXiv 2309.17249), out of what the run writes down."""
+    result = tune(small.recipe(tmp_path, "gpt_neox") | {"method": {"name": "manual"}}, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
+    card = json.loads((tmp_path / "run" / "task_card.json").read_text())
+    logits = torch.tensor([list(row["probabilities"].values()) for row in rows]).log() * card["temperature"]
+    divided = logits.softmax(dim=-1) / logits.softmax(dim=-1).mean(dim=0)
+    labels = list(rows[0]["probabilities"])
+    right = [labels[place] == row["gold"] for place, row in zip(divided.argmax(dim=-1).tolist(), rows, strict=True)]
+    assert result["zero_shot"]["test_by_batch"] == pytest.approx(sum(right) / len(rows), abs=1e-6)
+    assert (divided.argmax(dim=-1) != logits.argmax(dim=-1)).any()  # otherwise plain answers would do
+
+
 def test_answers_are_distributions(runs):
     predictions = load(runs["bert"][0]).predict(["a good film", "xyzzy", "", "the movie was dull " * 100])
     assert len(predictions) == 4

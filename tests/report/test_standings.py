@@ -193,6 +193,12 @@ def test_the_readout_of_the_pretrained_model_is_a_control_where_methods_have_one
     assert list(found.contenders) == ["a", "b"]
 
 
+def test_batch_calibration_is_a_control_where_runs_have_it():
+    by_batch = scores(0.5, 0.5, 0.1).model_copy(update={"test_by_batch": 0.58})
+    found = compared([run_of("a", 1, 0.5, zero_shot=by_batch), run_of("b", 1, 0.4)], "a")
+    assert ["(zero-shot, calibrated by batch)", "0.580"] in [row[:2] for row in table_rows(found)[1]]
+
+
 def test_a_control_that_no_run_has_is_no_row_of_dashes():
     written = scores(0.5, 0.5, 0.1)
     written = written.model_copy(update={"calibrated": None})

@@ -26,6 +26,7 @@ CONTROLS: dict[str, Read] = {
     "(majority class)": lambda result: result.majority,
     "(zero-shot)": lambda result: result.zero_shot.test,
     "(zero-shot, calibrated)": lambda result: result.zero_shot.after_calibration("test"),
+    "(zero-shot, calibrated by batch)": lambda result: result.zero_shot.test_by_batch,
     "(zero-shot, readout)": lambda result: found.test if (found := result.zero_shot_readout) else None,
     "(tf-idf)": lambda result: found.test if (found := result.yardstick("tf-idf")) else None,
     "(embedding)": lambda result: found.test if (found := result.yardstick("embedding")) else None,
@@ -37,7 +38,7 @@ _CONTROLS_ON_DEV: dict[str, Read] = {
     "(tf-idf)": lambda result: found.dev if (found := result.yardstick("tf-idf")) else None,
     "(embedding)": lambda result: found.dev if (found := result.yardstick("embedding")) else None,
 }
-_ONLY_WHERE_ASKED_FOR = ("(zero-shot, readout)", "(tf-idf)", "(embedding)")
+_NOT_EVERYWHERE = ("(zero-shot, calibrated by batch)", "(zero-shot, readout)", "(tf-idf)", "(embedding)")
 COSTS: dict[str, Callable[[Result], float]] = {
     "minutes": lambda result: result.cost.seconds / 60,
     "peak MB": lambda result: result.cost.peak_rss_mb,
@@ -215,7 +216,7 @@ def compared(
     for name in [baseline, *methods]:  # what all methods share is read from the baseline's runs where it has them
         shared = {**results.get(name, {}), **shared}
     for name, read in CONTROLS.items():
-        if (shared or name in _ONLY_WHERE_ASKED_FOR) and all(read(result) is None for result in shared.values()):
+        if (shared or name in _NOT_EVERYWHERE) and all(read(result) is None for result in shared.values()):
             continue  # texts have no majority class and no calibration
         tests[name], wanted[name] = _scores(shared, read), list(dict.fromkeys(map(_key, runs)))
         devs[name] = _scores(shared, _CONTROLS_ON_DEV.get(name, lambda result: None))

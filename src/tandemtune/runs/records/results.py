@@ -26,6 +26,7 @@ class Scores(Record):
         calibrated: after contextual calibration; None for answers that are no labels.
         prior: label probabilities of empty inputs, in the order of the labels.
         test: the metric on the test rows; None if there are none.
+        test_by_batch: of the pretrained model after batch calibration (arXiv 2309.17249), by the mean label distribution of all test rows.
     """
 
     train_loss: Loss
@@ -35,6 +36,7 @@ class Scores(Record):
     calibrated: CalibratedScores | None = None
     prior: tuple[float | None, ...] = ()
     test: float | None = None
+    test_by_batch: float | None = None
 
     def after_calibration(self, split: str) -> float | None:
         """The metric on "dev" or "test" after contextual calibration; None where there is none."""
