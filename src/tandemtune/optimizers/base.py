@@ -189,7 +189,7 @@ class AskTell(ABC, Generic[C]):
         if self._asked is not None:
             raise RuntimeError("ask() was called twice: tell() the losses of the last generation first")
         self._asked = self._propose()
-        return self._asked.copy()
+        return self._handed_out(self._asked)
 
     def tell(
         self, losses: ArrayLike, gradients: Gradients | None = None, *, incumbent: Incumbent | None = None
@@ -235,6 +235,10 @@ class AskTell(ABC, Generic[C]):
         self._load(state)
         self._asked = None if state["asked"] is None else self._as_batch(state["asked"])
 
+    def _handed_out(self, asked: C) -> C:
+        """A proposal as `ask` returns it: a copy."""
+        return asked.copy()
+
     @abstractmethod
     def _propose(self) -> C: ...
 
@@ -256,9 +260,8 @@ class AskTell(ABC, Generic[C]):
 class VectorAskTell(AskTell[NDArray[np.float64]]):
     """Base of the optimizers over R^d."""
 
-    def ask(self) -> NDArray[np.float64]:
-        """Propose vectors [P, d], in float64 whatever they are kept in; see `AskTell.ask`."""
-        return np.asarray(super().ask(), dtype=np.float64)
+    def _handed_out(self, asked: NDArray[Any]) -> NDArray[np.float64]:
+        return asked.astype(np.float64)  # whatever it is kept in
 
     def _as_batch(self, asked: Any) -> NDArray[np.float64]:
         return np.array(asked, dtype=np.float64)
