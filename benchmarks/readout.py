@@ -44,6 +44,8 @@ from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.identity import Identity
 from tandemtune.types import Example
 
+PERMUTATIONS = 20
+"""Of the labels, for each seed: what a readout reaches where they have nothing to do with the texts."""
 MODELS = ("pypi:flan-t5-small", "pypi:smollm2-135m-instruct")
 SEEDS, SHOTS, MOST_TOKENS = (13, 21, 42, 87, 100), 16, 128
 EMPTY = ("N/A", "", "[MASK]")
@@ -208,8 +210,12 @@ def measured(seen: Seen, seed: int, task: Task, whole: bool) -> dict[str, dict[s
         solved("ridge, prior of the rows", FORMS["ridge"], ["answer"], prior="train")
         half = torch.cat([(gold == label).nonzero().flatten()[:SHOTS] for label in range(len(task.labels))])
         solved("ridge, 16 rows a class", FORMS["ridge"], ["answer"], kept=half)
-        shuffled = gold[torch.randperm(len(gold), generator=torch.Generator().manual_seed(seed))]
-        solved("ridge, labels permuted", FORMS["ridge"], ["answer"], labels=shuffled)
+        permuted = []
+        for one in range(PERMUTATIONS):
+            order = torch.randperm(len(gold), generator=torch.Generator().manual_seed(seed * PERMUTATIONS + one))
+            solved("ridge, labels permuted", FORMS["ridge"], ["answer"], labels=gold[order])
+            permuted.append(found["ridge, labels permuted"])
+        found["ridge, labels permuted"] = {name: statistics.mean(row[name] for row in permuted) for name in permuted[0]}
     return found
 
 
