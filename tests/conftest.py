@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import importlib.metadata
 import os
 import sys
 from pathlib import Path
@@ -14,10 +16,12 @@ import pytest
 import torch
 
 import devices
+import grids
 
 torch.set_num_threads(1)
 # what a process that dies has written is there without it; only a power cut loses it
 os.fsync = lambda descriptor: None
+importlib.metadata.version = functools.cache(importlib.metadata.version)  # each run asks for a dozen
 
 FIRST = (
     "test_examples.py",
@@ -38,13 +42,16 @@ def pytest_configure(config):
     devices.CHOSEN = config.getoption("--device")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` is looked at
 def pytest_collection_modifyitems(items):
+    grids.thin(items)
     places = {name: place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: places.get(item.path.name, len(FIRST)))
 
 
 def pytest_collection_finish():
     gc.freeze()  # 12,000 tests need not be looked through whenever memory is swept
+    gc.set_threshold(20_000, 50, 100)
 
 
 @pytest.fixture(autouse=True)

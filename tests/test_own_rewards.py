@@ -16,6 +16,7 @@ import pytest
 import small
 import tandemtune
 import writing
+from grids import sparse
 from small import journal, resume, tune
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError, RewardError, RunError, UsageError
@@ -325,7 +326,7 @@ def test_a_slow_first_call_is_no_rows_fault(tmp_path):
         asked(tmp_path, "SLOW, MOST = 'none', 3\n" + SLOW, "a", "b", "c", "d", seconds=2.4)
 
 
-@pytest.mark.parametrize("slow", ["a", "b", "d"])
+@pytest.mark.parametrize("slow", sparse("abd", "ad"))
 def test_a_slow_row_is_shown(tmp_path, slow):
     with pytest.raises(UsageError, match=f"most of it for the row with text . .completion '{slow}'."):
         asked(tmp_path, f"SLOW, MOST = {slow!r}, 100\n" + SLOW, "a", "b", "c", "d", seconds=2.4)
@@ -499,6 +500,7 @@ def _as_csv(place, cells):
     return place
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("kind", "train", "later"),
     [("float", [1.5, *range(2, 13)], [1, 2]), ("int", range(1, 13), [1, 2]), ("str", ["x", *range(2, 13)], [1, 2])],

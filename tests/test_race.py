@@ -151,6 +151,7 @@ def test_nobody_races_against_nobody(tmp_path):
     assert losses[0] == losses[1] and len(losses[0]) == TURNS
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("seconds", [0.0, 1000.0], ids=["checkpoints", "journal"])
 @pytest.mark.parametrize("lines", [4, 5, 6, 7, 8])
 def test_stopped_anywhere_in_a_race(done, tmp_path, lines, seconds):
@@ -343,6 +344,7 @@ def test_generations_of_a_race_come_out_again(searched):
     assert problem.evaluator.measure(standing[won["text"]][0]).loss == pytest.approx(won["train"]["loss"], abs=2e-5)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("seconds", [0.0, 1000.0], ids=["checkpoints", "journal"])
 @pytest.mark.parametrize("lines", [2, 3, 4, 6])
 def test_a_race_of_searches_stopped_anywhere(searched, tmp_path, lines, seconds):

@@ -122,6 +122,7 @@ def stopped(place: Path, folder: Path, after: int, **changes: Any) -> None:
         tune(recipe_in(place, **changes), folder, small.Stop(step=after))
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 1000.0], ids=["checkpoints", "journal only"])
 @pytest.mark.parametrize("keep", [0, 1, 0.5, -1])
 def test_a_torn_last_line(place, straight, tmp_path, checkpoint_seconds, keep):

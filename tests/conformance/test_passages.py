@@ -27,6 +27,8 @@ from tandemtune.tunables.full import Full
 from tandemtune.tunables.lora import LoRATerms
 from tandemtune.tunables.prompt import Prompt
 
+pytestmark = pytest.mark.grid
+
 TEMPLATE = Template.parse("{text} it was {mask}")
 TEXTS = [
     "a great movie",
@@ -342,6 +344,7 @@ BEGIN = "they saw a film and the acting was a great movie"
 ALIKE = [f"{BEGIN} {text}" for text in TEXTS]
 
 
+@pytest.mark.grid("texts", "answers")
 @pytest.mark.parametrize("name", SHARING)
 @pytest.mark.parametrize(
     ("texts", "answers"),
