@@ -24,14 +24,24 @@ os.fsync = lambda descriptor: None
 importlib.metadata.version = functools.cache(importlib.metadata.version)  # each run asks for a dozen
 
 FIRST = (
+    "test_methods.py",
+    "test_own_rewards.py",
+    "test_warm.py",
+    "test_text_runs.py",
+    "test_readout_runs.py",
+    "test_maao.py",
+    "test_run_page.py",
+    "test_seeded.py",
+    "test_then.py",
+    "test_assets_fetch.py",
+    "test_other_device.py",
+    "test_resume.py",
     "test_examples.py",
     "test_resume_rounds.py",
     "test_compare.py",
-    "test_resume.py",
-    "test_other_device.py",
     "test_ray.py",
 )
-"""Long files of few tests. At the end they would keep one of two processes waiting."""
+"""The longest files, and long ones of few tests. At the end they would keep one of two processes waiting."""
 
 
 def pytest_addoption(parser):

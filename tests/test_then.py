@@ -161,6 +161,7 @@ def all_pairs(names: Sequence[str]) -> list[str]:
     return found
 
 
+@pytest.mark.slow  # test_any_kind_goes_on_from_any has the kinds of them
 def test_every_optimizer_takes_over_from_every_other(tmp_path):
     names = all_pairs(vectors())
     assert {*pairwise(names)} == {*product(vectors(), repeat=2)}

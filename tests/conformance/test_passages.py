@@ -192,7 +192,7 @@ def test_texts_of_a_population_are_those_of_generate(name, max_memory):
         here.changed(point)
     )
     for layer in (0, 1, 3):
-        candidates = here.vectors(layer, 3, layer + 20)
+        candidates = here.vectors(layer, 2, layer + 20)
         found = writer.write(here.prompts, point, {layer: candidates})
         for texts, vector in zip(found, candidates, strict=True):
             expected = here.generated(here.changed({**point, layer: vector}))
