@@ -97,6 +97,7 @@ def test_contenders_agree_on_another_device(model: str, tmp_path: Path) -> None:
     assert found["agreement"]["largest difference to one by one, float32"] < 1e-4
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("block", range(4))
 @pytest.mark.parametrize("model", KINDS)
 def test_the_floor_runs_exactly_the_remaining_layers(model: str, block: int, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ METHODS = {
 }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("make", [choosing.phrases, choosing.columns])
 def test_runs(tmp_path, make, method):
@@ -116,6 +117,7 @@ def test_gradients_weigh_rows_alike_whatever_groups_they_are_in(tmp_path):
         assert_close(found[block], mean, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("make", [choosing.phrases, choosing.columns])
 @pytest.mark.parametrize("changes", [{}, {"method__subsample": 2}, METHODS["lora"]])
 def test_resumed_to_the_bit(tmp_path, make, changes):

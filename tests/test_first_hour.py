@@ -422,6 +422,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("model", "changes", "merged"), SHAPES, ids=str)
 def test_the_snippet_of_an_export_answers_as_the_run_does(here, model, changes, merged, monkeypatch):
     pytest.importorskip("peft")
@@ -527,6 +528,7 @@ def test_validate_tells_what_becomes_of_the_rows(here):
     assert "label 'negative': pieces terrible" in lines and "label 'positive': pieces great" in lines
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("model", ["bert", "t5"])
 @pytest.mark.parametrize("layers", ["all", "last:1"])
 def test_validate_tells_what_a_run_will_cost_at_most(here, model, layers):

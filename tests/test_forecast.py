@@ -29,6 +29,7 @@ class Lines(Callback):
         return [text for text in self.said if "would take about" in text or "will take about" in text]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("method", "settings", "amount"),
     [

@@ -140,14 +140,23 @@ def test_workers_write_and_the_run_alone_asks(tmp_path, server):
     assert one == other and one.count("answered") > 20 and len(journal(tmp_path / "workers")) > 4
 
 
-def test_a_judge_that_fails_loses_nothing(tmp_path, server):
+FAILURES = {
+    "no grade": (
+        say("It is fine."),
+        r"the row with text '.* the judge said 'It is fine.', expected a number from 0 to 10",
+    ),
+    "no answer": (error(500), r"the row with text '.*a run that has begun is saved"),
+    "too high": (say("11"), "expected a number from 0 to 10"),
+}
+
+
+@pytest.mark.parametrize(
+    "names", [("no grade", "no answer"), pytest.param((*FAILURES,), marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def test_a_judge_that_fails_loses_nothing(tmp_path, server, names):
     tune(recipe(tmp_path, server), tmp_path / "whole")
     whole = artefacts(tmp_path / "whole")
-    for answer, says in (
-        (say("It is fine."), r"the row with text '.* the judge said 'It is fine.', expected a number from 0 to 10"),
-        (say("11"), "expected a number from 0 to 10"),
-        (error(500), r"the row with text '.*a run that has begun is saved"),
-    ):
+    for answer, says in (FAILURES[name] for name in names):
 
         class Breaks(Stop):
             def on_turn(self, record, state, seconds, recorded, answer=answer):

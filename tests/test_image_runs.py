@@ -86,13 +86,14 @@ def run(place):
     return place / "run"
 
 
+@pytest.mark.parametrize("moments", ["middle", pytest.param("both", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_that_is_stopped_anywhere_ends_as_if_it_never_had_been(place, method):
-    made = recipe(place, method)
-    tune(made, place / method)
-    straight = small.artefacts(place / method)
-    lines = len(small.journal(place / method))
-    for stop in sorted({2, lines // 2 + 1} & set(range(2, lines))):
+def test_a_run_that_is_stopped_anywhere_ends_as_if_it_never_had_been(place, method, moments):
+    made, whole = recipe(place, method), place / f"{method}-{moments}"
+    tune(made, whole)
+    straight = small.artefacts(whole)
+    lines = len(small.journal(whole))
+    for stop in sorted(({2, lines // 2 + 1} if moments == "both" else {lines // 2 + 1}) & set(range(2, lines))):
         folder = place / f"{method}-{stop}"
         with pytest.raises(KeyboardInterrupt):
             tune(made, folder, Stop(lines=stop))

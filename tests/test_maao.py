@@ -8,8 +8,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import pytest
 import tomli_w
 
 import small
+from dying import forked, forking
 from mentor import loopback
 from small import resume, tune
 from tandemtune.callbacks import Callback
@@ -309,16 +308,15 @@ def test_what_a_mentor_gave_is_tried_where_a_further_question_fails(server, tmp_
     assert b'"failed"' in (tmp_path / "run" / "conversations.jsonl").read_bytes()
 
 
+@forking
 def test_a_kill_during_a_call_asks_only_what_was_not_answered(server, tmp_path):
     tune(recipe(tmp_path, server.url), tmp_path / "whole")
     server.seen.clear()
     server.answers = [YES, answers()[0], loopback.hang]
-    content = small.write_recipe(tmp_path / "recipe.json", recipe(tmp_path, server.url))
-    command = [sys.executable, "-m", "tandemtune", "run", str(content), "--out", str(tmp_path / "run")]
-    child = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    child = forked(lambda: tune(recipe(tmp_path, server.url), tmp_path / "run"))
     server.wait_for(3, 60)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
     server.answers = [answers()[1]]
     resume(tmp_path / "run")
     requests = asked(server)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import images
@@ -765,12 +765,19 @@ JUNK = st.recursive(
 SAFE = {"model.device", "model.threads", "method.budget", "run.max_seconds", "method.popsize", "task.train"}
 
 
-@given(data=st.data())
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
-)
-def test_mutated_recipes_run_or_are_refused(data, good, tmp_path):
+@pytest.mark.parametrize("examples", [30, pytest.param(100, marks=pytest.mark.slow)])
+def test_mutated_recipes_run_or_are_refused(examples, good, tmp_path):
     """Whatever is put in: either the run is done, or it is refused and leaves nothing."""
+
+    @given(data=st.data())
+    @settings(max_examples=examples, deadline=None, derandomize=True)
+    def one(data):
+        runs_or_is_refused(data, good, tmp_path)
+
+    one()
+
+
+def runs_or_is_refused(data, good, tmp_path):
     recipe = copy.deepcopy(good[1])
     for _ in range(data.draw(st.integers(1, 3))):
         section = data.draw(st.sampled_from(sorted(recipe)))
@@ -806,12 +813,13 @@ def rows_like(draw: Any) -> bytes:
     return bytes(content)
 
 
-def test_mutated_rows_are_taken_or_refused(good, tmp_path):
+@pytest.mark.parametrize("examples", [25, pytest.param(60, marks=pytest.mark.slow)])
+def test_mutated_rows_are_taken_or_refused(examples, good, tmp_path):
     """Both happen; what `validate` takes, a run takes, and what one refuses the other refuses in the same words."""
     outcomes = set()
 
     @given(data=st.data())
-    @settings(max_examples=60, deadline=None, derandomize=True)
+    @settings(max_examples=examples, deadline=None, derandomize=True)
     def one(data):
         recipe = copy.deepcopy(good[1])
         (tmp_path / "rows.jsonl").write_bytes(rows_like(data.draw))

@@ -19,8 +19,6 @@ EVERY = (
 SOME = (
     "test_methods.py::test_every_method_takes_a_readout_at_its_end[c-lora]",
     "test_methods.py::test_every_method_takes_a_readout_at_its_end[lora]",
-    "test_readout_runs.py::test_a_readout_learns_from_one_pass_and_predicts_what_it_measured",
-    "test_race.py::test_a_race_ends_with_one_and_the_run_takes_as_many_steps_as_without[mutation]",
 )
 TYPES = "not lozo and not full and not stopped"
 """Methods among all weights ask for the type of a weight, which is none there."""

@@ -151,6 +151,7 @@ def test_nobody_races_against_nobody(tmp_path):
     assert losses[0] == losses[1] and len(losses[0]) == TURNS
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("seconds", [0.0, 1000.0], ids=["checkpoints", "journal"])
 @pytest.mark.parametrize("lines", [4, 5, 6, 7, 8])
 def test_stopped_anywhere_in_a_race(done, tmp_path, lines, seconds):
@@ -163,14 +164,15 @@ def test_stopped_anywhere_in_a_race(done, tmp_path, lines, seconds):
     assert small.artefacts(tmp_path / "run") == small.artefacts(folder)
 
 
-def test_a_race_may_come_before_any_other_step(tmp_path):
-    """Two rounds at once, stopped after each of their lines: the start, a proposal and two legs in each round."""
+@pytest.mark.parametrize("moments", [(3, 5, 6), pytest.param((2, 3, 4, 5, 6, 7), marks=pytest.mark.slow)], ids=len)
+def test_a_race_may_come_before_any_other_step(tmp_path, moments):
+    """Two rounds at once, stopped after lines of theirs: the start, a proposal and two legs in each round."""
     changes = {"alternate__rounds": 2, "alternate__round_steps": 0, "alternate__final_steps": 12}
     recipe = small.recipe(tmp_path, **RACE | changes)
     tune(recipe, tmp_path / "whole")
     legs = [(line["round"], len(line["entrants"])) for line in of(small.journal(tmp_path / "whole"), "race")]
     assert legs == [(1, 4), (1, 2), (2, 7), (2, 2)], "nothing is learned before the first race that words could keep"
-    for lines in (2, 3, 4, 5, 6, 7):
+    for lines in moments:
         folder = tmp_path / f"stopped after {lines}"
         with pytest.raises(KeyboardInterrupt):
             tune({**recipe, "run": {"checkpoint_seconds": 0.0}}, folder, small.Stop(lines=lines))
@@ -343,6 +345,7 @@ def test_generations_of_a_race_come_out_again(searched):
     assert problem.evaluator.measure(standing[won["text"]][0]).loss == pytest.approx(won["train"]["loss"], abs=2e-5)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("seconds", [0.0, 1000.0], ids=["checkpoints", "journal"])
 @pytest.mark.parametrize("lines", [2, 3, 4, 6])
 def test_a_race_of_searches_stopped_anywhere(searched, tmp_path, lines, seconds):

@@ -122,6 +122,7 @@ def stopped(place: Path, folder: Path, after: int, **changes: Any) -> None:
         tune(recipe_in(place, **changes), folder, small.Stop(step=after))
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 1000.0], ids=["checkpoints", "journal only"])
 @pytest.mark.parametrize("keep", [0, 1, 0.5, -1])
 def test_a_torn_last_line(place, straight, tmp_path, checkpoint_seconds, keep):
@@ -302,8 +303,9 @@ def wait_for_lines(folder: Path, count: int, process: subprocess.Popen[str]) -> 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
-def test_a_real_process_stopped_and_killed(place, tmp_path):
-    """`python -m tandemtune run`, stopped by ^C, resumed and killed, resumed and done."""
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_real_process_stopped_and_killed(place, tmp_path, killed):
+    """`python -m tandemtune run`, stopped by ^C, resumed (and killed, and resumed) and done."""
     recipe = recipe_in(place, method__budget=250)
     tune(recipe, tmp_path / "straight")
     path, folder = small.write_recipe(tmp_path / "r.json", recipe), tmp_path / "run"
@@ -320,10 +322,11 @@ def test_a_real_process_stopped_and_killed(place, tmp_path):
     assert first.returncode == 130 and "Traceback" not in err
     assert [line for line in err.splitlines() if line.startswith("tandemtune: stopped.")], err
     had = len(small.journal(folder))
-    with start("resume", str(folder), "--quiet") as second:
-        wait_for_lines(folder, had + 5, second)
-        second.kill()
-        second.communicate()
-    assert second.returncode == -signal.SIGKILL
+    if killed:
+        with start("resume", str(folder), "--quiet") as second:
+            wait_for_lines(folder, had + 5, second)
+            second.kill()
+            second.communicate()
+        assert second.returncode == -signal.SIGKILL
     resume(folder)
     assert small.artefacts(folder) == small.artefacts(tmp_path / "straight")

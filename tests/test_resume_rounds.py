@@ -10,6 +10,7 @@ import pytest
 
 import small
 from dying import begun, forking, in_child, picked
+from grids import sparse
 from small import resume, tune
 from tandemtune import wiring
 from tandemtune.config import load_config
@@ -73,6 +74,15 @@ BOTH = ("mutation", "moments kept", "schedule kept", "cma-es doer")
 """Runs that go on from checkpoints, and from the journal alone; others in one of these ways."""
 KILLED = [(name, (0.0, 1000.0)[at % 2]) for at, name in enumerate(RUNS)]
 KILLED += [(name, (1000.0, 0.0)[at % 2]) for at, name in enumerate(RUNS) if name in BOTH]
+SOON = [
+    ("mutation", 0.0),
+    ("moments kept", 1000.0),
+    ("schedule kept", 0.0),
+    ("race", 0.0),
+    ("steered", 1000.0),
+    ("going back", 1000.0),
+]
+"""What `make test` kills; the methods alone are stopped in test_methods.py."""
 
 
 def recipe_in(place, name, **changes):
@@ -100,7 +110,7 @@ def runs(tmp_path_factory):
 
 
 @forking
-@pytest.mark.parametrize(("name", "checkpoint_seconds"), KILLED)
+@pytest.mark.parametrize(("name", "checkpoint_seconds"), sparse(KILLED, SOON))
 def test_killed_again_and_again(runs, name, checkpoint_seconds, tmp_path):
     """Each process comes a few writes further than the one before, and dies."""
     recipe, folder = recipe_in(runs.place, name, run__checkpoint_seconds=checkpoint_seconds), tmp_path / "run"
@@ -115,6 +125,7 @@ def test_killed_again_and_again(runs, name, checkpoint_seconds, tmp_path):
     assert (folder / "checkpoint.npz").exists() == (checkpoint_seconds == 0)
 
 
+@pytest.mark.slow  # test_killed_again_and_again kills at several moments, too
 @forking
 def test_killed_at_many_kinds_of_moment(runs, tmp_path):
     recipe, log = recipe_in(runs.place, "mutation"), tmp_path / "moments.json"
@@ -137,7 +148,7 @@ def stopped(place, folder, name, lines, **changes):
     assert len(small.journal(folder)) == lines
 
 
-@pytest.mark.parametrize("lines", range(2, 10))
+@pytest.mark.parametrize("lines", sparse(range(2, 10), {3, 4, 7}))
 def test_stopped_after_any_line(runs, tmp_path, lines):
     """Of "mutation", whose journal is start, 2 steps, proposal, 2 steps, proposal, 3 steps, end."""
     for seconds in (0.0, 1000.0):
@@ -147,6 +158,7 @@ def test_stopped_after_any_line(runs, tmp_path, lines):
         assert small.artefacts(folder) == runs.straight("mutation")
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("seconds", [0.0, 1000.0], ids=["checkpoints", "journal"])
 @pytest.mark.parametrize(("lines", "asked"), [(3, [1, 2]), (4, [2]), (6, [2]), (7, [])])
 def test_who_was_asked_is_not_asked_again(runs, tmp_path, monkeypatch, lines, asked, seconds):

@@ -388,6 +388,7 @@ def chosen(line, section, seed):
     return None
 
 
+@pytest.mark.grid("accept", "heat")
 @pytest.mark.parametrize("select", ["best", "first"])
 @pytest.mark.parametrize(
     ("accept", "heat"), [("always", 0.1), ("if_better", 0.1), ("metropolis", 0.1), ("metropolis", 1e-9)]

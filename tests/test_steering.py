@@ -129,13 +129,16 @@ def test_words_and_decisions_in_one_round(server, tmp_path):
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1000.0], ids=["checkpoints", "journal"])
-def test_stopped_anywhere_and_resumed_to_the_bit(server, tmp_path, seconds):
+@pytest.mark.parametrize(
+    "moments", [(5, 6, 11), pytest.param((3, 5, 6, 8, 10, 11, 12), marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def test_stopped_anywhere_and_resumed_to_the_bit(server, tmp_path, moments, seconds):
     said = [PROMPTS[0], decision([1], steps="larger"), PROMPTS[1], decision([0, 1], "best")]
     made = recipe(tmp_path, server.url, method="tandem")
     made["run"]["checkpoint_seconds"] = seconds
     server.answers = [loopback.say("yes"), *said]
     tune(made, tmp_path / "whole")
-    for lines in (3, 5, 6, 8, 10, 11, 12):
+    for lines in moments:
         server.answers = [loopback.say("yes"), *said]
         folder = tmp_path / f"stopped after {lines}"
         with pytest.raises(KeyboardInterrupt):

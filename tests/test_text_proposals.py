@@ -79,6 +79,7 @@ def test_how_many_generations_there_will_be_does_not_depend_on_what_was_written(
     assert len(planned) == 2 and planned[0] == planned[1]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("method", [TRAINED, {**TANDEM, **REWARD}], ids=["maao", "tandem"])
 @pytest.mark.parametrize("rows", [0, 2])
 def test_a_mentor_sees_rows_with_their_rewards_where_that_is_wanted(tmp_path, method, rows):

@@ -37,6 +37,7 @@ GRADIENTS = {
 }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("model", ["llama", "t5"])
 @pytest.mark.parametrize("method", [*METHODS, *GRADIENTS])
 def test_likelihood_runs(tmp_path, method, model):

@@ -78,6 +78,7 @@ def check_handed_over(folder: Path, result: dict[str, Any], count: int) -> list[
     return [lines[place] for place in places]
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("after", SEARCHES)
 @pytest.mark.parametrize("before", SEARCHES)
 def test_any_kind_goes_on_from_any(tmp_path, before, after):
@@ -160,6 +161,7 @@ def all_pairs(names: Sequence[str]) -> list[str]:
     return found
 
 
+@pytest.mark.slow  # test_any_kind_goes_on_from_any has the kinds of them
 def test_every_optimizer_takes_over_from_every_other(tmp_path):
     names = all_pairs(vectors())
     assert {*pairwise(names)} == {*product(vectors(), repeat=2)}
@@ -323,9 +325,10 @@ def straight(place):
     return small.artefacts(place / "straight")
 
 
-def test_walked_through_from_every_line(place, straight):
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_walked_through_from_every_line(place, straight, every):
     lines = len(small.journal(place / "straight"))
-    for count in range(1, lines):
+    for count in range(1, lines, every):
         folder = place / f"cut-{count}"
         shutil.copytree(place / "straight", folder)
         journal = folder / "journal.jsonl"
@@ -340,9 +343,10 @@ def test_walked_through_from_every_line(place, straight):
         shutil.rmtree(folder)
 
 
-def test_stopped_after_every_line_and_resumed(place, straight):
+@pytest.mark.parametrize("every", [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_stopped_after_every_line_and_resumed(place, straight, every):
     handovers = [number for number, event in enumerate(events(place / "straight")) if event == "handover"]
-    for count in (number for handed in handovers for number in (handed, handed + 1, handed + 2)):
+    for count in [number for handed in handovers for number in (handed, handed + 1, handed + 2)][::every]:
         folder = place / f"stopped-{count}"
         with suppress(KeyboardInterrupt):
             tune(chain(place), folder, Stop(lines=count))
@@ -352,10 +356,11 @@ def test_stopped_after_every_line_and_resumed(place, straight):
 
 
 @forking
-def test_killed_at_moments_around_the_hand_overs(place, straight):
-    log = place / "moments.json"
-    assert in_child(lambda: tune(chain(place), place / "counted"), log=log) == 0
-    for stop in picked(json.loads(log.read_text(encoding="utf-8")))[::6]:
+@pytest.mark.parametrize("every", [18, pytest.param(6, marks=pytest.mark.slow)])
+def test_killed_at_moments_around_the_hand_overs(place, straight, every):
+    log = place / f"moments-{every}.json"
+    assert in_child(lambda: tune(chain(place), place / f"counted-{every}"), log=log) == 0
+    for stop in picked(json.loads(log.read_text(encoding="utf-8")))[::every]:
         folder = place / f"killed-{stop}"
         assert in_child(lambda folder=folder: tune(chain(place), folder), stop) == -signal.SIGKILL
         if begun(folder):

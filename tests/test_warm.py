@@ -35,6 +35,8 @@ processes_module = importlib.import_module("tandemtune.comparisons.processes")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="runs are forks on Linux only")
 FORKS, STAYING = pytest.param(False, id="forks", marks=linux), pytest.param(True, id="staying")
 BOTH = pytest.mark.parametrize("stay", [FORKS, STAYING])
+SOON_FORKS = pytest.mark.parametrize("stay", [FORKS, pytest.param(True, id="staying", marks=pytest.mark.slow)])
+"""For what a process that stays has in common with others; test_each_run_finds_the_process_as_it_was has one, too."""
 
 OWN = """
 import os
@@ -138,7 +140,7 @@ def test_runs_that_share_a_worker_are_those_of_a_process_each(tmp_path, compared
             assert small.artefacts(cell.folder) == small.artefacts(alone), cell.method
 
 
-@BOTH
+@SOON_FORKS
 def test_rewards_in_a_process_of_their_own_end_with_their_run(tmp_path, compared, stay):
     place = f"{writing.rewards_in(tmp_path)}:length"
     recipe = writing.recipe(
@@ -180,7 +182,7 @@ def test_one_process_makes_the_runs_of_a_model(tmp_path, stay, device):
             os.kill(pid, 0)
 
 
-@BOTH
+@SOON_FORKS
 def test_a_model_that_cannot_be_read_is_told_by_each_run(tmp_path, compared, stay):
     plan = plan_of(tmp_path, lora={"method.name": "lora", "method.steps": 2})
     cell = plan.cells[0]

@@ -26,6 +26,8 @@ from tandemtune.tunables.full import Full
 from tandemtune.tunables.lora import LoRATerms
 from tandemtune.tunables.prompt import Prompt
 
+pytestmark = pytest.mark.grid
+
 RANK = 2
 LENGTH = 3
 LAYERS = range(4)

@@ -24,6 +24,8 @@ from tandemtune.tunables.full import Full
 from tandemtune.tunables.lora import LoRATerms
 from tandemtune.tunables.prompt import Prompt
 
+pytestmark = pytest.mark.grid
+
 TEMPLATE = Template.parse("{text} it was {mask} .")
 WORDS = {"bad": ["terrible", "bad"], "good": ["great"], "other": ["fine"]}
 TEXTS = ["a great movie", "the plot was dull", "i hated this film and the acting", "a review", "we loved it , always ."]

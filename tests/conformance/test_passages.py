@@ -27,6 +27,8 @@ from tandemtune.tunables.full import Full
 from tandemtune.tunables.lora import LoRATerms
 from tandemtune.tunables.prompt import Prompt
 
+pytestmark = pytest.mark.grid
+
 TEMPLATE = Template.parse("{text} it was {mask}")
 TEXTS = [
     "a great movie",
@@ -190,7 +192,7 @@ def test_texts_of_a_population_are_those_of_generate(name, max_memory):
         here.changed(point)
     )
     for layer in (0, 1, 3):
-        candidates = here.vectors(layer, 3, layer + 20)
+        candidates = here.vectors(layer, 2, layer + 20)
         found = writer.write(here.prompts, point, {layer: candidates})
         for texts, vector in zip(found, candidates, strict=True):
             expected = here.generated(here.changed({**point, layer: vector}))
@@ -342,6 +344,7 @@ BEGIN = "they saw a film and the acting was a great movie"
 ALIKE = [f"{BEGIN} {text}" for text in TEXTS]
 
 
+@pytest.mark.grid("texts", "answers")
 @pytest.mark.parametrize("name", SHARING)
 @pytest.mark.parametrize(
     ("texts", "answers"),

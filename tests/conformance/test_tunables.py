@@ -36,6 +36,8 @@ from tandemtune.tunables.lora import LoRATerms
 from tandemtune.tunables.prompt import Prompt
 from tandemtune.types import Encoded
 
+pytestmark = pytest.mark.grid
+
 TEMPLATE = Template.parse("{text} it was {mask} .")
 TEXTS = ["a great movie", "the plot was dull and the acting terrible", "a review", "they saw news"]
 LENGTH = 3
@@ -142,6 +144,7 @@ def entering(home, name, tunable, point):
 # every tunable
 
 
+@pytest.mark.grid("kind", "promise")
 @pytest.mark.parametrize("promise", TUNABLE_PROMISES, ids=lambda promise: promise.__name__)
 def test_keeps_its_promises(promise, name, kind, case):
     """The suite that others run on tunables of their own."""

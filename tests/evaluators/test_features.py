@@ -129,6 +129,7 @@ def test_rows_that_are_filled_up_have_the_same_views(name):
         assert_close(together.views[view], apart.views[view], **CLOSE)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("first", range(4))
 @pytest.mark.parametrize("name", tiny.CONFIGS)
 def test_a_population_has_the_views_of_its_candidates(name, first):

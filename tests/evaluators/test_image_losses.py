@@ -97,6 +97,7 @@ def test_a_prompt_of_one_class_moves_that_class_alone(name):
     assert apart[2] > 1e-2 and float(apart[[0, 1, 3]].max()) < 1e-5
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("what", TUNED)
 @pytest.mark.parametrize("name", images.MODELS)
 def test_a_population_is_its_members_one_by_one(name, what):

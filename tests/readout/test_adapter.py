@@ -56,6 +56,7 @@ def label_logits(model, backbone, verbalizer, prompts):
     return words @ torch.tensor(verbalizer.weights())
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("form", ["bias", "affine", "logistic", "ridge"])
 @pytest.mark.parametrize("name", ["bert", "electra", "gpt2", "opt", "llama", "qwen3", "t5", "bart"])
 def test_peft_gives_the_readouts_logits(name, form, tmp_path):

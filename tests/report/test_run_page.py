@@ -300,6 +300,7 @@ def test_hostile_texts_in_every_file(tmp_path):
     assert "\x00" not in page.source and "\ufffd" in page.source and "{{ x }}" in page.text
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("kind", ["c-lora", "mentor"])
 @pytest.mark.parametrize("count", [0, 1, 3, 9, 22])
 def test_a_run_that_was_stopped_anywhere(tmp_path, kind, count):
@@ -423,12 +424,11 @@ def test_the_same_bytes_in_every_process_and_no_torch():
     )
     folders = [made.run(kind) for kind in ("c-lora", "mentor")]
     here = "".join(run_page(RunFolder(folder)) for folder in folders).encode()
-    for seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "TZ": f"UTC+{seed}", "LC_ALL": "C"}
-        called = subprocess.run(
-            [sys.executable, "-c", script, *map(str, folders)], env=environment, capture_output=True, check=True
-        )
-        assert called.stdout == here
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "TZ": "UTC+1", "LC_ALL": "C"}
+    called = subprocess.run(
+        [sys.executable, "-c", script, *map(str, folders)], env=environment, capture_output=True, check=True
+    )
+    assert called.stdout == here
 
 
 def test_commands_that_repeat_the_run():

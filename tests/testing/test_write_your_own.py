@@ -89,6 +89,7 @@ def elsewhere(code: str, *paths: Path, **options) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.slow  # test_api.py has an objective and a metric that another process goes on with
 def test_each_is_resumed_by_another_process_to_the_bit(place):
     folders = [str(place / name / "part") for name in OWN]
     ended = elsewhere(

@@ -37,6 +37,7 @@ SEARCHES = {
 }
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(
     ("model", "search"),
     zip(["bert", "t5", "gpt2", "bert", "llama", "gpt2", "t5", "llama"], [*SEARCHES] * 2, strict=True),

@@ -25,6 +25,8 @@ from tandemtune.testing.tiny import TinyDesk, hooks_of, tiny_backbone
 from tandemtune.tunables.base import INPUT
 from tandemtune.tunables.peft import PEFT, PEFTAdapter, types
 
+pytestmark = pytest.mark.grid
+
 TYPES = {
     "ia3": ("IA3", {}),
     "dora": ("LORA", {"use_dora": True, "r": 2}),

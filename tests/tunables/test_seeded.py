@@ -29,6 +29,8 @@ from tandemtune.tasks.verbalizers import resolve
 from tandemtune.tunables.base import INPUT
 from tandemtune.tunables.seeded import SeededDirections
 
+pytestmark = pytest.mark.grid
+
 TEMPLATE = Template.parse("{text} it was {mask} .")
 TEXTS = ["a great movie", "the plot was dull and the acting terrible", "a review", "they saw news"]
 IDS = torch.tensor([[2, 6, 9, 11, 4, 3], [2, 8, 7, 30, 4, 3]])

@@ -117,6 +117,7 @@ def test_a_run_with_ends_of_paths_loads_in_peft(target, tmp_path):
     assert len(tuned) == sum(map(len, every))
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("order", ["in-turn", "together"])
 @pytest.mark.parametrize("factors", ["both", "b"])
 def test_a_run_over_layers_of_different_modules(order, factors, tmp_path):
