@@ -333,10 +333,21 @@ def test_nothing_of_the_users_is_run_in_the_process_of_a_run(tmp_path, monkeypat
     with pytest.raises(UsageError, match=r"cannot be loaded: SystemExit: 3 \(mine.py, line 2\)"):
         run_with(tmp_path, body)
     monkeypatch.setattr(own, "STARTING", 3.0)
-    recipe = writing.recipe(tmp_path, task__metric=f"{tmp_path / 'mine.py'}:near", **REWARD)
+    reward = {**REWARD, "task__reward_seconds": 2.0}
+    recipe = writing.recipe(tmp_path, task__metric=f"{tmp_path / 'mine.py'}:near", **reward)
     file_of(tmp_path, "import time\ntime.sleep(1000)\ndef near(completions, **kwargs): ...\n")
     called = small.call("validate", small.write_recipe(tmp_path / "recipe.json", recipe))
-    assert called.code == 2 and "cannot be loaded: it took longer than 3 seconds to import" in called.err
+    assert called.code == 2 and "cannot be loaded: it took longer than 3 seconds to import" in called.err.replace(
+        "\n", " "
+    )
+
+
+def test_a_file_may_take_as_long_to_import_as_a_call(tmp_path, monkeypatch):
+    monkeypatch.setattr(own, "STARTING", 0.05)
+    body = "import time\ntime.sleep({})\ndef near(completions, **kwargs): return [1.0 for _ in completions]\n"
+    assert asked(tmp_path, body.format(0.5), "a", seconds=60.0) == [1.0]
+    with pytest.raises(UsageError, match=r"longer than 0\.2 seconds to import: .*raise \[task\] reward_seconds"):
+        asked(tmp_path, body.format(100), "a", seconds=0.2)
 
 
 @pytest.mark.parametrize(

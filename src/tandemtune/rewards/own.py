@@ -27,7 +27,7 @@ from tandemtune.errors import RewardError, UsageError
 from tandemtune.rewards.base import Length, Reward, Written, checked, counted, one_each
 
 STARTING = 120.0
-"""Seconds that a process may take to import what a function needs."""
+"""Seconds that a process may take to import what a function needs, where one call may not take longer."""
 IMPORTING = "TANDEMTUNE_IMPORTS_REWARD"
 """Environment variable that is set while a function's file is imported, to where it lies."""
 GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
@@ -40,7 +40,7 @@ class OwnFunction:
 
     Args:
         address: where it lies.
-        seconds: time limit of one call.
+        seconds: time limit of one call; to import the function may take as long, and `STARTING` at least.
     """
 
     def __init__(self, address: str, seconds: float) -> None:
@@ -180,11 +180,14 @@ class OwnFunction:
         threading.Thread(target=_listen, args=(process, said), daemon=True).start()
         self._held.append(process)
         self._said = said
+        limit = max(STARTING, self.seconds)
         try:
-            answer = said.get(timeout=STARTING)
+            answer = said.get(timeout=limit)
             ready = json.loads(answer) if answer else {"failed": "its process ended while it was imported"}
         except queue.Empty:
-            ready = {"failed": f"it took longer than {STARTING:g} seconds to import"}
+            ready = {
+                "failed": f"it took longer than {limit:g} seconds to import: make that faster, or raise [task] reward_seconds"
+            }
         if "failed" in ready:
             self.close()
             raise RewardError(f"reward {self.address!r} cannot be loaded: {ready['failed']}", self.address)
