@@ -63,6 +63,10 @@ def test_the_last_number_counts():
     read = {"pages 3-4": 4, "10-7": 7, "2024-05-06": 6, "1e5": 100_000, "1.5e-3 m": 0.0015, "of .5": 0.5}
     read |= {"x=-7": -7, "(\u22122)": -2, "-.5": -0.5, "No.5": 5, "v1.2.3": 3, "3 - 4": 4, "1e999": math.inf}
     assert {text: last_number(text) for text in read} == read
+    read = {"between 1,2": 2, "1,000,000": 1e6, "12,345.5": 12345.5, "-1,200": -1200, "on 3,4 and 5,6": 6, "1,2345": 2345}
+    read |= {"1234,567": 567, "1,5": 5, "{1,2,3}": 3, "1,000,2": 2, "1,000,": 1000, "7,": 7, "(1,2]": 2, "1,-2": -2}
+    assert {text: last_number(text) for text in read} == read
+    assert each("number", ("between 1,2", "12"), ("$1,000.50", "1000.5")) == [0, 1]
     assert each("number", ("1e999", "1e999"), ("5", "1e999")) == [1, 0]
 
 

@@ -15,7 +15,7 @@ PIECE = re.compile(rf"{_SIGN.pattern}|[^\W_{_SIGN.pattern[1:-1]}]+")
 """A word of any script; of Chinese and Japanese, which leave no blanks between words, a sign."""
 _NUMBER = re.compile(
     r"(?:(?<![\w)\]])[-\u2212])?"  # what joins two numbers (a range, a date, a difference) is no sign
-    r"(?:\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+)(?:[eE][+-]?\d+(?!\w))?"
+    r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\w.])\.\d+)(?:[eE][+-]?\d+(?!\w))?"
 )
 
 
@@ -53,7 +53,7 @@ def token_f1(completion: str, reference: str) -> float:
 
 
 def last_number(text: str) -> float | None:
-    """The last number that stands in a text; None if there is none."""
+    """The last number that stands in a text; None if there is none. Commas are part of it before groups of three digits."""
     found = _NUMBER.findall(text)
     return float(found[-1].replace(",", "").replace("\u2212", "-")) if found else None
 
