@@ -63,7 +63,14 @@ def test_the_last_number_counts():
     read = {"pages 3-4": 4, "10-7": 7, "2024-05-06": 6, "1e5": 100_000, "1.5e-3 m": 0.0015, "of .5": 0.5}
     read |= {"x=-7": -7, "(\u22122)": -2, "-.5": -0.5, "No.5": 5, "v1.2.3": 3, "3 - 4": 4, "1e999": math.inf}
     assert {text: last_number(text) for text in read} == read
-    read = {"between 1,2": 2, "1,000,000": 1e6, "12,345.5": 12345.5, "-1,200": -1200, "on 3,4 and 5,6": 6, "1,2345": 2345}
+    read = {
+        "between 1,2": 2,
+        "1,000,000": 1e6,
+        "12,345.5": 12345.5,
+        "-1,200": -1200,
+        "on 3,4 and 5,6": 6,
+        "1,2345": 2345,
+    }
     read |= {"1234,567": 567, "1,5": 5, "{1,2,3}": 3, "1,000,2": 2, "1,000,": 1000, "7,": 7, "(1,2]": 2, "1,-2": -2}
     assert {text: last_number(text) for text in read} == read
     assert each("number", ("between 1,2", "12"), ("$1,000.50", "1000.5")) == [0, 1]
@@ -123,6 +130,32 @@ def test_json_is_read_whole_and_nothing_else_is():
     assert each("json_schema", *((row, "") for row in rows), answer_schema=schema) == [1, 1, 0, 0, 0, 0, 0]
     found = each("json_fields", ('{"a": " X ", "b": 2}', '{"a": "x", "b": 3, "c": [1]}'), ("[]", "{}"), ("{}", "{}"))
     assert found == pytest.approx([2 / 5, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("1", "1.0", True),
+        ("[1, 2.0]", "[1.0, 2]", True),
+        ('["x", "Y"]', '["X", " y "]', True),
+        ('{"k": ["A"], "n": 3}', '{"n": 3.0, "k": ["a"]}', True),
+        ('"1"', "1.0", True),
+        ('["1"]', "[1.0]", True),
+        ("-0.0", "0", True),
+        ("1e22", "10000000000000000000000", True),
+        ("1.5", "1", False),
+        ("true", "1", False),
+        ("[true]", "[1.0]", False),
+        ('["x", "y"]', '["y", "x"]', False),
+        ('{"K": 1}', '{"k": 1}', False),
+        ("1e999", "1", False),
+        ("[" * 900 + "]" * 900, "1", False),
+    ],
+)
+def test_values_are_compared_alike_wherever_they_stand(one, other, alike):
+    for pair in ((one, other), (other, one)):
+        said, true = (f'{{"a": {value}}}' for value in pair)
+        assert each("json_fields", (said, true)) == [float(alike)]
 
 
 DRAFT4 = {

@@ -27,15 +27,27 @@ def _refuse(name: str) -> None:
 
 
 def field_f1(found: Any, reference: Any) -> float:
-    """F1 of the fields of two objects: a key with its value counts once; values are compared as text without case."""
+    """F1 of the fields of two objects: a key with its value counts once; values are compared as text without case, inside lists and objects,
+    too, and a number is the same with and without a fraction of 0."""
     if not isinstance(found, Mapping) or not isinstance(reference, Mapping):
         return 0.0
-    said, true = ({(str(key), _plain(value)) for key, value in one.items()} for one in (found, reference))
+    try:
+        said, true = ({(str(key), _text(value)) for key, value in one.items()} for one in (found, reference))
+    except RecursionError:  # lists in lists in lists ...
+        return 0.0
     return 2 * len(said & true) / (len(said) + len(true)) if said or true else 1.0
 
 
-def _plain(value: Any) -> str:
-    return " ".join(value.split()).lower() if isinstance(value, str) else json.dumps(value, sort_keys=True)
+def _text(value: Any) -> str:
+    """A value as it is compared."""
+    if isinstance(value, str):
+        return " ".join(value.split()).lower()
+    if isinstance(value, list):
+        return json.dumps([_text(one) for one in value])
+    if isinstance(value, Mapping):
+        return json.dumps({key: _text(one) for key, one in value.items()}, sort_keys=True)
+    whole = isinstance(value, float) and value.is_integer()
+    return json.dumps(int(value) if whole else value)
 
 
 def _fields(written: Written) -> list[float]:
