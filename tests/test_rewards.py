@@ -158,6 +158,39 @@ def test_values_are_compared_alike_wherever_they_stand(one, other, alike):
         assert each("json_fields", (said, true)) == [float(alike)]
 
 
+@pytest.mark.parametrize("fence", ["```json", "```JSON", "```Json", "```"])
+def test_a_fence_is_read_in_any_letters(fence):
+    assert each("json_fields", (f'{fence}\n{{"a": 1}}\n```', '{"a": 1}')) == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("date", "2024-02-29", "2023-02-29"),
+        ("email", "a@b.org", "nobody"),
+        ("ipv4", "127.0.0.1", "127.0.0.256"),
+        ("ipv6", "::1", ":::1"),
+        ("uuid", "a2bd05ba-8c8f-4d48-9b6f-0f7b2a1c3d4e", "a2bd05ba"),
+        ("regex", "a+", "a{99999999999}"),
+        ("regex", "(a)", "(" * 3000),
+        ("a format of nobody's", "a", None),
+    ],
+)
+def test_formats_of_a_schema_are_checked(name, right, wrong):
+    pytest.importorskip("jsonschema")
+    schema = {"type": "object", "properties": {"a": {"format": name}}}
+    rows = [(f'{{"a": "{one}"}}', "") for one in (right, wrong) if one is not None]
+    assert check_schema(schema) == ""
+    assert each("json_schema", *rows, answer_schema=schema) == [1.0, 0.0][: len(rows)]
+
+
+def test_what_no_schema_can_check_does_not_keep_to_it():
+    pytest.importorskip("jsonschema")
+    half, tree = {"multipleOf": 0.5}, {"type": "array", "items": {"$ref": "#"}}
+    assert each("json_schema", ("1e999", ""), ("1.5", ""), answer_schema=half) == [0, 1]
+    assert each("json_schema", ("[" * 300 + "]" * 300, ""), ("[[]]", ""), answer_schema=tree) == [0, 1]
+
+
 DRAFT4 = {
     "$schema": "http://json-schema.org/draft-04/schema#",
     "type": "object",
