@@ -30,6 +30,12 @@ def test_words_are_compared_without_case_articles_and_punctuation():
     assert found == pytest.approx([1 / 2, 2 / 3, 0, 0])
 
 
+def test_curly_quotes_are_punctuation_like_straight_ones():
+    rows = [("\u201cParis\u201d", "Paris"), ("it\u2019s", "it's"), ("\u2018Paris\u2019", '"Paris"')]
+    for name in ("exact_match", "contains", "token_f1"):
+        assert each(name, *rows) == [1, 1, 1]
+
+
 @pytest.mark.parametrize("reference", ["A", "the", "+", "!"])
 def test_what_nothing_else_is_left_of_is_compared_as_it_is(reference):
     """Letters to choose from, operators and marks are answers, too."""
