@@ -494,6 +494,12 @@ def _line(error: Exception) -> str:
     ]
 
 
+WRITTEN = (
+    "Whole texts that models write are not among these checks: tests compare them with `generate` for 8 causal and 2 "
+    "sequence-to-sequence tiny models ([generation.md](generation.md#how-a-population-writes))."
+)
+
+
 def table(verdicts: list[Verdict]) -> Iterator[str]:
     """The page of the docs."""
     count = {
@@ -506,7 +512,8 @@ def table(verdicts: list[Verdict]) -> Iterator[str]:
         f"{transformers.__version__}: every masked, causal and sequence-to-sequence family that an Auto class makes without code of "
         "its own is built tiny from its configuration, with random weights. Supported means: the logits of a population, of one "
         "candidate at a time and of PEFT with the saved adapter agree, and the answer of a model that was trained to give it is "
-        "read in the right place. A model that is refused stops a run before it begins, with the line below."
+        "read in the right place. A model that is refused stops a run before it begins, with the line below. "
+        f"{WRITTEN}"
     )
     yield ""
     yield (

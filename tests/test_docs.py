@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import small
+import tiny
 from tandemtune import plugins
 from tandemtune.config import load_config, recipes
 from tandemtune.config.parts import PARTS
@@ -21,6 +22,12 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 def test_the_reference_of_recipes_is_current() -> None:
     assert reference() in (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+
+
+def test_how_many_models_write_as_generate_does() -> None:
+    said = f"{len(tiny.CAUSAL)} causal and {len(tiny.SEQ2SEQ)} sequence-to-sequence tiny models"
+    for page in ("README.md", "docs/generation.md", "docs/architectures.md"):
+        assert said in (ROOT / page).read_text(encoding="utf-8")
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -1,4 +1,4 @@
-"""Reward functions of users: those that were written for trl work as they are, and those that fail say where and lose nothing."""
+"""Reward functions of users: those that were written for trl work, and those that fail say where and lose nothing."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import writing
 from grids import sparse
 from small import journal, resume, tune
 from tandemtune.config import load_config
+from tandemtune.config.schema import UNBOUNDED
 from tandemtune.errors import ConfigError, RewardError, RunError, UsageError
 from tandemtune.objectives.reward import MinusReward
 from tandemtune.plugins import register
@@ -119,6 +120,115 @@ def near(completions, completion_ids, trainer_state, log_extra=None, **kwargs):
     assert {"0", "1", "2"} <= set((tmp_path / "mine.py.log").read_text().split())
 
 
+ENDS = """
+import json
+def near(completions, completion_ids, **kwargs):
+    with open(__file__ + ".log", "a") as log:
+        for ids in completion_ids:
+            print(json.dumps(ids), file=log)
+    return [float(len(ids)) for ids in completion_ids]
+"""
+
+
+def test_the_mark_at_the_end_of_a_text_is_among_its_tokens(tmp_path):
+    """So a function tells a text that the model ended from one that is as long as may be; of a text that ends by a stop text it does not."""
+    result = run_with(tmp_path, ENDS, method__objective={"kind": "reward", "sampled_at": 5.0}, method__budget=40)
+    assert result["steps"]
+    ids = [json.loads(line) for line in (tmp_path / "mine.py.log").read_text().splitlines()]
+    end = tandemtune.load(tmp_path / "run").scorer.backbone.model.config.eos_token_id
+    ended = [one for one in ids if one and one[-1] == end]
+    assert any(len(one) < 5 for one in ended), "texts that the model ended"
+    assert all(len(one) == 5 for one in ids if one not in ended), "texts that are as long as may be"
+    assert not any(end in one[:-1] for one in ids)
+
+
+STATE = """
+import json
+def near(completions, trainer_state, **kwargs):
+    with open(__file__ + ".log", "a") as log:
+        print(json.dumps(vars(trainer_state)), file=log)
+    return [float(len(text)) for text in completions]
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps", "epochs"),
+    [
+        ({"method__budget": 17}, 3, 3),  # five a generation, the incumbent included
+        ({"method__budget": 100, "method__steps": 3, "method__subsample": 2}, 3, 2),  # half of the rows each
+        (
+            {"method__then": [{"name": "es", "budget": 8, "popsize": 4, "objective": "reward"}], "method__budget": 10},
+            4,
+            4,
+        ),
+    ],
+)
+def test_how_far_a_run_is(tmp_path, changes, steps, epochs):
+    result = run_with(tmp_path, STATE, **changes)
+    told = [json.loads(line) for line in (tmp_path / "mine.py.log").read_text().splitlines()]
+    assert {(one["max_steps"], one["num_train_epochs"]) for one in told} == {(steps, epochs)}
+    share = 0.5 if "method__subsample" in changes else 1.0
+    assert all(one["epoch"] == one["global_step"] * share for one in told)
+    assert {one["global_step"] for one in told} == set(range(result["steps"])) and result["steps"] == steps
+    (tmp_path / "mine.py.log").unlink()
+    tandemtune.load(tmp_path / "run").evaluate(tmp_path / "test.jsonl")
+    (later,) = (tmp_path / "mine.py.log").read_text().splitlines()
+    assert json.loads(later) == {**told[0], "global_step": 0, "epoch": 0.0}
+
+
+def test_what_nobody_knows_of_a_run_is_told(tmp_path):
+    body = "def near(completions, trainer_state, **kwargs): return [trainer_state.{} for _ in completions]\n"
+    with pytest.raises(UsageError, match="trainer_state has no max_steps here; there are global_step and epoch"):
+        run_with(tmp_path, body.format("max_steps"), method__budget=UNBOUNDED, run__max_seconds=5)
+    with pytest.raises(UsageError, match="no log_history here; there are global_step, max_steps, epoch and num_train"):
+        run_with(tmp_path, body.format("log_history"))
+    with pytest.raises(UsageError, match="has no max_steps here; there is global_step"):
+        asked(tmp_path, body.format("max_steps"), "a")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "(float(len(text)) for text in completions)",
+        "map(len, completions)",
+        "tuple(map(len, completions))",
+        "dict.fromkeys(completions, 1).keys() and dict(zip(completions, map(len, completions))).values()",
+        "numpy.array([len(text) for text in completions], dtype='float32')",
+        "numpy.array([[len(text)] for text in completions])",
+        "[numpy.array([len(text)]) for text in completions]",
+        "torch.tensor([float(len(text)) for text in completions], requires_grad=True)",
+        "[torch.tensor(float(len(text))) for text in completions]",
+        "torch.tensor([len(text) for text in completions]).bfloat16()",
+        "[fractions.Fraction(len(text)) for text in completions]",
+        "[decimal.Decimal(len(text)) for text in completions]",
+    ],
+)
+def test_whatever_gives_a_number_for_each_text(tmp_path, given):
+    imports = ", ".join(name for name in ("numpy", "torch", "fractions", "decimal") if name in given) or "json"
+    assert asked(tmp_path, f"import {imports}\ndef near(completions, **kwargs): return {given}\n", "a", "bcd") == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "given", ["'good'", "dict.fromkeys(completions, 1.0)", "{1.0, 2.0}", "None", "numpy.array(1.0)"]
+)
+def test_what_gives_no_number_for_each_text(tmp_path, given):
+    body = f"import numpy\ndef near(completions, **kwargs): return {given}\n"
+    with pytest.raises(UsageError, match="expected a list of 2 numbers"):
+        asked(tmp_path, body, "a", "b")
+
+
+def test_what_fails_on_the_way_names_its_row(tmp_path):
+    body = """
+def near(completions, **kwargs):
+    for text in completions:
+        if text == "bad":
+            raise ValueError("the bad one")
+        yield 1.0
+"""
+    with pytest.raises(UsageError, match=r"failed for the row with text 2 .completion 'bad'.: ValueError: the bad one"):
+        asked(tmp_path, body, "a", "bad")
+
+
 def predictions(place):
     return [json.loads(line) for line in (place / "run" / "predictions.jsonl").read_text().splitlines()]
 
@@ -168,7 +278,8 @@ def _task(place):
 CHAT = "{% for m in messages %}{{ 'yes ' + m['content'] + ' no .' }}{% endfor %}{% if add_generation_prompt %}{{ ' maybe : ' }}{% endif %}"
 
 
-def test_a_conversation_is_given_as_messages(tmp_path):
+@pytest.mark.parametrize("system", [None, "you are good"])
+def test_a_conversation_is_given_as_messages(tmp_path, system):
     model = tmp_path / "model"
     shutil.copytree(small.model_folder("llama"), model)
     told = json.loads((model / "tokenizer_config.json").read_text())
@@ -178,13 +289,15 @@ MARK = __file__ + ".mark"
 import os
 def near(prompts, completions, text, **kwargs):
     for prompt, completion, one in zip(prompts, completions, text, strict=True):
-        assert prompt == [{"role": "user", "content": f"the film {one} . it was"}], prompt
+        first = [{"role": "system", "content": "SYSTEM"}] * ("SYSTEM" != "None")
+        assert prompt == [*first, {"role": "user", "content": f"the film {one} . it was"}], prompt
         assert [message["role"] for message in completion] == ["assistant"], completion
     if os.path.exists(MARK):
         raise ValueError("stop")
     return [float(len(completion[0]["content"])) for completion in completions]
 """
-    changes = {"task__chat": True, "task__template": None, "task__max_tokens": 48}
+    body = body.replace("SYSTEM", str(system))
+    changes = {"task__chat": True, "task__template": None, "task__max_tokens": 48, "task__system": system}
     templates = ["the film {text} . it was {mask}"]
     address = f"{file_of(tmp_path, body)}:near"
     recipe = writing.recipe(tmp_path, task__metric=address, method__budget=16, **{**REWARD, **changes})
@@ -221,10 +334,21 @@ def test_nothing_of_the_users_is_run_in_the_process_of_a_run(tmp_path, monkeypat
     with pytest.raises(UsageError, match=r"cannot be loaded: SystemExit: 3 \(mine.py, line 2\)"):
         run_with(tmp_path, body)
     monkeypatch.setattr(own, "STARTING", 3.0)
-    recipe = writing.recipe(tmp_path, task__metric=f"{tmp_path / 'mine.py'}:near", **REWARD)
+    reward = {**REWARD, "task__reward_seconds": 2.0}
+    recipe = writing.recipe(tmp_path, task__metric=f"{tmp_path / 'mine.py'}:near", **reward)
     file_of(tmp_path, "import time\ntime.sleep(1000)\ndef near(completions, **kwargs): ...\n")
     called = small.call("validate", small.write_recipe(tmp_path / "recipe.json", recipe))
-    assert called.code == 2 and "cannot be loaded: it took longer than 3 seconds to import" in called.err
+    assert called.code == 2 and "cannot be loaded: it took longer than 3 seconds to import" in called.err.replace(
+        "\n", " "
+    )
+
+
+def test_a_file_may_take_as_long_to_import_as_a_call(tmp_path, monkeypatch):
+    monkeypatch.setattr(own, "STARTING", 0.05)
+    body = "import time\ntime.sleep({})\ndef near(completions, **kwargs): return [1.0 for _ in completions]\n"
+    assert asked(tmp_path, body.format(0.5), "a", seconds=60.0) == [1.0]
+    with pytest.raises(UsageError, match=r"longer than 0\.2 seconds to import: .*raise \[task\] reward_seconds"):
+        asked(tmp_path, body.format(100), "a", seconds=0.2)
 
 
 @pytest.mark.parametrize(

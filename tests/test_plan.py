@@ -279,6 +279,17 @@ def test_a_budget_bounds_every_run(tmp_path, budget, key, value):
     assert str(plan.budget).startswith(("3,000,000 forward tokens a run", "500 candidates", "1.5 seconds"))
 
 
+def test_a_budget_of_written_tokens(tmp_path):
+    text = "seeds = [1]\nbudget = { generated_tokens = 2e4 }\n[methods]\nc-lora = { 'method.objective' = 'metric' }\n"
+    writes = re.sub(r'"task.labels" = {.*?}', '"task.answer" = "answer"', OWN)
+    plan = plan_of(tmp_path, text + writes)
+    (cell,) = plan.cells
+    assert (cell.config.run.max_generated_tokens, cell.config.method.budget) == (20_000, UNBOUNDED)
+    assert str(plan.budget) == "20,000 generated tokens a run (run.max_generated_tokens)"
+    assert plan.budget.reason == "max_generated_tokens"
+    assert "this task is answered with labels, and nothing is written" in problems_of(tmp_path, text + OWN)[0]
+
+
 def test_a_budget_and_a_setting_that_contradict(tmp_path):
     text = "seeds = [1]\nbudget = { forward_tokens = 1000 }\n[methods]\nc-lora = { 'run.max_forward_tokens' = 5 }\n"
     assert "run.max_forward_tokens: 5, but budget sets it" in problems_of(tmp_path, text + OWN)[0]

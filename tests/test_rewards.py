@@ -30,6 +30,12 @@ def test_words_are_compared_without_case_articles_and_punctuation():
     assert found == pytest.approx([1 / 2, 2 / 3, 0, 0])
 
 
+def test_curly_quotes_are_punctuation_like_straight_ones():
+    rows = [("\u201cParis\u201d", "Paris"), ("it\u2019s", "it's"), ("\u2018Paris\u2019", '"Paris"')]
+    for name in ("exact_match", "contains", "token_f1"):
+        assert each(name, *rows) == [1, 1, 1]
+
+
 @pytest.mark.parametrize("reference", ["A", "the", "+", "!"])
 def test_what_nothing_else_is_left_of_is_compared_as_it_is(reference):
     """Letters to choose from, operators and marks are answers, too."""
@@ -63,6 +69,17 @@ def test_the_last_number_counts():
     read = {"pages 3-4": 4, "10-7": 7, "2024-05-06": 6, "1e5": 100_000, "1.5e-3 m": 0.0015, "of .5": 0.5}
     read |= {"x=-7": -7, "(\u22122)": -2, "-.5": -0.5, "No.5": 5, "v1.2.3": 3, "3 - 4": 4, "1e999": math.inf}
     assert {text: last_number(text) for text in read} == read
+    read = {
+        "between 1,2": 2,
+        "1,000,000": 1e6,
+        "12,345.5": 12345.5,
+        "-1,200": -1200,
+        "on 3,4 and 5,6": 6,
+        "1,2345": 2345,
+    }
+    read |= {"1234,567": 567, "1,5": 5, "{1,2,3}": 3, "1,000,2": 2, "1,000,": 1000, "7,": 7, "(1,2]": 2, "1,-2": -2}
+    assert {text: last_number(text) for text in read} == read
+    assert each("number", ("between 1,2", "12"), ("$1,000.50", "1000.5")) == [0, 1]
     assert each("number", ("1e999", "1e999"), ("5", "1e999")) == [1, 0]
 
 
@@ -119,6 +136,65 @@ def test_json_is_read_whole_and_nothing_else_is():
     assert each("json_schema", *((row, "") for row in rows), answer_schema=schema) == [1, 1, 0, 0, 0, 0, 0]
     found = each("json_fields", ('{"a": " X ", "b": 2}', '{"a": "x", "b": 3, "c": [1]}'), ("[]", "{}"), ("{}", "{}"))
     assert found == pytest.approx([2 / 5, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("1", "1.0", True),
+        ("[1, 2.0]", "[1.0, 2]", True),
+        ('["x", "Y"]', '["X", " y "]', True),
+        ('{"k": ["A"], "n": 3}', '{"n": 3.0, "k": ["a"]}', True),
+        ('"1"', "1.0", True),
+        ('["1"]', "[1.0]", True),
+        ("-0.0", "0", True),
+        ("1e22", "10000000000000000000000", True),
+        ("1.5", "1", False),
+        ("true", "1", False),
+        ("[true]", "[1.0]", False),
+        ('["x", "y"]', '["y", "x"]', False),
+        ('{"K": 1}', '{"k": 1}', False),
+        ("1e999", "1", False),
+        ("[" * 900 + "]" * 900, "1", False),
+    ],
+)
+def test_values_are_compared_alike_wherever_they_stand(one, other, alike):
+    for pair in ((one, other), (other, one)):
+        said, true = (f'{{"a": {value}}}' for value in pair)
+        assert each("json_fields", (said, true)) == [float(alike)]
+
+
+@pytest.mark.parametrize("fence", ["```json", "```JSON", "```Json", "```"])
+def test_a_fence_is_read_in_any_letters(fence):
+    assert each("json_fields", (f'{fence}\n{{"a": 1}}\n```', '{"a": 1}')) == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("date", "2024-02-29", "2023-02-29"),
+        ("email", "a@b.org", "nobody"),
+        ("ipv4", "127.0.0.1", "127.0.0.256"),
+        ("ipv6", "::1", ":::1"),
+        ("uuid", "a2bd05ba-8c8f-4d48-9b6f-0f7b2a1c3d4e", "a2bd05ba"),
+        ("regex", "a+", "a{99999999999}"),
+        ("regex", "(a)", "(" * 3000),
+        ("a format of nobody's", "a", None),
+    ],
+)
+def test_formats_of_a_schema_are_checked(name, right, wrong):
+    pytest.importorskip("jsonschema")
+    schema = {"type": "object", "properties": {"a": {"format": name}}}
+    rows = [(f'{{"a": "{one}"}}', "") for one in (right, wrong) if one is not None]
+    assert check_schema(schema) == ""
+    assert each("json_schema", *rows, answer_schema=schema) == [1.0, 0.0][: len(rows)]
+
+
+def test_what_no_schema_can_check_does_not_keep_to_it():
+    pytest.importorskip("jsonschema")
+    half, tree = {"multipleOf": 0.5}, {"type": "array", "items": {"$ref": "#"}}
+    assert each("json_schema", ("1e999", ""), ("1.5", ""), answer_schema=half) == [0, 1]
+    assert each("json_schema", ("[" * 300 + "]" * 300, ""), ("[[]]", ""), answer_schema=tree) == [0, 1]
 
 
 DRAFT4 = {

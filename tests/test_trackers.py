@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import small
+import writing
 from tandemtune import plugins
 from tandemtune.errors import ConfigError, UsageError
 from tandemtune.runs.store import RunFolder
@@ -100,6 +101,15 @@ def test_every_turn_is_told(tmp_path, packages):
     assert last["final/zero-shot/dev_accuracy"] == result["zero_shot"]["dev"]
     tokens = [values["cost/forward_tokens"] for _, values in run.lines if "cost/forward_tokens" in values]
     assert tokens == sorted(tokens) and tokens[-1] <= result["cost"]["forward_tokens"] + 1
+
+
+def test_written_tokens_are_told(tmp_path, packages):
+    changes = {"method__objective": "metric", "method__budget": 10, "run__report_to": "wandb"}
+    small.tune(writing.recipe(tmp_path, **changes), tmp_path / "run")
+    (run,) = packages("wandb").runs
+    told = [(step, v["cost/generated_tokens"]) for step, v in run.lines if "population/best_loss" in v]
+    turns = [line for line in small.journal(tmp_path / "run") if line["event"] == "generation"]
+    assert told == [(line["step"], line["costs"]["generated"]) for line in turns] and told
 
 
 def test_a_resumed_run_goes_on_in_the_same_one(tmp_path, packages):

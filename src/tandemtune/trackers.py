@@ -332,6 +332,7 @@ class Tracking(Callback):
             "cost/gradient_steps": costs.gradient_steps,
             "cost/forward_tokens": costs.forward / self._depth,
             "cost/backward_tokens": costs.backward / self._depth,
+            "cost/generated_tokens": costs.generated,
             "cost/seconds": seconds,
         }
         return {key: value for key, value in found.items() if value}

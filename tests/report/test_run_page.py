@@ -21,6 +21,8 @@ from markupsafe import escape
 from pages import Page, check_alone, same
 from rich.console import Console
 
+import small
+import writing
 from tandemtune.errors import RunError
 from tandemtune.report.history import best_spot, trail, unit_of
 from tandemtune.report.recipes import as_toml, used
@@ -118,6 +120,16 @@ def test_f1_has_bootstrap_intervals_out_of_the_predictions(tmp_path, metric, pos
     assert row[""] == "tuned" and float(row["from"]) < value < float(row["to"])
     made.write_predictions(folder, made.predictions(right=30))
     assert f"Data of: Test {metric}" in read(folder.path).captions(), "predictions of another model say nothing"
+
+
+def test_written_tokens_are_among_the_costs(tmp_path):
+    changes = {"method__objective": "metric", "method__budget": 10}
+    result = small.tune(writing.recipe(tmp_path, **changes), tmp_path / "run")
+    count = result["cost"]["generated_tokens"]
+    assert count and read(tmp_path / "run").facts["written tokens"] == f"{count:,}"
+    RunFolder(tmp_path / "run").result.unlink()  # as if it had not ended
+    turns = [line for line in small.journal(tmp_path / "run") if line["event"] == "generation"]
+    assert read(tmp_path / "run").facts["written tokens"] == f"{turns[-1]['costs']['generated']:,}"
 
 
 @pytest.mark.parametrize("kind", made.KINDS)

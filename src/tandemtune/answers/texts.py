@@ -105,9 +105,9 @@ class TextAnswers(Answers):
         section, limit = config.task, min(config.task.max_tokens, backbone.longest)
         prompts = [backbone.encode(texts.template, row.fields, limit, section.truncate) for row in rows]
         answers = writer.write(prompts, {})
-        ids = [text.ids for text in answers[0]]
         shown = [prompt_text(backbone.tokenizer, backbone.kind, texts.template, row.fields)[0] for row in rows]
-        written = replace(texts.written(shown, [*map(writer.coder.decode, ids)], rows), ids=ids)
+        written = texts.written(shown, [writer.coder.decode(text.ids) for text in answers[0]], rows)
+        written = replace(written, ids=[text.with_end for text in answers[0]])
         score, each = texts.reward.score(written), np.array(texts.reward.each(written), dtype=np.float64)
         spread = each.std(ddof=1) if len(each) > 1 else 0.0
         made = TemplateScore(
@@ -337,7 +337,7 @@ def _as_if_written(problem: Problem, rows: Sequence[Example]) -> Written:
     scorer, coder = problem.scorer, cast(TextEvaluator, problem.evaluator).writer.coder
     completions = [[*row.references, *row.fields.values()][0] for row in rows]
     written = text_task(scorer.task).written(shown_prompts(scorer, rows), completions, rows)
-    return replace(written, ids=[coder.encode(text, end=False) for text in completions])
+    return replace(written, ids=[coder.encode(text) for text in completions])
 
 
 def _other_columns(task: TextTask, name: str, rows: Sequence[Example], train: Sequence[Example]) -> list[str]:

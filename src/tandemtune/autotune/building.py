@@ -49,6 +49,7 @@ def build(
     split = task.split(
         config.task.shots, config.task.seed, dev_k=config.task.dev_shots, short=config.task.short_classes
     )
+    task = wiring.with_length(task, config, len(split.train))
     begin = time.perf_counter()
     chosen = chosen_template(config, task, kind, split, known, progress)
     seconds = time.perf_counter() - begin if chosen.templates else 0.0

@@ -120,6 +120,10 @@ def templates(
         loading.read_config(loading.locate(config.model.name, say), config.model.revision)
     )
     task = wiring.make_task(config.task, kind, say)
+    split = task.split(
+        config.task.shots, config.task.seed, dev_k=config.task.dev_shots, short=config.task.short_classes
+    )
+    task = wiring.with_length(task, config, len(split.train))
     wanted = wiring.candidate_tasks(config.task, task, kind)
     wanted += wiring.in_each(task, [WordedTemplate(template=text) for text in also or []])
     if words and not task.words:
@@ -127,9 +131,6 @@ def templates(
     others = [_worded(text) for text in words or []]
     crossed = [WordedTemplate(template=str(one.template), labels=own) for one in wanted for own in others]
     wanted += [made for made in wiring.in_each(task, crossed) if made not in wanted]
-    split = task.split(
-        config.task.shots, config.task.seed, dev_k=config.task.dev_shots, short=config.task.short_classes
-    )
     if mentor:
         autotune.check_proposing(config, task, said, say)
     judge = autotune.Judge(config, task, kind, split, say)

@@ -34,7 +34,7 @@ class RunBudget:
     """What every run of a plan may spend.
 
     Args:
-        name: ``forward_tokens``, ``candidates`` or ``seconds``.
+        name: ``forward_tokens``, ``generated_tokens``, ``candidates`` or ``seconds``.
         amount: how much of it.
     """
 
@@ -57,6 +57,7 @@ class RunBudget:
 
 BUDGETS = {
     "forward_tokens": ("run.max_forward_tokens", "max_forward_tokens"),
+    "generated_tokens": ("run.max_generated_tokens", "max_generated_tokens"),
     "candidates": ("method.budget", "budget"),
     "seconds": ("run.max_seconds", "max_seconds"),
 }

@@ -32,7 +32,8 @@ class RunSection(Options):
         "template and solving a readout come on top",
     )
     max_generated_tokens: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="stop after so many written tokens"
+        None,
+        description="end the search with the generation that reaches so many written tokens; a generation is always finished, so somewhat more are written",
     )
     checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         20.0, description="least time between checkpoints; 0 writes one every generation"

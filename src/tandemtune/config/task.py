@@ -109,7 +109,10 @@ class TaskSection(Options):
     answer_schema: dict[str, Any] | None = Field(
         None, description="JSON schema of an answer, or a .json file with it, for metric json_schema"
     )
-    reward_seconds: Positive = Field(60.0, description="time limit of one call of a reward function of yours")
+    reward_seconds: Positive = Field(
+        60.0,
+        description="time limit of one call of a reward function of yours; importing its file may take as long, and 120 s at least",
+    )
     test_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
         description="share of the training rows to set aside for test, each label with its share; in place of a test file",

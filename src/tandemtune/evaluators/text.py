@@ -227,7 +227,7 @@ class JudgedLoss:
 def judged(rows: TextRows, coder: AnswerCoder, texts: Sequence[Text], generation: int = 0) -> Written:
     """What was written for all rows (by candidates of a generation, or by a point), beside what it is judged by."""
     written = rows.ask(range(len(rows)), [coder.decode(text.ids) for text in texts])
-    return replace(written, ids=[text.ids for text in texts], step=generation)
+    return replace(written, ids=[text.with_end for text in texts], step=generation)
 
 
 def work_to_write(engine: Engine, tokens: int) -> float:

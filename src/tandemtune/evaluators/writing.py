@@ -57,10 +57,17 @@ class Text:
     Args:
         ids: the tokens, without the mark at the end.
         tokens: how many were written, that mark included.
+        end: that mark; None where the model wrote none (a text that is as long as may be, or ends by a stop text).
     """
 
     ids: tuple[int, ...]
     tokens: int
+    end: int | None = None
+
+    @property
+    def with_end(self) -> tuple[int, ...]:
+        """The tokens, and the mark at the end where there is one."""
+        return self.ids if self.end is None else (*self.ids, self.end)
 
 
 @dataclass
@@ -172,7 +179,8 @@ class Writer:
                 continue
             key = batch.candidates[index // each], batch.rows[index]
             if token in self.coder.ends or token == self.coder.forced_end:
-                ended[key] = Text(tuple(said[key]), len(said[key]) + 1)
+                forced = token == self.coder.forced_end and len(said[key]) + 1 == self.coder.most
+                ended[key] = Text(tuple(said[key]), len(said[key]) + 1, None if forced else token)
                 batch.alive[index] = False
                 continue
             said[key].append(token)

@@ -85,16 +85,14 @@ class AnswerCoder:
         self.forced_end: int | None = getattr(settings, "forced_eos_token_id", None)
         self.stem, self.blank = stem_of(template, backbone.kind)
 
-    def encode(self, answer: str, end: bool = True) -> tuple[int, ...]:
+    def encode(self, answer: str) -> tuple[int, ...]:
         """Tokens of an answer as they would follow the prompt.
 
         Args:
-            answer: the text; one that is longer than `most` is cut.
-            end: whether the mark that ends it stands behind, where it was not cut.
+            answer: the text; one that is longer than `most` is cut, and has no mark behind it.
         """
         ids = self.whole(answer)
-        cut = ids[: self.most]
-        return tuple(cut) if len(ids) > self.most or not end else (*cut, self.ends[0])
+        return tuple(ids[: self.most]) if len(ids) > self.most else (*ids, self.ends[0])
 
     def whole(self, answer: str) -> tuple[int, ...]:
         """Tokens of an answer as they would follow the prompt, however many; no mark behind them, and none that it spells out."""

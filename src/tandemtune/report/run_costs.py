@@ -33,6 +33,7 @@ def costs(result: Result) -> list[Block]:
         ("steps", result.steps),
         ("forward tokens", cost.forward_tokens),
         ("backward tokens", cost.backward_tokens),
+        ("written tokens", cost.generated_tokens),
         ("search", duration(cost.seconds)),
         ("peak memory of the process", f"{rough(cost.peak_rss_mb)} MB"),
         *spent_pairs(cost.proposer),
@@ -54,6 +55,8 @@ def costs_so_far(run: RunView) -> list[Block]:
     if run.facts and run.facts.depth:
         pairs.append(("forward tokens", round(costs.forward / run.facts.depth)))
         pairs.append(("backward tokens", round(costs.backward / run.facts.depth)))
+    if costs.generated:
+        pairs.append(("written tokens", costs.generated))
     if clock:
         pairs.append(("search", duration(clock[-1][1])))
         pairs.append(("peak memory of the process", f"{rough(max(peak for _, _, peak in clock))} MB"))

@@ -13,6 +13,19 @@ from tandemtune.plugins import register
 
 
 @dataclass(frozen=True)
+class Length:
+    """How long a run is at most, as far as its recipe says that.
+
+    Args:
+        turns: of its optimizers, one after another; None where only time or tokens end them.
+        share: of the training rows, as many as one turn reads; None where stretches differ in it.
+    """
+
+    turns: int | None = None
+    share: float | None = None
+
+
+@dataclass(frozen=True)
 class Written:
     """Texts that a model wrote, with what they are judged by.
 
@@ -23,9 +36,11 @@ class Written:
         columns: all columns of the rows by name, [N] each.
         settings: of the task, for rewards that need some (a JSON schema).
         rows: what messages call each row [N]; empty where nobody says.
-        ids: tokens of the completions [N]; empty where nobody says.
+        ids: tokens of the completions, and the mark at the end of each that ends by one [N]; empty where nobody says.
         questions: what was asked in the model's own form of conversation, without that form [N]; empty where it was not asked so.
+        system: what the system says before each of these; None for nothing of the task's own.
         step: the generation in which candidates wrote them; 0 where a point is measured.
+        length: of the run.
     """
 
     prompts: Sequence[str]
@@ -36,7 +51,9 @@ class Written:
     rows: Sequence[str] = ()
     ids: Sequence[Sequence[int]] = ()
     questions: Sequence[str] = ()
+    system: str | None = None
     step: int = 0
+    length: Length = Length()
 
     def __len__(self) -> int:
         return len(self.completions)

@@ -14,7 +14,8 @@ def read_object(text: str) -> Any:
     """The JSON value that a text is, with nothing around it but blanks and a code fence; None if it is none."""
     inside = text.strip()
     if inside.startswith("```") and inside.endswith("```") and len(inside) >= 6:
-        inside = inside[3:-3].removeprefix("json")
+        inside = inside[3:-3]
+        inside = inside[4:] if inside[:4].lower() == "json" else inside
     try:
         return json.loads(inside, parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -27,15 +28,27 @@ def _refuse(name: str) -> None:
 
 
 def field_f1(found: Any, reference: Any) -> float:
-    """F1 of the fields of two objects: a key with its value counts once; values are compared as text without case."""
+    """F1 of the fields of two objects: a key with its value counts once; values are compared as text without case, inside lists and objects,
+    too, and a number is the same with and without a fraction of 0."""
     if not isinstance(found, Mapping) or not isinstance(reference, Mapping):
         return 0.0
-    said, true = ({(str(key), _plain(value)) for key, value in one.items()} for one in (found, reference))
+    try:
+        said, true = ({(str(key), _text(value)) for key, value in one.items()} for one in (found, reference))
+    except RecursionError:  # lists in lists in lists ...
+        return 0.0
     return 2 * len(said & true) / (len(said) + len(true)) if said or true else 1.0
 
 
-def _plain(value: Any) -> str:
-    return " ".join(value.split()).lower() if isinstance(value, str) else json.dumps(value, sort_keys=True)
+def _text(value: Any) -> str:
+    """A value as it is compared."""
+    if isinstance(value, str):
+        return " ".join(value.split()).lower()
+    if isinstance(value, list):
+        return json.dumps([_text(one) for one in value])
+    if isinstance(value, Mapping):
+        return json.dumps({key: _text(one) for key, one in value.items()}, sort_keys=True)
+    whole = isinstance(value, float) and value.is_integer()
+    return json.dumps(int(value) if whole else value)
 
 
 def _fields(written: Written) -> list[float]:
@@ -66,12 +79,14 @@ def schema_problem(schema: Any) -> str:
 
 
 def _validator(schema: Any) -> Any:
-    """What checks values against a schema, by the draft that it names (2020-12 if none); nothing is fetched."""
+    """What checks values against a schema, by the draft that it names (2020-12 if none), formats included as far as the packages for them are
+    installed; nothing is fetched."""
     from jsonschema import Draft202012Validator
     from jsonschema.validators import validator_for
     from jsonschema_specifications import REGISTRY
 
-    return validator_for(schema, default=Draft202012Validator)(schema, registry=REGISTRY)
+    kind = validator_for(schema, default=Draft202012Validator)
+    return kind(schema, registry=REGISTRY, format_checker=kind.FORMAT_CHECKER)
 
 
 def _problems_inside(validator: Any, schema: Any) -> Iterator[str]:
@@ -117,15 +132,24 @@ def _unusable(validator: Any, value: Any) -> str:
 
 
 def _valid(written: Written) -> list[float]:
-    from referencing.exceptions import Unresolvable
-
     schema = written.settings["answer_schema"]
     validator = _validator(schema)
     values = [read_object(completion) for completion in written.completions]
+    return [float(value is not None and _keeps_to(validator, value, schema)) for value in values]
+
+
+def _keeps_to(validator: Any, value: Any, schema: Any) -> bool:
+    """Whether a value is what a schema says."""
+    from referencing.exceptions import Unresolvable
+
     try:
-        return [float(value is not None and validator.is_valid(value)) for value in values]
-    except (Unresolvable, RecursionError) as error:  # of a run of an earlier version
-        raise UsageError(f"[task] answer_schema: {schema_problem(schema) or error}") from None
+        return bool(validator.is_valid(value))
+    except OverflowError:  # a number, or a number in a regular expression, that is too large
+        return False
+    except (Unresolvable, RecursionError) as error:
+        if (problem := schema_problem(schema)) or isinstance(error, Unresolvable):  # of a run of an earlier version
+            raise UsageError(f"[task] answer_schema: {problem or error}") from None
+        return False  # what was written has no end of lists in lists
 
 
 JSON_SCHEMA = add(

@@ -1,12 +1,13 @@
 """A reward function of the user's, in a process of its own: it may print, be slow, hang or die, and the run stays what it was.
 
-Its signature is the one that users of `trl` have: ``(prompts, completions, **columns) -> list of numbers``. References come in
+Its signature is the one that users of `trl` have (docs/generation.md says what differs): ``(prompts, completions, **columns) -> list of numbers``. References come in
 the column ``references``. The process is started once and asked as often as needed.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import signal
@@ -23,10 +24,10 @@ from typing import Any
 import tandemtune
 from tandemtune import plugins
 from tandemtune.errors import RewardError, UsageError
-from tandemtune.rewards.base import Reward, Written, checked, counted, one_each
+from tandemtune.rewards.base import Length, Reward, Written, checked, counted, one_each
 
 STARTING = 120.0
-"""Seconds that a process may take to import what a function needs."""
+"""Seconds that a process may take to import what a function needs, where one call may not take longer."""
 IMPORTING = "TANDEMTUNE_IMPORTS_REWARD"
 """Environment variable that is set while a function's file is imported, to where it lies."""
 GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
@@ -39,7 +40,7 @@ class OwnFunction:
 
     Args:
         address: where it lies.
-        seconds: time limit of one call.
+        seconds: time limit of one call; to import the function may take as long, and `STARTING` at least.
     """
 
     def __init__(self, address: str, seconds: float) -> None:
@@ -179,11 +180,14 @@ class OwnFunction:
         threading.Thread(target=_listen, args=(process, said), daemon=True).start()
         self._held.append(process)
         self._said = said
+        limit = max(STARTING, self.seconds)
         try:
-            answer = said.get(timeout=STARTING)
+            answer = said.get(timeout=limit)
             ready = json.loads(answer) if answer else {"failed": "its process ended while it was imported"}
         except queue.Empty:
-            ready = {"failed": f"it took longer than {STARTING:g} seconds to import"}
+            ready = {
+                "failed": f"it took longer than {limit:g} seconds to import: make that faster, or raise [task] reward_seconds"
+            }
         if "failed" in ready:
             self.close()
             raise RewardError(f"reward {self.address!r} cannot be loaded: {ready['failed']}", self.address)
@@ -226,16 +230,36 @@ def _question(written: Written) -> dict[str, Any]:
     if any(written.references) or "references" not in columns:
         columns["references"] = [list(several) for several in written.references]
     return {
-        "prompts": _messages("user", written.questions) if talk else list(written.prompts),
-        "completions": _messages("assistant", written.completions) if talk else list(written.completions),
+        "prompts": [_asked(written.system, one) for one in written.questions] if talk else list(written.prompts),
+        "completions": [[_message("assistant", text)] for text in written.completions]
+        if talk
+        else [*written.completions],
         "completion_ids": [list(ids) for ids in written.ids],
         "columns": columns,
-        "step": written.step,
+        "state": _state(written.step, written.length),
     }
 
 
-def _messages(role: str, texts: Sequence[str]) -> list[list[dict[str, str]]]:
-    return [[{"role": role, "content": text}] for text in texts]
+def _asked(system: str | None, question: str) -> list[dict[str, str]]:
+    """The messages of one row, as far as they are the task's own."""
+    first = [] if system is None else [_message("system", system)]
+    return [*first, _message("user", question)]
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _state(step: int, length: Length) -> dict[str, float]:
+    """What a function is told of how far a run is, by trl's names; without what is not known."""
+    found: dict[str, float] = {"global_step": step}
+    if length.turns is not None:
+        found["max_steps"] = length.turns
+    if length.share is not None:
+        found["epoch"] = step * length.share
+        if length.turns is not None:
+            found["num_train_epochs"] = math.ceil(length.turns * length.share)
+    return found
 
 
 def _end(held: list[subprocess.Popen[str]]) -> None:

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from tandemtune.rewards.base import Reward, add, best_over
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+_MARKS = string.punctuation + "\u2018\u2019\u201c\u201d"  # curly quotes, too
 _SIGN = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 PIECE = re.compile(rf"{_SIGN.pattern}|[^\W_{_SIGN.pattern[1:-1]}]+")
 """A word of any script; of Chinese and Japanese, which leave no blanks between words, a sign."""
 _NUMBER = re.compile(
     r"(?:(?<![\w)\]])[-\u2212])?"  # what joins two numbers (a range, a date, a difference) is no sign
-    r"(?:\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+)(?:[eE][+-]?\d+(?!\w))?"
+    r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\w.])\.\d+)(?:[eE][+-]?\d+(?!\w))?"
 )
 
 
@@ -27,7 +28,7 @@ def normal(text: str, *, articles: bool = False, marks: bool = False) -> str:
         articles: keep them.
         marks: keep punctuation.
     """
-    kept = text.lower() if marks else "".join(char for char in text.lower() if char not in string.punctuation)
+    kept = text.lower() if marks else "".join(char for char in text.lower() if char not in _MARKS)
     return " ".join((kept if articles else _ARTICLES.sub(" ", kept)).split())
 
 
@@ -53,7 +54,7 @@ def token_f1(completion: str, reference: str) -> float:
 
 
 def last_number(text: str) -> float | None:
-    """The last number that stands in a text; None if there is none."""
+    """The last number that stands in a text; None if there is none. Commas are part of it before groups of three digits."""
     found = _NUMBER.findall(text)
     return float(found[-1].replace(",", "").replace("\u2212", "-")) if found else None
 

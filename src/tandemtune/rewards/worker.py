@@ -11,9 +11,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from decimal import Decimal
+from numbers import Real
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TextIO
 
 from tandemtune import plugins
@@ -80,7 +81,7 @@ class Asked:
         """What the function names, or everything where it takes whatever comes."""
         given = {
             **question["columns"],
-            "trainer_state": SimpleNamespace(global_step=question["step"]),
+            "trainer_state": State(question["state"]),
             "log_extra": _nothing,
             "log_metric": _nothing,
             **{name: question[name] for name in GIVEN if name in question},
@@ -99,6 +100,26 @@ class Asked:
                 f"it asks for {', '.join(missing)}, which is no column of the rows; there are {', '.join(given)}"
             )
         return {name: value for name, value in given.items() if name in names}
+
+
+class State:
+    """How far a run is.
+
+    Args:
+        known: what is known of that, by name.
+    """
+
+    def __init__(self, known: Mapping[str, float]) -> None:
+        vars(self).update(known)
+
+    def __getattr__(self, name: str) -> float:
+        """Refuse what is not known: a reward that counts on another number had better not be given one."""
+        raise AttributeError(f"trainer_state has no {name} here; there {_listed([*vars(self)])}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"are {', '.join(first)} and {last}" if first else f"is {last}"
 
 
 async def _awaited(found: Any) -> Any:
@@ -121,17 +142,23 @@ def _pipes() -> tuple[TextIO, TextIO]:
 
 
 def _plain(found: Any) -> Any:
-    """A list of numbers as JSON has it; anything else as it would be shown."""
-    if hasattr(found, "tolist"):
-        found = found.tolist()
-    if not isinstance(found, list | tuple):
+    """Whatever gives one value after another (a list, a generator, an array) as a list of numbers, as JSON has it; anything else as it
+    would be shown."""
+    if isinstance(found, str | bytes | Mapping | Set) or not isinstance(found, Iterable):
         return repr(found)
-    values = (value.item() if hasattr(value, "item") else value for value in found)
+    try:
+        values = iter(found)
+    except TypeError:  # an array of one number without a place
+        return repr(found)
     return [_one(value) for value in values]
 
 
 def _one(value: Any) -> Any:
     """A number as JSON has it; anything else, and a number with more digits than can be written, as it would be shown."""
+    if hasattr(value, "item"):  # of an array or a tensor
+        value = value.item()
+    if isinstance(value, Real | Decimal) and not isinstance(value, int | float):
+        value = float(value)
     if isinstance(value, int) and value.bit_length() > BITS:
         return f"a number of {value.bit_length()} bits"
     return value if value is None or isinstance(value, int | float) else repr(value)

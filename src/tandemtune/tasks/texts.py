@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from tandemtune.errors import DataError, UsageError
 from tandemtune.rewards import base as rewards
-from tandemtune.rewards.base import Reward, Written
+from tandemtune.rewards.base import Length, Reward, Written
 from tandemtune.rewards.objects import schema_problem
 from tandemtune.tasks.base import Task
 from tandemtune.tasks.blanks import without_empty_rows
@@ -51,6 +51,7 @@ class TextTask(Task):
         reward: the metric.
         seconds: time limit of one call of a reward function.
         known_kinds: what the columns of a finished run's labelled rows held, as `kinds_in` said then.
+        length: of the run, for rewards that ask how far it is.
     """
 
     answers: ClassVar[str] = "texts"
@@ -62,6 +63,7 @@ class TextTask(Task):
     reward: Reward = field(default_factory=lambda: rewards.get(METRIC))
     seconds: float = 60.0
     known_kinds: Mapping[str, Kind] = field(default_factory=dict)
+    length: Length = field(default_factory=Length)
 
     def __post_init__(self) -> None:
         column = self.answer_column
@@ -130,6 +132,8 @@ class TextTask(Task):
             settings=self.settings,
             rows=[*map(self.row_named, examples)],
             questions=() if self.chat is None else self._asked(prompts, examples),
+            system=None if self.chat is None else self.chat.system,
+            length=self.length,
         )
 
     def _asked(self, prompts: Sequence[str], examples: Sequence[Example]) -> list[str]:

@@ -25,6 +25,7 @@ from tandemtune.wiring.task import (
     joined,
     make_task,
     task_of_run,
+    with_length,
 )
 
 __all__ = [
@@ -52,4 +53,5 @@ __all__ = [
     "proposing",
     "task_of_run",
     "try_mentor",
+    "with_length",
 ]

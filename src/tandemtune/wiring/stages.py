@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from tandemtune.callbacks import Planned
 from tandemtune.config.schema import UNBOUNDED, RunConfig
+from tandemtune.rewards.base import Length
 from tandemtune.search.schedule import Stage, alternating, racing
 from tandemtune.tunables.full import MOST_GENERATIONS
 
@@ -43,6 +44,27 @@ def _in_all(stretches: Sequence[RunConfig]) -> Planned:
         for found, one in zip(each, stretches, strict=True)
     ]
     return Planned(sum(turns), "steps")
+
+
+def length_of(config: RunConfig, train_rows: int) -> Length:
+    """How long a run is at most, for rewards.
+
+    Args:
+        config: its recipe.
+        train_rows: how many there are.
+    """
+    turns: list[int | None] = []
+    shares: set[float] = set()
+    for one in config.stretches:
+        method, work = one.method, planned(one)
+        count = method.turn_candidates if work.unit == "candidates" else 1
+        idle = method.optimizer.uses == "none" and not one.alternates
+        turns.append(0 if idle else work.total // count or None)
+        scored = min(train_rows, train_rows if one.follows_gradient else one.task.scored_rows or train_rows)
+        some = getattr(method.optimizer, "batch_size", None) if one.follows_gradient else method.subsample
+        shares.add(min(1.0, some / scored) if some and scored else 1.0)
+    known = [each for each in turns if each is not None]
+    return Length(sum(known) if len(known) == len(turns) else None, shares.pop() if len(shares) == 1 else None)
 
 
 def outline(config: RunConfig) -> list[str]:

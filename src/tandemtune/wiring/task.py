@@ -36,6 +36,7 @@ from tandemtune.tasks.templates import Template
 from tandemtune.tasks.texts import TextTask, metric_of
 from tandemtune.tasks.wording import nfc
 from tandemtune.types import Example, Split
+from tandemtune.wiring.stages import length_of
 
 _Task = TypeVar("_Task", bound=Task)
 
@@ -293,10 +294,23 @@ def joined(
     return JoinedTask.of(best, others) if others else best
 
 
+def with_length(task: Task, config: RunConfig, train_rows: int) -> Task:
+    """A task whose rewards, where it has some, know how long a run is.
+
+    Args:
+        task: of the recipe.
+        config: the recipe.
+        train_rows: how many there are.
+    """
+    return replace(task, length=length_of(config, train_rows)) if isinstance(task, TextTask) else task
+
+
 def task_of_run(config: RunConfig, facts: Facts) -> Task:
     """The task of a run that has begun, from what it recorded; its data files are not needed any more."""
     if config.task.writes:
-        return replace(_text_task(config.task, facts.template, asked=True), known_kinds=facts.columns or {})
+        length = length_of(config, facts.train_rows)
+        written = _text_task(config.task, facts.template, asked=True)
+        return replace(written, known_kinds=facts.columns or {}, length=length)
     known = None if facts.kind == "image-text" else TASKS.get(config.task.name or "")
     own: dict[str, Any] = {
         "name": config.task.name or "task",
