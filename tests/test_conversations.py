@@ -316,3 +316,38 @@ def test_texts_that_the_tokenizer_joins_with_the_mark_of_a_turn(tmp_path):
     small.write_rows(tmp_path / "train.jsonl", rows)
     with pytest.raises(UsageError, match=r"joins the beginning of a question.*let \[task\] template begin with a word"):
         tune(recipe, tmp_path / "run")
+
+
+def _two_marks(place, form):
+    """A recipe of texts in a conversation; the model ends a document with another mark than a turn."""
+    place.mkdir(exist_ok=True)
+    recipe = chatting.written(place, form, method__budget=20)
+    (place / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 2]}))
+    return recipe
+
+
+def test_references_end_with_the_mark_that_ends_a_turn(tmp_path):
+    tune(_two_marks(tmp_path / "both", CHATML), tmp_path / "run")
+    one = chatting.written(tmp_path / "both", CHATML, method__budget=20)
+    (tmp_path / "both" / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}))
+    tune(one, tmp_path / "turns")
+    losses = [[record.get("losses") for record in small.journal(tmp_path / name)] for name in ("run", "turns")]
+    assert losses[0] == losses[1] and any(losses[0])
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["answer_end"] == 2
+
+
+def test_a_run_that_began_with_another_mark_goes_on_with_it(tmp_path):
+    silent = CHATML.replace("<|end|>\n{% endfor %}", "{{ '<|end|>' if m.role != 'assistant' }}\n{% endfor %}")
+    recipe = _two_marks(
+        tmp_path / "task", silent
+    )  # which ends no turn of the model's, so that the first mark stands there
+    tune(recipe, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        tune(recipe, tmp_path / "cut", Stop(step=2))
+    chatting.folder(tmp_path / "task" / "model", CHATML)
+    (tmp_path / "task" / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 2]}))
+    facts = json.loads((tmp_path / "cut" / "run.json").read_text())
+    assert facts.pop("answer_end") == 0
+    (tmp_path / "cut" / "run.json").write_text(json.dumps(facts))
+    resume(tmp_path / "cut")
+    assert artefacts(tmp_path / "cut") == artefacts(tmp_path / "whole")

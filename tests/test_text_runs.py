@@ -553,3 +553,31 @@ def test_the_process_of_a_reward_ends_with_its_run(tmp_path):
     del reward
     gc.collect()
     assert process.wait(10) == -signal.SIGKILL
+
+
+def test_the_kl_penalty_reads_the_marks_that_were_sampled(tmp_path):
+    from tandemtune.wiring import make_problem, make_scorer, make_task
+
+    shutil.copytree(small.model_folder("llama"), tmp_path / "model")
+    ends = [3, *range(10, 40)]
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    objective = {"kind": "ce", "kl_penalty": 1.0, "kl_rows": 8}
+    config = load_config(
+        writing.recipe(tmp_path, model__name=str(tmp_path / "model"), task__shots=2, method__objective=objective)
+    )
+    task = make_task(config.task, "causal")
+    split = task.split(2, 1)
+    scorer = make_scorer(config, task, "causal", rows=split.train)
+    marks = [_marks(make_problem(scorer, split).evaluator.kl.passages, ends)]
+    scorer.note(answer_end=None)  # as a run that began with one mark behind all texts
+    marks.append(_marks(make_problem(scorer, split).evaluator.kl.passages, ends))
+    assert len(marks[0]) == len(marks[1]) > 2 and len(set(marks[0])) > 1 and set(marks[1]) == {3}
+
+
+def _marks(passages, ends):
+    """The marks at the ends of passages."""
+    found = []
+    for group in passages.groups:
+        last = dict(zip(group.owners.tolist(), group.targets.tolist(), strict=True))
+        found += [target for target in last.values() if target in ends]
+    return found

@@ -69,10 +69,10 @@ def remembered_texts(
     key = repr((_model(scorer), told, [prompt.ids for prompt in prompts]))
     path = Path(place) / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
     with suppress(OSError, ValueError, TypeError):
-        return [Text(tuple(ids), tokens) for ids, tokens in json.loads(path.read_text(encoding="utf-8"))]
+        return [Text(tuple(ids), tokens, end) for ids, tokens, end in json.loads(path.read_text(encoding="utf-8"))]
     found = compute()
     with suppress(OSError):
-        content = json.dumps([(text.ids, text.tokens) for text in found]).encode()
+        content = json.dumps([(text.ids, text.tokens, text.end) for text in found]).encode()
         write_atomically(path, lambda file: file.write(content))
     return found
 

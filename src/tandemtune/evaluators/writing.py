@@ -57,10 +57,12 @@ class Text:
     Args:
         ids: the tokens, without the mark at the end.
         tokens: how many were written, that mark included.
+        end: that mark; None where something else ended the text.
     """
 
     ids: tuple[int, ...]
     tokens: int
+    end: int | None = None
 
 
 @dataclass
@@ -172,7 +174,7 @@ class Writer:
                 continue
             key = batch.candidates[index // each], batch.rows[index]
             if token in self.coder.ends or token == self.coder.forced_end:
-                ended[key] = Text(tuple(said[key]), len(said[key]) + 1)
+                ended[key] = Text(tuple(said[key]), len(said[key]) + 1, token)
                 batch.alive[index] = False
                 continue
             said[key].append(token)
