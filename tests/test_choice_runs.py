@@ -150,6 +150,35 @@ def test_answers_in_a_list(tmp_path):
     assert one["tuned"] == other["tuned"]
 
 
+def test_answers_in_lists_inside_objects(tmp_path):
+    """The layout of ARC."""
+    tune(choosing.columns(tmp_path), tmp_path / "columns")
+    for name, seed in (("train", 1), ("test", 2)):
+        inside = [
+            {"text": row["text"], "choices": {"text": row["endings"], "label": ["A", "B"]}, "key": "AB"[row["right"]]}
+            for row in choosing.rows(24, seed)
+        ]
+        small.write_rows(tmp_path / f"{name}.jsonl", inside)
+    recipe = small.recipe(
+        tmp_path,
+        "llama",
+        task__choices="columns",
+        task__template="{text} so {mask}",
+        task__labels={"A": "choices.text.0", "B": "choices.text.1"},
+        task__label_column="key",
+    )
+    tune(recipe, tmp_path / "inside")
+    one, other = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("columns", "inside"))
+    assert one["tuned"] == other["tuned"]
+    called = small.call("evaluate", tmp_path / "inside", tmp_path / "test.jsonl")
+    assert called.code == 0, called.err
+    arguments = ["--input", tmp_path / "test.jsonl", "--output", tmp_path / "answers.jsonl"]
+    assert small.call("predict", tmp_path / "inside", *arguments).code == 0
+    lost = {**recipe["task"], "labels": {"A": "choices.text.0", "B": "choices.words.1"}}
+    with pytest.raises(UsageError, match=r"no column 'choices.words.1'.*found 'text', 'choices', 'key'"):
+        tune({**recipe, "task": lost}, tmp_path / "lost")
+
+
 def test_validate_counts_tokens(tmp_path):
     recipe = small.write_recipe(tmp_path / "recipe.json", choosing.phrases(tmp_path))
     called = small.call("validate", recipe)

@@ -17,7 +17,7 @@ from tandemtune.tasks.files import examples_of
 from tandemtune.tasks.metrics import Metric
 from tandemtune.tasks.problems import label_problems, metric_problems, word_problems
 from tandemtune.tasks.report import CountTokens, DataReport, data_report
-from tandemtune.tasks.table import HUB, Source, Table, check_source, element_of, read_table
+from tandemtune.tasks.table import HUB, Source, Table, check_source, columns_in, read_table
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.wording import nfc, show
 from tandemtune.types import Example, Split
@@ -397,7 +397,7 @@ class Task:
 
     def _read(self, source: Source) -> list[Example]:
         if not (isinstance(source, str) and source.startswith(HUB)):
-            only = [*(element_of(name)[0] for name in self.inputs), *self.inputs, self.label_column]
+            only = [column for name in (*self.inputs, self.label_column) for column in columns_in(name)]
             table = self._without_blanks(source, read_table(source, only=list(dict.fromkeys(only))), self.needed)
             return examples_of(table, fields=self.inputs, label=self.label_column, labels=self.labels)
         names = {name: self.hub_columns.get(name, name) for name in (*self.inputs, self.label_column)}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tandemtune.errors import DataError
-from tandemtune.tasks.table import HUB, Table, element_of, value_of
+from tandemtune.tasks.table import HUB, Table, column_of, value_of
 from tandemtune.tasks.wording import counted, nfc, show
 
 MOST_BLANK = 0.2
@@ -79,7 +79,7 @@ def _of_rows(table: Table, kept: Sequence[int]) -> Table:
 
 def _value(table: Table, index: int, field: str) -> Any:
     """A row's value in a column; None where the row does not have the column that others have."""
-    column, row = table.column(element_of(field)[0]), table.rows[index]
+    column, row = column_of(table, field), table.rows[index]
     if column is not None and column not in row and all(nfc(column) != nfc(name) for name in row):
         return None
     return value_of(table, index, field)

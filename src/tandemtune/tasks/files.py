@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tandemtune.errors import DataError
-from tandemtune.tasks.table import HUB, SUFFIXES, Table, check_columns, check_source, read_table, value_of
+from tandemtune.tasks.table import HUB, SUFFIXES, Table, check_columns, check_source, columns_in, read_table, value_of
 from tandemtune.tasks.wording import ONE_LABEL, did_you_mean, kind, listed, nfc, show
 from tandemtune.types import Example
 
@@ -38,7 +38,8 @@ def read_examples(
     Raises:
         DataError: the source or one of its rows cannot be used; names the file, line and field.
     """
-    table = read_table(source, only=[*fields] if label is None else [*fields, label])
+    named = [*fields] if label is None else [*fields, label]
+    table = read_table(source, only=[column for name in named for column in columns_in(name)])
     return examples_of(table, fields=fields, label=label, labels=labels, max_chars=max_chars)
 
 
