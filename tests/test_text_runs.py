@@ -448,6 +448,43 @@ def test_rows_without_an_answer(tmp_path):
         tune(recipe, tmp_path / "run")
 
 
+COUNTED = """
+def words(completions, **columns):
+    return [float(len(text.split())) for text in completions]
+
+
+def compared(completions, references, **columns):
+    return [float(text in several) for text, several in zip(completions, references)]
+
+
+def handed_on(completions, **columns):
+    return compared(completions, **columns)
+"""
+
+
+def test_references_that_nothing_reads_may_be_missing(tmp_path):
+    """Of test rows where the metric is a function that reads none, of all rows where nothing but such functions is searched for."""
+    (tmp_path / "counted.py").write_text(COUNTED)
+    small.write_rows(tmp_path / "train.jsonl", writing.rows(12, 1))
+    rows = [{"text": row["text"]} for row in writing.rows(12, 2)]
+    small.write_rows(tmp_path / "test.jsonl", [*rows[:-1], {**rows[-1], "answer": ""}])
+    metric = f"{tmp_path / 'counted.py'}:words"
+    recipe = writing.recipe(tmp_path, task__metric=metric, method__budget=8)
+    result = tune(recipe, tmp_path / "run")
+    assert result["tuned"]["test"] is not None
+    assert small.call("evaluate", tmp_path / "run", tmp_path / "test.jsonl").code == 0
+    other = {**recipe["task"], "train": str(tmp_path / "test.jsonl"), "test": str(tmp_path / "train.jsonl")}
+    with pytest.raises(UsageError, match="no column 'answer'"):
+        tune({**recipe, "task": other}, tmp_path / "likelihood")
+    searched = {**recipe["method"], "objective": "metric"}
+    tune({**recipe, "task": other, "method": searched}, tmp_path / "searched")
+    for reward in ("token_f1", f"{tmp_path / 'counted.py'}:compared", f"{tmp_path / 'counted.py'}:handed_on"):
+        compared = {**searched, "objective": {"kind": "reward", "rewards": {metric: 1.0, reward: 1.0}}}
+        for task in (other, recipe["task"]):
+            with pytest.raises(UsageError, match="no column 'answer'"):
+                tune({**recipe, "task": task, "method": compared}, tmp_path / "compared")
+
+
 def test_validate_says_what_will_be_written(tmp_path):
     """At most: each of 4 rows is written by every candidate, train and dev first, and dev after every second turn, 5 tokens each."""
     recipe = writing.recipe(tmp_path, method__objective="reward", method__budget=40)

@@ -50,7 +50,7 @@ def text_rows(scorer: Scorer, examples: Sequence[Example], plain: bool = False, 
     def ask(rows: Sequence[int], completions: Sequence[str]) -> Written:
         return task.written([shown[row] for row in rows], completions, [examples[row] for row in rows])
 
-    if not (references and task.has_references):
+    if not (references and task.has_references and task.likely):
         return TextRows(tuple(prompts), ask)
     coder = _coder(scorer)
     most = scorer.config.task.references

@@ -119,7 +119,7 @@ def templates(
     kind = config.model.kind or loading.kind_of(
         loading.read_config(loading.locate(config.model.name, say), config.model.revision)
     )
-    task = wiring.make_task(config.task, kind, say)
+    task = wiring.as_searched(config, wiring.make_task(config.task, kind, say))
     wanted = wiring.candidate_tasks(config.task, task, kind)
     wanted += wiring.in_each(task, [WordedTemplate(template=text) for text in also or []])
     if words and not task.words:

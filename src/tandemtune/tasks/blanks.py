@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,13 @@ def without_blank_rows(
     name = table.name if table.name.startswith(HUB) else Path(table.name).name  # a run's notes are shown to others
     remark = f"{name}: {told} left out: {', '.join(found)}"
     return replace(_of_rows(table, kept), remarks=(*table.remarks, remark))
+
+
+def says(table: Table, index: int, field: str) -> bool:
+    """Whether a row has such a column, and anything stands there."""
+    with suppress(DataError):
+        return not _blank(value_of(table, index, field))
+    return False
 
 
 def _of_rows(table: Table, kept: Sequence[int]) -> Table:
