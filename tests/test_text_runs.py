@@ -238,6 +238,28 @@ def test_predict_and_evaluate(tmp_path):
     assert called.code == 0 and "token_f1" in called.out
 
 
+def test_one_row_of_several_columns_is_answered(tmp_path):
+    rows = [{"film": row["text"], "my view": "dull", "answer": row["answer"]} for row in writing.rows(12, 1)]
+    for name in ("train", "test"):
+        small.write_rows(tmp_path / f"{name}.jsonl", rows)
+    tune(writing.recipe(tmp_path, task__template="{film} = {my view} so {mask}", method__budget=8), tmp_path / "run")
+    (wanted,) = tandemtune.load(tmp_path / "run").predict([{"film": "a=b film", "my view": "great"}])
+    called = small.call("generate", tmp_path / "run", "--field", "my view=great", "--field", "film=a=b film")
+    assert called.code == 0 and called.out == f"{wanted.text}\n", called.err
+    for arguments, says in (
+        (["a film"], "the task needs film, my view of each row: give --field COLUMN=TEXT"),
+        ([], "expected TEXT, or --field COLUMN=TEXT"),
+        (["a film", "--field", "film=a"], "leave one of them out"),
+        (["--field", "film=a"], "nothing for 'my view'"),
+        (["--field", "film=a", "--field", "film=b"], "film: given twice"),
+        (["--field", "flim=a"], "no column 'flim' (did you mean 'film'?)"),
+        (["--field", "film"], "expected COLUMN=TEXT"),
+        (["--field", "film= ", "--field", "my view="], "every text is blank"),
+    ):
+        called = small.call("generate", tmp_path / "run", *arguments)
+        assert called.code == 2 and says in called.err and "loading" not in called.err, (arguments, called.err)
+
+
 def test_report_shows_texts_side_by_side(tmp_path):
     tune(writing.recipe(tmp_path), tmp_path / "run")
     called = small.call("report", tmp_path / "run", "--out", tmp_path / "page.html")

@@ -207,6 +207,20 @@ def check_input(path: Path, table: Table, *, answers: bool = False) -> None:
         examples_of(table, fields=task.inputs, label=task.label_column, labels=task.labels)
 
 
+def inputs_of(path: Path) -> tuple[str, ...]:
+    """Columns of texts that one input of a run needs, told without its model; empty where the run has not come so far.
+
+    Args:
+        path: the run folder.
+
+    Raises:
+        RunError: no run lies there.
+    """
+    folder = RunFolder.open(path)
+    facts = folder.read_facts()
+    return () if facts is None else task_of_run(load_config(folder.read_recipe(), ended=True), facts).inputs
+
+
 def load(path: str | Path, *, progress: Progress | None = None) -> TunedModel:
     """Load a finished run.
 
