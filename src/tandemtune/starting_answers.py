@@ -138,8 +138,8 @@ def unwritten(source: Path, columns: Sequence[str], model: str, progress: Progre
         return ""
     tokenizer = loading.read_tokenizer(loading.locate(model, progress))
 
-    def cut(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    def cut(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     lost, signs = unknown(answers, tokenizer, cut)
     if len(lost) <= (1 - COVERED) * len(answers):
