@@ -123,7 +123,8 @@ def _check_choices(task: Task, row: Example, tokens: _Tokens) -> None:
     """Refuse answers to choose from that the model will not read."""
     if not isinstance(task, ChoiceTask):
         return
-    for text in task.choices(row):
+    task.missing(row)
+    for text in task.read_answers(row, 1):
         count = len(tokens.answer(text))
         if not 0 < count <= min(task.answer_room, tokens.room):
             raise unfit(text, count, task.answer_room, tokens.room, task.whose(row))

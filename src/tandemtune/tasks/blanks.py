@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tandemtune.errors import DataError
-from tandemtune.tasks.table import HUB, Table, column_of, value_of
+from tandemtune.tasks.table import HUB, Table, column_of, is_absent, value_of
 from tandemtune.tasks.wording import counted, nfc, show
 
 MOST_BLANK = 0.2
@@ -30,7 +30,11 @@ def without_empty_rows(table: Table) -> Table:
 
 
 def without_blank_rows(
-    table: Table, texts: Sequence[str], needed: Sequence[tuple[str, str]] = (), labels: Sequence[str] = ()
+    table: Table,
+    texts: Sequence[str],
+    needed: Sequence[tuple[str, str]] = (),
+    labels: Sequence[str] = (),
+    optional: Sequence[str] = (),
 ) -> Table:
     """A table without its blank rows, with a remark that says how many there were and where.
 
@@ -39,6 +43,7 @@ def without_blank_rows(
         texts: columns of the texts; a row is blank if nothing stands in any of them.
         needed: what else each row has to have, "label" or "answer", and in which column.
         labels: names of the labels, where they are known; where none is called so, "nan" is no label.
+        optional: elements of lists among these columns that a row may lack, see `is_absent`.
 
     Raises:
         DataError: more than a fifth of the rows is blank.
@@ -51,6 +56,8 @@ def without_blank_rows(
         empty = texts and all(_blank(_value(table, index, name)) for name in texts)
         missing = [("a text", " and ".join(map(show, texts)))] * bool(empty)
         for what, name in needed:
+            if name in optional and is_absent(table, index, name):
+                continue
             if _blank(_value(table, index, name), nothing if what == "label" else ()):
                 missing.append((f"{'an' if what == 'answer' else 'a'} {what}", show(name)))
         if not missing:

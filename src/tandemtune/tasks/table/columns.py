@@ -65,6 +65,18 @@ def value_of(table: Table, index: int, field: str) -> Any:
     return value
 
 
+def is_absent(table: Table, index: int, field: str) -> bool:
+    """Whether a row has a shorter list than a name with a number at its end counts to (``endings.3``)."""
+    before, _, place = field.rpartition(".")
+    if not before or not place.isdecimal() or table.column(field) is not None:
+        return False
+    try:
+        whole = value_of(table, index, before)
+    except DataError:
+        return False
+    return isinstance(whole, list | tuple) and int(place) >= len(whole)
+
+
 def _objects_with(row: Row, key: str) -> list[str]:
     """The columns of a row that hold an object with some key."""
     return [column for column, value in row.items() if isinstance(value, Mapping) and key in value]
