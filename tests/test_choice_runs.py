@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import pytest
@@ -150,6 +151,106 @@ def test_answers_in_a_list(tmp_path):
     tune(listed, tmp_path / "listed")
     one, other = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("columns", "listed"))
     assert one["tuned"] == other["tuned"]
+
+
+def test_answers_in_lists_inside_objects(tmp_path):
+    """The layout of ARC."""
+    tune(choosing.columns(tmp_path), tmp_path / "columns")
+    for name, seed in (("train", 1), ("test", 2)):
+        inside = [
+            {"text": row["text"], "choices": {"text": row["endings"], "label": ["A", "B"]}, "key": "AB"[row["right"]]}
+            for row in choosing.rows(24, seed)
+        ]
+        small.write_rows(tmp_path / f"{name}.jsonl", inside)
+    recipe = small.recipe(
+        tmp_path,
+        "llama",
+        task__choices="columns",
+        task__template="{text} so {mask}",
+        task__labels={"A": "choices.text.0", "B": "choices.text.1"},
+        task__label_column="key",
+    )
+    tune(recipe, tmp_path / "inside")
+    one, other = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("columns", "inside"))
+    assert one["tuned"] == other["tuned"]
+    called = small.call("evaluate", tmp_path / "inside", tmp_path / "test.jsonl")
+    assert called.code == 0, called.err
+    arguments = ["--input", tmp_path / "test.jsonl", "--output", tmp_path / "answers.jsonl"]
+    assert small.call("predict", tmp_path / "inside", *arguments).code == 0
+    lost = {**recipe["task"], "labels": {"A": "choices.text.0", "B": "choices.words.1"}}
+    with pytest.raises(UsageError, match=r"no column 'choices.words.1'.*found 'text', 'choices', 'key'"):
+        tune({**recipe, "task": lost}, tmp_path / "lost")
+
+
+THREE = {"task__labels": {"0": "endings.0", "1": "endings.1", "2": "endings.2"}, "task__shots": 3}
+
+
+def _fewer(place):
+    """Files whose rows have three answers, but for every fourth one, which has two; the test rows."""
+    for name, seed in (("train", 1), ("test", 2)):
+        rows = choosing.rows(24, seed)
+        for number, row in enumerate(rows):
+            if number % 4:
+                row.update(endings=[*row["endings"], "so great a film"], right=number % 3)
+        small.write_rows(place / f"{name}.jsonl", rows)
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [("llama", {}), ("t5", METHODS["lora"]), ("llama", {"method__objective": {"kind": "ce", "kl_penalty": 0.5}})],
+)
+def test_rows_with_fewer_answers_than_others(tmp_path, model, method):
+    """What a row lacks is never chosen there, by a search, by gradients, with a penalty, or afterwards."""
+    recipe = choosing.columns(tmp_path, model, **THREE, **method)
+    rows = _fewer(tmp_path)
+    called = small.call("validate", small.write_recipe(tmp_path / "recipe.json", recipe))
+    assert called.code == 0, called.err
+    result = tune(recipe, tmp_path / "run")
+    assert all(0 < result["tuned"][loss] < 100 for loss in ("train_loss", "dev_loss"))
+    told = {row["fields"]["text"]: row["probabilities"] for row in _predictions(tmp_path / "run")}
+    given = [{"text": row["text"], **{f"endings.{i}": one for i, one in enumerate(row["endings"])}} for row in rows]
+    for row, answer in zip(rows, tandemtune.load(tmp_path / "run").predict(given), strict=True):
+        assert told[row["text"]] == pytest.approx(answer.probabilities, abs=1e-5)
+        assert (answer.probabilities["2"] > 0) == (len(row["endings"]) == 3)
+    assert tandemtune.load(tmp_path / "run").predict(rows)[0].probabilities == pytest.approx(
+        told[rows[0]["text"]], abs=1e-5
+    )
+    called = small.call("evaluate", tmp_path / "run", tmp_path / "test.jsonl")
+    assert called.code == 0, called.err
+
+
+def test_answers_that_a_row_has_are_told_apart_as_if_there_were_no_others(tmp_path):
+    recipe = choosing.columns(tmp_path, **THREE, method__name="manual")
+    two = {**recipe, "task": {**recipe["task"], "labels": {"0": "endings.0", "1": "endings.1"}}}
+    tune(two, tmp_path / "two")
+    _fewer(tmp_path)
+    tune(recipe, tmp_path / "three")
+    odds = []
+    for name in ("two", "three"):
+        temperature = tandemtune.load(tmp_path / name).scorer.temperature
+        one = {row["fields"]["text"]: row["probabilities"] for row in _predictions(tmp_path / name)}
+        odds.append({text: math.log(p["0"] / p["1"]) * temperature for text, p in one.items()})
+    assert odds[0] == pytest.approx(odds[1], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"endings": ["fine"], "right": 0}, "line 5 has 1 of 3 answers to choose from, expected two at least"),
+        ({"endings": ["fine", "dull"], "right": 2}, "line 5 lacks the answer of its label, '2'"),
+    ],
+)
+def test_rows_with_too_few_answers(tmp_path, change, says):
+    recipe = choosing.columns(tmp_path, **THREE, task__test=None)
+    _fewer(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    small.write_rows(tmp_path / "train.jsonl", [{**row, **change} if i == 4 else row for i, row in enumerate(rows)])
+    recipe["task"] |= {"shots": "all", "dev_shots": 2}
+    called = small.call("validate", small.write_recipe(tmp_path / "recipe.json", recipe))
+    assert called.code == 2 and says in called.err, called.err
+    with pytest.raises(UsageError, match=says):
+        tune(recipe, tmp_path / "run")
 
 
 def test_validate_counts_tokens(tmp_path):

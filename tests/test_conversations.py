@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -320,3 +321,68 @@ def test_texts_that_the_tokenizer_joins_with_the_mark_of_a_turn(tmp_path):
     small.write_rows(tmp_path / "train.jsonl", rows)
     with pytest.raises(UsageError, match=r"joins the beginning of a question.*let \[task\] template begin with a word"):
         tune(recipe, tmp_path / "run")
+
+
+def _two_marks(place, form):
+    """A recipe of texts in a conversation; the model ends a document with another mark than a turn."""
+    place.mkdir(exist_ok=True)
+    recipe = chatting.written(place, form, method__budget=20)
+    (place / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 2]}))
+    return recipe
+
+
+def test_references_end_with_the_mark_that_ends_a_turn(tmp_path):
+    tune(_two_marks(tmp_path / "both", CHATML), tmp_path / "run")
+    one = chatting.written(tmp_path / "both", CHATML, method__budget=20)
+    (tmp_path / "both" / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}))
+    tune(one, tmp_path / "turns")
+    losses = [[record.get("losses") for record in small.journal(tmp_path / name)] for name in ("run", "turns")]
+    assert losses[0] == losses[1] and any(losses[0])
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["answer_end"] == 2
+
+
+def test_a_run_that_began_with_another_mark_goes_on_with_it(tmp_path):
+    silent = CHATML.replace("<|end|>\n{% endfor %}", "{{ '<|end|>' if m.role != 'assistant' }}\n{% endfor %}")
+    recipe = _two_marks(
+        tmp_path / "task", silent
+    )  # which ends no turn of the model's, so that the first mark stands there
+    tune(recipe, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        tune(recipe, tmp_path / "cut", Stop(step=2))
+    chatting.folder(tmp_path / "task" / "model", CHATML)
+    (tmp_path / "task" / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 2]}))
+    facts = json.loads((tmp_path / "cut" / "run.json").read_text())
+    assert facts.pop("answer_end") == 0
+    (tmp_path / "cut" / "run.json").write_text(json.dumps(facts))
+    resume(tmp_path / "cut")
+    assert artefacts(tmp_path / "cut") == artefacts(tmp_path / "whole")
+
+
+def test_stop_texts_end_answers_where_transformers_ends_them(tmp_path):
+    """In the middle of tokens, and across them; alone, and whichever comes first."""
+    manual = {**chatting.written(tmp_path, task__max_new_tokens=16), "method": {"name": "manual"}}
+    texts = [json.loads(line)["text"] for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    model = tandemtune.tune(manual, out=tmp_path / "free", progress="none").model
+    plain, tokenizer = model.scorer.backbone.model, model.scorer.backbone.tokenizer
+
+    def written(stop):
+        more = {"stop_strings": stop, "tokenizer": tokenizer} if stop else {}
+        for prompt in chatting.prompts_of(model, texts):
+            ids = torch.tensor([prompt.ids])
+            mask = torch.ones_like(ids)
+            made = plain.generate(ids, attention_mask=mask, max_new_tokens=16, do_sample=False, **more)
+            yield made[0, ids.shape[1] :].tolist()
+
+    pairs = [pair for ids in written(None) for pair in pairwise(map(tokenizer.decode, ids))]
+    words = {one[-1] + other[:-1] for one, other in pairs if (one + other).isascii() and other[:-1].strip()}
+    across = sorted(word for word in words if word.isprintable())[:3]
+    assert len(across) == 3
+    for number, stop in enumerate([*([word] for word in across), [across[0][:1], *across[1:]]]):
+        stopped = {**manual, "task": {**manual["task"], "stop": stop}}
+        run = tandemtune.tune(stopped, out=tmp_path / f"stopped {number}", progress="none")
+        made = [tokenizer.decode(ids, skip_special_tokens=True) for ids in written(stop)]
+        ends = [min((text.find(one) for one in stop if one in text), default=len(text)) for text in made]
+        assert [one.text for one in run.model.predict(texts)] == [
+            text[:end].strip() for text, end in zip(made, ends, strict=True)
+        ]
+        assert any(end < len(text) for text, end in zip(made, ends, strict=True))

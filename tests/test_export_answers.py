@@ -144,6 +144,18 @@ def test_the_command_line_asks_for_vllm(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize(("stop", "wanted"), [(None, {}), (["so", "[SEP]"], {"stop": ["so"]})])
+def test_the_server_is_told_how_to_write(tmp_path, stop, wanted):
+    changes = {"task__template": 'as {{"json"}} : {text} it was {mask}', "task__stop": stop, "method__budget": 8}
+    run = tandemtune.tune(writing.recipe(tmp_path, **SEARCH, **changes), out=tmp_path / "run", progress="none")
+    readme = (run.export(tmp_path / "out", rank=0) / "README.md").read_text()
+    told, _, said = readme.partition("/v1/completions")[2].partition("```json\n")
+    body = json.loads(said.partition("\n")[0])
+    ends = json.loads((tmp_path / "out" / "answers.json").read_text())["ends"]
+    prompt = {"model": "small", "prompt": 'as {{"json"}} : {text} it was', "temperature": 0, "max_tokens": 5}
+    assert body == {**prompt, **wanted, "stop_token_ids": ends} and "doubled braces" in told
+
+
 def test_the_server_is_told_which_model_to_serve(tmp_path):
     snapshot = tmp_path / "models--films--tiny" / "snapshots" / "0123abc"
     shutil.copytree(small.model_folder("llama"), snapshot)

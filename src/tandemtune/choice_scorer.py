@@ -38,8 +38,11 @@ class ChoiceScorer(Scorer):
     def encoded(self, examples: Sequence[Example], plain: bool = False) -> tuple[list[Any], list[int]]:
         """Questions with room for what the parameters put into them (none if `plain`), and labels (-1 where unknown)."""
         prompts, labels = super().encoded(examples, plain)
-        answers = map(self._answers, examples)
-        return [Question(p.ids, p.answer, p.lost, own) for p, own in zip(prompts, answers, strict=True)], labels
+        task = cast(ChoiceTask, self.task)
+        return [
+            Question(p.ids, p.answer, p.lost, self._answers(example), task.missing(example))
+            for p, example in zip(prompts, examples, strict=True)
+        ], labels
 
     def _encoded(self, example: Example) -> Encoded:
         """A prompt that leaves room for the longest of its answers."""
@@ -55,14 +58,14 @@ class ChoiceScorer(Scorer):
         return collate_choices(prompts, labels, stack_of(self.engine), stretch=STRETCH)
 
     def _answers(self, example: Example) -> tuple[tuple[int, ...], ...]:
-        """Tokens of the answers of a row, without marks at their ends.
+        """Tokens of the answers of a row, without marks at their ends; those of another one in place of one that it lacks.
 
         Raises:
             DataError: one is empty, or longer than may be; shows the row.
         """
         task = cast(ChoiceTask, self.task)
         found = []
-        for text in task.choices(example):
+        for text in task.read_answers(example, 1):
             if text not in self._known:
                 ids = self.coder.whole(text)
                 if not ids or len(ids) > min(self.coder.most, self.room_behind):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from tandemtune import wiring
 from tandemtune.answers import answers_of
+from tandemtune.answers.references import notes_on
 from tandemtune.config import RunConfig
 from tandemtune.errors import ConfigError, ModelError
 from tandemtune.estimate import SAMPLE, Estimate, RowCosts, estimate
@@ -113,7 +114,8 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
             once, all_of_them = {name: part[:1] for name, part in rows.items()}, sum(map(tokens.whole, shared))
             costs = [RowCosts(lambda row: all_of_them, lambda row: all_of_them)] * len(config.stretches)
             expected = estimate(config, once, costs, tokens.model)
-    remarks = (*task.notes(), *wiring.hidden_columns(config, split.train), *notes)
+    told = () if tokens is None else tokens.told([*split.train, *split.dev])
+    remarks = (*task.notes(), *wiring.hidden_columns(config, split.train), *notes, *told)
     return DataCard({name: len(part) for name, part in rows.items()}, report, pieces, remarks, expected)
 
 
@@ -121,8 +123,9 @@ def _check_choices(task: Task, row: Example, tokens: _Tokens) -> None:
     """Refuse answers to choose from that the model will not read."""
     if not isinstance(task, ChoiceTask):
         return
-    for text in task.choices(row):
-        count = tokens.answer(text)
+    task.missing(row)
+    for text in task.read_answers(row, 1):
+        count = len(tokens.answer(text))
         if not 0 < count <= min(task.answer_room, tokens.room):
             raise unfit(text, count, task.answer_room, tokens.room, task.whose(row))
 
@@ -162,17 +165,18 @@ def _row_costs(config: RunConfig, task: Task, tokens: _Tokens, rows: Sequence[Ex
 
 @dataclass(frozen=True)
 class _Tokens:
-    """What counts tokens: of prompts, of words inside a text, of a text with the marks around it, of an answer behind a prompt; how many there may be, and of an answer,
-    the pieces of label words and notes on them, and what is known of the model: whether prompts may share what they begin with, too."""
+    """What counts tokens: of prompts, of words inside a text, of a text with the marks around it; the tokens of an answer behind a prompt; how many there may be, and of an answer,
+    what is known of how right answers can be written, the pieces of label words and notes on them, and what is known of the model: whether prompts may share what they begin with, too."""
 
     count: Callable[[Example], int]
     ids: Callable[[Example], tuple[int, ...]]
     words: Callable[[str], int]
     whole: Callable[[str], int]
-    answer: Callable[[str], int]
+    answer: Callable[[str], tuple[int, ...]]
     limit: int
     room: int
     pieces: dict[str, list[str]]
+    told: Callable[[Sequence[Example]], Iterator[str]]
     notes: tuple[str, ...]
     kind: Kind
     model: Matrices
@@ -215,14 +219,18 @@ def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
     def whole(text: str) -> int:
         return len(tokenizer(text, verbose=False)["input_ids"])
 
-    if isinstance(task, TextTask):
-        stops(tokenizer, task.stop)
     stem, blank = stem_of(task.template, kind)
     special = tuple(special_tokens(tokenizer))
 
     @cache
-    def answer(text: str) -> int:
-        return len(behind(tokenizer, stem, as_words(blank + text, special)))
+    def answer(text: str) -> tuple[int, ...]:
+        return behind(tokenizer, stem, as_words(blank + text, special))
+
+    stop = stops(tokenizer, task.stop)[1] if isinstance(task, TextTask) else ()
+
+    def told(rows: Sequence[Example]) -> Iterator[str]:
+        right = [reference for row in rows for reference in row.references]
+        return notes_on(right, tokenizer, answer, task.answer_room, stop)
 
     def ids(row: Example) -> tuple[int, ...]:
         read = tokenizer(prompt_text(tokenizer, kind, task.template, row.fields)[0], verbose=False)["input_ids"]
@@ -230,5 +238,17 @@ def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
 
     shares = kind == "causal" and loading.may_share(settings)
     return _Tokens(
-        count, ids, words, whole, answer, limit, most, pieces, found.notes, kind, matrices(place, settings), shares
+        count,
+        ids,
+        words,
+        whole,
+        answer,
+        limit,
+        most,
+        pieces,
+        told,
+        found.notes,
+        kind,
+        matrices(place, settings),
+        shares,
     )

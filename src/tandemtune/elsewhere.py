@@ -51,7 +51,7 @@ class AnotherProcess:
             TandemTuneError: the model cannot be loaded here.
         """
         config, facts = load_config(self.recipe), Facts.model_validate(self.facts)
-        task = wiring.task_of_run(config, facts)
+        task = wiring.as_searched(config, wiring.task_of_run(config, facts))
         kind: Any = facts.kind
         scorer = wiring.make_scorer(config, task, kind, facts, rows=self.splits[0].train)
         problem = wiring.make_problem(scorer, *self.splits)

@@ -13,7 +13,9 @@ import torch
 
 import tandemtune.assets as assets
 from tandemtune import devices, wiring
+from tandemtune.assets.entries import Asset
 from tandemtune.config import RunConfig
+from tandemtune.errors import DataError
 from tandemtune.evaluators.engine import CHUNKS, WORTH_SHARING
 from tandemtune.models import quantized
 from tandemtune.models.pace import Matrices, seconds_for_token
@@ -39,9 +41,10 @@ FORMATS: dict[str, tuple[torch.dtype, ...]] = {
     "float16": (torch.float16,),
 }
 """Number formats that products may be taken in, the one that a run hopes for first."""
-PROPOSED = ("flan-t5-small", "splade-tiny")
+PROPOSED = ("flan-t5-small", "smollm2-135m-instruct", "splade-tiny")
 """Models for a first try, the better one first: on most tasks the larger ones that need no hub do no better with a readout
-(docs/experiments/readouts.md), and each of their tokens takes several times as long."""
+(docs/experiments/readouts.md), and each of their tokens takes several times as long. The second is for answers that the first one's
+tokenizer does not know (braces, most scripts): its own knows all."""
 ANSWERED = 2.0
 """Tokens that a decoder of its own reads of an answer."""
 SPREAD = (1.0, 3.0)
@@ -330,16 +333,33 @@ class ProposedModel:
     why: tuple[str, ...]
 
 
-def proposed_model(*, writes: bool = False) -> ProposedModel:
+def proposed_model(*, writes: bool = False, unfit: Callable[[str], str] | None = None) -> ProposedModel:
     """The best of the models that need no model hub, among those that fit the memory that is free now; else the smallest.
 
     Args:
         writes: it has to write texts, which a masked model cannot.
+        unfit: says why a model cannot be used, asked of none before its turn comes; "" where it can.
+
+    Raises:
+        DataError: none of them can be used.
     """
-    device = devices.find_device("auto")
-    free, activations = devices.free_memory(device), devices.default_memory(device)
     models = [assets.lookup(key) for key in PROPOSED]
     models = [asset for asset in models if not (writes and "MaskedLM" in asset.architecture)]
+    passed: list[str] = []
+    while models:
+        found = _that_fits(models)
+        reason = unfit(found.name) if unfit else ""
+        if not reason:
+            return ProposedModel(found.name, (*passed, *found.why))
+        passed.append(f"model: {found.name} is passed over: {reason}")
+        models = [asset for asset in models if assets.PREFIX + asset.key != found.name]
+    raise DataError(f"{'; '.join(passed)}: name one with --model")
+
+
+def _that_fits(models: Sequence[Asset]) -> ProposedModel:
+    """The first of some models that fits the free memory; else the smallest."""
+    device = devices.find_device("auto")
+    free, activations = devices.free_memory(device), devices.default_memory(device)
     needed = {
         asset: asset.millions * BYTES["float32"][1] + (activations if device != "cuda" else 0.0) for asset in models
     }

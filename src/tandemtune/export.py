@@ -28,6 +28,8 @@ from tandemtune.runs.store import RunFolder
 from tandemtune.runs.writing import write_json
 from tandemtune.serving import for_vllm
 from tandemtune.tasks.base import Task
+from tandemtune.tasks.chat import asked_words
+from tandemtune.tasks.texts import TextTask
 from tandemtune.types import Encoded
 
 ADAPTER, MODEL, BASE = "adapter", "model", "base"
@@ -125,9 +127,7 @@ def export(
                 base=place,
                 revision=revision,
             )
-            told = messages(task)
-            if told:
-                served += _asked_with(told, task, answers_of(task).told(model.scorer, parts.bias))
+            served += _asked_with(messages(task), task, answers_of(task).told(model.scorer, parts.bias))
         write_json(temporary / answers_of(model.scorer.task).told_in, _told(model, parts, base))
         (temporary / "README.md").write_text(_readme(model, parts, base, temporary, served), encoding="utf-8")
         temporary.rename(to)
@@ -232,14 +232,24 @@ def _tied(model: TunedModel) -> bool:
 
 
 def _asked_with(messages: Sequence[dict[str, str]], task: Task, told: dict[str, Any]) -> list[str]:
-    """What a server that puts messages into the model's form itself is sent."""
-    body: dict[str, Any] = {"model": task.name, "messages": [*messages], "temperature": 0}
+    """What a server is sent that puts messages into the model's form itself, or that goes on with a prompt as it is; nothing where no text is
+    written behind one."""
+    body: dict[str, Any] = {"model": task.name}
+    if messages:
+        place, body["messages"] = "/v1/chat/completions", [*messages]
+    elif isinstance(task, TextTask):
+        place, body["prompt"] = "/v1/completions", asked_words(task.template).rstrip(" ")
+    else:
+        return []
+    body["temperature"] = 0
     names = {"max_tokens": "max_new_tokens", "stop": "stop", "stop_token_ids": "ends"}
     body |= {name: told[key] for name, key in names.items() if told.get(key)}
-    if task.chat is not None and task.chat.arguments:
+    if task.chat is not None and task.chat.arguments and messages:
         body["chat_template_kwargs"] = dict(task.chat.arguments)
+    doubled = " (doubled braces are single ones)" if "{{" in str(body.get("prompt")) else ""
+    blanks = "" if messages else "; an answer is what comes, without the blanks around it"
     shown = json.dumps(body, ensure_ascii=False)
-    return ["To `/v1/chat/completions`, with a row's columns in place of braces:", "", "```json", shown, "```", ""]
+    return [f"To `{place}`, with a row's columns in place of braces{doubled}{blanks}:", "", "```json", shown, "```", ""]
 
 
 # ---- files -------------------------------------------------------------------------------------------------------

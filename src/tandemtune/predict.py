@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tandemtune.runs.records import Assessment
 from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.files import examples_of
 from tandemtune.tasks.images import ImageTask
-from tandemtune.tasks.table import Table, value_of
+from tandemtune.tasks.table import Table, is_absent, value_of
 from tandemtune.tasks.texts import TextTask
 from tandemtune.tunables.base import INPUT
 from tandemtune.types import Example
@@ -140,12 +141,17 @@ class TunedModel:
             value = {self.fields[0]: value}
         if not isinstance(value, Mapping):
             raise DataError(f"input {index + 1} must be a text or a dict, got {type(value).__name__}")
+        optional = self.scorer.task.optional
         for name in self.fields:
-            if not isinstance(value.get(name), self.scorer.inputs):
+            if "." in name and name not in value:
+                with suppress(DataError):  # which is told below, where the row needs it
+                    value = {**value, name: value_of(Table.of([value]), 0, name)}
+        for name in self.fields:
+            if not isinstance(value.get(name), self.scorer.inputs) and not (name in optional and name not in value):
                 raise DataError(
                     f"input {index + 1}: field {name!r} must be a text, got {type(value.get(name)).__name__}"
                 )
-        return Example({name: value[name] for name in self.fields})
+        return Example({name: value[name] for name in self.fields if name in value})
 
 
 def predict_table(model: TunedModel, table: Table) -> PredictedTable:
@@ -194,7 +200,8 @@ def check_input(path: Path, table: Table, *, answers: bool = False) -> None:
     needed = (*task.inputs, *(column for _, column in task.needed if answers))
     for name in dict.fromkeys(needed):
         try:
-            value_of(table, 0, name)
+            if not (name in task.optional and is_absent(table, 0, name)):
+                value_of(table, 0, name)
         except DataError as error:
             raise DataError(
                 f"{str(error).partition(': rename')[0]}: the run in {path} needs it; rename the column"
@@ -204,7 +211,21 @@ def check_input(path: Path, table: Table, *, answers: bool = False) -> None:
     if isinstance(task, TextTask):
         task.examples(table)
     elif not isinstance(task, ImageTask):  # whose rows are read when images are
-        examples_of(table, fields=task.inputs, label=task.label_column, labels=task.labels)
+        examples_of(table, fields=task.inputs, label=task.label_column, labels=task.labels, optional=task.optional)
+
+
+def inputs_of(path: Path) -> tuple[str, ...]:
+    """Columns of texts that one input of a run needs, told without its model; empty where the run has not come so far.
+
+    Args:
+        path: the run folder.
+
+    Raises:
+        RunError: no run lies there.
+    """
+    folder = RunFolder.open(path)
+    facts = folder.read_facts()
+    return () if facts is None else task_of_run(load_config(folder.read_recipe(), ended=True), facts).inputs
 
 
 def load(path: str | Path, *, progress: Progress | None = None) -> TunedModel:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tandemtune import plugins
+from tandemtune.answers.references import unknown
 from tandemtune.errors import DataError, UsageError
 from tandemtune.models import load as loading
 from tandemtune.models.prompts import longest_of, token_counter
 from tandemtune.problem import Progress
 from tandemtune.rewards import base as rewards
 from tandemtune.rewards.finding import code_file
+from tandemtune.rewards.objects import read_object
 from tandemtune.starting import (
     BLANKS,
     COVERED,
@@ -31,10 +35,11 @@ from tandemtune.starting import (
 from tandemtune.tasks.blanks import MOST_BLANK, without_empty_rows
 from tandemtune.tasks.files import examples_of
 from tandemtune.tasks.sniffing import in_english
-from tandemtune.tasks.table import Table, read_table
+from tandemtune.tasks.table import Table, read_table, value_of
 from tandemtune.tasks.templates import Template
-from tandemtune.tasks.texts import METRIC, TextTask
+from tandemtune.tasks.texts import METRIC, TextTask, references_of
 from tandemtune.tasks.wording import counted, listed, show, shown_name
+from tandemtune.types import Example
 
 PLAIN = (
     "answer",
@@ -87,6 +92,7 @@ def text_draft(
     rows = task.examples(table)
     count = token_counter(tokenizer, kind, template)
     lengths = [len(tokenizer(text)["input_ids"]) for row in rows for text in row.references]
+    metric = "json_fields" if answer and all(map(_holds_objects, rows)) else METRIC
     settings = {
         "train": str(source),
         "templates": [str(one) for one in templates],
@@ -94,7 +100,7 @@ def text_draft(
         **blanks_of(table),
         "test_share": TEST_SHARE,
         **_shots(len(rows), LEARNED if answer else SEARCHED),
-        "metric": reward or METRIC,
+        "metric": reward or metric,
         "max_tokens": room_for([count(row) for row in rows], longest_prompt),
         "max_new_tokens": min(
             _eights(sorted(lengths)[int(COVERED * (len(lengths) - 1))]) if lengths else task.max_new_tokens,
@@ -112,6 +118,39 @@ def text_draft(
         + f"max_new_tokens = {settings['max_new_tokens']}",
     )
     return RecipeDraft(_written(source, model, settings, {}), says, table.notes)
+
+
+def unwritten(source: Path, columns: Sequence[str], model: str, progress: Progress | None = None) -> str:
+    """Why a model cannot write the answers of a file; "" where it can, but for a few.
+
+    Args:
+        source: the file.
+        columns: of the answers.
+        model: ``pypi:KEY``, a local folder or a hub id.
+        progress: called with a short line when something slow begins.
+    """
+    answers: list[str] = []
+    table = read_table(source)
+    for column, row in itertools.product(columns, range(len(table.rows))):
+        with suppress(DataError):  # a row without an answer, which is told where the rows are wanted
+            answers += references_of("", value_of(table, row, column))
+    if not answers:
+        return ""
+    tokenizer = loading.read_tokenizer(loading.locate(model, progress))
+
+    def cut(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    lost, signs = unknown(answers, tokenizer, cut)
+    if len(lost) <= (1 - COVERED) * len(answers):
+        return ""
+    what = f" ({' '.join(signs)})" if signs else ""
+    return f"{len(lost):,} of {counted(len(answers), 'answer')} hold what its tokenizer does not know{what}"
+
+
+def _holds_objects(row: Example) -> bool:
+    """Whether all right answers of a row are JSON objects."""
+    return all(isinstance(read_object(reference), Mapping) for reference in row.references)
 
 
 def _check_reward(reward: str | None, answer: str | None) -> None:

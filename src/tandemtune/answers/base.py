@@ -92,6 +92,10 @@ class Answers(ABC):
             UsageError: it does not.
         """
 
+    def end(self, backbone: Backbone, task: Task) -> int | None:
+        """The mark behind right answers; by default there is none."""
+        return None
+
     @abstractmethod
     def verbalizer(self, backbone: Backbone, task: Task) -> Verbalizer:
         """Label words resolved against a model; none where answers are no labels."""

@@ -84,6 +84,8 @@ class ChoiceAnswers(LabelAnswers):
             *(f"    {line}" for line in snippets.prompt_ids(kind)),
             "    found = {}",
             '    for label, several in told["label_words"].items():',
+            '        if told["in_row"] and not all(name in fields for name in several):',
+            "            continue  # the row has no such answer",
             '        texts = [fields[name].strip() if told["in_row"] else name for name in several]',
             "        found[label] = sum(likelihood(ids, text) for text in texts) / len(texts)",
             *snippets.BIASED,

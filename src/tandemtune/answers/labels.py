@@ -154,7 +154,7 @@ class LabelAnswers(Answers):
     def table(self, model: Any, table: Table) -> PredictedTable:
         """Labels and probabilities behind all columns; a label column that was there is called gold."""
         task = model.scorer.task
-        texts = texts_of(table, model.fields)
+        texts = texts_of(table, model.fields, optional=task.optional)
         answers = iter(model.answers([example for example in texts if example is not None]))
         given = [None if example is None else next(answers) for example in texts]
         column = table.column(task.label_column)
@@ -181,7 +181,9 @@ class LabelAnswers(Answers):
     def assessment(self, model: Any, table: Table) -> Assessment:
         """Score with an interval, confusion matrix, the most confident errors."""
         task = model.scorer.task
-        examples = examples_of(table, fields=model.fields, label=task.label_column, labels=task.labels)
+        examples = examples_of(
+            table, fields=model.fields, label=task.label_column, labels=task.labels, optional=task.optional
+        )
         answers = model.answers(examples)
         gold = np.array(task.gold(examples))
         said = np.array([task.label_index(answer.label) for answer in answers])

@@ -25,9 +25,13 @@ from tandemtune.types import Encoded, Example
 
 def writer_of(scorer: Scorer) -> Writer:
     """What writes a scorer's answers."""
+    return Writer(scorer.engine, _coder(scorer))
+
+
+def _coder(scorer: Scorer) -> AnswerCoder:
+    """What turns a scorer's answers into tokens, with the mark behind given ones that the run began with."""
     task = text_task(scorer.task)
-    coder = AnswerCoder(scorer.backbone, task.template, task.max_new_tokens, task.stop)
-    return Writer(scorer.engine, coder)
+    return AnswerCoder(scorer.backbone, task.template, task.max_new_tokens, task.stop, scorer.facts.answer_end)
 
 
 def text_rows(scorer: Scorer, examples: Sequence[Example], plain: bool = False, *, references: bool = True) -> TextRows:
@@ -46,9 +50,9 @@ def text_rows(scorer: Scorer, examples: Sequence[Example], plain: bool = False, 
     def ask(rows: Sequence[int], completions: Sequence[str]) -> Written:
         return task.written([shown[row] for row in rows], completions, [examples[row] for row in rows])
 
-    if not (references and task.has_references):
+    if not (references and task.has_references and task.likely):
         return TextRows(tuple(prompts), ask)
-    coder = AnswerCoder(backbone, task.template, task.max_new_tokens, task.stop)
+    coder = _coder(scorer)
     most = scorer.config.task.references
     passages = _passages(coder, prompts, examples, most)
     owners = [row for row, example in enumerate(examples) for _ in example.references[:most]]

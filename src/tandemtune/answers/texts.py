@@ -36,6 +36,7 @@ from tandemtune.mentor.clients import budget_of, client_of
 from tandemtune.mentor.grading import NAME, Grader
 from tandemtune.models.answers import AnswerCoder, not_applied
 from tandemtune.models.backbone import Backbone
+from tandemtune.models.conversations import end_of_turn
 from tandemtune.models.layers import LayerStack
 from tandemtune.models.passages import PassageStack
 from tandemtune.models.prompts import prompt_text
@@ -83,6 +84,13 @@ class TextAnswers(Answers):
     most_judged: ClassVar[int] = 64
     doing: ClassVar[str] = "answering"
     use: ClassVar[tuple[str, str]] = ("write answers", "texts.jsonl")
+
+    def end(self, backbone: Backbone, task: Task) -> int | None:
+        """In a conversation the one that ends a turn there, so that a model learns to end its answers as it has been taught to."""
+        texts = text_task(task)
+        coder = AnswerCoder(backbone, task.template, texts.max_new_tokens, texts.stop)
+        found = end_of_turn(backbone, task, coder.ends)
+        return coder.end if found is None else found
 
     def verbalizer(self, backbone: Backbone, task: Task) -> Verbalizer:
         """No labels; the marks that end an answer stand for all words where a model is tried."""
@@ -160,8 +168,12 @@ class TextAnswers(Answers):
             step_rows=lambda number: chosen(drawn.of_step(number)),
             drawn_rows=(lambda number: chosen(drawn.of_generation(number))) if some else None,
         )
+        coder = writer.coder
         right = [reference for row in (*split.train, *split.dev) for reference in row.references]
-        notes = *notes_on(right, writer.coder), *filter(None, [not_applied(scorer.backbone)])
+        notes = (
+            *notes_on(right, coder.tokenizer, coder.whole, coder.most, coder.stop),
+            *filter(None, [not_applied(scorer.backbone)]),
+        )
         scorer.note(notes=tuple(dict.fromkeys((*scorer.facts.notes, *notes))))
         if method.objective.kl_penalty:
             split = split if split.unlabelled else replace(split, unlabelled=tuple(scorer.unlabelled(split)))
@@ -385,8 +397,8 @@ def _kl_penalty(scorer: Scorer, writer: Writer, split: Split) -> TextKL:
     sampling = Sampling(1.0, scorer.config.task.seed, 0)
     alone = {block: vector.unsqueeze(0) for block, vector in origin.items()}
     (texts,) = written = writer.write(prompts, origin, alone or None, sampling)
-    ends = writer.coder.ends[:1]
-    answers = [text.ids if len(text.ids) == text.tokens else text.ids + ends for text in texts]
+    begun = scorer.facts.answer_end is None  # when runs put one mark behind all texts, whichever was written
+    answers = [(*text.ids, writer.coder.end) if begun and text.tokens > len(text.ids) else text.with_end for text in texts]
     passages = collate_passages([Passage(p, ids) for p, ids in zip(prompts, answers, strict=True)], stack)
     likelihood = Likelihood(scorer.engine)
     weight = scorer.config.method.objective.kl_penalty

@@ -39,7 +39,7 @@ def build(
     place = loading.locate(section.name, progress)
     settings = loading.read_config(place, section.revision)
     kind = section.kind or loading.kind_of(settings)
-    task = wiring.make_task(config.task, kind, progress)
+    task = wiring.as_searched(config, wiring.make_task(config.task, kind, progress))
     task = task if test else task.without_test()
     if progress:
         progress(f"reading the rows of {task.name}")

@@ -151,14 +151,23 @@ def _proposed(
     with patient(LOADING):
         from tandemtune.estimate import ProposedModel, proposed_model
         from tandemtune.starting import draft
-        from tandemtune.starting_answers import choice_draft, text_draft
+        from tandemtune.starting_answers import choice_draft, text_draft, unwritten
         from tandemtune.tasks.sniffing import answer_column
         from tandemtune.tasks.table import read_table
     tell = None if quiet else say
     if answer is None and label is None and not choices and reward is None:
         answer = answer_column(read_table(file))
     writes = answer is not None or reward is not None
-    chosen = ProposedModel(model, ()) if model is not None else proposed_model(writes=writes or bool(choices))
+    columns = choices or ([] if answer is None else [answer])
+
+    def unfit(name: str) -> str:
+        return unwritten(file, columns, name, tell)
+
+    chosen = (
+        ProposedModel(model, ())
+        if model is not None
+        else proposed_model(writes=writes or bool(choices), unfit=unfit if columns else None)
+    )
     if writes:
         found = text_draft(file, answer, reward=reward, model=chosen.name, texts=texts, progress=tell)
     elif choices:

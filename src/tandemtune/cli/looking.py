@@ -119,7 +119,7 @@ def templates(
     kind = config.model.kind or loading.kind_of(
         loading.read_config(loading.locate(config.model.name, say), config.model.revision)
     )
-    task = wiring.make_task(config.task, kind, say)
+    task = wiring.as_searched(config, wiring.make_task(config.task, kind, say))
     split = task.split(
         config.task.shots, config.task.seed, dev_k=config.task.dev_shots, short=config.task.short_classes
     )

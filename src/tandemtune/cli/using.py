@@ -79,27 +79,74 @@ def predict(
 @app.command()
 def generate(
     folder: Annotated[Path, typer.Argument(help="Run folder.")],
-    text: Annotated[list[str], typer.Argument(help="What to answer; several are answered one after another.")],
+    text: Annotated[
+        list[str] | None, typer.Argument(help="What to answer; several are answered one after another.")
+    ] = None,
+    field: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--field", help="COLUMN=TEXT, once for each column, where the template has several: what to answer."
+        ),
+    ] = None,
 ) -> None:
     """Write what a tuned model answers to texts.
 
     Example: tandemtune generate runs/mine "name : Alimentum | area : city centre"
+
+    Example: tandemtune generate runs/mine --field premise="It rained." --field question="What is wet?"
     """
     with patient(LOADING):
-        from tandemtune.predict import load
+        from tandemtune.predict import inputs_of, load
 
-    blank = [place for place, one in enumerate(text, 1) if not one.strip()]
-    if blank:
-        raise UsageError(f"text {blank[0]} of {len(text)} is blank: give something to answer")
-    model = load(folder, progress=say)
-    if len(model.fields) > 1:
+    if not text and not field:
+        raise UsageError("expected TEXT, or --field COLUMN=TEXT for each column of the template")
+    if text and field:
+        raise UsageError("expected either TEXT or --field COLUMN=TEXT: leave one of them out")
+    needed = inputs_of(folder)
+    if len(needed) > 1 and not field:
         raise UsageError(
-            f"the task needs {', '.join(model.fields)} of each row: give a file with these columns to tandemtune predict"
+            f"the task needs {', '.join(needed)} of each row: give --field COLUMN=TEXT for each of them, or a file with these columns to "
+            "tandemtune predict"
         )
+    given: list[str] | list[dict[str, str]] = text or [_row_of(field or (), needed)]
+    blank = [place for place, one in enumerate(text or (), 1) if not one.strip()]
+    if blank:
+        raise UsageError(f"text {blank[0]} of {len(text or ())} is blank: give something to answer")
+    model = load(folder, progress=say)
     with patient("writing"):
-        found = model.predict(text)
+        found = model.predict(given)
     for one in found:
         typer.echo(one.text)
+
+
+def _row_of(given: Sequence[str], needed: Sequence[str]) -> dict[str, str]:
+    """One row of the columns that are given on the command line.
+
+    Args:
+        given: ``COLUMN=TEXT`` each.
+        needed: columns that a row needs.
+
+    Raises:
+        UsageError: one is missing, or there twice, or none of these, or all are blank.
+    """
+    from tandemtune.tasks.wording import did_you_mean, listed, nfc, show
+
+    row: dict[str, str] = {}
+    for one in given:
+        name = next((name for name in sorted(needed, key=len, reverse=True) if nfc(one).startswith(f"{name}=")), None)
+        if name is None:
+            found, equals, _ = one.partition("=")
+            told = f"no column {show(found)}{did_you_mean(found, needed)}" if equals else "expected COLUMN=TEXT"
+            raise UsageError(f"--field {show(one)}: {told}; the task needs {listed(needed)}")
+        if name in row:
+            raise UsageError(f"--field {name}: given twice, expected one text of each column")
+        row[name] = one.partition("=")[2] if "=" not in name else nfc(one)[len(name) + 1 :]
+    lacking = [name for name in needed if name not in row]
+    if lacking:
+        raise UsageError(f"--field: nothing for {listed(lacking)}: the task needs {listed(needed)} of each row")
+    if not any(value.strip() for value in row.values()):
+        raise UsageError("--field: every text is blank: give something to answer")
+    return row
 
 
 @app.command()

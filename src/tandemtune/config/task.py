@@ -82,7 +82,7 @@ class TaskSection(Options):
     choices: Literal["words", "phrases", "columns"] = Field(
         "words",
         description="what `labels` gives: words, of which the first piece is read; phrases of any number of tokens, or the columns that "
-        "hold each row's own answers (`endings.0` is the first of a list), both scored by the mean log-probability of their tokens",
+        "hold each row's own answers (`endings.0` is the first of a list, `choices.text.0` of one in an object), both scored by the mean log-probability of their tokens",
     )
     label_column: str | None = Field(None, description="column of the label")
     answer: str | None = Field(

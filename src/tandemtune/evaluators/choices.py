@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from tandemtune.evaluators.batch import Batch, Group, collate
@@ -21,6 +22,9 @@ from tandemtune.models.passages import PassageStack
 from tandemtune.tunables.base import Parameters, Point
 from tandemtune.types import Encoded
 
+NEVER = -1e4
+"""Logit of a label that has no answer in a row: a probability of 0, and still a number."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question(Encoded):
@@ -28,9 +32,11 @@ class Question(Encoded):
 
     Args:
         answers: tokens of each answer [W].
+        missing: which labels there are no answers of [C]; empty where there are answers of all.
     """
 
     answers: tuple[tuple[int, ...], ...] = ()
+    missing: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +46,17 @@ class ChoiceBatch(Batch):
     Args:
         passages: each prompt with each of its answers [N * W], row by row, for a population.
         reading: the same for a single point, with all answers of a row in one group.
+        missing: which labels have no answer in a row [N, C]; None where all have one.
     """
 
     passages: PassageBatch
     reading: PassageBatch
+    missing: Tensor | None = None
 
     def parts(self) -> tuple[Tensor, ...]:
         """All tensors that say what the rows are."""
-        of_passages = (part for g in self.passages.groups for part in (g.ids, g.answers, g.targets, g.rows))
+        groups = self.passages.groups
+        of_passages = (*(part for g in groups for part in (g.ids, g.answers, g.targets, g.rows)), self.missing)
         return (*super().parts(), *(part for part in of_passages if part is not None))
 
 
@@ -68,7 +77,9 @@ def collate_choices(
     rows = [range(first, first + width) for first in range(0, len(passages), width or 1)]
     apart = collate_passages(passages, stack)
     together = collate_passages(passages, stack, stretch=STRETCH, units=rows)
-    return ChoiceBatch(prompts.groups, prompts.labels, apart.read + apart.answered, apart, together)
+    lacking = any(any(question.missing) for question in questions)
+    missing = torch.tensor([question.missing for question in questions], device=stack.device) if lacking else None
+    return ChoiceBatch(prompts.groups, prompts.labels, apart.read + apart.answered, apart, together, missing)
 
 
 class ChoiceEngine(Engine):
@@ -89,15 +100,17 @@ class ChoiceEngine(Engine):
 
     def logits(self, batch: Batch, point: Point) -> Tensor:
         """Label logits [N, C] of one point."""
-        return self.by_label(self.likelihood.of(_choices(batch).reading, point))
+        return self.by_label(self.likelihood.of(_choices(batch).reading, point), _choices(batch).missing)
 
     def population_logits(self, batch: Batch, point: Point, candidates: Mapping[int, Tensor]) -> Tensor:
         """Label logits [P, N, C] of candidates that differ from `point` in some blocks."""
-        return self.by_label(self.likelihood.of_population(_choices(batch).passages, point, candidates))
+        found = self.likelihood.of_population(_choices(batch).passages, point, candidates)
+        return self.by_label(found, _choices(batch).missing)
 
-    def by_label(self, likely: Tensor) -> Tensor:
-        """Label logits [..., N, C] of answers [..., N * W], row by row."""
-        return self.gathered(likely.view(*likely.shape[:-1], -1, len(self.averaging)))
+    def by_label(self, likely: Tensor, missing: Tensor | None = None) -> Tensor:
+        """Label logits [..., N, C] of answers [..., N * W], row by row; of labels without an answer in their row [N, C] `NEVER`."""
+        found = self.gathered(likely.view(*likely.shape[:-1], -1, len(self.averaging)))
+        return found if missing is None else found.masked_fill(missing, NEVER)
 
     def reads_once(self, blocks: Sequence[int]) -> bool:
         """Never: a decoder reads answers of several tokens."""
@@ -143,9 +156,15 @@ class ChoiceEvaluator(LabelWordEvaluator):
         leaves = {block: point[block].clone().requires_grad_() for block in blocks}
         width, total = len(self.engine.averaging), 0.0
         for group, found in self.engine.likelihood.gradients(_choices(batch).reading, {**point, **leaves}):
-            labels = batch.labels[group.rows[::width] // width]
+            rows = group.rows[::width] // width
+            labels, missing = batch.labels[rows], _choices(batch).missing
             share = self.mass(labels) / self.mass(batch.labels)
-            loss = self.loss(self.engine.by_label(found).unsqueeze(0), labels)[0] * share
+            loss = (
+                self.loss(self.engine.by_label(found, None if missing is None else missing[rows]).unsqueeze(0), labels)[
+                    0
+                ]
+                * share
+            )
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return total, {block: gradient_of(leaf) for block, leaf in leaves.items()}

@@ -55,10 +55,12 @@ class AnswerCoder:
         template: of the task; the answer stands at its mask.
         most: longest answer in tokens, the mark at its end not counted.
         stop: texts that end an answer; they are no part of it. One that is a special token ends it as the model's own mark does.
+        end: the mark that stands behind given answers; None for the first of those that end one.
 
     Attributes:
         special: the special tokens, which are words where an answer spells one out.
-        ends: tokens that end an answer; the first of them stands behind given ones.
+        ends: tokens that end an answer.
+        end: the one of them that stands behind given answers.
         stop: the other texts.
         stem: words before the answer, behind which it is cut into tokens.
         blank: what stands between them and the answer.
@@ -68,7 +70,9 @@ class AnswerCoder:
         ModelError: the model writes no texts, does not say what ends one, or a stop text is a special token among other text.
     """
 
-    def __init__(self, backbone: Backbone, template: Template, most: int, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, backbone: Backbone, template: Template, most: int, stop: Sequence[str] = (), end: int | None = None
+    ) -> None:
         if backbone.kind == "masked":
             raise ModelError(writes_nothing(backbone.name))
         self.tokenizer = backbone.tokenizer
@@ -81,6 +85,7 @@ class AnswerCoder:
             )
         marks, self.stop = stops(backbone.tokenizer, stop)
         self.ends = tuple(dict.fromkeys((*own, *marks)))
+        self.end = self.ends[0] if end is None else end
         settings = getattr(backbone.model, "generation_config", None)
         self.forced_end: int | None = getattr(settings, "forced_eos_token_id", None)
         self.stem, self.blank = stem_of(template, backbone.kind)
@@ -92,7 +97,7 @@ class AnswerCoder:
             answer: the text; one that is longer than `most` is cut, and has no mark behind it.
         """
         ids = self.whole(answer)
-        return tuple(ids[: self.most]) if len(ids) > self.most else (*ids, self.ends[0])
+        return tuple(ids[: self.most]) if len(ids) > self.most else (*ids, self.end)
 
     def whole(self, answer: str) -> tuple[int, ...]:
         """Tokens of an answer as they would follow the prompt, however many; no mark behind them, and none that it spells out."""

@@ -62,6 +62,32 @@ def begins_otherwise(backbone: Backbone, task: Task) -> str:
     )
 
 
+def end_of_turn(backbone: Backbone, task: Task, ends: Sequence[int]) -> int | None:
+    """The mark that a model's form of conversation puts behind an answer.
+
+    Args:
+        backbone: the model.
+        task: whose form it is.
+        ends: tokens that end an answer.
+
+    Returns:
+        The one of these that stands there; None where no conversation is asked for, or the form ends answers with something else.
+    """
+    form = getattr(backbone.tokenizer, "chat_template", None)
+    if task.chat is None or not form:
+        return None
+    answer = "it was fine"
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
+    try:
+        said = str(backbone.tokenizer.apply_chat_template(messages, tokenize=False, **dict(task.chat.arguments)))
+    except Exception:  # a form may have no place for what the model has said
+        return None
+    _, found, behind = said.rpartition(answer)
+    marks = dict(zip(backbone.tokenizer.convert_ids_to_tokens(list(ends)), ends, strict=True))
+    there = [mark for mark in marks if mark and found and behind.lstrip().startswith(mark)]
+    return marks[max(there, key=len)] if there else None
+
+
 @dataclass(frozen=True)
 class Opening:
     """What all prompts of a conversation begin with: everything up to the question.

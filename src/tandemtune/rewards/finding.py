@@ -39,6 +39,32 @@ def code_file(address: str) -> Path | None:
     return file
 
 
+def may_read(address: str, columns: Iterable[str]) -> bool:
+    """Whether a function may read some of the columns that it is given, as far as its code tells: it names one, hands all of them on, or
+    is no plain function of a file.
+
+    Args:
+        address: see `code_file`.
+        columns: their names.
+    """
+    file = code_file(address)
+    name = address.rpartition(":")[2]
+    nodes = [] if file is None else ast.parse(file.read_bytes()).body
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef
+    function = next((node for node in reversed(nodes) if isinstance(node, kinds) and node.name == name), None)
+    if function is None:
+        return True
+    rest = function.args.kwarg and function.args.kwarg.arg
+    wanted = {*columns, rest}
+    for node in ast.walk(function):
+        told = node.id if isinstance(node, ast.Name) else node.value if isinstance(node, ast.Constant) else None
+        if isinstance(node, ast.arg) and node.arg != rest:
+            told = node.arg
+        if isinstance(told, str) and told in wanted:
+            return True
+    return False
+
+
 def code_of(name: str) -> dict[str, str]:
     """What a resumed run notices changed code of a reward by, see `plugins.outside_code`; no hash where the file has gone."""
     address = name if plugins.is_address(name) else _address_of_registered(name)

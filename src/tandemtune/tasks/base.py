@@ -17,7 +17,7 @@ from tandemtune.tasks.files import examples_of
 from tandemtune.tasks.metrics import Metric
 from tandemtune.tasks.problems import label_problems, metric_problems, word_problems
 from tandemtune.tasks.report import CountTokens, DataReport, data_report
-from tandemtune.tasks.table import HUB, Source, Table, check_source, element_of, read_table
+from tandemtune.tasks.table import HUB, Source, Table, check_source, columns_in, read_table
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.wording import nfc, show
 from tandemtune.types import Example, Split
@@ -109,6 +109,11 @@ class Task:
     def inputs(self) -> tuple[str, ...]:
         """Columns of texts that an unlabelled row needs."""
         return tuple(dict.fromkeys((*self.template.fields, *self.further)))
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Those of the inputs that a row may lack."""
+        return ()
 
     @property
     def needed(self) -> tuple[tuple[str, str], ...]:
@@ -397,9 +402,11 @@ class Task:
 
     def _read(self, source: Source) -> list[Example]:
         if not (isinstance(source, str) and source.startswith(HUB)):
-            only = [*(element_of(name)[0] for name in self.inputs), *self.inputs, self.label_column]
+            only = [column for name in (*self.inputs, self.label_column) for column in columns_in(name)]
             table = self._without_blanks(source, read_table(source, only=list(dict.fromkeys(only))), self.needed)
-            return examples_of(table, fields=self.inputs, label=self.label_column, labels=self.labels)
+            return examples_of(
+                table, fields=self.inputs, label=self.label_column, labels=self.labels, optional=self.optional
+            )
         names = {name: self.hub_columns.get(name, name) for name in (*self.inputs, self.label_column)}
         needed = [(what, names[column]) for what, column in self.needed]
         texts = [names[name] for name in self.template.fields]
@@ -408,11 +415,12 @@ class Task:
             fields=[names[name] for name in self.inputs],
             label=names[self.label_column],
             labels=[*self.hub_labels, *(label for label in self.labels if label not in self.hub_labels)],
+            optional=[names[name] for name in self.optional],
         )
         return [
             replace(
                 row,
-                fields={name: row.fields[names[name]] for name in self.inputs},
+                fields={name: row.fields[names[name]] for name in self.inputs if names[name] in row.fields},
                 label=self.hub_labels.get(str(row.label), row.label),
             )
             for row in rows
@@ -423,7 +431,8 @@ class Task:
     ) -> Table:
         """A table as the task takes it: where blank rows are left out, without these. What is odd about it is noted."""
         if self.blank_rows == "leave-out":
-            table = without_blank_rows(table, self.template.fields if texts is None else texts, needed, self.labels)
+            shown = self.template.fields if texts is None else texts
+            table = without_blank_rows(table, shown, needed, self.labels, self.optional)
         self._notes[source] = table.notes
         return table
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tandemtune.errors import DataError
-from tandemtune.tasks.table import HUB, Table, element_of, value_of
+from tandemtune.tasks.table import HUB, Table, column_of, is_absent, value_of
 from tandemtune.tasks.wording import counted, nfc, show
 
 MOST_BLANK = 0.2
@@ -29,7 +30,11 @@ def without_empty_rows(table: Table) -> Table:
 
 
 def without_blank_rows(
-    table: Table, texts: Sequence[str], needed: Sequence[tuple[str, str]] = (), labels: Sequence[str] = ()
+    table: Table,
+    texts: Sequence[str],
+    needed: Sequence[tuple[str, str]] = (),
+    labels: Sequence[str] = (),
+    optional: Sequence[str] = (),
 ) -> Table:
     """A table without its blank rows, with a remark that says how many there were and where.
 
@@ -38,6 +43,7 @@ def without_blank_rows(
         texts: columns of the texts; a row is blank if nothing stands in any of them.
         needed: what else each row has to have, "label" or "answer", and in which column.
         labels: names of the labels, where they are known; where none is called so, "nan" is no label.
+        optional: elements of lists among these columns that a row may lack, see `is_absent`.
 
     Raises:
         DataError: more than a fifth of the rows is blank.
@@ -50,6 +56,8 @@ def without_blank_rows(
         empty = texts and all(_blank(_value(table, index, name)) for name in texts)
         missing = [("a text", " and ".join(map(show, texts)))] * bool(empty)
         for what, name in needed:
+            if name in optional and is_absent(table, index, name):
+                continue
             if _blank(_value(table, index, name), nothing if what == "label" else ()):
                 missing.append((f"{'an' if what == 'answer' else 'a'} {what}", show(name)))
         if not missing:
@@ -71,6 +79,13 @@ def without_blank_rows(
     return replace(_of_rows(table, kept), remarks=(*table.remarks, remark))
 
 
+def says(table: Table, index: int, field: str) -> bool:
+    """Whether a row has such a column, and anything stands there."""
+    with suppress(DataError):
+        return not _blank(value_of(table, index, field))
+    return False
+
+
 def _of_rows(table: Table, kept: Sequence[int]) -> Table:
     if len(kept) == len(table.rows):
         return table
@@ -79,7 +94,7 @@ def _of_rows(table: Table, kept: Sequence[int]) -> Table:
 
 def _value(table: Table, index: int, field: str) -> Any:
     """A row's value in a column; None where the row does not have the column that others have."""
-    column, row = table.column(element_of(field)[0]), table.rows[index]
+    column, row = column_of(table, field), table.rows[index]
     if column is not None and column not in row and all(nfc(column) != nfc(name) for name in row):
         return None
     return value_of(table, index, field)

@@ -8,7 +8,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tandemtune.errors import DataError
-from tandemtune.tasks.table import HUB, SUFFIXES, Table, check_columns, check_source, read_table, value_of
+from tandemtune.tasks.table import (
+    HUB,
+    SUFFIXES,
+    Table,
+    check_columns,
+    check_source,
+    columns_in,
+    is_absent,
+    read_table,
+    value_of,
+)
 from tandemtune.tasks.wording import ONE_LABEL, did_you_mean, kind, listed, nfc, show
 from tandemtune.types import Example
 
@@ -38,7 +48,8 @@ def read_examples(
     Raises:
         DataError: the source or one of its rows cannot be used; names the file, line and field.
     """
-    table = read_table(source, only=[*fields] if label is None else [*fields, label])
+    named = [*fields] if label is None else [*fields, label]
+    table = read_table(source, only=[column for name in named for column in columns_in(name)])
     return examples_of(table, fields=fields, label=label, labels=labels, max_chars=max_chars)
 
 
@@ -49,6 +60,7 @@ def examples_of(
     label: str | None,
     labels: Sequence[str] | None,
     max_chars: int = MAX_CHARS,
+    optional: Sequence[str] = (),
 ) -> list[Example]:
     """Turn the rows of a table into examples.
 
@@ -65,6 +77,7 @@ def examples_of(
         label: column of the label; None for unlabelled rows.
         labels: allowed label names; None allows any.
         max_chars: longest accepted text of one field.
+        optional: fields that a row may lack, see `is_absent`; its example lacks them, too.
 
     Returns:
         One example for each row, in the order of the table.
@@ -83,7 +96,7 @@ def examples_of(
             unlabelled += 1
             continue
         at = f"{table.name}, {table.places[index]}"
-        texts = _texts(at, {field: value_of(table, index, field) for field in fields}, max_chars)
+        texts = _texts(at, _values(table, index, fields, optional), max_chars)
         if texts and not any(text.strip() for text in texts.values()):
             if label is not None and table.format.suffix in (".csv", ".tsv") and not any(map(str.strip, row.values())):
                 continue
@@ -120,13 +133,16 @@ def labels_of(table: Table, column: str, labels: Sequence[str]) -> list[str | No
     return found
 
 
-def texts_of(table: Table, fields: Sequence[str], max_chars: int = MAX_CHARS) -> list[Example | None]:
+def texts_of(
+    table: Table, fields: Sequence[str], max_chars: int = MAX_CHARS, optional: Sequence[str] = ()
+) -> list[Example | None]:
     """The texts of every row of a table, None for a row whose texts are all blank or missing.
 
     Args:
         table: the rows.
         fields: columns that become the text of an example.
         max_chars: longest accepted text of one field.
+        optional: as for `examples_of`.
 
     Returns:
         As many as the table has rows, without labels.
@@ -138,12 +154,21 @@ def texts_of(table: Table, fields: Sequence[str], max_chars: int = MAX_CHARS) ->
     found: list[Example | None] = []
     for index in range(len(table.rows)):
         at = f"{table.name}, {table.places[index]}"
-        values = {field: value_of(table, index, field) for field in fields}
+        values = _values(table, index, fields, optional)
         if all(value is None or (isinstance(value, str) and not value.strip()) for value in values.values()):
             found.append(None)
         else:
             found.append(Example(_texts(at, values, max_chars), at=at))
     return found
+
+
+def _values(table: Table, index: int, fields: Sequence[str], optional: Sequence[str]) -> dict[str, Any]:
+    """What stands in the fields of a row, without those that it may lack and lacks."""
+    return {
+        field: value_of(table, index, field)
+        for field in fields
+        if not (field in optional and is_absent(table, index, field))
+    }
 
 
 def _texts(at: str, values: Mapping[str, Any], max_chars: int) -> dict[str, str]:

@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 from tandemtune.errors import DataError, UsageError
 from tandemtune.rewards import base as rewards
 from tandemtune.rewards.base import Length, Reward, Written
+from tandemtune.rewards.finding import may_read
 from tandemtune.rewards.objects import schema_problem
 from tandemtune.tasks.base import Task
-from tandemtune.tasks.blanks import without_empty_rows
+from tandemtune.tasks.blanks import says, without_empty_rows
 from tandemtune.tasks.files import examples_of
 from tandemtune.tasks.judging import asked_once
 from tandemtune.tasks.number_columns import (
@@ -29,7 +30,7 @@ from tandemtune.tasks.number_columns import (
     numbers_in,
     together,
 )
-from tandemtune.tasks.table import HUB, Source, Table, read_table, value_of
+from tandemtune.tasks.table import HUB, Source, Table, column_of, read_table, value_of
 from tandemtune.tasks.wording import kind, nfc, show
 from tandemtune.types import Example
 
@@ -50,6 +51,8 @@ class TextTask(Task):
         schema: JSON schema of an answer, for the metric that checks it.
         reward: the metric.
         seconds: time limit of one call of a reward function.
+        likely: whether the likelihood of the labelled rows' references may be asked for, so that each of these rows needs one.
+        judges: what texts are judged by beside the metric.
         known_kinds: what the columns of a finished run's labelled rows held, as `kinds_in` said then.
         length: of the run, for rewards that ask how far it is.
     """
@@ -62,6 +65,8 @@ class TextTask(Task):
     schema: Mapping[str, Any] | None = None
     reward: Reward = field(default_factory=lambda: rewards.get(METRIC))
     seconds: float = 60.0
+    likely: bool = True
+    judges: tuple[Reward, ...] = ()
     known_kinds: Mapping[str, Kind] = field(default_factory=dict)
     length: Length = field(default_factory=Length)
 
@@ -107,8 +112,24 @@ class TextTask(Task):
 
     @property
     def needed(self) -> tuple[tuple[str, str], ...]:
-        """The answer, where a column holds it."""
+        """The answer, where a column holds it and something compares with it."""
+        return self._answer if self._compared else ()
+
+    @property
+    def _answer(self) -> tuple[tuple[str, str], ...]:
         return () if self.answer_column is None else (("answer", self.answer_column),)
+
+    @cached_property
+    def _compared(self) -> bool:
+        """Whether the metric or another judge reads references, or a function may do so."""
+        names = ("references", str(self.answer_column))
+        several = (self.reward, *self.judges)
+        return any(one.needs == "references" or (one.code and may_read(one.code, names)) for one in several)
+
+    def _needed_in(self, source: Source) -> tuple[tuple[str, str], ...]:
+        """What the rows of a source need beside a text: labelled ones an answer, too, where its likelihood is asked for."""
+        learned = self.likely and source in (self.train_source, self.dev_source)
+        return self._answer if learned else self.needed
 
     def gold(self, examples: Sequence[Example]) -> list[int]:
         """All rows are of one kind."""
@@ -209,11 +230,15 @@ class TextTask(Task):
         return together(self._columns_by_file)
 
     def _table(self, source: Source) -> Table:
-        return self._without_blanks(source, without_empty_rows(read_table(source)), self.needed)
+        table, needed = without_empty_rows(read_table(source)), self._needed_in(source)
+        if self.answer_column is not None and column_of(table, self.answer_column) is not None:
+            needed = self._answer  # rows without one are left out where others have it, whatever reads it
+        return self._without_blanks(source, table, needed)
 
     def _read(self, source: Source) -> list[Example]:
         table = self._table(source)
-        return self._examples(table, self._columns if _delimited(source) and self._columns else columns_of(table))
+        columns = self._columns if _delimited(source) and self._columns else columns_of(table)
+        return self._examples(table, columns, bool(self._needed_in(source)))
 
     def examples(self, table: Table) -> list[Example]:
         """Rows of a table with their references and all columns, for a function of the user's of the kinds that are known already.
@@ -222,20 +247,21 @@ class TextTask(Task):
             DataError: a row cannot be used; names the file, line and field.
         """
         columns = columns_of(table)
-        return self._examples(table, as_before(columns, self.known_kinds) if self.reward.code else columns)
+        columns = as_before(columns, self.known_kinds) if self.reward.code else columns
+        return self._examples(table, columns, bool(self.needed))
 
-    def _examples(self, table: Table, columns: Mapping[str, Column]) -> list[Example]:
+    def _examples(self, table: Table, columns: Mapping[str, Column], answered: bool) -> list[Example]:
         rows = examples_of(table, fields=self.template.fields, label=None, labels=None)
         numbers = numbers_in(table, columns)
         found: list[Example] = []
         for index, row in enumerate(rows):
-            references = self._references(row.at, table, index)
+            references = self._references(row.at, table, index, answered)
             own = {name: values[index] for name, values in numbers.items()}
             found.append(Example(row.fields, ROW, references, dict(table.rows[index]), own, row.at))
         return found
 
-    def _references(self, at: str, table: Table, index: int) -> tuple[str, ...]:
-        if self.answer_column is None:
+    def _references(self, at: str, table: Table, index: int, needed: bool) -> tuple[str, ...]:
+        if self.answer_column is None or not (needed or says(table, index, self.answer_column)):
             return ()
         return references_of(f"{at}, field {show(self.answer_column)}", value_of(table, index, self.answer_column))
 

@@ -17,6 +17,7 @@ from tandemtune.wiring.scorer import load_backbone, make_scorer
 from tandemtune.wiring.search import make_search
 from tandemtune.wiring.stages import make_stages, outline, planned
 from tandemtune.wiring.task import (
+    as_searched,
     candidate_tasks,
     check,
     check_packages,
@@ -29,6 +30,7 @@ from tandemtune.wiring.task import (
 )
 
 __all__ = [
+    "as_searched",
     "brief_of",
     "candidate_tasks",
     "check",

@@ -125,6 +125,7 @@ def make_scorer(
         "max_memory": memory,
         "weights_sha256": sha256,
         "plugins": config.plugins(),
+        "answer_end": known.answer_end if known else answers.end(backbone, task),
         "lr": learning_rate(config, vocabulary),
         **_facts_of_task(task, backbone, verbalizer),
         **_facts_of_parameters(parameters),

@@ -305,6 +305,21 @@ def with_length(task: Task, config: RunConfig, train_rows: int) -> Task:
     return replace(task, length=length_of(config, train_rows)) if isinstance(task, TextTask) else task
 
 
+def as_searched(config: RunConfig, task: _Task) -> _Task:
+    """A task that is answered with texts, with what a recipe's searches ask of its right answers.
+
+    Args:
+        config: the recipe.
+        task: its task.
+    """
+    if not isinstance(task, TextTask):
+        return task
+    objectives = [one.method.objective for one in config.stretches]
+    named = dict.fromkeys(name for one in objectives for noun, name in one.named() if noun == "reward")
+    likely = any(one.judge(task) is None for one in objectives)
+    return replace(task, likely=likely, judges=tuple(rewards.get(name, task.seconds) for name in named))
+
+
 def task_of_run(config: RunConfig, facts: Facts) -> Task:
     """The task of a run that has begun, from what it recorded; its data files are not needed any more."""
     if config.task.writes:
@@ -359,7 +374,7 @@ def check(config: RunConfig, progress: Progress | None = None, *, test: bool = T
                 f"[mentor] show_rows: {config.mentor.show_rows}, but rows are images, of which only paths could be shown: set it to 0"
             ]
         )
-    task = make_task(config.task, kind, progress)
+    task = as_searched(config, make_task(config.task, kind, progress))
     task = task if test else task.without_test()
     problems = [*_kind_problems(config, task, known), *task.check()]
     try:

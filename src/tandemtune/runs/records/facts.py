@@ -77,6 +77,8 @@ class Facts(Versioned):
         instead: the method whose parts are used, where those of the recipe's own did not fit this machine.
         mended: a sentence for each reward whose code was mended after it had stopped the run.
         columns: what the columns of the labelled rows hold, of a task that is answered with texts; None where nobody looked.
+        answer_end: the mark behind right answers, of a task that is answered with texts; None in a run that began with the first of the
+            model's marks behind all answers, those that a KL penalty reads included.
         together: how many templates are read together, where the recipe left that to their losses.
         all_right: whether the readout is right on all labelled rows, so that nothing is searched; None where nobody looked.
     """
@@ -116,4 +118,5 @@ class Facts(Versioned):
     stretches: tuple[StretchFacts, ...] = ()
     mended: tuple[str, ...] = ()
     columns: dict[str, Literal["int", "float", "text"]] | None = None
+    answer_end: int | None = None
     all_right: bool | None = None

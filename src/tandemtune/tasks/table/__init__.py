@@ -8,7 +8,7 @@
 """
 
 from tandemtune.tasks.table.base import Format, Row, Source, Table
-from tandemtune.tasks.table.columns import check_columns, element_of, value_of
+from tandemtune.tasks.table.columns import check_columns, column_of, columns_in, is_absent, value_of
 from tandemtune.tasks.table.reading import read_table
 from tandemtune.tasks.table.sources import HUB, SUFFIXES, absolute_address, check_source, located
 from tandemtune.tasks.table.writing import check_output, write_table
@@ -24,7 +24,9 @@ __all__ = [
     "check_columns",
     "check_output",
     "check_source",
-    "element_of",
+    "column_of",
+    "columns_in",
+    "is_absent",
     "located",
     "read_table",
     "value_of",

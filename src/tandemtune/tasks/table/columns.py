@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tandemtune.errors import DataError
-from tandemtune.tasks.table.base import Table
+from tandemtune.tasks.table.base import Row, Table
 from tandemtune.tasks.wording import did_you_mean, kind, listed, nfc, show
 
 
@@ -18,7 +18,7 @@ def check_columns(table: Table, wanted: Sequence[str]) -> None:
     """
     where = f"{table.name}, {table.header}" if table.header else table.name
     for name in wanted:
-        column = table.column(name) or table.column(element_of(name)[0])
+        column = column_of(table, name)
         if column is None and table.header is not None:
             raise DataError(_missing(where, name, table.columns))
         if column in table.repeated:
@@ -28,29 +28,58 @@ def check_columns(table: Table, wanted: Sequence[str]) -> None:
             )
 
 
-def element_of(field: str) -> tuple[str, int | None]:
-    """A column and the place in its lists that a name such as ``endings.0`` means; the name itself and None for any other."""
-    column, dot, place = field.rpartition(".")
-    return (column, int(place)) if dot and column and place.isdecimal() else (field, None)
+def columns_in(field: str) -> list[str]:
+    """The columns that a name such as ``choices.text.0`` may begin with, the longest first."""
+    parts = field.split(".")
+    return [column for count in range(len(parts), 0, -1) if (column := ".".join(parts[:count]))]
+
+
+def column_of(table: Table, field: str) -> str | None:
+    """The table's column that a name begins with, in the table's spelling; None where it has none."""
+    found = (table.column(column) for column in columns_in(field))
+    return next((column for column in found if column is not None), None)
 
 
 def value_of(table: Table, index: int, field: str) -> Any:
-    """A row's value in a column, or under a key of the one object in the row that has it; of a list in there the element that a
-    number behind a dot counts, from 0 (``endings.0``).
+    """A row's value in a column, or under a key of the one object in the row that has it. What stands behind a dot leads further:
+    a number counts the elements of a list from 0, and a word is a key of an object (``endings.0``, ``choices.text.0``).
 
     Raises:
-        DataError: no such column or element, or several objects have such a key.
+        DataError: no such column, key or element, or several objects have such a key.
     """
-    column, place = element_of(field)
-    if place is None or table.column(field) is not None:
-        return _cell_of(table, index, field)
-    whole = _cell_of(table, index, column)
-    if isinstance(whole, list | tuple) and place < len(whole):
-        return whole[place]
-    raise DataError(
-        f"{table.name}, {table.places[index]}, field {show(field)}: got {kind(whole)} {show(whole)}, expected a list of at least "
-        f"{place + 1}: correct the row"
-    )
+    row = table.rows[index]
+    column = next((one for one in columns_in(field) if table.column(one) or _objects_with(row, one)), field)
+    value = _cell_of(table, index, column)
+    for part in field[len(column) + 1 :].split(".") if column != field else ():
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif not part.isdecimal():
+            raise DataError(_missing(f"{table.name}, {table.places[index]}", field, list(row)))
+        elif isinstance(value, list | tuple) and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            raise DataError(
+                f"{table.name}, {table.places[index]}, field {show(field)}: got {kind(value)} {show(value)}, expected a list of at "
+                f"least {int(part) + 1}: correct the row"
+            )
+    return value
+
+
+def is_absent(table: Table, index: int, field: str) -> bool:
+    """Whether a row has a shorter list than a name with a number at its end counts to (``endings.3``)."""
+    before, _, place = field.rpartition(".")
+    if not before or not place.isdecimal() or table.column(field) is not None:
+        return False
+    try:
+        whole = value_of(table, index, before)
+    except DataError:
+        return False
+    return isinstance(whole, list | tuple) and int(place) >= len(whole)
+
+
+def _objects_with(row: Row, key: str) -> list[str]:
+    """The columns of a row that hold an object with some key."""
+    return [column for column, value in row.items() if isinstance(value, Mapping) and key in value]
 
 
 def _cell_of(table: Table, index: int, field: str) -> Any:
@@ -60,7 +89,7 @@ def _cell_of(table: Table, index: int, field: str) -> Any:
     same = next((column for column in row if nfc(column) == nfc(field)), None)
     if same is not None:
         return row[same]
-    inside = [column for column, value in row.items() if isinstance(value, Mapping) and field in value]
+    inside = _objects_with(row, field)
     where = f"{table.name}, {table.places[index]}"
     if len(inside) == 1:
         return row[inside[0]][field]
