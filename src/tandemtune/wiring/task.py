@@ -13,7 +13,7 @@ from tandemtune.answers import answers_of
 from tandemtune.assets.workspace import kept_images
 from tandemtune.config.schema import ModelSection, RunConfig, TaskSection
 from tandemtune.config.task import WordedTemplate
-from tandemtune.errors import ConfigError, DataError, UsageError
+from tandemtune.errors import ConfigError, DataError, RewardError, UsageError
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Kind
 from tandemtune.models.conversations import no_conversation
@@ -21,6 +21,7 @@ from tandemtune.models.prompts import goes_on, writes_nothing
 from tandemtune.problem import Progress
 from tandemtune.readout.ranking import best_of
 from tandemtune.rewards import base as rewards
+from tandemtune.rewards.base import Length
 from tandemtune.rewards.own import GIVEN
 from tandemtune.runs.records import Facts, TemplateScore, TemplatesTogether
 from tandemtune.tasks import metrics
@@ -323,7 +324,10 @@ def as_searched(config: RunConfig, task: _Task) -> _Task:
 def task_of_run(config: RunConfig, facts: Facts) -> Task:
     """The task of a run that has begun, from what it recorded; its data files are not needed any more."""
     if config.task.writes:
-        length = length_of(config, facts.train_rows)
+        try:
+            length = length_of(config, facts.train_rows)
+        except RewardError:  # what was searched on is gone; who searches on is told, and a run that has ended does without
+            length = Length()
         written = _text_task(config.task, facts.template, asked=True)
         return replace(written, known_kinds=facts.columns or {}, length=length)
     known = None if facts.kind == "image-text" else TASKS.get(config.task.name or "")
