@@ -398,7 +398,9 @@ def _kl_penalty(scorer: Scorer, writer: Writer, split: Split) -> TextKL:
     alone = {block: vector.unsqueeze(0) for block, vector in origin.items()}
     (texts,) = written = writer.write(prompts, origin, alone or None, sampling)
     begun = scorer.facts.answer_end is None  # when runs put one mark behind all texts, whichever was written
-    answers = [(*text.ids, writer.coder.end) if begun and text.tokens > len(text.ids) else text.with_end for text in texts]
+    answers = [
+        (*text.ids, writer.coder.end) if begun and text.tokens > len(text.ids) else text.with_end for text in texts
+    ]
     passages = collate_passages([Passage(p, ids) for p, ids in zip(prompts, answers, strict=True)], stack)
     likelihood = Likelihood(scorer.engine)
     weight = scorer.config.method.objective.kl_penalty

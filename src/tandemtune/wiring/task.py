@@ -13,7 +13,7 @@ from tandemtune.answers import answers_of
 from tandemtune.assets.workspace import kept_images
 from tandemtune.config.schema import ModelSection, RunConfig, TaskSection
 from tandemtune.config.task import WordedTemplate
-from tandemtune.errors import ConfigError, DataError, RewardError, UsageError
+from tandemtune.errors import ConfigError, DataError, UsageError
 from tandemtune.models import load as loading
 from tandemtune.models.backbone import Kind
 from tandemtune.models.conversations import no_conversation
@@ -326,7 +326,7 @@ def task_of_run(config: RunConfig, facts: Facts) -> Task:
     if config.task.writes:
         try:
             length = length_of(config, facts.train_rows)
-        except RewardError:  # what was searched on is gone; who searches on is told, and a run that has ended does without
+        except UsageError:  # a reward is gone: who searches on is told, and a run that has ended does without
             length = Length()
         written = _text_task(config.task, facts.template, asked=True)
         return replace(written, known_kinds=facts.columns or {}, length=length)
