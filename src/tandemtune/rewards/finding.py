@@ -40,14 +40,17 @@ def code_file(address: str) -> Path | None:
 
 
 def may_read(address: str, columns: Iterable[str]) -> bool:
-    """Whether a function may read some of the columns that it is given, as far as its code tells: it names one, hands all of them on, or
-    is no plain function of a file.
+    """Whether a function may read some of the columns that it is given, as far as its code tells: it names one, hands all of them on,
+    is no plain function of a file, or its file has gone.
 
     Args:
         address: see `code_file`.
         columns: their names.
     """
-    file = code_file(address)
+    try:
+        file = code_file(address)
+    except UsageError:
+        return True
     name = address.rpartition(":")[2]
     nodes = [] if file is None else ast.parse(file.read_bytes()).body
     kinds = ast.FunctionDef | ast.AsyncFunctionDef
