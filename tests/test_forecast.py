@@ -7,6 +7,7 @@ import re
 import pytest
 
 import small
+import writing
 from tandemtune.callbacks import Callback
 from tandemtune.config.schema import UNBOUNDED
 
@@ -45,6 +46,20 @@ def test_a_run_says_how_long_it_will_take(method, settings, amount, model, tmp_p
     small.tune(small.recipe(tmp_path, model, method__name=method, **changes), tmp_path / "run", lines)
     assert len(lines.forecast) == 1 and amount in lines.forecast[0]
     assert re.search(r"about \d+ (s|min) here", lines.forecast[0])
+
+
+def test_it_says_how_much_will_be_written_at_most(tmp_path):
+    """Texts of candidates that are judged by them, and in any search those of looks at dev rows."""
+    most = {}
+    for objective in ("reward", "ce"):
+        lines, folder = Lines(), tmp_path / objective
+        recipe = writing.recipe(tmp_path, method__objective=objective, method__budget=20, method__dev_every=2)
+        result = small.tune(recipe, folder, lines)
+        (found,) = re.findall(r"20 candidates and up to ([\d,]+) written tokens", lines.forecast[0])
+        most[objective] = int(found.replace(",", ""))
+        start = small.journal(folder)[0]["costs"]["generated"]
+        assert 0 < result["cost"]["generated_tokens"] - start <= most[objective]
+    assert most["reward"] > 4 * most["ce"]
 
 
 def test_it_says_when_time_ends_the_search_sooner(tmp_path):

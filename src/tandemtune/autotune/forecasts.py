@@ -19,11 +19,12 @@ SOON = 2.0
 
 @dataclass(frozen=True)
 class _Forecast:
-    """One search at most: the seconds that it takes here, its work until then, and the setting of [run] that ends it before its own
-    numbers do, or nothing."""
+    """One search at most: the seconds that it takes here, its work until then, the tokens that it writes, and the setting of [run] that
+    ends it before its own numbers do, or nothing."""
 
     seconds: float
     work: Planned
+    written: float
     bound: str
 
 
@@ -41,6 +42,8 @@ def forecast(problem: Problem) -> str | None:
     if bounds := " and ".join(dict.fromkeys(one.bound for one in each if one.bound)):
         done = ", then ".join(f"{one.work.total:,} {one.work.unit}" for one in each)
         amount, every = f"about {done} (as many as {bounds} allows)", ""
+    written = math.ceil(sum(one.written for one in each))
+    amount += f" and up to {written:,} written tokens" if written else ""
     limit = config.run.max_seconds
     if limit is not None and limit < took:
         return f"{every}{amount} would take about {span} here; the search ends after {limit:,g} s"
@@ -70,7 +73,8 @@ def _forecast(problem: Problem) -> _Forecast | None:
     if math.isinf(turns):
         return None
     took = turns * (seconds + rate * dev.forward / method.dev_every)
-    return _Forecast(took, Planned(math.ceil(turns) * counted if bound else planned.total, planned.unit), bound)
+    work = Planned(math.ceil(turns) * counted if bound else planned.total, planned.unit)
+    return _Forecast(took, work, turns * spent["max_generated_tokens"], bound)
 
 
 def _turn(problem: Problem) -> tuple[float, float, Costs]:
