@@ -18,7 +18,7 @@ from tandemtune.errors import ConfigError, DataError, ModelError, RunError
 from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.base import Task
 
-SCORE_KEYS = {"train_loss", "train", "dev_loss", "dev", "test", "calibrated", "prior"}
+SCORE_KEYS = {"train_loss", "train", "dev_loss", "dev", "test", "test_by_batch", "calibrated", "prior"}
 RESULT_KEYS = {
     "found_by",
     "notes",

@@ -260,9 +260,6 @@ class AskTell(ABC, Generic[C]):
 class VectorAskTell(AskTell[NDArray[np.float64]]):
     """Base of the optimizers over R^d."""
 
-    def _handed_out(self, asked: NDArray[Any]) -> NDArray[np.float64]:
-        return asked.astype(np.float64)  # whatever it is kept in
-
     def _as_batch(self, asked: Any) -> NDArray[np.float64]:
         return np.array(asked, dtype=np.float64)
 

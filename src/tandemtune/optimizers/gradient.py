@@ -174,6 +174,9 @@ class Gradient(VectorAskTell):
         self._optimizer.step()
         self._parameter.grad = None
 
+    def _handed_out(self, asked: NDArray[Any]) -> NDArray[np.float64]:
+        return asked.astype(np.float64)  # kept in float32: it may be as long as the model
+
     def _as_batch(self, asked: Any) -> NDArray[Any]:
         return np.array(asked, dtype=np.float32)
 
