@@ -1,9 +1,9 @@
 """Differences between methods of comparisons that have been made: over all pairs of task and seed, and over tasks.
 
-    python benchmarks/differences.py FOLDER [FOLDER ...] --pairs "A - B" "C - B" [--alone 1] [--tasks trec snli ...] [--model NAME]
+    python benchmarks/differences.py FOLDER [FOLDER ...] --pairs "A - B" "C - B" [--alone 1] [--tasks trec snli ...]
 
 FOLDER is what `tandemtune compare` wrote, or has written so far. A and B are methods by the names of their folders there, or one with "@readout"
-behind it: the readout on the pretrained model that its runs also scored. The p of a pair is that of a two-sided sign-flip test; those behind the first `--alone` pairs are also corrected together
+behind it: the readout on the pretrained model that its runs also scored. Of a comparison of several models, MODEL/TASK is a task. The p of a pair is that of a two-sided sign-flip test; those behind the first `--alone` pairs are also corrected together
 (Holm). Seeds of one task share its test rows and its template, so beside it stands the p over the tasks' mean differences (with six tasks it
 is never below .031), and a 95 % interval by drawing tasks, and seeds within them, again and again.
 """
@@ -29,7 +29,6 @@ Scores = dict[tuple[str, int], float]
 class Ended(NamedTuple):
     """A run of a comparison, and what it reached."""
 
-    model: str
     task: str
     method: str
     seed: int
@@ -38,12 +37,13 @@ class Ended(NamedTuple):
 
 def read(folders: Sequence[Path]) -> list[Ended]:
     """Runs that have ended of all comparisons; of one that stands in several folders the last."""
-    found: dict[tuple[str, ...], Ended] = {}
+    found: dict[tuple[str, str, str], Ended] = {}
     for folder in folders:
         for path in sorted(folder.rglob("result.json")):
-            *model, task, method, seed = path.parent.relative_to(folder).parts
+            *names, method, seed = path.parent.relative_to(folder).parts
+            task = "/".join(names)
             result = Result.read(json.loads(path.read_text(encoding="utf-8")), path)
-            found[*model, task, method, seed] = Ended("/".join(model), task, method, int(seed), result)
+            found[task, method, seed] = Ended(task, method, int(seed), result)
     return list(found.values())
 
 
@@ -146,13 +146,8 @@ def main() -> None:
         "--alone", type=int, default=0, help="how many of the first pairs stand outside Holm's correction"
     )
     parser.add_argument("--tasks", nargs="+")
-    parser.add_argument("--model")
     options = parser.parse_args()
-    runs = [
-        run
-        for run in read(options.folders)
-        if (not options.tasks or run.task in options.tasks) and options.model in (None, run.model)
-    ]
+    runs = [run for run in read(options.folders) if not options.tasks or run.task in options.tasks]
     names = dict.fromkeys(name.strip() for pair in options.pairs for name in pair.split(" - "))
     print(means(runs, list(names)))
     print()

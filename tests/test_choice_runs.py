@@ -220,6 +220,13 @@ def test_rows_with_fewer_answers_than_others(tmp_path, model, method):
     assert called.code == 0, called.err
 
 
+def test_an_answer_that_no_test_row_has_is_chosen_by_no_control(tmp_path):
+    recipe = choosing.columns(tmp_path, **THREE, method__name="manual")
+    _fewer(tmp_path)
+    small.write_rows(tmp_path / "test.jsonl", choosing.rows(24, 2))
+    assert tune(recipe, tmp_path / "run")["zero_shot"]["test_by_batch"] > 0
+
+
 def test_answers_that_a_row_has_are_told_apart_as_if_there_were_no_others(tmp_path):
     recipe = choosing.columns(tmp_path, **THREE, method__name="manual")
     two = {**recipe, "task": {**recipe["task"], "labels": {"0": "endings.0", "1": "endings.1"}}}

@@ -114,6 +114,12 @@ def test_calibrate_averages_probabilities_not_logits():
     assert result.exp()[0].tolist() == pytest.approx([0.5 / 0.7, 0.5 / 0.3], rel=1e-5)
 
 
+def test_a_label_that_is_never_possible_stays_so():
+    logits = torch.tensor([[1.0, 0.0, -1e4], [0.0, 2.0, -1e4]])
+    result = calibrate(logits, logits)
+    assert result.isfinite().all() and result.argmax(dim=-1).tolist() == [0, 1]
+
+
 def test_calibrate_ignores_a_shift_of_the_logits():
     logits, content_free = torch.randn(4, 3), torch.randn(2, 3)
     shifted = calibrate(logits + 5.0, content_free - 3.0)

@@ -319,7 +319,7 @@ def calibrate(logits: Tensor, content_free: Tensor) -> Tensor:
         Log probabilities up to a constant [..., N, C].
     """
     prior = torch.softmax(content_free, dim=-1).mean(dim=-2, keepdim=True)
-    return torch.log_softmax(logits, dim=-1) - prior.log()
+    return torch.log_softmax(logits, dim=-1) - prior.clamp_min(torch.finfo(prior.dtype).tiny).log()
 
 
 def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:

@@ -41,7 +41,7 @@ def code_file(address: str) -> Path | None:
 
 def may_read(address: str, columns: Iterable[str]) -> bool:
     """Whether a function may read some of the columns that it is given, as far as its code tells: it names one, hands all of them on,
-    is no plain function of a file, or its file has gone.
+    is decorated or no plain function of a file, or its file has gone.
 
     Args:
         address: see `code_file`.
@@ -55,7 +55,7 @@ def may_read(address: str, columns: Iterable[str]) -> bool:
     nodes = [] if file is None else ast.parse(file.read_bytes()).body
     kinds = ast.FunctionDef | ast.AsyncFunctionDef
     function = next((node for node in reversed(nodes) if isinstance(node, kinds) and node.name == name), None)
-    if function is None:
+    if function is None or function.decorator_list:
         return True
     rest = function.args.kwarg and function.args.kwarg.arg
     wanted = {*columns, rest}
