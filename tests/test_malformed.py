@@ -738,6 +738,7 @@ def test_the_good_recipe_is_good(good, tmp_path):
     assert small.call("run", path, "--out", tmp_path / "run").code == 0
 
 
+@pytest.mark.slow
 def test_long_lines_are_taken_and_cut(good, tmp_path):
     recipe = prepared(good, tmp_path)
     source = random.Random(3)

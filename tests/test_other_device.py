@@ -45,6 +45,7 @@ def ended(tests: tuple[str, ...], *options: str) -> subprocess.CompletedProcess[
     )
 
 
+@pytest.mark.slow
 def test_runs_on_another_device():
     done = ended(SOME)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

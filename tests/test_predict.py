@@ -159,6 +159,7 @@ def test_one_text_as_embeddings_is_no_list(inputs, tmp_path):
         load(tmp_path / "run").prompt_embeds(inputs)
 
 
+@pytest.mark.slow
 def test_other_tunables_are_no_embeddings(runs, tmp_path):
     with pytest.raises(RunError, match="the run tuned lora"):
         load(runs["gpt2"][0]).prompt_embeds(["fine"])

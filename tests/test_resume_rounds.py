@@ -75,11 +75,8 @@ BOTH = ("mutation", "moments kept", "schedule kept", "cma-es doer")
 KILLED = [(name, (0.0, 1000.0)[at % 2]) for at, name in enumerate(RUNS)]
 KILLED += [(name, (1000.0, 0.0)[at % 2]) for at, name in enumerate(RUNS) if name in BOTH]
 SOON = [
-    ("mutation", 0.0),
     ("moments kept", 1000.0),
-    ("schedule kept", 0.0),
     ("race", 0.0),
-    ("steered", 1000.0),
     ("going back", 1000.0),
 ]
 """What `make test` kills; the methods alone are stopped in test_methods.py."""

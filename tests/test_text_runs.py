@@ -16,6 +16,7 @@ import small
 import tandemtune
 import tiny
 import writing
+from grids import sparse
 from small import Stop, artefacts, journal, resume, tune
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError, UsageError
@@ -68,7 +69,7 @@ def test_few_shot_in_context(tmp_path, model):
     assert said
 
 
-@pytest.mark.parametrize("model", ["llama", "t5"])
+@pytest.mark.parametrize("model", sparse(["llama", "t5"], ["llama"]))
 def test_the_template_with_the_best_score_of_what_is_written_is_taken_and_kept(tmp_path, model):
     several = ["{text} . it was {mask}", "verily {text} verily {mask}", "{mask} : {text}", "verily {text} {mask}"]
     place = f"{writing.rewards_in(tmp_path)}:asked"
@@ -294,7 +295,9 @@ def test_init_where_nothing_but_a_reward_judges(tmp_path):
     assert small.call("validate", recipe).code == 0
 
 
-@pytest.mark.parametrize(("name", "more"), [("answer", ()), ("said", ("--answer", "said"))])
+@pytest.mark.parametrize(
+    ("name", "more"), sparse([("answer", ()), ("said", ("--answer", "said"))], [("said", ("--answer", "said"))])
+)
 def test_a_file_of_texts_with_answers_is_run_as_it_is(tmp_path, monkeypatch, name, more):
     monkeypatch.chdir(tmp_path)
     rows = [{"text": row["text"], name: row["answer"][0] + f" {i}"} for i, row in enumerate(writing.rows(20, 3))]

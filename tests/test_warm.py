@@ -36,7 +36,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="runs are forks on Li
 FORKS, STAYING = pytest.param(False, id="forks", marks=linux), pytest.param(True, id="staying")
 BOTH = pytest.mark.parametrize("stay", [FORKS, STAYING])
 SOON_FORKS = pytest.mark.parametrize("stay", [FORKS, pytest.param(True, id="staying", marks=pytest.mark.slow)])
-"""For what a process that stays has in common with others; test_each_run_finds_the_process_as_it_was has one, too."""
+"""For what a process that stays has in common with others; test_one_process_makes_the_runs_of_a_model has one, too."""
 
 OWN = """
 import os
@@ -160,7 +160,9 @@ def kept(model: str = "bert", device: str = "cpu") -> Kept:
     return Kept(str(small.model_folder(model)), None, "float32", None, 1, device)
 
 
-@pytest.mark.parametrize(("stay", "device"), [pytest.param(False, "cpu", marks=linux), (None, "meta")])
+@pytest.mark.parametrize(
+    ("stay", "device"), [pytest.param(False, "cpu", marks=[linux, pytest.mark.slow]), (None, "meta")]
+)
 def test_one_process_makes_the_runs_of_a_model(tmp_path, stay, device):
     """As many workers as runs at a time; the least needed one makes room for another model, and none outlives a run that is
     to be alone and stays in it, as all do on what is no processor."""
@@ -293,7 +295,7 @@ tandemtune.comparisons.beginning.PATIENCE = 0.2
 """
 
 
-@BOTH
+@SOON_FORKS
 def test_each_run_finds_the_process_as_it_was(tmp_path, monkeypatch, stay):
     """Whatever the one before did to it; and one that leaves something running, or fails, ends a process that stays."""
     script = f"{MEDDLES}{processes_module._WORKER.replace('from tandemtune.cli import main', '')}"

@@ -98,6 +98,7 @@ def test_the_folder_loads_plainly_and_computes_the_same(tiny: Path, shelf: Any, 
         assert torch.equal(model(**batch).logits, source(**batch).logits)
 
 
+@pytest.mark.slow
 def test_another_kind_of_model_is_refused(tiny: Path, shelf: Any, cache: Path) -> None:
     wheel = shelf.wheel("toy-gguf", {"toy/tiny.gguf": tiny.read_bytes()}, {"toy/tiny.gguf": "model.gguf"})
     shelf.add(wheel, kind="model", prepare=GGUF, architecture="Gemma3ForCausalLM")

@@ -52,6 +52,7 @@ def test_a_small_model_proposes_prompts_by_continuing_a_list(llama, tmp_path, ca
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 def test_the_same_request_has_the_same_answer_in_any_process(llama, folder):
     request = replace(complete(REAL, grammar=True, temperature=0.9, seed=5), max_tokens=24)
     long = replace(CHAT, messages=(("user", "Tell me about films. " * 12),), max_tokens=16, temperature=1.0)
@@ -132,6 +133,7 @@ ENDLESS = Request(
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 def test_an_answer_that_was_cut_where_the_context_ends_says_so(folder):
     small = LlamaClient(folder / "model.gguf", context=256)
     endless = replace(ENDLESS, grammar='root ::= " one" root')

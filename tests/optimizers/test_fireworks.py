@@ -61,6 +61,7 @@ def test_several_fireworks_on_a_sphere():
     assert on_spheres(FireworksSearch, 3) < 1e-6 < 3e-6 < on_spheres(Reversed, 3)
 
 
+@pytest.mark.slow
 def test_the_published_value_on_f17_and_not_that_of_the_reversed_sign():
     """62 and about 140 (30 dimensions, 300,000 evaluations)."""
     settings = {"d": 30, "popsize": 300, "fireworks": 5, "box": (-100.0, 100.0), "g_max": 1000}

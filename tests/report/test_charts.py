@@ -141,6 +141,7 @@ def test_the_pareto_front():
     assert chart.table().best == {(0, 2), (1, 2), (3, 3), (1, 3)}
 
 
+@pytest.mark.slow
 def test_the_same_bytes_in_every_process():
     script = (
         "import sys; sys.path.insert(0, 'tests/report'); from test_charts import CHARTS; "

@@ -23,6 +23,7 @@ from rich.console import Console
 
 import small
 import writing
+from grids import sparse
 from tandemtune.errors import RunError
 from tandemtune.report.history import best_spot, trail, unit_of
 from tandemtune.report.recipes import as_toml, used
@@ -110,7 +111,7 @@ def test_a_readout_that_does_as_well_untuned_and_a_split_story_are_told(tmp_path
         assert sentence in shown
 
 
-@pytest.mark.parametrize(("metric", "positive"), [("macro_f1", None), ("f1", "positive")])
+@pytest.mark.parametrize(("metric", "positive"), sparse([("macro_f1", None), ("f1", "positive")], [("f1", "positive")]))
 def test_f1_has_bootstrap_intervals_out_of_the_predictions(tmp_path, metric, positive):
     # 8 + 24 of 10 + 30 rows are right: F1 is 16/24 and 48/56
     value = round((16 / 24 + 48 / 56) / 2 if positive is None else 48 / 56, 6)
@@ -352,7 +353,13 @@ def test_a_run_that_was_stopped_before_anything_was_written(tmp_path):
     assert run_charts(RunFolder(folder)) == {} and "small · c-lora" in run_html_summary(folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}\n", b"nonsense\n{}\n", b'{"step": "x", "seconds": null}\n', b"\xff\n\n"])
+@pytest.mark.parametrize(
+    "content",
+    sparse(
+        [b"", b"{}\n", b"nonsense\n{}\n", b'{"step": "x", "seconds": null}\n', b"\xff\n\n"],
+        [b'{"step": "x", "seconds": null}\n', b"\xff\n\n"],
+    ),
+)
 def test_a_clock_that_cannot_be_read_costs_a_figure_only(tmp_path, content):
     folder = made.copy("c-lora", tmp_path)
     (folder / "clock.jsonl").write_bytes(content)
@@ -361,7 +368,11 @@ def test_a_clock_that_cannot_be_read_costs_a_figure_only(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"nonsense\n{}\n", b'{"asked": 3}\n', b'{"client": "\xff"}\n', b'{"client": "x"}\n{"answ']
+    "content",
+    sparse(
+        [b"", b"nonsense\n{}\n", b'{"asked": 3}\n', b'{"client": "\xff"}\n', b'{"client": "x"}\n{"answ'],
+        [b'{"asked": 3}\n', b'{"client": "\xff"}\n'],
+    ),
 )
 def test_conversations_that_cannot_be_read_are_shown_as_they_are(tmp_path, content):
     folder = made.copy("mentor", tmp_path)
