@@ -4,11 +4,13 @@
 
 As a plugin of pytest it puts every model of a run on the device "elsewhere" (`[model] device = "auto"`). Its tensors lie in
 ordinary memory, but an operation that mixes them with others fails as it would on a GPU, and they cannot be read as arrays.
+With SINGLE=1 in the environment it has no float64, as Apple's GPUs have none.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import Any
 
 import safetensors.torch
@@ -18,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 NAME = "elsewhere"
+SINGLE = bool(os.environ.get("SINGLE"))
 aten = torch.ops.aten
 MOVES = (aten._to_copy.default, aten.copy_.default)
 INDEXED = (aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default)
@@ -28,6 +31,8 @@ class There(torch.Tensor):
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> There:
+        if SINGLE and inner.dtype == torch.float64:
+            raise TypeError(f"{NAME} has no float64")
         return torch.Tensor._make_wrapper_subclass(
             cls,
             inner.size(),
@@ -130,7 +135,9 @@ def pytest_configure(config: Any) -> None:
     safetensors.torch.save_file = _save_file
     from tandemtune import devices, subspace
 
+    if SINGLE:
+        devices.SINGLE.add(NAME)
     devices.find_device = lambda wanted: NAME if wanted == "auto" else wanted
     own = subspace.Matrices
-    own.on = classmethod(lambda cls, device: None if device.type == "cpu" else cls(device, 10**8))  # type: ignore[method-assign, assignment]
+    own.on = classmethod(lambda cls, device: None if SINGLE or device.type == "cpu" else cls(device, 10**8))  # type: ignore[method-assign, assignment]
     Elsewhere().__enter__()

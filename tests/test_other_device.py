@@ -24,7 +24,10 @@ TYPES = "not lozo and not full and not stopped"
 """Methods among all weights ask for the type of a weight, which is none there."""
 
 
-def ended(tests: tuple[str, ...], *options: str) -> subprocess.CompletedProcess[str]:
+NUMBERS = pytest.mark.parametrize("single", ["", "1"], ids=["with float64", "without"])
+
+
+def ended(tests: tuple[str, ...], single: str, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [
             sys.executable,
@@ -39,20 +42,22 @@ def ended(tests: tuple[str, ...], *options: str) -> subprocess.CompletedProcess[
             *(str(HERE / one) for one in tests),
         ],
         cwd=HERE.parent,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
+        env={**os.environ, "SINGLE": single, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
         capture_output=True,
         text=True,
     )
 
 
 @pytest.mark.slow
-def test_runs_on_another_device():
-    done = ended(SOME)
+@NUMBERS
+def test_runs_on_another_device(single):
+    done = ended(SOME, single)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_every_kind_of_run_on_another_device():
-    done = ended(EVERY, "-k", TYPES)
+@NUMBERS
+def test_every_kind_of_run_on_another_device(single):
+    done = ended(EVERY, single, "-k", TYPES)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

@@ -657,15 +657,22 @@ def test_more_tokens_than_were_given_are_told(tmp_path):
 
 def test_more_rows_than_a_solver_takes_are_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(members, "MOST_LOGISTIC", 20)
-    recipe = readout_recipe(tmp_path, method__readout="bias")
+    recipe = readout_recipe(tmp_path, method__readout="affine")
     recipe["model"]["name"] = "nobody/has-such-a-model"
-    said = "at most 20 labelled ones, got 32: take readout ridge"
+    said = "at most 20 labelled ones of 2 labels, got 32: take readout ridge"
     called = small.call("validate", small.write_recipe(tmp_path / "recipe.json", recipe), "model.kind=causal")
     assert called.code == 2 and said in called.err, called.err
     with pytest.raises(UsageError, match=said):
         tune({**recipe, "model": {**recipe["model"], "kind": "causal"}}, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     tune(readout_recipe(tmp_path), tmp_path / "ridge")
+    tune(
+        readout_recipe(tmp_path, method__readout="bias"), tmp_path / "bias"
+    )  # solved among labels, whatever rows there are
+    monkeypatch.setattr(members, "MOST_LOGISTIC", 1000)
+    monkeypatch.setattr(members, "MOST_NUMBERS", 2 * 30**2)
+    with pytest.raises(UsageError, match="at most 30 labelled ones of 2 labels, got 32"):
+        tune(readout_recipe(tmp_path, method__readout="affine"), tmp_path / "many")
 
 
 @pytest.mark.parametrize(

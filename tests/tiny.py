@@ -141,6 +141,11 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+SCALED: dict[str, tuple[str, dict[str, Any]]] = {
+    "cohere": ("CohereConfig", {**GROUPED, "logit_scale": 0.0625}),
+    "granite": ("GraniteConfig", {**GROUPED, "logits_scaling": 8.0}),
+}
+"""Models whose logits are a multiple of what their output embedding makes; not among those that all suites run."""
 MASKED = ("bert", "roberta", "distilbert", "electra", "deberta-v2")
 SEQ2SEQ = ("t5", "bart")
 CAUSAL = tuple(name for name in CONFIGS if name not in (*MASKED, *SEQ2SEQ))
@@ -162,7 +167,7 @@ def tokenizer(kind: str) -> PreTrainedTokenizerFast:
 
 def model(name: str, seed: int = 0) -> torch.nn.Module:
     """A random model of one architecture, with weights large enough that its outputs differ."""
-    config_name, options = CONFIGS[name]
+    config_name, options = (CONFIGS | SCALED)[name]
     config = getattr(transformers, config_name)(**options)
     auto = {
         "masked": transformers.AutoModelForMaskedLM,

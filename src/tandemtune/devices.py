@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from tandemtune.errors import UsageError
 from tandemtune.system import free_memory_mb
@@ -11,6 +12,13 @@ BACKWARD = 4.0
 """Memory that training may take, in sizes of the model's files: these may hold 16 bits, and the weights and activations take 32."""
 PROCESSOR_MEMORY = 256.0
 """Megabytes of activations that suit a processor's caches."""
+SINGLE = {"mps"}
+"""Types of devices that have no float64."""
+
+
+def exact(numbers: Tensor) -> Tensor:
+    """Numbers in float64, where they lie; on the processor where their device has none of these (Apple's)."""
+    return (numbers.cpu() if numbers.device.type in SINGLE else numbers).double()
 
 
 def default_memory(device: str) -> float:

@@ -15,6 +15,7 @@ import torch
 import tandemtune.assets as assets
 from tandemtune.answers import answers_of
 from tandemtune.card import AUTO, conversation, messages
+from tandemtune.devices import exact
 from tandemtune.errors import UsageError
 from tandemtune.models import load as loading
 from tandemtune.models.naming import BaseName, base_name
@@ -213,7 +214,7 @@ def _readout(model: TunedModel, tuned: Path) -> tuple[Path | None, dict[str, flo
         if not scorer.calibrates:
             return None, dict.fromkeys(labels, 0.0)
         empty = scorer.engine.logits(content_free(scorer), model.point)
-        shift = -torch.softmax(empty.double(), dim=-1).mean(dim=0).log()
+        shift = -torch.softmax(exact(empty), dim=-1).mean(dim=0).log()
         return None, dict(zip(labels, shift.tolist(), strict=True))
     told = json.loads((tuned / READOUT / "readout.json").read_text(encoding="utf-8"))
     if "no_adapter" in told:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tandemtune.assets import PREFIX
 from tandemtune.assets.workspace import kept_images
+from tandemtune.devices import exact
 from tandemtune.errors import DataError, ModelError
 from tandemtune.evaluators.batch import Batch, collate
 from tandemtune.evaluators.image_text import ClassTexts, ImageBatch, ImageTextEngine, ImageTextEvaluator
@@ -161,7 +162,7 @@ class ImageScorer(Scorer):
             DataError: the readout is not linear in these.
         """
         engine: Any = self.engine
-        weight = self.backbone.scale * engine.classes(self.texts(), point).double()  # type: ignore[attr-defined]
+        weight = self.backbone.scale * exact(engine.classes(self.texts(), point))  # type: ignore[attr-defined]
         bias = torch.zeros(len(weight), dtype=torch.float64, device=weight.device)
         pooled: dict[str, Tensor] = {}
         if self.readout is not None:
@@ -171,7 +172,7 @@ class ImageScorer(Scorer):
             added, bias = replace(self.readout.readout, features=tuple(maps.values())).correction(weight)
             weight = weight + added
         elif self.calibrates:
-            free = engine.logits(self.content_free(), point).double()
+            free = exact(engine.logits(self.content_free(), point))
             bias = -torch.softmax(free, dim=-1).mean(dim=0).log()
         found = {"weight": weight, "bias": bias, **pooled}
         return {name: (tensor / self.temperature).float().cpu().contiguous() for name, tensor in found.items()}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tandemtune.config import RunConfig
+from tandemtune.devices import exact
 from tandemtune.errors import ConfigError, DataError, ModelError
 from tandemtune.evaluators import statistics
 from tandemtune.evaluators.batch import Batch, collate
@@ -80,7 +81,7 @@ class Scorer:
 
     def probabilities(self, logits: Tensor) -> list[list[float]]:
         """Of each label, for label logits [N, C]."""
-        found: list[list[float]] = torch.softmax(logits.double() / self.temperature, dim=-1).tolist()
+        found: list[list[float]] = torch.softmax(exact(logits) / self.temperature, dim=-1).tolist()
         return found
 
     def note(self, **found: Any) -> None:

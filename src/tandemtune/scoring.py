@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tandemtune.devices import exact
 from tandemtune.errors import DataError
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.features import PassReading, read
@@ -238,7 +239,8 @@ def _solved(problem: Problem, point: Point | None) -> tuple[SolvedReadout, Tenso
     scorer = problem.scorer
     batch = scorer.batch([*problem.split.train, *problem.split.dev], point is None)
     member = scorer.config.method.readout
-    return solve_readout(member, scorer.engine, batch, point or {}, scorer.task.labels), batch.labels
+    solved = solve_readout(member, scorer.engine, batch, point or {}, scorer.task.labels)
+    return solved, batch.labels.to(solved.without.device)
 
 
 def _by_words(problem: Problem, tuned: Point | None, test: _TestRows | None) -> tuple[Scores, Tensor | None, float]:
@@ -352,8 +354,10 @@ def temperature(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -
     """
     if not len(labels) or not torch.isfinite(logits).all():
         return 1.0
-    tried = torch.linspace(-3.0, 3.0, 601, dtype=torch.float64, device=logits.device)
-    scaled = torch.log_softmax(logits.double() / tried.exp()[:, None, None], dim=-1)
+    words = exact(logits)
+    labels = labels.to(words.device)
+    tried = torch.linspace(-3.0, 3.0, 601, dtype=torch.float64, device=words.device)
+    scaled = torch.log_softmax(words / tried.exp()[:, None, None], dim=-1)
     gold = scaled.gather(2, labels.view(1, -1, 1).expand(len(tried), -1, 1))
     if (
         weights is not None

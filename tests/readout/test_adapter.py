@@ -58,7 +58,7 @@ def label_logits(model, backbone, verbalizer, prompts):
 
 @pytest.mark.grid
 @pytest.mark.parametrize("form", ["bias", "affine", "logistic", "ridge"])
-@pytest.mark.parametrize("name", ["bert", "electra", "gpt2", "opt", "llama", "qwen3", "t5", "bart"])
+@pytest.mark.parametrize("name", ["bert", "electra", "gpt2", "opt", "llama", "qwen3", "t5", "bart", *tiny.SCALED])
 def test_peft_gives_the_readouts_logits(name, form, tmp_path):
     peft = pytest.importorskip("peft")
     backbone, stack, verbalizer, prompts, reading = made(name)

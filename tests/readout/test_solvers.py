@@ -126,3 +126,19 @@ def test_logistic_regression_of_a_population_is_that_of_its_members():
         alone = logistic.solve(k[p], offset[p], y, w)
         assert_close(together.alpha[p], alone.alpha, rtol=1e-6, atol=1e-8)
         assert_close(together.without[p], alone.without, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(20, 3), (2, 40, 5)])
+def test_a_bias_is_solved_among_labels_as_it_is_among_rows(shape):
+    made = torch.Generator().manual_seed(0)
+    offset = 3 * torch.randn(*shape, dtype=torch.float64, generator=made)
+    rows, labels = shape[-2:]
+    one_hot = torch.nn.functional.one_hot(torch.randint(labels, (rows,), generator=made), labels).double()
+    weights = 0.5 + torch.rand(rows, dtype=torch.float64, generator=made)
+    kernel = torch.full((*shape[:-2], rows, rows), 100.0, dtype=torch.float64)
+    by_rows, by_labels = (
+        logistic.solve(kernel, offset, one_hot, weights),
+        logistic.solve_bias(100.0, offset, one_hot, weights),
+    )
+    assert_close(by_labels.alpha.sum(-2), by_rows.alpha.sum(-2), atol=1e-10, rtol=1e-8)
+    assert_close(by_labels.without, by_rows.without, atol=1e-8, rtol=1e-8)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tandemtune.errors import DataError
-from tandemtune.tasks.fewshot import draw, everything, hold_out, shared_out, split, subsample, text_key
+from tandemtune.tasks.fewshot import draw, everything, hold_out, shared, shared_out, split, subsample, text_key
 from tandemtune.types import Example
 
 LABELS = ("a", "b", "c")
@@ -163,6 +163,47 @@ def test_subsample_keeps_the_share_of_every_label(sizes, n, seed, order):
     for label, size in enumerate(sizes):
         exact = min(n, len(pool)) * size / max(len(pool), 1)
         assert abs(found[str(label)] - exact) < 1
+
+
+@given(
+    sizes=st.lists(st.integers(1, 300), min_size=1, max_size=6),
+    n=st.integers(1, 200),
+    least=st.integers(0, 3),
+    seed=st.integers(0, 9),
+)
+def test_subsample_keeps_so_many_rows_of_rare_labels(sizes, n, least, seed):
+    pool = [Example({"text": f"{label} {i}"}, str(label)) for label, size in enumerate(sizes) for i in range(size)]
+    found = Counter(row.label for row in subsample(pool, n, seed, least))
+    floors = [min(least, size) for size in sizes]
+    assert all(found[str(label)] >= floor for label, floor in enumerate(floors))
+    assert sum(found.values()) == min(len(pool), max(n, sum(floors)))
+    if all(count >= floor for count, floor in zip(shared(min(n, len(pool)), sizes), floors, strict=True)):
+        assert found == Counter(row.label for row in subsample(pool, n, seed))
+
+
+def test_all_rows_are_each_once():
+    """A row whose copy stayed would be no row that is left out; one text with two answers is no copy."""
+    rows = [
+        Example({"text": "so good"}, "a"),
+        Example({"text": "so  good "}, "a"),
+        Example({"text": "so good"}, "b"),
+        Example({"text": "bad"}, "b"),
+        Example({"text": "bad"}, "b"),
+    ]
+    found = everything(rows, ["a", "b"], 0, 3).train
+    assert Counter((text_key(row), row.label) for row in found) == Counter(
+        {(text_key(row), row.label): 1 for row in rows}
+    )
+
+
+@pytest.mark.parametrize("k", [1, "all"])
+def test_no_row_of_dev_stands_in_train_with_other_blanks(k):
+    rows = [
+        Example({"text": f"{text}{blank}"}, label) for text, label in ("xa", "yb", "za", "wb") for blank in ("", " ")
+    ]
+    labels = ["a", "b"]
+    found = everything(rows, labels, 1, 5) if k == "all" else split(rows, labels, k, 5)
+    assert not {text_key(row) for row in found.train} & {text_key(row) for row in found.dev}
 
 
 def test_subsample_of_rows_without_labels_is_fixed_for_good():

@@ -17,6 +17,7 @@ import tandemtune.answers.snippets as snippets
 from tandemtune import scoring
 from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.config.schema import RunConfig, TaskSection
+from tandemtune.devices import exact
 from tandemtune.errors import ConfigError
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.features import PassReading
@@ -135,7 +136,7 @@ class LabelAnswers(Answers):
             for row, true, guess in zip(rows, gold, said, strict=True)
             if true != guess
         ]
-        shares = torch.softmax(logits.double(), dim=-1).mean(dim=0).tolist()
+        shares = torch.softmax(exact(logits), dim=-1).mean(dim=0).tolist()
         return Standing(
             tuple(map(tuple, confusion.tolist())), tuple(shares), tuple(wrong[: scorer.config.mentor.show_rows])
         )
@@ -282,7 +283,8 @@ def _dev_readout(scorer: Scorer, batch: Batch, cut: int) -> Callable[[Point], Te
 
     def logits(point: Point) -> Tensor:
         try:
-            return solve_readout(member, scorer.engine, batch, point, scorer.task.labels).without[cut:].float()
+            found = solve_readout(member, scorer.engine, batch, point, scorer.task.labels)
+            return found.without[cut:].float().to(batch.labels.device)
         except NotFiniteError:
             gold = batch.labels[cut:]
             return torch.full((len(gold), len(scorer.task.labels)), torch.nan, device=gold.device)

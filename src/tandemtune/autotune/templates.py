@@ -110,7 +110,7 @@ class Judge:
         self._config, self._task, self._progress = config, task, progress
         self._readings: list[tuple[TemplateScore, PassReading]] = []
         self._backbone = wiring.load_backbone(config, kind, dtype, devices.find_device(config.model.device))
-        self.rows = subsample([*split.train, *split.dev], most, config.task.seed)
+        self.rows = subsample([*split.train, *split.dev], most, config.task.seed, least=2)
 
     def ranked(self, tasks: Sequence[Task]) -> list[TemplateScore]:
         """What comes of each task's template, in their order; one that cannot be used has a reason and no loss."""

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tandemtune.devices import exact
 from tandemtune.evaluators.base import OverEngine, PointGradient, Rows
 from tandemtune.evaluators.batch import Batch
 from tandemtune.evaluators.engine import Engine
@@ -146,7 +147,7 @@ class LabelWordEvaluator(OverEngine[Batch]):
         if self.kl is not None:
             found = self.engine.population_logits(self.kl.batch, point, candidates)
             losses = losses + self.kl.penalty(found)
-        return losses.double().cpu().numpy()
+        return losses.cpu().double().numpy()
 
     def measure(self, point: Point, rows: Rows = "train") -> Evaluation:
         """Loss and metric of one point on the training or dev rows."""
@@ -156,7 +157,7 @@ class LabelWordEvaluator(OverEngine[Batch]):
     def described(self, point: Point) -> tuple[Evaluation, tuple[float, ...]]:
         """Evaluation and mean label probabilities on the training rows, see `Evaluator.described`."""
         found = self._measured_on_train(point)
-        shares: list[float] = torch.softmax(found.logits.double(), dim=-1).mean(dim=0).tolist()
+        shares: list[float] = torch.softmax(exact(found.logits), dim=-1).mean(dim=0).tolist()
         return Evaluation(loss=to_loss(found.loss), score=found.score), tuple(shares)
 
     def dev_losses(self, point: Point) -> tuple[Evaluation, NDArray[np.float64]]:
@@ -167,7 +168,7 @@ class LabelWordEvaluator(OverEngine[Batch]):
         assumed = None if self.dev_readout is None else label_weights(self.dev.labels, self._assumed)
         weights = self._weights if assumed is None else assumed
         if weights is not None:  # of a single row they cancel
-            counted = weights[self.dev.labels.to(weights.device)].double().cpu().numpy()
+            counted = weights[self.dev.labels.to(weights.device)].cpu().double().numpy()
             losses = losses * counted / counted.mean()
         return Evaluation(loss=to_loss(found.loss), score=found.score), losses
 
@@ -296,8 +297,9 @@ def label_weights(labels: Tensor, assumed: Tensor | None) -> Tensor | None:
     """
     if assumed is None or not len(labels):
         return None
-    counts = torch.bincount(labels, minlength=len(assumed)).double()
-    weights = assumed.to(labels.device) / counts.clamp_min(1.0)
+    counts = exact(torch.bincount(labels, minlength=len(assumed)))
+    labels = labels.to(counts.device)
+    weights = assumed.to(counts.device) / counts.clamp_min(1.0)
     weights = weights / weights[labels].mean()
     alike = torch.allclose(weights[labels], torch.ones_like(weights[labels]))
     return None if alike else weights

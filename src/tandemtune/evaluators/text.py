@@ -143,7 +143,7 @@ class ReferenceLoss:
     ) -> tuple[NDArray[np.float64], int]:
         """One pass over all references for all candidates."""
         found = self.likelihood.of_population(rows.answered.passages, point, candidates)
-        return -rows.answered.by_row(found).mean(dim=-1).double().cpu().numpy(), 0
+        return -rows.answered.by_row(found).mean(dim=-1).cpu().double().numpy(), 0
 
     def of_written(self, rows: TextRows, point: Point, written: Written) -> float:
         """The same of one point; what it has written does not matter."""
@@ -151,7 +151,7 @@ class ReferenceLoss:
 
     def each(self, rows: TextRows, point: Point, written: Written) -> NDArray[np.float64]:
         """The mean over each row's references."""
-        return -self._by_row(rows, point).double().cpu().numpy()
+        return -self._by_row(rows, point).cpu().double().numpy()
 
     def work(self, rows: TextRows, first: int) -> tuple[float, int]:
         """All passages."""
@@ -258,7 +258,7 @@ class TextKL:
     def penalty(self, point: Point, candidates: Mapping[int, Tensor]) -> NDArray[np.float64]:
         """Penalties [P] of candidates."""
         found = self.likelihood.of_population(self.passages, point, candidates)
-        return self.weight * (self.untuned - found).mean(dim=-1).double().cpu().numpy()
+        return self.weight * (self.untuned - found).mean(dim=-1).cpu().double().numpy()
 
     def work(self, first: int) -> float:
         """What a pass costs from a layer on."""

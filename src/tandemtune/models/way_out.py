@@ -14,7 +14,10 @@ from tandemtune.errors import ModelError
 from tandemtune.models import spans as laid
 from tandemtune.models.linear import is_packed
 from tandemtune.models.spans import Spans
-from tandemtune.models.survey import hooked, replaced_forward
+from tandemtune.models.survey import TOKENS, hooked, plain_ids, read_text, replaced_forward
+
+CLOSE = 1e-2
+"""How far logits may lie from a multiple of what the output embedding makes, as a share of their range."""
 
 
 def output_embedding(model: nn.Module) -> nn.Linear:
@@ -35,6 +38,31 @@ def output_embedding(model: nn.Module) -> nn.Linear:
             "words cannot be picked from it: choose a model whose output embedding is left as it was"
         )
     return head
+
+
+@torch.inference_mode()
+def logit_scale(model: nn.Module, head: nn.Linear) -> float | None:
+    """What a model multiplies the products of its output embedding by before they are logits (Cohere, Granite), measured on a
+    short text; 1 in most models.
+
+    Args:
+        model: the model.
+        head: its output embedding.
+
+    Returns:
+        None where no number does it, as in a model that bends its logits (Gemma 2).
+    """
+    made: list[Tensor] = []
+    with hooked(head.register_forward_hook(lambda _, args, output: made.append(output))):
+        said = read_text(model, plain_ids(model, TOKENS).unsqueeze(0)).logits.float()
+    products, extra = made[-1].float(), getattr(model, "final_logits_bias", None)
+    if isinstance(extra, Tensor):  # BART
+        said = said - extra.float()
+    if products.shape != said.shape:
+        return None
+    scale = float((products * said).sum() / products.square().sum().clamp_min(1e-30))
+    far = float((scale * products - said).abs().amax())
+    return scale if scale > 0 and far <= CLOSE * float(said.amax() - said.amin()) else None
 
 
 class WayOut:

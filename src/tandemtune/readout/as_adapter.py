@@ -11,21 +11,28 @@ from torch import Tensor
 
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import LayerStack
+from tandemtune.models.way_out import logit_scale
 from tandemtune.readout.fitting import Readout
 from tandemtune.tasks.verbalizers import Verbalizer
 from tandemtune.tunables.lora import TASK_TYPES
 
 
-def label_rows(stack: LayerStack, verbalizer: Verbalizer) -> tuple[Tensor, Tensor]:
-    """The output embedding's row and bias of each label, means over its words: [C, h] and [C], float64."""
+def label_rows(stack: LayerStack, verbalizer: Verbalizer, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The output embedding's row of each label and what is added to its logit, means over its words: [C, h] and [C], float64.
+
+    Args:
+        stack: the model.
+        verbalizer: which words stand for which label.
+        scale: what the model multiplies what its output embedding makes by (`logit_scale`).
+    """
     averaging = torch.tensor(verbalizer.weights(), dtype=torch.float64)
-    rows = stack.head.weight[stack.token_ids].detach().double().cpu()
+    rows = stack.head.weight[stack.token_ids].detach().cpu().double()
     bias = torch.zeros(len(rows), dtype=torch.float64)
     if stack.head.bias is not None:
-        bias = bias + stack.head.bias[stack.token_ids].detach().double().cpu()
+        bias = bias + scale * stack.head.bias[stack.token_ids].detach().cpu().double()
     extra = getattr(stack.model, "final_logits_bias", None)
     if isinstance(extra, Tensor):  # BART
-        bias = bias + extra.flatten()[stack.token_ids].detach().double().cpu()
+        bias = bias + extra.flatten()[stack.token_ids].detach().cpu().double()
     return averaging.T @ rows, averaging.T @ bias
 
 
@@ -73,8 +80,9 @@ def save(
     Raises:
         DataError: the readout is no change of the output embedding.
     """
-    rows, bias = label_rows(stack, verbalizer)
-    change, shift = readout.correction(rows, bias)
+    scale = logit_scale(backbone.model, stack.head) or 1.0
+    rows, bias = label_rows(stack, verbalizer, scale)
+    change, shift = readout.correction(rows, bias, scale)
     path = next(name for name, module in backbone.model.named_modules() if module is stack.head)
     a, b = factors(change, verbalizer, len(stack.head.weight))
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tandemtune.devices import exact
 from tandemtune.errors import DataError
 
 Prior = Literal["balanced", "train"] | Sequence[float]
@@ -38,11 +39,11 @@ class Scaled:
     @classmethod
     def of(cls, view: Tensor) -> Scaled:
         """Scale a view [..., N, h]."""
-        exact = view.double()
-        mean = exact.mean(dim=-2, keepdim=True)
-        centred = exact - mean
+        whole = exact(view)
+        mean = whole.mean(dim=-2, keepdim=True)
+        centred = whole - mean
         size = centred.norm(dim=-1, keepdim=True).mean(dim=-2, keepdim=True)
-        same = size <= CONSTANT * exact.norm(dim=-1, keepdim=True).mean(dim=-2, keepdim=True)
+        same = size <= CONSTANT * whole.norm(dim=-1, keepdim=True).mean(dim=-2, keepdim=True)
         size = size.masked_fill(same, torch.inf)
         return cls(centred / size, mean, size)
 
@@ -79,7 +80,8 @@ class Design:
         prior: Prior = "balanced",
         names: Sequence[str] | None = None,
     ) -> None:
-        self.labels = labels.to(logits.device, torch.long)
+        words = exact(logits)
+        self.labels = labels.to(words.device, torch.long)
         self.classes = logits.shape[-1]
         for view in (*features, logits):
             if view.shape[:-1] != (*logits.shape[:-2], len(labels)):
@@ -88,12 +90,12 @@ class Design:
                     f"them {list(logits.shape[:-2])} as the label logits have"
                 )
         self.weights = row_weights(self.labels, self.classes, prior, names)
-        views = [functional.log_softmax(logits.double(), dim=-1), *(view.double() for view in features)]
+        views = [functional.log_softmax(words, dim=-1), *(exact(view) for view in features)]
         self.broken = torch.stack([~view.isfinite().flatten(-2).all(dim=-1) for view in views]).any(dim=0)
         if self.broken.ndim == 0 and self.broken:
             raise NotFiniteError("features or label logits hold numbers that are not finite: compute them in float32")
         self.features = tuple(Scaled.of(self._whole(view)) for view in views[1:])
-        self.logits = self._whole(logits.double())
+        self.logits = self._whole(words)
 
     @property
     def rows(self) -> int:

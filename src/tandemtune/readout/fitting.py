@@ -14,6 +14,7 @@ from torch.nn import functional
 
 import tandemtune.readout.logistic as logistic
 import tandemtune.readout.squares as squares
+from tandemtune.devices import exact
 from tandemtune.errors import DataError
 from tandemtune.readout.design import Design, LabelView, Scaled, centred
 
@@ -49,6 +50,11 @@ class Form:
     features: bool
     label_view: LabelView | None
     starts_at_words: bool
+
+    @property
+    def reads(self) -> bool:
+        """Whether anything of a row is read beside what it corrects; a bias alone reads nothing."""
+        return self.features or self.label_view is not None
 
     @property
     def linear(self) -> bool:
@@ -115,13 +121,14 @@ class Readout:
             logits: the model's label logits [..., N, C].
 
         Returns:
-            [..., N, C], float64.
+            [..., N, C], float64 (`exact`).
         """
         if len(features) != len(self.features):
             raise DataError(f"{len(features)} views of features, expected {len(self.features)}")
-        seen = logits.double() if self.label_view == "logits" else functional.log_softmax(logits.double(), dim=-1)
-        here = self.on(logits.device)
-        parts = (view.double() @ weight for view, weight in zip(features, here.features, strict=True))
+        words = exact(logits)
+        seen = words if self.label_view == "logits" else functional.log_softmax(words, dim=-1)
+        here = self.on(words.device)
+        parts = (exact(view) @ weight for view, weight in zip(features, here.features, strict=True))
         return sum(parts, seen @ here.labels) + here.bias[..., None, :]
 
     @property
@@ -133,14 +140,15 @@ class Readout:
             return "a readout of several views is no change of the output embedding: take the answer view alone"
         return ""
 
-    def correction(self, rows: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def correction(self, rows: Tensor, bias: Tensor | None = None, scale: float = 1.0) -> tuple[Tensor, Tensor]:
         """What to add to the label words' rows of the output embedding, so that the model says what the readout says.
 
         The mean of the label logits stays the model's own, so that label words do not fall behind the other words.
 
         Args:
             rows: the output embedding's row of each label [C, h], the mean over its words.
-            bias: the output embedding's bias of each label [C]; None if it has none.
+            bias: what is added to the logit of each label [C]; None for nothing.
+            scale: what the model multiplies the products with its output embedding by to make logits of them.
 
         Returns:
             Matrix [..., C, h] of rank C - 1 and bias [..., C], to be added to every word of a label.
@@ -150,12 +158,13 @@ class Readout:
         """
         if self.no_correction:
             raise DataError(self.no_correction)
-        own, here = rows.double(), self.on(rows.device)
+        own = exact(rows)
+        here = self.on(own.device)
         change = here.labels - torch.eye(here.labels.shape[-1], dtype=torch.float64, device=own.device)
         added = change.mT @ own
         if here.features:
-            added = added + here.features[0].mT
-        shift = here.bias if bias is None else here.bias + bias.double() @ change
+            added = added + here.features[0].mT / scale
+        shift = here.bias if bias is None else here.bias + exact(bias) @ change
         return added - added.mean(dim=-2, keepdim=True), centred(shift)
 
 
@@ -190,8 +199,7 @@ def leave_one_out(design: Design, settings: Settings) -> Tensor:
     if settings.form.solver == "squares":
         system = _system(design, settings.form, settings.shares)
         return settings.scale * system.leave_one_out(_targets(design), settings.noise)
-    kernel = _kernel(design, settings.form, settings.shares)
-    return _logistic(design, settings.form, kernel, settings.noise).without
+    return _logistic(design, settings.form, settings.shares, settings.noise).without
 
 
 def solve(design: Design, settings: Settings) -> Readout:
@@ -201,7 +209,7 @@ def solve(design: Design, settings: Settings) -> Readout:
         alpha = _system(design, form, settings.shares).solve(_targets(design), settings.noise) * settings.scale
         strength, constant = 1.0, 1.0
     else:
-        alpha = _logistic(design, form, _kernel(design, form, settings.shares), settings.noise).alpha
+        alpha = _logistic(design, form, settings.shares, settings.noise).alpha
         strength, constant = 1 / settings.noise, FREE
     used = _used(design, form)
     maps: list[Tensor] = []
@@ -232,14 +240,13 @@ def _tried(
 ) -> Iterator[tuple[float, float, float]]:
     """Noise, scale and leave-one-out loss of each strength."""
     if form.solver == "logistic":
-        kernel = _kernel(design, form, shares)
+        kernel = _kernel(design, form, shares) if form.reads else None
         for noise in noises if shares else noises[:1]:
-            without = _logistic(design, form, kernel, noise).without
+            without = _logistic(design, form, shares, noise, kernel).without
             yield noise, 1.0, float(design.loss(without))
         return
     found = _system(design, form, shares).leave_one_out_for_each(_targets(design), noises)
-    scales = torch.tensor(SCALES, dtype=torch.float64, device=found.device)
-    losses = design.loss(scales[:, None, None, None] * found)
+    losses = torch.stack([design.loss(scale * found) for scale in SCALES])  # one after another: labels may be many
     values, places = losses.min(dim=0)
     for noise, value, place in zip(noises, values.tolist(), places.tolist(), strict=True):
         yield noise, SCALES[place], value
@@ -288,6 +295,12 @@ def _targets(design: Design) -> Tensor:
     return design.one_hot - 1 / design.classes
 
 
-def _logistic(design: Design, form: Form, kernel: Tensor, noise: float) -> logistic.Solution:
+def _logistic(
+    design: Design, form: Form, shares: tuple[float, ...], noise: float, kernel: Tensor | None = None
+) -> logistic.Solution:
     offset = design.logits if form.starts_at_words else torch.zeros_like(design.logits)
+    if not form.reads:
+        return logistic.solve_bias(FREE, offset, design.one_hot, design.weights)
+    if kernel is None:
+        kernel = _kernel(design, form, shares)
     return logistic.solve(kernel / noise + FREE, offset, design.one_hot, design.weights)

@@ -60,6 +60,49 @@ def solve(kernel: Tensor, offset: Tensor, one_hot: Tensor, weights: Tensor) -> S
     return Solution(alpha, _without(kernel, logits, counts * one_hot, counts))
 
 
+def solve_bias(variance: float, offset: Tensor, one_hot: Tensor, weights: Tensor) -> Solution:
+    """As `solve` with the kernel of a bias alone, `variance` everywhere: among the biases of C labels, and not among rows.
+
+    Args:
+        variance: of each label's bias.
+        offset: logits to start from [..., N, C].
+        one_hot: labels [N, C].
+        weights: what each row counts [N].
+    """
+    counts = weights[:, None]
+    free = torch.eye(offset.shape[-1], dtype=offset.dtype, device=offset.device) / variance
+    bias = torch.zeros_like(offset[..., 0, :])
+
+    def value(bias: Tensor) -> Tensor:
+        log_p = functional.log_softmax(offset + bias[..., None, :], dim=-1)
+        return (counts * one_hot * log_p).sum(dim=(-2, -1)) - bias.square().sum(dim=-1) / (2 * variance)
+
+    def curve(p: Tensor) -> Tensor:
+        weighted = counts * p
+        return torch.diag_embed(weighted.sum(dim=-2)) - weighted.mT @ p + free
+
+    best = value(bias)
+    for _ in range(STEPS):
+        p = functional.softmax(offset + bias[..., None, :], dim=-1)
+        slope = (counts * (one_hot - p)).sum(dim=-2) - bias / variance
+        step = torch.linalg.solve(curve(p), slope)
+        for _ in range(HALVINGS):  # a whole step may overshoot where the offset is far off
+            reached = value(bias + step)
+            worse = reached < best - 1e-12 * best.abs()
+            if not worse.any():
+                break
+            step = torch.where(worse[..., None], step / 2, step)
+        step = torch.where((reached >= best)[..., None], step, torch.zeros_like(step))
+        bias, best = bias + step, torch.maximum(reached, best)
+        if step.abs().max() < CLOSE:
+            break
+    logits = offset + bias[..., None, :]
+    p = functional.softmax(logits, dim=-1)
+    spread = torch.linalg.inv(curve(p))[..., None, :, :]  # what is left uncertain of the logits, the same for all rows
+    pull = counts * (one_hot - p)
+    return Solution(pull, logits - _moved(spread, p, counts, pull))
+
+
 def _objective(kernel: Tensor, offset: Tensor, one_hot: Tensor, counts: Tensor, alpha: Tensor) -> Tensor:
     rise = kernel @ alpha
     log_p = functional.log_softmax(offset + rise, dim=-1)
@@ -113,9 +156,19 @@ def _without(kernel: Tensor, logits: Tensor, target: Tensor, counts: Tensor) -> 
     half = torch.linalg.solve_triangular(curve.m[..., None, :, :], ek, upper=False)
     shared = torch.einsum("...ckn,...dkn->...ncd", half, half)
     spread = torch.diag_embed(own.mT) + shared  # what is left uncertain of each row's logits [..., N, C, C]
-    p = curve.p
+    return logits - _moved(spread, curve.p, counts, target - counts * curve.p)
+
+
+def _moved(spread: Tensor, p: Tensor, counts: Tensor, pull: Tensor) -> Tensor:
+    """How far each row moves its own logits [..., N, C], by one Newton step.
+
+    Args:
+        spread: what is left uncertain of its logits [..., N, C, C].
+        p: its probabilities [..., N, C].
+        counts: what it counts [N, 1].
+        pull: the slope of its likelihood [..., N, C].
+    """
     w = counts[..., None] * (torch.diag_embed(p) - p[..., :, None] * p[..., None, :])
-    pull = target - counts * p
     eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
     moved: Tensor = torch.linalg.solve(eye - spread @ w, spread @ pull[..., None])[..., 0]
-    return logits - moved
+    return moved

@@ -33,6 +33,8 @@ FOLDER = "readout"
 
 MOST_LOGISTIC = 3000
 """Labelled rows of logistic readouts, whose cost grows with the third power of their number."""
+MOST_NUMBERS = 50_000_000
+"""Rows x rows x labels that they are solved with at most: 400 MB, of which there are five at once."""
 
 ENOUGH = 60
 """So many rows that are all right leave at most a twentieth of errors on others (3 / rows, at a confidence of 95 %); of fewer ones all
@@ -135,15 +137,22 @@ class ReadoutMember(Member):
         except UsageError as error:
             raise ConfigError([f"[method] views: {error}"]) from None
 
-    def check_rows(self, rows: int) -> None:
+    def check_rows(self, rows: int, labels: int) -> None:
         """Refuse more labelled rows than the solver can take.
+
+        Args:
+            rows: labelled rows.
+            labels: of the task.
 
         Raises:
             DataError: there are too many.
         """
-        if self.form is not None and FORMS[self.form].solver == "logistic" and rows > MOST_LOGISTIC:
+        if self.form is None or FORMS[self.form].solver != "logistic" or not FORMS[self.form].reads:
+            return
+        most = min(MOST_LOGISTIC, int((MOST_NUMBERS / labels) ** 0.5))
+        if rows > most:
             raise DataError(
-                f"readout {self.kind} is solved between rows and takes at most {MOST_LOGISTIC:,} labelled ones, got {rows:,}: take "
+                f"readout {self.kind} is solved between rows and takes at most {most:,} labelled ones of {labels} labels, got {rows:,}: take "
                 "readout ridge, or fewer shots and dev_shots"
             )
 
@@ -277,7 +286,8 @@ class SolvedReadout:
 
     def answers(self, reading: PassReading) -> Tensor:
         """Label logits [N, C] of rows that were read at the readout's point, float32."""
-        return self.readout.logits([reading.views[view] for view in self.views], reading.logits).float()
+        said = self.readout.logits([reading.views[view] for view in self.views], reading.logits)
+        return said.float().to(reading.logits.device)
 
     def no_adapter(self, engine: Engine) -> str:
         """Why it is no adapter on the output embedding; empty where it is one."""

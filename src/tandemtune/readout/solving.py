@@ -106,7 +106,8 @@ def leave_one_out_logits(
         assert settings is not None  # of one that was solved here
         reading = read_population(engine, batch, point, candidates, views)
         design = Design([reading.views[view] for view in views], reading.logits, batch.labels, member.prior, labels)
-        return leave_one_out(design, settings).masked_fill(design.broken[..., None, None], torch.nan).float()
+        found = leave_one_out(design, settings).masked_fill(design.broken[..., None, None], torch.nan)
+        return found.float().to(reading.logits.device)
 
     return logits
 

@@ -149,7 +149,7 @@ class Phase:
 
     def beginning(self, blocks: tuple[int, ...]) -> NDArray[np.float64]:
         """The starting point of a turn's blocks as one vector."""
-        return torch.cat([self.origin[block].flatten() for block in blocks]).double().cpu().numpy()
+        return torch.cat([self.origin[block].flatten() for block in blocks]).cpu().double().numpy()
 
     def below(self, blocks: tuple[int, ...]) -> int:
         """The block whose hidden states are surely kept when a turn begins: the one of the turn before; the turn's own for the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
@@ -16,7 +17,7 @@ def split(examples: Sequence[Example], labels: Sequence[str], k: int, seed: int,
     """Draw k rows of each class to train on and the next ones to choose by.
 
     The rows are shuffled with the seed; the first `k` of each class become train, the next `dev_k` dev. A row
-    whose text is identical to one already drawn is skipped, so that dev holds no copy of a train row.
+    with the text (`text_key`) of one already drawn is skipped, so that dev holds no copy of a train row.
 
     Args:
         examples: labelled rows of the training split.
@@ -55,7 +56,7 @@ def everything(
         dev: rows that dev is drawn from; None draws it from `examples`.
 
     Returns:
-        All rows in a shuffled order, without those whose text stands in dev, and dev.
+        All rows in a shuffled order, without those whose text stands in dev and without copies (`others`), and dev.
 
     Raises:
         DataError: a row has no known label, or classes have too few rows for dev.
@@ -99,12 +100,12 @@ def _by_class(
 ) -> dict[str, list[Example]]:
     """The rows of each class in a shuffled order, each text once."""
     classes: dict[str, list[Example]] = {label: [] for label in labels}
-    seen = {_text(example) for example in avoid}
+    seen = {text_key(example) for example in avoid}
     for index in _shuffled(len(examples), seed):
         example = examples[index]
         if example.label is None or example.label not in classes:
             raise DataError(f"example {index + 1} has the label {example.label!r}, expected one of {list(labels)}")
-        text = _text(example)
+        text = text_key(example)
         if text not in seen:
             seen.add(text)
             classes[example.label].append(example)
@@ -119,7 +120,10 @@ def _in_turn(classes: Sequence[Sequence[Example]]) -> tuple[Example, ...]:
 def others(
     examples: Sequence[Example], labels: Sequence[str], seed: int, avoid: Iterable[Example]
 ) -> tuple[Example, ...]:
-    """All rows in a shuffled order, without those whose text stands in `avoid`.
+    """All rows in a shuffled order, without those whose text stands in `avoid`, and of copies the first.
+
+    A row whose copy stays would be no row that is left out when a readout is judged by its leave-one-out loss. Rows with one text and
+    different labels or answers are no copies.
 
     Args:
         examples: labelled rows.
@@ -130,17 +134,22 @@ def others(
     Raises:
         DataError: there are no rows, none is left, or one has no known label.
     """
-    kept = {_text(example) for example in avoid}
+    kept = {text_key(example) for example in avoid}
     rows = [examples[index] for index in _shuffled(len(examples), seed)]
     wrong = next((row.label for row in rows if row.label not in labels), None)
     if wrong is not None or not rows:
         raise DataError(
             f"a row has the label {wrong!r}, expected one of {list(labels)}" if rows else "no rows to train on"
         )
-    found = tuple(row for row in rows if _text(row) not in kept)
+    found = {_copy_key(row): row for row in reversed(rows) if text_key(row) not in kept}
     if not found:
         raise DataError("all rows became dev rows, and none is left to train on: lower dev_shots, or add rows")
-    return found
+    return tuple(reversed(found.values()))
+
+
+def _copy_key(row: Example) -> tuple[object, ...]:
+    """What rows share that say the same of one text."""
+    return text_key(row), row.label, row.references, json.dumps(dict(row.columns), sort_keys=True, default=str)
 
 
 def draw(
@@ -222,7 +231,7 @@ def hold_out(
     return rest, tuple(example for example, key in zip(examples, keys, strict=True) if key in held)
 
 
-def subsample(examples: Sequence[Example], n: int | None, seed: int) -> list[Example]:
+def subsample(examples: Sequence[Example], n: int | None, seed: int, least: int = 0) -> list[Example]:
     """Keep at most n rows, chosen by the seed, in their original order.
 
     Where all rows have labels, every label keeps its share of the rows, rounded up or down.
@@ -231,6 +240,8 @@ def subsample(examples: Sequence[Example], n: int | None, seed: int) -> list[Exa
         examples: rows to choose from.
         n: how many to keep, at least 1; None keeps all.
         seed: decides which ones, at least 0.
+        least: how many rows of each label are kept where there are so many, before the others are shared out; of very many labels that
+            may be more than `n` rows together.
 
     Returns:
         All rows if there are no more than `n`.
@@ -248,7 +259,13 @@ def subsample(examples: Sequence[Example], n: int | None, seed: int) -> list[Exa
         classes.setdefault(examples[index].label, []).append(index)
     if None in classes:
         classes = {None: order}
-    counts = shared(n, [len(indices) for indices in classes.values()])
+    sizes = [len(indices) for indices in classes.values()]
+    counts = shared(n, sizes)
+    floors = [min(least, size) for size in sizes]
+    if any(count < floor for count, floor in zip(counts, floors, strict=True)):
+        beyond = [size - floor for size, floor in zip(sizes, floors, strict=True)]
+        further = shared(max(0, n - sum(floors)), beyond) if any(beyond) else beyond
+        counts = [floor + more for floor, more in zip(floors, further, strict=True)]
     kept = [index for count, indices in zip(counts, classes.values(), strict=True) for index in indices[:count]]
     return [examples[index] for index in sorted(kept)]
 
@@ -284,13 +301,13 @@ def _drawn(
     avoid: Iterable[Example],
 ) -> tuple[Example, ...]:
     chosen: dict[str, list[Example]] = {label: [] for label in labels}
-    seen = {_text(example) for example in avoid}
+    seen = {text_key(example) for example in avoid}
     for index in _shuffled(len(examples), seed):
         example = examples[index]
         if example.label is None or example.label not in chosen:
             raise DataError(f"example {index + 1} has the label {example.label!r}, expected one of {list(labels)}")
         rows = chosen[example.label]
-        text = _text(example)
+        text = text_key(example)
         if len(rows) < needed and text not in seen:
             seen.add(text)
             rows.append(example)
@@ -320,7 +337,3 @@ def text_key(example: Example) -> str:
     """What two rows share whose texts differ at most in white space and in how accents are encoded."""
     fields = sorted((name, " ".join(nfc(text).split())) for name, text in example.fields.items())
     return "\0".join(part for field in fields for part in field)
-
-
-def _text(example: Example) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted(example.fields.items()))

@@ -55,7 +55,7 @@ def check_rows(problem: Problem) -> None:
     """
     scorer, split = problem.scorer, problem.split
     task, section = scorer.task, scorer.config.task
-    scorer.config.method.readout.check_rows(len(split.train) + len(split.dev))
+    scorer.config.method.readout.check_rows(len(split.train) + len(split.dev), len(scorer.task.labels))
     parts = {"train": split.train, "dev": split.dev}
     if task.has_test:
         parts["test"] = tuple(task.test(section.test_rows, section.seed))

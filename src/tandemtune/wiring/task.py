@@ -393,7 +393,7 @@ def check(config: RunConfig, progress: Progress | None = None, *, test: bool = T
             answers_of(task).check(config.task, task, split)
             for one in config.stretches:
                 one.method.readout.check_labels(task.labels)
-                one.method.readout.check_rows(len(split.train) + len(split.dev))
+                one.method.readout.check_rows(len(split.train) + len(split.dev), len(task.labels))
                 problems += _labels_without_rows(one, task, split)
         except DataError as error:
             problems = [str(error)]
