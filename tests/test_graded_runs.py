@@ -13,7 +13,7 @@ import writing
 from executors.stubs import Virtual
 from small import Stop, artefacts, call, journal, resume, tune, write_recipe
 from tandemtune.errors import UsageError
-from tandemtune.mentor.grading import read_grade
+from tandemtune.mentor.grading import Grader, read_grade
 
 sys.path.insert(0, str(Path(__file__).parent / "mentor"))
 from loopback import completion, error, message, say, send, serving
@@ -124,6 +124,49 @@ def test_a_resumed_run_asks_nothing_twice(tmp_path, server):
     lines = [(tmp_path / name / "grades.jsonl").read_text() for name in ("whole", "cut")]
     assert lines[0] == lines[1]
     assert len(server.seen) - whole <= whole + 2  # each process may say hello
+
+
+@pytest.mark.parametrize("ended", ["by an error", "by Ctrl-C"])
+def test_grades_that_were_given_before_a_search_began_are_kept(tmp_path, server, ended, monkeypatch):
+    tune(recipe(tmp_path, server), tmp_path / "whole")
+    whole, asked = len(server.seen), []
+
+    def breaking(handler, body):
+        asked.append(body)
+        if len(asked) < 7:
+            return by_length(handler, body)
+        return error(500)(handler, body)
+
+    with monkeypatch.context() as until:
+        if ended == "by Ctrl-C":
+            own = Grader.grade
+
+            def grade(grader, request):
+                if len(asked) > 5:
+                    raise KeyboardInterrupt
+                return own(grader, request)
+
+            until.setattr(Grader, "grade", grade)
+        server.answers = [breaking]
+        with pytest.raises((UsageError, KeyboardInterrupt)):
+            tune(recipe(tmp_path, server), tmp_path / "cut")
+    kept = (tmp_path / "cut" / "grades.jsonl").read_text()
+    assert kept.count("answered") > 3 and not (tmp_path / "cut" / "journal.jsonl").exists()
+    server.answers, before = [by_length], len(server.seen)
+    resume(tmp_path / "cut")
+    assert artefacts(tmp_path / "cut") == artefacts(tmp_path / "whole")
+    assert len(server.seen) - before < whole - 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_nobody_is_asked_for_grades_to_see_how_long_a_run_takes(tmp_path, server, dtype):
+    """Whatever is asked is written down, and counted, by the run."""
+    tune(recipe(tmp_path, server, model__dtype=dtype, model__compile="auto"), tmp_path / "run")
+    asked = [json.dumps(body["messages"]) for body in server.bodies if RUBRIC in body["messages"][0]["content"]]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "grades.jsonl").open()]
+    assert len(asked) == sum("answered" in line for line in lines) == len(set(asked))
+    texts = sum(len(line["losses"]) for line in journal(tmp_path / "run") if "losses" in line) * 4
+    assert len(asked) <= texts + 3 * 8
 
 
 @pytest.mark.slow

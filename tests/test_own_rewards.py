@@ -642,6 +642,27 @@ def test_a_run_is_evaluated_on_columns_of_the_kind_that_it_learned_from(tmp_path
     assert json.loads(called.out)["score"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("kind", "train", "later", "score"),
+    [
+        ("int", range(1, 13), ["1", "2"], 1.0),
+        ("float", [1.5, *range(2, 13)], ["1", 2], 1.0),
+        ("str", ["007", *range(2, 13)], [7, 8], None),
+    ],
+)
+def test_columns_of_a_file_with_types_are_of_the_kind_that_a_run_learned_from(tmp_path, kind, train, later, score):
+    run_with(tmp_path, KIND.format(kind=kind), task__answer=None, **_csv_files(tmp_path, train, train))
+    rows = [{"text": row["text"], "length": cell} for row, cell in zip(writing.rows(2, 3), later, strict=True)]
+    called = small.call("evaluate", tmp_path / "run", small.write_rows(tmp_path / "later.jsonl", rows), "--json")
+    if score is None:
+        assert called.code == 2 and "holds the number 7 in the column 'length', which held texts" in " ".join(
+            called.err.split()
+        )
+        return
+    assert called.code == 0, called.err
+    assert json.loads(called.out)["score"] == score
+
+
 def test_a_cell_that_is_no_number_where_a_run_learned_from_numbers_is_told(tmp_path):
     body = "def near(completions, length, **kwargs): return [float(not isinstance(one, str)) for one in length]\n"
     run_with(tmp_path, body, task__answer=None, **_csv_files(tmp_path, range(1, 13), range(1, 13)))

@@ -121,6 +121,19 @@ def test_rouge_reads_words_of_any_script():
     assert each("rouge_l", (one, other)) == [plain]
 
 
+def test_marks_of_letters_are_part_of_their_words():
+    """Vowel signs of Hindi, points of Hebrew, accents that are signs of their own."""
+    pytest.importorskip("rouge_score")
+    said, true = (
+        "\u0926\u093f\u0932 \u0915\u0940 \u092c\u093e\u0924",
+        "\u0926\u093e\u0932 \u0915\u093e \u092c\u0948\u0924",
+    )
+    pointed, bare = "\u05e9\u05b8\u05c1\u05dc\u05d5\u05b9\u05dd", "\u05e9\u05dc\u05d5\u05dd"
+    rows = [(said, true), (said, said), (f"{said} {pointed}", f"{said} {bare}"), ("a cafe\u0301", "one caf\u00e9")]
+    assert each("rouge_l", *rows) == pytest.approx([0, 1, 3 / 4, 1 / 2])
+    assert each("exact_match", ("cafe\u0301", "caf\u00e9"), (said, true)) == [1, 0]
+
+
 def test_json_is_read_whole_and_nothing_else_is():
     pytest.importorskip("jsonschema")
     schema = {"type": "object", "properties": {"n": {"type": "number"}}, "required": ["n"]}

@@ -45,6 +45,27 @@ def test_a_guard_weighs_rows_as_the_loss_does(tmp_path):
     assert losses.mean() == pytest.approx(found.loss, rel=1e-5) and len(losses) == 8
 
 
+def test_a_guard_is_not_stopped_by_rows_that_count_nothing(tmp_path):
+    """Of a label that no training row has, and that so has no weight."""
+    recipe = small.recipe(
+        tmp_path,
+        "llama",
+        task__shots="all",
+        task__dev_shots=6,
+        task__class_weights="balanced",
+        method__guard="standard-error",
+    )
+    rows = small.rows(12, 3)
+    recipe["task"]["train"] = str(
+        small.write_rows(tmp_path / "one.jsonl", [row for row in rows if row["label"] == "positive"])
+    )
+    recipe["task"]["dev"] = str(small.write_rows(tmp_path / "dev.jsonl", small.rows(6, 4)))
+    problem = autotune.build(load_config(recipe))
+    _, losses = problem.evaluator.dev_losses(problem.scorer.parameters.initial())
+    none = [row.label == "negative" for row in problem.split.dev]
+    assert sum(none) and not losses[none].any() and (losses[[not one for one in none]] > 0).all()
+
+
 def test_what_a_readout_is_told_of_by_its_prior(tmp_path):
     """Told losses, the gain that decides what is kept, and the temperature, of rows in other shares than are assumed."""
     recipe = with_prior(tmp_path)

@@ -332,3 +332,28 @@ def test_templates_that_take_all_the_time_are_told(tmp_path):
     assert result.steps == 0 and any(
         "choosing among 2 templates took the 0.001 seconds" in note for note in result.notes
     )
+
+
+def test_a_rare_label_is_among_the_rows_that_templates_are_judged_by(tmp_path, monkeypatch):
+    monkeypatch.setattr(LabelAnswers, "most_judged", 12)
+    made = recipe(tmp_path, task__dev_shots=2, task__short_classes="share")
+    made["task"]["shots"] = "all"
+    rows = small.rows(60, 7)
+    few = [row for row in rows if row["label"] == "negative"] + [row for row in rows if row["label"] == "positive"][:2]
+    made["task"]["train"] = str(small.write_rows(tmp_path / "rare.jsonl", few))
+    found = small.call("templates", small.write_recipe(tmp_path / "recipe.json", made), "--json")
+    assert found.code == 0 and all(one["loss"] > 0 for one in json.loads(found.out)), found.err
+
+
+def test_validate_passes_over_a_template_as_a_run_does(tmp_path):
+    made = recipe(tmp_path)
+    made["task"].pop("template", None)
+    made["task"]["labels"] = {"negative": "unheard", "positive": "unseen"}
+    usable = {"template": OTHER, "labels": {"negative": "terrible", "positive": "great"}}
+    made["task"]["templates"] = ["{text} it was {mask} .", usable]
+    path = small.write_recipe(tmp_path / "recipe.json", made)
+    checked = small.call("validate", path)
+    assert checked.code == 0 and "passed over" in checked.err, checked.err + checked.out
+    assert tune(made, tmp_path / "run", progress="none").result is not None
+    made["task"]["templates"] = ["{text} it was {mask} .", "so {text} {mask}"]
+    assert small.call("validate", small.write_recipe(path, made)).code == 2

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
+import tomllib
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ import tiny
 import writing
 from grids import sparse
 from small import Stop, artefacts, journal, resume, tune
+from tandemtune import autotune
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError, UsageError
 from tandemtune.models.passages import PassageStack
@@ -682,3 +685,56 @@ def _marks(passages, ends):
         last = dict(zip(group.owners.tolist(), group.targets.tolist(), strict=True))
         found += [target for target in last.values() if target in ends]
     return found
+
+
+@pytest.mark.parametrize("function", ["def right(completions, answer, **kwargs)", "def right(completions, solution)"])
+def test_init_shows_no_prompt_what_a_reward_compares_with(tmp_path, function):
+    """Of the rows that users of trl have, with a function that asks for the right answer by its column."""
+    column = function.partition("completions, ")[2].split(",")[0].rstrip(")")
+    rows = [{"question": f"is it {word} ?", column: f"so {word}"} for word in tiny.WORDS[:24]]
+    file = small.write_rows(tmp_path / "rows.jsonl", rows)
+    place = tmp_path / "own.py"
+    place.write_text(f"{function}:\n    return [0.0] * len(completions)\n")
+    said = ("init", file, "--reward", f"{place}:right", "--model", small.model_folder("llama"), "--out")
+    called = small.call(*said, tmp_path / "recipe.toml")
+    assert called.code == 0, called.err
+    written = tomllib.loads((tmp_path / "recipe.toml").read_text())
+    assert all("{question}" in one and f"{{{column}}}" not in one for one in written["task"]["templates"])
+    assert f"left out of the prompt, since they look like what answers are judged by: '{column}'" in " ".join(
+        called.err.split()
+    )
+    shown = small.call(*said, tmp_path / "both.toml", "--text", "question", "--text", column)
+    assert shown.code == 0 and f"{{{column}}}" in (tmp_path / "both.toml").read_text()
+
+
+def test_templates_are_judged_beside_the_room_that_an_answer_takes(tmp_path):
+    """Of a model with learned positions, on a row that fills them."""
+    recipe = writing.recipe(tmp_path, "gpt2", task__max_tokens=64, task__max_new_tokens=16, task__template=None)
+    recipe["task"]["templates"] = ["{text} it was {mask}", "{text} so {mask}"]
+    rows = [{**row, "text": f"{row['text']} {'good ' * 70}"} for row in writing.rows(12, 3)]
+    recipe["task"]["train"] = str(small.write_rows(tmp_path / "long.jsonl", rows))
+    assert tune({**recipe, "method": {"name": "manual"}}, tmp_path / "run")["zero_shot"]["test"] >= 0
+    recipe["task"]["max_new_tokens"] = 62
+    with pytest.raises(UsageError, match="leave no room for a prompt"):
+        tune({**recipe, "method": {"name": "manual"}}, tmp_path / "none")
+
+
+@pytest.mark.parametrize("changes", [{}, SAMPLED])
+def test_a_candidate_that_the_model_computes_no_numbers_for_has_no_loss(tmp_path, changes):
+    place = f"{writing.rewards_in(tmp_path)}:length"
+    recipe = writing.recipe(tmp_path, task__metric=place, **{"method__objective": "reward", **changes})
+    problem = autotune.build(load_config(recipe))
+    origin, block = problem.scorer.parameters.initial(), problem.searched[-1]
+    trial = torch.zeros(3, problem.scorer.parameters.dim(block))
+    trial[1] = torch.nan
+    losses = problem.evaluator.evaluate(origin, {block: trial}, 0)
+    assert math.isnan(losses[1]) and losses[0] == losses[2] and not math.isnan(losses[0])
+    found = problem.evaluator.measure({**origin, block: trial[1]}, "dev")
+    assert found.loss is None or not math.isfinite(found.loss)
+
+
+def test_whole_numbers_of_any_length_are_texts(tmp_path):
+    long = 10**400
+    rows = [{**row, "text": long + index, "answer": long} for index, row in enumerate(writing.rows(12, 1))]
+    recipe = writing.recipe(tmp_path, task__test=None, task__train=str(small.write_rows(tmp_path / "long.jsonl", rows)))
+    assert small.call("validate", small.write_recipe(tmp_path / "recipe.json", recipe)).code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import types
 from itertools import count
 
@@ -10,6 +11,7 @@ import pytest
 
 import small
 from grids import sparse
+from tandemtune.callbacks import Callback
 
 ROUNDS = {"alternate__rounds": 3, "alternate__round_steps": 4, "alternate__final_steps": 8}
 
@@ -81,3 +83,17 @@ def test_a_round_that_is_cut_short_is_looked_at_before_proposals_are_compared(tm
         assert had_their_share(folder)
         found[every] = [line["trained_dev"] for line in small.journal(folder) if line["event"] == "proposal"]
     assert found[1] == found[100]
+
+
+def test_more_seconds_than_were_given_are_told(tmp_path):
+    class Slow(Callback):
+        def on_turn(self, record, state, seconds, recorded):
+            time.sleep(0.5)
+
+    given = small.recipe(tmp_path, run__max_seconds=0.4)
+    notes = small.tune(given, tmp_path / "run", Slow())["notes"]
+    (note,) = (note for note in notes if "max_seconds" in note)
+    assert "1 seconds were used" in note and "times the 0.4 of max_seconds: a turn is never cut" in note
+    assert not any(
+        "max_seconds" in n for n in small.tune(small.recipe(tmp_path, run__max_seconds=99), tmp_path / "b")["notes"]
+    )

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from tandemtune import wiring
 from tandemtune.answers import answers_of
 from tandemtune.answers.references import notes_on
 from tandemtune.config import RunConfig
-from tandemtune.errors import ConfigError, ModelError
+from tandemtune.errors import ConfigError, DataError, ModelError, TandemTuneError
 from tandemtune.estimate import SAMPLE, Estimate, RowCosts, estimate
+from tandemtune.models import hub
 from tandemtune.models import load as loading
 from tandemtune.models.answers import behind, stem_of, stops, unfit
 from tandemtune.models.backbone import Kind
@@ -32,7 +34,7 @@ from tandemtune.tasks.base import Task
 from tandemtune.tasks.choices import ChoiceTask
 from tandemtune.tasks.report import DataReport
 from tandemtune.tasks.texts import TextTask
-from tandemtune.tasks.verbalizers import resolve
+from tandemtune.tasks.verbalizers import Verbalizer, resolve
 from tandemtune.types import Example
 
 
@@ -108,7 +110,7 @@ def data_card(config: RunConfig, task: Task) -> DataCard:
         templates = len(wiring.candidate_tasks(section, task, tokens.kind))
         if shared is None:
             most, known = answers_of(task).most_judged, [*split.train, *split.dev]
-            costs = [_row_costs(one, task, tokens, known) for one in config.stretches]
+            costs = [_row_costs(one, tokens.task, tokens, known) for one in config.stretches]
             expected = estimate(config, rows, costs, tokens.model, templates, most)
         else:  # as if every part was one row
             once, all_of_them = {name: part[:1] for name, part in rows.items()}, sum(map(tokens.whole, shared))
@@ -181,6 +183,30 @@ class _Tokens:
     kind: Kind
     model: Matrices
     shares: bool
+    task: Task
+
+
+def _first_usable(
+    config: RunConfig, task: Task, tokenizer: Any, kind: Kind
+) -> tuple[Task, Verbalizer, tuple[str, ...]]:
+    """The first of a recipe's templates whose label words the tokenizer knows, these words, and why others are passed over.
+
+    Raises:
+        TandemTuneError: there is none, or the only one cannot be used.
+    """
+    reasons: list[str] = []
+    first: TandemTuneError | None = None
+    for one in wiring.candidate_tasks(config.task, task, kind):
+        asked = in_conversation(one, tokenizer, config.model.name, kind)
+        try:
+            found = resolve(tokenizer, asked.template, asked.first_pieces, alone=kind == "seq2seq")
+        except (DataError, ModelError) as error:
+            first = first or error
+            reasons.append(f"template {str(one.template)!r} is passed over: {error}")
+        else:
+            return one, found, tuple(reasons)
+    assert first is not None
+    raise first
 
 
 def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
@@ -197,8 +223,8 @@ def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
             return None
         raise
     kind = section.kind or loading.kind_of(settings)
-    task = in_conversation(task, tokenizer, section.name, kind)
-    found = resolve(tokenizer, task.template, task.first_pieces, alone=kind == "seq2seq")
+    usable, found, passed_over = _first_usable(config, task, tokenizer, kind)
+    task = in_conversation(usable, tokenizer, section.name, kind)
     pieces = {
         label: [str(tokenizer.convert_ids_to_tokens(found.token_ids[position])) for position in members]
         for label, members in zip(found.labels, found.members, strict=True)
@@ -247,8 +273,9 @@ def _tokens(config: RunConfig, task: Task) -> _Tokens | None:
         most,
         pieces,
         told,
-        found.notes,
+        (*passed_over, *found.notes),
         kind,
-        matrices(place, settings),
+        matrices(hub.folder(place, section.revision) or place, settings),
         shares,
+        usable,
     )

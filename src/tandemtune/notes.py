@@ -32,6 +32,7 @@ def notes_of(problem: Problem, found: SearchState, gain: Gain | None, folder: Ru
         *([f"the scores are {card.not_in_peft(reason)}"] if (reason := problem.scorer.only_here) else []),
         *_overrun(config.run.max_forward_tokens, tokens, "forward", beside),
         *_overrun(config.run.max_generated_tokens, found.costs.generated, "generated", {}),
+        *(_late(config.run.max_seconds, folder.read_seconds(), problem.seconds) if found.step else []),
         *_mentor_notes(config, folder, found.spent),
         *_grading_notes(problem),
     )
@@ -122,6 +123,21 @@ def _overrun(given: int | None, searched: float, kind: str, beside: Mapping[str,
     if searched > OVERRUN * given:
         said += ": a turn is never cut, and one turn of this method costs more than was left"
     return [said]
+
+
+def _late(given: float | None, seconds: float, choosing: float) -> list[str]:
+    """That a run has taken clearly longer than it was given: its clock is looked at between turns.
+
+    Args:
+        given: seconds that the recipe allows.
+        seconds: those of the run, those of choosing a template among them.
+        choosing: those.
+    """
+    if given is None or seconds <= OVERRUN * given:
+        return []
+    said = f"{seconds:,.0f} seconds were used, {seconds / given:,.2f} times the {given:g} of max_seconds"
+    beside = f", {choosing:,.0f} of them to choose a template" if choosing else ""
+    return [f"{said}{beside}: a turn is never cut, and one turn of this method takes longer than was left"]
 
 
 def _flat(folder: RunFolder) -> list[str]:

@@ -16,7 +16,7 @@ from tandemtune.models import load as loading
 from tandemtune.models.prompts import longest_of, token_counter
 from tandemtune.problem import Progress
 from tandemtune.rewards import base as rewards
-from tandemtune.rewards.finding import code_file
+from tandemtune.rewards.finding import code_file, parameters
 from tandemtune.rewards.objects import read_object
 from tandemtune.starting import (
     BLANKS,
@@ -34,7 +34,7 @@ from tandemtune.starting import (
 )
 from tandemtune.tasks.blanks import MOST_BLANK, without_empty_rows
 from tandemtune.tasks.files import examples_of
-from tandemtune.tasks.sniffing import in_english
+from tandemtune.tasks.sniffing import ANSWER_NAMES, in_english
 from tandemtune.tasks.table import Table, read_table, value_of
 from tandemtune.tasks.templates import Template
 from tandemtune.tasks.texts import METRIC, TextTask, references_of
@@ -82,7 +82,8 @@ def text_draft(
     """
     _check_reward(reward, answer)
     table = read_table(source)
-    columns = _text_columns(table, texts, [answer] if answer else [])
+    read = [] if answer or texts else _read_by(reward, table)
+    columns = _text_columns(table, texts, [answer] if answer else read)
     table = whole_rows(table, columns, [("answer", answer)] if answer else [], "--text COLUMN --answer COLUMN")
     place = loading.locate(model, progress)
     kind, tokenizer, longest_prompt = _reading(model, place)
@@ -112,6 +113,13 @@ def text_draft(
         f"answers: {show(answer)}, {several:,} of {counted(len(rows), 'row')} with several"
         if answer
         else f"answers: none; {reward} judges",
+        *(
+            [
+                f"left out of the prompt, since they look like what answers are judged by: {listed(read)}; --text COLUMN names the prompt's"
+            ]
+            if read
+            else []
+        ),
         f"texts: {listed(columns)}",
         f"{len(templates)} templates to choose from, the first: {str(template)!r}",
         (f"the longest answer has {max(lengths):,} tokens; " if lengths else "")
@@ -239,6 +247,18 @@ _COMMENTS = {
     "dev_shots": "rows that choose between points of a search",
     "max_new_tokens": "longest answer",
 }
+
+
+def _read_by(reward: str | None, table: Table) -> list[str]:
+    """Columns that a reward seems to compare answers with, which no prompt may show: those with the names of answers, and those that a
+    function asks for by name, where others are left to ask with."""
+    named = parameters(reward) if reward is not None and plugins.is_address(reward) else frozenset()
+    several = [name for name in table.columns if name.strip().lower() in ANSWER_NAMES]
+    asked = [name for name in table.columns if name in named and name not in several]
+    for found in ([*several, *asked], several):
+        if any(name not in found and _reads(table, name) for name in table.columns):
+            return [name for name in table.columns if name in found]
+    return []
 
 
 def _text_columns(table: Table, texts: Sequence[str], others: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ import http.server
 import json
 import sys
 import threading
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -16,6 +17,7 @@ import small
 import tiny
 from tandemtune.errors import ModelError
 from tandemtune.models import faults
+from tandemtune.models import hub as hubs
 from tandemtune.models.load import load
 
 
@@ -141,6 +143,35 @@ def test_the_network_is_named_where_it_is_at_fault(monkeypatch, capfd, error):
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", fail)
     said = refused("org/model", capfd)
     assert "HTTPS_PROXY" in said and "SSL_CERT_FILE" in said
+
+
+def test_how_large_a_models_weights_are_is_known_wherever_they_lie(tmp_path, monkeypatch):
+    """In a folder, in the cache of a hub, or not here: as that tells."""
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    asked = []
+
+    class Api:
+        def model_info(self, name, **_):
+            asked.append(name)
+            if name == "org/gone":
+                raise OSError("no network")
+            files = {"model-1.safetensors": 3_000_000, "model-2.safetensors": 1_000_000, "pytorch_model.bin": 9_000_000}
+            return SimpleNamespace(siblings=[SimpleNamespace(rfilename=n, size=s) for n, s in files.items()])
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    snapshot = cache / "models--org--cached" / "snapshots" / "abc"
+    for place in (tmp_path / "own", snapshot):
+        place.mkdir(parents=True)
+        (place / "config.json").write_text("{}")
+        (place / "pytorch_model.bin").write_bytes(b"0" * 2_000_000)
+        (place / "training_args.bin").write_bytes(b"0" * 5_000)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    assert hubs.megabytes(str(tmp_path / "own"), None) == hubs.megabytes("org/cached", None) == 2.0 and not asked
+    assert hubs.folder("org/cached", None) == snapshot and hubs.folder("org/other", None) is None
+    assert hubs.megabytes("org/other", None) == 4.0
+    assert hubs.megabytes("org/gone", None) == 0.0 and hubs.folder("no id:at all", None) is None
 
 
 @pytest.fixture

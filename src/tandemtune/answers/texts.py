@@ -16,7 +16,7 @@ from tandemtune.answers.base import Answers, Point, PredictedTable
 from tandemtune.answers.references import notes_on
 from tandemtune.answers.text_rows import digest, shown_prompts, text_rows, text_task, writer_of
 from tandemtune.config import RunConfig
-from tandemtune.errors import RewardError, UsageError
+from tandemtune.errors import ConfigError, RewardError, UsageError
 from tandemtune.evaluators.features import PassReading
 from tandemtune.evaluators.likelihood import Likelihood, work_of
 from tandemtune.evaluators.passages import Passage, collate_passages
@@ -39,7 +39,7 @@ from tandemtune.models.backbone import Backbone
 from tandemtune.models.conversations import end_of_turn
 from tandemtune.models.layers import LayerStack
 from tandemtune.models.passages import PassageStack
-from tandemtune.models.prompts import prompt_text
+from tandemtune.models.prompts import SHORTEST, no_room_beside, prompt_text
 from tandemtune.objectives.reward import MinusReward, WeightedSum
 from tandemtune.problem import DrawnRows, Problem, Scorer
 from tandemtune.proposers.base import Standing
@@ -110,7 +110,10 @@ class TextAnswers(Answers):
         backbone.check_template(texts.template)
         engine = self.engine(backbone, texts, self.verbalizer(backbone, texts), Identity(), JUDGED_MEMORY)
         writer = Writer(engine, AnswerCoder(backbone, texts.template, texts.max_new_tokens, texts.stop))
-        section, limit = config.task, min(config.task.max_tokens, backbone.longest)
+        behind = texts.answer_room if backbone.kind == "causal" else 0
+        if behind and backbone.longest - behind < SHORTEST:
+            raise ConfigError([no_room_beside(behind, backbone.longest)])
+        section, limit = config.task, min(config.task.max_tokens, backbone.longest - behind)
         prompts = [backbone.encode(texts.template, row.fields, limit, section.truncate) for row in rows]
         answers = writer.write(prompts, {})
         shown = [prompt_text(backbone.tokenizer, backbone.kind, texts.template, row.fields)[0] for row in rows]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from tandemtune import devices, wiring
 from tandemtune.autotune.chunks import settle_chunks, settle_compiling
@@ -13,6 +12,7 @@ from tandemtune.config import RunConfig
 from tandemtune.config.reading import with_parts_of
 from tandemtune.errors import ConfigError, RunError
 from tandemtune.methods import METHODS
+from tandemtune.models import hub
 from tandemtune.models import load as loading
 from tandemtune.models.quantized import FORMATS, method_of
 from tandemtune.problem import Problem, Progress
@@ -133,11 +133,8 @@ def _no_backward_pass(config: RunConfig) -> str:
     form = FORMATS.get(config.model.quantize or "")
     if form is not None and not form.gradients:
         return f"the model's layers are in {form.name}"
-    place = Path(loading.locate(config.model.name))
-    device = devices.find_device(config.model.device)
-    free = devices.free_memory(device)
-    if free is None or not place.is_dir():
+    free = devices.free_memory(devices.find_device(config.model.device))
+    if free is None:
         return ""
-    weights = sum(file.stat().st_size for file in place.glob("*.safetensors")) / 1e6
-    needed = devices.BACKWARD * weights
+    needed = devices.BACKWARD * hub.megabytes(loading.locate(config.model.name), config.model.revision)
     return f"a backward pass may take {needed:,.0f} MB and {free:,.0f} MB are free" if needed > free else ""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tandemtune import wiring
-from tandemtune.autotune.chunks import few_candidates, in_population
+from tandemtune.autotune.chunks import few_candidates, in_population, try_out
 from tandemtune.callbacks import Planned
 from tandemtune.problem import Problem
 from tandemtune.runs.records import Costs
@@ -90,7 +90,7 @@ def _turn(problem: Problem) -> tuple[float, float, Costs]:
         return seconds * method.turn_candidates, seconds / one.forward, one.times(method.turn_candidates)
     origin, trial = few_candidates(problem)
     (block,), count = trial, len(next(iter(trial.values())))
-    rate = _seconds_of(lambda: evaluator.evaluate(origin, trial, 0)) / evaluator.cost((block,), count, 0).forward
+    rate = _seconds_of(lambda: try_out(problem, origin, trial, 0)) / evaluator.cost((block,), count, 0).forward
     turns = [problem.searched] if method.order == "together" else [(block,) for block in problem.searched]
     costs = [evaluator.cost(blocks, method.turn_candidates, 0) for blocks in turns]
     forward, generated = (sum(getattr(one, name) for one in costs) / len(costs) for name in ("forward", "generated"))

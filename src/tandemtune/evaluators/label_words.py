@@ -280,7 +280,8 @@ def _weighted(loss: LossFunction, weights: Tensor) -> LossFunction:
             mass * loss(logits[:, labels == label], labels[labels == label])
             for label, mass in zip(present, masses, strict=True)
         ]
-        return torch.stack(parts).sum(dim=0) / sum(masses)
+        total = sum(masses)  # 0 of rows that count nothing, as those of a label that nothing was learned of
+        return torch.stack(parts).sum(dim=0) / total if total else loss(logits, labels)
 
     return weighted
 

@@ -5,6 +5,7 @@ Points are measured by what they write one after another (greedy), whatever is m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
@@ -205,8 +206,13 @@ class JudgedLoss:
         return self.writer.write(rows.prompts, point, candidates, sampling)
 
     def of_texts(self, rows: TextRows, texts: Sequence[Sequence[Text]], generation: int) -> NDArray[np.float64]:
-        """Losses [P] of what candidates have written for each row."""
-        losses = [self.judge(judged(rows, self.writer.coder, found, generation)) for found in texts]
+        """Losses [P] of what candidates have written for each row; NaN of one whose logits were no numbers."""
+        losses = [
+            math.nan
+            if any(text.broken for text in found)
+            else self.judge(judged(rows, self.writer.coder, found, generation))
+            for found in texts
+        ]
         return np.array(losses, dtype=np.float64)
 
     def of_written(self, rows: TextRows, point: Point, written: Written) -> float:
@@ -356,7 +362,7 @@ class TextEvaluator(OverEngine[TextRows]):
 
     def write(self, point: Point, rows: Rows = "train") -> Written:
         """What one point writes for the training or dev rows."""
-        return self._write(self.rows[rows], point, rows)
+        return judged(self.rows[rows], self.writer.coder, self._texts(self.rows[rows], point, rows))
 
     def described(self, point: Point) -> tuple[Evaluation, tuple[float, ...]]:
         """Evaluation on the training rows; there are no labels that could have a probability."""
@@ -369,14 +375,16 @@ class TextEvaluator(OverEngine[TextRows]):
 
     def measure_on(self, rows: TextRows, point: Point, name: str = "") -> tuple[Evaluation, Written]:
         """Loss and metric of one point on some rows, and what it wrote."""
-        written = self._write(rows, point, name)
-        loss = self.loss.of_written(rows, point, written)
+        texts = self._texts(rows, point, name)
+        written = judged(rows, self.writer.coder, texts)
+        broken = any(text.broken for text in texts)
+        loss = math.nan if broken else self.loss.of_written(rows, point, written)
         return Evaluation(loss=to_loss(loss), score=self.score(written)), written
 
-    def _write(self, rows: TextRows, point: Point, name: str) -> Written:
+    def _texts(self, rows: TextRows, point: Point, name: str) -> list[Text]:
         texts = self.writer.write(rows.prompts, point)
         self._wrote[name, 1] = tokens_of(texts)
-        return judged(rows, self.writer.coder, texts[0])
+        return texts[0]
 
     def gradient(self, point: Point, blocks: Sequence[int], step: int) -> PointGradient:
         """Loss and gradient on the rows of a step, see `Evaluator.gradient`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -58,11 +58,13 @@ class Text:
         ids: the tokens, without the mark at the end.
         tokens: how many were written, that mark included.
         end: that mark; None where the model wrote none (a text that is as long as may be, or ends by a stop text).
+        broken: whether a token was no choice of the model's, since what it computed is no number.
     """
 
     ids: tuple[int, ...]
     tokens: int
     end: int | None = None
+    broken: bool = False
 
     @property
     def with_end(self) -> tuple[int, ...]:
@@ -83,6 +85,10 @@ class _Batch:
     candidates: list[int]
     rows: list[int]
     alive: list[bool]
+
+    def key(self, index: int) -> tuple[int, int]:
+        """Candidate and prompt of a row."""
+        return self.candidates[index // (len(self.rows) // len(self.candidates))], self.rows[index]
 
 
 class Writer:
@@ -148,8 +154,10 @@ class Writer:
         ended: dict[tuple[int, int], Text] = {}
         begun = self._begun_decoder if self.stack.encoder_layers is not None else self._begun_causal
         logits, forward, keep = begun(prompts, point, chunk, count)
+        broken: set[tuple[int, int]] = set()
         for place in range(self.coder.most):
-            tokens = self._chosen(logits, batch, numbers, place, sampling)
+            tokens, lost = self._chosen(logits, batch, numbers, place, sampling)
+            broken |= {batch.key(index) for index in lost if batch.alive[index]}
             self._take(batch, tokens, said, ended)
             if not any(batch.alive) or place + 1 == self.coder.most:
                 break
@@ -163,6 +171,7 @@ class Writer:
                 logits = forward(ids, place)
         for key, tokens in said.items():
             ended.setdefault(key, Text(tuple(tokens), len(tokens)))
+        ended |= {key: replace(ended[key], broken=True) for key in broken}
         return [[ended[p, row] for row in range(n)] for p in range(count)]
 
     def _take(
@@ -173,11 +182,10 @@ class Writer:
         ended: dict[tuple[int, int], Text],
     ) -> None:
         """Put each row's token behind what it has said, and see which rows have ended."""
-        each = len(batch.rows) // len(batch.candidates)
         for index, token in enumerate(tokens):
             if not batch.alive[index]:
                 continue
-            key = batch.candidates[index // each], batch.rows[index]
+            key = batch.key(index)
             if token in self.coder.ends or token == self.coder.forced_end:
                 forced = token == self.coder.forced_end and len(said[key]) + 1 == self.coder.most
                 ended[key] = Text(tuple(said[key]), len(said[key]) + 1, None if forced else token)
@@ -207,16 +215,19 @@ class Writer:
 
     def _chosen(
         self, logits: Tensor, batch: _Batch, numbers: Sequence[int], place: int, sampling: Sampling | None
-    ) -> list[int]:
-        """The next token of each row."""
+    ) -> tuple[list[int], list[int]]:
+        """The next token of each row, and the places of rows whose logits are no numbers."""
         if self.coder.forced_end is not None and place + 1 == self.coder.most:
-            return [self.coder.forced_end] * len(logits)
-        if sampling is None:
-            return logits.argmax(dim=-1).tolist()
-        words = logits.shape[-1]
-        noise = {row: sampling.noise(numbers[row], place, words) for row in dict.fromkeys(batch.rows)}
-        added = torch.stack([noise[row] for row in batch.rows]).to(logits.device)
-        return (logits / sampling.temperature + added).argmax(dim=-1).tolist()
+            return [self.coder.forced_end] * len(logits), []
+        if sampling is not None:
+            words = logits.shape[-1]
+            noise = {row: sampling.noise(numbers[row], place, words) for row in dict.fromkeys(batch.rows)}
+            added = torch.stack([noise[row] for row in batch.rows]).to(logits.device)
+            logits = logits / sampling.temperature + added
+        best = logits.argmax(dim=-1)  # of a row with NaN the place of one
+        none = logits.gather(1, best.unsqueeze(1)).squeeze(1).isnan()
+        tokens, lost = torch.stack([best, none.long()]).tolist()
+        return tokens, [index for index, one in enumerate(lost) if one]
 
     def _widths(self, prompts: Sequence[Encoded]) -> tuple[Tensor, int, Tensor | None]:
         """Tokens of each prompt [n] and of the longest, and 0 for filling behind the others [n, T]; None if there is none."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import difflib
 import time
+from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 import tandemtune.assets as assets
@@ -64,6 +66,49 @@ def check(name: str, revision: str | None) -> None:
             time.sleep(1.0)
         else:
             return
+
+
+def folder(name: str, revision: str | None) -> Path | None:
+    """Where a model's files lie on this machine: its folder, or what a cache holds of a hub id; None where nothing does."""
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, _CONFIG, revision=revision)
+    except HFValidationError:
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def megabytes(name: str, revision: str | None) -> float:
+    """Size of the files of a model's weights: of those that lie here, else of those that a hub tells of; 0 where nobody does.
+
+    Args:
+        name: a folder or a hub id.
+        revision: of the hub.
+    """
+    place = folder(name, revision)
+    sizes = {} if place is None else {file.name: file.stat().st_size for file in place.iterdir() if file.is_file()}
+    if not _weights(sizes) and not Path(name).is_dir():
+        from huggingface_hub import HfApi
+
+        try:
+            told = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=10).siblings
+        except Exception:  # of whatever library fetches; loading will say what is wrong
+            told = None
+        sizes = {file.rfilename: file.size or 0 for file in told or ()}
+    return _weights(sizes) / 1e6
+
+
+def _weights(sizes: Mapping[str, int]) -> int:
+    """Bytes of a model's weights, of files by name: those of one format, since some models have them in several."""
+    for form in ("*.safetensors", "pytorch_model*.bin"):
+        found = sum(size for name, size in sizes.items() if fnmatch(name, form) and "/" not in name)
+        if found:
+            return found
+    return 0
 
 
 def meant(name: str) -> str:

@@ -48,13 +48,9 @@ def may_read(address: str, columns: Iterable[str]) -> bool:
         columns: their names.
     """
     try:
-        file = code_file(address)
+        function = _function(address)
     except UsageError:
         return True
-    name = address.rpartition(":")[2]
-    nodes = [] if file is None else ast.parse(file.read_bytes()).body
-    kinds = ast.FunctionDef | ast.AsyncFunctionDef
-    function = next((node for node in reversed(nodes) if isinstance(node, kinds) and node.name == name), None)
     if function is None or function.decorator_list:
         return True
     rest = function.args.kwarg and function.args.kwarg.arg
@@ -66,6 +62,35 @@ def may_read(address: str, columns: Iterable[str]) -> bool:
         if isinstance(told, str) and told in wanted:
             return True
     return False
+
+
+def parameters(address: str) -> frozenset[str]:
+    """Names of what a function asks for by name, as far as its code tells: none of one that cannot be found without running it.
+
+    Args:
+        address: see `code_file`.
+    """
+    try:
+        function = _function(address)
+    except UsageError:
+        return frozenset()
+    if function is None:
+        return frozenset()
+    given = function.args
+    return frozenset(one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs))
+
+
+def _function(address: str) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    """The plain function of a file that an address means.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    file = code_file(address)
+    name = address.rpartition(":")[2]
+    nodes = [] if file is None else ast.parse(file.read_bytes()).body
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef
+    return next((node for node in reversed(nodes) if isinstance(node, kinds) and node.name == name), None)
 
 
 def code_of(name: str) -> dict[str, str]:

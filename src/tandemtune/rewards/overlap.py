@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tandemtune.rewards.base import Reward, Written, add, best_over
-from tandemtune.rewards.words import PIECE
+from tandemtune.rewards.words import pieces
 
 
 def _columns(written: Written) -> list[list[str | None]]:
@@ -70,7 +70,7 @@ class _Words:
 
     def tokenize(self, text: str) -> list[str]:
         """The words in small letters."""
-        return PIECE.findall(text.lower())
+        return pieces(text.lower())
 
 
 @cache

@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 
 from tandemtune.rewards.base import Reward, add, best_over
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _MARKS = string.punctuation + "\u2018\u2019\u201c\u201d"  # curly quotes, too
 _SIGN = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
-PIECE = re.compile(rf"{_SIGN.pattern}|[^\W_{_SIGN.pattern[1:-1]}]+")
-"""A word of any script; of Chinese and Japanese, which leave no blanks between words, a sign."""
 _NUMBER = re.compile(
     r"(?:(?<![\w)\]])[-\u2212])?"  # what joins two numbers (a range, a date, a difference) is no sign
     r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\w.])\.\d+)(?:[eE][+-]?\d+(?!\w))?"
 )
+
+
+def pieces(text: str) -> list[str]:
+    """The words of a text of any script, the marks above, below and behind their letters among them; of Chinese and Japanese, which leave
+    no blanks between words, the signs."""
+    whole = unicodedata.normalize("NFC", text)
+    marks = {char for char in whole if not char.isascii() and unicodedata.category(char)[0] == "M"}
+    return _piece("".join(sorted(char for char in marks if not _SIGN.match(char)))).findall(whole)
+
+
+@cache
+def _piece(marks: str) -> re.Pattern[str]:
+    letters = rf"[^\W_{_SIGN.pattern[1:-1]}]"
+    return re.compile(
+        rf"{_SIGN.pattern}|(?:{letters}|[{re.escape(marks)}])+" if marks else rf"{_SIGN.pattern}|{letters}+"
+    )
 
 
 def normal(text: str, *, articles: bool = False, marks: bool = False) -> str:
@@ -28,7 +44,8 @@ def normal(text: str, *, articles: bool = False, marks: bool = False) -> str:
         articles: keep them.
         marks: keep punctuation.
     """
-    kept = text.lower() if marks else "".join(char for char in text.lower() if char not in _MARKS)
+    small = unicodedata.normalize("NFC", text).lower()
+    kept = small if marks else "".join(char for char in small if char not in _MARKS)
     return " ".join((kept if articles else _ARTICLES.sub(" ", kept)).split())
 
 
@@ -40,7 +57,7 @@ def words_of(completion: str, reference: str) -> tuple[list[str], list[str]]:
         if true:
             break
     if _SIGN.search(said + true):
-        return PIECE.findall(said), PIECE.findall(true)
+        return pieces(said), pieces(true)
     return said.split(), true.split()
 
 

@@ -140,11 +140,12 @@ class RunFolder:
 
     @contextmanager
     def gone_unless_begun(self) -> Iterator[None]:
-        """Take the folder away if what happens in it ends by an error or an interrupt before the journal has its first line."""
+        """Take the folder away if what happens in it ends by an error or an interrupt before the journal has its first line, and
+        before anything was paid for: grades that were given are kept, and the run goes on from them."""
         try:
             yield
         except BaseException:
-            if not self.journal.is_file() or b"\n" not in self.journal.read_bytes():
+            if not any(place.is_file() and b"\n" in place.read_bytes() for place in (self.journal, self.grades)):
                 shutil.rmtree(self.path, ignore_errors=True)
                 self._unmake()
             raise

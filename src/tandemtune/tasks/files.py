@@ -183,7 +183,7 @@ def _text(where: str, field: str, value: Any, max_chars: int) -> str:
     if isinstance(value, str) and len(value) <= max_chars and value.isascii() and "\0" not in value:
         return value
     at = f"{where}, field {show(field)}"
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if not isinstance(value, bool) and (isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))):
         value = str(value)
     if not isinstance(value, str):
         raise DataError(f"{at}: expected text, got {kind(value)} {show(value)}: write a string, or delete the row")

@@ -100,6 +100,41 @@ def as_before(columns: Mapping[str, Column], kinds: Mapping[str, Kind]) -> dict[
     return found
 
 
+def like_before(table: Table, kinds: Mapping[str, Kind]) -> dict[str, Column]:
+    """What to read of the columns of a file that says itself what is a number, where the run learned from other kinds of cells.
+
+    Args:
+        table: the rows.
+        kinds: of the columns that the run learned from.
+
+    Returns:
+        The columns whose texts are to be read as numbers.
+
+    Raises:
+        DataError: a cell is no number in a column of numbers, or a number in one of texts, which may have lost zeros in front; names the
+            file and line.
+    """
+    found: dict[str, Column] = {}
+    for name, kind in kinds.items():
+        cells = [(place, row.get(name)) for place, row in zip(table.places, table.rows, strict=True)]
+        numbers = [
+            (place, cell) for place, cell in cells if isinstance(cell, int | float) and not isinstance(cell, bool)
+        ]
+        if kind == "text" and numbers:
+            place, cell = numbers[0]
+            raise DataError(
+                f"{table.name}, {place} holds the number {show(cell)} in the column {show(name)}, which held texts where the run learned: write it "
+                "as a text, with any zeros in front, or leave the column out if the metric does not read it"
+            )
+        if (
+            kind != "text"
+            and any(isinstance(cell, str) for _, cell in cells)
+            and all(cell is not None for _, cell in cells)
+        ):
+            found[name] = as_before({name: _column(table, name)}, kinds)[name]
+    return found
+
+
 def numbers_in(table: Table, columns: Mapping[str, Column]) -> dict[str, list[float]]:
     """The numbers of a file's rows, by column.
 

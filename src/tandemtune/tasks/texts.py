@@ -27,6 +27,7 @@ from tandemtune.tasks.number_columns import (
     as_before,
     columns_of,
     kinds_of,
+    like_before,
     numbers_in,
     together,
 )
@@ -247,7 +248,9 @@ class TextTask(Task):
             DataError: a row cannot be used; names the file, line and field.
         """
         columns = columns_of(table)
-        columns = as_before(columns, self.known_kinds) if self.reward.code else columns
+        if self.reward.code:
+            known = self.known_kinds
+            columns = as_before(columns, known) if _delimited(table) else like_before(table, known)
         return self._examples(table, columns, bool(self.needed))
 
     def _examples(self, table: Table, columns: Mapping[str, Column], answered: bool) -> list[Example]:
@@ -297,7 +300,7 @@ def references_of(at: str, value: Any) -> tuple[str, ...]:
             text = json.dumps(one, ensure_ascii=False)
         elif isinstance(one, bool):
             text = "true" if one else "false"
-        elif isinstance(one, int | float) and math.isfinite(one):
+        elif isinstance(one, int) or (isinstance(one, float) and math.isfinite(one)):
             text = str(one)
         elif isinstance(one, str):
             text = one.strip()
