@@ -33,11 +33,11 @@ def build(
     Raises:
         TandemTuneError: something in the recipe, the data or the model cannot be used, or has changed since the run began.
     """
-    instead = _instead(config, progress) if known is None else known.instead
-    config = with_parts_of(config, instead)
     section = config.model
     place = loading.locate(section.name, progress)
     settings = loading.read_config(place, section.revision)
+    instead = _instead(config, progress) if known is None else known.instead
+    config = with_parts_of(config, instead)
     kind = section.kind or loading.kind_of(settings)
     task = wiring.as_searched(config, wiring.make_task(config.task, kind, progress))
     task = task if test else task.without_test()
