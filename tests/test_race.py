@@ -338,7 +338,7 @@ def test_generations_of_a_race_come_out_again(searched):
                 best = int(losses.argmin())
                 better = losses[best] < here
                 optimizer.tell(losses, incumbent=Incumbent(here, best if better else None))
-                point = {**point, **{b: v[best] for b, v in vectors.items()}} if better else point
+                point = {**point, **{b: v[best].cpu() for b, v in vectors.items()}} if better else point
                 there.append(min(here, losses[best]))
             standing[name] = point, phase
             assert there == pytest.approx(entry["losses"], abs=2e-5)

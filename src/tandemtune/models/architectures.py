@@ -177,7 +177,7 @@ def _called(place: str, layer: nn.Module, seen: Survey) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in layer.named_modules()
-        if is_linear(module) and f"{place}.{name}" in seen.modules
+        if is_linear(module) and (found := seen.modules.get(f"{place}.{name}")) is not None and found.alone
     }
 
 

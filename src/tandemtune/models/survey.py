@@ -56,12 +56,14 @@ class Seen:
         entered: shape of the first tensor that it was given.
         left: shape of the first tensor that it returned.
         print_: one number for each vector that entered it, to know it again.
+        alone: whether it returned a tensor and nothing beside it.
     """
 
     times: int = 0
     entered: tuple[int, ...] = ()
     left: tuple[int, ...] = ()
     print_: Tensor | None = None
+    alone: bool = True
 
 
 @dataclass
@@ -218,6 +220,7 @@ class _Watch:
     def _left(self, name: str) -> Any:
         def hook(_: nn.Module, args: Any, output: Any) -> None:
             first = first_tensor(output)
+            self.modules[name].alone &= isinstance(output, Tensor)
             if first is not None and not self.modules[name].left:
                 self.modules[name].left = tuple(first.shape)
 
