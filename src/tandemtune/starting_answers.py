@@ -113,13 +113,7 @@ def text_draft(
         f"answers: {show(answer)}, {several:,} of {counted(len(rows), 'row')} with several"
         if answer
         else f"answers: none; {reward} judges",
-        *(
-            [
-                f"left out of the prompt, since they look like what answers are judged by: {listed(read)}; --text COLUMN names the prompt's"
-            ]
-            if read
-            else []
-        ),
+        *_left_out(read),
         f"texts: {listed(columns)}",
         f"{len(templates)} templates to choose from, the first: {str(template)!r}",
         (f"the longest answer has {max(lengths):,} tokens; " if lengths else "")
@@ -259,6 +253,15 @@ def _read_by(reward: str | None, table: Table) -> list[str]:
         if any(name not in found and _reads(table, name) for name in table.columns):
             return [name for name in table.columns if name in found]
     return []
+
+
+def _left_out(columns: Sequence[str]) -> list[str]:
+    """What a draft says of columns that no prompt shows."""
+    if not columns:
+        return []
+    return [
+        f"left out of the prompt, since they look like what answers are judged by: {listed(columns)}; --text COLUMN names the prompt's"
+    ]
 
 
 def _text_columns(table: Table, texts: Sequence[str], others: Sequence[str]) -> list[str]:

@@ -141,10 +141,13 @@ def others(
         raise DataError(
             f"a row has the label {wrong!r}, expected one of {list(labels)}" if rows else "no rows to train on"
         )
-    found = {_copy_key(row): row for row in reversed(rows) if text_key(row) not in kept}
+    found: dict[tuple[object, ...], Example] = {}
+    for row in rows:
+        if text_key(row) not in kept:
+            found.setdefault(_copy_key(row), row)
     if not found:
         raise DataError("all rows became dev rows, and none is left to train on: lower dev_shots, or add rows")
-    return tuple(reversed(found.values()))
+    return tuple(found.values())
 
 
 def _copy_key(row: Example) -> tuple[object, ...]:
