@@ -176,6 +176,19 @@ def test_every_method_takes_a_readout_at_its_end(tmp_path):
     assert (tmp_path / "run" / "adapter" / "readout" / "adapter_config.json").is_file()
 
 
+@pytest.mark.parametrize("method", [PROMPT, {"name": "p-tuning-v2", "steps": 3}])
+def test_a_prompt_of_any_length_takes_a_readout_at_its_end(method, tmp_path):
+    """It stands in the place of as many tokens wherever the model reads a text."""
+    rows_with_a_signal(tmp_path)
+    recipe = small.recipe(tmp_path, "t5", task__shots=8)
+    recipe["method"] = {**method, "prompt_tokens": 20, "readout": "ridge"}
+    run = tune(recipe, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    answers = load(tmp_path / "run").predict([row["text"] for row in rows])
+    right = sum(answer.label == row["label"] for answer, row in zip(answers, rows, strict=True))
+    assert right / len(rows) == pytest.approx(run.result.tuned.test, abs=1e-6)
+
+
 def test_several_views_are_weighted_and_are_no_adapter(tmp_path):
     run = tune(readout_recipe(tmp_path, method__views=["answer", "mean"]), tmp_path / "run")
     told = json.loads((tmp_path / "run" / "adapter" / "readout" / "readout.json").read_text())

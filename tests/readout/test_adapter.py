@@ -14,6 +14,7 @@ from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.features import read, soft_cap, word_logits
 from tandemtune.evaluators.views import ANSWER
+from tandemtune.models.way_out import logit_scale
 from tandemtune.readout import FORMS, Design, as_adapter, choose, solve
 from tandemtune.readout.members import (
     BiasReadout,
@@ -66,7 +67,8 @@ def test_peft_gives_the_readouts_logits(name, form, tmp_path):
     design = Design(features, reading.logits, torch.tensor([0, 1, 2, 0, 1, 2]))
     readout = solve(design, choose(design, FORMS[form], [0.1]))
     said = readout.logits(features, reading.logits)
-    shift = as_adapter.save(readout, backbone, stack, verbalizer, tmp_path)
+    scale = logit_scale(backbone.model, stack.head)
+    shift = as_adapter.save(readout, backbone, stack, verbalizer, tmp_path, scale)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tuned = peft.PeftModel.from_pretrained(backbone.model, str(tmp_path)).eval()

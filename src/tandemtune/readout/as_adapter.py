@@ -11,7 +11,6 @@ from torch import Tensor
 
 from tandemtune.models.backbone import Backbone
 from tandemtune.models.layers import LayerStack
-from tandemtune.models.way_out import logit_scale
 from tandemtune.readout.fitting import Readout
 from tandemtune.tasks.verbalizers import Verbalizer
 from tandemtune.tunables.lora import TASK_TYPES
@@ -59,6 +58,7 @@ def save(
     stack: LayerStack,
     verbalizer: Verbalizer,
     folder: Path,
+    scale: float,
     base: str | None = None,
 ) -> Tensor:
     """Write a PEFT LoRA adapter on the output embedding as it is now: with a point applied that changes it, what is added to that one.
@@ -72,6 +72,8 @@ def save(
         stack: its layers, which end in the label words.
         verbalizer: the label words.
         folder: where `adapter_config.json` and `adapter_model.safetensors` go.
+        scale: what the model multiplies what its output embedding makes by (`logit_scale`, of the model without a point applied: a
+            prompt may be longer than the text that it is measured on).
         base: name of the base model; the backbone's own if left out.
 
     Returns:
@@ -80,7 +82,6 @@ def save(
     Raises:
         DataError: the readout is no change of the output embedding.
     """
-    scale = logit_scale(backbone.model, stack.head) or 1.0
     rows, bias = label_rows(stack, verbalizer, scale)
     change, shift = readout.correction(rows, bias, scale)
     path = next(name for name, module in backbone.model.named_modules() if module is stack.head)

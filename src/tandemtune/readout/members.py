@@ -20,6 +20,7 @@ from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.features import PassReading, read
 from tandemtune.evaluators.views import ANSWER, View
 from tandemtune.models.backbone import Backbone
+from tandemtune.models.way_out import logit_scale
 from tandemtune.plugins import Member, register
 from tandemtune.readout import as_adapter
 from tandemtune.readout.design import assumed_shares, check_shares
@@ -327,8 +328,9 @@ class SolvedReadout:
         if reason := self.no_adapter(engine):
             told["no_adapter"] = reason
         else:
+            scale = logit_scale(backbone.model, engine.stack.head) or 1.0
             with engine.tunable.applied(point):
-                shift = as_adapter.save(self.readout, backbone, engine.stack, verbalizer, place, base)
+                shift = as_adapter.save(self.readout, backbone, engine.stack, verbalizer, place, scale, base)
             told["label_bias"] = bias = dict(zip(verbalizer.labels, shift.tolist(), strict=True))
         (place / "readout.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         return bias
