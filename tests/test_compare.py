@@ -294,6 +294,22 @@ def test_a_changed_plan_overwrites_nothing(played):
     assert len(execute(played("bbt = {}"), lambda line: None)) == 2, "what is left of the plan can be shown"
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("'task.class_weights' = { no = 2.0, yes = 1.0 }", ""),
+        ("'task.class_weights' = { no = 2.0, yes = 1.0 }", "'task.class_weights' = 'balanced'"),
+        ("'task.labels' = { no = 'bad', yes = 'fine' }", ""),
+    ],
+)
+def test_a_setting_that_is_taken_out_of_a_plan_is_a_change(played, before, after):
+    execute(played(f"lora = {{ {before} }}"), lambda line: None)
+    for other in (after, before.replace("2.0", "3.0").replace("'fine'", "'great'")):
+        with pytest.raises(RunError, match=r"has another recipe \(task\.(class_weights|labels)"):
+            execute(played(f"lora = {{ {other} }}"), lambda line: None)
+    execute(played(f"lora = {{ {before} }}"), lambda line: None)
+
+
 def rewritten(plan: Plan, change: Any) -> None:
     for cell in plan.cells:
         path = cell.folder / "recipe.json"

@@ -470,7 +470,7 @@ def test_what_cannot_be_exported_is_said(here, model, changes, merged, said):
 # ---- lists and help -----------------------------------------------------------------------------------------------
 
 
-def test_ls_runs(here):
+def test_ls_runs(here, monkeypatch):
     small.tune(small.recipe(here, method__budget=10), here / "runs" / "whole")
     stopped_run = here / "runs" / "many" / "stopped"
     with pytest.raises(KeyboardInterrupt):
@@ -488,6 +488,15 @@ def test_ls_runs(here):
     with RunFolder.open(stopped_run).locked():
         assert "running" in small.call("ls", "runs", here / "runs" / "many").out
     assert small.call("ls", "runs", "nowhere").code == 1
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    assert small.call("ls", "runs", "../runs").out == called.out, "a folder that was named is no hidden one"
+
+    def denied(*arguments, **named):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tandemtune.runs.listing.FileLock.acquire", denied)  # somebody else's runs
+    assert small.call("ls", "runs", here / "runs").out == called.out
 
 
 def test_every_command_has_an_example():

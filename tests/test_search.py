@@ -14,6 +14,7 @@ import torch
 import small
 import tiny
 from small import resume, tune
+from tandemtune.callbacks import Callback
 from tandemtune.errors import ConfigError, DataError, ModelError, RunError
 from tandemtune.runs.store import RunFolder
 from tandemtune.tasks.base import Task
@@ -330,8 +331,37 @@ def test_overwriting_keeps_the_old_run_until_the_new_one_can_begin(tmp_path):
         recipe = small.recipe(tmp_path, task__labels={"negative": "xyzzy", "positive": "great"})
         tune(recipe, tmp_path / "run", overwrite=True)
     assert small.artefacts(tmp_path / "run") == before
+
+    class Breaks(Callback):
+        def on_progress(self, text):
+            if (tmp_path / "run" / ".replaced.tmp").exists():
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(small.recipe(tmp_path, method__budget=10), tmp_path / "run", Breaks(), overwrite=True)
+    assert small.artefacts(tmp_path / "run") == before, "stopped before anything was found"
+    with pytest.raises(KeyboardInterrupt):
+        tune(small.recipe(tmp_path, method__budget=10), tmp_path / "run", small.Stop(step=1), overwrite=True)
+    small.resume(tmp_path / "run")
+    assert len(generations(tmp_path / "run")) == 2
     tune(small.recipe(tmp_path, method__budget=10), tmp_path / "run", overwrite=True)
     assert len(generations(tmp_path / "run")) == 2
+    assert not [path.name for path in (tmp_path / "run").iterdir() if path.name.endswith(".tmp")]
+
+
+def test_a_run_is_not_replaced_by_one_that_is_made_of_its_files(tmp_path):
+    rows = [{"text": row["text"], "label": row["label"]} for row in small.rows(20, 1)]
+    recipe = small.recipe(tmp_path, method__budget=5)
+    recipe["task"] |= {"train": None, "test": None}
+    tune(recipe, tmp_path / "run", train=rows)
+    before = small.artefacts(tmp_path / "run")
+    again = json.loads((tmp_path / "run" / "recipe.json").read_text(encoding="utf-8"))
+    with pytest.raises(
+        ConfigError, match=r"\[task\] train: data/train.jsonl lies in .*run, which --overwrite would replace"
+    ):
+        tune(again, tmp_path / "run", overwrite=True)
+    assert small.artefacts(tmp_path / "run") == before
+    assert tune(again, tmp_path / "other")["steps"] == 1
 
 
 def broken(place, name, value):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import re
 import sys
 
 import pytest
@@ -128,6 +130,22 @@ def test_a_resumed_run_goes_on_in_the_same_one(tmp_path, packages):
     assert [m.step for m in mlflow.metrics if m.key == "population/best_loss"] == steps
     assert result["tuned"] == plain["tuned"]
     assert (tmp_path / "run" / "journal.jsonl").read_bytes() == (tmp_path / "plain" / "journal.jsonl").read_bytes()
+
+
+def test_labels_of_any_name_are_settings_that_every_tracker_takes(tmp_path, packages):
+    names = {"negative": "Food (hot) & cold", "positive": "don't know"}
+    small.write_rows(tmp_path / "named.jsonl", [{**row, "label": names[row["label"]]} for row in small.rows(20, 1)])
+    recipe = small.recipe(tmp_path, run__report_to="mlflow", method__budget=5)
+    words = recipe["task"]["labels"]
+    recipe["task"] |= {
+        "train": str(tmp_path / "named.jsonl"),
+        "test": None,
+        "labels": {names[label]: word for label, word in words.items()},
+    }
+    small.tune(recipe, tmp_path / "run")
+    told = packages("mlflow").params
+    assert all(re.fullmatch(r"[/\w.\- ]+", key) for key in told), "MLflow refuses others"
+    assert json.loads(told["task.labels"]).keys() == {*names.values()}
 
 
 def test_what_is_missing_is_said_before_the_work(tmp_path, monkeypatch):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tandemtune.callbacks import Callback, Callbacks
 from tandemtune.config import RunConfig, load_config
 from tandemtune.config.retired import without_retired
 from tandemtune.elsewhere import AnotherProcess
-from tandemtune.errors import RunError
+from tandemtune.errors import ConfigError, RunError
 from tandemtune.models.naming import base_name
 from tandemtune.notes import notes_of, unanswered
 from tandemtune.problem import Problem
@@ -66,6 +66,8 @@ def run(
     refuse_while_imported()
     config = config.with_absolute_paths()
     RunFolder.check_free(out, overwrite=overwrite)
+    if overwrite:
+        _refuse_what_it_is_made_from(config, out)
     wiring.check(config, callback.on_progress, test=test)
     wiring.check_proposer(config, callback.on_progress)
     config.run.executor.check()
@@ -302,6 +304,39 @@ def _as_one_text(row: Example) -> str:
 
 def _score(task: Task, said: Sequence[str], rows: Sequence[Example]) -> float:
     return task.score([task.label_index(label) for label in said], [task.label_index(str(row.label)) for row in rows])
+
+
+def _refuse_what_it_is_made_from(config: RunConfig, out: Path) -> None:
+    """A run is not replaced by one that needs its files: rows that were handed over in memory, weights, what a mentor said.
+
+    Raises:
+        ConfigError: names the settings.
+    """
+    place, problems = out.resolve(), []
+    for name, value in _texts(config.model_dump(mode="json")):
+        for given in (value, value.rpartition(":")[0]):
+            with suppress(OSError, ValueError, RuntimeError):
+                path = Path(given).expanduser().resolve()
+                if given and path.is_relative_to(place) and path.exists():
+                    problems.append(
+                        f"{name}: {path.relative_to(place)} lies in {out}, which --overwrite would replace: copy it elsewhere, or "
+                        "choose another --out"
+                    )
+                    break
+    if problems:
+        raise ConfigError(problems)
+
+
+def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of a recipe, and the setting that it belongs to."""
+    if isinstance(value, str):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _texts(inner, f"[{key}]" if not name else f"{name} {key}")
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner, name)
 
 
 def _refuse_retired(path: Path, recipe: dict[str, Any]) -> None:

@@ -72,7 +72,7 @@ def remembered_texts(
         return [Text(tuple(ids), *told) for ids, *told in json.loads(path.read_text(encoding="utf-8"))]
     found = compute()
     with suppress(OSError):
-        content = json.dumps([(text.ids, text.tokens, text.end) for text in found]).encode()
+        content = json.dumps([(text.ids, text.tokens, text.end, text.broken) for text in found]).encode()
         write_atomically(path, lambda file: file.write(content))
     return found
 

@@ -6,6 +6,7 @@ A tracker is a member of noun "tracker"; its `begin` opens a `Log`. What a track
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -183,9 +184,9 @@ class MLflow(Tracker):
             found = client.get_experiment_by_name(experiment)
             where = client.create_experiment(experiment) if found is None else found.experiment_id
             known = str(client.create_run(where, run_name=name).info.run_id)
+            _keep(place, known)
             for key, value in settings.items():
                 client.log_param(known, key, value[:LONGEST])
-            _keep(place, known)
         client.update_run(known, status="RUNNING")
         return _MLflowLog(client, known)
 
@@ -355,10 +356,12 @@ class Tracking(Callback):
 
 
 def _flat(recipe: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """Every setting that is not open, with its path."""
+    """Every setting that is not open, with its path; a table whose keys a tracker may not take, such as labels, is one."""
     for key, value in recipe.items():
         path = f"{before}.{key}" if before else str(key)
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and any(_name(str(name)) != name for name in value):
+            yield path, json.dumps(value, ensure_ascii=False)
+        elif isinstance(value, Mapping):
             yield from _flat(value, path)
         elif value is not None:
             yield path, str(value)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tandemtune.errors import UsageError
 from tandemtune.report.charts import (
     MOST_ROWS,
     NARROW,
@@ -166,7 +167,22 @@ def test_files_are_dark_on_white(tmp_path):
     CHARTS["dots"].save(tmp_path / "a.png")
     root = ElementTree.fromstring((tmp_path / "a.svg").read_text(encoding="utf-8"))
     assert "var(" not in ElementTree.tostring(root, encoding="unicode") and root.tag.endswith("svg")
-    assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    CHARTS["dots"].save(tmp_path / "B.PNG")
+    for name in ("a.png", "B.PNG"):
+        assert (tmp_path / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    with pytest.raises(UsageError, match=r"cannot be written as a\.pdf: name a file that ends in \.svg or \.png"):
+        CHARTS["dots"].save(tmp_path / "a.pdf")
+    assert not (tmp_path / "a.pdf").exists()
+
+
+@pytest.mark.parametrize("values", [(0.2, 0.4), (3.1, 3.4), (-0.4, 0.2)])
+def test_every_dot_lies_on_the_axis(values):
+    chart = DotChart(
+        title="t", x_label="x", rows=[Dots("a", values, sum(values) / 2, values[0] - 0.1, values[1] + 0.1)]
+    )
+    low, high = chart.figure(WIDE).axes[0].get_xlim()
+    assert low <= min(*values, values[0] - 0.1) and max(*values, values[1] + 0.1) <= high
+    assert (low == 0.0) == (min(values) - 0.1 >= 0 and max(values) + 0.1 <= 1), "the scale of shares where all are"
 
 
 @pytest.mark.parametrize(

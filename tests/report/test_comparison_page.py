@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import re
 import shutil
@@ -235,6 +236,19 @@ def test_settings_say_what_is_shared_and_what_differs():
     assert differing["method.tunable.r"]["maao <mutation>"] == "–"
     shared = tomllib.loads(page.codes["Settings that all runs share"])
     assert shared["method"] == {"budget": 400, "dev_every": 1} and shared["task"]["seed"] == 5
+
+
+def test_names_of_labels_may_have_dots(tmp_path):
+    out, runs = made.comparison("sweep")
+    moved = shutil.copytree(out, tmp_path / "moved")
+    labels = {"1": ["bad"], "1.5": ["so"], "2": ["good"], "U.S.": ["here"]}
+    for path in moved.rglob("recipe.json"):
+        recipe = json.loads(path.read_text(encoding="utf-8"))
+        recipe["task"]["labels"] = labels
+        path.write_text(json.dumps(recipe), encoding="utf-8")
+    gone = [run.model_copy(update={"folder": run.folder.replace(str(out), "/nowhere/at/all")}) for run in runs]
+    page = Page(comparison_page(compared(gone, "d=16"), gone, moved))
+    assert tomllib.loads(page.codes["Settings that all runs share"])["task"]["labels"] == labels
 
 
 def test_names_that_would_hurt_a_page(tmp_path):

@@ -27,7 +27,7 @@ from tandemtune.report.comparison import (
     sweep_rows,
     table_rows,
 )
-from tandemtune.report.paired import SAMPLE, Paired, mean_interval, paired
+from tandemtune.report.paired import SAMPLE, Paired, mean_interval, paired, score_bounds
 from tandemtune.report.standings import ColumnScore, ComparisonTable, compared
 
 
@@ -162,15 +162,24 @@ def test_pairs_are_of_the_same_model_task_and_seed():
 )
 def test_intervals_of_means_are_students(count, t):
     values = [0.5 + 0.001 * (-1) ** i for i in range(count)]
-    low, high = mean_interval(values) or (0.0, 0.0)
+    low, high = mean_interval(values, (0.0, 1.0)) or (0.0, 0.0)
     spread = math.sqrt(sum((v - mean(values)) ** 2 for v in values) / (count - 1))
     assert (high - low) / 2 == pytest.approx(t * spread / math.sqrt(count), rel=0.005)
     assert (high + low) / 2 == pytest.approx(mean(values))
 
 
 def test_two_seeds_say_too_little_for_an_interval_and_scores_end_at_one():
-    assert mean_interval([0.5, 0.6]) is None
-    assert mean_interval([0.99, 0.9, 0.99]) is not None and mean_interval([0.99, 0.9, 0.99])[1] == 1.0  # type: ignore[index]
+    assert mean_interval([0.5, 0.6], (0.0, 1.0)) is None
+    assert (mean_interval([0.99, 0.9, 0.99], (0.0, 1.0)) or ())[1] == 1.0
+
+
+def test_scores_of_ones_own_have_no_ends_but_those_that_are_told():
+    for values in ([3.1, 3.4, 3.2], [-0.4, -0.1, -0.2]):
+        low, high = mean_interval(values, score_bounds(["helpfulness"])) or (0.0, 0.0)
+        assert (low + high) / 2 == pytest.approx(mean(values)), "cut at neither end"
+        assert mean_interval(values, (0.0, 1.0)) == (low, high), "nor where they lie outside what was told"
+    assert score_bounds(["accuracy", "rouge_l"]) == (0.0, 1.0)
+    assert score_bounds(["accuracy", "helpfulness"]) == (-math.inf, math.inf)
 
 
 def test_controls_stand_in_every_table():

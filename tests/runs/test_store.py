@@ -40,7 +40,8 @@ def test_a_run_is_not_replaced_unasked(tmp_path):
     with pytest.raises(RunError, match="exists already and is not overwritten"):
         RunFolder.create(tmp_path / "run", {"other": 1})
     assert RunFolder.open(tmp_path / "run").read_recipe() == RECIPE
-    RunFolder.create(tmp_path / "run", {"other": 1}, overwrite=True)
+    with RunFolder.create(tmp_path / "run", {"other": 1}, overwrite=True).gone_unless_begun():
+        pass
     assert files(tmp_path / "run") == ["recipe.json"]
     assert RunFolder.open(tmp_path / "run").read_recipe() == {"other": 1}
 
@@ -63,6 +64,40 @@ def test_a_file_in_the_way(tmp_path, overwrite):
         with pytest.raises(RunError):
             RunFolder.create(place, RECIPE, overwrite=overwrite)
     assert (tmp_path / "run").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_place_where_no_folder_can_be_made_is_found_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    with pytest.raises(RunError, match=r"run cannot be made, since .*file is no folder: choose another --out"):
+        RunFolder.check_free(tmp_path / "file" / "deep" / "run")
+    monkeypatch.setattr("os.access", lambda place, how: False)
+    with pytest.raises(RunError, match=r"run cannot be made, since .* may not be written"):
+        RunFolder.check_free(tmp_path / "deep" / "run")
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_run_that_does_not_begin_leaves_the_one_that_it_was_to_replace(tmp_path, linked):
+    place = tmp_path / "run"
+    if linked:
+        (tmp_path / "disk").mkdir()
+        place.symlink_to(tmp_path / "disk")
+    RunFolder.create(place, RECIPE)
+    (place / "journal.jsonl").write_text("{}\n", encoding="utf-8")
+    (place / "adapter").mkdir()
+    before = files(place)
+    new = RunFolder.create(place, {"other": 1}, overwrite=True)
+    with pytest.raises(KeyboardInterrupt), new.working(), new.gone_unless_begun():
+        (place / "run.json").write_text("{}", encoding="utf-8")
+        raise KeyboardInterrupt
+    assert files(place) == before and RunFolder.open(place).read_recipe() == RECIPE
+    new = RunFolder.create(place, {"other": 1}, overwrite=True)
+    with pytest.raises(KeyboardInterrupt), new.working(), new.gone_unless_begun():
+        (place / "journal.jsonl").write_text("{}\n", encoding="utf-8")
+        raise KeyboardInterrupt
+    assert files(place) == ["journal.jsonl", "recipe.json"] and RunFolder.open(place).read_recipe() == {"other": 1}
+    RunFolder.create(place, RECIPE, overwrite=True)  # and one that is killed
+    RunFolder.open(place).clean()
+    assert files(place) == ["recipe.json"]
 
 
 def test_a_recipe_that_cannot_be_written_leaves_no_folder(tmp_path, monkeypatch):

@@ -132,24 +132,21 @@ def _of_another_plan(plan: Plan) -> list[str]:
 def _differences(there: Mapping[str, Any], config: RunConfig) -> list[str]:
     """Settings in which a run that lies there is not the wanted one. Threads that the plan leaves open were chosen when the run
     began; what the run's recipe does not say has its default."""
-    before = _flat(load_config(there).model_dump(mode="json"))
-    wanted = _flat(config.model_dump(mode="json"))
-    if wanted["model.threads"] is None:
-        del wanted["model.threads"]
-    return [
-        f"{key} {_short(before.get(key))} there, {_short(value)} in the plan"
-        for key, value in wanted.items()
-        if before.get(key) != value
-    ]
+    before = load_config(there).model_dump(mode="json")
+    wanted = config.model_dump(mode="json")
+    if wanted["model"]["threads"] is None:
+        del before["model"]["threads"], wanted["model"]["threads"]
+    return list(_told(before, wanted))
 
 
-def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tables.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) and key != "labels" else {name: value}
-    return flat
+def _told(before: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """What differs between two tables, with dots between the keys; whatever stands in one of them alone does, too."""
+    for key in dict.fromkeys([*wanted, *before]):
+        one, other, name = before.get(key), wanted.get(key), f"{prefix}{key}"
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from _told(one, other, f"{name}.")
+        elif one != other:
+            yield f"{name} {_short(one)} there, {_short(other)} in the plan"
 
 
 def _record(cell: Cell) -> ComparedRun:
@@ -331,8 +328,11 @@ def _run(cell: Cell, threads: int, processes: Somewhere, began: Began) -> tuple[
 
 def _tried(cell: Cell, threads: int, processes: Somewhere, began: Began) -> tuple[str, int]:
     """Run or resume one cell; returns what went wrong, or nothing, and the exit code."""
-    if not _free(cell.folder, processes):
-        return f"another process is working in {cell.folder}", 1
+    try:
+        if not _free(cell.folder, processes):
+            return f"another process is working in {cell.folder}", 1
+    except OSError as error:
+        return f"{cell.folder} cannot be written: {error.strerror or error}", 1
     begun = RunFolder(cell.folder).recipe.is_file()
     recipe, log = (cell.folder.with_name(f"{cell.folder.name}.{ending}") for ending in ("recipe.json", "log"))
     content = cell.config.model_dump(mode="json")

@@ -12,8 +12,8 @@ from tandemtune.executors.base import Answer, Elsewhere, scored
 from tandemtune.executors.messages import Memory
 from tandemtune.system import fingerprint
 
-Plain = tuple[bytes, int, float, list[list[tuple[tuple[int, ...], int, int | None]]] | None]
-"""An `Answer` as plain numbers: losses, tokens, seconds; ids and tokens of each text."""
+Plain = tuple[bytes, int, float, list[list[tuple[tuple[int, ...], int, int | None, bool]]] | None]
+"""An `Answer` as plain numbers: losses, tokens, seconds; what each text is made of."""
 
 
 class Worker:
@@ -53,7 +53,7 @@ class Worker:
         found = scored(self._evaluators[request.stretch], request.point, request.candidates, request.generation)
         texts = None
         if found.texts is not None:
-            texts = [[(text.ids, text.tokens, text.end) for text in each] for each in found.texts]
+            texts = [[(text.ids, text.tokens, text.end, text.broken) for text in each] for each in found.texts]
         return found.losses.astype(np.float64).tobytes(), found.wrote, found.seconds, texts
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from statistics import mean, stdev
@@ -16,7 +16,7 @@ from tandemtune.report.comparison import UNSEEN, cost_rows, sweep_charts, sweep_
 from tandemtune.report.history import Spot, trail
 from tandemtune.report.numbers import Content, duration, rough, score
 from tandemtune.report.page import Block, Code, Details, Grid, Heading, Pairs, Section, page
-from tandemtune.report.paired import mean_interval
+from tandemtune.report.paired import mean_interval, score_bounds
 from tandemtune.report.ranks import rank_rows, rank_sentences
 from tandemtune.report.recipes import as_toml, flat, objectives, value_text
 from tandemtune.report.standings import CONTROLS, ComparisonTable, column_of, model_of
@@ -170,20 +170,21 @@ def _dots(found: ComparisonTable, runs: Sequence[ComparedRun]) -> list[DotChart]
     if len(found.columns) > 1:
         whole = {name: row.averages for name, row in found.methods.items() if row.averages}
         metric = next(iter(metrics.values())) if len(set(metrics.values())) == 1 else "score"
-        charts.append(_dot_chart(f"Average test {metric} by seed", f"test {metric}, average", whole))
+        charts.append(_dot_chart(f"Average test {metric} by seed", f"test {metric}, average", whole, metrics.values()))
     for column in found.columns:
         values = {name: row.columns[column.name].values for name, row in found.methods.items()}
         metric = metrics.get(column.name, "score")
         title = f"Test {metric} by seed" + (f": {column.name}" if len(found.columns) > 1 else "")
-        charts.append(_dot_chart(title, f"test {metric}", {name: found for name, found in values.items() if found}))
+        there = {name: found for name, found in values.items() if found}
+        charts.append(_dot_chart(title, f"test {metric}", there, [metric]))
     return charts
 
 
-def _dot_chart(title: str, label: str, values: Mapping[str, Sequence[float]]) -> DotChart:
+def _dot_chart(title: str, label: str, values: Mapping[str, Sequence[float]], metrics: Iterable[str]) -> DotChart:
     """Single scores with their mean and its interval; controls without, since their seeds are no repetitions."""
-    dots = []
+    dots, bounds = [], score_bounds(metrics)
     for name, scores in values.items():
-        interval = None if name in CONTROLS else mean_interval(scores)
+        interval = None if name in CONTROLS else mean_interval(scores, bounds)
         dots.append(Dots(name, () if name in CONTROLS else scores, mean(scores), *(interval or (None, None))))
     known = any(row.low is not None for row in dots)
     return DotChart(title=title + (", with 95 % intervals of the mean" if known else ""), x_label=label, rows=dots)
@@ -421,7 +422,7 @@ def _settings(runs: Sequence[ComparedRun], folders: Sequence[Path]) -> list[Bloc
     keys = list(dict.fromkeys(key for _, found in settings for key in found))
     written = {key: {value_text(found.get(key)) for _, found in settings} for key in keys}
     parts: list[Block] = []
-    differing = [key for key in keys if len(written[key]) > 1 and key != "task.seed"]
+    differing = [key for key in keys if len(written[key]) > 1 and key != ("task", "seed")]
     for axis in ("method", "task", "model"):
         members = list(dict.fromkeys(str(getattr(run, axis)) for run, _ in settings))
         values = {
@@ -431,17 +432,17 @@ def _settings(runs: Sequence[ComparedRun], folders: Sequence[Path]) -> list[Bloc
         made = [key for key in differing if all(len(each) == 1 for each in values[key].values())]
         if made and len(members) > 1:
             rows: list[list[Content]] = [
-                [key, *(next(iter(values[key][member])) for member in members)] for key in made
+                [".".join(key), *(next(iter(values[key][member])) for member in members)] for key in made
             ]
             parts.append(Grid(["setting", *members], rows, f"What differs between {axis}s", set()))
             differing = [key for key in differing if key not in made]
     if differing:
-        parts.append(f"Settings that differ otherwise: {', '.join(differing)}.")
+        parts.append(f"Settings that differ otherwise: {', '.join(map('.'.join, differing))}.")
     same: dict[str, Any] = {}
     for key in keys:
         value = settings[0][1].get(key)
         if len(written[key]) == 1 and value is not None:
-            *path, name = key.split(".")
+            *path, name = key
             inner = same
             for part in path:
                 inner = inner.setdefault(part, {})

@@ -165,7 +165,7 @@ class LiveReport(Callback):
         if width + 1 < WIDE:
             room = 14
             pairs = [
-                (shown.unit, f"{shown.done:,}/{shown.planned:,}"),
+                (shown.unit, f"{shown.done:,}/{shown.planned:,}" if shown.planned else f"{shown.done:,}"),
                 ("time left", shown.left),
                 *([("speed", shown.rate)] if shown.rate else []),
                 *shown.numbers,
@@ -179,7 +179,7 @@ class LiveReport(Callback):
                 *([f"{'dev loss':<{room}}{spark}"] if spark else []),
             ]
         rate = f" · {shown.rate}" if shown.rate else ""
-        counts = f"{shown.done:,} of {shown.planned:,} {shown.unit}{rate} · {shown.left} left"
+        counts = f"{shown.counted}{rate} · {shown.left} left"
         ends = [f"{shown.method}  ", f"  {counts}"]
         bar = self._bar(max(width - sum(map(cell_len, ends)), 8))
         numbers = "   ".join(f"{name} {value}" for name, value in shown.numbers)

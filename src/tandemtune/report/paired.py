@@ -5,11 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from statistics import NormalDist, mean, stdev
+from typing import Any
 
+from tandemtune import plugins
+from tandemtune.errors import UsageError
 from tandemtune.report.ranks import ROUNDING
+from tandemtune.rewards.base import Reward
 from tandemtune.runs.records import Record
+from tandemtune.tasks.metrics import Metric
 
 EXACT = 14
 """Pairs up to which all sign flips are counted; above, a seeded sample of them."""
@@ -66,16 +72,34 @@ def paired(one: Mapping[Key, float], other: Mapping[Key, float]) -> Paired | Non
     return Paired(difference=difference, p=p, pairs=count, wins=won + ties / 2, ties=ties)
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Student's 95 % interval of a mean of scores, cut to 0 and 1; None for fewer than three values, which say too little.
+def mean_interval(values: Sequence[float], bounds: tuple[float, float]) -> tuple[float, float] | None:
+    """Student's 95 % interval of a mean of scores; None for fewer than three values, which say too little.
 
     The quantile is Cornish and Fisher's expansion, within 0.5 % from three degrees of freedom on; the first two are exact.
+
+    Args:
+        values: the scores.
+        bounds: no score lies outside, so no mean does; infinite where nothing is known.
     """
     count = len(values)
     if count < 3:
         return None
     half = _student(count - 1) * stdev(values) / math.sqrt(count)
-    return max(0.0, mean(values) - half), min(1.0, mean(values) + half)
+    low, high = bounds if bounds[0] <= min(values) and max(values) <= bounds[1] else (-math.inf, math.inf)
+    return max(low, mean(values) - half), min(high, mean(values) + half)
+
+
+def score_bounds(metrics: Iterable[str]) -> tuple[float, float]:
+    """Between what scores of some metrics lie; infinite for one of the user's that says nothing."""
+    lows, highs = [], []
+    for name in metrics:
+        found: Any = None
+        for noun in ("metric", "reward"):
+            with suppress(UsageError):
+                found = found or plugins.find(noun, name)
+        lows.append(found.lower if isinstance(found, Metric | Reward) else -math.inf)
+        highs.append(found.upper if isinstance(found, Metric | Reward) else math.inf)
+    return min(lows, default=-math.inf), max(highs, default=math.inf)
 
 
 def _student(freedom: int) -> float:

@@ -79,9 +79,14 @@ class RunProgress:
         return min(self.done / self.planned, 1.0) if self.planned else 0.0
 
     @property
+    def counted(self) -> str:
+        """What is done, of what is planned where that is known: tokens or seconds alone may end a run."""
+        return f"{self.done:,} of {self.planned:,} {self.unit}" if self.planned else f"{self.done:,} {self.unit}"
+
+    @property
     def left(self) -> str:
         """Time that the rest takes at the speed so far, in words."""
-        if self._began is None or self.seconds <= self._began[0] or self.done <= self._began[1]:
+        if self._began is None or self.seconds <= self._began[0] or self.done <= self._began[1] or not self.planned:
             return "…"
         rate = (self.done - self._began[1]) / (self.seconds - self._began[0])
         return duration(max(self.planned - self.done, 0) / rate)

@@ -75,15 +75,15 @@ def as_toml(recipe: Mapping[str, Any]) -> str:
     return tomli_w.dumps(_known(recipe)).strip()
 
 
-def flat(recipe: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting with its path, such as ``method.optimizer.kind``.
+def flat(recipe: Mapping[str, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every setting with its path, such as ``("method", "optimizer", "kind")``: names of labels may have dots.
 
     Args:
         recipe: a resolved recipe, or a part of one.
         before: path of that part.
     """
     for key, value in recipe.items():
-        path = f"{before}.{key}" if before else str(key)
+        path = (*before, str(key))
         if isinstance(value, Mapping) and value:
             yield from flat(value, path)
         else:

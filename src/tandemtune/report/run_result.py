@@ -93,14 +93,17 @@ def scores_chart(result: Result, run: RunView) -> DotChart:
         (row.name, getattr(row, split)) for group in reversed(groups) for row in group
     ]
     entries.append(("most frequent class", result.majority if split == "test" else None))
-    if split == "dev" and result.metric == "accuracy" and run.facts is not None:
+    share = (
+        result.metric == "accuracy" and run.facts is not None and bool(run.facts.labels)
+    )  # texts may be judged by one of that name
+    if split == "dev" and share and run.facts is not None:
         entries.append((CHANCE, 1 / len(run.facts.labels)))
     dots = []
     for name, value in entries:
         if value is None:
             continue
         interval = None
-        if result.metric == "accuracy" and rows and name not in ("most frequent class", CHANCE):
+        if share and rows and name not in ("most frequent class", CHANCE):
             interval = told.share_interval(value, rows)
         elif name == result.scores()[-1].name.removesuffix(", calibrated") and split == "test":
             interval = _f1_interval(run, value)
@@ -115,9 +118,10 @@ def scores_chart(result: Result, run: RunView) -> DotChart:
 
 def _f1_interval(run: RunView, value: float) -> tuple[float, float] | None:
     """An interval of a kind of F1 out of the predictions, where these are the ones that were scored."""
-    if not run.predictions or run.metric not in ("f1", "macro_f1"):
+    labelled = run.facts.labels if run.facts else {}
+    if not run.predictions or not labelled or run.metric not in ("f1", "macro_f1"):
         return None
-    labels = told.labels_of(run.predictions, run.facts.labels if run.facts else {})
+    labels = told.labels_of(run.predictions, labelled)
     counts = told.confusion(run.predictions, labels)
     known = TASKS.get(str(setting(run.recipe, "task.name", "")))
     positive = setting(run.recipe, "task.positive", known and known.positive)

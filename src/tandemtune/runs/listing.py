@@ -58,7 +58,11 @@ def listed_runs(folder: Path) -> Iterator[ListedRun]:
     """
     if not folder.is_dir():
         raise RunError(f"there is no folder {folder}: name the one that your runs lie in")
-    found = [path.parent for path in folder.rglob(RECIPE) if not any(p.startswith(".") for p in path.parts)]
+    found = [
+        path.parent
+        for path in folder.rglob(RECIPE)
+        if not any(p.startswith(".") for p in path.relative_to(folder).parts)
+    ]
     for place in sorted(found, key=lambda place: (_changed(place), place)):
         yield _listed(RunFolder(place), str(place.relative_to(folder)) if place != folder else place.name)
 
@@ -102,6 +106,8 @@ def _unfinished(run: RunFolder) -> str:
             return "unfinished"
     except Timeout:
         return "running"
+    except OSError:  # of somebody else, who alone may write there
+        return "unfinished"
 
 
 def _changed(place: Path) -> float:

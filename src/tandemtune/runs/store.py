@@ -71,14 +71,18 @@ class RunFolder:
         try:
             if folder.recipe.is_file():
                 with folder.locked():
-                    shutil.rmtree(path)
-            folder._made = [place for place in (path, *path.parents) if not place.exists()]
-            path.mkdir(parents=True, exist_ok=True)
-            folder.clean()
+                    folder.clean()
+                    folder._put_aside()
+            else:
+                folder._made = [place for place in (path, *path.parents) if not place.exists()]
+                path.mkdir(parents=True, exist_ok=True)
+                folder.clean()
             if data is not None:
                 data.rename(path / cls.DATA)
             write_json(folder.recipe, recipe)
         except OSError as error:
+            if folder._before.exists():
+                folder._put_back()
             folder._unmake()
             raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
         return folder
@@ -88,8 +92,12 @@ class RunFolder:
         """Find out whether `create` may use a place.
 
         Raises:
-            RunError: something lies there that may not be replaced.
+            RunError: something lies there that may not be replaced, or no folder can be made there.
         """
+        there = next((place for place in (path.absolute(), *path.absolute().parents) if place.exists()), path)
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            what = "may not be written" if there.is_dir() else "is no folder"
+            raise RunError(f"{path} cannot be made, since {there} {what}: choose another --out")
         if not path.exists() or (path.is_dir() and all(_is_leftover(entry) for entry in path.iterdir())):
             return
         if not overwrite:
@@ -141,14 +149,46 @@ class RunFolder:
     @contextmanager
     def gone_unless_begun(self) -> Iterator[None]:
         """Take the folder away if what happens in it ends by an error or an interrupt before the journal has its first line, and
-        before anything was paid for: grades that were given are kept, and the run goes on from them."""
+        before anything was paid for: grades that were given are kept, and the run goes on from them. A run that it was to replace
+        lies there again then; else that one goes when the context ends."""
         try:
             yield
         except BaseException:
             if not any(place.is_file() and b"\n" in place.read_bytes() for place in (self.journal, self.grades)):
-                shutil.rmtree(self.path, ignore_errors=True)
+                self._put_back()
                 self._unmake()
             raise
+        finally:
+            shutil.rmtree(self._before, ignore_errors=True)
+
+    @property
+    def _before(self) -> Path:
+        """Where a run lies that is being replaced."""
+        return self.path / ".replaced.tmp"
+
+    def _put_aside(self) -> None:
+        """Keep what lies in the folder out of the way."""
+        self._before.mkdir(exist_ok=True)
+        for entry in self.path.iterdir():
+            if entry not in (self._before, self.path / ".lock"):
+                entry.rename(self._before / entry.name)
+
+    def _put_back(self) -> None:
+        """Take away what lies in the folder; what was put aside lies there again."""
+        replaced = self._before.is_dir()
+        kept = {self._before, self.path / ".lock"} if replaced else set()
+        for entry in [entry for entry in self.path.iterdir() if entry not in kept]:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+        if replaced:
+            for entry in [*self._before.iterdir()]:
+                entry.rename(self.path / entry.name)
+            self._before.rmdir()
+        else:
+            with suppress(OSError):
+                self.path.rmdir()
 
     def _unmake(self) -> None:
         """Take away the folders that were made for this one, as far as they are empty."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from markupsafe import Markup
 
+from tandemtune.errors import UsageError
 from tandemtune.report.charts.drawing import style
 from tandemtune.report.charts.inline import inline
 from tandemtune.report.numbers import clean
@@ -113,8 +114,15 @@ class Chart(ABC):
         return None if self.empty() else str(self.svg(WIDE)[0])
 
     def save(self, place: Path) -> None:
-        """Write the chart as the file's suffix says: ``.svg`` or ``.png``."""
-        place.write_bytes(self.file("png" if place.suffix == ".png" else "svg"))
+        """Write the chart as the file's suffix says: ``.svg`` or ``.png``.
+
+        Raises:
+            UsageError: another suffix.
+        """
+        kind = place.suffix.lower().removeprefix(".")
+        if kind not in ("svg", "png"):
+            raise UsageError(f"a chart cannot be written as {place.name}: name a file that ends in .svg or .png")
+        place.write_bytes(self.file("png" if kind == "png" else "svg"))
 
 
 def save_all(charts: Mapping[str, Chart], folder: Path, kind: Literal["svg", "png"]) -> None:

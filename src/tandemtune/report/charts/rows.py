@@ -81,12 +81,12 @@ class DotChart(Chart):
     Args:
         x_label: name of the axis.
         rows: from top to bottom.
-        limits: ends of the axis; None: the data's.
+        limits: ends of the axis; the data's where some of it lies outside.
     """
 
     x_label: str
     rows: Sequence[Dots]
-    limits: tuple[float, float] | None = (0.0, 1.0)
+    limits: tuple[float, float] = (0.0, 1.0)
 
     def empty(self) -> bool:
         return all(row.middle is None and not row.values for row in self.rows)
@@ -114,6 +114,8 @@ class DotChart(Chart):
 
     def draw(self, figure: Figure, width: int) -> None:
         axes = figure.add_subplot()
+        low, high = self.limits
+        inside = all(low <= value <= high for row in self.rows for value in row.numbers())
         for place, row in enumerate(self.rows):
             if row.low is not None and row.high is not None:
                 axes.plot(
@@ -132,10 +134,9 @@ class DotChart(Chart):
                     va="center_baseline",
                     annotation_clip=False,
                 )
-        if self.limits is not None:
-            low, high = self.limits
+        if inside:
             axes.set_xlim(low, high + (high - low) * (0.16 if width < 500 else 0.08))
             axes.set_xticks([low + (high - low) * k / 5 for k in range(6)])
         name_rows(axes, [row.name for row in self.rows], width)
         axes.set_xlabel(clean(fitted(self.x_label, width // 8)))
-        draw_ticks(axes, width, False, False, rows=True, fixed=self.limits is not None)
+        draw_ticks(axes, width, False, False, rows=True, fixed=inside)

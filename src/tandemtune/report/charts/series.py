@@ -70,6 +70,10 @@ class Dots:
     high: float | None = None
     note: str = ""
 
+    def numbers(self) -> list[float]:
+        """All that is drawn."""
+        return [*self.values, *(value for value in (self.middle, self.low, self.high) if value is not None)]
+
 
 def thinned(rows: Sequence[T], most: int) -> list[T]:
     """Evenly spread members of a sequence, its ends among them."""
