@@ -210,7 +210,7 @@ def test_the_estimate_is_that_of_the_format_that_was_asked_for(
     seen = []
     monkeypatch.setattr(duration, "_pass_seconds", lambda problem: seen.append(problem.facts.dtype) or len(seen))
     found = duration.pace(plan_of(tmp_path, dtype=dtype))
-    assert seen == ["float32"] if dtype == "auto" else ["float32", "bfloat16"]
+    assert seen == (["float32"] if dtype == "auto" else ["float32", "bfloat16"])
     assert (found.exact, found.engine) == (1, len(seen))
     assert found.padding > 1
     assert (found.depth, found.shots) == (4, 4)

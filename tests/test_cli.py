@@ -201,17 +201,6 @@ def test_ls_alone_says_what_there_is():
         assert called.code == 0 and len(called.out.splitlines()) >= 1 and called.out != "none\n", noun
 
 
-@pytest.mark.parametrize("noun", ["optimizer", "tunable", "subspace", "objective", "readout", "proposer"])
-def test_ls_of_one_member(noun):
-    """All of its options, with defaults and what they mean; nothing that another part owns."""
-    for name, member in plugins.members(noun).items():
-        called = small.call("ls", f"{noun}s", name)
-        options = [key for key, field in member.model_fields.items() if not field.exclude]
-        rows = [line.split("\t") for line in called.out.splitlines()]
-        assert called.code == 0 and ([row[0] for row in rows] == options or called.out == "no options\n"), name
-        assert all(len(row[2]) > 5 for row in rows if options), name
-
-
 def test_ls_of_rewards_has_the_one_that_is_none_of_the_metrics():
     assert "\njudge\t" in small.call("ls", "rewards").out
     assert "leave 'judge' out" in small.call("ls", "rewards", "judge").err
@@ -288,7 +277,9 @@ def test_no_arguments_show_help():
 def test_python_m():
     command = [sys.executable, "-m", "tandemtune", "--help"]
     made = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "Tune language models with forward passes only" in made.stdout
+    assert "Tune pretrained models in closed form, with forward passes only, with gradients" in " ".join(
+        made.stdout.split()
+    )
     for name in ("run", "resume", "predict", "show", "ls", "validate"):
         assert re.search(rf"^\W*{name}\b", made.stdout, re.MULTILINE), name
 

@@ -110,7 +110,47 @@ def test_the_options_of_every_member_can_be_listed(noun: str) -> None:
         called = small.call("ls", f"{noun}s", name)
         assert called.code == 0, called.err
         options = [key for key, field in member.model_fields.items() if not field.exclude]
-        assert [line.partition("\t")[0] for line in called.out.splitlines()] == (options or ["no options"])
+        rows = [line.split("\t") for line in called.out.splitlines()]
+        assert [row[0] for row in rows] == (options or ["no options"])
+        assert all(len(row[2]) > 5 for row in rows if options), name
+
+
+def test_values_of_a_setting_stand_where_it_is_explained() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    for words in (
+        "how the learning rate falls (one of constant, linear, cosine)",
+        "(one of auto, float32, mixed, bfloat16, float16)",
+        "(one of always, if_better, metropolis)",
+    ):
+        assert words in page
+    assert "constant, linear, cosine" in small.call("ls", "optimizers", "adamw").out
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_page_begins_with_its_title(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert re.match(r"# \w", text), "a page that is shown begins with one line of the first order"
+    assert len(text.partition("\n## ")[0].splitlines()) > 2, "and says what it is about"
+
+
+def test_options_in_the_documents_exist() -> None:
+    from typer.main import get_command
+
+    from tandemtune.cli import beginning, comparing, looking, running, using  # noqa: F401
+    from tandemtune.cli.app import app
+
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    shown = [
+        (page.name, found[1], option)
+        for page in PAGES
+        for found in re.finditer(
+            r"(?:^|`)\s*tandemtune (\w+)([^`\n#]*)", page.read_text(encoding="utf-8"), re.MULTILINE
+        )
+        for option in re.findall(r"(?<!\S)--?[a-z][\w-]*", found[2])
+    ]
+    assert len(shown) > 40
+    known = {name: {option for one in command.params for option in one.opts} for name, command in commands.items()}
+    assert [one for one in shown if one[1] not in known or one[2] not in known[one[1]]] == []
 
 
 def test_tables_have_as_many_cells_as_their_heads() -> None:

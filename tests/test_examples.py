@@ -65,18 +65,43 @@ def test_a_run_lowers_the_training_loss(run_folder: Path) -> None:
 
 
 def test_peft_alone_gives_the_probabilities_that_the_run_gives(run_folder: Path) -> None:
-    import torch
     from safetensors.torch import load_file
-
-    from tandemtune import load
 
     pytest.importorskip("peft")
     assert any(tensor.any() for tensor in load_file(run_folder / "adapter" / "adapter_model.safetensors").values())
+    says_the_same(run_folder)
+
+
+def says_the_same(run_folder: Path) -> None:
+    import torch
+
+    from tandemtune import load
+
     label, _, scores = script("load_with_peft.py", str(run_folder)).partition(" ")
-    values = json.loads(scores.replace("'", '"'))
-    model = load(run_folder)
+    values, model = json.loads(scores), load(run_folder)
     logits = torch.tensor(list(values.values()), dtype=torch.float64)
     found = torch.softmax(logits / model.scorer.temperature, 0).tolist()
     answer = model.predict(["a warm , funny and moving film"])[0]
     assert answer.label == label
     assert dict(zip(values, found, strict=True)) == pytest.approx(answer.probabilities, abs=1e-4)
+
+
+@pytest.mark.parametrize("words", [(), ("method.readout=ridge",)], ids=["as it comes", "behind lora"])
+def test_what_the_first_script_makes_is_what_the_second_one_reads(words: tuple[str, ...], tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    more = ("method.name=lora", "method.steps=3", *words) if words else ()
+    script(
+        "tune_and_predict.py", str(tmp_path / "run"), "model.dtype=float32", "model.threads=1", *tiny(tmp_path), *more
+    )
+    says_the_same(tmp_path / "run")
+
+
+def test_what_peft_has_no_form_of_is_said(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    more = ("method.name=bitfit", "method.steps=3", "method.readout=none")
+    script(
+        "tune_and_predict.py", str(tmp_path / "run"), "model.dtype=float32", "model.threads=1", *tiny(tmp_path), *more
+    )
+    command = [sys.executable, str(ROOT / "examples" / "load_with_peft.py"), str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 1 and "PEFT has no form of what" in done.stderr and "Traceback" not in done.stderr

@@ -541,7 +541,7 @@ def test_compare_makes_a_run_whose_mentor_never_answered_once(server, tmp_path):
         assert "left out: small / mentor / 5: nobody proposed anything: no answer could be used" in said
         assert f"delete {out / 'small' / 'mentor' / '5'} to try again" in said
         assert ("nothing to do" in said) == again
-    assert "1 runs are missing" in called.out
+    assert "1 run is missing" in called.out
 
 
 @pytest.mark.slow

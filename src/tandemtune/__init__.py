@@ -1,4 +1,5 @@
-"""TandemTune: tune pretrained language models with forward passes only, and get an ordinary adapter back.
+"""TandemTune: tune pretrained models in closed form, with forward passes only, with gradients, or with an optimizer and a language model
+in turns; what comes back is an ordinary PEFT adapter wherever PEFT has one of that form.
 
     from tandemtune import load, tune
 
@@ -33,19 +34,27 @@ _HOMES = {
     "optimizers.cmaes": ("CMAES",),
     "optimizers.es": ("ES",),
     "optimizers.fireworks": ("Fireworks",),
+    "optimizers.fzoo": ("FZOO",),
     "optimizers.genetic": ("Genetic",),
     "optimizers.gradient": ("SGD", "Adam", "AdamW"),
+    "optimizers.guided": ("GuidedMeZO",),
     "optimizers.random_search": ("RandomSearch",),
     "optimizers.spsa": ("SPSA",),
     "tunables.adapter": ("BottleneckAdapter",),
     "tunables.beside": ("LoRAWithPrompt",),
     "tunables.bias": ("Biases",),
+    "tunables.class_prompt": ("ClassPrompt",),
+    "tunables.demonstrations": ("InContext",),
     "tunables.full": ("FullWeights",),
     "tunables.lora": ("LoRA",),
+    "tunables.peft": ("PEFT",),
     "tunables.prompt": ("DeepPrompt", "SoftPrompt", "TextPrompt"),
     "subspace": ("RandomSubspace", "WholeSpace"),
+    "objectives.black_box": ("OneMinusAccuracy", "OneMinusF1", "OneMinusMetric"),
     "objectives.cross_entropy": ("CrossEntropy",),
     "objectives.hinge": ("Hinge",),
+    "objectives.reward": ("MinusReward",),
+    "readout.members": ("AffineReadout", "BiasReadout", "KernelReadout", "LogisticReadout", "RidgeReadout"),
     "executors.local": ("LocalExecutor",),
     "executors.ray": ("RayExecutor",),
     "proposers.mentored": ("MentorProposer",),

@@ -135,7 +135,8 @@ def _late(given: float | None, seconds: float, choosing: float) -> list[str]:
     """
     if given is None or seconds <= OVERRUN * given:
         return []
-    said = f"{seconds:,.0f} seconds were used, {seconds / given:,.2f} times the {given:g} of max_seconds"
+    used = "1 second was used" if round(seconds) == 1 else f"{seconds:,.0f} seconds were used"
+    said = f"{used}, {seconds / given:,.2f} times the {given:g} of max_seconds"
     beside = f", {choosing:,.0f} of them to choose a template" if choosing else ""
     return [f"{said}{beside}: a turn is never cut, and one turn of this method takes longer than was left"]
 

@@ -15,11 +15,12 @@ import importlib.util
 import inspect
 import json
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, overload
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, overload
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
@@ -266,6 +267,22 @@ def default_of(field: FieldInfo) -> str:
         return "required"
     value = field.get_default(call_default_factory=True, validated_data={})
     return "" if value is None else json.dumps(value)
+
+
+def meaning_of(field: FieldInfo) -> str:
+    """What an option means, with the values that it may have where they are few and the meaning does not name them all."""
+    told = field.description or ""
+    values = [
+        value for value in _values(field.annotation) if not re.search(rf"(?<![\w-]){re.escape(value)}(?![\w-])", told)
+    ]
+    return f"{told} (one of {', '.join(_values(field.annotation))})".strip() if values else told
+
+
+def _values(annotation: Any) -> list[str]:
+    """The texts that an annotation allows by name, wherever they stand in it."""
+    if get_origin(annotation) is Literal:
+        return [value for value in get_args(annotation) if isinstance(value, str)]
+    return [value for part in get_args(annotation) for value in _values(part)]
 
 
 def near(word: str, options: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -19,7 +20,9 @@ from grids import sparse
 from small import Stop, artefacts, journal, resume, tune
 from tandemtune.config import load_config
 from tandemtune.errors import RunError
+from tandemtune.evaluators.writing import Text
 from tandemtune.executors import worker as workers
+from tandemtune.executors.base import Answer
 
 REWARD = {"method__objective": {"kind": "reward", "sampled_at": 0.7}}
 
@@ -140,6 +143,16 @@ def test_a_worker_reads_no_data_files(problem, tmp_path):
     (tmp_path / "train.jsonl").unlink()
     (tmp_path / "test.jsonl").unlink()
     worker_of(elsewhere)
+
+
+@pytest.mark.parametrize(
+    "texts", [None, [[Text((1, 2), 3, 0), Text((), 0)], [Text((5,), 1, None, broken=True), Text((7,), 1)]]]
+)
+def test_what_a_worker_found_comes_back_whole(texts):
+    found = Answer(np.array([0.25, math.nan]), 4, 0.5, texts)
+    back = workers.read(workers.plain(found))
+    assert np.array_equal(back.losses, found.losses, equal_nan=True)
+    assert (back.wrote, back.seconds, back.texts) == (found.wrote, found.seconds, found.texts)
 
 
 OTHER = """

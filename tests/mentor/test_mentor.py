@@ -187,9 +187,9 @@ def test_seeds_come_from_seed_turn_and_ask_alone(server, client):
 
 def test_ten_thousand_lines(server, client):
     server.answers = [say("\n".join(f"{n}. Is number {n} great?" for n in range(10_000)))]
-    begin = time.monotonic()
+    begin = time.process_time()
     found = propose(client)
-    assert found.accepted == () and len(found.refused) == 400 and time.monotonic() - begin < 3
+    assert found.accepted == () and len(found.refused) == 400 and time.process_time() - begin < 3
 
 
 INJECTION = (

@@ -268,7 +268,7 @@ def test_classes_with_few_rows_give_half_of_them_to_dev_at_most(sizes, k, dev_k,
     dev, train = (Counter(row.label for row in part) for part in (drawn.dev, drawn.train))
     for label, size in zip(labels, sizes, strict=True):
         assert dev[label] == min(dev_k, size // 2)
-        assert train[label] == size - dev[label] if k == "all" else min(k, size - dev[label])
+        assert train[label] == (size - dev[label] if k == "all" else min(k, size - dev[label]))
     assert not set(texts(drawn.train)) & set(texts(drawn.dev))
     assert drawn == shared_out(list(pool), labels, k, dev_k, seed)
 

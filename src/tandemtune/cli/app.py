@@ -23,7 +23,7 @@ app = typer.Typer(
     add_completion=True,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Tune language models with forward passes only. Exit codes: 0 done, 1 failed, 2 wrong use, 3 waiting for a mentor's file, 130 stopped, 143 ended by a signal.",
+    help="Tune pretrained models in closed form, with forward passes only, with gradients, or with an optimizer and a language model in turns. Exit codes: 0 done, 1 failed, 2 wrong use, 3 waiting for a mentor's file, 130 stopped, 143 ended by a signal.",
 )
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
 Svg = Annotated[Path | None, typer.Option(help="Folder for the charts as SVG files, with text kept as text.")]
@@ -85,7 +85,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """Tune language models with forward passes only. Exit codes: 0 done, 1 failed, 2 wrong use, 3 waiting for a mentor's file, 130 stopped, 143 ended by a signal."""
+    """Tune pretrained models in closed form, with forward passes only, with gradients, or with an optimizer and a language model in turns. Exit codes: 0 done, 1 failed, 2 wrong use, 3 waiting for a mentor's file, 130 stopped, 143 ended by a signal."""
 
 
 def console() -> Console:

@@ -256,7 +256,7 @@ def _options(what: str, name: str) -> Rows:
         {
             "option": key,
             "default": plugins.default_of(field),
-            "meaning": field.description or "",
+            "meaning": plugins.meaning_of(field),
         }
         for key, field in plugins.find(noun, name).model_fields.items()
         if not field.exclude

@@ -298,7 +298,7 @@ def _plan_in_words(plan: Plan, jobs: int, before: int) -> str:
     threads = {cell.config.model.threads or plan.threads for cell in plan.cells}
     parts = [f"{len(plan.cells)} runs, {jobs} at a time, {'/'.join(map(str, sorted(threads)))} threads each"]
     parts += [f"budget: {plan.budget}"] if plan.budget else []
-    parts += [f"{before} have ended before"] if before else []
+    parts += [f"{before} {'has' if before == 1 else 'have'} ended before"] if before else []
     return "; ".join(parts)
 
 

@@ -64,7 +64,7 @@ class MentorSection(Options):
     )
     mentor: str = Field(
         "pypi:smollm2-135m-gguf",
-        description="pypi:KEY or a GGUF file; the model's name at an endpoint; a transcript.jsonl",
+        description="pypi:KEY or a GGUF file; the model's name at an endpoint; the conversations.jsonl of a run",
     )
     style: Literal["auto", "complete", "chat"] = Field(
         "auto",

@@ -107,7 +107,8 @@ class MethodSection(SearchSettings):
     """[method]: what is tuned, by whom, where and for what; a method's name sets several of these at once."""
 
     name: str = Field(
-        methods.DEFAULT, description="see `tandemtune ls methods`; it sets the parts and what goes with them"
+        methods.DEFAULT,
+        description="see `tandemtune ls methods`; it sets the parts and what goes with them. A recipe with no [method], or an empty one, has auto",
     )
     tunable: Annotated[Tunable, PartOf("tunable")] = Field(description="what may change (`tandemtune ls tunables`)")
     readout: Annotated[ReadoutMember, PartOf("readout")] = Field(

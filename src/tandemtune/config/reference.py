@@ -59,7 +59,7 @@ def _rows(fields: Mapping[str, FieldInfo], nouns: dict[str, str]) -> list[str]:
             continue
         told = json.dumps(nouns[key]) if key in nouns else plugins.default_of(field)
         default = f"`{told}`" if told and told != "required" else told
-        meaning = (field.description or "").replace("|", r"\|")
+        meaning = plugins.meaning_of(field).replace("|", r"\|")
         lines.append(f"| `{key}` | {default} | {meaning} |")
     return lines
 

@@ -50,11 +50,15 @@ class Worker:
             An `Answer`, as plain numbers.
         """
         request = self._memory.request(message)
-        found = scored(self._evaluators[request.stretch], request.point, request.candidates, request.generation)
-        texts = None
-        if found.texts is not None:
-            texts = [[(text.ids, text.tokens, text.end, text.broken) for text in each] for each in found.texts]
-        return found.losses.astype(np.float64).tobytes(), found.wrote, found.seconds, texts
+        return plain(scored(self._evaluators[request.stretch], request.point, request.candidates, request.generation))
+
+
+def plain(answer: Answer) -> Plain:
+    """An answer as plain numbers."""
+    texts = None
+    if answer.texts is not None:
+        texts = [[(text.ids, text.tokens, text.end, text.broken) for text in each] for each in answer.texts]
+    return answer.losses.astype(np.float64).tobytes(), answer.wrote, answer.seconds, texts
 
 
 def read(answer: Plain) -> Answer:
