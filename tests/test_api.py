@@ -330,6 +330,18 @@ def test_two_threads_ask_at_once(tmp_path: Path) -> None:
     assert all(answers == alone[number] for (number, _), answers in found.items())
 
 
+def test_a_run_draws_itself(tmp_path: Path) -> None:
+    run = tuned(tmp_path / "run")
+    figure = run.plot(tmp_path / "loss.svg")
+    assert figure.axes and (tmp_path / "loss.svg").read_text(encoding="utf-8").count("<svg") == 1
+    run.plot(tmp_path / "scores.png", chart="scores")
+    assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UsageError, match=r"no chart 'scroes' \(did you mean 'scores'\?\): this run has scores, loss, "):
+        run.plot(chart="scroes")
+    page = run._repr_html_()
+    assert f"{run.result.tuned.dev:.3f}" in page and "<svg" in page
+
+
 def test_an_unfinished_run_is_a_run_all_the_same(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         small.tune(small.recipe(tmp_path), tmp_path / "run", small.Stop(step=3))

@@ -232,6 +232,15 @@ def test_jobs_run_side_by_side(played):
     assert any(begin < end for (_, end), (begin, _) in itertools.pairwise(spans)), "one begins before another has ended"
 
 
+def test_the_number_of_jobs_may_be_given_on_the_command_line(played, monkeypatch):
+    plan = played("a = { d = 20 }")
+    for name in ("train", "test"):
+        small.write_rows(plan.out.parent / f"{name}.jsonl", small.rows(80, 1, ("no", "yes")))
+    monkeypatch.chdir(plan.out.parent)
+    called = small.call("compare", "plan.toml", "--jobs", "2", "--out", plan.out)
+    assert called.code == 0 and "2 runs, 2 at a time, 4 threads each" in called.err
+
+
 @posix
 def test_interrupted(played):
     """Ctrl-C ends all processes once, starts no other, and says how to go on."""
@@ -449,8 +458,10 @@ def test_a_comparison_killed_resumed_failing_and_complete(tmp_path, monkeypatch)
     called = small.call("compare", "real.toml")
     assert called.code == 0 and "3 have ended before" in called.err and "missing" not in called.out
     assert (first / "result.json").stat().st_mtime_ns == stamp and len(results(tmp_path)) == 4
-    shown = small.call("compare", "real.toml", "--show")
+    shown = small.call("compare", "real.toml", "--show", "--svg", "drawn", "--png", "drawn")
     assert shown.code == 0 and shown.out == called.out
+    drawn = {path.suffix: path.read_bytes() for path in Path("drawn").iterdir()}
+    assert b"<svg" in drawn[".svg"] and drawn[".png"].startswith(b"\x89PNG")
     before = results(tmp_path), {path: path.stat().st_mtime_ns for path in runs.glob("small/**/*")}
     assert small.call("compare", "real.toml").code == 0
     assert ({p: p.stat().st_mtime_ns for p in runs.glob("small/**/*")}, results(tmp_path)) == before[::-1]

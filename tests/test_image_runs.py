@@ -7,6 +7,7 @@ import re
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -508,7 +509,7 @@ def test_a_comparison_tells_seen_and_unseen_classes(tmp_path, monkeypatch):
         },
         "tasks": {"colours": {}},
     }
-    found = tandemtune.compare(plan, out=tmp_path / "plan")
+    rows = pd.DataFrame(tandemtune.compare(plan, out=tmp_path / "plan").rows)
     results = {
         name: [
             json.loads(path.read_text())
@@ -516,6 +517,8 @@ def test_a_comparison_tells_seen_and_unseen_classes(tmp_path, monkeypatch):
         ]
         for name in ("tuned", "readout")
     }
+    for name in results:
+        assert list(rows[rows.method == name].test) == [result["tuned"]["test"] for result in results[name]]
     told = (tmp_path / "plan" / "table.md").read_text(encoding="utf-8")
     rows = {line.split(" | ")[0]: line for line in told[told.index("## Classes that were left out") :].splitlines()}
     mean = np.mean([result["unseen"]["harmonic"] for result in results["tuned"]])
@@ -523,7 +526,6 @@ def test_a_comparison_tells_seen_and_unseen_classes(tmp_path, monkeypatch):
     words = np.mean([result["tuned_words"]["test"] for result in results["readout"]])
     assert f"| {words:.3f} ±" in rows["| readout"]
     assert "Classes that were left out" in (tmp_path / "plan" / "report.html").read_text(encoding="utf-8")
-    assert found is not None
 
 
 def test_validate_counts_the_class_texts_once(place, tmp_path):

@@ -150,6 +150,18 @@ def test_prompts_as_embeddings(name, tmp_path):
             logits = base(inputs_embeds=vectors.unsqueeze(0)).logits[0, prompt.answer, list(ids)]
         expected = torch.softmax(logits.double(), dim=-1).tolist()
         assert list(answer.probabilities.values()) == pytest.approx(expected, abs=1e-5)
+    if name == "gpt2":
+        files = (
+            "--input",
+            small.write_rows(tmp_path / "new.jsonl", [{"text": text} for text in texts]),
+            "--output",
+            tmp_path / "t",
+        )
+        assert small.call("embeds", tmp_path / "run", *files).code == 0
+        for place, vectors in zip(sorted((tmp_path / "t").iterdir()), found, strict=True):
+            assert torch.equal(torch.load(place), vectors)
+        again = small.call("embeds", tmp_path / "run", *files)
+        assert again.code == 2 and "exists already: choose another --output" in again.err
 
 
 @pytest.mark.parametrize("inputs", ["a good film", {"text": "a good film"}])
