@@ -26,10 +26,12 @@ from torch import Tensor, nn
 from tandemtune.errors import TandemTuneError
 from tandemtune.evaluators.batch import collate
 from tandemtune.evaluators.engine import Engine
+from tandemtune.evaluators.writing import Writer
 from tandemtune.models import architectures
+from tandemtune.models.answers import AnswerCoder
 from tandemtune.models.backbone import Backbone, Kind
 from tandemtune.tasks.templates import Template
-from tandemtune.tasks.verbalizers import resolve
+from tandemtune.tasks.verbalizers import Verbalizer, resolve
 from tandemtune.tunables.lora import LoRATerms
 from tandemtune.types import Encoded
 
@@ -402,6 +404,41 @@ def _difference(home: Backbone, tunable: LoRATerms, scoring: Engine, prompts: li
     if float((expected - untuned).abs().max()) < 10 * CLOSE:
         raise NotBuiltError("the adapter changes nothing in it")
     return max(apart, float((together[1] - expected).abs().max()))
+
+
+@torch.no_grad()
+def writes(home: Backbone) -> bool:
+    """Whether texts are those that `generate` writes one by one, and a population's those of its candidates, one at a time.
+
+    Raises:
+        ModelError: it cannot write.
+    """
+    ends, most = [3, 9, 12, 14, 20], 8
+    home.model.generation_config.eos_token_id = ends
+    ask = Template.parse("{text} it was {mask}")
+    tunable = LoRATerms(home, RANK, range(len(home.layers)))
+    stack = home.passages(Verbalizer((), (6, 7), ()))
+    writer = Writer(Engine(stack, tunable, torch.zeros(2, 0)), AnswerCoder(home, ask, most))
+    prompts = [home.encode(ask, {"text": text}, 40) for text, _ in rows(6, 1)]
+    plain = {block: torch.zeros(tunable.dim(block)) for block in tunable.blocks}
+    for prompt, text in zip(prompts, writer.write(prompts, plain)[0], strict=True):
+        ids, begin = torch.tensor([prompt.ids]), torch.tensor([home.prefix])
+        settings: dict[str, Any] = {"do_sample": False, "max_new_tokens": most, "pad_token_id": 0}
+        if home.prefix:
+            settings["decoder_input_ids"] = begin
+        written = home.model.generate(ids, attention_mask=torch.ones_like(ids), **settings)[0].tolist()
+        written = written[len(home.prefix or prompt.ids) :]
+        forced = getattr(home.model.generation_config, "forced_eos_token_id", None)
+        if text.ids != tuple(written[:-1] if written[-1] in (*ends, forced) else written):
+            return False
+    generator = torch.Generator().manual_seed(0)
+    for block in tunable.blocks:
+        several = torch.randn(3, tunable.dim(block), generator=generator)
+        together = writer.write(prompts, plain, {block: several})
+        alone = [writer.write(prompts, {**plain, block: vector})[0] for vector in several]
+        if [[text.ids for text in each] for each in together] != [[text.ids for text in each] for each in alone]:
+            return False
+    return True
 
 
 @torch.no_grad()

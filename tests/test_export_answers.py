@@ -188,6 +188,32 @@ def test_what_vllm_would_refuse(tmp_path, model, changes, says):
     assert not (tmp_path / "out").exists()
 
 
+class Packed(torch.nn.Module):
+    """A map whose weights are held in fewer bits, in another shape than its matrix has, or under another name."""
+
+    def __init__(self, linear, name):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.register_buffer(name, torch.zeros(linear.weight.numel() // 2, 1, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("name", ["weight", "qweight"])
+def test_an_adapter_over_packed_weights_is_served_as_any_other(tmp_path, name):
+    backbone = tiny.backbone("llama")
+    tandemtune.tune(writing.recipe(tmp_path, **SEARCH), out=tmp_path / "run", progress="none")
+    adapter = tmp_path / "run" / "adapter"
+    said = for_vllm(adapter, backbone, "x")
+    for layer in backbone.layers:
+        for key in ("q_proj", "k_proj"):
+            setattr(layer.self_attn, key, Packed(getattr(layer.self_attn, key), name))
+    assert for_vllm(adapter, backbone, "x") == said
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    first = next(iter(tensors))
+    save_file({**tensors, first: tensors[first][:, :3].contiguous()}, adapter / "adapter_model.safetensors")
+    with pytest.raises(UsageError, match=r"is \(\d+, 3\), expected"):
+        for_vllm(adapter, backbone, "x")
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

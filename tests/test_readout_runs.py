@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import warnings
 
 import pytest
@@ -111,19 +112,24 @@ PROMPT = {"name": "prompt-tuning", "prompt_tokens": 3, "steps": 3}
         ({"name": "readout", "readout": "ridge"}, ["adapter/readout"]),
         ({"name": "lora", "steps": 3, "readout": "ridge"}, ["adapter", "adapter/readout"]),
         ({"name": "lora", "steps": 3, "readout": "bias"}, ["adapter"]),
+        ({"name": "lora", "steps": 3, "readout": "ridge", "base": torch.bfloat16}, ["adapter", "adapter/readout"]),
         ({"name": "full", "steps": 3, "readout": "ridge"}, ["adapter/readout"]),
         ({**PROMPT, "readout": "bias"}, ["adapter"]),
         ({**PROMPT, "readout": "ridge"}, None),
         ({"name": "lora", "steps": 3, "readout": "ridge", "tunable": IA3}, None),
     ],
-    ids=["alone", "lora", "lora, bias", "full", "prompt, bias", "prompt", "ia3"],
+    ids=["alone", "lora", "lora, bias", "lora on a base in 16 bits", "full", "prompt, bias", "prompt", "ia3"],
 )
 def test_what_an_adapters_readme_shows_says_what_the_run_says(method, adapters, tmp_path, monkeypatch):
     """Or, where PEFT cannot load all of it, it loads what it can and says how the run's answers are had."""
     pytest.importorskip("peft")
     rows_with_a_signal(tmp_path)
     recipe = small.recipe(tmp_path, "llama", task__shots=8)
-    recipe["method"] = method
+    recipe["method"] = {key: value for key, value in method.items() if key != "base"}
+    if "base" in method:
+        shutil.copytree(recipe["model"]["name"], tmp_path / "base")
+        tiny.model("llama").to(method["base"]).save_pretrained(tmp_path / "base")
+        recipe["model"]["name"] = str(tmp_path / "base")
     run = tune(recipe, tmp_path / "run")
     readme = (tmp_path / "run" / "adapter" / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)

@@ -147,6 +147,8 @@ def test_json_is_read_whole_and_nothing_else_is():
         '{"n": Infinity}',
     ]
     assert each("json_schema", *((row, "") for row in rows), answer_schema=schema) == [1, 1, 0, 0, 0, 0, 0]
+    null = {"type": ["object", "null"]}
+    assert each("json_schema", ("null", ""), ("none", ""), ("", ""), answer_schema=null) == [1, 0, 0]
     found = each("json_fields", ('{"a": " X ", "b": 2}', '{"a": "x", "b": 3, "c": [1]}'), ("[]", "{}"), ("{}", "{}"))
     assert found == pytest.approx([2 / 5, 0, 1])
 

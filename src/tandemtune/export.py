@@ -21,6 +21,7 @@ from tandemtune.models import load as loading
 from tandemtune.models.naming import BaseName, base_name
 from tandemtune.models.quantized import method_of
 from tandemtune.models.quiet import quiet
+from tandemtune.models.survey import text_config
 from tandemtune.predict import TunedModel, load
 from tandemtune.problem import Progress, content_free
 from tandemtune.readout.as_adapter import changes_weights
@@ -356,7 +357,7 @@ def _readme(model: TunedModel, parts: Parts, base: BaseName, folder: Path, serve
 
 def _softcap(model: TunedModel, parts: Parts) -> list[str]:
     whole: Any = model.scorer.backbone.model
-    if parts.readout is None or not getattr(whole.config, "final_logit_softcapping", None):
+    if parts.readout is None or not getattr(text_config(whole), "final_logit_softcapping", None):
         return []
     return ["- the model bends its logits, so label probabilities differ a little from those of the run"]
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tandemtune.errors import UsageError
 from tandemtune.models.backbone import Backbone
+from tandemtune.models.linear import is_linear, sizes
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as max_lora_rank."""
@@ -124,11 +125,10 @@ def _names(tensors: dict[str, Tensor], model: nn.Module, rank: int) -> list[str]
     for key, tensor in tensors.items():
         ending = next((one for one in (_A, _B) if key.endswith(one)), None)
         module = modules.get(key.removeprefix(_BEFORE).removesuffix(ending or ""))
-        weight = getattr(module, "weight", None)
-        if ending is None or weight is None:
+        if ending is None or module is None or not is_linear(module):
             found.append(f"{key} is no factor of a module that the model has")
             continue
-        inner, outer = weight.shape[::-1] if isinstance(module, nn.Linear) else weight.shape
+        inner, outer = sizes(module)
         expected = (rank, inner) if ending == _A else (outer, rank)
         if tuple(tensor.shape) != expected:
             found.append(f"{key} is {tuple(tensor.shape)}, expected {expected}")

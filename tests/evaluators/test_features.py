@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 
 import pytest
@@ -115,6 +116,42 @@ def test_the_middle_is_the_layer_with_as_many_before_it_as_behind_it(name):
     assert_close(reading.views[MEAN_MIDDLE], means, **CLOSE)
     at_answers = torch.stack([one[0, position] for one, position in zip(answers, place, strict=True)])
     assert_close(reading.views[ANSWER_MIDDLE], at_answers, **CLOSE)
+
+
+@pytest.mark.parametrize("forced", [None, 7])
+def test_a_decoder_may_be_given_two_marks(forced):
+    """BART's <s>, or the code of a language: the answer stands behind them."""
+    h = House("bart")
+    h.backbone.__dict__.pop("prefix", None)
+    h.backbone.model.generation_config.forced_bos_token_id = forced
+    begin = [h.backbone.model.config.decoder_start_token_id, *([forced] if forced else [])]
+    assert list(h.backbone.prefix) == begin
+    h.stack = h.backbone.stack(h.verbalizer)
+    h.engine = Engine(h.stack, h.tunable, h.averaging)
+    h.prompts = [h.backbone.encode(TEMPLATE, {"text": text}, 64) for text in TEXTS]
+    h.batch = h.collate()
+    caught: dict[int, list[torch.Tensor]] = {1: [], 3: []}
+    with torch.no_grad(), h.tunable.applied(h.point), contextlib.ExitStack() as hooks:
+        for layer, found in caught.items():
+            hook = h.backbone.layers[layer].register_forward_pre_hook(
+                lambda module, args, kwargs, found=found: found.append(entering(args, kwargs)[0].clone()),
+                with_kwargs=True,
+            )
+            hooks.enter_context(hooked(hook))
+        for prompt in h.prompts:
+            h.backbone.model(input_ids=torch.tensor([prompt.ids]), decoder_input_ids=torch.tensor([begin]))
+    expected = {
+        MEAN_MIDDLE: torch.stack([states.mean(dim=0) for states in caught[1]]),
+        ANSWER_MIDDLE: torch.stack([states[len(begin) - 1] for states in caught[3]]),
+    }
+    views = [MEAN_MIDDLE, ANSWER_MIDDLE, MEAN]
+    alone = read(h.engine, h.batch, h.point, views)
+    # candidates in the last layer: the views below it are those of the states that the engine keeps
+    population = read_population(h.engine, h.batch, h.point, h.candidates(3), views)
+    for view, values in expected.items():
+        assert_close(alone.views[view], values, **CLOSE)
+        assert_close(population.views[view], values.expand(3, -1, -1), **CLOSE)
+    assert_close(population.views[MEAN], alone.views[MEAN].expand(3, -1, -1), **CLOSE)
 
 
 @pytest.mark.parametrize("name", tiny.CONFIGS)

@@ -18,12 +18,16 @@ import tiny
 from tandemtune.callbacks import Callback
 from tandemtune.config import load_config
 from tandemtune.errors import ConfigError, ModelError, RunError, UsageError
+from tandemtune.evaluators.batch import collate
+from tandemtune.evaluators.engine import Engine
 from tandemtune.models.precision import mix
 from tandemtune.runner import go_on, run
+from tandemtune.tasks.verbalizers import Verbalizer
 from tandemtune.testing import TUNABLE_PROMISES, TunableCase
 from tandemtune.testing.tiny import TinyDesk, hooks_of, tiny_backbone
 from tandemtune.tunables.base import INPUT
 from tandemtune.tunables.peft import PEFT, PEFTAdapter, types
+from tandemtune.types import Encoded
 
 pytestmark = pytest.mark.grid
 
@@ -89,6 +93,25 @@ def test_peft_loads_it_with_the_same_logits(name, model, tmp_path):
     told = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
     assert told["base_model_name_or_path"] == "some/base" and told["inference_mode"] is True
     assert torch.equal(adapter(tiny.backbone(model), name).load(tmp_path)[INPUT], point[INPUT])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_map_behind_the_attention_of_the_last_layer_may_be_replaced():
+    """There the engine computes the answer's position only, and some types add to what the map returns in place."""
+    home = tiny.backbone("llama")
+    tunable = PEFTAdapter(home, "C3A", {"block_size": 8, "target_modules": ["q_proj", "o_proj", "down_proj"]}, 3)
+    point = near(tunable)
+    verbalizer = Verbalizer(("bad", "good"), (6, 7), ((0,), (1,)))
+    stack = home.stack(verbalizer)
+    stack.packs = False  # as for gradients: prompts lie one below the other
+    engine = Engine(stack, tunable, torch.eye(2))
+    prompts = [Encoded(tuple(IDS[0].tolist()), 5), Encoded((2, 6, 9, 3), 3)]
+    batch = collate(prompts, [0, 1], torch.device("cpu"), stretch=9.0, masked=True)
+    found = engine.logits(batch, point)
+    with torch.no_grad(), tunable.applied(point):
+        expected = [home.model(input_ids=ids).logits[0, -1, [6, 7]] for ids in (IDS, torch.tensor([[2, 6, 9, 3]]))]
+    assert_close(found, torch.stack(expected), **TOLERANCE)
+    assert (engine.logits(batch, tunable.initial()) - found).abs().max() > 1e-4
 
 
 @pytest.mark.filterwarnings("ignore")

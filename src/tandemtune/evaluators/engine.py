@@ -88,6 +88,8 @@ class Engine:
     ) -> None:
         self.stack = stack
         self.tunable = tunable
+        if tunable.replaced:
+            stack.widen(tunable.replaced)
         self.averaging = averaging.to(stack.device, torch.float32)
         self.max_memory = max_memory
         self.chunk_tokens = chunk_tokens

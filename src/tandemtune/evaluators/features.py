@@ -23,6 +23,7 @@ from tandemtune.evaluators.engine import Engine
 from tandemtune.evaluators.views import ANSWER, View
 from tandemtune.models.layers import LayerStack, hooked
 from tandemtune.models.spans import Span, Spans
+from tandemtune.models.survey import text_config
 from tandemtune.tunables.base import Point
 
 
@@ -134,7 +135,7 @@ def word_logits(stack: LayerStack, vectors: Tensor, bent: bool = True) -> Tensor
 
 def soft_cap(stack: LayerStack) -> float | None:
     """The bound that a model bends its logits to (Gemma 2); None where they are linear in what enters the output embedding."""
-    found: Any = getattr(stack.model.config, "final_logit_softcapping", None)
+    found: Any = getattr(text_config(stack.model), "final_logit_softcapping", None)
     return None if found is None else float(found)
 
 
@@ -180,7 +181,7 @@ class _Watched:
     def __init__(self, stack: LayerStack, views: Sequence[View]) -> None:
         self._stack = stack
         self._layers = {view: layer_of(stack, view) for view in views}
-        hidden = int(stack.model.config.hidden_size)  # type: ignore[union-attr,arg-type]
+        hidden = int(text_config(stack.model).hidden_size)
         self.widths = [stack.head.in_features if layer is None else hidden for layer in self._layers.values()]
 
     def __getattr__(self, name: str) -> Any:
@@ -230,8 +231,7 @@ def _vector(view: View, own: Tensor, text: Tensor, answer: Tensor, mask: Tensor 
         return _mean(text.float(), mask, spans)
     if spans:
         return own[:, answer].flatten(0, 1).float()
-    place = answer if own is text else torch.zeros_like(answer)  # a decoder has one position
-    return own[torch.arange(len(own), device=own.device), place].float()
+    return own[torch.arange(len(own), device=own.device), answer].float()
 
 
 def _mean(states: Tensor, mask: Tensor | None, spans: Spans) -> Tensor:
@@ -261,7 +261,7 @@ def _kept(engine: Engine, batch: Batch, point: Point, view: View, layer: int) ->
     decodes = stack.encoder_layers is not None and layer >= stack.encoder_layers
     rows: list[Tensor] = []
     for group, states in zip(batch.groups, engine.states(batch, point, layer), strict=True):
-        own, text = (states[:, -1:], states[:, :-1]) if decodes else (states, states)
+        text, own = stack.parted(states) if decodes else (states, states)
         rows.append(_vector(view, own, text, group.answer, group.mask, ()))
     order = torch.cat([group.rows for group in batch.groups])
     return torch.cat(rows)[order.argsort()]

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tandemtune.errors import ModelError
 from tandemtune.evaluators.engine import MEGABYTE, Engine
 from tandemtune.evaluators.likelihood import stack_of
 from tandemtune.models.answers import AnswerCoder
 from tandemtune.models.passages import joined, select
-from tandemtune.models.survey import accepted, plain_ids, text_config
+from tandemtune.models.survey import accepted, plain_ids, plain_inputs, text_config
 from tandemtune.tunables.base import INPUT, Point
 from tandemtune.types import Encoded, seed_for
 
@@ -101,6 +102,8 @@ class Writer:
 
     def __init__(self, engine: Engine, coder: AnswerCoder) -> None:
         self.engine, self.stack, self.tunable, self.coder = engine, stack_of(engine), engine.tunable, coder
+        if self.stack.encoder_layers is None:
+            self._check_cache()
         self._fills = self._may_fill()
 
     def write(
@@ -362,16 +365,49 @@ class Writer:
         """Rows of so many prompt tokens whose keys and values, and logits, fit the memory bound."""
         config = text_config(self.stack.model)
         size = torch.empty(0, dtype=self.stack.dtype).element_size()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        heads = _widest(config, "num_key_value_heads") or _widest(config, "num_attention_heads")
         width = (
-            getattr(config, "head_dim", None)
-            or getattr(config, "d_kv", None)
-            or config.hidden_size // config.num_attention_heads
+            _widest(config, "head_dim")
+            or _widest(config, "d_kv")
+            or config.hidden_size // _widest(config, "num_attention_heads")
         )
         layers = len(self.stack) - (self.stack.encoder_layers or 0)
         tokens = length + self.coder.most
         row = 2 * size * layers * int(heads) * int(width) * tokens + 8 * self.stack.vocabulary
         return max(1, int(ROOM * self.engine.max_memory * MEGABYTE / row))
+
+    @torch.inference_mode()
+    def _check_cache(self) -> None:
+        """Make sure that a token behind others whose keys and values are kept, of a row that is left of several, is what it is behind
+        these read anew. Found out by trying.
+
+        Raises:
+            ModelError: the model keeps what it has read in another way.
+        """
+        stack, reason = self.stack, ""
+        ids = plain_ids(stack.model, 3 * _TRIED + 2).tolist()
+        texts = [ids[:_TRIED], ids[_TRIED : 2 * _TRIED], ids[2 * _TRIED : 3 * _TRIED]]
+        try:
+            prompts = [Encoded(tuple(text), _TRIED - 1) for text in texts]
+            _, forward, keep = self._begun_causal(prompts, {}, {}, 1)
+            device = stack.device
+            with stack.writing():
+                forward(torch.full((len(texts), 1), ids[-2], device=device), 0)
+                keep(torch.tensor([1, 2], device=device))
+                found = forward(torch.full((2, 1), ids[-1], device=device), 1)
+                whole = torch.tensor([[*text, *ids[-2:]] for text in texts[1:]], device=device)
+                alone = stack.model(**plain_inputs(stack.model, whole, None)).logits[:, -1].float()
+            if not stack.same(found, alone):
+                reason = "with its cache it gives other words than without"
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever the code of a model says to this
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        if reason:
+            raise ModelError(
+                f"{type(stack.model).__name__} does not keep what it has read as other decoders do, so it cannot write texts here ({reason}): "
+                "choose another model, or a task that is answered with labels"
+            )
 
     @torch.inference_mode()
     def _may_fill(self) -> bool:
@@ -409,3 +445,11 @@ def mean_tokens(texts: Sequence[Sequence[Text]]) -> float:
     """How many tokens a text has on average; NaN without texts."""
     count = sum(len(row) for row in texts)
     return tokens_of(texts) / count if count else math.nan
+
+
+def _widest(config: Any, name: str) -> Any:
+    """A size of a model, the largest of its layers' where they differ; None where it has none of that name."""
+    try:
+        return getattr(config, name, None)
+    except Exception:  # transformers' own, for a size that only single layers have
+        return max(getattr(layer, name, None) or 0 for layer in config.per_layer_config)

@@ -448,6 +448,15 @@ class LayerStack:
         if not fine:
             self._way_out.narrow = []
 
+    def widen(self, modules: Sequence[nn.Module]) -> None:
+        """Have modules see all positions, since something else stands in their place and adds to what they return.
+
+        Args:
+            modules: the model's own.
+        """
+        held = {part for module in modules for part in module.modules()}
+        self._way_out.narrow = [module for module in self._way_out.narrow if not held & {*module.modules()}]
+
 
 def _first_row(value: Any, rows: int) -> Any:
     """The first row of what a layer is given for every row of a batch; anything else as it is."""

@@ -134,6 +134,15 @@ def longest(model: nn.Module) -> int | None:
     """Tokens up to which each one sees all of its prompt (or all before it); None for no bound."""
     config = text_config(model)
     bounds = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    if getattr(config, "attention_types", None):  # GPT-Neo, whose local layers count places and not tokens
+        bounds.append(getattr(config, "window_size", None))
+    rope: Any = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if (
+        rope.get("rope_type", rope.get("type")) == "longrope"
+    ):  # beyond it all rows of a batch are turned by other angles
+        bounds.append(
+            rope.get("original_max_position_embeddings", getattr(config, "original_max_position_embeddings", None))
+        )
     return min((int(bound) for bound in bounds if bound is not None), default=None)
 
 

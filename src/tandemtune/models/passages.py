@@ -308,7 +308,10 @@ def joined(shared: Any, own: Any, below: int, rows: Tensor) -> Any:
     """
     for index in range(below):
         layer = copy.copy(shared.layers[index])
-        layer.batch_select_indices(rows)
+        for name, value in vars(layer).items():  # states of convolutions and recurrences lie in lists and dicts
+            if isinstance(value, list | dict):
+                setattr(layer, name, copy.copy(value))
+        layer.reorder_cache(rows)
         own.layers[index] = layer
     return own
 
@@ -317,4 +320,4 @@ def select(cache: Any, rows: Tensor) -> None:
     """Keep some rows of a cache."""
     for part in (cache,) if hasattr(cache, "layers") else (cache.self_attention_cache, cache.cross_attention_cache):
         for layer in part.layers:
-            layer.batch_select_indices(rows)
+            layer.reorder_cache(rows)

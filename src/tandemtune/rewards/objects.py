@@ -9,9 +9,12 @@ from typing import Any
 from tandemtune.errors import UsageError
 from tandemtune.rewards.base import Reward, Written, add
 
+NOTHING = object()
+"""What a text is that is no JSON: null is."""
+
 
 def read_object(text: str) -> Any:
-    """The JSON value that a text is, with nothing around it but blanks and a code fence; None if it is none."""
+    """The JSON value that a text is, with nothing around it but blanks and a code fence; `NOTHING` if it is none."""
     inside = text.strip()
     if inside.startswith("```") and inside.endswith("```") and len(inside) >= 6:
         inside = inside[3:-3]
@@ -19,7 +22,7 @@ def read_object(text: str) -> Any:
     try:
         return json.loads(inside, parse_constant=_refuse)
     except (ValueError, RecursionError):
-        return None
+        return NOTHING
 
 
 def _refuse(name: str) -> None:
@@ -135,7 +138,7 @@ def _valid(written: Written) -> list[float]:
     schema = written.settings["answer_schema"]
     validator = _validator(schema)
     values = [read_object(completion) for completion in written.completions]
-    return [float(value is not None and _keeps_to(validator, value, schema)) for value in values]
+    return [float(value is not NOTHING and _keeps_to(validator, value, schema)) for value in values]
 
 
 def _keeps_to(validator: Any, value: Any, schema: Any) -> bool:

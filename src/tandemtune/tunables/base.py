@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import AfterValidator, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from tandemtune.errors import ConfigError
 from tandemtune.models.architectures import Target
@@ -52,6 +52,7 @@ class Parameters(ABC):
         side_by_side: whether several candidates can be applied at once, as equal parts of one batch.
         token_wise: whether it does the same to every token, wherever that stands, so that prompts may lie end to end in one row.
         leading: otherwise, tokens at the beginning of a text behind which that is so; None where nobody can say.
+        replaced: modules of the model in whose place something of its own stands while it is applied.
         directions: (groups, directions in a group) where a point is coefficients of seeded directions; None otherwise.
     """
 
@@ -61,6 +62,7 @@ class Parameters(ABC):
     token_wise: bool = False
     leading: int | None = None
     directions: tuple[int, int] | None = None
+    replaced: Sequence[nn.Module] = ()
 
     @abstractmethod
     def dim(self, block: int) -> int:

@@ -90,6 +90,7 @@ class PEFTAdapter(Parameters):
         self._refuse_what_is_entered()
         self._counts = [parameter.numel() for parameter in self._trained]
         self._first = torch.cat([p.detach().float().cpu().reshape(-1) for p in self._trained])
+        self.replaced = [child for _, _, child, _ in self._grafts]
         self.token_wise = all(_by_token(grafted) for _, _, _, grafted in self._grafts)
         self._try()
 
