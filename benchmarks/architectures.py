@@ -414,7 +414,8 @@ def writes(home: Backbone) -> bool:
         ModelError: it cannot write.
     """
     ends, most = [3, 9, 12, 14, 20], 8
-    home.model.generation_config.eos_token_id = ends
+    whole: Any = home.model
+    whole.generation_config.eos_token_id = ends
     ask = Template.parse("{text} it was {mask}")
     tunable = LoRATerms(home, RANK, range(len(home.layers)))
     stack = home.passages(Verbalizer((), (6, 7), ()))
@@ -426,9 +427,9 @@ def writes(home: Backbone) -> bool:
         settings: dict[str, Any] = {"do_sample": False, "max_new_tokens": most, "pad_token_id": 0}
         if home.prefix:
             settings["decoder_input_ids"] = begin
-        written = home.model.generate(ids, attention_mask=torch.ones_like(ids), **settings)[0].tolist()
+        written = whole.generate(ids, attention_mask=torch.ones_like(ids), **settings)[0].tolist()
         written = written[len(home.prefix or prompt.ids) :]
-        forced = getattr(home.model.generation_config, "forced_eos_token_id", None)
+        forced = getattr(whole.generation_config, "forced_eos_token_id", None)
         if text.ids != tuple(written[:-1] if written[-1] in (*ends, forced) else written):
             return False
     generator = torch.Generator().manual_seed(0)
