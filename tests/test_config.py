@@ -755,3 +755,19 @@ def test_parts_and_options_that_do_not_exist_are_told_together() -> None:
         "[method] tunable: unknown tunable 'lorra' (did you mean 'lora'?)",
         "[alternate] proposer: unknown proposer 'mentr' (did you mean 'mentor'?)",
     ]
+
+
+@pytest.mark.parametrize("method", [{"name": "lora", "steps": 8}, {"name": "maao", "steps": None}])
+def test_more_batches_for_a_step_than_there_are_tune_nothing(method: dict[str, Any]) -> None:
+    rounds = {"round_steps": 8, "final_steps": 20} if method["name"] == "maao" else {}
+    recipe = {
+        "model": {"name": "x"},
+        "task": {"name": "sst2"},
+        "method": {**method, "accumulate": 9},
+        "alternate": rounds,
+    }
+    recipe["method"] = {key: value for key, value in recipe["method"].items() if value is not None}
+    with pytest.raises(ConfigError, match="a step takes 9 batches, and the shortest stretch or round has 8"):
+        load_config(recipe)
+    recipe["method"]["accumulate"] = 8
+    assert load_config(recipe)

@@ -46,6 +46,25 @@ def test_prompts_that_begin_alike(tmp_path, model, changes):
 
 
 @pytest.mark.grid
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "lora", "steps": 8, "batch_size": 2, "accumulate": 4},
+        {"name": "c-lora", "kl_penalty": 0.1, "kl_rows": 8},
+        {"name": "c-lora", "popsize": 8, "elites": 2, "subsample": 2, "budget": 48},
+        {"name": "c-lora", "readout": "ridge", "judge": "readout"},
+    ],
+    ids=["accumulate", "kl", "elites", "judge"],
+)
+def test_what_beside_the_candidates_costs(changes, tmp_path):
+    recipe = small.recipe(tmp_path, "llama")
+    kept = {} if changes["name"] == "lora" else recipe["method"]
+    recipe["method"] = {**kept, **changes}
+    (forward, backward), (read, back) = told_and_read(recipe, tmp_path)
+    assert 0.75 < read / forward < 1.2, (read, forward)
+    assert back == pytest.approx(backward, rel=0.2)
+
+
 @pytest.mark.parametrize("model", ["llama", "t5"])
 @pytest.mark.parametrize("objective", ["ce", "reward"])
 def test_texts(tmp_path, model, objective):

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -264,10 +265,16 @@ def test_it_goes_on_where_the_recipe_says_so_and_tells_the_rounds_without_an_ans
 
 
 @pytest.mark.parametrize("command", ["resume", "finish"])
-def test_a_mentor_that_is_not_asked_any_more_is_not_missed(server, tmp_path, command):
-    run = stopped(server, tmp_path, 2 if command == "resume" else 1)
+def test_a_mentor_that_is_not_asked_any_more_is_not_missed(server, tmp_path, command, monkeypatch):
+    """Nor is its key, or the package that asks it."""
+    monkeypatch.setenv("MENTOR_KEY", "secret")
+    run = stopped(server, tmp_path, 2 if command == "resume" else 1, key_env="MENTOR_KEY")
     server.answers, seen = [loopback.error(401)], len(server.seen)
-    assert small.call(command, run).code == 0 and len(server.seen) == seen
+    monkeypatch.delenv("MENTOR_KEY")
+    monkeypatch.setitem(sys.modules, "openai", None)
+    called = small.call(command, run)
+    assert called.code == 0, called.err
+    assert len(server.seen) == seen
 
 
 def test_nor_is_one_that_was_given_up(server, tmp_path):

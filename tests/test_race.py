@@ -349,9 +349,10 @@ def test_generations_of_a_race_come_out_again(searched):
 @pytest.mark.grid
 @pytest.mark.parametrize("seconds", [0.0, 1000.0], ids=["checkpoints", "journal"])
 @pytest.mark.parametrize("lines", [2, 3, 4, 6])
-def test_a_race_of_searches_stopped_anywhere(searched, tmp_path, lines, seconds):
-    """The start, a proposal, two legs, and generations."""
-    recipe, folder, _, _ = searched("tandem")
+@pytest.mark.parametrize("name", ["tandem", "prompt by cma-es"])
+def test_a_race_of_searches_stopped_anywhere(searched, tmp_path, name, lines, seconds):
+    """The start, a proposal, two legs, and generations; of a prompt each leg moves the same block from where the race began."""
+    recipe, folder, _, _ = searched(name)
     with pytest.raises(KeyboardInterrupt):
         tune({**recipe, "run": {"checkpoint_seconds": seconds}}, tmp_path / "run", small.Stop(lines=lines))
     resume(tmp_path / "run")

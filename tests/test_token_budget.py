@@ -48,12 +48,27 @@ def test_the_last_stretch_has_its_share_of_tokens(tmp_path):
     assert result["stop_reason"] == "max_forward_tokens"
 
 
+@pytest.mark.parametrize("bound", ["tokens", "seconds"])
+def test_rounds_have_all_of_their_steps_where_these_can_be_paid_for(bound, tmp_path, monkeypatch):
+    """However long the last stretch might be: it has what is left."""
+    set_clock(monkeypatch, 1.0)
+    recipe = recipe_of(tmp_path, alternate__snapshots=2)
+    whole = small.tune(recipe, tmp_path / "whole")["cost"]
+    limit = {"run": {**recipe["run"], "max_seconds": whole["seconds"] * 1.5}}
+    if bound == "tokens":
+        limit["run"] = {**recipe["run"], "max_forward_tokens": whole["forward_tokens"] + whole["backward_tokens"]}
+    long = {**recipe["alternate"], "final_steps": 5000}
+    small.tune({**recipe, **limit, "alternate": long}, tmp_path / "long")
+    events = "".join({"step": "s", "proposal": "P"}.get(line["event"], "") for line in small.journal(tmp_path / "long"))
+    assert re.fullmatch(r"(s{4}P){3}s{4,40}", events), events
+
+
 @pytest.mark.parametrize("saved", sparse([0.0, 1000.0], [1000.0]))
 def test_the_last_stretch_has_its_share_of_seconds(saved, tmp_path, monkeypatch):
     """How a stretch ended is in the journal: a resumed run repeats it, whatever its own clock says."""
     set_clock(monkeypatch, 1.0)
     recipe = recipe_of(tmp_path, run__checkpoint_seconds=saved)
-    limit = small.tune(recipe, tmp_path / "whole")["cost"]["seconds"] / 2
+    limit = small.tune(recipe, tmp_path / "whole")["cost"]["seconds"] * 0.8
     bounded = {**recipe, "run": {**recipe["run"], "max_seconds": limit}}
     result = small.tune(bounded, tmp_path / "short")
     assert had_their_share(tmp_path / "short") and result["stop_reason"] == "max_seconds"
@@ -74,7 +89,7 @@ def test_the_last_stretch_has_its_share_of_seconds(saved, tmp_path, monkeypatch)
 def test_a_round_that_is_cut_short_is_looked_at_before_proposals_are_compared(tmp_path, monkeypatch):
     """Else they were compared with an earlier point, and the trained prompt was lost where one of them was taken."""
     set_clock(monkeypatch, 1.0)
-    limit = small.tune(recipe_of(tmp_path, run__checkpoint_seconds=1000.0), tmp_path / "whole")["cost"]["seconds"] / 2
+    limit = small.tune(recipe_of(tmp_path, run__checkpoint_seconds=1000.0), tmp_path / "whole")["cost"]["seconds"] * 0.8
     found = {}
     for every in (1, 100):
         set_clock(monkeypatch, 1.0)

@@ -294,7 +294,7 @@ def _beside_turns(config: RunConfig, *, writes: bool) -> tuple[int, int, int]:
     legs = config.race_legs
     drafts = sum(legs) if legs else section.proposals * tunable.takes_words
     shown = min(section.snapshots, section.round_steps) * reads + section.snapshots * tunable.words_only
-    looked = bool(section.proposer.asks_mentor and config.mentor.show_rows)
+    looked = bool(section.proposer.asks_mentor and (config.mentor.show_rows or not writes))
     raced = (sum(legs) - len(legs)) * section.race_steps
     return rounds * raced, train + rounds * (drafts + shown + looked), dev + rounds * (drafts + 1)
 
@@ -394,15 +394,22 @@ def _searched(
     backward = 0.0
     if config.follows_gradient:
         options: Any = method.optimizer
-        seen = min(rows, options.batch_size * options.accumulate)
+        seen = min(rows, options.batch_size)  # a turn is one batch, whatever a step takes
         each = backward = tokens["scored"] * seen / rows
     else:
-        seen = min(rows, method.subsample or rows, config.task.scored_rows or rows)
+        every = min(rows, config.task.scored_rows or rows)
+        seen = min(every, method.subsample or every)
+        again = method.elites + 1 if method.elites else 0  # these on all rows
         share = _share(config, model, tokens["scored"] / rows)
         below = 1.0 if share < 1 else 0.0  # what all candidates share is computed once
-        each = (method.turn_candidates * share + below) * tokens["scored"] * seen / rows
+        near = (
+            method.objective.kl_rows if method.objective.kl_penalty and not writes else 0
+        )  # rows that candidates are held near to
+        passes = (method.turn_candidates - again) * (seen + near) + again * (every + near)
+        each = (passes * share + below * (seen + near)) * tokens["scored"] / rows
     looks = dev + math.ceil(turns / method.dev_every)
-    forward = turned * each + train * tokens["train"] + looks * tokens["dev"]
+    looked = tokens["dev"] + (tokens["train"] if method.judge == "readout" else 0.0)
+    forward = turned * each + train * tokens["train"] + looks * looked
     share = 1.0 if limit is None or not forward else min(1.0, limit / forward)
     return share * forward, share * turned * backward
 

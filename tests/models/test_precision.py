@@ -82,6 +82,16 @@ def test_losses_that_are_all_alike_say_nothing_of_a_format(tmp_path: Path, monke
     assert facts["dtype"] == "float32" and facts["rank_correlation"] is None
 
 
+def test_two_losses_say_nothing_of_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MeZO's pair has one order or the other in any format."""
+    monkeypatch.setattr(formats, "mixed_is_faster", lambda device: True)
+    recipe = small.recipe(tmp_path, "llama", model__dtype="auto")
+    recipe["method"] = {"name": "mezo", "budget": 4}
+    tune(recipe, tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert facts["dtype"] == "float32" and facts["rank_correlation"] is None
+
+
 def test_auto_does_not_try_it_where_it_is_not_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "mixed_is_faster", lambda device: False)
     tune(small.recipe(tmp_path, "llama", model__dtype="auto"), tmp_path / "run")

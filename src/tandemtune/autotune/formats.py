@@ -27,6 +27,8 @@ FASTER = 1.2
 """Formats with 16-bit products are tried where these are at least this much faster than float32's."""
 LOW_FORMATS = ("bfloat16", "mixed")
 """Formats with 16-bit products, fastest first."""
+FEWEST = 5
+"""Losses below which their order says nothing: of two it is right half of the time."""
 RELIABLE = 0.98
 """A format is taken where its losses rank candidates at least this much like float32's (Spearman)."""
 
@@ -84,7 +86,9 @@ def _like_float32(made: Make, split: Split, tell: Progress) -> Scorer:
     scorer = made("float32")
     exact = _trials(scorer, split)
     if not all(trial.tells for trial in exact):
-        tell("the first candidates have one loss, by which number formats cannot be told apart: float32 is used")
+        tell(
+            f"the first candidates have one loss, or are fewer than {FEWEST}, so that number formats cannot be told apart: float32 is used"
+        )
         scorer.engine.forget()
         return scorer
     decided = {"calibrated": scorer.facts.calibrated, "stretches": scorer.facts.stretches}  # one objective for all
@@ -123,8 +127,9 @@ class _Trial:
 
     @property
     def tells(self) -> bool:
-        """Whether they differ, so that another format could be seen to disagree."""
-        return len(set(self.values.tolist())) > 1
+        """Whether they are enough, and differ, so that another format could be seen to disagree: two losses have one order or the
+        other, whatever they are."""
+        return (self.gradient or len(self.values) >= FEWEST) and len(set(self.values.tolist())) > 1
 
 
 def _trials(scorer: Scorer, split: Split, before: Sequence[_Trial | None] = ()) -> list[_Trial]:

@@ -21,6 +21,10 @@ from tandemtune.rewards.base import Reward, Written
 NAME = "judge"
 """What recipes call this reward."""
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_BEGINNING = re.compile(
+    r"\W*(?:(?:grade|score)\W+)?\d+(?:\.\d+)?(?:\s*(?:/|out of)\s*\d+)?(?=\s*(?:\n|[,;:(*–—-]|\.(?!\d)))", re.IGNORECASE
+)
+"""A grade that is followed by something else than the words that it counts."""
 _TOKENS, _THOUGHTS = 16, 4096
 
 
@@ -72,7 +76,7 @@ class Grader:
         """
         self.close()
         self._said.clear()
-        self._client = Transcript(path, self._connect(), budget=self._budget, retries=self._retries)
+        self._client = Transcript(path, self._connect, budget=self._budget, retries=self._retries)
         try:
             yield
         finally:
@@ -164,8 +168,10 @@ def _read(reply: Reply, request: Request, highest: int) -> tuple[float, str | No
     if bar := barred(reply):
         return 0.0, f"the judge's answer cannot be read ({bar})"
     said = reply.reasoning if in_thoughts(reply) else reply.text
-    grade = read_grade(said, highest)
-    grade = read_grade(final_answer(said), highest) if grade is None else grade
+    answer = final_answer(said)
+    if reply.finish_reason == "length":  # of one that was cut off, what it began with
+        answer = found[0] if (found := _BEGINNING.match(answer)) else ""
+    grade = read_grade(answer, highest)
     if grade is not None:
         return grade, None
     shown = said if len(said) <= 60 else f"{said[:57]}..."

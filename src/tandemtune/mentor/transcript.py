@@ -73,7 +73,7 @@ class Transcript:
 
     Args:
         path: the file; made if it is not there.
-        client: who is asked.
+        client: who is asked, or what makes such a client: it is called when the first question has no answer in the file.
         budget: caps and prices.
         retries: how often a question is repeated that could not be answered at the moment.
         sleep: waits so many seconds: 1, 2, 4 ... between repetitions, or what the server asked for.
@@ -85,36 +85,33 @@ class Transcript:
     def __init__(
         self,
         path: Path,
-        client: Client,
+        client: Client | Callable[[], Client],
         *,
         budget: Budget | None = None,
         retries: int = 4,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._client = client
+        self._path = path
+        self._make: Callable[[], Client] = client if callable(client) else lambda: client
+        self._client: Client | None = None
         self._budget = budget or Budget()
         self._retries = retries
         self._sleep = sleep
         self._journal = Lines(path)
         self._counted: Counter[str] = Counter()
-        header = _header(client)
-        if not self._journal.lines:
-            self._journal.append(header)
-        if self._journal.lines[0] != header:
-            raise RunError(
-                f"{path}: expected what was said with {header}, found {self._journal.lines[0]}; use another folder"
-            )
+        if not callable(client) or not self._journal.lines or self._journal.lines[0].keys() != {"client", "offers"}:
+            self._connected()
         self._said = _Said(path, self._journal.lines)
 
     @property
     def name(self) -> str:
         """Who is asked."""
-        return self._client.name
+        return str(self._journal.lines[0]["client"])
 
     @property
     def offers(self) -> frozenset[str]:
         """What structures an answer."""
-        return self._client.offers
+        return frozenset(self._journal.lines[0]["offers"])
 
     @property
     def ledger(self) -> Ledger:
@@ -154,18 +151,39 @@ class Transcript:
 
     def contact(self, style: Style = "chat", *, thinking: bool = False) -> None:
         """Ask the client whether it will answer; see `Client.contact`."""
-        self._client.contact(style, thinking=thinking)
+        self._connected().contact(style, thinking=thinking)
 
     def close(self) -> None:
         """Close the client."""
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
+
+    def _connected(self) -> Client:
+        """Who is asked, made where nobody has been asked yet.
+
+        Raises:
+            RunError: the file is a record of another client.
+        """
+        if self._client is None:
+            client = self._make()
+            header = _header(client)
+            if not self._journal.lines:
+                self._journal.append(header)
+            if self._journal.lines[0] != header:
+                client.close()
+                raise RunError(
+                    f"{self._path}: expected what was said with {header}, found {self._journal.lines[0]}; use another folder"
+                )
+            self._client = client
+        return self._client
 
     def _answer(self, request: Request, key: str) -> None:
+        client = self._connected()
         for repeated in range(self._retries + 1):
             self._check_budget(request, key)
             self._note_asked(request, key)
             try:
-                reply = self._client.ask(request)
+                reply = client.ask(request)
             except MentorUnavailable as error:
                 self._note({"failed": key, "why": str(error), "paid": error.paid, "final": False})
                 wait = pause(error, repeated, self._retries)

@@ -293,6 +293,11 @@ class Descending(Optimizer):
         """A schedule that is all warm-up."""
         yield from super().problems(recipe)
         lengths = recipe.schedule_lengths
+        if lengths and min(lengths) < self.accumulate:
+            yield (
+                f"[method] accumulate: a step takes {self.accumulate} batches, and the shortest stretch or round has {min(lengths)}, so "
+                "nothing would be tuned there: choose fewer, or more steps"
+            )
         if self.schedule != "constant" and lengths and min(lengths) // self.accumulate <= self.warmup:
             yield (
                 f"[method] warmup: {self.warmup} steps leave none of a schedule of {min(lengths)}: choose a shorter warmup, "

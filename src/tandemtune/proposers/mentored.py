@@ -128,8 +128,13 @@ class MentorProposer(Proposer):
     def open(self, asked: Asked) -> Iterator[Source]:
         """Connect to the mentor; the transcript is closed when the context ends."""
         told = asked.mentor
-        client = client_of(told, asked.conversations.parent / QUESTIONS, asked.tell)
-        transcript = Transcript(asked.conversations, client, budget=budget_of(told), retries=told.retries)
+        questions = asked.conversations.parent / QUESTIONS
+        transcript = Transcript(
+            asked.conversations,
+            lambda: client_of(told, questions, asked.tell),
+            budget=budget_of(told),
+            retries=told.retries,
+        )
         try:
             mentor = mentor_of(told, transcript, asked.seed)
             yield Mentored(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -90,6 +91,8 @@ class Search:
     _race: Race | None = field(default=None, init=False)
     _saved_at: float = field(default=0.0, init=False)
     _save_cost: float = field(default=0.0, init=False)
+    _stage_began: tuple[int, float] = field(default=(0, 0.0), init=False)
+    _proposal_seconds: float = field(default=0.0, init=False)
 
     def run(self) -> SearchState:
         """Search until a limit is reached or the stages end.
@@ -108,6 +111,7 @@ class Search:
         start = self._desk.replay.record(0, StartRecord, self._start)
         state = self._restored(start, len(journal.records))
         self._desk = self._desks[state.stretch]
+        self._stage_began = state.stage_step, self._seconds()
         self.callback.on_start(start, resumed, self._spent)
         while not (reason := self._stop_reason(state)):
             if why := self._hands_over(state):
@@ -142,28 +146,59 @@ class Search:
         )
 
     def _share_is_spent(self, state: SearchState) -> bool:
-        """Whether a stage of several has had its share of what the run may use: as much of it as of all turns, or later ones would be
-        left without any; while records are walked through, whether it had then."""
+        """Whether a stage of several has had its share of the turns that the run can pay for, or later ones would be left without any;
+        while records are walked through, whether it had then.
+
+        By what its turns took so far: where the rounds can be paid for, each has all of its turns, and the last stage what is left, at
+        least as many as a round; else all have the same part of theirs.
+        """
         stage = self.stages[state.stage]
-        turns = [one.steps or 0 for one in self.stages if one.kind == "tune"]
+        turns = [one.steps or 0 for one in self.stages[state.stage :] if one.kind == "tune"]
         raced = any(one.kind == "race" for one in self.stages)
         several = len(self.stretches) > 1  # whose shares are their own
         if raced or several or len(turns) < 2 or stage.kind != "tune" or not state.stage_step:
             return False
-        until = sum(one.steps or 0 for one in self.stages[: state.stage + 1] if one.kind == "tune")
-        if until == sum(turns):
-            return False
         if self._desk.replay.knows(state.records):
             return self._desk.replay.proposes(state.records)
-        return bool(self._spent_up(state, until / sum(turns)))
+        paid = self._paid_for(state)
+        if paid is None:
+            return False
+        rounds, last = turns[:-1], turns[-1]
+        wanted = sum(rounds) + min(last, max(paid - sum(rounds), *rounds))
+        return state.stage_step >= max(1, math.floor(rounds[0] * min(1.0, paid / wanted) + 1e-6))
+
+    def _paid_for(self, state: SearchState) -> float | None:
+        """Turns that the run's bounds pay for from the present stage's first one on, beside proposals as dear as the last one; None
+        where nothing bounds them."""
+        limits, depth, replay = self.limits, self._desk.evaluator.depth, self._desk.replay
+        ahead = sum(one.kind == "propose" for one in self.stages[state.stage :])
+        began = state.records - state.stage_step - 1
+        before, now = replay.costs(began), state.costs
+        proposed = replay.costs_of_proposal(began)
+        bounds = (
+            (limits.forward_tokens, lambda costs: (costs.forward + costs.backward) / depth),
+            (limits.generated_tokens, lambda costs: float(costs.generated)),
+        )
+        found = [
+            state.stage_step * max(0.0, limit - used(before) - ahead * used(proposed)) / (used(now) - used(before))
+            for limit, used in bounds
+            if limit is not None and used(now) > used(before)
+        ]
+        took = state.stage_step - self._stage_began[0]
+        if limits.seconds is not None and took > 0:
+            seconds = self._seconds()
+            left = limits.seconds - seconds - ahead * self._proposal_seconds
+            found.append(state.stage_step + took * max(0.0, left) / max(seconds - self._stage_began[1], 1e-9))
+        return min(found, default=None)
 
     def _turn(self, state: SearchState) -> None:
         """One turn of whoever's turn it is, and what follows from it."""
         stage = self.stages[state.stage]
-        recorded = self._desk.replay.knows(state.records)
+        recorded, begin = self._desk.replay.knows(state.records), self._seconds() if stage.kind == "propose" else 0.0
         record = self._turn_of(stage, state).run(state)
         state.costs = record.costs
         if isinstance(record, ProposalRecord):
+            self._proposal_seconds = self._seconds() - begin
             state.take(record)
             if record.raced:
                 self._race = self._raced(record, state)
@@ -180,7 +215,9 @@ class Search:
         if record.words is not None:
             state.tried.append(record.words)
         state.take(record)
-        if not recorded:
+        if recorded:
+            self._stage_began = state.stage_step, self._seconds()  # walking through records takes no time
+        else:
             self._tick(state)
         self.callback.on_turn(record, self._view(state), self._seconds(), recorded)
         if self._desk.rules.goes_back and record.gain is not None and not record.gain.kept:
@@ -269,6 +306,7 @@ class Search:
     def _next_stage(self, state: SearchState) -> None:
         """Go to the next stage; the optimizer begins anew at the incumbent, or keeps its moments where that is wanted."""
         state.enter_next_stage()
+        self._stage_began = 0, self._seconds()
         if self._race is not None and self._race.over:
             (winner,) = self._race.entrants
             self._phase, state.anchor, self._race = winner.phase, winner.anchor, None

@@ -138,6 +138,7 @@ class Race:
                 else vars(one.draft) | {"ids": one.draft.ids and list(one.draft.ids)},
                 "point": {str(block): vector.numpy() for block, vector in one.point.items()},
                 "anchor": None if one.anchor is None else one.anchor.numpy(),
+                "origin": {str(block): vector.numpy() for block, vector in one.phase.origin.items()},
                 "optimizers": one.phase.state(),
                 "penalty": {str(block): paid for block, paid in one.penalty.items()},
             }
@@ -152,7 +153,8 @@ class Race:
             point = {int(block): torch.from_numpy(vector) for block, vector in one["point"].items()}
             said = one["draft"]
             draft = None if said is None else Draft(said["text"], said["ids"] and tuple(said["ids"]), said["seed"])
-            phase = make_phase(point)
+            began = one.get("origin")  # what z = 0 stands for; the point has moved since
+            phase = make_phase(point if began is None else {int(b): torch.from_numpy(v) for b, v in began.items()})
             phase.restore(one["optimizers"])
             anchor = None if one["anchor"] is None else torch.from_numpy(one["anchor"])
             paid = {int(block): penalty for block, penalty in one.get("penalty", {}).items()}

@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 
 from tandemtune.errors import RunError
 from tandemtune.runs.journal import Journal
-from tandemtune.runs.records import HandOverRecord, JournalRecord, ProposalRecord
+from tandemtune.runs.records import Costs, HandOverRecord, JournalRecord, ProposalRecord
 
 R = TypeVar("R", bound=JournalRecord)
 
@@ -58,6 +58,16 @@ class Replay:
     def proposes(self, index: int) -> bool:
         """Whether the record with this number is a proposal: no more turns of tuning came before it."""
         return isinstance(self._journal.records[index], ProposalRecord)
+
+    def costs(self, index: int) -> Costs:
+        """What was spent when the record with this number was made."""
+        return cast(Costs, getattr(self._journal.records[index], "costs", Costs()))
+
+    def costs_of_proposal(self, index: int) -> Costs:
+        """What the last proposal up to the record with this number took; nothing where none was made."""
+        records = self._journal.records
+        place = next((at for at in range(index, 0, -1) if isinstance(records[at], ProposalRecord)), 0)
+        return self.costs(place) + self.costs(place - 1).times(-1) if place else Costs()
 
     def check_again(self, index: int, recorded: float | None, now: float | None) -> None:
         """Compare a gradient step's loss with the recorded one.
