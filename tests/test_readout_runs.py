@@ -525,6 +525,22 @@ def test_templates_of_a_mentor_are_judged_beside_the_recipes_own(tmp_path):
     assert shown.code == 3
     (question,) = (tmp_path / "other").rglob("question-*.md")
     assert any(row in question.read_text(encoding="utf-8") for row in texts), "rows only where they are asked for"
+    rows = small.rows(40, 3)
+    for number, row in enumerate(rows):  # labels at random, so that many are misread
+        row["text"] += f" {number}"
+    small.write_rows(tmp_path / "dev.jsonl", rows)
+    asked = small.call(
+        *ask[:-1],
+        f"task.dev={tmp_path / 'dev.jsonl'}",
+        "task.dev_shots=8",
+        "mentor.show_rows=20",
+        "--said",
+        tmp_path / "third",
+    )
+    assert asked.code == 3
+    (question,) = (tmp_path / "third").rglob("question-*.md")
+    told = question.read_text(encoding="utf-8")
+    assert not any(row["text"] in told for row in rows), "training rows alone leave the machine"
 
 
 def test_known_templates_fit_their_tasks():

@@ -11,8 +11,11 @@ from itertools import count
 import pytest
 
 import small
+import writing
 from grids import sparse
+from tandemtune import autotune
 from tandemtune.callbacks import Callback
+from tandemtune.config import load_config
 
 ROUNDS = {"alternate__rounds": 3, "alternate__round_steps": 4, "alternate__final_steps": 8}
 
@@ -116,3 +119,17 @@ def test_more_seconds_than_were_given_are_told(tmp_path):
     assert not any(
         "max_seconds" in n for n in small.tune(small.recipe(tmp_path, run__max_seconds=99), tmp_path / "b")["notes"]
     )
+
+
+@pytest.mark.parametrize("kind", ["words", "texts"])
+def test_a_search_on_drawn_rows_is_planned_with_what_these_cost(kind, tmp_path):
+    """Its noise falls, and its losers are thrown out, by how many generations there will be."""
+    make = small.recipe if kind == "words" else writing.recipe
+    recipe = make(tmp_path, "llama", method__subsample=2, method__dev_every=1000)
+    problem = autotune.build(load_config(recipe).with_absolute_paths())
+    evaluator, (block, *_) = problem.evaluator, problem.searched
+    planned, some, every = (
+        costs.forward
+        for costs in (evaluator.most((block,), 5), evaluator.cost((block,), 5, 0), evaluator.cost((block,), 5))
+    )
+    assert planned == some < every

@@ -94,6 +94,7 @@ class Judge:
 
     Attributes:
         rows: those that templates are judged by.
+        training: the training rows, of which a mentor may be shown some.
 
     Raises:
         TandemTuneError: the task's templates are not judged, or the model cannot be loaded.
@@ -110,6 +111,7 @@ class Judge:
         self._config, self._task, self._progress = config, task, progress
         self._readings: list[tuple[TemplateScore, PassReading]] = []
         self._backbone = wiring.load_backbone(config, kind, dtype, devices.find_device(config.model.device))
+        self.training = list(split.train)
         self.rows = subsample([*split.train, *split.dev], most, config.task.seed, least=2)
 
     def ranked(self, tasks: Sequence[Task]) -> list[TemplateScore]:
@@ -202,7 +204,7 @@ def proposed(
     known = TASKS.get(best.name)
     definition = config.alternate.definition or (known.summary if known else f"Tell {', '.join(best.labels)} apart.")
     shown = config.mentor.show_rows
-    brief = brief_of(best, definition, scores, count, kind != "masked", guessed, judge.rows, shown)
+    brief = brief_of(best, definition, scores, count, kind != "masked", guessed, judge.rows, judge.training, shown)
 
     def check(wording: Wording) -> str | None:
         return judge.refused(*tasks_of(best, [wording]))

@@ -60,8 +60,8 @@ class OverEngine(ABC, Generic[Drawn]):
 
     def most(self, blocks: Sequence[int], count: int) -> Costs:
         """What `evaluate` costs at most, whatever was evaluated before: what plans of a search rest on, so that a resumed run has the
-        same ones."""
-        return self.cost(blocks, count)
+        same ones. Of rows that are drawn anew for each generation, those of the first."""
+        return self.cost(blocks, count, 0)
 
     def most_to_measure(self, rows: Rows = "train") -> Costs:
         """What `measure` costs at most."""

@@ -407,7 +407,7 @@ class TextEvaluator(OverEngine[TextRows]):
 
     def most(self, blocks: Sequence[int], count: int) -> Costs:
         """The same with each token that may be written."""
-        return self._cost(blocks, count, None, None)
+        return self._cost(blocks, count, 0, None)
 
     def _cost(self, blocks: Sequence[int], count: int, generation: int | None, wrote: int | None) -> Costs:
         rows = self._rows_of(generation)

@@ -107,6 +107,7 @@ def brief_of(
     behind: bool,
     said: Sequence[int] = (),
     rows: Sequence[Example] = (),
+    public: Sequence[Example] = (),
     shown: int = 0,
 ) -> WordingBrief:
     """What a mentor is told of a task whose wordings were judged.
@@ -119,6 +120,7 @@ def brief_of(
         behind: whether {mask} has to stand at the end.
         said: what the best of them predicts of each row, as numbers of labels.
         rows: the labelled rows.
+        public: those of them that a mentor may see at all: training rows.
         shown: how many misread rows the mentor may see.
     """
     tried = [
@@ -133,11 +135,11 @@ def brief_of(
     confusion = [[0] * len(task.labels) for _ in task.labels]
     for true, guess in zip(gold, said, strict=True):
         confusion[true][guess] += 1
-    columns = task.template.fields
+    columns, seen = task.template.fields, {id(row) for row in public}
     wrong = [
         Misread(" / ".join(row.fields[name] for name in columns), task.labels[true], task.labels[guess])
         for row, true, guess in zip(rows, gold, said, strict=True)
-        if true != guess
+        if true != guess and id(row) in seen
     ]
     return WordingBrief(
         definition,
