@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 import runpy
 from pathlib import Path
@@ -131,6 +133,22 @@ def test_every_page_begins_with_its_title(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert re.match(r"# \w", text), "a page that is shown begins with one line of the first order"
     assert len(text.partition("\n## ")[0].splitlines()) > 2, "and says what it is about"
+
+
+def test_python_in_the_documents_can_be_read_and_its_names_exist() -> None:
+    blocks = [
+        (page.name, block)
+        for page in PAGES
+        for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    ]
+    assert len(blocks) > 12
+    named = []
+    for page, block in blocks:
+        for node in ast.walk(ast.parse(block, page)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "tandemtune":
+                home = importlib.import_module(str(node.module))
+                named += [(page, one.name, hasattr(home, one.name)) for one in node.names]
+    assert len(named) > 12 and [one for one in named if not one[2]] == []
 
 
 def test_options_in_the_documents_exist() -> None:
