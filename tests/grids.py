@@ -34,14 +34,26 @@ def covering(cases: Sequence[Collection[Hashable]]) -> set[int]:
 
 
 def thin(items: Iterable[pytest.Item]) -> None:
-    """Mark as slow what a test marked as `grid` need not be run with for each value of its parameters to be met.
+    """Mark as slow what a test marked as `grid` need not be run with for each value of its parameters to be met, and of one marked as
+    `few` all cases but so many, evenly spread.
 
-    Parameters that the mark names are one: each combination of their values is met.
+    Parameters that the mark `grid` names are one: each combination of their values is met.
     """
     grids: dict[Any, list[pytest.Item]] = {}
+    several: dict[Any, list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("grid") and hasattr(item, "callspec"):
+        if not hasattr(item, "callspec"):
+            continue
+        if item.get_closest_marker("few"):
+            several.setdefault(item.function, []).append(item)
+        elif item.get_closest_marker("grid"):
             grids.setdefault(item.function, []).append(item)
+    for cases in several.values():
+        count = cases[0].get_closest_marker("few").args[0]
+        kept = {place * len(cases) // count for place in range(count)}
+        for place, case in enumerate(cases):
+            if place not in kept:
+                case.add_marker("slow")
     for cases in grids.values():
         together = cases[0].get_closest_marker("grid").args
         kept = covering([_values(case.callspec.params, together) for case in cases])

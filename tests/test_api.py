@@ -267,6 +267,7 @@ def test_after_a_stop_callbacks_hear_what_was_recorded_as_recorded(tmp_path: Pat
     assert all(isinstance(facts["record"], GenerationRecord) for facts in heard.of("on_turn"))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("event", ["on_ready", "on_start", "on_turn", "on_testing", "on_result"])
 def test_what_a_callback_raises_ends_the_run_resumably(tmp_path: Path, event: str) -> None:
     class Broken(Callback):

@@ -65,6 +65,7 @@ def plan_of(place: Path, model: str = "llama", **changes: Any) -> Plan:
     return Plan(str(small.model_folder(model)), "sst2", str(place), device="cpu", **{**given, **changes})
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("model", "dtype"), [*((model, "float32") for model in KINDS), ("llama", "mixed")])
 def test_contenders_agree_and_numbers_add_up(model: str, dtype: str, tmp_path: Path) -> None:
     found = engine.measure(plan_of(tmp_path, model, dtype=dtype))
@@ -321,6 +322,7 @@ def test_every_benchmark_can_say_how_it_is_used(
     assert f"usage: {script}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_benchmark_for_a_gpu_goes_on_where_a_part_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -118,6 +118,7 @@ def test_gradients_weigh_rows_alike_whatever_groups_they_are_in(tmp_path):
         assert_close(found[block], mean, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.few(1)
 @pytest.mark.grid
 @pytest.mark.parametrize("make", [choosing.phrases, choosing.columns])
 @pytest.mark.parametrize("changes", [{}, {"method__subsample": 2}, METHODS["lora"]])
@@ -196,6 +197,7 @@ def _fewer(place):
     return rows
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("model", "method"),
     [("llama", {}), ("t5", METHODS["lora"]), ("llama", {"method__objective": {"kind": "ce", "kl_penalty": 0.5}})],
@@ -320,6 +322,7 @@ def _predictions(folder):
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "write", [str, lambda right: "AB"[right], lambda right: right + 1, ("first", "second").__getitem__]
 )

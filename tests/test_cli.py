@@ -316,6 +316,7 @@ def test_errors_of_the_machine_are_one_line(tmp_path, monkeypatch, done):
     assert f"tandemtune resume {tmp_path / 'run'}" in called.err
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "error",
     [

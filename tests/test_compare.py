@@ -410,6 +410,7 @@ def results(place: Path) -> dict[str, bytes]:
     return {str(p.relative_to(place)): p.read_bytes() for p in sorted((place / "runs").rglob("result.json"))}
 
 
+@pytest.mark.slow
 def test_a_comparison_of_real_runs(tmp_path, monkeypatch):
     real_plan(tmp_path, budget=20)
     monkeypatch.chdir(tmp_path)

@@ -45,6 +45,7 @@ def test_prompts_that_begin_alike(tmp_path, model, changes):
     assert told == pytest.approx(read, rel=0.06)
 
 
+@pytest.mark.few(4)
 @pytest.mark.grid
 @pytest.mark.parametrize(
     "changes",

@@ -86,6 +86,7 @@ def says_the_same(run_folder: Path) -> None:
     assert dict(zip(values, found, strict=True)) == pytest.approx(answer.probabilities, abs=1e-4)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("words", [(), ("method.readout=ridge",)], ids=["as it comes", "behind lora"])
 def test_what_the_first_script_makes_is_what_the_second_one_reads(words: tuple[str, ...], tmp_path: Path) -> None:
     pytest.importorskip("peft")
@@ -96,6 +97,7 @@ def test_what_the_first_script_makes_is_what_the_second_one_reads(words: tuple[s
     says_the_same(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_what_peft_has_no_form_of_is_said(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     more = ("method.name=bitfit", "method.steps=3", "method.readout=none")

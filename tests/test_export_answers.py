@@ -45,6 +45,7 @@ def snippet(out, monkeypatch):
     return names
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("model", "changes", "merged"),
     [
@@ -214,6 +215,7 @@ def test_an_adapter_over_packed_weights_is_served_as_any_other(tmp_path, name):
         for_vllm(adapter, backbone, "x")
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -422,6 +422,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.few(4)
 @pytest.mark.grid
 @pytest.mark.parametrize(("model", "changes", "merged"), SHAPES, ids=str)
 def test_the_snippet_of_an_export_answers_as_the_run_does(here, model, changes, merged, monkeypatch):

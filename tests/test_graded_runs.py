@@ -146,6 +146,7 @@ def test_a_resumed_run_asks_nothing_twice(tmp_path, server):
     assert len(server.seen) - whole <= whole + 2  # each process may say hello
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("ended", ["by an error", "by Ctrl-C"])
 def test_grades_that_were_given_before_a_search_began_are_kept(tmp_path, server, ended, monkeypatch):
     tune(recipe(tmp_path, server), tmp_path / "whole")
@@ -178,6 +179,7 @@ def test_grades_that_were_given_before_a_search_began_are_kept(tmp_path, server,
     assert len(server.seen) - before < whole - 2
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_nobody_is_asked_for_grades_to_see_how_long_a_run_takes(tmp_path, server, dtype):
     """Whatever is asked is written down, and counted, by the run."""

@@ -97,6 +97,7 @@ def straight(place):
     return made
 
 
+@pytest.mark.few(14)
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_runs_and_predicts_what_it_scored(name, place, straight):
     folder, result = straight(name)
@@ -118,6 +119,7 @@ def test_every_method_runs_and_predicts_what_it_scored(name, place, straight):
         assert result["cost"]["candidates"] == result["cost"]["gradient_steps"] == 0
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", sparse(METHODS, READ_SOON))
 def test_every_method_takes_a_readout_at_its_end(name, place, tmp_path, monkeypatch):
     """And predicts with it what it scored; losses of a search may be calibrated, but not what the readout says."""
@@ -138,6 +140,7 @@ def test_every_method_takes_a_readout_at_its_end(name, place, tmp_path, monkeypa
 TUNING = [name for name in METHODS if name not in NOBODY | {"opro"}]
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("name", TUNING)
 def test_every_method_resumes_to_the_bit(name, place, straight, tmp_path):
     seconds = (0.0, 1000.0)[TUNING.index(name) % 2]  # from checkpoints, or from the journal alone
@@ -180,6 +183,7 @@ FORMS_SOON = (
 )
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("form", sparse(FORMS, FORMS_SOON))
 def test_other_forms_resume_to_the_bit(form, place, tmp_path):
     name, changes = FORMS[form]

@@ -151,6 +151,7 @@ def near(completions, trainer_state, **kwargs):
 """
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("changes", "steps", "epochs"),
     [
@@ -186,6 +187,7 @@ def test_what_nobody_knows_of_a_run_is_told(tmp_path):
         asked(tmp_path, body.format("max_steps"), "a")
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     "given",
     [
@@ -278,6 +280,7 @@ def _task(place):
 CHAT = "{% for m in messages %}{{ 'yes ' + m['content'] + ' no .' }}{% endfor %}{% if add_generation_prompt %}{{ ' maybe : ' }}{% endif %}"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("system", [None, "you are good"])
 def test_a_conversation_is_given_as_messages(tmp_path, system):
     model = tmp_path / "model"
@@ -444,6 +447,7 @@ def near(completions, **kwargs):
 """
 
 
+@pytest.mark.slow
 def test_a_slow_first_call_is_no_rows_fault(tmp_path):
     with pytest.raises(UsageError, match=r"took longer than 2\.4 seconds for 4 texts: make it faster"):
         asked(tmp_path, "SLOW, MOST = 'none', 3\n" + SLOW, "a", "b", "c", "d", seconds=2.4)

@@ -106,6 +106,7 @@ IA3 = {"kind": "peft", "type": "IA3", "config": {}}
 PROMPT = {"name": "prompt-tuning", "prompt_tokens": 3, "steps": 3}
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     ("method", "adapters"),
     [
@@ -219,6 +220,7 @@ def test_a_middle_layer_is_read_in_the_same_pass(model, tmp_path):
     assert refused.code and "mean@middle" in refused.err, refused.err
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("model", ["llama", "t5"])
 def test_a_search_by_a_readout_that_reads_a_middle_layer_goes_on(model, tmp_path):
     by_readout = {"readout": "ridge", "views": ["answer", "mean@middle"], "score": "readout", "judge": "readout"}

@@ -106,6 +106,7 @@ def runs(tmp_path_factory):
     return Runs(tmp_path_factory.mktemp("rounds"))
 
 
+@pytest.mark.few(1)
 @forking
 @pytest.mark.parametrize(("name", "checkpoint_seconds"), sparse(KILLED, SOON))
 def test_killed_again_and_again(runs, name, checkpoint_seconds, tmp_path):

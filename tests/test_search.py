@@ -265,6 +265,7 @@ def test_test_rows_that_are_spoilt_meanwhile_do_not_cost_the_search(tmp_path):
     assert small.artefacts(tmp_path / "run") == small.artefacts(tmp_path / "straight")
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(
     "changes",
     [

@@ -128,6 +128,7 @@ def test_words_and_decisions_in_one_round(server, tmp_path):
     assert "the next round: layer 1, from the pretrained layers, same steps" in shown
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("seconds", [0.0, 1000.0], ids=["checkpoints", "journal"])
 @pytest.mark.parametrize(
     "moments", [(5, 6, 11), pytest.param((3, 5, 6, 8, 10, 11, 12), marks=pytest.mark.slow)], ids=["some", "all"]

@@ -42,6 +42,7 @@ GRADIENTS = {
 }
 
 
+@pytest.mark.few(4)
 @pytest.mark.grid
 @pytest.mark.parametrize("model", ["llama", "t5"])
 @pytest.mark.parametrize("method", [*METHODS, *GRADIENTS])
@@ -157,6 +158,7 @@ def test_rewards_without_references(tmp_path):
 SAMPLED = {"method__objective": {"kind": "reward", "sampled_at": 0.7}}
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("changes", [{}, SAMPLED, {**SAMPLED, "method__subsample": 2}, GRADIENTS["lora"]])
 def test_resumed_to_the_bit(tmp_path, changes):
     recipe = writing.recipe(tmp_path, **changes)
@@ -167,6 +169,7 @@ def test_resumed_to_the_bit(tmp_path, changes):
     assert artefacts(tmp_path / "cut") == artefacts(tmp_path / "whole")
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("name", "says"),
     [
@@ -536,6 +539,7 @@ def test_speed_is_shown_in_tokens_a_second(tmp_path):
     assert len(lines) > 1
 
 
+@pytest.mark.few(1)
 @dying.forking
 @pytest.mark.parametrize(
     ("model", "step", "shares"), [("llama", "next_logits", (0.3, 0.9)), ("t5", "answer_logits", (0.6,))]
@@ -573,6 +577,7 @@ def _counted(monkeypatch, name, most=None):
     return counts
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("objective", ["ce", "reward"])
 def test_a_run_with_a_kl_penalty_resumed_to_the_bit(tmp_path, objective):
     recipe = writing.recipe(tmp_path, method__objective={"kind": objective, "kl_penalty": 100.0, "kl_rows": 4})

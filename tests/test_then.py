@@ -244,6 +244,7 @@ KINDS: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], dict[st
 }
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("kind", sparse(KINDS, KINDS_SOON))
 def test_every_kind_of_task_and_tunable(tmp_path, kind):
     make, first, second = KINDS[kind]

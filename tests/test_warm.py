@@ -140,6 +140,7 @@ def test_runs_that_share_a_worker_are_those_of_a_process_each(tmp_path, compared
             assert small.artefacts(cell.folder) == small.artefacts(alone), cell.method
 
 
+@pytest.mark.slow
 @SOON_FORKS
 def test_rewards_in_a_process_of_their_own_end_with_their_run(tmp_path, compared, stay):
     place = f"{writing.rewards_in(tmp_path)}:length"
@@ -184,6 +185,7 @@ def test_one_process_makes_the_runs_of_a_model(tmp_path, stay, device):
             os.kill(pid, 0)
 
 
+@pytest.mark.slow
 @SOON_FORKS
 def test_a_model_that_cannot_be_read_is_told_by_each_run(tmp_path, compared, stay):
     plan = plan_of(tmp_path, lora={"method.name": "lora", "method.steps": 2})

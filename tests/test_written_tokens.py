@@ -79,12 +79,14 @@ def written(monkeypatch) -> list[int]:
     return found
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("name", RUNS)
 def test_the_ledger_holds_all_that_a_search_wrote(tmp_path, written, name):
     result = tune(writing.recipe(tmp_path, **SHORT, **RUNS[name]), tmp_path / "run")
     assert written and result["cost"]["generated_tokens"] == sum(written)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", sparse(["guard", "opro", "race", "then"], ("opro", "race")))
 def test_a_stopped_run_has_the_ledger_of_one_that_was_not(tmp_path, name):
     recipe = writing.recipe(tmp_path, **SHORT, **RUNS[name])
@@ -112,6 +114,7 @@ def test_a_journal_whose_beginning_counts_nothing_goes_on(tmp_path):
     assert result["cost"]["generated_tokens"] == whole - begun["generated"] and begun["generated"] > 0
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "name", sparse(["maao", "opro", "tandem", "race", "elites", "kl", "then"], ("maao", "race", "kl"))
 )

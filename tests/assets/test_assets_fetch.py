@@ -177,6 +177,7 @@ def test_a_missing_member_is_named(shelf: Any, cache: Path) -> None:
     assert everything_in(cache) == ["assets"]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("path", "to"),
     [
@@ -463,6 +464,7 @@ def test_kept_parts_count_as_space_that_is_there(
 # --- a ready folder that is not right ---
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     "damage",
     [

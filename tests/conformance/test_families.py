@@ -60,6 +60,7 @@ def home_of(name):
     return Backbone(name, made, zoo.tokenizer(), KINDS[name], architectures.find(made, zoo.NAMED.get(name)))
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(
     "name", ["cohere2", "gemma3", "gemma4_unified_text", "gpt_neo", "jamba", "lfm2", "mixtral", "qwen3_5", "umt5"]
 )

@@ -70,6 +70,7 @@ def _cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("TANDEMTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("case", sparse(CASES, SOON))
 def test_equal_to_a_local_run_to_the_bit(tmp_path, case):
     recipe = CASES[case](tmp_path)

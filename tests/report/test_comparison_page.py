@@ -305,6 +305,7 @@ def test_mean_curves_hold_where_runs_have_ended():
     assert len(xs) == POINTS and xs == ys and (xs[0], xs[-1]) == (0, 999)
 
 
+@pytest.mark.slow
 def test_the_same_from_the_disk(tmp_path):
     out, runs = made.comparison("mixed")
     found = compared(runs, "prompt tuning", title="t")

@@ -41,6 +41,7 @@ def test_models_are_told_apart(folder):
     assert {run.task for run in runs} == {"model/first", "model/second"}
 
 
+@pytest.mark.slow
 def test_the_script_prints_both_tables_and_says_what_there_is(folder):
     def call(*pairs):
         return subprocess.run(

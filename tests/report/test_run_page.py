@@ -382,6 +382,7 @@ def test_conversations_that_cannot_be_read_are_shown_as_they_are(tmp_path, conte
     assert page.codes["conversations.jsonl"] == content.decode("utf-8", "replace")
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "lines",
     [
@@ -437,6 +438,7 @@ def test_a_damaged_file_is_an_error(tmp_path, name):
             read(folder)
 
 
+@pytest.mark.slow
 def test_the_same_bytes_in_every_process_and_no_torch():
     script = (
         "import sys; from pathlib import Path; from tandemtune.report.run_page import run_page; "

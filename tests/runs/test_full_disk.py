@@ -51,6 +51,7 @@ def code_with_room(size: int, *arguments: str | Path, said: Path) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(forked(work), 0)[1])
 
 
+@pytest.mark.few(3)
 @forking
 @pytest.mark.parametrize("size", [100, 700, 2000, 3000, 4000, 6000])
 def test_files_that_cannot_grow(place, straight, tmp_path, size):

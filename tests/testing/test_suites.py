@@ -45,6 +45,7 @@ def test_our_proposers(name):
     check_proposer(plugins.find("proposer", name)())
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "name",
     sparse([n for n in plugins.names("tunable") if n not in ("peft", "none", "demonstrations", "class-prompt")], SOON),

@@ -62,6 +62,7 @@ def logits(model):
     return model(input_ids=IDS, **begin).logits
 
 
+@pytest.mark.few(4)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["masked", "causal", "seq2seq"])
 @pytest.mark.parametrize("name", [name for name in TYPES if name != "norms"])

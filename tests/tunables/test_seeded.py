@@ -179,6 +179,7 @@ def test_the_engine_measures_that_copy(name, kind):
     assert_close(engine.logits(batch, given), oracle.word_logits(changed, prompts, token_ids), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", sparse(tiny.CONFIGS, SOON))
 def test_a_population_is_its_candidates_one_by_one(name, kind):
     """Candidates of the next group beside the point itself, and candidates that differ everywhere."""
@@ -604,6 +605,7 @@ def test_what_was_made_for_something_else(name, options, key, tmp_path):
 # a search
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("name", "shaping"), [*((name, "values") for name in THREE), ("llama", "ranks")])
 def test_a_search_lowers_the_training_loss(name, kind, shaping):
     groups, group = 16, 4

@@ -27,7 +27,7 @@ FASTER = 1.2
 """Formats with 16-bit products are tried where these are at least this much faster than float32's."""
 LOW_FORMATS = ("bfloat16", "mixed")
 """Formats with 16-bit products, fastest first."""
-FEWEST = 5
+FEWEST = 4
 """Losses below which their order says nothing: of two it is right half of the time."""
 RELIABLE = 0.98
 """A format is taken where its losses rank candidates at least this much like float32's (Spearman)."""
