@@ -57,6 +57,7 @@ def make_search(
         ),
         not config.keeps_moments,
         problem.searched if section.actions and section.proposer.steers else (),
+        section.proposals,
     )
 
 
