@@ -317,7 +317,8 @@ def _refuse_what_it_is_made_from(config: RunConfig, out: Path) -> None:
         for given in (value, value.rpartition(":")[0]):
             with suppress(OSError, ValueError, RuntimeError):
                 path = Path(given).expanduser().resolve()
-                if given and path.is_relative_to(place) and path.exists():
+                word = Path(given).name == given and not path.suffix  # such as "mentor", which names no file
+                if given and not word and path.is_relative_to(place) and path.exists():
                     problems.append(
                         f"{name}: {path.relative_to(place)} lies in {out}, which --overwrite would replace: copy it elsewhere, or "
                         "choose another --out"

@@ -137,12 +137,9 @@ def longest(model: nn.Module) -> int | None:
     if getattr(config, "attention_types", None):  # GPT-Neo, whose local layers count places and not tokens
         bounds.append(getattr(config, "window_size", None))
     rope: Any = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    if (
-        rope.get("rope_type", rope.get("type")) == "longrope"
-    ):  # beyond it all rows of a batch are turned by other angles
-        bounds.append(
-            rope.get("original_max_position_embeddings", getattr(config, "original_max_position_embeddings", None))
-        )
+    if rope.get("rope_type", rope.get("type")) == "longrope":  # beyond it a whole batch is turned by other angles
+        name = "original_max_position_embeddings"
+        bounds.append(rope.get(name, getattr(config, name, None)))
     return min((int(bound) for bound in bounds if bound is not None), default=None)
 
 

@@ -302,16 +302,8 @@ def comparison_view(found: ComparisonTable) -> RenderableType:
             parts.append(Text(bar_text(chart.title, chart.bars)))
     parts += [Text(note) for note in found.notes]
     if found.missing:
-        parts.append(
-            Text(
-                "\n".join(
-                    [
-                        "1 run is missing:" if len(found.missing) == 1 else f"{len(found.missing)} runs are missing:",
-                        *_missing(found),
-                    ]
-                )
-            )
-        )
+        said = "1 run is missing:" if len(found.missing) == 1 else f"{len(found.missing)} runs are missing:"
+        parts.append(Text("\n".join([said, *_missing(found)])))
     return Group(*parts)
 
 

@@ -154,12 +154,13 @@ class RunFolder:
         try:
             yield
         except BaseException:
-            if not any(place.is_file() and b"\n" in place.read_bytes() for place in (self.journal, self.grades)):
+            if any(place.is_file() and b"\n" in place.read_bytes() for place in (self.journal, self.grades)):
+                shutil.rmtree(self._before, ignore_errors=True)
+            else:
                 self._put_back()
                 self._unmake()
             raise
-        finally:
-            shutil.rmtree(self._before, ignore_errors=True)
+        shutil.rmtree(self._before, ignore_errors=True)
 
     @property
     def _before(self) -> Path:

@@ -70,7 +70,7 @@ class Search:
         proposer: what the journal calls who proposes.
         acceptance: how proposals are taken.
         reset_moments: whether an optimizer's moments begin anew in each stage.
-        drafts: how many points are proposed in a round.
+        proposing: what scoring the proposals of a round costs at most.
         layers: blocks among which the source chooses who has turns in the next round; empty where it does not steer.
     """
 
@@ -88,7 +88,7 @@ class Search:
     acceptance: Acceptance | None = None
     reset_moments: bool = True
     layers: tuple[int, ...] = ()
-    drafts: int = 0
+    proposing: Costs = field(default_factory=Costs)
     _phase: Phase | None = field(default=None, init=False)
     _race: Race | None = field(default=None, init=False)
     _saved_at: float = field(default=0.0, init=False)
@@ -171,15 +171,14 @@ class Search:
 
     def _paid_for(self, state: SearchState) -> float | None:
         """Turns that the run's bounds pay for from the present stage's first one on, beside proposals as dear as the last one, or, before
-        there is one, as scoring so many drafts is; None where nothing bounds them."""
+        there is one, as they may be; None where nothing bounds them."""
         limits, depth, replay = self.limits, self._desk.evaluator.depth, self._desk.replay
         ahead = sum(one.kind == "propose" for one in self.stages[state.stage :])
         began = state.records - state.stage_step - 1
         before, now = replay.costs(began), state.costs
-        proposed, evaluator = replay.costs_of_proposal(began), self._desk.evaluator
+        proposed = replay.costs_of_proposal(began)
         if proposed == Costs():
-            dev = evaluator.cost_to_measure("dev")
-            proposed = (evaluator.cost_to_measure() + dev).times(self.drafts) + dev
+            proposed = self.proposing
         bounds = (
             (limits.forward_tokens, lambda costs: (costs.forward + costs.backward) / depth),
             (limits.generated_tokens, lambda costs: float(costs.generated)),

@@ -10,6 +10,7 @@ from tandemtune.callbacks import Callback
 from tandemtune.evaluators.base import Evaluator
 from tandemtune.problem import Problem
 from tandemtune.proposers.base import Source
+from tandemtune.runs.records import Costs
 from tandemtune.runs.store import RunFolder
 from tandemtune.search.loop import Limits, Search
 from tandemtune.search.proposals import Acceptance
@@ -57,8 +58,17 @@ def make_search(
         ),
         not config.keeps_moments,
         problem.searched if section.actions and section.proposer.steers else (),
-        section.proposals,
+        _proposing(problem),
     )
+
+
+def _proposing(problem: Problem) -> Costs:
+    """What scoring the proposals of a round costs at most: each on the training and the dev rows, and the trained point on the latter."""
+    config, evaluator = problem.scorer.config, problem.evaluator
+    if not config.alternates:
+        return Costs()
+    dev = evaluator.most_to_measure("dev")
+    return (evaluator.most_to_measure() + dev).times(config.alternate.proposals) + dev
 
 
 def _stretches(problem: Problem, evaluators: Sequence[Evaluator]) -> tuple[Stretch, ...]:
